@@ -1,0 +1,25 @@
+"""Wall-clock times as they are told: microseconds since the Unix epoch inside, RFC 3339 in UTC outside.
+
+Durations and deadlines never come from here: they are counted on the monotonic clock.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def now_us() -> int:
+    """Microseconds since the Unix epoch."""
+    return time.time_ns() // 1000
+
+
+def rfc3339(us: int) -> str:
+    """`1767225600123456` → `"2026-01-01T00:00:00.123456Z"`."""
+    return (EPOCH + timedelta(microseconds=us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def now_rfc3339() -> str:
+    return rfc3339(now_us())

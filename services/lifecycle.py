@@ -1,0 +1,58 @@
+"""One file owns signals and the drain.
+
+A process runs one service: a coroutine function `run(stop)` that serves until `stop` is set, then drains and returns.
+SIGTERM and SIGINT set `stop`; a second one ends the process at once with status 130. A service that can't go on raises.
+Exit status: 0 after a drain, else that of the PollcastError, else 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+import uvloop
+
+from services import logs
+from services.errors import PollcastError
+
+log = logs.get_logger("lifecycle")
+
+Run = Callable[[asyncio.Event], Awaitable[None]]
+
+
+async def until_stopped(run: Run) -> None:
+    """Runs the service, with `stop` set by the signals."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(130)
+        log.info("stopping", signal=number.name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    await run(stop)
+
+
+def main(run: Run) -> NoReturn:
+    """The whole life of a service process."""
+    try:
+        uvloop.run(until_stopped(run))
+    except PollcastError as error:
+        log.error("ended", reason=error.reason, detail=error.detail)
+        raise SystemExit(error.exit) from None
+    except BaseExceptionGroup as group:
+        known = group.subgroup(PollcastError)
+        log.error("ended", exc_info=group if known is None else None, detail=str(group if known is None else _first(known)))
+        raise SystemExit(1) from None
+    raise SystemExit(0)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
