@@ -1,0 +1,262 @@
+"""Parameter values: every type of the catalogue, each value in its one canonical text (CONTRACT.md §3).
+
+Pure. A value travels as that text (in topics, in etcd, in logs) and becomes a typed, bound parameter only in the
+poller. ValueErrors say what is wrong and what would be right; they quote what was sent, cut short and escaped.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any, Final, Literal
+
+ParamType = Literal["text", "int", "float", "numeric", "bool", "date", "timestamptz", "uuid"]
+
+TYPES: Final[tuple[ParamType, ...]] = ("text", "int", "float", "numeric", "bool", "date", "timestamptz", "uuid")
+ORDERED: Final[frozenset[ParamType]] = frozenset({"int", "float", "numeric", "date", "timestamptz"})
+"""The types that `min` and `max` make sense for."""
+
+NUMERIC_DIGITS: Final = 1000
+"""The most digits that a `numeric` may have once written without an exponent."""
+
+QUOTED_CHARS: Final = 40
+
+INT8: Final = range(-(2**63), 2**63)
+INT4: Final = range(-(2**31), 2**31)
+
+PG_TYPES: Final[dict[ParamType, str]] = {
+    "text": "text",
+    "int": "int8",
+    "float": "float8",
+    "numeric": "numeric",
+    "bool": "bool",
+    "date": "date",
+    "timestamptz": "timestamptz",
+    "uuid": "uuid",
+}
+"""PostgreSQL's names; see `pg_type` for `int`."""
+
+# [0-9], never \d: that matches every script's digits.
+_INT: Final = re.compile(r"([+-]?)0*([0-9]+)")
+_DECIMAL: Final = re.compile(r"([+-]?)(?:([0-9]+)(?:\.([0-9]*))?|\.([0-9]+))(?:[eE]([+-]?)0*([0-9]+))?")
+_DATE: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
+_TIME: Final = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]+))?)?"
+    r"(?:[Zz]|([+-])([0-9]{2})(?::?([0-9]{2}))?)?"
+)
+_PLUS_LOST: Final = re.compile(r".*[0-9] [0-9]{2}(:?[0-9]{2})?")
+_UUID: Final = re.compile(r"([0-9a-f]{8})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-f]{12})")
+
+
+def quoted(text: str) -> str:
+    """What somebody sent, fit for a message: escaped, in quotes, at most QUOTED_CHARS characters of it."""
+    return repr(text) if len(text) <= QUOTED_CHARS else f"{text[:QUOTED_CHARS]!r}…"
+
+
+def canonical(type: ParamType, text: str) -> str:
+    """The canonical text of a value. Idempotent. ValueError when `text` is not of the type."""
+    return _CANONICAL[type](text)
+
+
+def native_text(value: object) -> str:
+    """The text of a value that TOML or JSON has typed already, to be made canonical. ValueError for one that is no
+    scalar: a table, a list, null."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return value
+        case int():
+            return str(value)
+        case float():
+            return repr(value)
+        case datetime() | date():
+            return value.isoformat()
+        case _:
+            raise ValueError(f"must be a single value, not {kind(value)}")
+
+
+def kind(value: object) -> str:
+    """What a TOML or JSON value is, for a message: `a string`, `a list`, …"""
+    names = {
+        bool: "a boolean",
+        int: "an integer",
+        float: "a float",
+        str: "a string",
+        list: "a list",
+        dict: "a table",
+        datetime: "a time",
+        date: "a date",
+    }
+    return "null" if value is None else names.get(type(value), f"a {type(value).__name__}")
+
+
+def to_json(type: ParamType, canonical: str) -> str | int | float | bool:
+    """The value as `/api/queries` shows it: a JSON number for `int` and `float`, a boolean for `bool`, else its
+    canonical text (`numeric` too, which a JSON number would round)."""
+    match type:
+        case "int":
+            return int(canonical)
+        case "float":
+            return float(canonical)
+        case "bool":
+            return canonical == "true"
+        case _:
+            return canonical
+
+
+def compare(type: ParamType, a: str, b: str) -> int:
+    """-1, 0 or 1 as canonical `a` is less than, equal to or greater than canonical `b`. Of ORDERED types only."""
+    read = _ORDER[type]
+    left, right = read(a), read(b)
+    return int(left > right) - int(left < right)
+
+
+def pg_type(type: ParamType, canonical: str) -> str:
+    """The PostgreSQL type that a value is bound as. An `int` is typed as PostgreSQL types a literal: `int4` where it
+    fits, so that `limit`, `substr` and the like find their functions, else `int8`."""
+    if type == "int" and int(canonical) in INT4:
+        return "int4"
+    return PG_TYPES[type]
+
+
+def _text(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("holds a NUL character, which PostgreSQL's text can't")
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError("is not valid Unicode: it holds half of a surrogate pair")
+    return text
+
+
+def _int(text: str) -> str:
+    match = _INT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{quoted(text)} is not an int: it must be decimal digits, such as 42 or -7")
+    sign, digits = match.groups()
+    if len(digits) > 19 or int(sign + digits) not in INT8:
+        raise ValueError(f"{quoted(text)} does not fit: an int is from {INT8.start} to {INT8.stop - 1}")
+    return str(int(sign + digits))
+
+
+def _float(text: str) -> str:
+    if _DECIMAL.fullmatch(text) is None:
+        raise ValueError(f"{quoted(text)} is not a float: it must be a finite decimal number, such as 1.5 or 2e-3")
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{quoted(text)} does not fit a float (8 bytes)")
+    return repr(value)
+
+
+def _numeric(text: str) -> str:
+    match = _DECIMAL.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{quoted(text)} is not a numeric: it must be a finite decimal number, such as 12.50")
+    sign, whole, fraction, bare_fraction, exponent_sign, exponent = match.groups()
+    fraction = fraction or bare_fraction or ""
+    unscaled = (whole or "") + fraction
+    digits = unscaled.strip("0")
+    if not digits:
+        return "0"
+    too_long = ValueError(f"{quoted(text)} does not fit: a numeric has at most {NUMERIC_DIGITS} digits")
+    if exponent is not None and len(exponent) > 6:
+        raise too_long
+    # The value is digits * 10**scale.
+    trailing = len(unscaled) - len(unscaled.rstrip("0"))
+    scale = int((exponent_sign or "") + (exponent or "0")) - len(fraction) + trailing
+    if len(digits) + abs(scale) > NUMERIC_DIGITS:
+        raise too_long
+    minus = "-" if sign == "-" else ""
+    if scale >= 0:
+        return minus + digits + "0" * scale
+    padded = digits.rjust(1 - scale, "0")
+    return f"{minus}{padded[:scale]}.{padded[scale:]}"
+
+
+def _bool(text: str) -> str:
+    match text:
+        case "true" | "1":
+            return "true"
+        case "false" | "0":
+            return "false"
+        case _:
+            raise ValueError(f"{quoted(text)} is not a bool: it must be true, false, 1 or 0")
+
+
+def _date(text: str) -> str:
+    return _read_date(text).isoformat()
+
+
+def _read_date(text: str) -> date:
+    match = _DATE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{quoted(text)} is not a date: it must be written as 2026-01-31")
+    try:
+        return date(*map(int, match.groups()))
+    except ValueError as error:
+        raise ValueError(f"{quoted(text)} is not a date: {error}") from None
+
+
+def _timestamptz(text: str) -> str:
+    moment = _read_time(text)
+    plain = moment.strftime("%H:%M:%S")
+    fraction = f".{moment.microsecond:06}".rstrip("0") if moment.microsecond else ""
+    return f"{moment.date().isoformat()}T{plain}{fraction}Z"
+
+
+def _read_time(text: str) -> datetime:
+    match = _TIME.fullmatch(text)
+    right = "it must be written as 2026-01-31T12:00:00Z or 2026-01-31T14:00:00+02:00"
+    if match is None:
+        if _PLUS_LOST.fullmatch(text):
+            raise ValueError(f"{quoted(text)} has a space where its offset begins: send '+' as %2B")
+        raise ValueError(f"{quoted(text)} is not a timestamptz: {right}")
+    day, hour, minute, second, fraction, sign, zone_hours, zone_minutes = match.groups()
+    if sign is None and not text.endswith(("Z", "z")):
+        raise ValueError(f"{quoted(text)} has no zone: end it with Z or an offset such as +02:00 ('+' is sent as %2B)")
+    micros = (fraction or "").rstrip("0")
+    if len(micros) > 6:
+        raise ValueError(f"{quoted(text)} is finer than a microsecond, which is as fine as a timestamptz gets")
+    offset = timedelta(hours=int(zone_hours or 0), minutes=int(zone_minutes or 0))
+    if int(zone_minutes or 0) > 59 or offset >= timedelta(hours=24):
+        raise ValueError(f"{quoted(text)} has an offset of a day or more, or of more than 59 minutes: {right}")
+    try:
+        local = datetime.combine(
+            _read_date(day),
+            datetime.min.time().replace(int(hour), int(minute), int(second or 0), int(micros.ljust(6, "0"))),
+            timezone(-offset if sign == "-" else offset),
+        )
+        return local.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{quoted(text)} lies outside the years 1 to 9999 in UTC") from None
+    except ValueError as error:
+        raise ValueError(f"{quoted(text)} is not a timestamptz: {error}") from None
+
+
+def _uuid(text: str) -> str:
+    match = _UUID.fullmatch(text.lower()) if text.isascii() else None
+    if match is None:
+        raise ValueError(f"{quoted(text)} is not a uuid: it must be 32 hexadecimal digits as 8-4-4-4-12")
+    return "-".join(match.groups())
+
+
+_CANONICAL: Final[dict[ParamType, Callable[[str], str]]] = {
+    "text": _text,
+    "int": _int,
+    "float": _float,
+    "numeric": _numeric,
+    "bool": _bool,
+    "date": _date,
+    "timestamptz": _timestamptz,
+    "uuid": _uuid,
+}
+
+_ORDER: Final[dict[ParamType, Callable[[str], Any]]] = {
+    "int": int,
+    "float": float,
+    "numeric": Decimal,
+    "date": _read_date,
+    "timestamptz": _read_time,
+}
