@@ -225,7 +225,10 @@ Global___FeedUpsert: _TypeAlias = FeedUpsert  # noqa: Y015
 
 @_typing.final
 class FeedStatus(_message.Message):
-    """Sent on attachment unless live, and whenever it changes. `seq` is that of the last result, 0 before the first."""
+    """Sent after the first poll of an epoch, whenever it changes, and on attachment once there has been a poll (also when it
+    is "live": a gateway that had said "stale" while it did not reach the poller learns by it that all is well). `seq` is
+    that of the last result, 0 before the first.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

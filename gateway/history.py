@@ -1,0 +1,137 @@
+"""What a gateway remembers of one topic: the present result and the way that led there. Pure: no I/O, no clock.
+
+A history begins empty, takes what owners send (snapshots and deltas, each with its version), and says what that means
+for those who watch. It outlives owners: the first result of a new owner is compared with what is here, so that clients
+get a delta or nothing, never a snapshot that they did not need. It dies with the gateway, or some time after the last
+client left.
+
+Every entry of the log leads from `base` to `version`; entries join without a gap. An entry without a delta says that
+the two versions are one and the same result (a new owner, nothing changed). The log holds the last `LOG_VERSIONS`
+entries within `LOG_BYTES`, which is at least what CONTRACT.md §4 promises to those who come back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from gateway.version import Version
+from services.clock import rfc3339
+from services.delta import Delta, Row, apply, diff
+
+LOG_VERSIONS = 128
+LOG_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One step of the log. `size` is about its bytes as JSON."""
+
+    base: Version
+    version: Version
+    polled_at: int  # microseconds since the Unix epoch
+    delta: Delta | None
+    size: int
+
+    def payload(self, base: Version) -> bytes:
+        """The JSON of event `delta`, for a client that is at `base` (a version of the same result as `self.base`)."""
+        assert self.delta is not None
+        upserts = b",".join([b'{"at":%d,"row":%b}' % (at, row) for at, _, row in self.delta.upserts])
+        return b'{"version":"%b","base":"%b","polled_at":"%b","deletes":[%b],"upserts":[%b]}' % (
+            str(self.version).encode(),
+            str(base).encode(),
+            rfc3339(self.polled_at).encode(),
+            b",".join(self.delta.deletes),
+            upserts,
+        )
+
+
+class Result:
+    """One result of a topic; never changes. `key` is the names of the query's key columns; without, it is empty."""
+
+    __slots__ = ("_payload", "key", "polled_at", "rows", "version")
+
+    def __init__(self, version: Version, polled_at: int, key: Sequence[str], rows: Sequence[Row]) -> None:
+        self.version = version
+        self.polled_at = polled_at  # microseconds since the Unix epoch
+        self.key = key
+        self.rows = rows
+        self._payload: bytes | None = None
+
+    @property
+    def payload(self) -> bytes:
+        """The JSON of event `snapshot`; made once."""
+        if self._payload is None:
+            self._payload = b'{"version":"%b","polled_at":"%b","key":%b,"rows":[%b]}' % (
+                str(self.version).encode(),
+                rfc3339(self.polled_at).encode(),
+                orjson.dumps(self.key),
+                b",".join([row for _, row in self.rows]),
+            )
+        return self._payload
+
+
+class History:
+    """See the module. `key` as in Result; without a key each change is a snapshot."""
+
+    __slots__ = ("_bytes", "_log", "key", "present")
+
+    def __init__(self, key: Sequence[str]) -> None:
+        self.key = tuple(key)
+        self.present: Result | None = None
+        self._log: deque[Entry] = deque()
+        self._bytes = 0
+
+    def take_snapshot(self, version: Version, polled_at: int, rows: Sequence[Row]) -> Entry | None:
+        """An owner's whole result. Returns the step that it means; None when it is the first result, or an old one.
+
+        `rows` is kept, not copied.
+        """
+        if self.present is None:
+            self.present = Result(version, polled_at, self.key, rows)
+            return None
+        if version <= self.present.version:
+            return None
+        if self.key:
+            delta = diff(self.present.rows, rows)
+        else:
+            delta = None if [row for _, row in rows] == [row for _, row in self.present.rows] else Delta([], [])
+        return self._step(self.present, Result(version, polled_at, self.key, rows), delta)
+
+    def take_delta(self, version: Version, polled_at: int, delta: Delta) -> Entry | None:
+        """An owner's delta from its seq - 1. Returns the step; None when it is an old one. LookupError when it does
+        not follow on what is here: attach anew."""
+        if self.present is not None and version <= self.present.version:
+            return None
+        if self.present is None or self.present.version != (version.epoch, version.seq - 1):
+            raise LookupError(f"{version} does not follow {self.present and self.present.version}")
+        result = Result(version, polled_at, self.key, apply(self.present.rows, delta))
+        return self._step(self.present, result, delta)
+
+    def since(self, version: Version) -> list[Entry] | None:
+        """The steps from `version` to now, [] when it is the present result, None when the log does not reach back."""
+        if self.present is not None and version == self.present.version:
+            return []
+        for i, entry in enumerate(self._log):
+            if entry.base == version:
+                return [e for e in list(self._log)[i:] if e.delta is not None]
+        return None
+
+    def _step(self, old: Result, new: Result, delta: Delta | None) -> Entry:
+        size = 0 if delta is None else sum(map(len, delta.deletes)) + sum(len(row) + 16 for _, _, row in delta.upserts)
+        entry = Entry(old.version, new.version, new.polled_at, delta, size + 128)
+        if delta is None:
+            new.polled_at = old.polled_at  # when the poll that first gave this result started
+        self.present = new
+        if delta is not None and not self.key:  # the log can't lead across a change of a result without a key
+            self._log.clear()
+            self._bytes = 0
+            return entry
+        self._log.append(entry)
+        self._bytes += entry.size
+        while len(self._log) > LOG_VERSIONS or self._bytes > LOG_BYTES:
+            self._bytes -= self._log.popleft().size
+        return entry

@@ -1,0 +1,264 @@
+"""HTTP on a gateway (CONTRACT.md §5) and the WebSocket handshake (§4): a Starlette application around the hub.
+
+Errors are JSON `{"reason","detail"}`. The WebSocket endpoint checks who is there, accepts, attaches a Socket to the
+connection and returns; the rest is `gateway.channels`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, cast
+
+import orjson
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from gateway import phoenix
+from gateway.channels import Context, Socket
+from gateway.follower import DeltaEvent, Event, following
+from gateway.history import Result
+from gateway.identity import Doorkeeper, Identity
+from gateway.origin import origin_allowed
+from gateway.readiness import Readiness
+from gateway.version import Version
+from gateway.wire import EXTENSION, FrameProtocol
+from services import auth, topics
+from services.errors import Draining, Forbidden, NoResult, PollcastError
+
+RESULT_SECONDS = 10.0
+"""How long a request for one snapshot waits for a first result."""
+
+COMMENT_SECONDS = 15.0
+"""A silent event stream says so as often, so that proxies keep it and a dead peer is noticed."""
+
+
+class Gateway:
+    """What the routes need."""
+
+    def __init__(
+        self, context: Context, doorkeeper: Doorkeeper, origins: tuple[str, ...], readiness: Readiness, page: str
+    ) -> None:
+        self.context = context
+        self.doorkeeper = doorkeeper
+        self.origins = origins
+        self.readiness = readiness
+        self.page = page
+
+    def app(self) -> Starlette:
+        routes: list[BaseRoute] = [
+            Route("/", self.index),
+            Route("/live/{query}", self.live),
+            Route("/api/queries", self.queries),
+            Route("/healthz", self.healthz),
+            Route("/readyz", self.readyz),
+            Route("/metrics", self.metrics),
+            WebSocketRoute("/socket/websocket", self.websocket),
+        ]
+        return Starlette(
+            routes=routes,
+            exception_handlers={PollcastError: _error_response, HTTPException: _http_error_response},
+        )
+
+    # --- live results -----------------------------------------------------------------------------------------
+
+    async def live(self, request: Request) -> Response:
+        self._check_origin(request)
+        if self.readiness.draining:
+            raise Draining()
+        raw = request.scope["query_string"].decode("latin-1")
+        identity = self.doorkeeper.identify(auth.from_header(request.headers.get("authorization")) or _token(raw))
+        query = self.context.catalog.query(request.path_params["query"])
+        if "token" not in query.params:
+            raw = _without_token(raw)
+        topic = topics.parse(f"{query.name}?{raw}", self.context.catalog, identity.values)
+        topics.check_roles(query, identity.roles)
+        headers = _cors(request) | {"cache-control": "no-store", "vary": "Accept, Origin"}
+        if "text/event-stream" not in request.headers.get("accept", ""):
+            return Response(await self._snapshot(topic), media_type="application/json", headers=headers)
+        since = Version.parse(request.headers.get("last-event-id", ""))
+        return EventStream(self._events(topic, since, identity), headers=headers | {"x-accel-buffering": "no"})
+
+    async def _snapshot(self, topic: topics.Topic) -> bytes:
+        with following(self.context.hub, topic) as follower:
+            try:
+                async with asyncio.timeout(RESULT_SECONDS), aclosing(follower.events()) as events:
+                    async for event in events:
+                        if isinstance(event, Result):
+                            return event.payload
+                raise Draining()
+            except TimeoutError:
+                status = follower.status
+                why = f"the topic is {status.state}: {status.reason}" if status.reason else "no answer to the query yet"
+                raise NoResult(f"no result within {RESULT_SECONDS:g} s; {why}") from None
+
+    async def _events(
+        self, topic: topics.Topic, since: Version | None, identity: Identity
+    ) -> AsyncGenerator[bytes, None]:
+        yield b": ok\n\n"
+        known = since
+        with following(self.context.hub, topic, since=since) as follower:
+            async with aclosing(follower.events(COMMENT_SECONDS)) as events:
+                async for event in events:
+                    if identity.expired(time.time() - self.context.limits.expiry_grace_seconds):
+                        return
+                    if event is None:
+                        yield b": still here\n\n"
+                        continue
+                    if isinstance(event, Result):
+                        known = event.version
+                    elif isinstance(event, DeltaEvent):
+                        known = event.entry.version
+                    yield server_sent(event, known)
+
+    # --- the rest ---------------------------------------------------------------------------------------------
+
+    async def queries(self, request: Request) -> Response:
+        self._check_origin(request)
+        self.doorkeeper.identify(
+            auth.from_header(request.headers.get("authorization")) or _token(request.url.query or "")
+        )
+        body = {"queries": [query.public() for query in self.context.catalog.queries.values()]}
+        return _json(body, headers=_cors(request))
+
+    async def index(self, request: Request) -> Response:
+        return HTMLResponse(self.page)
+
+    async def healthz(self, request: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def readyz(self, request: Request) -> Response:
+        status, body = self.readiness.answer()
+        return _json(body, status=status)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    async def websocket(self, websocket: WebSocket) -> None:
+        try:
+            self._check_origin(websocket)
+            if websocket.query_params.get("vsn") != phoenix.VSN:
+                raise Forbidden(f"this server speaks vsn={phoenix.VSN} only")
+            offered = websocket.scope["subprotocols"]
+            token = auth.bearer_from_subprotocols(offered) or websocket.query_params.get("token")
+            try:
+                identity = self.doorkeeper.identify(token)
+            except PollcastError as error:
+                raise Forbidden(error.detail) from None
+            if self.readiness.draining:
+                raise Draining()
+            if len(self.context.sockets) >= self.context.limits.max_connections:
+                raise TooManyConnections(f"this gateway has its {self.context.limits.max_connections} connections")
+        except PollcastError as error:
+            await websocket.send_denial_response(_error_json(error))
+            return
+        await websocket.accept(subprotocol="phoenix" if "phoenix" in offered else None)
+        wire = cast(FrameProtocol, websocket.scope["extensions"][EXTENSION])
+        socket = Socket(wire, identity, self.context)
+        if wire.transport.is_closing():
+            return
+        self.context.sockets.add(socket)
+        wire.attach(socket)
+
+    def _check_origin(self, connection: HTTPConnection) -> None:
+        """Raises Forbidden for a page of somebody else."""
+        origin, host = connection.headers.get("origin"), connection.headers.get("host", "")
+        if not origin_allowed(origin, host, self.origins):
+            raise Forbidden("pages of this Origin are not allowed: name it in POLLCAST_ORIGINS")
+
+
+class EventStream(Response):
+    """Streams until the events end or the client goes, whichever is first, and closes the events at once."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:
+        super().__init__(headers=headers)
+        del self.headers["content-length"]
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async with asyncio.TaskGroup() as group:
+            streaming = group.create_task(self._stream(send))
+            gone = group.create_task(_until_disconnected(receive))
+            await asyncio.wait([streaming, gone], return_when=asyncio.FIRST_COMPLETED)
+            streaming.cancel()
+            gone.cancel()
+
+    async def _stream(self, send: Send) -> None:
+        async with aclosing(self._events):
+            async for event in self._events:
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _until_disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class TooManyConnections(PollcastError):
+    """This gateway is full."""
+
+    reason, http, grpc = "too_many_connections", 503, "UNAVAILABLE"
+
+
+def server_sent(event: Event, known: Version | None) -> bytes:
+    """One server-sent event; `known` is the version that the client has after it."""
+    if isinstance(event, Result):
+        name, payload = b"snapshot", event.payload
+    elif isinstance(event, DeltaEvent):
+        name, payload = b"delta", event.entry.payload(event.base)
+    else:
+        name, payload = b"status", event.payload()
+    identifier = b"id: %b\n" % str(known).encode() if known is not None else b""
+    # JSON may hold line breaks as white space (a json column keeps its own): each line is a data line then.
+    data = b"".join(b"data: %b\n" % line for line in re.split(rb"\r\n|\r|\n", payload))
+    return b"event: %b\n%b%b\n" % (name, identifier, data)
+
+
+def _token(raw: str) -> str | None:
+    for pair in raw.split("&"):
+        name, _, value = pair.partition("=")
+        if name == "token":
+            return value
+    return None
+
+
+def _without_token(raw: str) -> str:
+    return "&".join(pair for pair in raw.split("&") if pair.partition("=")[0] != "token")
+
+
+def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(body), status_code=status, media_type="application/json", headers=headers)
+
+
+def _cors(request: Request) -> dict[str, str]:
+    """For a page of an allowed Origin, which the check has let through."""
+    origin = request.headers.get("origin")
+    return {"access-control-allow-origin": origin, "vary": "Origin"} if origin else {}
+
+
+def _error_json(error: PollcastError) -> Response:
+    return _json({"reason": error.reason, "detail": error.detail}, status=error.http)
+
+
+async def _error_response(request: Request, error: Exception) -> Response:
+    assert isinstance(error, PollcastError)
+    return _error_json(error)
+
+
+async def _http_error_response(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    reason = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+    return _json({"reason": reason, "detail": error.detail}, status=error.status_code)

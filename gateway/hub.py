@@ -1,0 +1,196 @@
+"""The topics of this gateway, and what etcd and the owners say of them.
+
+The hub brings together: clients, who enter and leave topics; demand, which is in etcd as long as a topic has a client;
+the owners as etcd tells them; and the feeds from these. It lives as long as the gateway. etcd out of reach changes
+nothing here: owners and streams stay as they were last known.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol, cast
+
+from gateway.feeds import Feeds
+from gateway.status import State, Status
+from gateway.topic import RETAIN_SECONDS, UNREACHED_SECONDS, LiveTopic
+from gateway.version import Version
+from proto.pollcast.v1 import feed_pb2
+from services import logs
+from services.clock import now_us
+from services.delta import Delta
+from services.settings import GatewaySettings, HostPort
+from services.topics import Topic
+
+log = logs.get_logger("hub")
+
+
+class Demand(Protocol):
+    """What the hub needs of coordinator.demand: both return at once."""
+
+    def want(self, topic: str) -> None: ...
+
+    def unwant(self, topic: str) -> None: ...
+
+
+class Owner:
+    """Who polls a topic, as etcd tells it."""
+
+    __slots__ = ("epoch", "grpc", "node")
+
+    def __init__(self, node: str, grpc: HostPort, epoch: int) -> None:
+        self.node = node
+        self.grpc = grpc
+        self.epoch = epoch
+
+
+class Hub:
+    """See the module. All methods return at once; times are monotonic seconds."""
+
+    def __init__(self, settings: GatewaySettings, demand: Demand) -> None:
+        self.topics: dict[str, LiveTopic] = {}
+        self.owners: dict[str, Owner] = {}
+        self.feeds = Feeds(settings, self.on_frame, self.on_link, self._have)
+        self.stale_frames = 0  # dropped by the fence, ever
+        self.coordination_reached = True
+        self._demand = demand
+
+    # --- clients ----------------------------------------------------------------------------------------------
+
+    def enter(self, topic: Topic, now: float) -> LiveTopic:
+        """The live topic, for somebody who is about to join it; every call is matched by one of `left`."""
+        live = self.topics.get(topic.canonical)
+        if live is None:
+            live = self.topics[topic.canonical] = LiveTopic(topic)
+            live.unreached_since = now
+            owner = self.owners.get(topic.canonical)
+            if owner is not None:
+                self._follow(live, owner, now)
+            self._demand.want(topic.canonical)
+        elif live.idle_since is not None:
+            live.idle_since = None
+            if live.unreached_since is not None:
+                live.unreached_since = now
+            self._demand.want(topic.canonical)
+        return live
+
+    def left(self, live: LiveTopic, now: float) -> None:
+        """Somebody is no longer on the topic. When it was the last one, demand ends at once."""
+        if live.clients or live.idle_since is not None:
+            return
+        live.idle_since = now
+        self._demand.unwant(live.topic.canonical)
+        if live.topic.canonical not in self.owners:
+            self._set_aside(live)
+
+    # --- etcd -------------------------------------------------------------------------------------------------
+
+    def on_owner(self, topic: str, owner: Owner | None, now: float) -> None:
+        """The topic has another owner, or none."""
+        before = self.owners.pop(topic, None)
+        if owner is not None:
+            self.owners[topic] = owner
+        live = self.topics.get(topic)
+        if live is None:
+            return
+        if before is not None and (owner is None or owner.grpc != before.grpc):
+            self.feeds.detach(topic, before.grpc)
+        if owner is not None:
+            self._follow(live, owner, now)
+            return
+        if live.unreached_since is None:
+            live.unreached_since = now
+        if live.idle_since is not None:
+            self._set_aside(live)
+
+    def reset(self) -> None:
+        """etcd lost its data: what is known belongs to another cluster. Call after the sockets are told to go."""
+        for topic, owner in self.owners.items():
+            self.feeds.detach(topic, owner.grpc)
+        self.owners.clear()
+        for live in self.topics.values():
+            for follower in list(live.followers):
+                follower.end()
+        self.topics.clear()
+
+    # --- owners -----------------------------------------------------------------------------------------------
+
+    def on_frame(self, address: HostPort, frame: feed_pb2.FeedFrame) -> None:
+        """A frame of an owner, which may be one of the past."""
+        live = self.topics.get(frame.topic)
+        if live is None:
+            return
+        if not live.admits(frame.epoch):
+            self.stale_frames += 1
+            return
+        live.unreached_since = None
+        version = Version(frame.epoch, frame.seq)
+        body = frame.WhichOneof("body")
+        if body == "delta":
+            delta = Delta(list(frame.delta.deletes), [(u.at, u.key, u.row) for u in frame.delta.upserts])
+            try:
+                live.take_delta(version, frame.polled_at, delta)
+            except LookupError as error:
+                log.info("attaching anew", topic=frame.topic, detail=str(error))
+                self.feeds.attach(frame.topic, address)
+        elif body == "snapshot":
+            rows = [(row.key, row.row) for row in frame.snapshot.rows]
+            live.take_piece(version, frame.polled_at, rows, frame.snapshot.more)
+        elif body == "status":
+            live.take_status(_status(frame.status))
+
+    def on_link(self, address: HostPort, up: bool) -> None:
+        """The stream to a poller stands, or has broken."""
+        now = time.monotonic()
+        for canonical, live in self.topics.items():
+            owner = self.owners.get(canonical)
+            if owner is not None and owner.grpc == address:
+                self._reached(live, up, now)
+
+    # --- time -------------------------------------------------------------------------------------------------
+
+    def sweep(self, now: float) -> None:
+        """Call a few times a second: says stale what has been unreached for too long, forgets what nobody wants."""
+        for canonical, live in list(self.topics.items()):
+            if live.idle_since is not None:
+                if now - live.idle_since > RETAIN_SECONDS:
+                    owner = self.owners.get(canonical)
+                    if owner is not None:
+                        self.feeds.detach(canonical, owner.grpc)
+                    del self.topics[canonical]
+            elif live.unreached_since is not None and now - live.unreached_since > UNREACHED_SECONDS:
+                live.take_status(Status("stale", self._why_unreached(canonical), now_us()))
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _follow(self, live: LiveTopic, owner: Owner, now: float) -> None:
+        live.fence = max(live.fence, owner.epoch)
+        self.feeds.attach(live.topic.canonical, owner.grpc)
+        self._reached(live, self.feeds.is_up(owner.grpc), now)
+
+    def _reached(self, live: LiveTopic, up: bool, now: float) -> None:
+        """What was told as stale for that reason stays so until the owner says how it is, on attachment."""
+        if up:
+            live.unreached_since = None
+        elif live.unreached_since is None:
+            live.unreached_since = now
+
+    def _set_aside(self, live: LiveTopic) -> None:
+        """Nobody polls it and nobody watches it: what is here gets old."""
+        live.doubt()
+        live.status = Status("live", None, now_us())
+
+    def _why_unreached(self, canonical: str) -> str:
+        if canonical in self.owners:
+            return "the poller that owns this topic is not reached"
+        if not self.coordination_reached:
+            return "no poller owns this topic, and coordination (etcd) is not reached"
+        return "no poller owns this topic yet"
+
+    def _have(self, topic: str) -> Version | None:
+        live = self.topics.get(topic)
+        return live.history.present.version if live is not None and live.history.present is not None else None
+
+
+def _status(status: feed_pb2.FeedStatus) -> Status:
+    state = cast(State, status.state)
+    return Status(state, None if state == "live" else status.reason, status.since)

@@ -1,0 +1,44 @@
+"""Who a client is: what its token says, or nobody in particular when no tokens are asked for. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from services.auth import Claims, Verifier
+from services.errors import Unauthorized
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`values` is None without a token: then a parameter that is bound from a claim is out of reach."""
+
+    subject: str | None = None
+    roles: tuple[str, ...] = ()
+    expires_at: float | None = None  # seconds since the Unix epoch
+    values: Mapping[str, object] | None = field(default=None, repr=False)
+
+    def expired(self, at: float) -> bool:
+        return self.expires_at is not None and self.expires_at < at
+
+
+NOBODY = Identity()
+
+
+class Doorkeeper:
+    """Turns tokens into identities. Without a verifier no tokens are asked for, and none is looked at."""
+
+    def __init__(self, verifier: Verifier | None) -> None:
+        self._verifier = verifier
+
+    def identify(self, token: str | None) -> Identity:
+        """Raises Unauthorized."""
+        if self._verifier is None:
+            return NOBODY
+        if not token:
+            raise Unauthorized("a token is needed")
+        return _identity(self._verifier.verify(token))
+
+
+def _identity(claims: Claims) -> Identity:
+    return Identity(claims.subject, claims.roles, claims.expires_at, claims.values)

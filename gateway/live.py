@@ -1,0 +1,154 @@
+"""LiveQuery: the same live results over gRPC, for internal consumers (proto/pollcast/v1/live.proto).
+
+Each call follows its topic like a server-sent event stream does; gRPC's flow control says how fast, and what a slow
+consumer misses is not buffered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import grpc
+import grpc.aio
+
+from gateway.follower import DeltaEvent, Event, following
+from gateway.history import Result
+from gateway.hub import Hub
+from gateway.identity import Doorkeeper, Identity
+from gateway.readiness import Readiness
+from gateway.version import Version
+from proto.pollcast.v1 import live_pb2, live_pb2_grpc, types_pb2
+from services import auth, rpc, topics
+from services.catalog import Catalog, Param, Query
+from services.clock import rfc3339
+from services.errors import Draining, NoResult, PollcastError
+
+RESULT_SECONDS = 10.0
+
+SERVICE = live_pb2.DESCRIPTOR.services_by_name["LiveQuery"].full_name
+
+
+class LiveQuery(live_pb2_grpc.LiveQueryServicer):
+    """See the module."""
+
+    def __init__(self, hub: Hub, catalog: Catalog, doorkeeper: Doorkeeper, readiness: Readiness) -> None:
+        self._hub = hub
+        self._catalog = catalog
+        self._doorkeeper = doorkeeper
+        self._readiness = readiness
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        live_pb2_grpc.add_LiveQueryServicer_to_server(self, server)
+
+    async def Watch(  # noqa: N802 - the name that gRPC calls
+        self, request: live_pb2.WatchRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[live_pb2.WatchResponse]:
+        try:
+            topic = self._topic(request.topic, context)
+        except PollcastError as error:
+            await rpc.abort(context, error)
+            return
+        since = Version.parse(request.since)
+        with following(self._hub, topic, since=since, deltas=not request.snapshots_only) as follower:
+            async with aclosing(follower.events()) as events:
+                async for event in events:
+                    if event is not None:
+                        yield _response(event)
+        await rpc.abort(context, Draining())
+
+    async def Get(  # noqa: N802
+        self, request: live_pb2.GetRequest, context: grpc.aio.ServicerContext
+    ) -> types_pb2.Snapshot:
+        try:
+            topic = self._topic(request.topic, context)
+            with following(self._hub, topic) as follower:
+                async with asyncio.timeout(RESULT_SECONDS), aclosing(follower.events()) as events:
+                    async for event in events:
+                        if isinstance(event, Result):
+                            return _snapshot(event)
+            raise Draining()
+        except TimeoutError:
+            await rpc.abort(context, NoResult(f"no result within {RESULT_SECONDS:g} s"))
+        except PollcastError as error:
+            await rpc.abort(context, error)
+        raise AssertionError("abort raises")
+
+    async def ListQueries(  # noqa: N802
+        self, request: live_pb2.ListQueriesRequest, context: grpc.aio.ServicerContext
+    ) -> live_pb2.ListQueriesResponse:
+        try:
+            self._identify(context)
+        except PollcastError as error:
+            await rpc.abort(context, error)
+        return live_pb2.ListQueriesResponse(queries=[_query_info(q) for q in self._catalog.queries.values()])
+
+    def _identify(self, context: grpc.aio.ServicerContext) -> Identity:
+        """Raises Unauthorized."""
+        header = next((value for key, value in context.invocation_metadata() or () if key == "authorization"), None)
+        return self._doorkeeper.identify(auth.from_header(header if isinstance(header, str) else None))
+
+    def _topic(self, spelling: str, context: grpc.aio.ServicerContext) -> topics.Topic:
+        """Raises PollcastError."""
+        if self._readiness.draining:
+            raise Draining()
+        identity = self._identify(context)
+        topic = topics.parse(spelling, self._catalog, identity.values)
+        topics.check_roles(topic.query, identity.roles)
+        return topic
+
+
+def _response(event: Event) -> live_pb2.WatchResponse:
+    if isinstance(event, Result):
+        return live_pb2.WatchResponse(snapshot=_snapshot(event))
+    if isinstance(event, DeltaEvent):
+        return live_pb2.WatchResponse(delta=_delta(event))
+    return live_pb2.WatchResponse(
+        status=types_pb2.Status(state=event.state, reason=event.reason, since=rfc3339(event.since))
+    )
+
+
+def _snapshot(result: Result) -> types_pb2.Snapshot:
+    return types_pb2.Snapshot(
+        version=str(result.version),
+        polled_at=rfc3339(result.polled_at),
+        key=result.key,
+        rows=[row for _, row in result.rows],
+    )
+
+
+def _delta(event: DeltaEvent) -> types_pb2.Delta:
+    entry = event.entry
+    assert entry.delta is not None
+    return types_pb2.Delta(
+        version=str(entry.version),
+        base=str(event.base),
+        polled_at=rfc3339(entry.polled_at),
+        deletes=entry.delta.deletes,
+        upserts=[types_pb2.Upsert(at=at, row=row) for at, _, row in entry.delta.upserts],
+    )
+
+
+def _query_info(query: Query) -> live_pb2.QueryInfo:
+    return live_pb2.QueryInfo(
+        name=query.name,
+        title=query.title or "",
+        key=query.key,
+        interval_ms=round(query.interval * 1000),
+        presence=query.presence,
+        params=[_param_info(param) for param in query.params.values() if param.claim is None],
+    )
+
+
+def _param_info(param: Param) -> live_pb2.ParamInfo:
+    return live_pb2.ParamInfo(
+        name=param.name,
+        type=param.type,
+        required=param.required,
+        default=param.default,
+        enum=param.enum or (),
+        min=param.min,
+        max=param.max,
+        max_length=param.max_length,
+    )

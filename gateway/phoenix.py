@@ -1,0 +1,74 @@
+"""Phoenix Channels, V2 JSON serializer: messages ⇄ text. Pure (CONTRACT.md §4).
+
+A message is `[join_ref, ref, topic, event, payload]`. Outgoing payloads are JSON already: they are put together, not
+encoded again. Refs are echoed as they came.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import orjson
+
+VSN = "2.0.0"
+
+Ref = str | int | None
+
+
+class Malformed(Exception):
+    """The text is no message of the V2 JSON serializer; says why. The socket is closed with 1007."""
+
+
+class Message(NamedTuple):
+    join_ref: Ref
+    ref: Ref
+    topic: str
+    event: str
+    payload: Any
+
+
+def decode(text: bytes | bytearray | memoryview) -> Message:
+    """Raises Malformed."""
+    try:
+        parts = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise Malformed(f"not JSON: {str(error)[:60]}") from None
+    if type(parts) is not list or len(parts) != 5:
+        raise Malformed("not an array of [join_ref, ref, topic, event, payload]")
+    join_ref, ref, topic, event, payload = parts
+    for name, value in (("join_ref", join_ref), ("ref", ref)):
+        if value is not None and type(value) not in (str, int):
+            raise Malformed(f"{name} must be a string or null")
+    if type(topic) is not str or type(event) is not str:
+        raise Malformed("topic and event must be strings")
+    return Message(join_ref, ref, topic, event, payload)
+
+
+def encode(join_ref: Ref, ref: Ref, topic: bytes, event: bytes, payload: bytes) -> bytes:
+    """`topic` is a JSON string with its quotes (`quote`), `event` a plain word, `payload` JSON."""
+    return b'[%b,%b,%b,"%b",%b]' % (orjson.dumps(join_ref), orjson.dumps(ref), topic, event, payload)
+
+
+def push(topic: bytes, event: bytes, payload: bytes) -> bytes:
+    """A server's push: without refs, so that one encoding serves every client on this spelling of the topic."""
+    return b'[null,null,%b,"%b",%b]' % (topic, event, payload)
+
+
+def quote(topic: str) -> bytes:
+    """A topic as a JSON string."""
+    return orjson.dumps(topic)
+
+
+def reply(message: Message, topic: bytes, status: bytes, response: bytes = b"{}") -> bytes:
+    """`phx_reply` to a message; `status` is `ok` or `error`, `response` JSON."""
+    payload = b'{"status":"%b","response":%b}' % (status, response)
+    return encode(message.join_ref, message.ref, topic, b"phx_reply", payload)
+
+
+def reply_error(message: Message, topic: bytes, reason: str, detail: str) -> bytes:
+    return reply(message, topic, b"error", orjson.dumps({"reason": reason, "detail": detail}))
+
+
+def close(join_ref: Ref, topic: bytes) -> bytes:
+    """`phx_close`: the channel with this join_ref has ended."""
+    return encode(join_ref, join_ref, topic, b"phx_close", b"{}")
