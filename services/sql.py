@@ -73,7 +73,7 @@ class _Token:
 
 _TOKEN: Final = re.compile(
     r"""
-      (?P<space>   \s+ | --[^\n\r]* )
+      (?P<space>   [ \t\n\r\f\v]+ | --[^\n\r]* )
     | (?P<param>   %\([^()\s]*\)s )
     | (?P<string>  [eE]'(?:[^'\\]|''|\\.)*' | (?:[bBxXnN]|[uU]&)?'(?:[^']|'')*' )
     | (?P<name>    (?:[uU]&)?"(?:[^"]|"")*" )
