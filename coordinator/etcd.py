@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -342,7 +342,7 @@ class Etcd:
 
     # --- watches
 
-    async def watch(self, prefix: str, start_revision: int) -> AsyncIterator[Batch]:
+    async def watch(self, prefix: str, start_revision: int) -> AsyncGenerator[Batch, None]:
         """Every event under the prefix from a revision on, in order; use with contextlib.aclosing. It ends by raising
         only: Compacted when the revision is gone, else EtcdRefused (broken, stalled, no leader, another cluster): list
         again. The revision of a batch without events proves nothing: etcd before 3.5.8 lets progress overtake events

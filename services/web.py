@@ -1,0 +1,95 @@
+"""Serving HTTP: the caller owns the socket and the stop.
+
+`serve_app` is a scope: inside it the app answers on an address that is bound before anything else; on leaving it
+takes no more connections, closes those there are (WebSockets with 1012) and returns. uvicorn's own signal handling
+is off: services/lifecycle.py owns signals. `service_app` is what services without a user interface answer: probes
+and metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import prometheus_client
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from services.settings import HostPort, split_host_port
+
+BACKLOG = 2048
+
+Probe = Callable[[], tuple[bool, dict[str, object]]]
+"""Whether it is well (200 or 503), and what the body says about it."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn without signals, which says when it has started."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.serving = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.serving.set()
+
+
+def bind(address: HostPort) -> socket.socket:
+    """A listening TCP socket; port 0 lets the system choose. OSError when the address is taken or not ours."""
+    host, port = split_host_port(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+@contextlib.asynccontextmanager
+async def serve_app(app: ASGIApp, address: HostPort, **uvicorn_config: Any) -> AsyncIterator[tuple[str, int]]:
+    """Serves the app on `host:port` and yields the host and the port that is bound. `uvicorn_config` goes to
+    uvicorn.Config. OSError when the address can't be bound."""
+    given: dict[str, Any] = {"lifespan": "off", "log_config": None, "access_log": False, "backlog": BACKLOG}
+    given |= {"timeout_graceful_shutdown": 2, "server_header": False} | uvicorn_config
+    with bind(address) as listener:
+        server = Server(uvicorn.Config(app, **given))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(server.serve(sockets=[listener]), name="uvicorn")
+                try:
+                    await server.serving.wait()
+                    yield split_host_port(address)[0], listener.getsockname()[1]
+                finally:
+                    server.should_exit = True
+        except BaseExceptionGroup as group:  # what the body raised, as it raised it
+            raise group.exceptions[0] if len(group.exceptions) == 1 else group from None
+
+
+def service_app(healthz: Probe, readyz: Probe) -> Starlette:
+    """`/healthz`, `/readyz` and `/metrics`."""
+    return Starlette(routes=[*probe_routes(healthz, readyz), Route("/metrics", metrics)])
+
+
+def probe_routes(healthz: Probe, readyz: Probe) -> list[Route]:
+    return [Route("/healthz", _endpoint(healthz)), Route("/readyz", _endpoint(readyz))]
+
+
+def _endpoint(probe: Probe) -> Callable[[Request], Any]:
+    async def answer(_: Request) -> Response:
+        well, body = probe()
+        return JSONResponse(body, status_code=200 if well else 503)
+
+    return answer
+
+
+async def metrics(_: Request) -> Response:
+    """Prometheus' text format."""
+    return Response(prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST)
