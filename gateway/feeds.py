@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
+from typing import cast
 
 import grpc
 import grpc.aio
@@ -68,7 +69,7 @@ class Link:
                     async with asyncio.timeout(CONNECT_SECONDS):
                         await channel.channel_ready()
                     pause = RETRY_SECONDS[0]
-                    await self._stream(feed_pb2_grpc.FeedStub(channel))
+                    await self._stream(cast("feed_pb2_grpc.FeedAsyncStub", feed_pb2_grpc.FeedStub(channel)))
                 except (grpc.aio.AioRpcError, TimeoutError) as error:
                     detail = error.code().name if isinstance(error, grpc.aio.AioRpcError) else "no connection"
                     log.info("link broken", poller=self.address, detail=detail, topics=len(self.attached))
@@ -81,7 +82,7 @@ class Link:
                 except TimeoutError:
                     pause = min(pause * 2, RETRY_SECONDS[1])
 
-    async def _stream(self, stub: feed_pb2_grpc.FeedStub) -> None:
+    async def _stream(self, stub: feed_pb2_grpc.FeedAsyncStub) -> None:
         call = stub.Subscribe(self._requests())
         try:
             self._set_up(True)

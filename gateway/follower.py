@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ Event = Result | DeltaEvent | Status
 
 
 class Follower:
-    """Made by `following`. `events()` runs until the topic ends the follower (`end`, when the gateway drains) or the consumer stops."""
+    """Made by `following`. `events()` runs until the gateway ends it (`end`) or the consumer stops."""
 
     def __init__(self, topic: LiveTopic, *, since: Version | None = None, deltas: bool = True) -> None:
         self._topic = topic
@@ -60,7 +60,7 @@ class Follower:
         self._ended = True
         self._wake.set()
 
-    async def events(self, silence: float | None = None) -> AsyncIterator[Event | None]:
+    async def events(self, silence: float | None = None) -> AsyncGenerator[Event | None, None]:
         """What is new, as it comes; None whenever nothing came for `silence` seconds."""
         while not self._ended:
             self._wake.clear()

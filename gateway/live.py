@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
-import grpc
 import grpc.aio
 
 from gateway.follower import DeltaEvent, Event, following
@@ -42,7 +42,7 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
     def add_to(self, server: grpc.aio.Server) -> None:
         live_pb2_grpc.add_LiveQueryServicer_to_server(self, server)
 
-    async def Watch(  # noqa: N802 - the name that gRPC calls
+    async def Watch(
         self, request: live_pb2.WatchRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[live_pb2.WatchResponse]:
         try:
@@ -58,9 +58,7 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
                         yield _response(event)
         await rpc.abort(context, Draining())
 
-    async def Get(  # noqa: N802
-        self, request: live_pb2.GetRequest, context: grpc.aio.ServicerContext
-    ) -> types_pb2.Snapshot:
+    async def Get(self, request: live_pb2.GetRequest, context: grpc.aio.ServicerContext) -> types_pb2.Snapshot:
         try:
             topic = self._topic(request.topic, context)
             with following(self._hub, topic) as follower:
@@ -75,7 +73,7 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
             await rpc.abort(context, error)
         raise AssertionError("abort raises")
 
-    async def ListQueries(  # noqa: N802
+    async def ListQueries(
         self, request: live_pb2.ListQueriesRequest, context: grpc.aio.ServicerContext
     ) -> live_pb2.ListQueriesResponse:
         try:
@@ -84,12 +82,12 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
             await rpc.abort(context, error)
         return live_pb2.ListQueriesResponse(queries=[_query_info(q) for q in self._catalog.queries.values()])
 
-    def _identify(self, context: grpc.aio.ServicerContext) -> Identity:
+    def _identify(self, context: grpc.aio.ServicerContext[Any, Any]) -> Identity:
         """Raises Unauthorized."""
         header = next((value for key, value in context.invocation_metadata() or () if key == "authorization"), None)
         return self._doorkeeper.identify(auth.from_header(header if isinstance(header, str) else None))
 
-    def _topic(self, spelling: str, context: grpc.aio.ServicerContext) -> topics.Topic:
+    def _topic(self, spelling: str, context: grpc.aio.ServicerContext[Any, Any]) -> topics.Topic:
         """Raises PollcastError."""
         if self._readiness.draining:
             raise Draining()

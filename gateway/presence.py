@@ -18,8 +18,21 @@ MAX_KEY_BYTES = 256
 MAX_META_BYTES = 1024
 
 RESERVED_KEYS = frozenset(
-    "__proto__ constructor prototype hasOwnProperty isPrototypeOf propertyIsEnumerable toLocaleString toString valueOf "
-    "__defineGetter__ __defineSetter__ __lookupGetter__ __lookupSetter__".split()
+    {
+        "__proto__",
+        "constructor",
+        "prototype",
+        "hasOwnProperty",
+        "isPrototypeOf",
+        "propertyIsEnumerable",
+        "toLocaleString",
+        "toString",
+        "valueOf",
+        "__defineGetter__",
+        "__defineSetter__",
+        "__lookupGetter__",
+        "__lookupSetter__",
+    }
 )
 """Names that every JavaScript object has: a client that keeps presences in one would trip over them."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -98,6 +99,6 @@ def _server_credentials(settings: ServiceSettings) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([pair], settings.tls_ca.read_bytes(), require_client_auth=True)
 
 
-async def abort(context: grpc.aio.ServicerContext, error: PollcastError) -> None:
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: PollcastError) -> NoReturn:
     """Ends the call with the status, reason and detail of the error (CONTRACT.md §6)."""
     await context.abort(grpc.StatusCode[error.grpc], f"{error.reason}: {error.detail}")
