@@ -77,11 +77,11 @@ _TOKEN: Final = re.compile(
     | (?P<param>   %\([^()\s]*\)s )
     | (?P<string>  [eE]'(?:[^'\\]|''|\\.)*' | (?:[bBxXnN]|[uU]&)?'(?:[^']|'')*' )
     | (?P<name>    (?:[uU]&)?"(?:[^"]|"")*" )
-    | (?P<dollar>  \$(?P<tag>[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*)?\$ )
+    | (?P<open>    /\* | [eE]?' | " )
+    | (?P<dollar>  \$(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*)?\$ )
     | (?P<numbered>\$[0-9]+ )
     | (?P<word>    [A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]* )
     | (?P<number>  [0-9][0-9A-Za-z_.]* )
-    | (?P<open>    /\* | ' | " )
     | (?P<other>   . )
     """,
     re.VERBOSE | re.DOTALL,
@@ -110,8 +110,6 @@ def _tokens(sql: str) -> Iterator[_Token]:
         match = _TOKEN.match(sql, at)
         assert match is not None  # "other" takes any character
         kind, text = match.lastgroup or "", match.group()
-        if kind == "tag":
-            kind = "dollar"
         start, at = at, match.end()
         if kind == "space":
             # A line comment keeps the line end that follows it, so lines count as before.
@@ -120,7 +118,7 @@ def _tokens(sql: str) -> Iterator[_Token]:
             at = _comment_end(sql, start)
             yield _Token("space", " ", start)
         elif kind == "open":
-            raise ValueError(f"line {_line(sql, start)}: {_OPENED[text]} is not closed")
+            raise ValueError(f"line {_line(sql, start)}: {_OPENED[text.lstrip('eE')]} is not closed")
         elif kind == "dollar":
             end = sql.find(text, at)
             if end < 0:
