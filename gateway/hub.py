@@ -75,7 +75,7 @@ class Hub:
 
     def left(self, live: LiveTopic, now: float) -> None:
         """Somebody is no longer on the topic. When it was the last one, demand ends at once."""
-        if live.clients or live.idle_since is not None:
+        if live.clients or live.idle_since is not None or self.topics.get(live.topic.canonical) is not live:
             return
         live.idle_since = now
         self._demand.unwant(live.topic.canonical)
@@ -107,8 +107,9 @@ class Hub:
         for topic, owner in self.owners.items():
             self.feeds.detach(topic, owner.grpc)
         self.owners.clear()
-        for live in self.topics.values():
-            for follower in list(live.followers):
+        for canonical, live in self.topics.items():
+            self._demand.unwant(canonical)
+            for follower in live.followers:
                 follower.end()
         self.topics.clear()
 

@@ -1,0 +1,198 @@
+"""The gateway: clients on one side, owners on the other, demand in etcd between them.
+
+It starts without etcd and without pollers: clients may join and are told that their topics are stale. It is ready after
+the first sync with etcd. SIGTERM drains it: no new clients, `/readyz` says so, sockets are closed with 1012 spread over
+DRAIN_SECONDS so that their clients do not come down on the others all at once, then its lease is revoked, which takes
+its demand and its presences out of etcd. When it dies without that, its clients reconnect to another gateway, which has
+their topics or gets them; its keys go with its lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+
+from coordinator.demand import Demand
+from coordinator.etcd import Etcd, Event
+from coordinator.keys import Foreign, Keys, NodeRecord, OwnerRecord
+from coordinator.mirror import Mirror
+from coordinator.registry import Registration
+from coordinator.session import Session, keep_session
+from gateway.channels import Context
+from gateway.http import Gateway
+from gateway.hub import Hub, Owner
+from gateway.identity import Doorkeeper
+from gateway.limits import Limits
+from gateway.live import SERVICE, LiveQuery
+from gateway.readiness import Readiness
+from gateway.wire import FrameProtocol
+from services import catalog as catalogue
+from services import logs, rpc, web
+from services.auth import Verifier
+from services.clock import now_rfc3339
+from services.settings import GatewaySettings
+from services.version import VERSION
+
+log = logs.get_logger("gateway")
+
+DRAIN_SECONDS = 3.0
+"""The sockets of a gateway that drains are closed within this time."""
+
+SWEEP_SECONDS = 0.25
+
+SERVICE_RESTART = 1012
+
+
+async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
+    """The service, until `stop`. CatalogInvalid, SettingsInvalid, OSError when it can't start."""
+    catalog = catalogue.load(settings.catalog)
+    doorkeeper = Doorkeeper(Verifier.from_settings(settings))
+    keys = Keys(settings.namespace)
+    readiness = Readiness()
+    started_at = now_rfc3339()
+    async with Etcd.open(settings) as etcd:
+        demand = Demand(etcd, keys, settings.node)
+        hub = Hub(settings, demand)
+        context = Context(hub, catalog, Limits.of(settings), doorkeeper.identify, time.monotonic)
+        view = EtcdView(etcd, keys, hub, context)
+        gateway = Gateway(context, doorkeeper, settings.origins, readiness, "Pollcast")
+        live = LiveQuery(hub, catalog, doorkeeper, readiness)
+        async with (
+            rpc.serve(settings, [live.add_to], [SERVICE]) as rpc_server,
+            web.serve_app(
+                gateway.app(),
+                settings.http,
+                ws=FrameProtocol,
+                ws_max_size=settings.max_frame,
+                ws_ping_interval=None,
+                ws_per_message_deflate=False,
+            ) as (http_host, http_port),
+        ):
+            http = settings.advertised(http_host, http_port)
+            grpc = settings.advertised(rpc_server.host, rpc_server.port)
+            drained = asyncio.Event()
+
+            async def member(session: Session) -> None:
+                record = NodeRecord(
+                    settings.node, "gateway", http, grpc, os.getpid(), VERSION, started_at, f"{session.lease:x}", "ready"
+                )
+                async with asyncio.TaskGroup() as tasks:
+                    registration = Registration(etcd, keys, record)
+                    forever = [
+                        tasks.create_task(registration.run(session)),
+                        tasks.create_task(demand.run(session)),
+                    ]
+                    await stop.wait()
+                    await registration.set_state("draining")
+                    await drained.wait()
+                    for task in forever:
+                        task.cancel()
+
+            async with asyncio.TaskGroup() as tasks:
+                membership = tasks.create_task(keep_session(etcd, settings.lease_ttl, member))
+                forever = [
+                    tasks.create_task(view.owners.run()),
+                    tasks.create_task(view.pollers.run()),
+                    tasks.create_task(hub.feeds.run()),
+                    tasks.create_task(_sweep(hub, context, view, readiness)),
+                ]
+                log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))
+                await stop.wait()
+                readiness.draining = True
+                await rpc_server.set_serving(False)
+                await _drain(hub, context)
+                drained.set()
+                await _at_most(membership, settings.lease_ttl)
+                for task in forever:
+                    task.cancel()
+    log.info("drained")
+
+
+class EtcdView:
+    """What the gateway sees of etcd: who owns what, and where the pollers are."""
+
+    def __init__(self, etcd: Etcd, keys: Keys, hub: Hub, context: Context) -> None:
+        self.owners = Mirror(etcd, keys.owners, self._on_owners, self._on_new_cluster)
+        self.pollers = Mirror(etcd, keys.nodes("poller"), self._on_pollers)
+        self._keys = keys
+        self._hub = hub
+        self._context = context
+        self._foreign = Foreign()
+
+    @property
+    def synced(self) -> bool:
+        return self.owners.synced.is_set() and self.pollers.synced.is_set()
+
+    @property
+    def healthy(self) -> bool:
+        return self.owners.healthy and self.pollers.healthy
+
+    def _on_owners(self, events: list[Event]) -> None:
+        now = time.monotonic()
+        for event in events:
+            topic = self._keys.parse_owner(event.kv.key)
+            if topic is None:
+                self._foreign.report(event.kv.key, event.kv.mod_revision, "no owner key of a topic")
+                continue
+            owner = None
+            if not event.deleted:
+                try:
+                    record = OwnerRecord.decode(event.kv.value)
+                    owner = Owner(record.node, record.grpc, event.kv.mod_revision)
+                except ValueError as error:
+                    self._foreign.report(event.kv.key, event.kv.mod_revision, str(error))
+            self._hub.on_owner(topic, owner, now)
+
+    def _on_pollers(self, events: list[Event]) -> None:
+        addresses = set()
+        for kv in self.pollers.items.values():
+            try:
+                record = NodeRecord.decode(kv.value)
+            except ValueError as error:
+                self._foreign.report(kv.key, kv.mod_revision, str(error))
+                continue
+            if record.grpc is not None:
+                addresses.add(record.grpc)
+        self._hub.feeds.pollers_are_at(addresses)
+
+    def _on_new_cluster(self) -> None:
+        """etcd lost its data: versions of the old cluster mean nothing, so everybody starts afresh."""
+        log.warning("etcd is another cluster: closing all sockets", sockets=len(self._context.sockets))
+        for socket in list(self._context.sockets):
+            socket.wire.close(SERVICE_RESTART, "coordination starts afresh")
+        self._hub.reset()
+
+
+async def _sweep(hub: Hub, context: Context, view: EtcdView, readiness: Readiness) -> None:
+    while True:
+        readiness.synced = readiness.synced or view.synced
+        readiness.etcd_reached = hub.coordination_reached = view.healthy
+        hub.sweep(time.monotonic())
+        context.sweep(time.monotonic(), time.time())
+        await asyncio.sleep(SWEEP_SECONDS)
+
+
+async def _drain(hub: Hub, context: Context) -> None:
+    """Ends followers at once and sockets one after the other, and waits until they are gone."""
+    for live in hub.topics.values():
+        for follower in live.followers:
+            follower.end()
+    sockets = list(context.sockets)
+    pause = min(0.01, DRAIN_SECONDS / max(len(sockets), 1))
+    ends = time.monotonic() + DRAIN_SECONDS
+    for number, socket in enumerate(sockets):
+        socket.wire.close(SERVICE_RESTART, "this gateway is shutting down")
+        if number % 10 == 9:
+            await asyncio.sleep(pause * 10)
+    while context.sockets and time.monotonic() < ends:
+        await asyncio.sleep(0.02)
+    for socket in list(context.sockets):
+        socket.wire.abort(SERVICE_RESTART, "this gateway is shutting down")
+
+
+async def _at_most(task: asyncio.Task[None], seconds: float) -> None:
+    """Waits for the task; it is cancelled when it takes longer."""
+    await asyncio.wait([task], timeout=seconds)
+    task.cancel()

@@ -1,0 +1,135 @@
+"""gateway.wire on a real uvicorn, with the client of `websockets` and bare sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from gateway.wire import EXTENSION, HIGH_WATER_BYTES, FrameProtocol, frame
+from services import web
+
+
+class Echo:
+    """Answers every message with itself, and remembers how it went."""
+
+    def __init__(self, wire: FrameProtocol) -> None:
+        self.wire = wire
+        self.heard: list[bytes] = []
+        self.drains = 0
+        self.gone = asyncio.Event()
+        self.drained_once = asyncio.Event()
+
+    def received(self, text: bytes) -> None:
+        self.heard.append(text)
+        self.wire.write(frame(text))
+
+    def drained(self) -> None:
+        self.drained_once.set()
+
+    def closed(self) -> None:
+        self.gone.set()
+
+
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[tuple[str, list[Echo]]]:
+    echoes: list[Echo] = []
+
+    async def endpoint(websocket: WebSocket) -> None:
+        await websocket.accept()
+        wire = cast(FrameProtocol, websocket.scope["extensions"][EXTENSION])
+        echo = Echo(wire)
+        echoes.append(echo)
+        wire.attach(echo)
+
+    app = Starlette(routes=[WebSocketRoute("/", endpoint)])
+    config: dict[str, Any] = {"ws": FrameProtocol, "ws_max_size": 4096, "ws_ping_interval": None}
+    async with web.serve_app(app, "127.0.0.1:0", ws_per_message_deflate=False, **config) as (host, port):
+        yield f"ws://{host}:{port}/", echoes
+
+
+async def test_an_attached_connection_outlives_its_application_and_gets_ready_frames() -> None:
+    async with serving() as (url, echoes), connect(url) as client:
+        for text in ("one", "x" * 200, "é"):
+            await client.send(text)
+            assert await client.recv() == text
+        assert not echoes[0].wire.tasks
+        await client.close()
+        async with asyncio.timeout(5):
+            await echoes[0].gone.wait()
+
+
+async def test_a_message_in_fragments_arrives_whole() -> None:
+    async with serving() as (url, echoes), connect(url) as client:
+        await client.send(["a", "b", "c"])
+        assert await client.recv() == "abc"
+        assert echoes[0].heard == [b"abc"]
+
+
+async def test_a_binary_message_closes_with_1003() -> None:
+    async with serving() as (url, _), connect(url) as client:
+        await client.send(b"\x00")
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1003
+
+
+async def test_a_message_that_is_too_big_closes_with_1009() -> None:
+    async with serving() as (url, _), connect(url) as client:
+        await client.send("x" * 5000)
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
+
+
+async def test_the_application_closes_with_a_code_of_its_own() -> None:
+    async with serving() as (url, echoes), connect(url) as client:
+        await client.send("hello")
+        await client.recv()
+        echoes[0].wire.close(4001, "enough")
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.recv()
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "enough")
+        async with asyncio.timeout(5):
+            await echoes[0].gone.wait()
+
+
+async def test_one_that_does_not_read_is_congested_and_is_told_when_it_has_drained() -> None:
+    async with serving() as (url, echoes), connect(url, max_size=None, max_queue=1) as client:
+        await client.send("hello")
+        await client.recv()
+        wire = echoes[0].wire
+        written = 0
+        async with asyncio.timeout(10):
+            while not wire.congested:
+                wire.write(frame(b"x" * HIGH_WATER_BYTES))
+                written += 1
+                await asyncio.sleep(0)
+            for _ in range(written):
+                await client.recv()
+            await echoes[0].drained_once.wait()
+        assert not wire.congested
+
+
+def test_what_the_extension_relies_on_is_there_in_uvicorn() -> None:
+    for name in (
+        "run_asgi",
+        "send_receive_event_to_app",
+        "handle_connect",
+        "connection_lost",
+        "pause_writing",
+        "resume_writing",
+    ):
+        assert callable(getattr(WebSocketsSansIOProtocol, name)), name
