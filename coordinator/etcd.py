@@ -510,7 +510,7 @@ def _is_definite(error: grpc.aio.AioRpcError) -> bool:
 def _refused(error: Exception, endpoint: Endpoint) -> EtcdError:
     where = endpoint.address
     if not isinstance(error, grpc.aio.AioRpcError):
-        return EtcdRefused(f"{where}: {error or 'no answer in time'}")
+        return EtcdRefused(f"{where}: {str(error) or 'no answer in time'}")
     details = error.details() or ""
     if "requested lease not found" in details:
         return LeaseLost()

@@ -1,0 +1,146 @@
+"""Claim, release and hand over: each a single transaction of etcd, many of them nested in one request.
+
+A `Claim` is made only from etcd's word that the topic is ours, and carries its epoch. A transaction without an
+answer is neither done nor failed: the owner keys are read back before anything is concluded. Even then a late one
+may still be carried out: harmless, for it holds only under its own comparisons, and the mirror of the owners shows
+it. A topic whose outcome is not known is missing from the answer, and is tried again by who wants it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+from coordinator import etcd as e
+from coordinator.etcd import Etcd, Kv, Operation, Outcome
+from coordinator.keys import Keys, NodeRecord, OwnerRecord
+from coordinator.session import Session
+from services import clock, logs
+from services.errors import EtcdRefused, EtcdUnknown, LeaseLost
+
+log = logs.get_logger("claims")
+
+BATCH = 100  # nested transactions in a request; etcd's default --max-txn-ops is 128, less what each holds
+
+Item = TypeVar("Item", str, "Claim")
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A topic that is ours. `epoch` is the owner key's mod_revision, `lease` the one that it hangs on."""
+
+    topic: str
+    epoch: int
+    lease: int
+
+
+async def claim(
+    etcd: Etcd,
+    keys: Keys,
+    session: Session,
+    record: OwnerRecord,
+    topics: Iterable[str],
+    garbled: Mapping[str, int] | None = None,
+) -> dict[str, Claim | None]:
+    """Claims each topic that has no owner and has demand; None for those that have one, or none. `garbled` has topics
+    whose owner key holds nothing that we can read, with its mod_revision: nobody owns them. Raises LeaseLost."""
+    value = record.encode()
+
+    def operation(topic: str) -> Operation:
+        key = keys.owner(topic)
+        free = e.unchanged(key, garbled[topic]) if garbled and topic in garbled else e.absent(key)
+        return e.nested([free, e.some_under(keys.demands(topic))], [e.put(key, value, session.lease)], [e.read(key)])
+
+    def outcome(topic: str, done: bool, revision: int, key: Kv | None) -> Claim | None:
+        if done:
+            return Claim(topic, revision, session.lease)
+        # An earlier attempt of ours may have been carried out after we gave up on it.
+        mine = key is not None and key.lease == session.lease
+        return Claim(topic, key.mod_revision, session.lease) if mine and key is not None else None
+
+    return await _each(etcd, keys, topics, lambda topic: topic, operation, outcome)
+
+
+async def release(etcd: Etcd, keys: Keys, claims: Iterable[Claim]) -> dict[str, bool]:
+    """Gives up each topic that is still ours and has no demand. True when it is not ours any more, False when it is
+    kept because there is demand."""
+
+    def operation(held: Claim) -> Operation:
+        key = keys.owner(held.topic)
+        compare = [e.unchanged(key, held.epoch), e.none_under(keys.demands(held.topic))]
+        return e.nested(compare, [e.delete(key)], [e.read(key)])
+
+    def outcome(held: Claim, done: bool, _: int, key: Kv | None) -> bool:
+        return done or key is None or key.mod_revision != held.epoch
+
+    return await _each(etcd, keys, claims, lambda held: held.topic, operation, outcome)
+
+
+async def hand_over(etcd: Etcd, keys: Keys, claims: Iterable[Claim], target: NodeRecord) -> dict[str, bool]:
+    """Rebinds each topic that is still ours to the target's lease, if the target is there under that lease. True
+    when it is not ours any more."""
+    record = OwnerRecord(target.node, target.grpc or "", clock.now_rfc3339()).encode()
+
+    def operation(held: Claim) -> Operation:
+        key = keys.owner(held.topic)
+        compare = [
+            e.unchanged(key, held.epoch),
+            e.on_lease(keys.node(target.role, target.node), target.lease_number),
+        ]
+        return e.nested(compare, [e.put(key, record, target.lease_number)], [e.read(key)])
+
+    def outcome(held: Claim, done: bool, _: int, key: Kv | None) -> bool:
+        return done or key is None or key.mod_revision != held.epoch
+
+    return await _each(etcd, keys, claims, lambda held: held.topic, operation, outcome)
+
+
+async def _each(
+    etcd: Etcd,
+    keys: Keys,
+    items: Iterable[Item],
+    topic_of: Callable[[Item], str],
+    operation: Callable[[Item], Operation],
+    outcome: Callable[[Item, bool, int, Kv | None], Answer],
+) -> dict[str, Answer]:
+    """`outcome` is told whether the item's transaction was carried out, at which revision, and else what its owner key
+    holds."""
+
+    async def attempt(batch: Sequence[Item]) -> dict[str, Answer]:
+        try:
+            done = await etcd.txn([], [operation(item) for item in batch])
+        except EtcdUnknown:
+            found = await etcd.read_all([keys.owner(topic_of(item)) for item in batch])
+            return {topic_of(i): outcome(i, False, 0, key) for i, key in zip(batch, found, strict=True)}
+        answers = {}
+        for item, result in zip(batch, done.results, strict=True):
+            assert isinstance(result, Outcome)
+            key = None if result.succeeded or not result.results else _only(result.results[0])
+            answers[topic_of(item)] = outcome(item, result.succeeded, done.revision, key)
+        return answers
+
+    return await _in_batches(items, attempt)
+
+
+def _only(found: tuple[Kv, ...] | Outcome | None) -> Kv | None:
+    assert isinstance(found, tuple)
+    return found[0] if found else None
+
+
+async def _in_batches(
+    items: Iterable[Item], attempt: Callable[[Sequence[Item]], Awaitable[dict[str, Answer]]]
+) -> dict[str, Answer]:
+    answers: dict[str, Answer] = {}
+    rest = iter(items)
+    while batch := list(islice(rest, BATCH)):
+        try:
+            answers |= await attempt(batch)
+        except LeaseLost:
+            raise
+        except (EtcdRefused, EtcdUnknown) as error:
+            log.warning("outcome not known", topics=len(batch), detail=error.detail)
+            break  # the next batch would fare no better
+    return answers

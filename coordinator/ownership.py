@@ -1,0 +1,246 @@
+"""The poller's side of ownership: the shell around `Placement`.
+
+`run(session)` lives as long as a session. It mirrors demand, owners and pollers, claims and releases in batches, and
+tells the `Holder` at once what it gained and lost. Out of etcd's reach nothing is lost: the mirrors are silent, and
+polling goes on until one of them tells of a successor. When the session ends, everything is lost; the next one
+starts from nothing. `drain()` hands everything to the next in rank; what it can't hand over goes with the lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import NoReturn, Protocol
+
+from coordinator.claims import BATCH, Claim, claim, hand_over, release
+from coordinator.etcd import Etcd, Event, Kv
+from coordinator.keys import DemandRecord, Foreign, Keys, NodeRecord, OwnerRecord
+from coordinator.mirror import Mirror
+from coordinator.placement import Changes, Placement, Work, rank
+from coordinator.session import Session, backoff
+from services import clock, logs
+from services.settings import HostPort
+
+log = logs.get_logger("ownership")
+
+
+class Holder(Protocol):
+    """Who polls. Called from the event loop, synchronously; must not block."""
+
+    def gained(self, topic: str, epoch: int) -> None:
+        """The topic is ours from now on, under this epoch."""
+
+    def lost(self, topic: str) -> None:
+        """The topic is not ours any more: stop at once."""
+
+    def linger(self, topic: str) -> float | None:
+        """Seconds to go on after the last demand went; None for a topic that the catalogue does not know."""
+
+
+class Ownership:
+    """What this poller owns. `node` and `grpc` stand in its owner keys."""
+
+    def __init__(self, etcd: Etcd, keys: Keys, node: str, grpc: HostPort, holder: Holder) -> None:
+        self._etcd = etcd
+        self._keys = keys
+        self._node = node
+        self._grpc = grpc
+        self._holder = holder
+        self._term: Term | None = None
+
+    async def run(self, session: Session) -> NoReturn:
+        """Raises LeaseLost when etcd says that the session is over (as the session itself does)."""
+        record = OwnerRecord(self._node, self._grpc, clock.now_rfc3339())
+        self._term = Term(self._etcd, self._keys, session, record, self._holder)
+        try:
+            await self._term.run()
+        finally:
+            self._term.tell(self._term.placement.start_over())
+            self._term = None
+
+    @property
+    def held(self) -> dict[str, int]:
+        """The epoch of each topic that is ours."""
+        return dict(self._term.placement.held) if self._term else {}
+
+    @property
+    def synced(self) -> bool:
+        """Whether the cluster has been seen whole under the present session."""
+        return self._term is not None and self._term.demand.synced.is_set()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether etcd is followed now."""
+        return self._term is not None and all(mirror.healthy for mirror in self._term.mirrors)
+
+    async def drain(self) -> None:
+        """Claims nothing more, and hands what is ours to the next in rank, if there is one. Tries once."""
+        if self._term is not None:
+            await self._term.drain()
+
+
+class Term:
+    """Ownership under one lease."""
+
+    def __init__(self, etcd: Etcd, keys: Keys, session: Session, record: OwnerRecord, holder: Holder) -> None:
+        self.placement = Placement(record.node, session.lease, holder.linger)
+        self.pollers = Mirror(etcd, keys.nodes("poller"), self._pollers_changed)
+        self.owners = Mirror(etcd, keys.owners, self._owners_changed, self._on_new_cluster)
+        self.demand = Mirror(etcd, keys.demands(), self._demand_changed)
+        self.mirrors = (self.pollers, self.owners, self.demand)
+        self._etcd = etcd
+        self._keys = keys
+        self._session = session
+        self._record = record
+        self._holder = holder
+        self._wake = asyncio.Event()
+        self._foreign = Foreign()
+        self._garbled: dict[str, int] = {}  # topics whose owner key says nothing, with its mod_revision
+        self._ready: dict[str, NodeRecord] = {}
+
+    async def run(self) -> NoReturn:
+        async with asyncio.TaskGroup() as tasks:
+            # In this order, so that nothing is claimed that has an owner, or that another is before us for.
+            for mirror in self.mirrors:
+                tasks.create_task(mirror.run(), name=f"mirror of {mirror.prefix}")
+                await mirror.synced.wait()
+            await self._work()
+        raise AssertionError("unreachable")
+
+    def tell(self, changes: Changes) -> None:
+        for topic in changes.lost:
+            self._holder.lost(topic)
+        for topic, epoch in changes.gained.items():
+            self._holder.gained(topic, epoch)
+
+    async def drain(self) -> None:
+        self.placement.draining = True
+        others = {node: record for node, record in self._ready.items() if node != self._record.node}
+        if not others:
+            return
+        share: dict[str, list[Claim]] = {}
+        for topic, epoch in self.placement.held.items():
+            share.setdefault(rank(topic, others)[0], []).append(Claim(topic, epoch, self._session.lease))
+        for node, claims in share.items():
+            gone = await hand_over(self._etcd, self._keys, claims, others[node])
+            for held in claims:
+                if gone.get(held.topic, False):
+                    self.tell(self.placement.released(held, True, self._now()))
+            log.info("topics handed over", to=node, topics=sum(gone.values()), of=len(claims))
+
+    # --- work
+
+    async def _work(self) -> NoReturn:
+        failures = 0
+        while True:
+            await self._until_due()
+            work = self.placement.due(self._now())
+            claims = [topic for batch in _batches(work.claims) for topic in await self._claim(batch)]
+            releases = await self._release(work.releases) if work.releases else []
+            if claims or releases:
+                self.placement.unanswered(Work(claims, releases), self._now(), backoff(failures))
+                failures += 1
+            elif work.claims or work.releases:
+                failures = 0
+
+    async def _until_due(self) -> None:
+        due = self.placement.next_due()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(due):
+                await self._wake.wait()
+        self._wake.clear()
+
+    async def _claim(self, topics: Sequence[str]) -> list[str]:
+        """Returns the topics whose outcome is not known."""
+        garbled = {topic: self._garbled[topic] for topic in topics if topic in self._garbled}
+        record = OwnerRecord(self._record.node, self._record.grpc, clock.now_rfc3339())
+        answers = await claim(self._etcd, self._keys, self._session, record, topics, garbled)
+        for topic, held in answers.items():
+            self.tell(self.placement.claimed(topic, held, self._now()))
+        return [topic for topic in topics if topic not in answers]
+
+    async def _release(self, claims: Sequence[Claim]) -> list[Claim]:
+        """Returns those whose outcome is not known."""
+        answers = await release(self._etcd, self._keys, claims)
+        for held in claims:
+            if held.topic in answers:
+                self.tell(self.placement.released(held, answers[held.topic], self._now()))
+        return [held for held in claims if held.topic not in answers]
+
+    # --- what etcd shows
+
+    def _demand_changed(self, events: list[Event]) -> None:
+        now = self._now()
+        for event in events:
+            parsed = self._keys.parse_demand(event.kv.key)
+            if self._is_ours(event, parsed is not None, DemandRecord) and parsed:
+                self.placement.demand_came(*parsed, now)
+            elif parsed:
+                self.placement.demand_went(*parsed, now)
+        self._wake.set()
+
+    def _owners_changed(self, events: list[Event]) -> None:
+        now = self._now()
+        for event in events:
+            topic = self._keys.parse_owner(event.kv.key)
+            ours = self._is_ours(event, topic is not None, OwnerRecord)
+            if topic is None:
+                continue
+            self._garbled.pop(topic, None)
+            if ours:
+                self.tell(self.placement.owner_came(topic, event.kv.mod_revision, event.kv.lease, now))
+                continue
+            if not event.deleted:
+                self._garbled[topic] = event.kv.mod_revision
+            changes = self.placement.owner_went(topic, event.kv.mod_revision, now)
+            self.tell(changes)
+            if changes.lost:
+                self._session.verify()  # an operator's doing, or the end of the lease
+        self._wake.set()
+
+    def _pollers_changed(self, events: list[Event]) -> None:
+        for event in events:
+            parsed = self._keys.parse_node(event.kv.key)
+            if parsed is None:
+                self._foreign.report(event.kv.key, event.kv.mod_revision, "not the key of a node")
+                continue
+            self._ready.pop(parsed[1], None)
+            if self._is_ours(event, True, NodeRecord):
+                record = NodeRecord.decode(event.kv.value)
+                if record.state == "ready":
+                    self._ready[parsed[1]] = record
+        self.placement.pollers_are(self._ready, self._now())
+        self._wake.set()
+
+    def _is_ours(self, event: Event, parsed: bool, kind: type[DemandRecord | OwnerRecord | NodeRecord]) -> bool:
+        """Whether the event shows a key as one of us writes it; reports what is not."""
+        if event.deleted:
+            self._foreign.forget(event.kv.key)
+            return False
+        why = "not a key of ours" if not parsed else _fault(event.kv, kind)
+        if why:
+            self._foreign.report(event.kv.key, event.kv.mod_revision, why)
+        return not why
+
+    def _on_new_cluster(self) -> None:
+        self.tell(self.placement.start_over())
+        self._session.verify()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _fault(kv: Kv, kind: type[DemandRecord | OwnerRecord | NodeRecord]) -> str | None:
+    if not kv.lease:
+        return "hangs on no lease"
+    try:
+        kind.decode(kv.value)
+    except ValueError as error:
+        return f"garbled: {error}"
+    return None
+
+
+def _batches(topics: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Small enough for one request each, so that what is gained is told before the next is asked for."""
+    return (topics[start : start + BATCH] for start in range(0, len(topics), BATCH))
