@@ -1,0 +1,217 @@
+"""All topics of one query that this poller owns, and when they are polled.
+
+A topic is in one of three places, and is polled only there, so never twice at a time:
+
+- fresh: just gained; polled at once, together with whatever came with it;
+- steady: polled together once per interval, on the query's phase;
+- suspect: was found to fail by itself; polled alone, after the others, until it gives a result again.
+
+Each place has a loop of its own, so that a slow suspect holds up neither neighbours nor newcomers. The loops live in
+the lane's `run`; a poll that ends after its topic was lost is thrown away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+from poller import metrics, schedule, statement
+from poller.answer import Outcome, divide, size
+from poller.database import Database
+from poller.owned import Frames, OwnedTopic
+from poller.rounds import Batching, run_round
+from poller.trouble import Trouble
+from services import clock, logs
+from services.catalog import Query
+
+log = logs.get_logger("lane")
+
+Publish = Callable[[str, Frames], None]
+
+Place = dict[str, OwnedTopic]
+
+
+class Lane:
+    """`add` and `remove` are called at any time from the event loop; `run` polls until it is cancelled."""
+
+    def __init__(self, query: Query, database: Database, publish: Publish, rng: random.Random) -> None:
+        self._query = query
+        self._database = database
+        self._publish = publish
+        self._rng = rng
+        self._fresh: Place = {}
+        self._steady: Place = {}
+        self._suspects: Place = {}
+        self._came = {id(place): asyncio.Event() for place in (self._fresh, self._steady, self._suspects)}
+        self._batching = Batching(schedule.BatchSize())
+        self._alone = Batching(schedule.BatchSize(), possible=False)
+        self._troubled: set[str] = set()  # topics whose last poll gave no result
+        self._told = ""  # the reason that was logged last
+
+    def add(self, topic: OwnedTopic) -> None:
+        """Owned from now on."""
+        self._put(self._fresh, topic)
+        metrics.OWNED_TOPICS.labels(self._query.name).inc()
+
+    def remove(self, topic: OwnedTopic) -> None:
+        """Not owned any more: no poll of it that is under way counts."""
+        self._troubled.discard(topic.name)
+        for place in (self._fresh, self._steady, self._suspects):
+            if place.get(topic.name) is topic:
+                del place[topic.name]
+                metrics.OWNED_TOPICS.labels(self._query.name).dec()
+
+    async def run(self) -> None:
+        """Polls until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._poll_fresh())
+            tasks.create_task(self._poll_steady())
+            tasks.create_task(self._poll_suspects())
+
+    async def _poll_fresh(self) -> None:
+        while True:
+            await self._some(self._fresh)
+            await self._round(self._fresh, list(self._fresh.values()), self._batching)
+
+    async def _poll_suspects(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._some(self._suspects)
+            started = loop.time()
+            delay = schedule.suspects_delay(self._query.interval, 0)
+            due = [topic for topic in self._suspects.values() if topic.started <= started - delay / 2]
+            if due:
+                await self._round(self._suspects, due, self._alone)
+                delay = schedule.suspects_delay(self._query.interval, loop.time() - started)
+            await asyncio.sleep(delay)
+
+    async def _poll_steady(self) -> None:
+        loop = asyncio.get_running_loop()
+        interval = self._query.interval
+        phase = schedule.phase(self._query.name, interval)
+        failures = 0
+        probed: bytes | None = None
+        await asyncio.sleep(schedule.next_round(interval, phase, loop.time(), loop.time()) - loop.time())
+        while True:
+            await self._some(self._steady)
+            started = loop.time()
+            # Who was polled a moment ago, as fresh, has its turn next time.
+            due = [topic for topic in self._steady.values() if topic.started <= started - interval / 2]
+            reached = True
+            if due and self._query.probe is not None:
+                probed, due = await self._unprobed(due, probed)
+            if due:
+                reached = await self._round(self._steady, due, self._batching, probed)
+            ended = loop.time()
+            failures = 0 if reached else failures + 1
+            if reached:
+                wait = schedule.next_round(interval, phase, started, ended) - ended
+            else:
+                wait = schedule.retry_delay(interval, failures, self._rng.random())
+            metrics.INTERVAL_SECONDS.labels(self._query.name).set(schedule.stretched(interval, ended - started))
+            await asyncio.sleep(wait)
+
+    async def _unprobed(self, due: list[OwnedTopic], before: bytes | None) -> tuple[bytes | None, list[OwnedTopic]]:
+        """Runs the probe: what it says, and the topics that have to be polled. None when it could not be run."""
+        answer = await self._send(statement.probe(self._query))
+        if isinstance(answer, Trouble):
+            now = clock.now_us()
+            for topic in due:
+                self._settle(self._steady, topic, answer, now, False)
+            return None, []
+        said = b"".join(row for _, _, row in answer)
+        refreshed = asyncio.get_running_loop().time() - self._query.refresh
+        stale = [t for t in due if t.probed != said or t.state != "live" or t.started <= refreshed]
+        metrics.SKIPPED.labels(self._query.name).inc(len(due) - len(stale))
+        return said, stale
+
+    async def _round(
+        self, place: Place, topics: Sequence[OwnedTopic], batching: Batching, probed: bytes | None = None
+    ) -> bool:
+        """Polls these topics of this place. False when no topic got an outcome of its own."""
+        reached = False
+        polled_at: dict[str, int] = {}
+        possible = batching.possible
+
+        async def ask(group: Sequence[OwnedTopic]) -> list[Outcome] | Trouble:
+            started, now = asyncio.get_running_loop().time(), clock.now_us()
+            for topic in group:
+                topic.started = started
+                polled_at[topic.name] = now
+            values = [topic.topic.values for topic in group]
+            if len(group) == 1:
+                text = statement.alone(self._query, values[0])
+            else:
+                text = statement.together(self._query, values)
+            answer = await self._send(text)
+            if isinstance(answer, Trouble):
+                return answer
+            took = asyncio.get_running_loop().time() - started
+            batching.size.answered(len(group), took, self._query.timeout, size(answer))
+            metrics.BATCH_TOPICS.labels(self._query.name).set(batching.size.topics)
+            return divide(answer, len(group), self._query)
+
+        def deliver(topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
+            nonlocal reached
+            if not isinstance(outcome, Trouble):
+                topic.probed = probed
+            reached = reached or not isinstance(outcome, Trouble) or outcome.state == "failed"
+            self._settle(place, topic, outcome, polled_at.get(topic.name) or clock.now_us(), at_fault)
+
+        await run_round(topics, batching, ask, deliver)
+        if possible and not batching.possible:
+            log.warning("query can't be polled together, goes on one by one", query=self._query.name)
+        return reached
+
+    async def _send(self, text: statement.Statement) -> list[tuple[int, bytes, bytes]] | Trouble:
+        name = self._query.name
+        metrics.STATEMENTS.labels(name).inc()
+        with metrics.STATEMENT_SECONDS.labels(name).time():
+            answer = await self._database.ask(text, self._query)
+        if isinstance(answer, Trouble):
+            if self._told != answer.error.detail:
+                log.warning(
+                    "poll in trouble", query=name, state=answer.state, reason=answer.error.detail, said=answer.message
+                )
+                self._told = answer.error.detail
+            return answer
+        metrics.ROWS.labels(name).inc(len(answer))
+        return answer
+
+    def _settle(self, place: Place, topic: OwnedTopic, outcome: Outcome, polled_at: int, at_fault: bool) -> None:
+        """The outcome of a poll: told to gateways, and the topic is put where it belongs now."""
+        if place.get(topic.name) is not topic:
+            return  # lost meanwhile
+        del place[topic.name]
+        self._put(self._suspects if at_fault else self._steady, topic)
+        before = topic.seq
+        if isinstance(outcome, Trouble):
+            frames = topic.troubled(outcome, clock.now_us())
+            kind = outcome.state
+            self._troubled.add(topic.name)
+        else:
+            frames = topic.answered(outcome, polled_at)
+            self._healed(topic)
+            kind = "unchanged" if topic.seq == before else "changed"
+        metrics.POLLS.labels(self._query.name, kind).inc()
+        if frames:
+            self._publish(topic.name, frames)
+
+    def _healed(self, topic: OwnedTopic) -> None:
+        if topic.name in self._troubled:
+            self._troubled.discard(topic.name)
+            if not self._troubled:
+                log.info("polls in order again", query=self._query.name)
+                self._told = ""
+
+    def _put(self, place: Place, topic: OwnedTopic) -> None:
+        place[topic.name] = topic
+        self._came[id(place)].set()
+
+    async def _some(self, place: Place) -> None:
+        """Waits until the place is not empty."""
+        came = self._came[id(place)]
+        while not place:
+            came.clear()
+            await came.wait()

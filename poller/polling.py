@@ -1,0 +1,68 @@
+"""What this poller owns, from the word of the coordination to the frames for the gateways.
+
+`gained` and `lost` come from coordinator/ownership.py and take effect at once: a gained topic is polled now, and after
+`lost` no frame of it leaves. `run` polls until cancelled. When this poller dies, gateways see their streams break and
+keep what they have until the next owner's first result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from poller.database import Database
+from poller.feed import Feed
+from poller.lane import Lane
+from poller.owned import OwnedTopic
+from services import logs, topics
+from services.catalog import Catalog
+from services.errors import PollcastError
+
+log = logs.get_logger("polling")
+
+
+class Polling:
+    """The Holder of coordinator/ownership.py."""
+
+    def __init__(self, catalog: Catalog, database: Database, rng: random.Random | None = None) -> None:
+        self._catalog = catalog
+        self._owned: dict[str, OwnedTopic] = {}
+        self.feed = Feed(self._owned)
+        rng = rng or random.Random()
+        self._lanes = {name: Lane(query, database, self.feed.publish, rng) for name, query in catalog.queries.items()}
+
+    @property
+    def owned(self) -> int:
+        """How many topics."""
+        return len(self._owned)
+
+    def linger(self, topic: str) -> float | None:
+        """Seconds that the topic is polled on without demand; None when it is none of this catalogue's."""
+        try:
+            return topics.parse_canonical(topic, self._catalog).query.linger
+        except PollcastError:
+            return None
+
+    def gained(self, topic: str, epoch: int) -> None:
+        """Owned under this epoch from now on."""
+        self.lost(topic)
+        try:
+            owned = OwnedTopic(topics.parse_canonical(topic, self._catalog), epoch)
+        except PollcastError as error:
+            log.error("gained a topic that is not in the catalogue", topic=topic, epoch=epoch, detail=error.detail)
+            return
+        self._owned[topic] = owned
+        self._lanes[owned.topic.query.name].add(owned)
+
+    def lost(self, topic: str) -> None:
+        """Not owned any more."""
+        owned = self._owned.pop(topic, None)
+        if owned is not None:
+            self._lanes[owned.topic.query.name].remove(owned)
+            self.feed.forget(topic)
+
+    async def run(self) -> None:
+        """Polls until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for name, lane in self._lanes.items():
+                tasks.create_task(lane.run(), name=f"lane {name}")

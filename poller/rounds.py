@@ -1,0 +1,90 @@
+"""One round: every topic that is due gets its outcome, in as few statements as possible.
+
+Pure but for `ask`, which runs one statement. Topics are asked for together, in batches that agree in their parameters'
+types. A batch that fails is halved until the topic that is at fault stands alone (cut in eighths when it took too
+long, since each try costs a timeout); those that don't fail get their results meanwhile, and come first. Trouble that
+is not a topic's own is not searched for: a database that is not there is asked once per round, and a query that is
+wrong twice: once together, once for one topic alone, which tells whether only the asking together is at fault.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from poller.answer import Outcome
+from poller.owned import OwnedTopic
+from poller.schedule import BatchSize
+from poller.statement import types
+from poller.trouble import Scope, Trouble
+
+MAX_TIMEOUTS = 12
+"""In one round; what has no outcome by then is told the same, and is asked again in the next round."""
+
+Ask = Callable[[Sequence[OwnedTopic]], Awaitable[list[Outcome] | Trouble]]
+"""One outcome per topic, or what became of the statement as a whole."""
+
+Deliver = Callable[[OwnedTopic, Outcome, bool], None]
+"""`True` for a topic that was found to be at fault by itself."""
+
+
+@dataclass(slots=True)
+class Batching:
+    """What is known of asking for a query's topics together."""
+
+    size: BatchSize
+    possible: bool = True
+
+
+async def run_round(topics: Sequence[OwnedTopic], batching: Batching, ask: Ask, deliver: Deliver) -> None:
+    """Delivers an outcome for each topic exactly once."""
+    todo = deque(_of_one_kind(topics))
+    timeouts = 0
+    while todo:
+        group = todo.popleft()
+        most = batching.size.topics if batching.possible else 1
+        if len(group) > most:
+            todo.appendleft(group[most:])
+            group = group[:most]
+        outcome = await ask(group)
+        if not isinstance(outcome, Trouble):
+            for topic, each in zip(group, outcome, strict=True):
+                deliver(topic, each, isinstance(each, Trouble))
+            continue
+        if outcome.scope is Scope.STATEMENT and outcome.state == "failed" and len(group) > 1:
+            first = await ask(group[:1])
+            if not isinstance(first, Trouble):
+                batching.possible = False
+                deliver(group[0], first[0], isinstance(first[0], Trouble))
+                todo.append(group[1:])
+                continue
+            if first.scope is Scope.TOPIC:
+                deliver(group[0], first, True)
+                todo.append(group[1:])
+                continue
+            outcome = first
+        if outcome.scope is Scope.WEIGHT:
+            timeouts += 1
+            batching.size.timed_out(len(group))
+        if outcome.scope is Scope.DATABASE or timeouts >= MAX_TIMEOUTS:
+            for topic in [*group, *(topic for rest in todo for topic in rest)]:
+                deliver(topic, outcome, False)
+            return
+        if outcome.scope is Scope.STATEMENT or len(group) == 1:
+            for topic in group:
+                deliver(topic, outcome, outcome.scope is not Scope.STATEMENT)
+        else:
+            todo.extend(_parts(group, 8 if outcome.scope is Scope.WEIGHT else 2))
+
+
+def _of_one_kind(topics: Sequence[OwnedTopic]) -> list[list[OwnedTopic]]:
+    kinds: defaultdict[tuple[str, ...], list[OwnedTopic]] = defaultdict(list)
+    for topic in topics:
+        kinds[types(topic.topic.query, topic.topic.values)].append(topic)
+    return list(kinds.values())
+
+
+def _parts(group: list[OwnedTopic], parts: int) -> list[list[OwnedTopic]]:
+    length = -(-len(group) // parts)
+    return [group[at : at + length] for at in range(0, len(group), length)]

@@ -1,0 +1,100 @@
+"""A query and the values of its topics → one SQL statement with bound parameters.
+
+Pure. Both forms give rows of (topic, key, row): the topic's place among those asked for, from 1 (int8), the row's key
+as the text of a JSON array (empty for a query without a key) and the row as the text of a JSON object. A topic that
+has no rows in the answer has an empty result. Why each piece of the text is there:
+
+- `unnest(…) with ordinality`: one row of parameters per topic, numbered. Values travel as text arrays and are cast to
+  the parameters' own types, so a value is never part of the SQL.
+- `cross join lateral (…)`: the query runs for each row of parameters as it would alone; its placeholders are columns of
+  that row.
+- `row_number() over ()` numbers the query's rows in its own order, and the outermost `order by` makes this order, and
+  that of the topics, a property of the statement and not of the plan.
+- `row_to_json` and `json_build_array`: PostgreSQL encodes the row and its key, so that unchanged rows are compared as
+  text and never become Python values. Key columns are taken from the finished row, as quoted identifiers.
+- `limit`: one row more than `max_rows`, which tells a result that is too long without fetching it.
+- Names with a space or in capitals can't clash with those of a query or a parameter.
+
+What can't be polled together: topics whose parameters differ in type (an `int` is int4 or int8 by its value: see
+`types`), and queries in which a parameter alone is the argument of an aggregate (`count(%(x)s)`): as a column it would
+make the aggregate one of the outer query, which PostgreSQL refuses. Such a query shows when it fails together and not
+alone, and is then polled one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from services.catalog import Query
+from services.sql import Placeholder, Text, split
+from services.values import pg_type
+
+Values = Mapping[str, str]
+"""Canonical text by parameter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """SQL with `$1`, `$2`, … and what they stand for."""
+
+    sql: str
+    params: tuple[str | int | list[str], ...]
+
+
+def types(query: Query, values: Values) -> tuple[str, ...]:
+    """The PostgreSQL types of the parameters, by name. Only topics that agree in them are polled together."""
+    return tuple(pg_type(query.params[name].type, values[name]) for name in sorted(query.params))
+
+
+def alone(query: Query, values: Values) -> Statement:
+    """The statement that polls one topic."""
+    names = sorted(query.params)
+    place = {
+        name: f"(${at}::{type})" for at, (name, type) in enumerate(zip(names, types(query, values), strict=True), 1)
+    }
+    source = f'{_numbered(query, place, len(names) + 1)} as "R"'
+    # The catalogue's text with bound parameters: no value is part of it.
+    sql = f'select 1::int8, "R"."key", "R"."row" from {source} order by "R"."number"'  # noqa: S608
+    return Statement(sql, (*(values[name] for name in names), query.max_rows + 1))
+
+
+def together(query: Query, topics: Sequence[Values]) -> Statement:
+    """The statement that polls several topics of one query, which has parameters and agrees in their types."""
+    names = sorted(query.params)
+    shared = types(query, topics[0])
+    arrays = ", ".join(f"${at}::text[]::{type}[]" for at, type in enumerate(shared, 1))
+    columns = ", ".join(_quoted(name) for name in (*names, "Topic"))
+    place = {name: f'"P P".{_quoted(name)}' for name in names}
+    sql = (
+        f'select "P P"."Topic", "R"."key", "R"."row"\n'
+        f'from unnest({arrays}) with ordinality as "P P"({columns})\n'
+        f'cross join lateral {_numbered(query, place, len(names) + 1)} as "R"\n'
+        'order by "P P"."Topic", "R"."number"'
+    )
+    return Statement(sql, (*([values[name] for values in topics] for name in names), query.max_rows + 1))
+
+
+def probe(query: Query) -> Statement:
+    """The statement that tells whether anything changed: at most one row is looked at, as a row of topic 1."""
+    assert query.probe is not None
+    text = "".join(fragment.text for fragment in split(query.probe) if isinstance(fragment, Text))
+    source = f'(\n{text}\n) as "Q Q"'
+    sql = f"select 1::int8, ''::text, row_to_json(\"Q Q\")::text from {source} limit $1"  # noqa: S608
+    return Statement(sql, (1,))
+
+
+def _numbered(query: Query, place: Mapping[str, str], limit: int) -> str:
+    text = "".join(
+        place[fragment.name] if isinstance(fragment, Placeholder) else fragment.text for fragment in split(query.sql)
+    )
+    columns = ", ".join(f'"Q Q".{_quoted(column)}' for column in query.key)
+    key = f"json_build_array({columns})::text" if columns else "''::text"
+    return (
+        f'(select row_number() over () as "number", {key} as "key", row_to_json("Q Q")::text as "row"\n'
+        f'from (\n{text}\n) as "Q Q" limit ${limit})'
+    )
+
+
+def _quoted(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'
