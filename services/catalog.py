@@ -135,7 +135,9 @@ def parse(text: str, file: str) -> Catalog:
     try:
         top = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; a number too long is a plain one
-        raise CatalogInvalid([Problem(file, "", "", f"is not TOML: {error}")]) from None
+        where = f"at the end, line {len(text.splitlines())}"
+        reason = f"is not TOML: {error}".replace("at end of document", where)
+        raise CatalogInvalid([Problem(file, "", "", reason)]) from None
     table = Table(top, file, "", "", problems)
     entries = table.take("queries", subtable)
     table.end()
