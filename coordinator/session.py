@@ -82,7 +82,7 @@ class Session:
             lost = group.subgroup(LeaseLost) is not None
             if lost and group.split(EtcdError)[1] is None:
                 raise LeaseLost(f"lease {self.lease:x} is gone") from None
-            raise group.exceptions[0] if len(group.exceptions) == 1 else group from None
+            raise _alone(group) from None
         finally:
             if not lost:
                 await self._revoke()
@@ -121,17 +121,26 @@ class Session:
             log.warning("lease not revoked", lease=f"{self.lease:x}", ttl=self.ttl, detail=str(error))
 
 
-async def keep_session(etcd: Etcd, ttl: float, body: Callable[[Session], Awaitable[T]]) -> T:
-    """Runs the body under a session, again under a new one whenever the lease is lost, until it returns. While etcd
-    is out of reach it waits for it."""
+def _alone(error: BaseException) -> BaseException:
+    """What a group that holds a single error holds."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+async def keep_session(
+    etcd: Etcd, ttl: float, body: Callable[[Session], Awaitable[T]], stop: asyncio.Event | None = None
+) -> T | None:
+    """Runs the body under a session, again under a new one whenever the lease is lost, until it returns. While etcd is
+    out of reach it waits for it. `stop` ends the waiting, not the body: None when there was none to finish."""
     failures = 0
-    while True:
+    while stop is None or not stop.is_set():
         try:
             session = await Session._grant(etcd, ttl)
         except EtcdError as error:
             if not failures:
                 log.warning("no lease granted, trying on", detail=error.detail)
-            await asyncio.sleep(backoff(failures))
+            await _pause(backoff(failures), stop)
             failures += 1
             continue
         failures = 0
@@ -141,3 +150,10 @@ async def keep_session(etcd: Etcd, ttl: float, body: Callable[[Session], Awaitab
                 return await body(session)
         except LeaseLost as error:
             log.warning("session lost, starting over", detail=error.detail)
+    return None
+
+
+async def _pause(seconds: float, stop: asyncio.Event | None) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await (stop or asyncio.Event()).wait()

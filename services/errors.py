@@ -150,6 +150,10 @@ class EtcdRefused(EtcdError):
     """etcd answered and refused, or could not be reached at all: the request was definitely not carried out."""
 
 
+class NodeTaken(EtcdRefused):
+    """Another live node has this name."""
+
+
 class EtcdUnknown(EtcdError):
     """No answer in time: the request was carried out or was not. Read back before acting on it."""
 

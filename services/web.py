@@ -53,20 +53,28 @@ def bind(address: HostPort) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
+def address_of(listener: socket.socket) -> tuple[str, int]:
+    """The host and the port that a socket is bound to."""
+    host, port, *_ = listener.getsockname()
+    return host, port
+
+
 @contextlib.asynccontextmanager
-async def serve_app(app: ASGIApp, address: HostPort, **uvicorn_config: Any) -> AsyncIterator[tuple[str, int]]:
-    """Serves the app on `host:port` and yields the host and the port that is bound. `uvicorn_config` goes to
-    uvicorn.Config. OSError when the address can't be bound."""
+async def serve_app(
+    app: ASGIApp, address: HostPort | socket.socket, **uvicorn_config: Any
+) -> AsyncIterator[tuple[str, int]]:
+    """Serves the app on `host:port`, or on a socket from `bind`, and yields the host and the port that are bound.
+    `uvicorn_config` goes to uvicorn.Config. OSError when the address can't be bound."""
     given: dict[str, Any] = {"lifespan": "off", "log_config": None, "access_log": False, "backlog": BACKLOG}
     given |= {"timeout_graceful_shutdown": 2, "server_header": False} | uvicorn_config
-    with bind(address) as listener:
+    with bind(address) if isinstance(address, str) else contextlib.nullcontext(address) as listener:
         server = Server(uvicorn.Config(app, **given))
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(server.serve(sockets=[listener]), name="uvicorn")
                 try:
                     await server.serving.wait()
-                    yield split_host_port(address)[0], listener.getsockname()[1]
+                    yield address_of(listener)
                 finally:
                     server.should_exit = True
         except BaseExceptionGroup as group:  # what the body raised, as it raised it

@@ -1,0 +1,75 @@
+"""One leader among the coordinators: whoever holds the leader key, on its lease.
+
+`run(session)` stands by and takes the key when it is free. It is free when the leader's lease ends, when somebody
+deletes it, or when what is there hangs on no lease and so is nobody's. `leading` is true only while etcd showed it
+last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NoReturn
+
+from coordinator import etcd as e
+from coordinator.etcd import Etcd, Event
+from coordinator.keys import Keys, LeaderRecord
+from coordinator.mirror import Mirror
+from coordinator.session import Session, backoff
+from services import logs
+from services.errors import EtcdRefused, EtcdUnknown, LeaseLost
+
+log = logs.get_logger("election")
+
+
+class Election:
+    """This node's candidature."""
+
+    def __init__(self, etcd: Etcd, keys: Keys, node: str) -> None:
+        self.leading = False
+        self._etcd = etcd
+        self._key = keys.leader
+        self._value = LeaderRecord(node).encode()
+        self._wake = asyncio.Event()
+
+    async def run(self, session: Session) -> NoReturn:
+        """Raises LeaseLost when etcd says that the session is over (as the session itself does)."""
+        mirror = Mirror(self._etcd, self._key, lambda events: self._changed(events, session))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(mirror.run(), name="mirror of the leader")
+                await mirror.synced.wait()
+                await self._campaign(session, mirror)
+        finally:
+            self.leading = False
+        raise AssertionError("unreachable")
+
+    def _changed(self, events: list[Event], session: Session) -> None:
+        for event in events:
+            if event.kv.key == self._key:
+                leading = event.kv.lease == session.lease and not event.deleted
+                if leading != self.leading:
+                    log.info("leading" if leading else "not leading any more")
+                self.leading = leading
+                self._wake.set()
+
+    async def _campaign(self, session: Session, mirror: Mirror) -> NoReturn:
+        failures = 0
+        while True:
+            kv = mirror.items.get(self._key)
+            if kv is not None and kv.lease:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            free = e.absent(self._key) if kv is None else e.unchanged(self._key, kv.mod_revision)
+            self._wake.clear()
+            try:
+                await self._etcd.txn([free], [e.put(self._key, self._value, session.lease)])
+                failures = 0
+                await self._wake.wait()  # for the mirror to show who won
+            except LeaseLost:
+                raise
+            except (EtcdRefused, EtcdUnknown) as error:
+                if not failures:
+                    log.warning("no answer to the candidature, trying on", detail=error.detail)
+                await asyncio.sleep(backoff(failures))
+                failures += 1

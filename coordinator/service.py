@@ -1,0 +1,85 @@
+"""The coordinator: registers, stands for leader, and answers health, over gRPC and HTTP.
+
+Any number may run; one leads. It is not needed for anything to flow: when all coordinators are gone, gateways and
+pollers see nothing of it. On `stop` it says that it drains, and its keys go with its session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import prometheus_client
+
+from coordinator.election import Election
+from coordinator.etcd import Etcd
+from coordinator.keys import Keys
+from coordinator.registry import Registration, node_record
+from coordinator.session import Session, keep_session
+from services import logs, rpc
+from services.settings import CoordinatorSettings
+from services.web import address_of, bind, serve_app, service_app
+
+log = logs.get_logger("coordinator")
+
+LEADING = prometheus_client.Gauge("pollcast_coordinator_leading", "1 while this coordinator is the leader.")
+
+
+class Coordinator:
+    """What lives as long as the process; `term` is what lives as long as a session."""
+
+    def __init__(
+        self, registration: Registration, election: Election, server: rpc.RpcServer, stop: asyncio.Event
+    ) -> None:
+        self.registration = registration
+        self.election = election
+        self._server = server
+        self._stop = stop
+        self._session: Session | None = None  # the last one
+        self._was_ready = False
+        LEADING.set_function(lambda: float(election.leading))
+
+    async def term(self, session: Session) -> None:
+        self._session = session
+        async with asyncio.TaskGroup() as tasks:
+            parts = (self.registration.run(session), self.election.run(session), self._say_ready())
+            running = [tasks.create_task(part) for part in parts]
+            await self._stop.wait()
+            await self._server.set_serving(False)
+            await self.registration.announce("draining")
+            for task in running:
+                task.cancel()
+
+    async def _say_ready(self) -> None:
+        await self.registration.registered.wait()
+        await self._server.set_serving(True)
+        self.registration.set_state("ready")
+        if not self._was_ready:
+            log.info("ready", node=self.registration.record.node)
+        self._was_ready = True
+
+    def healthz(self) -> tuple[bool, dict[str, object]]:
+        return True, {"status": "ok"}
+
+    def readyz(self) -> tuple[bool, dict[str, object]]:
+        """Ready once etcd was seen; a later outage is told, and does not make unready."""
+        if self._stop.is_set():
+            return False, {"status": "draining", "reason": "this node is shutting down"}
+        if not self._was_ready or self._session is None:
+            return False, {"status": "starting", "reason": "etcd has not been reached yet"}
+        etcd = "ok" if self._session.reachable else "unreachable"
+        return True, {"status": "ready", "etcd": etcd, "leading": self.election.leading}
+
+
+async def run(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
+    """Serves until `stop` is set. OSError when an address can't be bound, NodeTaken when the name is another's."""
+    keys = Keys(settings.namespace)
+    with bind(settings.http) as listener:
+        http = settings.advertised(*address_of(listener))
+        async with Etcd.open(settings) as etcd, rpc.serve(settings, [], []) as server:
+            await server.set_serving(False)
+            grpc = settings.advertised(server.host, server.port)
+            registration = Registration(etcd, keys, node_record("coordinator", settings.node, http, grpc))
+            coordinator = Coordinator(registration, Election(etcd, keys, settings.node), server, stop)
+            async with serve_app(service_app(coordinator.healthz, coordinator.readyz), listener):
+                await keep_session(etcd, settings.lease_ttl, coordinator.term, stop)
+    log.info("ended")
