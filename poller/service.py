@@ -1,0 +1,116 @@
+"""The poller: owns topics, polls them, and feeds gateways.
+
+It starts without a database (its topics are stale until there is one) and without etcd (it owns nothing until it has
+seen the cluster). It is ready after the first sync with etcd. When it loses its session it has lost its topics, and
+starts over with the next. SIGTERM drains it: it claims nothing more, hands its topics to the next in rank, and its lease
+is revoked, so that no key is left; then its streams end. When it dies without that, others take over when its keys go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from coordinator.etcd import Etcd
+from coordinator.keys import Keys
+from coordinator.ownership import Ownership
+from coordinator.registry import Registration, node_record
+from coordinator.session import Session, keep_session
+from poller.database import Database
+from poller.feed import SERVICE
+from poller.polling import Polling
+from services import catalog as catalogue
+from services import logs, rpc
+from services.errors import Problem, SettingsInvalid
+from services.settings import PollerSettings
+from services.web import address_of, bind, serve_app, service_app
+
+log = logs.get_logger("poller")
+
+
+class Poller:
+    """What lives as long as the process; `term` is what lives as long as a session."""
+
+    def __init__(
+        self,
+        registration: Registration,
+        ownership: Ownership,
+        polling: Polling,
+        server: rpc.RpcServer,
+        stop: asyncio.Event,
+    ) -> None:
+        self.registration = registration
+        self.ownership = ownership
+        self._polling = polling
+        self._server = server
+        self._stop = stop
+        self._was_ready = False
+
+    async def term(self, session: Session) -> None:
+        """Until the session or the poller ends."""
+        async with asyncio.TaskGroup() as tasks:
+            works = (self.registration.run(session), self.ownership.run(session), self._say_ready())
+            running = [tasks.create_task(work) for work in works]
+            await self._stop.wait()
+            await self._server.set_serving(False)
+            await self.registration.announce("draining")
+            await self.ownership.drain()
+            for task in running:
+                task.cancel()
+
+    async def _say_ready(self) -> None:
+        await self.registration.registered.wait()
+        await self._server.set_serving(True)
+        self.registration.set_state("ready")
+        if not self._was_ready:
+            log.info("ready", node=self.registration.record.node)
+        self._was_ready = True
+
+    def healthz(self) -> tuple[bool, dict[str, object]]:
+        return True, {"status": "ok"}
+
+    def readyz(self) -> tuple[bool, dict[str, object]]:
+        """Ready once etcd was seen; a later outage is told, and does not make unready."""
+        if self._stop.is_set():
+            return False, {"status": "draining", "reason": "this node is shutting down"}
+        if not self._was_ready:
+            return False, {"status": "starting", "reason": "etcd has not been reached yet"}
+        etcd = "ok" if self.ownership.healthy else "unreachable"
+        return True, {"status": "ready", "etcd": etcd, "topics": self._polling.owned}
+
+
+async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
+    """The service, until `stop`. CatalogInvalid, SettingsInvalid, OSError when it can't start, NodeTaken when the
+    name is another's."""
+    catalog = catalogue.load(settings.catalog)
+    url = _checked(settings.database_url.get_secret_value())
+    keys = Keys(settings.namespace)
+    with bind(settings.http) as listener:
+        http = settings.advertised(*address_of(listener))
+        async with Etcd.open(settings) as etcd, Database.open(url, settings.pool, settings.node) as database:
+            polling = Polling(catalog, database)
+            async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
+                await server.set_serving(False)
+                grpc = settings.advertised(server.host, server.port)
+                registration = Registration(etcd, keys, node_record("poller", settings.node, http, grpc))
+                ownership = Ownership(etcd, keys, settings.node, grpc, polling)
+                poller = Poller(registration, ownership, polling, server, stop)
+                polls = tasks.create_task(polling.run(), name="polling")
+                async with serve_app(service_app(poller.healthz, poller.readyz), listener):
+                    log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))
+                    await keep_session(etcd, settings.lease_ttl, poller.term, stop)
+                polling.feed.close()
+                polls.cancel()
+    log.info("drained")
+
+
+def _checked(url: str) -> str:
+    """SettingsInvalid, which does not repeat it, when libpq could make nothing of the URL."""
+    try:
+        conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        reason = "is no connection string of PostgreSQL, such as postgresql://user:password@host:5432/database"
+        raise SettingsInvalid([Problem("settings", "", "POLLCAST_DATABASE_URL", reason)]) from None
+    return url
