@@ -7,6 +7,7 @@ is no task and no queue per client. The reply to a join never waits for a result
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -114,7 +115,7 @@ class Socket:
         for channel in self.channels.values():
             self._part(channel)
         self.channels.clear()
-        self._context.sockets.discard(self)
+        self._context.remove(self)
 
     def fell_behind(self, channel: Channel) -> None:
         """The channel missed something because this socket is congested."""
@@ -258,9 +259,24 @@ class Context:
         self.identify = identify  # raises Unauthorized
         self.now = now  # monotonic seconds
         self.sockets: set[Socket] = set()
+        self._none_left = asyncio.Event()
+        self._none_left.set()
         self.malformed = 0  # messages, ever
         self.slow = 0  # times that a socket fell behind, ever
         self.refusals: dict[str, int] = {}  # error replies by reason, ever
+
+    def add(self, socket: Socket) -> None:
+        self.sockets.add(socket)
+        self._none_left.clear()
+
+    def remove(self, socket: Socket) -> None:
+        self.sockets.discard(socket)
+        if not self.sockets:
+            self._none_left.set()
+
+    async def all_gone(self) -> None:
+        """Waits until there is no socket."""
+        await self._none_left.wait()
 
     def refused(self, reason: str) -> None:
         self.refusals[reason] = self.refusals.get(reason, 0) + 1

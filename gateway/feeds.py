@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
-from typing import cast
 
 import grpc
 import grpc.aio
@@ -69,7 +68,7 @@ class Link:
                     async with asyncio.timeout(CONNECT_SECONDS):
                         await channel.channel_ready()
                     pause = RETRY_SECONDS[0]
-                    await self._stream(cast("feed_pb2_grpc.FeedAsyncStub", feed_pb2_grpc.FeedStub(channel)))
+                    await self._stream(feed_pb2_grpc.FeedStub(channel))
                 except (grpc.aio.AioRpcError, TimeoutError) as error:
                     detail = error.code().name if isinstance(error, grpc.aio.AioRpcError) else "no connection"
                     log.info("link broken", poller=self.address, detail=detail, topics=len(self.attached))

@@ -166,7 +166,7 @@ class Gateway:
         socket = Socket(wire, identity, self.context)
         if wire.transport.is_closing():
             return
-        self.context.sockets.add(socket)
+        self.context.add(socket)
         wire.attach(socket)
 
     def _check_origin(self, connection: HTTPConnection) -> None:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+import grpc
 import grpc.aio
 
 from gateway.follower import DeltaEvent, Event, following
@@ -43,7 +44,7 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
         live_pb2_grpc.add_LiveQueryServicer_to_server(self, server)
 
     async def Watch(
-        self, request: live_pb2.WatchRequest, context: grpc.aio.ServicerContext
+        self, request: live_pb2.WatchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[live_pb2.WatchResponse]:
         try:
             topic = self._topic(request.topic, context)
@@ -58,7 +59,9 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
                         yield _response(event)
         await rpc.abort(context, Draining())
 
-    async def Get(self, request: live_pb2.GetRequest, context: grpc.aio.ServicerContext) -> types_pb2.Snapshot:
+    async def Get(
+        self, request: live_pb2.GetRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> types_pb2.Snapshot:
         try:
             topic = self._topic(request.topic, context)
             with following(self._hub, topic) as follower:
@@ -74,13 +77,24 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
         raise AssertionError("abort raises")
 
     async def ListQueries(
-        self, request: live_pb2.ListQueriesRequest, context: grpc.aio.ServicerContext
+        self, request: live_pb2.ListQueriesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> live_pb2.ListQueriesResponse:
         try:
             self._identify(context)
         except PollcastError as error:
             await rpc.abort(context, error)
         return live_pb2.ListQueriesResponse(queries=[_query_info(q) for q in self._catalog.queries.values()])
+
+    async def ListPresence(
+        self, request: live_pb2.ListPresenceRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> live_pb2.ListPresenceResponse:
+        return await context.abort(grpc.StatusCode.UNIMPLEMENTED, "presence is not here yet")
+
+    async def WatchPresence(
+        self, request: live_pb2.WatchPresenceRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[live_pb2.WatchPresenceResponse]:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "presence is not here yet")
+        yield live_pb2.WatchPresenceResponse()
 
     def _identify(self, context: grpc.aio.ServicerContext[Any, Any]) -> Identity:
         """Raises Unauthorized."""

@@ -10,15 +10,13 @@ their topics or gets them; its keys go with its lease.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import Callable
 
 from coordinator.demand import Demand
 from coordinator.etcd import Etcd, Event
 from coordinator.keys import Foreign, Keys, NodeRecord, OwnerRecord
 from coordinator.mirror import Mirror
-from coordinator.registry import Registration
+from coordinator.registry import Registration, node_record
 from coordinator.session import Session, keep_session
 from gateway.channels import Context
 from gateway.http import Gateway
@@ -31,14 +29,17 @@ from gateway.wire import FrameProtocol
 from services import catalog as catalogue
 from services import logs, rpc, web
 from services.auth import Verifier
-from services.clock import now_rfc3339
 from services.settings import GatewaySettings
-from services.version import VERSION
 
 log = logs.get_logger("gateway")
 
 DRAIN_SECONDS = 3.0
-"""The sockets of a gateway that drains are closed within this time."""
+"""The sockets of a gateway that drains are closed spread over at most this time."""
+
+DRAIN_STEPS = 100
+
+GONE_SECONDS = 2.0
+"""How long clients may take to answer the close."""
 
 SWEEP_SECONDS = 0.25
 
@@ -46,68 +47,82 @@ SERVICE_RESTART = 1012
 
 
 async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
-    """The service, until `stop`. CatalogInvalid, SettingsInvalid, OSError when it can't start."""
+    """The service, until `stop`. CatalogInvalid, SettingsInvalid, OSError when it can't start, NodeTaken when the
+    name is another's."""
     catalog = catalogue.load(settings.catalog)
     doorkeeper = Doorkeeper(Verifier.from_settings(settings))
     keys = Keys(settings.namespace)
     readiness = Readiness()
-    started_at = now_rfc3339()
-    async with Etcd.open(settings) as etcd:
-        demand = Demand(etcd, keys, settings.node)
-        hub = Hub(settings, demand)
-        context = Context(hub, catalog, Limits.of(settings), doorkeeper.identify, time.monotonic)
-        view = EtcdView(etcd, keys, hub, context)
-        gateway = Gateway(context, doorkeeper, settings.origins, readiness, "Pollcast")
-        live = LiveQuery(hub, catalog, doorkeeper, readiness)
-        async with (
-            rpc.serve(settings, [live.add_to], [SERVICE]) as rpc_server,
-            web.serve_app(
-                gateway.app(),
-                settings.http,
-                ws=FrameProtocol,
-                ws_max_size=settings.max_frame,
-                ws_ping_interval=None,
-                ws_per_message_deflate=False,
-            ) as (http_host, http_port),
-        ):
-            http = settings.advertised(http_host, http_port)
-            grpc = settings.advertised(rpc_server.host, rpc_server.port)
-            drained = asyncio.Event()
-
-            async def member(session: Session) -> None:
-                record = NodeRecord(
-                    settings.node, "gateway", http, grpc, os.getpid(), VERSION, started_at, f"{session.lease:x}", "ready"
-                )
+    with web.bind(settings.http) as listener:
+        http = settings.advertised(*web.address_of(listener))
+        async with Etcd.open(settings) as etcd:
+            demand = Demand(etcd, keys, settings.node)
+            hub = Hub(settings, demand)
+            context = Context(hub, catalog, Limits.of(settings), doorkeeper.identify, time.monotonic)
+            view = EtcdView(etcd, keys, hub, context)
+            app = Gateway(context, doorkeeper, settings.origins, readiness, "Pollcast").app()
+            live = LiveQuery(hub, catalog, doorkeeper, readiness)
+            async with (
+                rpc.serve(settings, [live.add_to], [SERVICE]) as server,
+                web.serve_app(
+                    app,
+                    listener,
+                    ws=FrameProtocol,
+                    ws_max_size=settings.max_frame,
+                    ws_ping_interval=None,
+                    ws_per_message_deflate=False,
+                ),
+            ):
+                grpc = settings.advertised(server.host, server.port)
+                record = node_record("gateway", settings.node, http, grpc)
+                drained = asyncio.Event()
+                member = Member(Registration(etcd, keys, record), demand, view, drained)
                 async with asyncio.TaskGroup() as tasks:
-                    registration = Registration(etcd, keys, record)
+                    membership = tasks.create_task(keep_session(etcd, settings.lease_ttl, member.term, drained))
                     forever = [
-                        tasks.create_task(registration.run(session)),
-                        tasks.create_task(demand.run(session)),
+                        tasks.create_task(work)
+                        for work in (
+                            view.owners.run(),
+                            view.pollers.run(),
+                            hub.feeds.run(),
+                            _sweep(hub, context, view, readiness),
+                        )
                     ]
+                    log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))
                     await stop.wait()
-                    await registration.set_state("draining")
-                    await drained.wait()
+                    readiness.draining = True
+                    await server.set_serving(False)
+                    await member.registration.announce("draining")
+                    await _drain(hub, context)
+                    drained.set()
+                    await membership
                     for task in forever:
                         task.cancel()
-
-            async with asyncio.TaskGroup() as tasks:
-                membership = tasks.create_task(keep_session(etcd, settings.lease_ttl, member))
-                forever = [
-                    tasks.create_task(view.owners.run()),
-                    tasks.create_task(view.pollers.run()),
-                    tasks.create_task(hub.feeds.run()),
-                    tasks.create_task(_sweep(hub, context, view, readiness)),
-                ]
-                log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))
-                await stop.wait()
-                readiness.draining = True
-                await rpc_server.set_serving(False)
-                await _drain(hub, context)
-                drained.set()
-                await _at_most(membership, settings.lease_ttl)
-                for task in forever:
-                    task.cancel()
     log.info("drained")
+
+
+class Member:
+    """What hangs on the session: the node's entry and the demand."""
+
+    def __init__(self, registration: Registration, demand: Demand, view: EtcdView, drained: asyncio.Event) -> None:
+        self.registration = registration
+        self._demand = demand
+        self._view = view
+        self._drained = drained
+
+    async def term(self, session: Session) -> None:
+        """Until the session or the gateway ends."""
+        async with asyncio.TaskGroup() as tasks:
+            works = (self.registration.run(session), self._demand.run(session), self._say_ready())
+            running = [tasks.create_task(work) for work in works]
+            await self._drained.wait()
+            for task in running:
+                task.cancel()
+
+    async def _say_ready(self) -> None:
+        await self._view.wait_synced()
+        if self.registration.record.state == "starting":
+            self.registration.set_state("ready")
 
 
 class EtcdView:
@@ -124,6 +139,10 @@ class EtcdView:
     @property
     def synced(self) -> bool:
         return self.owners.synced.is_set() and self.pollers.synced.is_set()
+
+    async def wait_synced(self) -> None:
+        await self.owners.synced.wait()
+        await self.pollers.synced.wait()
 
     @property
     def healthy(self) -> bool:
@@ -175,24 +194,19 @@ async def _sweep(hub: Hub, context: Context, view: EtcdView, readiness: Readines
 
 
 async def _drain(hub: Hub, context: Context) -> None:
-    """Ends followers at once and sockets one after the other, and waits until they are gone."""
+    """Ends followers at once and sockets a few at a time, and waits until they are gone."""
     for live in hub.topics.values():
         for follower in live.followers:
             follower.end()
     sockets = list(context.sockets)
-    pause = min(0.01, DRAIN_SECONDS / max(len(sockets), 1))
-    ends = time.monotonic() + DRAIN_SECONDS
-    for number, socket in enumerate(sockets):
-        socket.wire.close(SERVICE_RESTART, "this gateway is shutting down")
-        if number % 10 == 9:
-            await asyncio.sleep(pause * 10)
-    while context.sockets and time.monotonic() < ends:
-        await asyncio.sleep(0.02)
-    for socket in list(context.sockets):
-        socket.wire.abort(SERVICE_RESTART, "this gateway is shutting down")
-
-
-async def _at_most(task: asyncio.Task[None], seconds: float) -> None:
-    """Waits for the task; it is cancelled when it takes longer."""
-    await asyncio.wait([task], timeout=seconds)
-    task.cancel()
+    batch = max(1, len(sockets) // DRAIN_STEPS)
+    for start in range(0, len(sockets), batch):
+        for socket in sockets[start : start + batch]:
+            socket.wire.close(SERVICE_RESTART, "this gateway is shutting down")
+        await asyncio.sleep(DRAIN_SECONDS / DRAIN_STEPS)
+    try:
+        async with asyncio.timeout(GONE_SECONDS):
+            await context.all_gone()
+    except TimeoutError:
+        for socket in list(context.sockets):
+            socket.wire.abort(SERVICE_RESTART, "this gateway is shutting down")

@@ -1,0 +1,393 @@
+"""The whole way of a row: PostgreSQL → poller → gateways → the real phoenix.js, server-sent events, JSON and gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import grpc.aio
+import orjson
+import psycopg
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from proto.pollcast.v1 import live_pb2, live_pb2_grpc
+from tests.cluster import Cluster, cluster
+from tests.phoenix_js import PhoenixJs, Said
+
+CATALOG = """
+[queries.stock]
+title = "What is in stock"
+sql = "select id, name, n from stock where shelf = %(shelf)s order by n desc, id limit %(limit)s"
+key = ["id"]
+interval = "100ms"
+linger = "1s"
+
+[queries.stock.params]
+shelf = "text"
+limit = { type = "int", default = 10, min = 1, max = 100 }
+
+[queries.total]
+sql = "select coalesce(sum(n), 0) as total from stock"
+interval = "100ms"
+linger = "1s"
+
+[queries.broken]
+sql = "select 1 / n as one from (values (0)) v(n)"
+interval = "100ms"
+
+[queries.mine]
+sql = "select %(tenant)s as tenant"
+interval = "100ms"
+[queries.mine.params]
+tenant = { type = "text", claim = "tenant_id" }
+
+[queries.sales]
+sql = "select 1 as one"
+roles = ["sales"]
+"""
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("delivery")
+    catalog = folder / "catalog.toml"
+    catalog.write_text(CATALOG)
+    with cluster(folder / "data", "--catalog", str(catalog), "--no-demo", "--lease-ttl", "2") as up:
+        with psycopg.connect(up.database_url, autocommit=True) as database:
+            database.execute("create table stock (id int primary key, name text, n int, shelf text)")
+        yield up
+
+
+@pytest.fixture
+def stock(running: Cluster) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(running.database_url, autocommit=True) as database:
+        database.execute("truncate stock")
+        database.execute("insert into stock values (1, 'apple', 5, 'a'), (2, 'pear', 3, 'a'), (3, 'fig', 1, 'b')")
+        yield database
+
+
+@pytest.fixture
+async def phoenix() -> AsyncIterator[PhoenixJs]:
+    async with PhoenixJs.start() as client:
+        yield client
+
+
+class Watcher:
+    """Applies what phoenix.js received to a copy of the rows, as strictly as CONTRACT.md §4 is written."""
+
+    def __init__(self, phoenix: PhoenixJs, socket: str, topic: str) -> None:
+        self.phoenix, self.socket, self.topic = phoenix, socket, topic
+        self.rows: list[dict[str, Any]] | None = None
+        self.version: str | None = None
+        self.key: list[str] = []
+        self._read = 0
+
+    def take_all(self) -> None:
+        for said in self.phoenix.said[self._read :]:
+            self._read += 1
+            if said.get("socket") != self.socket or said.get("topic") != self.topic:
+                continue
+            payload = said.get("payload")
+            if said.get("event") == "snapshot":
+                assert payload is not None
+                self.rows, self.version, self.key = payload["rows"], payload["version"], payload["key"]
+            elif said.get("event") == "delta":
+                assert payload is not None
+                self._apply(payload)
+
+    def _apply(self, delta: dict[str, Any]) -> None:
+        assert self.rows is not None
+        assert delta["base"] == self.version
+        assert delta["deletes"] or delta["upserts"]
+        ats = [u["at"] for u in delta["upserts"]]
+        assert ats == sorted(set(ats))
+        known = {self._key_of(row) for row in self.rows}
+        deletes = {orjson.dumps(key) for key in delta["deletes"]}
+        assert deletes <= known
+        gone = deletes | {self._key_of(u["row"]) for u in delta["upserts"]}
+        rows = [row for row in self.rows if self._key_of(row) not in gone]
+        for upsert in delta["upserts"]:
+            rows.insert(upsert["at"], upsert["row"])
+        self.rows, self.version = rows, delta["version"]
+
+    def _key_of(self, row: dict[str, Any]) -> bytes:
+        return orjson.dumps([row[name] for name in self.key])
+
+    async def shows(self, rows: list[dict[str, Any]], seconds: float = 10.0) -> None:
+        """Waits until the copy has these rows."""
+
+        def same(_: Said) -> bool:
+            self.take_all()
+            return self.rows == rows
+
+        try:
+            await self.phoenix.hears(same, seconds=seconds)
+        except AssertionError:
+            raise AssertionError(f"expected {rows}, has {self.rows}") from None
+
+
+def is_reply(socket: str, topic: str) -> Any:
+    return lambda said: said.get("socket") == socket and said.get("topic") == topic and "reply" in said
+
+
+async def test_phoenix_js_on_two_gateways_follows_the_database_through_deltas(
+    running: Cluster, stock: psycopg.Connection[Any], phoenix: PhoenixJs
+) -> None:
+    topic, other = "live:stock?shelf=a", "live:stock?limit=10&shelf=%61"
+    phoenix.do("connect", socket="one", url=f"ws://{running.gateway(0)}/socket", version="1.8")
+    phoenix.do("connect", socket="two", url=f"ws://{running.gateway(1)}/socket", version="1.7")
+    phoenix.do("join", socket="one", topic=topic)
+    phoenix.do("join", socket="two", topic=other)
+    for socket, spelling in (("one", topic), ("two", other)):
+        reply = await phoenix.hears(is_reply(socket, spelling))
+        assert reply["reply"] == "ok"
+        assert reply["response"]["topic"] == "stock?limit=10&shelf=a"
+        assert reply["response"]["interval_ms"] == 100
+    one, two = Watcher(phoenix, "one", topic), Watcher(phoenix, "two", other)
+    apple, pear = {"id": 1, "name": "apple", "n": 5}, {"id": 2, "name": "pear", "n": 3}
+    for watcher in (one, two):
+        await watcher.shows([apple, pear])
+    stock.execute("update stock set n = 9 where id = 2")
+    for watcher in (one, two):
+        await watcher.shows([pear | {"n": 9}, apple])
+    stock.execute("delete from stock where id = 1")
+    stock.execute("insert into stock values (7, 'plum', 20, 'a')")
+    for watcher in (one, two):
+        await watcher.shows([{"id": 7, "name": "plum", "n": 20}, pear | {"n": 9}])
+    assert one.version == two.version
+    for socket, spelling in (("one", topic), ("two", other)):
+        assert len(phoenix.of(socket, spelling, "snapshot")) == 1
+        assert phoenix.of(socket, spelling, "delta")
+        assert not phoenix.of(socket, spelling, "status")
+    phoenix.do("leave", socket="one", topic=topic)
+    await phoenix.hears(lambda said: said.get("to") == "phx_leave" and said.get("reply") == "ok")
+
+
+async def test_a_query_without_a_key_and_a_client_without_deltas_get_snapshots(
+    running: Cluster, stock: psycopg.Connection[Any], phoenix: PhoenixJs
+) -> None:
+    phoenix.do("connect", socket="s", url=f"ws://{running.gateway(0)}/socket")
+    phoenix.do("join", socket="s", topic="live:total")
+    phoenix.do("join", socket="s", topic="live:stock?shelf=b", params={"deltas": False})
+    total, shelf = Watcher(phoenix, "s", "live:total"), Watcher(phoenix, "s", "live:stock?shelf=b")
+    await total.shows([{"total": 9}])
+    await shelf.shows([{"id": 3, "name": "fig", "n": 1}])
+    stock.execute("update stock set n = 2 where id = 3")
+    await total.shows([{"total": 10}])
+    await shelf.shows([{"id": 3, "name": "fig", "n": 2}])
+    assert not phoenix.of("s", "live:total", "delta")
+    assert not phoenix.of("s", "live:stock?shelf=b", "delta")
+    assert phoenix.of("s", "live:total", "snapshot")[-1]["key"] == []
+
+
+async def test_a_query_at_fault_says_failed(running: Cluster, phoenix: PhoenixJs) -> None:
+    phoenix.do("connect", socket="s", url=f"ws://{running.gateway(0)}/socket")
+    phoenix.do("join", socket="s", topic="live:broken")
+    said = await phoenix.hears(lambda said: said.get("event") == "status")
+    assert said["payload"]["state"] == "failed"
+    assert said["payload"]["reason"]
+
+
+@contextlib.asynccontextmanager
+async def raw(running: Cluster) -> AsyncIterator[ClientConnection]:
+    async with connect(f"ws://{running.gateway(0)}/socket/websocket?vsn=2.0.0") as client:
+        yield client
+
+
+async def ask(client: ClientConnection, *message: Any) -> list[Any]:
+    await client.send(orjson.dumps(list(message)).decode())
+    answer: list[Any] = orjson.loads(await client.recv())
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload", "reason"),
+    [
+        ("live:nothing", {}, "unknown_query"),
+        ("stock?shelf=a", {}, "unknown_query"),
+        ("live:stock", {}, "invalid_params"),
+        ("live:stock?shelf=a&shelf=b", {}, "invalid_params"),
+        ("live:stock?shelf=a&limit=101", {}, "invalid_params"),
+        ("live:stock?shelf=%FF", {}, "invalid_params"),
+        ("live:stock?shelf=%00", {}, "invalid_params"),
+        ("live:mine", {}, "forbidden"),
+        ("live:mine?tenant=x", {}, "invalid_params"),
+        ("live:sales", {}, "forbidden"),
+        ("live:total", [], "invalid_payload"),
+        ("live:total", {"since": 5}, "invalid_payload"),
+        ("live:total", {"presence": {"key": "me"}}, "invalid_payload"),
+    ],
+)
+async def test_a_join_that_can_not_be_is_answered_with_its_reason(
+    running: Cluster, topic: str, payload: Any, reason: str
+) -> None:
+    async with raw(running) as client:
+        join_ref, ref, answered, event, reply = await ask(client, "1", "1", topic, "phx_join", payload)
+        assert (join_ref, ref, answered, event) == ("1", "1", topic, "phx_reply")
+        assert reply["status"] == "error"
+        assert reply["response"]["reason"] == reason
+        assert reply["response"]["detail"]
+
+
+async def test_a_second_join_replaces_the_first(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+    topic = "live:stock?shelf=a"
+    async with raw(running) as client:
+        assert (await ask(client, "1", "1", topic, "phx_join", {}))[3:] != []
+        assert orjson.loads(await client.recv())[3] == "snapshot"
+        reply = await ask(client, "2", "2", topic, "phx_join", None)
+        assert reply[:2] == ["2", "2"]
+        assert reply[4]["status"] == "ok"
+        assert orjson.loads(await client.recv())[:4] == ["1", "1", topic, "phx_close"]
+        assert orjson.loads(await client.recv())[3] == "snapshot"
+        await client.send(orjson.dumps(["1", "3", topic, "phx_leave", {}]).decode())  # stale: ignored
+        assert (await ask(client, "2", "4", topic, "no_such", {}))[4]["response"]["reason"] == "unknown_event"
+        assert (await ask(client, "2", "5", topic, "phx_leave", {}))[4]["status"] == "ok"
+        assert orjson.loads(await client.recv())[:4] == ["2", "2", topic, "phx_close"]
+        assert (await ask(client, None, "6", "phoenix", "heartbeat", {}))[3:] == [
+            "phx_reply",
+            {"status": "ok", "response": {}},
+        ]
+
+
+async def test_with_since_only_what_is_missing_is_sent(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+    topic = "live:stock?shelf=a"
+    async with raw(running) as client:
+        await ask(client, "1", "1", topic, "phx_join", {})
+        version = orjson.loads(await client.recv())[4]["version"]
+    async with raw(running) as client:
+        reply = await ask(client, "1", "1", topic, "phx_join", {"since": version})
+        assert reply[4]["response"]["version"] == version
+        stock.execute("update stock set n = n + 100 where id = 1")
+        event, payload = orjson.loads(await client.recv())[3:]
+        assert (event, payload["base"]) == ("delta", version)
+    async with raw(running) as client:
+        await ask(client, "1", "1", topic, "phx_join", {"since": version})
+        event, payload = orjson.loads(await client.recv())[3:]
+        assert (event, payload["base"]) == ("delta", version)
+        assert [u["row"]["n"] for u in payload["upserts"]] == [105]
+
+
+@pytest.mark.parametrize("text", ["not json", "[1,2]", '["1","1",5,"phx_join",{}]', "[" * 5000])
+async def test_what_is_no_message_closes_the_socket_with_1007(running: Cluster, text: str) -> None:
+    async with raw(running) as client:
+        await client.send(text)
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1007
+
+
+@pytest.mark.parametrize("query", ["", "vsn=1.0.0", "vsn=3.0.0"])
+async def test_another_vsn_is_refused(running: Cluster, query: str) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(f"ws://{running.gateway(0)}/socket/websocket?{query}"):
+            raise AssertionError("accepted")
+    assert refused.value.response.status_code == 403
+
+
+def get(running: Cluster, path: str, **headers: str) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(running.gateway(0), timeout=15)
+    try:
+        connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        return response.status, orjson.loads(response.read())
+    finally:
+        connection.close()
+
+
+def test_one_snapshot_as_json(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+    status, snapshot = get(running, "/live/stock?shelf=b")
+    assert status == 200
+    assert set(snapshot) == {"version", "polled_at", "key", "rows"}
+    assert snapshot["key"] == ["id"]
+    assert snapshot["rows"] == [{"id": 3, "name": "fig", "n": 1}]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "reason"),
+    [
+        ("/live/nothing", 404, "unknown_query"),
+        ("/live/stock", 400, "invalid_params"),
+        ("/live/sales", 403, "forbidden"),
+        ("/live/mine", 403, "forbidden"),
+    ],
+)
+def test_http_errors_are_json_with_reason_and_detail(running: Cluster, path: str, status: int, reason: str) -> None:
+    answered, body = get(running, path)
+    assert (answered, body["reason"]) == (status, reason)
+    assert body["detail"]
+
+
+def test_the_public_catalogue_tells_no_sql_and_no_claim(running: Cluster) -> None:
+    status, body = get(running, "/api/queries")
+    assert status == 200
+    queries = {query["name"]: query for query in body["queries"]}
+    assert queries["stock"]["interval_ms"] == 100
+    assert [param["name"] for param in queries["stock"]["params"]] == ["shelf", "limit"]
+    assert queries["mine"]["params"] == []
+    assert "select" not in str(body)
+    assert get(running, "/healthz")[0] == get(running, "/readyz")[0] == 200
+
+
+async def test_server_sent_events_carry_ids_and_resume(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+    async with server_sent(running, "/live/stock?shelf=a") as events:
+        name, version, payload = await anext(events)
+        assert (name, payload["version"]) == ("snapshot", version)
+        stock.execute("update stock set n = n + 1 where id = 1")
+        name, newer, payload = await anext(events)
+        assert (name, payload["version"], payload["base"]) == ("delta", newer, version)
+    async with server_sent(running, "/live/stock?shelf=a", version) as events:
+        name, again, payload = await anext(events)
+        assert (name, again, payload["base"]) == ("delta", newer, version)
+
+
+@contextlib.asynccontextmanager
+async def server_sent(
+    running: Cluster, path: str, last: str | None = None
+) -> AsyncIterator[AsyncIterator[tuple[str, str, Any]]]:
+    host, _, port = running.gateway(0).rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    resume = f"Last-Event-ID: {last}\r\n" if last is not None else ""
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{resume}\r\n".encode())
+
+    async def events() -> AsyncIterator[tuple[str, str, Any]]:
+        fields: dict[str, str] = {}
+        async with asyncio.timeout(20):
+            async for line in reader:
+                name, colon, value = line.decode().rstrip("\r\n").partition(": ")
+                if colon and name in ("event", "id", "data"):
+                    fields[name] = value
+                elif not line.strip() and "data" in fields:
+                    yield fields["event"], fields["id"], orjson.loads(fields["data"])
+                    fields = {}
+
+    try:
+        yield events()
+    finally:
+        writer.close()
+
+
+async def test_grpc_watch_and_get(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+    address = running.nodes("gateway")[1].grpc
+    assert address is not None
+    async with grpc.aio.insecure_channel(address) as channel:
+        live = live_pb2_grpc.LiveQueryStub(channel)
+        call = live.Watch(live_pb2.WatchRequest(topic="live:stock?shelf=a"))
+        first = await call.read()
+        assert [orjson.loads(row)["id"] for row in first.snapshot.rows] == [1, 2]
+        stock.execute("update stock set n = n - 4 where id = 1")
+        second = await call.read()
+        assert second.delta.base == first.snapshot.version
+        assert [(u.at, orjson.loads(u.row)["id"]) for u in second.delta.upserts] in ([(1, 1)], [(0, 2)])
+        call.cancel()
+        snapshot = await live.Get(live_pb2.GetRequest(topic="stock?shelf=a"))
+        assert snapshot.version == second.delta.version
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await live.Get(live_pb2.GetRequest(topic="nothing"))
+        assert refused.value.code() == grpc.StatusCode.NOT_FOUND
+        assert refused.value.details().startswith("unknown_query: ")
