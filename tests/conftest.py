@@ -1,0 +1,74 @@
+"""Real servers for all tests: one etcd and one PostgreSQL per run, a namespace and a database per test."""
+
+from __future__ import annotations
+
+import resource
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from services import ports
+from services.embedded import EtcdServer, PostgresServer
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _enough_files() -> None:
+    """Tests with thousands of sockets need them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@pytest.fixture(scope="session")
+def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    """One member, shared by all tests: whoever freezes or kills starts one of their own."""
+    with EtcdServer.start(tmp_path_factory.mktemp("etcd"), fsync=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def etcd_endpoint(etcd_server: EtcdServer) -> str:
+    """host:port"""
+    return etcd_server.endpoint
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A prefix in etcd that is this test's own."""
+    return f"/t-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """Shared by all tests: whoever freezes or kills starts one of their own."""
+    with PostgresServer.start(tmp_path_factory.mktemp("pg") / "data", fsync=False) as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of an empty database that is this test's own."""
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"create database {name} strategy = wal_log")
+    yield postgres_server.url_of(name)
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture
+def free_port() -> int:
+    return ports.free_port()
+
+
+@pytest.fixture
+def examples() -> Path:
+    """The folder of the catalogues that are shipped."""
+    return Path(__file__).parent.parent / "examples"
