@@ -211,9 +211,11 @@ class Etcd:
 
     def __init__(self, endpoints: Sequence[Endpoint], user: str | None = None, password: str | None = None) -> None:
         self.cluster_id = 0  # 0 until etcd has answered once
-        self.on_new_cluster: list[Callable[[], None]] = []  # called when another cluster answers than before
+        self.incarnation = 0  # counts the times that all revisions known before came to mean nothing
+        self.on_new_cluster: list[Callable[[], None]] = []  # called when that happens
         self._endpoints = endpoints
         self._current = 0
+        self._revision = 0  # the highest that etcd answered with
         self._credentials = (user, password) if user is not None and password is not None else None
         self._token: str | None = None
         self._keepalive: tuple[Endpoint, Any] | None = None  # the open stream
@@ -348,7 +350,7 @@ class Etcd:
         again. The revision of a batch without events proves nothing: etcd before 3.5.8 lets progress overtake events
         (etcd-io/etcd#15220)."""
         endpoint = self._endpoints[self._current]
-        cluster_id = self.cluster_id
+        incarnation = self.incarnation
         call: Any = None
         reading: asyncio.Future[Any] | None = None
         try:
@@ -363,7 +365,7 @@ class Etcd:
                 if answer is grpc.aio.EOF:
                     raise EtcdRefused(f"{endpoint.address} ended the watch of {prefix}: {await call.details()}")
                 self._saw(answer.header)
-                if cluster_id and self.cluster_id != cluster_id:
+                if self.incarnation != incarnation:
                     raise EtcdRefused(f"the watch of {prefix} is of another cluster")
                 if answer.compact_revision:
                     raise Compacted(f"revisions below {answer.compact_revision} are compacted")
@@ -402,7 +404,7 @@ class Etcd:
         while True:
             endpoint = self._endpoints[self._current]
             ends = deadline if write else self._attempt_ends(deadline, CALL_SECONDS)
-            sent = False
+            sent, floor, incarnation = False, self._revision, self.incarnation
             try:
                 metadata = await self._metadata()
                 call = getattr(getattr(endpoint, stub), method)
@@ -416,6 +418,8 @@ class Etcd:
                 await self._next_attempt(error, attempt, deadline, endpoint)
             else:
                 self._saw(answer.header)
+                if stub == "kv" and incarnation == self.incarnation:
+                    self._saw_revision(answer.header.revision, floor)
                 return answer
 
     def _attempt_ends(self, deadline: float, timeout: float) -> float:
@@ -464,9 +468,21 @@ class Etcd:
             return
         before, self.cluster_id = self.cluster_id, header.cluster_id
         if before:
-            log.warning("another etcd cluster answers", cluster=f"{header.cluster_id:x}", before=f"{before:x}")
-            for callback in self.on_new_cluster:
-                callback()
+            self._begin_anew(f"cluster {header.cluster_id:x} answers, before it was {before:x}")
+
+    def _saw_revision(self, revision: int, floor: int) -> None:
+        """`floor` is the highest revision that was known when the request was sent: etcd is linearizable, so it answers
+        with less only when it has lost its data (emptied in place it even keeps its cluster's id)."""
+        if revision < floor:
+            self._begin_anew(f"revision {revision} is answered, before it was {floor}")
+        self._revision = max(self._revision, revision)
+
+    def _begin_anew(self, detail: str) -> None:
+        log.warning("etcd lost its data", detail=detail)
+        self._revision = 0
+        self.incarnation += 1
+        for callback in self.on_new_cluster:
+            callback()
 
 
 def _kv(kv: Any) -> Kv:

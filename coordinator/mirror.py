@@ -65,7 +65,7 @@ class Mirror:
         self.synced = asyncio.Event()
         self.healthy = False
         self._etcd = etcd
-        self._cluster_id = 0
+        self._incarnation = etcd.incarnation
         self._on_change = on_change
         self._on_new_cluster = on_new_cluster
 
@@ -88,14 +88,17 @@ class Mirror:
 
     async def _list(self) -> None:
         listing = await self._etcd.range(self.prefix)
-        if self._cluster_id not in (0, self._etcd.cluster_id) and self._on_new_cluster is not None:
-            self._on_new_cluster()
-        self._cluster_id = self._etcd.cluster_id
+        if self._incarnation != self._etcd.incarnation:
+            self._incarnation = self._etcd.incarnation
+            if self._on_new_cluster is not None:
+                self._on_new_cluster()
         self._change(diff(self.items, listing))
         self.revision = listing.revision
         self.synced.set()
 
     async def _follow(self) -> None:
+        if self._incarnation != self._etcd.incarnation:
+            return  # somebody else has noticed since we listed
         async with contextlib.aclosing(self._etcd.watch(self.prefix, self.revision + 1)) as batches:
             async for batch in batches:
                 if not self.healthy:

@@ -1,0 +1,37 @@
+"""Fixtures of the tests of coordination, beside those of conftest.py."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from coordinator.etcd import Etcd
+from coordinator.keys import Keys
+from services.settings import EtcdSettings
+from tests.breakable_etcd import BreakableEtcd
+
+
+@pytest.fixture
+def own_etcd(tmp_path: Path) -> Iterator[BreakableEtcd]:
+    breakable = BreakableEtcd(tmp_path)
+    yield breakable
+    breakable.close()
+
+
+@pytest.fixture
+def keys(namespace: str) -> Keys:
+    return Keys(namespace)
+
+
+@pytest.fixture
+async def etcd(etcd_endpoint: str) -> AsyncIterator[Etcd]:
+    async with Etcd.open(EtcdSettings(etcd=(etcd_endpoint,))) as client:
+        yield client
+
+
+@pytest.fixture(scope="session", autouse=True)
+async def one_event_loop(anyio_backend: str) -> AsyncIterator[None]:
+    """Keeps one event loop for all tests: grpc.aio tells a loop that is closed of calls that ended late."""
+    yield
