@@ -38,7 +38,7 @@ class OwnedTopic:
         """Microseconds since the Unix epoch: when the poll started that first gave this result."""
         self.state = "live"
         self.reason = ""
-        self.since = 0
+        self.since = now_us()
         """Microseconds since the Unix epoch: since when it is in this state."""
         self.started = float("-inf")
         """Seconds on the monotonic clock: when its last poll started."""

@@ -2,8 +2,8 @@
 
 It starts without a database (its topics are stale until there is one) and without etcd (it owns nothing until it has
 seen the cluster). It is ready after the first sync with etcd. When it loses its session it has lost its topics, and
-starts over with the next. SIGTERM drains it: it claims nothing more, hands its topics to the next in rank, and its lease
-is revoked, so that no key is left; then its streams end. When it dies without that, others take over when its keys go.
+starts over with the next. SIGTERM drains it: it claims nothing more, hands its topics to the next in rank, and revokes
+its lease, so that no key is left; then its streams end. When it dies without that, others take over when its keys go.
 """
 
 from __future__ import annotations

@@ -1,0 +1,397 @@
+"""The poller from `gained` to the frames that a gateway receives, on a real PostgreSQL and a real gRPC stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc.aio
+import psycopg
+import pytest
+from prometheus_client import REGISTRY
+
+from poller.database import Database
+from poller.feed import SERVICE
+from poller.polling import Polling
+from proto.pollcast.v1 import feed_pb2, feed_pb2_grpc
+from services import catalog as catalogue
+from services import rpc
+from services.delta import Delta, Row, apply
+from services.embedded import PostgresServer
+from services.settings import PollerSettings
+from tests.waiting import eventually
+
+CATALOG = '''
+[queries.all]
+sql = "select id, v from t order by v desc, id"
+key = ["id"]
+interval = "50ms"
+
+[queries.keyless]
+sql = "select id, v from t order by id"
+interval = "50ms"
+
+[queries.share]
+sql = "select id, 100 / (%(by)s + 0 * v) as v from t order by id"
+key = ["id"]
+interval = "50ms"
+params = { by = "int" }
+
+[queries.probed]
+sql = "select count(*) as id, max(v) as v from t"
+key = ["id"]
+interval = "50ms"
+probe = "select max(v) from t"
+
+[queries.wide]
+sql = """
+select g as id, repeat('x', 1000) as text, case when g = 5000 then v end as v
+from t, generate_series(1, 10000) g where t.id = 1 order by g
+"""
+key = ["id"]
+interval = "50ms"
+timeout = "10s"
+'''
+
+
+@dataclass
+class Followed:
+    """What a gateway knows of one topic."""
+
+    rows: list[Row] | None = None
+    version: tuple[int, int] = (0, 0)
+    state: str = ""
+    reason: str = ""
+    pieces: list[Row] = field(default_factory=list)
+    frames: list[feed_pb2.FeedFrame] = field(default_factory=list)
+
+    def take(self, frame: feed_pb2.FeedFrame) -> None:
+        self.frames.append(frame)
+        version = (frame.epoch, frame.seq)
+        match frame.WhichOneof("body"):
+            case "snapshot":
+                self.pieces += [(row.key, row.row) for row in frame.snapshot.rows]
+                if not frame.snapshot.more:
+                    self.rows, self.pieces, self.version = self.pieces, [], version
+            case "delta":
+                assert self.rows is not None
+                assert version == (self.version[0], self.version[1] + 1)
+                upserts = [(u.at, u.key, u.row) for u in frame.delta.upserts]
+                self.rows, self.version = apply(self.rows, Delta(list(frame.delta.deletes), upserts)), version
+            case "status":
+                self.state, self.reason = frame.status.state, frame.status.reason
+
+    @property
+    def values(self) -> list[tuple[int, int]] | None:
+        return None if self.rows is None else [tuple(json.loads(row).values()) for _, row in self.rows]
+
+    def bodies(self, kind: str) -> list[feed_pb2.FeedFrame]:
+        return [frame for frame in self.frames if frame.WhichOneof("body") == kind]
+
+
+class Gateway:
+    """One stream to the poller."""
+
+    def __init__(self, call: grpc.aio.StreamStreamCall[feed_pb2.FeedRequest, feed_pb2.FeedFrame]) -> None:
+        self._call = call
+        self.topics: dict[str, Followed] = {}
+
+    async def attach(self, topic: str, epoch: int = 0, seq: int = 0) -> Followed:
+        followed = self.topics[topic] = Followed()
+        attach = feed_pb2.Attach(topic=topic, epoch=epoch, seq=seq)
+        await self._call.write(feed_pb2.FeedRequest(gateway="gateway-1", attach=[attach]))
+        return followed
+
+    async def detach(self, topic: str) -> None:
+        await self._call.write(feed_pb2.FeedRequest(detach=[topic]))
+
+    async def read(self) -> None:
+        async for frame in self._call:
+            self.topics[frame.topic].take(frame)
+
+
+@dataclass
+class Setting:
+    polling: Polling
+    address: str
+    database: str
+
+    @contextlib.asynccontextmanager
+    async def gateway(self) -> AsyncIterator[Gateway]:
+        async with (
+            grpc.aio.insecure_channel(self.address, options=rpc.OPTIONS) as channel,
+            asyncio.TaskGroup() as tasks,
+        ):
+            call = feed_pb2_grpc.FeedStub(channel).Subscribe()
+            gateway = Gateway(call)
+            reading = tasks.create_task(gateway.read())
+            yield gateway
+            reading.cancel()
+
+    def execute(self, sql: str) -> None:
+        with psycopg.connect(self.database, autocommit=True) as connection:
+            connection.execute(sql.encode())
+
+
+@contextlib.asynccontextmanager
+async def polling_on(url: str, folder: Path) -> AsyncIterator[Setting]:
+    path = folder / "catalog.toml"
+    path.write_text(CATALOG)
+    settings = PollerSettings(catalog=path, database_url=url)  # type: ignore[arg-type]
+    async with Database.open(url, 4, "poller-1") as database:
+        polling = Polling(catalogue.load(path), database)
+        async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(polling.run())
+            yield Setting(polling, f"127.0.0.1:{server.port}", url)
+            polling.feed.close()
+            running.cancel()
+
+
+@pytest.fixture
+async def poller(database: str, tmp_path: Path) -> AsyncIterator[Setting]:
+    async with polling_on(database, tmp_path) as setting:
+        setting.execute("create table t (id int primary key, v int not null)")
+        setting.execute("insert into t values (1, 10), (2, 20), (3, 30)")
+        yield setting
+
+
+# --- results ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_gained_topic_is_polled_at_once_and_sent_as_a_snapshot(poller: Setting) -> None:
+    async with poller.gateway() as gateway:
+        topic = await gateway.attach("all")
+        poller.polling.gained("all", 7)
+        await eventually(lambda: topic.rows, 2)
+        assert topic.values == [(3, 30), (2, 20), (1, 10)]
+        assert topic.version == (7, 1)
+        assert topic.frames[0].polled_at > 1_700_000_000_000_000
+
+
+async def test_a_topic_attached_while_it_is_owned_is_sent_at_once(poller: Setting) -> None:
+    async with poller.gateway() as first, poller.gateway() as second:
+        poller.polling.gained("all", 7)
+        await eventually((await first.attach("all")).frames.copy, 2)
+        topic = await second.attach("all")
+        await eventually(lambda: topic.rows, 2)
+        assert topic.version == (7, 1)
+
+
+async def test_changes_are_sent_as_deltas_that_lead_to_the_new_result(poller: Setting) -> None:
+    async with poller.gateway() as gateway:
+        topic = await gateway.attach("all")
+        poller.polling.gained("all", 7)
+        await eventually(lambda: topic.rows, 2)
+        poller.execute("update t set v = 99 where id = 1")
+        await eventually(lambda: topic.values == [(1, 99), (3, 30), (2, 20)], 2)
+        poller.execute("delete from t where id = 3")
+        await eventually(lambda: topic.values == [(1, 99), (2, 20)], 2)
+        poller.execute("delete from t")
+        await eventually(lambda: topic.values == [], 2)
+        assert topic.version == (7, 4)
+        assert len(topic.bodies("snapshot")) == 1
+        assert [len(f.delta.upserts) for f in topic.bodies("delta")] == [1, 0, 0]
+
+
+async def test_nothing_is_sent_while_nothing_changes(poller: Setting) -> None:
+    async with poller.gateway() as gateway:
+        topic = await gateway.attach("all")
+        poller.polling.gained("all", 7)
+        await eventually(lambda: topic.rows and topic.state == "live", 2)
+        before = polls("all", "unchanged")
+        await eventually(lambda: polls("all", "unchanged") >= before + 5, 2)
+        assert [frame.WhichOneof("body") for frame in topic.frames] == ["snapshot", "status"]
+
+
+async def test_while_the_probe_says_the_same_the_query_is_not_run(poller: Setting) -> None:
+    async with poller.gateway() as gateway:
+        topic = await gateway.attach("probed")
+        poller.polling.gained("probed", 7)
+        await eventually(lambda: topic.values == [(3, 30)], 2)
+        await eventually(lambda: skipped("probed") >= 1, 2)
+        poller.execute("insert into t values (4, 5)")
+        before = polls("probed", "unchanged"), skipped("probed")
+        await eventually(lambda: skipped("probed") >= before[1] + 4, 2)
+        assert polls("probed", "unchanged") == before[0]
+        assert topic.values == [(3, 30)]
+        poller.execute("update t set v = 31 where id = 3")
+        await eventually(lambda: topic.values == [(4, 31)], 2)
+
+
+def polls(query: str, outcome: str) -> float:
+    return REGISTRY.get_sample_value("pollcast_poller_polls_total", {"query": query, "outcome": outcome}) or 0
+
+
+def skipped(query: str) -> float:
+    return REGISTRY.get_sample_value("pollcast_poller_skipped_total", {"query": query}) or 0
+
+
+async def test_a_query_without_a_key_sends_every_change_as_a_snapshot(poller: Setting) -> None:
+    async with poller.gateway() as gateway:
+        topic = await gateway.attach("keyless")
+        poller.polling.gained("keyless", 7)
+        await eventually(lambda: topic.rows, 2)
+        poller.execute("update t set v = 0")
+        await eventually(lambda: topic.values == [(1, 0), (2, 0), (3, 0)], 2)
+        assert not topic.bodies("delta")
+        assert all(row.key == b"" for frame in topic.bodies("snapshot") for row in frame.snapshot.rows)
+
+
+async def test_what_a_gateway_has_already_is_not_sent_again_but_the_state_is(poller: Setting) -> None:
+    poller.polling.gained("all", 7)
+    async with poller.gateway() as gateway:
+        topic = await gateway.attach("all")
+        await eventually(lambda: topic.rows, 2)
+    async with poller.gateway() as gateway:
+        again = await gateway.attach("all", 7, 1)
+        again.rows, again.version = topic.rows, topic.version
+        await eventually(lambda: again.state == "live", 2)
+        poller.execute("insert into t values (4, 1)")
+        await eventually(lambda: again.version == (7, 2), 2)
+        assert not again.bodies("snapshot")
+
+
+async def test_a_big_snapshot_travels_in_pieces_and_one_change_in_it_as_one_row(poller: Setting) -> None:
+    poller.execute("update t set v = 1")
+    async with poller.gateway() as gateway:
+        topic = await gateway.attach("wide")
+        poller.polling.gained("wide", 7)
+        await eventually(lambda: topic.rows, 10)
+        assert topic.rows is not None
+        assert len(topic.rows) == 10_000
+        pieces = topic.bodies("snapshot")
+        assert len(pieces) > 9
+        assert max(piece.ByteSize() for piece in pieces) < 1.2 * 1024 * 1024
+        assert [piece.snapshot.more for piece in pieces] == [True] * (len(pieces) - 1) + [False]
+        poller.execute("update t set v = 2 where id = 1")
+        await eventually(lambda: topic.version == (7, 2), 5)
+        (delta,) = topic.bodies("delta")
+        assert [upsert.at for upsert in delta.delta.upserts] == [4999]
+
+
+# --- ownership ----------------------------------------------------------------------------------------------------
+
+
+async def test_no_frame_leaves_after_a_topic_was_lost(poller: Setting) -> None:
+    async with poller.gateway() as gateway:
+        topic, other = await gateway.attach("all"), await gateway.attach("keyless")
+        poller.polling.gained("all", 7)
+        poller.polling.gained("keyless", 8)
+        await eventually(lambda: topic.rows and other.rows, 2)
+        poller.polling.lost("all")
+        sent = len(topic.frames)
+        poller.execute("update t set v = v + 1")
+        await eventually(lambda: other.version == (8, 2), 2)
+        poller.execute("update t set v = v + 1")
+        await eventually(lambda: other.version == (8, 3), 2)
+        assert len(topic.frames) == sent
+
+
+async def test_a_topic_owned_anew_starts_over_under_its_new_epoch_on_the_same_attachment(poller: Setting) -> None:
+    async with poller.gateway() as gateway:
+        topic = await gateway.attach("all")
+        poller.polling.gained("all", 7)
+        await eventually(lambda: topic.version == (7, 1), 2)
+        poller.polling.lost("all")
+        poller.polling.gained("all", 12)
+        await eventually(lambda: topic.version == (12, 1), 2)
+        assert [frame.epoch for frame in topic.bodies("snapshot")] == [7, 12]
+
+
+async def test_a_detached_topic_is_not_sent_any_more(poller: Setting) -> None:
+    async with poller.gateway() as gateway:
+        topic, other = await gateway.attach("all"), await gateway.attach("keyless")
+        poller.polling.gained("all", 7)
+        poller.polling.gained("keyless", 8)
+        await eventually(lambda: topic.rows and other.rows, 2)
+        await gateway.detach("all")
+        await gateway.attach("keyless", 8, 0)
+        await eventually(lambda: gateway.topics["keyless"].rows, 2)
+        sent = len(topic.frames)
+        poller.execute("update t set v = v + 1")
+        await eventually(lambda: gateway.topics["keyless"].version == (8, 2), 2)
+        assert len(topic.frames) == sent
+
+
+def test_the_linger_of_a_topic_that_the_catalogue_does_not_know_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.toml"
+    path.write_text(CATALOG)
+    polling = Polling(catalogue.load(path), Database(None, ""))  # type: ignore[arg-type]
+    assert polling.linger("all") == 5.0
+    assert polling.linger("share?by=3") == 5.0
+    for unknown in ("nope", "share", "share?by=x", "all?by=3", "share?by=03", ""):
+        assert polling.linger(unknown) is None
+
+
+# --- trouble ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_dropped_table_is_failed_with_the_last_result_kept_and_heals(poller: Setting) -> None:
+    async with poller.gateway() as gateway:
+        topic = await gateway.attach("all")
+        poller.polling.gained("all", 7)
+        await eventually(lambda: topic.rows, 2)
+        poller.execute("alter table t rename to away")
+        await eventually(lambda: topic.state == "failed", 2)
+        assert topic.reason == "the query failed: undefined_table (42P01)"
+        late = await gateway.attach("all")
+        await eventually(lambda: late.rows and late.state == "failed", 2)
+        poller.execute("alter table away rename to t")
+        await eventually(lambda: late.state == "live", 2)
+        assert len(late.bodies("snapshot")) == 1
+
+
+async def test_a_topic_that_fails_alone_leaves_its_neighbours_live_and_heals(poller: Setting) -> None:
+    poller.execute("create table divisor (d int); insert into divisor values (1)")
+    async with poller.gateway() as gateway:
+        good, bad = await gateway.attach("share?by=4"), await gateway.attach("share?by=0")
+        poller.polling.gained("share?by=4", 7)
+        poller.polling.gained("share?by=0", 8)
+        await eventually(lambda: bad.state == "failed" and good.rows, 2)
+        assert bad.reason == "the query failed: division_by_zero (22012)"
+        assert good.state == "live"
+        poller.execute("delete from t")
+        await eventually(lambda: bad.state == "live" and bad.rows == [], 3)
+        await eventually(lambda: good.rows == [], 2)
+
+
+async def test_a_database_that_goes_and_comes_back_is_stale_and_heals(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with own_server(tmp_path_factory.mktemp("pg") / "data") as server:
+        async with polling_on(server.url, tmp_path) as poller, poller.gateway() as gateway:
+            poller.execute("create table t (id int primary key, v int not null)")
+            poller.execute("checkpoint")
+            topic = await gateway.attach("all")
+            poller.polling.gained("all", 7)
+            await eventually(lambda: topic.rows == [], 5)
+            server.kill()
+            await eventually(lambda: topic.state == "stale", 5)
+            server.restart()
+            await eventually(lambda: topic.state == "live", 5)
+            poller.execute("insert into t values (1, 1)")
+            await eventually(lambda: topic.values == [(1, 1)], 2)
+            assert len(topic.bodies("snapshot")) == 1
+
+
+async def test_a_frozen_database_is_stale_and_heals(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with own_server(tmp_path_factory.mktemp("pg") / "data") as server:
+        async with polling_on(server.url, tmp_path) as poller, poller.gateway() as gateway:
+            poller.execute("create table t (id int primary key, v int not null)")
+            topic = await gateway.attach("all")
+            poller.polling.gained("all", 7)
+            await eventually(lambda: topic.rows == [], 5)
+            server.freeze()
+            await eventually(lambda: topic.state == "stale", 8)
+            server.thaw()
+            await eventually(lambda: topic.state == "live", 8)
+
+
+@contextlib.contextmanager
+def own_server(folder: Path) -> Iterator[PostgresServer]:
+    with PostgresServer.start(folder, fsync=False) as server:
+        yield server
