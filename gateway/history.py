@@ -123,8 +123,6 @@ class History:
     def _step(self, old: Result, new: Result, delta: Delta | None) -> Entry:
         size = 0 if delta is None else sum(map(len, delta.deletes)) + sum(len(row) + 16 for _, _, row in delta.upserts)
         entry = Entry(old.version, new.version, new.polled_at, delta, size + 128)
-        if delta is None:
-            new.polled_at = old.polled_at  # when the poll that first gave this result started
         self.present = new
         if delta is not None and not self.key:  # the log can't lead across a change of a result without a key
             self._log.clear()

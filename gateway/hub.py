@@ -194,4 +194,4 @@ class Hub:
 
 def _status(status: feed_pb2.FeedStatus) -> Status:
     state = cast(State, status.state)
-    return Status(state, None if state == "live" else status.reason, status.since)
+    return Status(state, None if state == "live" else status.reason, status.since or now_us())
