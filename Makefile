@@ -7,10 +7,10 @@ PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml clients/python/pyproject.toml
 	@echo "Installing Pollcast and what it needs into .venv (about a minute the first time) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on --editable '.[dev]' --editable clients/python
 	@touch $@
 
 up: install
