@@ -28,7 +28,7 @@ class OwnedTopic:
 
     __slots__ = ("epoch", "polled_at", "probed", "reason", "rows", "seq", "since", "started", "state", "topic")
 
-    def __init__(self, topic: Topic, epoch: int) -> None:
+    def __init__(self, topic: Topic, epoch: int, since: int) -> None:
         self.topic = topic
         self.epoch = epoch
         self.seq = 0
@@ -38,7 +38,7 @@ class OwnedTopic:
         """Microseconds since the Unix epoch: when the poll started that first gave this result."""
         self.state = "live"
         self.reason = ""
-        self.since = now_us()
+        self.since = since
         """Microseconds since the Unix epoch: since when it is in this state."""
         self.started = float("-inf")
         """Seconds on the monotonic clock: when its last poll started."""
