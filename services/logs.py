@@ -12,7 +12,7 @@ import sys
 import structlog
 
 
-def configure(**bound: str) -> None:
+def configure(*, level: int = logging.INFO, **bound: str) -> None:
     """Call once per process. `bound` fields (role, node) stand on every line."""
     tty = sys.stderr.isatty()
     shared: list[structlog.typing.Processor] = [
@@ -23,7 +23,7 @@ def configure(**bound: str) -> None:
     renderer = structlog.dev.ConsoleRenderer() if tty else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
