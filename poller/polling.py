@@ -14,7 +14,7 @@ from poller.database import Database
 from poller.feed import Feed
 from poller.lane import Lane
 from poller.owned import OwnedTopic
-from services import logs, topics
+from services import clock, logs, topics
 from services.catalog import Catalog
 from services.errors import PollcastError
 
@@ -47,7 +47,7 @@ class Polling:
         """Owned under this epoch from now on."""
         self.lost(topic)
         try:
-            owned = OwnedTopic(topics.parse_canonical(topic, self._catalog), epoch)
+            owned = OwnedTopic(topics.parse_canonical(topic, self._catalog), epoch, clock.now_us())
         except PollcastError as error:
             log.error("gained a topic that is not in the catalogue", topic=topic, epoch=epoch, detail=error.detail)
             return

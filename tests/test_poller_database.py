@@ -28,7 +28,11 @@ async def db(database: str) -> AsyncIterator[Database]:
 
 def query(sql: str, *, name: str = "q", params: str = "", **fields: Any) -> Query:
     """A query of a catalogue with these fields in TOML."""
-    lines = [f"[queries.{name}]", f"sql = {json.dumps(sql, ensure_ascii=False)}", *(f"{k} = {json.dumps(v)}" for k, v in fields.items())]
+    lines = [
+        f"[queries.{name}]",
+        f"sql = {json.dumps(sql, ensure_ascii=False)}",
+        *(f"{k} = {json.dumps(v)}" for k, v in fields.items()),
+    ]
     text = "\n".join([*lines, f"[queries.{name}.params]", params])
     return catalog.parse(text, "test.toml").query(name)
 
@@ -236,7 +240,7 @@ async def test_names_of_the_query_do_not_clash_with_those_of_the_statement(db: D
 
 async def round_of(db: Database, q: Query, *values: Mapping[str, str]) -> tuple[list[Outcome], list[bool], list[int]]:
     """One whole round: outcomes, who was found at fault, and the number of topics of each statement."""
-    owned = [OwnedTopic(topics.Topic(f"q?{at}", q, each), 1) for at, each in enumerate(values)]
+    owned = [OwnedTopic(topics.Topic(f"q?{at}", q, each), 1, 0) for at, each in enumerate(values)]
     outcomes: dict[str, Outcome] = {}
     faults: dict[str, bool] = {}
     asked: list[int] = []

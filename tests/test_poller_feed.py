@@ -24,7 +24,7 @@ QUERIES = catalog.parse(
 
 
 def owned(name: str = "keyed", epoch: int = 7) -> OwnedTopic:
-    return OwnedTopic(Topic(name, QUERIES[name], {}), epoch)
+    return OwnedTopic(Topic(name, QUERIES[name], {}), epoch, 500)
 
 
 def rows(*values: int, size: int = 0) -> list[Row]:
@@ -60,6 +60,11 @@ def test_an_unchanged_result_says_nothing_and_keeps_when_it_was_first_polled() -
     topic.answered(rows(1), 1000)
     assert topic.answered(rows(1), 2000) == []
     assert (topic.seq, topic.polled_at) == (1, 1000)
+
+
+def test_a_topic_that_had_no_trouble_is_live_since_it_was_gained() -> None:
+    (told,) = read([owned().status()])
+    assert (told.status.state, told.status.since) == ("live", 500)
 
 
 def test_trouble_keeps_the_last_result_and_is_told_once() -> None:

@@ -12,8 +12,9 @@ import grpc.aio
 import orjson
 import pytest
 
-from coordinator.etcd import Etcd, Kv
+from coordinator.etcd import Etcd
 from coordinator.keys import DemandRecord, Keys, NodeRecord, OwnerRecord
+from coordinator.mirror import Mirror
 from coordinator.session import Session
 from poller import service
 from proto.pollcast.v1 import feed_pb2, feed_pb2_grpc
@@ -28,50 +29,52 @@ CATALOG = '[queries.one]\nsql = "select 1 as id"\nkey = ["id"]\ninterval = "50ms
 class Cluster:
     """etcd as the test sees it."""
 
-    def __init__(self, etcd: Etcd, keys: Keys, session: Session) -> None:
-        self.etcd = etcd
+    def __init__(self, etcd: Etcd, keys: Keys, session: Session, mirror: Mirror) -> None:
         self.keys = keys
+        self._etcd = etcd
         self._session = session
+        self._mirror = mirror
 
     async def want(self, topic: str) -> None:
         value = DemandRecord("gateway-1", clock.now_rfc3339()).encode()
-        await self.etcd.put(self.keys.demand(topic, "gateway-1"), value, self._session.lease)
+        await self._etcd.put(self.keys.demand(topic, "gateway-1"), value, self._session.lease)
 
     async def unwant(self, topic: str) -> None:
-        await self.etcd.delete(self.keys.demand(topic, "gateway-1"))
+        await self._etcd.delete(self.keys.demand(topic, "gateway-1"))
 
     async def owner(self, topic: str) -> tuple[OwnerRecord, int]:
         """Waits for one."""
-        kv = await self._value(self.keys.owner(topic))
+        kv = await eventually(lambda: self._mirror.items.get(self.keys.owner(topic)))
+        assert kv is not None
         return OwnerRecord.decode(kv.value), kv.mod_revision
 
     async def ready(self, name: str) -> NodeRecord:
         """Waits until the poller is."""
 
-        async def state() -> bool:
-            return NodeRecord.decode((await self._value(self.keys.node("poller", name))).value).state == "ready"
+        def record() -> NodeRecord | None:
+            kv = self._mirror.items.get(self.keys.node("poller", name))
+            return NodeRecord.decode(kv.value) if kv is not None and b'"ready"' in kv.value else None
 
-        await eventually(state)
-        return NodeRecord.decode((await self._value(self.keys.node("poller", name))).value)
+        node = await eventually(record)
+        assert node is not None
+        return node
 
-    async def gone(self, key: str) -> bool:
-        return await self.etcd.get(key) is None
+    async def released(self, topic: str) -> None:
+        await eventually(lambda: self.keys.owner(topic) not in self._mirror.items)
 
-    async def _value(self, key: str) -> Kv:
-        async def there() -> bool:
-            return await self.etcd.get(key) is not None
-
-        await eventually(there)
-        kv = await self.etcd.get(key)
-        assert kv is not None
-        return kv
+    async def left(self) -> list[str]:
+        """The keys of pollers."""
+        return [kv.key for kv in (await self._etcd.range(self.keys.namespace)).kvs if "/demand/" not in kv.key]
 
 
 @pytest.fixture
 async def cluster(etcd_endpoint: str, namespace: str) -> AsyncIterator[Cluster]:
     settings = EtcdSettings(etcd=(etcd_endpoint,), namespace=namespace)
-    async with Etcd.open(settings) as etcd, Session.open(etcd, 5) as session:
-        yield Cluster(etcd, Keys(namespace), session)
+    async with Etcd.open(settings) as etcd, Session.open(etcd, 5) as session, asyncio.TaskGroup() as tasks:
+        mirror = Mirror(etcd, namespace, lambda events: None)
+        running = tasks.create_task(mirror.run())
+        yield Cluster(etcd, Keys(namespace), session, mirror)
+        running.cancel()
 
 
 @contextlib.asynccontextmanager
@@ -118,19 +121,14 @@ async def test_a_topic_with_demand_is_owned_and_fed_and_released_after_its_linge
         assert (frame.topic, frame.epoch, frame.seq) == ("one", epoch, 1)
         assert [row.row for row in frame.snapshot.rows] == [b'{"id":1}']
         await cluster.unwant("one")
-
-        async def released() -> bool:
-            return await cluster.gone(cluster.keys.owner("one"))
-
-        await eventually(released)
+        await cluster.released("one")
 
 
 async def test_a_poller_that_is_stopped_leaves_no_key(cluster: Cluster, settings: PollerSettings) -> None:
     async with poller(settings):
         await cluster.want("one")
         await cluster.owner("one")
-    assert await cluster.gone(cluster.keys.node("poller", "poller-1"))
-    assert await cluster.gone(cluster.keys.owner("one"))
+    assert await cluster.left() == []
 
 
 async def test_a_poller_that_is_stopped_hands_its_topics_over(cluster: Cluster, settings: PollerSettings) -> None:
@@ -143,6 +141,7 @@ async def test_a_poller_that_is_stopped_hands_its_topics_over(cluster: Cluster, 
             await cluster.owner("one")
         owner, _ = await cluster.owner("one")
         assert owner.node == "poller-2"
+        assert "/nodes/poller/poller-1" not in "".join(await cluster.left())
 
 
 async def test_without_a_database_a_topic_is_owned_and_stale(cluster: Cluster, settings: PollerSettings) -> None:
