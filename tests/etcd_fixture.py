@@ -34,4 +34,4 @@ async def etcd(etcd_endpoint: str) -> AsyncIterator[Etcd]:
 @pytest.fixture(scope="session", autouse=True)
 async def one_event_loop(anyio_backend: str) -> AsyncIterator[None]:
     """Keeps one event loop for all tests: grpc.aio tells a loop that is closed of calls that ended late."""
-    yield
+    yield  # noqa: PT022 - returning would end the loop
