@@ -31,7 +31,12 @@ class PhoenixJs:
         node = shutil.which("node")
         assert node is not None, "Node.js is missing: .ci/run installs it"
         process = await asyncio.create_subprocess_exec(
-            node, str(CLIENT), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**26, env=os.environ
+            node,
+            str(CLIENT),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=2**26,
+            env=os.environ,
         )
         phoenix = PhoenixJs(process)
         async with asyncio.TaskGroup() as tasks:
