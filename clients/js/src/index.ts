@@ -1,0 +1,6 @@
+export { connect, LiveQuery, watch } from "./live.js"
+export type { Change, ConnectOptions, Listed, Meta, Refusal, Status, WatchOptions } from "./live.js"
+export { ProtocolViolated, Result } from "./result.js"
+export type { DeltaPayload, Json, Row, RowKey, SnapshotPayload } from "./result.js"
+export { topic } from "./topic.js"
+export type { ParamValue } from "./topic.js"
