@@ -6,13 +6,17 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 T = TypeVar("T")
 
 PAUSE_SECONDS = 0.02
 
 
+@overload
+async def eventually(condition: Callable[[], Awaitable[T]], deadline: float = ..., *, what: str = ...) -> T: ...
+@overload
+async def eventually(condition: Callable[[], T], deadline: float = ..., *, what: str = ...) -> T: ...
 async def eventually(condition: Callable[[], T | Awaitable[T]], deadline: float = 10.0, *, what: str = "") -> T:
     """Calls `condition` (plain or async) until it gives something true, and returns that. One that raises
     AssertionError is not there yet. AssertionError, which says `what`, after `deadline` seconds."""

@@ -1,0 +1,194 @@
+"""Pollers that share topics, on real etcd."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from coordinator import etcd as e
+from coordinator.etcd import Etcd, Event
+from coordinator.keys import DemandRecord, Keys, NodeRecord, OwnerRecord, lease_hex
+from coordinator.ownership import Ownership
+from coordinator.placement import rank
+from coordinator.session import Session, keep_session
+from tests.breakable_etcd import BreakableEtcd
+from tests.waiting import eventually
+
+pytest_plugins = ("tests.etcd_fixture",)
+
+DEMAND = DemandRecord("gw", "2026-01-01T00:00:00.000000Z").encode()
+
+
+class Poller:
+    """A holder that notes what it holds, registered under a session of its own."""
+
+    def __init__(self, etcd: Etcd, keys: Keys, name: str, linger: float) -> None:
+        self.name = name
+        self.topics: dict[str, int] = {}
+        self.log: list[str] = []
+        self.session: Session | None = None
+        self.ownership = Ownership(etcd, keys, name, "127.0.0.1:1", self)
+        self._etcd, self._keys, self._linger = etcd, keys, linger
+
+    def gained(self, topic: str, epoch: int) -> None:
+        assert topic not in self.topics
+        self.topics[topic] = epoch
+        self.log.append(f"+{topic}")
+
+    def lost(self, topic: str) -> None:
+        del self.topics[topic]
+        self.log.append(f"-{topic}")
+
+    def linger(self, topic: str) -> float | None:
+        return None if topic.startswith("unknown") else self._linger
+
+    async def term(self, session: Session) -> None:
+        self.session = session
+        record = NodeRecord(self.name, "poller", None, "127.0.0.1:1", 1, "0", "t", lease_hex(session.lease), "ready")
+        await self._etcd.put(self._keys.node("poller", self.name), record.encode(), session.lease)
+        await self.ownership.run(session)
+
+
+@contextlib.asynccontextmanager
+async def polling(etcd: Etcd, keys: Keys, *names: str, linger: float = 0.0) -> AsyncIterator[list[Poller]]:
+    pollers = [Poller(etcd, keys, name, linger) for name in names]
+    tasks = [asyncio.ensure_future(keep_session(etcd, 2, poller.term)) for poller in pollers]
+    try:
+        await eventually(lambda: all(poller.ownership.synced for poller in pollers))
+        yield pollers
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert all(task.cancelled() for task in tasks)
+        assert all(poller.topics == {} for poller in pollers)
+
+
+async def want(etcd: Etcd, keys: Keys, *topics: str, gateway: str = "gw") -> int:
+    """On a lease, as a gateway's are."""
+    lease, _ = await etcd.lease_grant(60)
+    for start in range(0, len(topics), 100):
+        batch = topics[start : start + 100]
+        await etcd.txn([], [e.put(keys.demand(topic, gateway), DEMAND, lease) for topic in batch])
+    return lease
+
+
+async def test_each_topic_goes_to_the_first_in_rank(etcd: Etcd, keys: Keys) -> None:
+    topics = [f"q?n={i}" for i in range(60)]
+    async with polling(etcd, keys, "p1", "p2", "p3") as pollers:
+        await want(etcd, keys, *topics)
+        await eventually(lambda: sum(len(poller.topics) for poller in pollers) == 60)
+        for poller in pollers:
+            assert set(poller.topics) == {t for t in topics if rank(t, ["p1", "p2", "p3"])[0] == poller.name}
+        kv = await etcd.get(keys.owner(topics[0]))
+        assert kv is not None
+        owner = OwnerRecord.decode(kv.value)
+        assert {p.name: p for p in pollers}[owner.node].topics[topics[0]] == kv.mod_revision
+
+
+async def test_a_topic_without_demand_is_released_after_linger(etcd: Etcd, keys: Keys) -> None:
+    async with polling(etcd, keys, "p1", linger=0.3) as (poller,):
+        await want(etcd, keys, "a")
+        await eventually(lambda: poller.topics)
+        epoch = poller.topics["a"]
+        await etcd.delete(keys.demand("a", "gw"))
+        await want(etcd, keys, "a")  # back within the linger
+        await want(etcd, keys, "b")
+        await eventually(lambda: "b" in poller.topics)
+        await etcd.delete(keys.demand("b", "gw"))
+        gone_at = asyncio.get_running_loop().time()
+        await eventually(lambda: "b" not in poller.topics)
+        assert asyncio.get_running_loop().time() - gone_at > 0.25
+        assert poller.topics == {"a": epoch}
+        assert await etcd.get(keys.owner("b")) is None
+
+
+async def test_a_deleted_owner_key_is_raced_for_again_and_the_old_owner_stops(etcd: Etcd, keys: Keys) -> None:
+    async with polling(etcd, keys, "p1", "p2") as pollers:
+        await want(etcd, keys, "a")
+        await eventually(lambda: any(poller.topics for poller in pollers))
+        first = next(poller for poller in pollers if poller.topics)
+        epoch = first.topics["a"]
+        await etcd.delete(keys.owner("a"))
+        await eventually(lambda: any(poller.topics.get("a", 0) > epoch for poller in pollers), 1.0)
+        assert first.log[:2] == ["+a", "-a"]
+
+
+async def test_an_overwritten_owner_key_is_taken_back(etcd: Etcd, keys: Keys) -> None:
+    async with polling(etcd, keys, "p1") as (poller,):
+        await want(etcd, keys, "a")
+        await eventually(lambda: poller.topics)
+        await etcd.put(keys.owner("a"), b"garbage")
+        await eventually(lambda: poller.log == ["+a", "-a", "+a"], 1.0)
+
+
+async def test_foreign_keys_are_ignored(etcd: Etcd, keys: Keys) -> None:
+    for key in (keys.owners + "NO", keys.owners + "a/b", keys.demands() + "x", keys.demand("garbled", "gw")):
+        await etcd.put(key, b"\xff")
+    await etcd.put(keys.node("poller", "ghost"), b"\xff")
+    await etcd.put(keys.nodes("poller") + "a/b", b"{}")
+    async with polling(etcd, keys, "p1") as (poller,):
+        await want(etcd, keys, "a", "unknown")
+        await eventually(lambda: set(poller.topics) == {"a"})
+
+
+async def test_the_topics_of_a_dead_poller_are_taken_over(etcd: Etcd, keys: Keys) -> None:
+    topics = [f"q?n={i}" for i in range(300)]
+    async with polling(etcd, keys, "p2") as (survivor,):
+        async with polling(etcd, keys, "p1") as (dying,):
+            await want(etcd, keys, *topics)
+            await eventually(lambda: len(survivor.topics) + len(dying.topics) == 300)
+            assert len(dying.topics) > 100
+        await eventually(lambda: len(survivor.topics) == 300, 1.0)
+
+
+async def test_a_lost_session_loses_everything_and_the_next_claims_anew(etcd: Etcd, keys: Keys) -> None:
+    async with polling(etcd, keys, "p1") as (poller,):
+        await want(etcd, keys, "a")
+        await eventually(lambda: poller.topics)
+        first = poller.session
+        assert first is not None
+        await etcd.lease_revoke(first.lease)
+        await eventually(lambda: poller.session is not first and poller.topics, 3.0)
+        assert poller.log == ["+a", "-a", "+a"]
+
+
+async def test_a_drained_poller_hands_over_without_a_gap(etcd: Etcd, keys: Keys) -> None:
+    topics = [f"q?n={i}" for i in range(120)]
+    async with polling(etcd, keys, "p1", "p2") as (leaving, staying):
+        await want(etcd, keys, *topics)
+        await eventually(lambda: len(leaving.topics) + len(staying.topics) == 120)
+        moving = len(leaving.topics)
+        revision = (await etcd.range(keys.owners)).revision
+        await leaving.ownership.drain()
+        assert leaving.topics == {}
+        await eventually(lambda: len(staying.topics) == 120)
+        events: list[Event] = []
+        async with contextlib.aclosing(etcd.watch(keys.owners, revision + 1)) as batches:
+            while len(events) < moving:
+                events += (await anext(batches)).events
+        assert not any(event.deleted for event in events)
+
+
+async def test_thousands_of_topics_are_claimed_at_once(etcd: Etcd, keys: Keys) -> None:
+    topics = [f"q?n={i}" for i in range(3000)]
+    async with polling(etcd, keys, "p1", "p2") as pollers:
+        await want(etcd, keys, *topics)
+        await eventually(lambda: sum(len(poller.topics) for poller in pollers) == 3000, 5.0)
+
+
+async def test_an_owner_out_of_reach_of_etcd_goes_on(own_etcd: BreakableEtcd) -> None:
+    keys = Keys("/t")
+    async with Etcd.open(own_etcd.settings) as etcd, polling(etcd, keys, "p1") as (poller,):
+        await want(etcd, keys, "a")
+        await eventually(lambda: poller.topics)
+        own_etcd.server.kill()
+        await eventually(lambda: not poller.ownership.healthy)
+        assert poller.session is not None
+        session = poller.session
+        await eventually(lambda: session.margin() < 0)
+        assert poller.log == ["+a"]
+        own_etcd.server.restart()
+        await eventually(lambda: poller.ownership.healthy)
+        assert poller.log == ["+a"]
