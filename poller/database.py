@@ -23,15 +23,13 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.string import ByteaBinaryLoader
 from psycopg_pool import AsyncConnectionPool
 
+from poller.answer import Answer
 from poller.statement import Statement
 from poller.trouble import Scope, Trouble, judge
 from services import logs
 from services.catalog import Query
 
 log = logs.get_logger("database")
-
-Answer = list[tuple[int, bytes, bytes]]
-"""(topic from 1, key, row), see poller/statement.py."""
 
 CONNECT_SECONDS = 3
 LOCK_SECONDS = 0.5

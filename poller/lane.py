@@ -17,7 +17,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from poller import metrics, schedule, statement
-from poller.answer import Outcome, divide, size
+from poller.answer import Answer, Outcome, divide, size
 from poller.database import Database
 from poller.owned import Frames, OwnedTopic
 from poller.rounds import Batching, run_round
@@ -46,6 +46,8 @@ class Lane:
         self._came = {id(place): asyncio.Event() for place in (self._fresh, self._steady, self._suspects)}
         self._batching = Batching(schedule.BatchSize())
         self._alone = Batching(schedule.BatchSize(), possible=False)
+        kinds = ("changed", "unchanged", "stale", "failed")
+        self._polls = {kind: metrics.POLLS.labels(query.name, kind) for kind in kinds}
         self._troubled: set[str] = set()  # topics whose last poll gave no result
         self._told = ""  # the reason that was logged last
 
@@ -150,7 +152,7 @@ class Lane:
             took = asyncio.get_running_loop().time() - started
             batching.size.answered(len(group), took, self._query.timeout, size(answer))
             metrics.BATCH_TOPICS.labels(self._query.name).set(batching.size.topics)
-            return divide(answer, len(group), self._query)
+            return divide(answer, [topic.rows for topic in group], self._query)
 
         def deliver(topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
             nonlocal reached
@@ -164,7 +166,7 @@ class Lane:
             log.warning("query can't be polled together, goes on one by one", query=self._query.name)
         return reached
 
-    async def _send(self, text: statement.Statement) -> list[tuple[int, bytes, bytes]] | Trouble:
+    async def _send(self, text: statement.Statement) -> Answer | Trouble:
         name = self._query.name
         metrics.STATEMENTS.labels(name).inc()
         with metrics.STATEMENT_SECONDS.labels(name).time():
@@ -194,7 +196,7 @@ class Lane:
             frames = topic.answered(outcome, polled_at)
             self._healed(topic)
             kind = "unchanged" if topic.seq == before else "changed"
-        metrics.POLLS.labels(self._query.name, kind).inc()
+        self._polls[kind].inc()
         if frames:
             self._publish(topic.name, frames)
 

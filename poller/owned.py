@@ -53,7 +53,7 @@ class OwnedTopic:
         """A poll that started then gave these rows. Nothing is told when nothing changed; else the result first and
         then, where it was not, that the topic is live."""
         frames: Frames = []
-        if rows != self.rows:
+        if rows is not self.rows and rows != self.rows:
             frames = self._changed(rows, polled_at)
         return frames + self._turned("live", "", polled_at)
 

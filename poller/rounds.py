@@ -41,6 +41,7 @@ async def run_round(topics: Sequence[OwnedTopic], batching: Batching, ask: Ask, 
     """Delivers an outcome for each topic exactly once."""
     todo = deque(_of_one_kind(topics))
     timeouts = 0
+    before, too_slow_alone = batching.size.topics, False
     while todo:
         group = todo.popleft()
         most = batching.size.topics if batching.possible else 1
@@ -72,10 +73,13 @@ async def run_round(topics: Sequence[OwnedTopic], batching: Batching, ask: Ask, 
                 deliver(topic, outcome, False)
             return
         if outcome.scope is Scope.STATEMENT or len(group) == 1:
+            too_slow_alone = too_slow_alone or outcome.scope is Scope.WEIGHT
             for topic in group:
                 deliver(topic, outcome, outcome.scope is not Scope.STATEMENT)
         else:
             todo.extend(_parts(group, 8 if outcome.scope is Scope.WEIGHT else 2))
+    if too_slow_alone:
+        batching.size.topics = before  # it was not their number
 
 
 def _of_one_kind(topics: Sequence[OwnedTopic]) -> list[list[OwnedTopic]]:

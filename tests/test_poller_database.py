@@ -45,7 +45,7 @@ def setup(database: str, *statements: str) -> None:
 
 async def outcome(db: Database, q: Query, values: Mapping[str, str] | None = None) -> Outcome:
     answer = await db.ask(alone(q, values or {}), q)
-    return answer if isinstance(answer, Trouble) else divide(answer, 1, q)[0]
+    return answer if isinstance(answer, Trouble) else divide(answer, [None], q)[0]
 
 
 async def rows(db: Database, q: Query, values: Mapping[str, str] | None = None) -> list[Any]:
@@ -65,7 +65,7 @@ async def both_ways(db: Database, q: Query, *topics: Mapping[str, str]) -> list[
     """Polls the topics together, and checks that one by one gives the same."""
     answer = await db.ask(together(q, topics), q)
     assert not isinstance(answer, Trouble), answer
-    outcomes = divide(answer, len(topics), q)
+    outcomes = divide(answer, [None] * len(topics), q)
     assert outcomes == [await outcome(db, q, values) for values in topics]
     return outcomes
 
@@ -251,7 +251,7 @@ async def round_of(db: Database, q: Query, *values: Mapping[str, str]) -> tuple[
             together(q, [t.topic.values for t in group]) if len(group) > 1 else alone(q, group[0].topic.values)
         )
         answer = await db.ask(text, q)
-        return answer if isinstance(answer, Trouble) else divide(answer, len(group), q)
+        return answer if isinstance(answer, Trouble) else divide(answer, [None] * len(group), q)
 
     def deliver(topic: OwnedTopic, result: Outcome, at_fault: bool) -> None:
         assert topic.name not in outcomes
