@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import psycopg
@@ -17,6 +17,12 @@ from services.embedded import EtcdServer, PostgresServer
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+async def one_event_loop(anyio_backend: str) -> AsyncIterator[None]:
+    """Keeps one event loop for all tests: grpc.aio tells a loop that is closed of calls that ended late."""
+    yield  # noqa: PT022 - returning would end the loop
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -29,9 +29,3 @@ def keys(namespace: str) -> Keys:
 async def etcd(etcd_endpoint: str) -> AsyncIterator[Etcd]:
     async with Etcd.open(EtcdSettings(etcd=(etcd_endpoint,))) as client:
         yield client
-
-
-@pytest.fixture(scope="session", autouse=True)
-async def one_event_loop(anyio_backend: str) -> AsyncIterator[None]:
-    """Keeps one event loop for all tests: grpc.aio tells a loop that is closed of calls that ended late."""
-    yield  # noqa: PT022 - returning would end the loop
