@@ -8,6 +8,7 @@ nothing here: owners and streams stay as they were last known.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from gateway.feeds import Feeds
@@ -52,6 +53,7 @@ class Hub:
         self.feeds = Feeds(settings, self.on_frame, self.on_link, self._have)
         self.stale_frames = 0  # dropped by the fence, ever
         self.coordination_reached = True
+        self.on_broken_link: Callable[[HostPort], None] = lambda _: None  # told the address of the poller
         self._demand = demand
 
     # --- clients ----------------------------------------------------------------------------------------------
@@ -142,6 +144,8 @@ class Hub:
     def on_link(self, address: HostPort, up: bool) -> None:
         """The stream to a poller stands, or has broken."""
         now = time.monotonic()
+        if not up:
+            self.on_broken_link(address)
         for canonical, live in self.topics.items():
             owner = self.owners.get(canonical)
             if owner is not None and owner.grpc == address:

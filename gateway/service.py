@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from coordinator.coroner import Coroner
 from coordinator.demand import Demand
 from coordinator.etcd import Etcd, Event
 from coordinator.keys import Foreign, Keys, NodeRecord, OwnerRecord
@@ -29,7 +30,7 @@ from gateway.wire import FrameProtocol
 from services import catalog as catalogue
 from services import logs, rpc, web
 from services.auth import Verifier
-from services.settings import GatewaySettings
+from services.settings import GatewaySettings, HostPort
 
 log = logs.get_logger("gateway")
 
@@ -59,7 +60,8 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             demand = Demand(etcd, keys, settings.node)
             hub = Hub(settings, demand)
             context = Context(hub, catalog, Limits.of(settings), doorkeeper.identify, time.monotonic)
-            view = EtcdView(etcd, keys, hub, context)
+            coroner = Coroner(etcd, keys)
+            view = EtcdView(etcd, keys, hub, context, coroner)
             app = Gateway(context, doorkeeper, settings.origins, readiness, "Pollcast").app()
             live = LiveQuery(hub, catalog, doorkeeper, readiness)
             async with (
@@ -85,6 +87,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                             view.owners.run(),
                             view.pollers.run(),
                             hub.feeds.run(),
+                            coroner.run(),
                             _sweep(hub, context, view, readiness),
                         )
                     ]
@@ -128,10 +131,13 @@ class Member:
 class EtcdView:
     """What the gateway sees of etcd: who owns what, and where the pollers are."""
 
-    def __init__(self, etcd: Etcd, keys: Keys, hub: Hub, context: Context) -> None:
+    def __init__(self, etcd: Etcd, keys: Keys, hub: Hub, context: Context, coroner: Coroner) -> None:
         self.owners = Mirror(etcd, keys.owners, self._on_owners, self._on_new_cluster)
         self.pollers = Mirror(etcd, keys.nodes("poller"), self._on_pollers)
         self._keys = keys
+        self._at: dict[HostPort, str] = {}  # the poller's node by the address of its feed
+        self._coroner = coroner
+        hub.on_broken_link = self._on_broken_link
         self._hub = hub
         self._context = context
         self._foreign = Foreign()
@@ -165,7 +171,7 @@ class EtcdView:
             self._hub.on_owner(topic, owner, now)
 
     def _on_pollers(self, events: list[Event]) -> None:
-        addresses = set()
+        self._at = {}
         for kv in self.pollers.items.values():
             try:
                 record = NodeRecord.decode(kv.value)
@@ -173,8 +179,12 @@ class EtcdView:
                 self._foreign.report(kv.key, kv.mod_revision, str(error))
                 continue
             if record.grpc is not None:
-                addresses.add(record.grpc)
-        self._hub.feeds.pollers_are_at(addresses)
+                self._at[record.grpc] = record.node
+        self._hub.feeds.pollers_are_at(set(self._at))
+
+    def _on_broken_link(self, address: HostPort) -> None:
+        if address in self._at:
+            self._coroner.suspect("poller", self._at[address])
 
     def _on_new_cluster(self) -> None:
         """etcd lost its data: versions of the old cluster mean nothing, so everybody starts afresh."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,7 @@ class Stream:
     """One gateway's attachments, and what waits for it. Topics take turns."""
 
     def __init__(self, owned: Mapping[str, OwnedTopic], limit: int = QUEUE_BYTES) -> None:
+        self.gateway = ""  # its node, once it has said so
         self._owned = owned
         self._limit = limit
         self._told: dict[str, str] = {}  # attached topics, with the state that the gateway was told last
@@ -145,6 +146,7 @@ class Feed:
 
     def __init__(self, owned: Mapping[str, OwnedTopic]) -> None:
         self._owned = owned
+        self.on_gateway_gone: Callable[[str], None] = lambda _: None  # told the node of a stream that has ended
         self._streams: set[Stream] = set()
         self._closed = asyncio.Event()
 
@@ -186,6 +188,8 @@ class Feed:
                     task.cancel()
         finally:
             self._streams.discard(stream)
+            if stream.gateway and not self._closed.is_set():
+                self.on_gateway_gone(stream.gateway)
             metrics.GATEWAY_STREAMS.dec()
 
 
@@ -197,10 +201,9 @@ async def _write(stream: Stream, context: grpc.aio.ServicerContext[object, bytes
 
 
 async def _read(stream: Stream, requests: AsyncIterator[feed_pb2.FeedRequest]) -> None:
-    named = False
     async for request in requests:
-        if not named:
-            named = True
+        if not stream.gateway:
+            stream.gateway = request.gateway
             log.info("gateway connected", gateway=request.gateway)
         for name in request.detach:
             stream.detach(name)

@@ -13,6 +13,7 @@ import asyncio
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from coordinator.coroner import Coroner
 from coordinator.etcd import Etcd
 from coordinator.keys import Keys
 from coordinator.ownership import Ownership
@@ -91,18 +92,22 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
         http = settings.advertised(*address_of(listener))
         async with Etcd.open(settings) as etcd, Database.open(url, settings.pool, settings.node) as database:
             polling = Polling(catalog, database)
+            coroner = Coroner(etcd, keys)
+            polling.feed.on_gateway_gone = lambda gateway: coroner.suspect("gateway", gateway)
             async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
                 grpc = settings.advertised(server.host, server.port)
                 registration = Registration(etcd, keys, node_record("poller", settings.node, http, grpc))
                 ownership = Ownership(etcd, keys, settings.node, grpc, polling)
                 poller = Poller(registration, ownership, polling, server, stop)
-                polls = tasks.create_task(polling.run(), name="polling")
+                works = (polling.run(), coroner.run())
+                forever = [tasks.create_task(work) for work in works]
                 async with serve_app(service_app(poller.healthz, poller.readyz), listener):
                     log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))
                     await keep_session(etcd, settings.lease_ttl, poller.term, stop)
                 polling.feed.close()
-                polls.cancel()
+                for task in forever:
+                    task.cancel()
     log.info("drained")
 
 
