@@ -195,7 +195,10 @@ class Feed:
 
 async def _write(stream: Stream, context: grpc.aio.ServicerContext[object, bytes]) -> None:
     async for frame in stream.frames():
-        await context.write(frame)
+        try:
+            await context.write(frame)
+        except grpc.aio.InternalError:  # how grpc.aio says that the peer is gone
+            return
         metrics.FRAMES.inc()
         metrics.FRAME_BYTES.inc(len(frame))
 
