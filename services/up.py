@@ -172,6 +172,7 @@ async def _start_servers(cluster: Cluster, stop: asyncio.Event, status: Status, 
     began = time.monotonic()
     postgres = await asyncio.to_thread(PostgresServer.start, cluster.data_dir / "postgres", log=cluster.log("postgres"))
     cluster.postgres, cluster.database_url = postgres, postgres.url
+    await asyncio.to_thread(demo.enable_statistics, postgres)
     _done(console, "PostgreSQL", began)
     _unless(stop)
     if options.with_demo:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,15 +111,18 @@ async def watch(
 ) -> None:
     """Prints until cancelled. EtcdError, NoGateway or Refused when it can't begin or go on."""
     rows = Rows()
-    console = Console(highlight=False)
-    live = nullcontext() if as_json else Live(console=console, refresh_per_second=REFRESH_PER_SECOND)
-    if isinstance(live, Live):
+    live = None
+    if sys.stdout.isatty() and not as_json:
+        live = Live(console=Console(highlight=False), refresh_per_second=REFRESH_PER_SECOND, transient=True)
         live.get_renderable = lambda: _drawn(topic, rows, time.monotonic())  # type: ignore[method-assign]
-    with live:
+    with live or nullcontext():
         async for response in _responses(topic, rows, settings, gateway, token):
             rows.take(response, time.monotonic())
-            if as_json:
-                print(line(response).decode(), flush=True)  # noqa: T201 - what the command is for
+            if live is not None:
+                live.transient = False  # what was seen stays on the screen
+            else:
+                text = orjson.dumps(event(response)).decode() if as_json else "\n".join(plain(response))
+                print(text, flush=True)
 
 
 async def _responses(
@@ -150,28 +154,36 @@ async def _some_gateway(settings: ServiceSettings, failed: HostPort | None) -> H
     return random.choice([a for a in addresses if a != failed] or addresses)
 
 
-def line(response: live_pb2.WatchResponse) -> bytes:
-    """One event as a JSON object: `event` and the payload of CONTRACT.md §4."""
-    event = response.WhichOneof("event")
-    payload: dict[str, Any]
-    if event == "snapshot":
+def event(response: live_pb2.WatchResponse) -> dict[str, Any]:
+    """`event`, its name, and the payload of CONTRACT.md §4. Rows and row keys are orjson.Fragment."""
+    name = response.WhichOneof("event")
+    if name == "snapshot":
         s = response.snapshot
         rows = [orjson.Fragment(row) for row in s.rows]
-        payload = {"version": s.version, "polled_at": s.polled_at, "key": list(s.key), "rows": rows}
-    elif event == "delta":
+        return {"event": name, "version": s.version, "polled_at": s.polled_at, "key": list(s.key), "rows": rows}
+    if name == "delta":
         d = response.delta
-        payload = {
-            "version": d.version,
-            "base": d.base,
-            "polled_at": d.polled_at,
-            "deletes": [orjson.Fragment(key) for key in d.deletes],
-            "upserts": [{"at": u.at, "row": orjson.Fragment(u.row)} for u in d.upserts],
-        }
-    else:
-        status = response.status
-        reason = status.reason if status.HasField("reason") else None
-        payload = {"state": status.state, "reason": reason, "since": status.since}
-    return orjson.dumps({"event": event, **payload})
+        deletes = [orjson.Fragment(key) for key in d.deletes]
+        upserts = [{"at": u.at, "row": orjson.Fragment(u.row)} for u in d.upserts]
+        head = {"event": name, "version": d.version, "base": d.base, "polled_at": d.polled_at}
+        return {**head, "deletes": deletes, "upserts": upserts}
+    status = response.status
+    reason = status.reason if status.HasField("reason") else None
+    return {"event": name, "state": status.state, "reason": reason, "since": status.since}
+
+
+def plain(response: live_pb2.WatchResponse) -> Iterator[str]:
+    """Lines for where there is no terminal to draw on: `+ <index> <row>` for what is new there, `- <key>`."""
+    match response.WhichOneof("event"):
+        case "snapshot":
+            yield f"snapshot {response.snapshot.version} {response.snapshot.polled_at}"
+            yield from (f"+ {at} {row.decode()}" for at, row in enumerate(response.snapshot.rows))
+        case "delta":
+            yield f"delta {response.delta.version} {response.delta.polled_at}"
+            yield from (f"- {key.decode()}" for key in response.delta.deletes)
+            yield from (f"+ {upsert.at} {upsert.row.decode()}" for upsert in response.delta.upserts)
+        case "status":
+            yield f"status {response.status.state} {response.status.reason}".rstrip()
 
 
 def _drawn(topic: str, rows: Rows, now: float) -> Group:
