@@ -134,6 +134,7 @@ class Hub:
                 live.take_delta(version, frame.polled_at, delta)
             except LookupError as error:
                 log.info("attaching anew", topic=frame.topic, detail=str(error))
+                live.drop_pieces()
                 self.feeds.attach(frame.topic, address)
         elif body == "snapshot":
             rows = [(row.key, row.row) for row in frame.snapshot.rows]
@@ -169,12 +170,14 @@ class Hub:
 
     def _follow(self, live: LiveTopic, owner: Owner, now: float) -> None:
         live.fence = max(live.fence, owner.epoch)
+        live.drop_pieces()
         self.feeds.attach(live.topic.canonical, owner.grpc)
         self._reached(live, self.feeds.is_up(owner.grpc), now)
 
     def _reached(self, live: LiveTopic, up: bool, now: float) -> None:
         """What was told as stale for that reason stays so until the owner says how it is, on attachment."""
         if up:
+            live.drop_pieces()
             live.unreached_since = None
         elif live.unreached_since is None:
             live.unreached_since = now

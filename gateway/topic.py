@@ -84,6 +84,10 @@ class LiveTopic:
         self.audience.tell_status(status)
         self._wake()
 
+    def drop_pieces(self) -> None:
+        """What has come of a snapshot so far is void: the stream has broken, or it is about to be sent anew."""
+        self._pieces, self._pieces_of = [], None
+
     def doubt(self) -> None:
         """The owner is gone and nobody watches: from now on the history may be old."""
         self.confirmed = False

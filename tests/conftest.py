@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import shutil
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,6 +14,15 @@ import pytest
 
 from services import ports
 from services.embedded import EtcdServer, PostgresServer
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A folder of this run's own for what tests write: the one that pytest shares between runs is closed, by each run
+    that begins, to the user that runs PostgreSQL for root."""
+    if config.option.basetemp is None:
+        folder = tempfile.mkdtemp(prefix="pollcast-tests-")
+        config.option.basetemp = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture(scope="session")
