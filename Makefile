@@ -16,8 +16,12 @@ install: .venv/installed
 up: install
 	@exec $(BIN)/pollcast up $(ARGS)
 
-test: install
+test: install tests/js/node_modules/.package-lock.json
 	$(BIN)/pytest $(ARGS)
+
+# The real phoenix.js, for Node.js, which comes into .venv as a wheel.
+tests/js/node_modules/.package-lock.json: tests/js/package-lock.json | install
+	@cd tests/js && PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --no-audit --no-fund
 
 check: install proto-check
 	$(BIN)/ruff format --check .

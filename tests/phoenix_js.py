@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ class PhoenixJs:
     @staticmethod
     @contextlib.asynccontextmanager
     async def start() -> AsyncIterator[PhoenixJs]:
-        node = shutil.which("node")
-        assert node is not None, "Node.js is missing: .ci/run installs it"
+        here = str(Path(sys.executable).parent)  # Node.js comes into the virtual environment as a wheel
+        node = shutil.which("node", path=os.pathsep.join([here, os.environ["PATH"]]))
+        assert node is not None, "Node.js is missing: make install"
         process = await asyncio.create_subprocess_exec(
             node,
             str(CLIENT),
