@@ -1,0 +1,158 @@
+/** The operator's window: nodes, who polls what, what it costs and whom it serves, and the last takeovers. */
+import { ApiError, get, type Cluster, type ClusterNode, type Takeover } from "./api"
+import { el, setText } from "./dom"
+import * as self from "./self"
+import { ago, short } from "./values"
+
+const EVERY_MS = 1000
+const SPARK_POINTS = 120
+
+export class ClusterView {
+  readonly element: HTMLElement
+  private readonly trouble = el("p", { class: "why", role: "status" })
+  private readonly numbers = el("div", { class: "numbers" })
+  private readonly nodes = el("div", { class: "nodes" })
+  private readonly owners = el("div", { class: "owners" })
+  private readonly takeovers = el("ol", { class: "timeline", "aria-live": "polite" })
+  private readonly spark = el("canvas", { class: "spark", width: 600, height: 60, role: "img", "aria-label": "Polls per second, over time" })
+  private readonly history: number[] = []
+  private timer = 0
+  private closed = false
+
+  constructor() {
+    this.element = el(
+      "article",
+      {},
+      el("header", { class: "title" }, el("h1", {}, "The cluster")),
+      this.trouble,
+      this.numbers,
+      this.spark,
+      el("h2", {}, "Nodes"),
+      this.nodes,
+      el("h2", {}, "Who polls what"),
+      this.owners,
+      el("h2", {}, "Last takeovers"),
+      this.takeovers,
+    )
+    void this.follow()
+  }
+
+  close(): void {
+    this.closed = true
+    window.clearTimeout(this.timer)
+  }
+
+  private async follow(): Promise<void> {
+    try {
+      const cluster = await get<Cluster>("/api/cluster", self.token())
+      if (this.closed) return
+      setText(this.trouble, "")
+      this.show(cluster)
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error
+      setText(this.trouble, error.detail)
+    }
+    if (!this.closed) this.timer = window.setTimeout(() => void this.follow(), EVERY_MS)
+  }
+
+  private show(cluster: Cluster): void {
+    const clients = cluster.nodes.reduce((sum, node) => sum + (node.clients ?? 0), 0)
+    const polls = cluster.polls_per_second
+    const ratio = polls && polls > 0 ? cluster.subscriptions / polls : null
+    this.numbers.replaceChildren(
+      number(polls === null ? "…" : short(polls), "polls per second", "of the database, by all pollers together"),
+      number(short(cluster.subscriptions), "subscriptions served", `by ${short(clients)} connected ${clients === 1 ? "client" : "clients"}`),
+      number(ratio === null ? "…" : `${short(ratio)} : 1`, "subscriptions per poll", "each second; without Pollcast it is 1 : 1 or worse"),
+      number(short(cluster.topics_total), "topics", `polled with ${cluster.statements_per_second === null ? "…" : short(cluster.statements_per_second)} statements per second`),
+    )
+    if (polls !== null) this.drawSpark(polls)
+    this.showNodes(cluster.nodes)
+    this.showOwners(cluster)
+    this.showTakeovers(cluster.takeovers)
+  }
+
+  private showNodes(nodes: readonly ClusterNode[]): void {
+    const load = (node: ClusterNode): string => {
+      if (node.role === "gateway") return node.clients === null ? "does not answer" : `${short(node.clients)} clients, ${short(node.subscriptions ?? 0)} subscriptions`
+      if (node.role === "poller") {
+        const rate = node.polls_per_second === null ? "…" : short(node.polls_per_second)
+        return `${short(node.topics ?? 0)} topics, ${rate} polls/s`
+      }
+      return ""
+    }
+    const head = ["node", "role", "state", "load", "up"].map((text) => el("th", { scope: "col" }, text))
+    const rows = nodes.map((node) =>
+      el(
+        "tr",
+        { "data-node": node.name },
+        el("th", { scope: "row" }, node.name),
+        el("td", {}, node.role),
+        el("td", {}, el("span", { class: "node-state", "data-state": node.state }, node.state)),
+        el("td", {}, load(node)),
+        el("td", {}, ago(Date.now() - Date.parse(node.started_at))),
+      ),
+    )
+    this.nodes.replaceChildren(el("table", {}, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows)))
+  }
+
+  private showOwners({ nodes, topics, topics_total }: Cluster): void {
+    const owners = new Map<string, string[]>(nodes.filter((node) => node.role === "poller").map((node) => [node.name, []]))
+    for (const { topic, owner } of topics) {
+      const list = owners.get(owner) ?? []
+      owners.set(owner, list)
+      list.push(topic)
+    }
+    const cards = [...owners].map(([owner, owned]) =>
+      el("section", { class: "card", "data-owner": owner }, el("h3", {}, owner), el("ul", {}, ...owned.map((topic) => el("li", {}, topic))), owned.length === 0 && el("p", { class: "quiet" }, "nothing now")),
+    )
+    const more = topics_total - topics.length
+    this.owners.replaceChildren(...cards, ...(more > 0 ? [el("p", { class: "quiet" }, `and ${more} topics more`)] : []))
+  }
+
+  private showTakeovers(takeovers: readonly Takeover[]): void {
+    const known = `${takeovers[0]?.at ?? ""} ${takeovers.length}`
+    if (this.takeovers.dataset["known"] === known) return
+    this.takeovers.dataset["known"] = known
+    if (!takeovers.length) {
+      this.takeovers.replaceChildren(el("li", { class: "quiet" }, "None since this gateway started. Kill a poller and watch."))
+      return
+    }
+    this.takeovers.replaceChildren(
+      ...takeovers.map(({ topic, from, to, at, gap_ms }) =>
+        el(
+          "li",
+          {},
+          el("time", { datetime: at }, at.slice(11, 19)),
+          " ",
+          el("strong", {}, topic),
+          ` ${from} → ${to} `,
+          el("span", { class: "quiet" }, gap_ms > 0 ? `without an owner for ${Math.max(1, Math.round(gap_ms))} ms` : "handed over"),
+        ),
+      ),
+    )
+  }
+
+  private drawSpark(polls: number): void {
+    this.history.push(polls)
+    if (this.history.length > SPARK_POINTS) this.history.shift()
+    const canvas = this.spark.getContext("2d")
+    if (!canvas) return
+    const { width, height } = this.spark
+    const most = Math.max(...this.history, 1)
+    canvas.clearRect(0, 0, width, height)
+    canvas.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--accent")
+    canvas.lineWidth = 2
+    canvas.beginPath()
+    this.history.forEach((value, at) => {
+      const x = width - (this.history.length - 1 - at) * (width / (SPARK_POINTS - 1))
+      const y = height - 3 - (value / most) * (height - 6)
+      if (at === 0) canvas.moveTo(x, y)
+      else canvas.lineTo(x, y)
+    })
+    canvas.stroke()
+  }
+}
+
+function number(value: string, what: string, more: string): HTMLElement {
+  return el("div", { class: "number-card" }, el("strong", {}, value), el("span", {}, what), el("span", { class: "quiet" }, more))
+}

@@ -1,0 +1,135 @@
+/** One query: its parameters, its result as a table or a chart, how fresh it is, and who else looks. */
+import { watch, type Change, type LiveQuery } from "@pollcast/client"
+import type { Socket } from "phoenix"
+import type { Query } from "./api"
+import { Chart } from "./chart"
+import { Controls } from "./controls"
+import { el, setText } from "./dom"
+import { Freshness } from "./freshness"
+import { People } from "./people"
+import { format, spelling, type Shape } from "./route"
+import * as self from "./self"
+import { Table } from "./table"
+import { ago } from "./values"
+
+export class Explore {
+  readonly element: HTMLElement
+  private readonly freshness = new Freshness()
+  private readonly people = new People()
+  private readonly counted = el("span", { class: "quiet" })
+  private readonly place = el("div", { class: "result" })
+  private readonly shapes: HTMLElement
+  private readonly controls: Controls
+  private readonly ticking: number
+  private live: LiveQuery | null = null
+  private view: Table | Chart
+  private changes = 0
+
+  constructor(
+    private readonly socket: Socket,
+    readonly query: Query,
+    private params: ReadonlyMap<string, string>,
+    private shape: Shape,
+  ) {
+    const title = query.title ?? query.name
+    this.controls = new Controls(query, params, (chosen) => this.choose(chosen))
+    const tab = (name: Shape, text: string): HTMLAnchorElement => el("a", { "data-shape": name, href: "#" }, text)
+    this.shapes = el("nav", { class: "shapes", "aria-label": "Show as" }, tab("table", "Table"), tab("chart", "Chart"))
+    this.view = this.viewOf(shape)
+    this.element = el(
+      "article",
+      {},
+      el("header", { class: "title" }, el("h1", {}, title), this.shapes),
+      el("p", { class: "facts" }, this.freshness.element, this.counted),
+      this.controls.element,
+      this.people.element,
+      this.place,
+    )
+    this.ticking = window.setInterval(() => this.freshness.tick(), 200)
+    // What the controls make of the address: a required choice has a first value.
+    const complete = this.controls.values()
+    if (complete) {
+      this.params = complete
+      this.start()
+    } else {
+      this.place.replaceChildren(el("p", { class: "quiet" }, "Set the parameters above to watch."))
+    }
+    this.showShape()
+  }
+
+  /** The address has changed. False when it is about something else than the shape of what is shown. */
+  follow(params: ReadonlyMap<string, string>, shape: Shape): boolean {
+    if (spelling(this.query.name, params) !== spelling(this.query.name, this.params)) return false
+    if (shape !== this.shape) {
+      this.shape = shape
+      if (this.view instanceof Chart) this.view.close()
+      this.view = this.viewOf(shape)
+      this.place.replaceChildren(this.view.element)
+      if (this.live?.result) this.view.show(this.live.result)
+    }
+    this.showShape()
+    return true
+  }
+
+  rename(name: string): void {
+    if (this.query.presence) this.live?.setMeta({ name })
+  }
+
+  close(): void {
+    window.clearInterval(this.ticking)
+    this.live?.stop()
+    if (this.view instanceof Chart) this.view.close()
+  }
+
+  private choose(params: ReadonlyMap<string, string>): void {
+    const address = format(this.query.name, params, this.shape)
+    const same = spelling(this.query.name, params) === spelling(this.query.name, this.params) && this.live !== null
+    this.params = params
+    if (address !== location.hash) history.replaceState(null, "", address)
+    this.showShape()
+    if (!same) this.start()
+  }
+
+  private start(): void {
+    this.live?.stop()
+    this.changes = 0
+    if (this.view instanceof Chart) this.view.close()
+    this.view = this.viewOf(this.shape)
+    this.place.replaceChildren(this.view.element)
+    this.freshness.show({ state: "live", reason: null, since: null }, null)
+    const own = self.token() === null ? { key: self.id() } : {}
+    const presence = this.query.presence ? { presence: { ...own, meta: { name: self.name() } } } : {}
+    const refused = ({ reason, detail }: { reason: string; detail: string }): void => {
+      this.freshness.show({ state: "failed", reason: `${reason}: ${detail}`, since: null }, null)
+    }
+    this.live = watch(this.socket, spelling(this.query.name, this.params), { ...presence, onRefused: refused }, (change) =>
+      this.take(change),
+    )
+  }
+
+  private take({ kind, result, rows, status, presence }: Change): void {
+    this.freshness.show(status, result)
+    if (kind === "presence") this.people.show(presence, self.id())
+    if (!result || kind === "status" || kind === "presence") return
+    this.changes += 1
+    const every = `polled every ${ago(this.query.interval_ms)}`
+    setText(this.counted, `${rows.length} ${rows.length === 1 ? "row" : "rows"} · ${every} · version ${result.version}`)
+    this.element.dataset["version"] = result.version
+    this.element.dataset["kind"] = kind
+    this.view.show(result)
+  }
+
+  private viewOf(shape: Shape): Table | Chart {
+    const label = this.query.title ?? this.query.name
+    return shape === "chart" ? new Chart(label) : new Table(label)
+  }
+
+  private showShape(): void {
+    for (const link of this.shapes.querySelectorAll("a")) {
+      const shape = link.dataset["shape"] as Shape
+      link.href = format(this.query.name, this.params, shape)
+      if (shape === this.shape) link.setAttribute("aria-current", "true")
+      else link.removeAttribute("aria-current")
+    }
+  }
+}

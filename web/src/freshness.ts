@@ -1,0 +1,42 @@
+/** Whether the topic is live, and how old what one sees is. State changes are announced; the counting is not. */
+import type { Result, Status } from "@pollcast/client"
+import { el, setText } from "./dom"
+import { ago } from "./values"
+
+const WORDS = { waiting: "waiting", live: "live", stale: "stale", failed: "failed" } as const
+
+export class Freshness {
+  readonly element: HTMLElement
+  private readonly badge = el("strong", { class: "state", role: "status" })
+  private readonly why = el("span", { class: "why", role: "status" })
+  private readonly age = el("span", { class: "age quiet" })
+  private status: Status = { state: "live", reason: null, since: null }
+  private result: Result | null = null
+  private skew = 0 // ms by which the poller's clock is ahead of this one, at least
+
+  constructor() {
+    this.element = el("p", { class: "freshness" }, this.badge, this.why, this.age)
+    this.tick()
+  }
+
+  show(status: Status, result: Result | null): void {
+    this.status = status
+    if (result && result !== this.result) this.skew = Math.max(this.skew, Date.parse(result.polledAt) - Date.now())
+    this.result = result
+    this.tick()
+  }
+
+  /** Call a few times a second. */
+  tick(): void {
+    const state = this.status.state === "live" && !this.result ? "waiting" : this.status.state
+    this.element.dataset["state"] = state
+    setText(this.badge, WORDS[state])
+    setText(this.why, this.status.reason ?? "")
+    if (!this.result) {
+      setText(this.age, state === "waiting" ? "for the first result" : "no result yet")
+      return
+    }
+    const old = ago(Date.now() + this.skew - Date.parse(this.result.polledAt))
+    setText(this.age, state === "live" ? `changed ${old} ago` : `what you see is from ${old} ago, or older`)
+  }
+}

@@ -1,0 +1,121 @@
+/** The page: what is in the address is what is shown. */
+import { connect } from "@pollcast/client"
+import type { Socket } from "phoenix"
+import { ApiError, get, type Query } from "./api"
+import { ClusterView } from "./cluster"
+import { byId, el } from "./dom"
+import { Explore } from "./explore"
+import { format, parse } from "./route"
+import * as self from "./self"
+
+const main = byId("main")
+const catalogue = byId<HTMLUListElement>("catalogue")
+const nameField = byId<HTMLInputElement>("name")
+
+let socket: Socket | null = null
+let queries: Query[] = []
+let shown: Explore | ClusterView | null = null
+
+function open(): Socket {
+  const token = self.token()
+  socket ??= connect("/socket", token ? { token } : {})
+  return socket
+}
+
+function show(): void {
+  const route = parse(location.hash)
+  if (route.view === "none") {
+    const [first] = queries
+    if (first) location.replace(format(first.name, new Map(), "table"))
+    else main.replaceChildren(el("p", { class: "quiet" }, "The catalogue has no query."))
+    return
+  }
+  mark(route.view === "topic" ? route.query : null)
+  if (route.view === "cluster") {
+    if (shown instanceof ClusterView) return
+    replace(new ClusterView(), "The cluster")
+    return
+  }
+  if (shown instanceof Explore && shown.query.name === route.query && shown.follow(route.params, route.shape)) return
+  const query = queries.find((each) => each.name === route.query)
+  if (!query) {
+    shown?.close()
+    shown = null
+    main.replaceChildren(el("p", { class: "why", role: "alert" }, `There is no query “${route.query}” in the catalogue.`))
+    return
+  }
+  replace(new Explore(open(), query, route.params, route.shape), query.title ?? query.name)
+}
+
+function replace(view: Explore | ClusterView, title: string): void {
+  shown?.close()
+  shown = view
+  main.replaceChildren(view.element)
+  document.title = `${title} · Pollcast`
+}
+
+function mark(query: string | null): void {
+  for (const link of document.querySelectorAll<HTMLAnchorElement>("[data-view], [data-query]")) {
+    const { view, query: name } = link.dataset
+    const current = view ? (view === "cluster") === (query === null) : name === query
+    if (current) link.setAttribute("aria-current", "page")
+    else link.removeAttribute("aria-current")
+  }
+  document.body.dataset["view"] = query === null ? "cluster" : "explore"
+}
+
+function list(): void {
+  catalogue.replaceChildren(
+    ...queries.map((query) =>
+      el(
+        "li",
+        {},
+        el("a", { href: format(query.name, new Map(), "table"), "data-query": query.name }, el("span", {}, query.title ?? query.name), el("code", {}, query.name)),
+      ),
+    ),
+  )
+}
+
+/** Asks for a token, where the gateway wants one. */
+function askForToken(detail: string): void {
+  const field = el("input", { id: "token", type: "password", required: true, autocomplete: "off" })
+  const form = el("form", { class: "card" }, el("h1", {}, "A token is needed"), el("p", { class: "quiet" }, detail), el("label", { for: "token" }, "Token"), field, el("button", { type: "submit" }, "Go on"))
+  form.addEventListener("submit", (event) => {
+    event.preventDefault()
+    self.setToken(field.value.trim())
+    void start()
+  })
+  main.replaceChildren(form)
+  field.focus()
+}
+
+async function start(): Promise<void> {
+  try {
+    queries = (await get<{ queries: Query[] }>("/api/queries", self.token())).queries
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error
+    if (error.status === 401) {
+      askForToken(error.detail)
+      return
+    }
+    main.replaceChildren(el("p", { class: "why", role: "alert" }, `The catalogue can't be read: ${error.detail}. Trying again …`))
+    setTimeout(() => void start(), 2000)
+    return
+  }
+  list()
+  show()
+}
+
+nameField.value = self.name()
+byId<HTMLFormElement>("me").addEventListener("submit", (event) => {
+  event.preventDefault()
+  nameField.blur()
+})
+nameField.addEventListener("change", () => {
+  const text = nameField.value.trim()
+  if (text) self.setName(text)
+  else nameField.value = self.name()
+  if (shown instanceof Explore) shown.rename(self.name())
+})
+window.addEventListener("hashchange", show)
+void start()

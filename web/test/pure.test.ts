@@ -1,0 +1,52 @@
+import { describe, expect, it, test } from "vitest"
+import { format, parse, spelling } from "../src/route"
+import { plan } from "../src/shape"
+import { ago, columns, show } from "../src/values"
+
+describe("the address", () => {
+  it("holds a topic, so that a link can be shared", () => {
+    const params = new Map([["region", "a b&c"], ["limit", "5"]])
+    for (const shape of ["table", "chart"] as const) {
+      expect(parse(format("orders", params, shape))).toEqual({ view: "topic", query: "orders", params, shape })
+    }
+    expect(spelling("orders", params)).toBe("live:orders?region=a+b%26c&limit=5")
+    expect(spelling("orders", new Map())).toBe("live:orders")
+  })
+  it("may be empty, or be the cluster", () => {
+    expect(parse("")).toEqual({ view: "none" })
+    expect(parse("#/")).toEqual({ view: "none" })
+    expect(parse("#/cluster/")).toEqual({ view: "cluster" })
+  })
+  it("tells the view of the cluster from a query of that name", () => {
+    expect(parse(format("cluster", new Map(), "table"))).toMatchObject({ view: "topic", query: "cluster" })
+  })
+})
+
+describe("a chart is chosen from the data's shape:", () => {
+  it("bars of the numbers, named by the key", () => {
+    expect(plan([{ id: 1, n: 2 }, { id: 2, n: 3 }], ["id"])).toEqual({ kind: "bars", label: "id", values: ["n"] })
+  })
+  it("lines over a time", () => {
+    const rows = [{ at: "2026-01-01T00:00:00Z", n: 2 }, { at: "2026-01-01T00:00:01Z", n: 3 }]
+    expect(plan(rows, [])).toEqual({ kind: "lines", time: "at", values: ["n"] })
+  })
+  it("one row as it changes", () => {
+    expect(plan([{ tps: 2.5 }], [])).toEqual({ kind: "history", values: ["tps"] })
+  })
+  it("nothing without numbers or rows", () => {
+    expect(plan([{ name: "a" }], [])).toMatchObject({ kind: "none" })
+    expect(plan([], [])).toMatchObject({ kind: "none" })
+  })
+})
+
+test("values are shown for people", () => {
+  expect(show(1234567.5)).toBe("1,234,567.5")
+  expect(show(null)).toBe("–")
+  expect(show(true)).toBe("true")
+  expect(show([1, "a"])).toBe('[1,"a"]')
+  expect(show("2026-01-01T10:00:00.123456+00:00")).toBe("2026-01-01 10:00:00.123Z")
+  expect(columns([{ a: 1 }, { a: 1, b: 2 }])).toEqual(["a", "b"])
+  expect(ago(400)).toBe("0.4 s")
+  expect(ago(90_000)).toBe("90 s")
+  expect(ago(600_000)).toBe("10 min")
+})
