@@ -48,8 +48,12 @@ def main(run: Run) -> NoReturn:
         raise SystemExit(error.exit) from None
     except BaseExceptionGroup as group:
         known = group.subgroup(PollcastError)
-        log.error("ended", exc_info=group if known is None else None, detail=str(group if known is None else _first(known)))
-        raise SystemExit(1) from None
+        if known is None:
+            log.exception("ended")
+            raise SystemExit(1) from None
+        error = _first(known)
+        log.error("ended", detail=str(error))
+        raise SystemExit(getattr(error, "exit", 1)) from None
     raise SystemExit(0)
 
 

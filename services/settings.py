@@ -1,8 +1,8 @@
 """Settings of the services: flags first, then `POLLCAST_*` environment variables, then the defaults below.
 
 Read once at start and frozen. Everything that is wrong is reported at once as `SettingsInvalid`. Fields are named like
-the variable without its prefix, in lower case. Units stand in the field's comment; CONTRACT.md §8 and §10 name them all.
-"""
+Read once at start and frozen. Everything that is wrong is reported at once, as `SettingsInvalid`. Fields are named as the
+variable is without its prefix, in lower case; units stand beside them. CONTRACT.md §8 and §10 name them all.
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ S = TypeVar("S", bound=EtcdSettings)
 
 
 def load(kind: type[S], **flags: Any) -> S:
-    """Settings of one kind from flags (None: not given) and the environment. Raises SettingsInvalid with all problems."""
+    """Settings of one kind from flags (None: not given) and the environment. SettingsInvalid lists all problems."""
     try:
         return kind(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
