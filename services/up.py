@@ -153,7 +153,9 @@ async def _cluster(
 async def _start_servers(cluster: Cluster, stop: asyncio.Event, status: Status, console: Console) -> None:
     options = cluster.options
     logs = cluster.data_dir / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    logs.mkdir(exist_ok=True)
+    for old in logs.glob("*.log"):  # of the run before
+        old.unlink()
     if options.etcd is None:
         status.update("Starting etcd …")
         began = time.monotonic()
