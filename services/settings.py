@@ -1,7 +1,7 @@
 """Settings of the services: flags first, then `POLLCAST_*` environment variables, then the defaults below.
 
-Read once at start and frozen. Everything that is wrong is reported at once, as `SettingsInvalid`. Fields are named as the
-variable is without its prefix, in lower case; units stand beside them. CONTRACT.md §8 and §10 name them all.
+Read once at start and frozen. Everything that is wrong is reported at once, as `SettingsInvalid`. Fields are named as
+the variable is without its prefix, in lower case; units stand beside them. CONTRACT.md §8 and §10 name them all.
 """
 
 from __future__ import annotations
