@@ -114,6 +114,7 @@ class Audience:
 
     def catch_up(self, channel: Channel, status: Status) -> None:
         """A channel that fell behind and whose socket has drained gets the state and the present snapshot."""
+        self._leave_cohort(channel)  # where `serve` may have put it meanwhile
         channel.write(frame(phoenix.push(channel.spelling, b"status", status.payload())))
         if self.serving:
             self._bring(channel, None)

@@ -19,7 +19,8 @@ from gateway.hub import Hub
 from gateway.identity import Identity
 from gateway.limits import Bucket, Limits
 from gateway.phoenix import Malformed, Message, Ref
-from gateway.presence import Member, PresenceRequest
+from gateway.presence_request import PresenceRequest
+from gateway.roster import Member
 from gateway.topic import LiveTopic
 from gateway.version import Version
 from gateway.wire import FrameProtocol, frame
@@ -113,7 +114,7 @@ class Socket:
 
     def closed(self) -> None:
         for channel in self.channels.values():
-            self._part(channel)
+            self._part(channel, broken=True)
         self.channels.clear()
         self._context.remove(self)
 
@@ -230,11 +231,12 @@ class Socket:
         channel.live.presence.update(channel, payload["meta"])
         self._send(phoenix.reply(message, channel.spelling, b"ok"))
 
-    def _part(self, channel: Channel) -> None:
+    def _part(self, channel: Channel, *, broken: bool = False) -> None:
+        """The channel is over. `broken`: because its socket is, so that its client may come back."""
         if self._behind is not None:
             self._behind.discard(channel)
         if channel.live.presence is not None:
-            channel.live.presence.leave(channel)
+            (channel.live.presence.depart if broken else channel.live.presence.leave)(channel)
         channel.live.audience.leave(channel)
         self._context.hub.left(channel.live, self._context.now())
 

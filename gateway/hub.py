@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from gateway.feeds import Feeds
+from gateway.presence import Presences
 from gateway.status import State, Status
 from gateway.topic import RETAIN_SECONDS, UNREACHED_SECONDS, LiveTopic
 from gateway.version import Version
@@ -47,7 +48,7 @@ class Owner:
 class Hub:
     """See the module. All methods return at once; times are monotonic seconds."""
 
-    def __init__(self, settings: GatewaySettings, demand: Demand) -> None:
+    def __init__(self, settings: GatewaySettings, demand: Demand, presences: Presences) -> None:
         self.topics: dict[str, LiveTopic] = {}
         self.owners: dict[str, Owner] = {}
         self.feeds = Feeds(settings, self.on_frame, self.on_link, self._have)
@@ -55,6 +56,7 @@ class Hub:
         self.coordination_reached = True
         self.on_broken_link: Callable[[HostPort], None] = lambda _: None  # told the address of the poller
         self._demand = demand
+        self._presences = presences
 
     # --- clients ----------------------------------------------------------------------------------------------
 
@@ -73,6 +75,9 @@ class Hub:
             if live.unreached_since is not None:
                 live.unreached_since = now
             self._demand.want(topic.canonical)
+        if topic.query.presence:
+            live.presence = self._presences.of(topic)
+            live.presence.audience = live.audience
         return live
 
     def left(self, live: LiveTopic, now: float) -> None:

@@ -7,7 +7,7 @@ consumer misses is not buffered.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from typing import Any
 
@@ -18,13 +18,15 @@ from gateway.follower import DeltaEvent, Event, following
 from gateway.history import Result
 from gateway.hub import Hub
 from gateway.identity import Doorkeeper, Identity
+from gateway.presence import Presences
 from gateway.readiness import Readiness
+from gateway.roster import Diff, Member, Shown, metas_by_key
 from gateway.version import Version
 from proto.pollcast.v1 import live_pb2, live_pb2_grpc, types_pb2
 from services import auth, rpc, topics
 from services.catalog import Catalog, Param, Query
 from services.clock import rfc3339
-from services.errors import Draining, NoResult, PollcastError
+from services.errors import Draining, InvalidPayload, NoResult, PollcastError
 
 RESULT_SECONDS = 10.0
 
@@ -34,11 +36,14 @@ SERVICE = live_pb2.DESCRIPTOR.services_by_name["LiveQuery"].full_name
 class LiveQuery(live_pb2_grpc.LiveQueryServicer):
     """See the module."""
 
-    def __init__(self, hub: Hub, catalog: Catalog, doorkeeper: Doorkeeper, readiness: Readiness) -> None:
+    def __init__(
+        self, hub: Hub, catalog: Catalog, doorkeeper: Doorkeeper, readiness: Readiness, presences: Presences
+    ) -> None:
         self._hub = hub
         self._catalog = catalog
         self._doorkeeper = doorkeeper
         self._readiness = readiness
+        self._presences = presences
 
     def add_to(self, server: grpc.aio.Server) -> None:
         live_pb2_grpc.add_LiveQueryServicer_to_server(self, server)
@@ -88,13 +93,24 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
     async def ListPresence(
         self, request: live_pb2.ListPresenceRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> live_pb2.ListPresenceResponse:
-        return await context.abort(grpc.StatusCode.UNIMPLEMENTED, "presence is not here yet")
+        try:
+            roster = self._presences.of(self._topic_with_presence(request.topic, context)).roster
+        except PollcastError as error:
+            await rpc.abort(context, error)
+        return live_pb2.ListPresenceResponse(presences=_presences(roster.shown().values()), total=len(roster.members))
 
     async def WatchPresence(
         self, request: live_pb2.WatchPresenceRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[live_pb2.WatchPresenceResponse]:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "presence is not here yet")
-        yield live_pb2.WatchPresenceResponse()
+        try:
+            topic = self._topic_with_presence(request.topic, context)
+        except PollcastError as error:
+            await rpc.abort(context, error)
+        with self._presences.watching(topic) as watcher:
+            async with aclosing(watcher.events()) as events:
+                async for event, total in events:
+                    yield _presence_response(event, total)
+        await rpc.abort(context, Draining())
 
     def _identify(self, context: grpc.aio.ServicerContext[Any, Any]) -> Identity:
         """Raises Unauthorized."""
@@ -109,6 +125,25 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
         topic = topics.parse(spelling, self._catalog, identity.values)
         topics.check_roles(topic.query, identity.roles)
         return topic
+
+    def _topic_with_presence(self, spelling: str, context: grpc.aio.ServicerContext[Any, Any]) -> topics.Topic:
+        """Raises PollcastError."""
+        topic = self._topic(spelling, context)
+        if not topic.query.presence:
+            raise InvalidPayload(f"query {topic.query.name} has no presence")
+        return topic
+
+
+def _presences(members: Iterable[Member]) -> list[live_pb2.Presence]:
+    return [live_pb2.Presence(key=key, metas=metas) for key, metas in metas_by_key(members).items()]
+
+
+def _presence_response(event: Shown | Diff, total: int) -> live_pb2.WatchPresenceResponse:
+    if isinstance(event, Diff):
+        joins, leaves = _presences(event.joins), _presences(event.leaves)
+        return live_pb2.WatchPresenceResponse(diff=live_pb2.PresenceDiff(joins=joins, leaves=leaves, total=total))
+    state = live_pb2.PresenceState(presences=_presences(event.values()), total=total)
+    return live_pb2.WatchPresenceResponse(state=state)
 
 
 def _response(event: Event) -> live_pb2.WatchResponse:

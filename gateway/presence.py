@@ -1,102 +1,375 @@
-"""Presence: what a client says of itself when it joins (CONTRACT.md §4)."""
+"""Presence: the list of who is on a topic, kept up to date for its clients (CONTRACT.md §4).
+
+A topic's list (`Presence`) is there while it has clients, watchers or members on this gateway. Members of this gateway
+are on it at once, those of others as soon as etcd tells. What changes is gathered for WINDOW_SECONDS and told in one
+`presence_diff` that is encoded once. etcd out of reach: members of this gateway come and go, the others stay as they
+were.
+
+Who closes its socket without leaving stays for HOLD_SECONDS, in etcd too, and goes at once when its key joins again,
+on any gateway: both are told in one diff or, from afar, the new one first, so that phoenix.js never sees the key go.
+Who leaves a channel is gone at once, and so are the members of a gateway that dies, when its lease does.
+
+Of more than MAX_SHOWN members that many are listed. The event `presence_capped` `{"shown":1000,"total":2345}` says so
+after `presence_state`, and whenever that changes, at most once a second; `shown` equals `total` once all are listed
+again. A client that does not know it (phoenix.js doesn't) ignores it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+import asyncio
+import contextlib
+import heapq
+import secrets
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from itertools import count
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import orjson
 
-from gateway.identity import Identity
+from coordinator.etcd import Kv
+from coordinator.keys import PresenceRecord
+from coordinator.presence import Change, Place
+from gateway import phoenix
+from gateway.presence_request import PresenceRequest, check_key, check_meta
+from gateway.roster import Diff, Member, Roster, Shown, difference, state_payload
+from gateway.wire import frame
+from services import clock
 from services.errors import InvalidPayload
 from services.topics import Topic
 
 if TYPE_CHECKING:
+    from gateway.audience import Audience
     from gateway.channels import Channel
 
-MAX_KEY_BYTES = 256
-MAX_META_BYTES = 1024
+WINDOW_SECONDS = 0.1
+"""Changes are gathered so long, which makes at most ten diffs a second."""
 
-RESERVED_KEYS = frozenset(
-    {
-        "__proto__",
-        "constructor",
-        "prototype",
-        "hasOwnProperty",
-        "isPrototypeOf",
-        "propertyIsEnumerable",
-        "toLocaleString",
-        "toString",
-        "valueOf",
-        "__defineGetter__",
-        "__defineSetter__",
-        "__lookupGetter__",
-        "__lookupSetter__",
-    }
-)
-"""Names that every JavaScript object has: a client that keeps presences in one would trip over them."""
+HOLD_SECONDS = 2.0
+
+LINGER_SECONDS = 0.5
+"""Who was the last client of its topic is held no longer than so much beyond the topic's linger, so that nothing of the
+topic is left in etcd a second after its end (CONTRACT.md §9)."""
+
+CAPPED_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class PresenceRequest:
-    """Who somebody wants to be listed as. `meta` is the JSON of an object."""
+class Keys(Protocol):
+    """What the lists need of coordinator.presence: all return at once."""
 
-    key: str
-    meta: dict[str, Any]
+    gateway: str
 
-    @staticmethod
-    def of(topic: Topic, payload: dict[str, Any] | None, identity: Identity) -> PresenceRequest | None:
-        """From a join payload's `presence` and the token. None: not to be listed. Raises InvalidPayload."""
-        if not topic.query.presence:
-            if payload is not None:
-                raise InvalidPayload(f"query {topic.query.name} has no presence: join without it")
-            return None
-        payload = payload or {}
-        key = payload.get("key")
-        if key is not None and not isinstance(key, str):
-            raise InvalidPayload("presence.key must be a string")
-        if identity.subject is not None:
-            if key is not None and key != identity.subject:
-                raise InvalidPayload("presence.key is the token's sub: leave it out")
-            key = identity.subject
-        if key is None:
-            if payload.get("meta") is not None:
-                raise InvalidPayload("presence.meta needs presence.key beside it")
-            return None
-        return PresenceRequest(check_key(key), check_meta(payload.get("meta")))
+    def show(self, topic: str, ref: str, record: PresenceRecord) -> None: ...
+
+    def hide(self, topic: str, ref: str) -> None: ...
+
+    def others(self, topic: str) -> Mapping[Place, Kv]: ...
+
+    def ignore(self, kv: Kv, why: str) -> None: ...
 
 
-def check_key(key: str) -> str:
-    """Raises InvalidPayload."""
-    if not 1 <= len(key.encode(errors="surrogatepass")) <= MAX_KEY_BYTES:
-        raise InvalidPayload(f"presence.key must have 1 to {MAX_KEY_BYTES} bytes")
-    if key in RESERVED_KEYS or "\0" in key:
-        raise InvalidPayload("presence.key is a name that JavaScript objects reserve: choose another")
-    return key
+class Presences:
+    """The lists of this gateway's topics. `run` tells what is due; times are monotonic seconds."""
+
+    def __init__(self, keys: Keys, now: Callable[[], float]) -> None:
+        self.keys = keys
+        self.now = now
+        self.diffs = 0  # made, ever
+        self._lists: dict[str, Presence] = {}
+        self._due: list[tuple[float, int, Presence]] = []  # a heap
+        self._entries = count()
+        self._wake = asyncio.Event()
+        self._ticked = asyncio.Event()
+        self._refs = count(1)
+        self._mark = secrets.token_urlsafe(9)  # makes refs unique in the cluster, whatever gateway was here before
+
+    def of(self, topic: Topic) -> Presence:
+        """The topic's list. It is kept while it has clients, watchers or members here: ask again each time."""
+        presence = self._lists.get(topic.canonical)
+        if presence is None:
+            presence = self._lists[topic.canonical] = Presence(topic, self)
+            presence.take(self.keys.others(topic.canonical).items())
+            presence.tell_nobody()
+            self.look_at(presence, self.now() + WINDOW_SECONDS)
+        return presence
+
+    def take(self, changes: Iterable[Change]) -> None:
+        """What etcd says of other gateways' members."""
+        for change in changes:
+            presence = self._lists.get(change.topic)
+            if presence is not None:
+                presence.take([(change.place, None if change.deleted else change.kv)])
+
+    @property
+    def departing(self) -> int:
+        """Members whose sockets closed and who may come back."""
+        return sum(presence.roster.departing for presence in self._lists.values())
+
+    @property
+    def members(self) -> int:
+        """On the lists here, of all gateways."""
+        return sum(len(presence.roster.members) for presence in self._lists.values())
+
+    def new_place(self) -> Place:
+        return Place(self.keys.gateway, f"{self._mark}.{next(self._refs):x}")
+
+    def look_at(self, presence: Presence, when: float) -> None:
+        """To call the list's `tick` at that time."""
+        heapq.heappush(self._due, (when, next(self._entries), presence))
+        if self._due[0][2] is presence:
+            self._wake.set()
+
+    def tick(self) -> float | None:
+        """Does what is due, and returns when something will be next."""
+        now = self.now()
+        while self._due and self._due[0][0] <= now:
+            presence = heapq.heappop(self._due)[2]
+            presence.tick(now)
+            if presence.idle and self._lists.get(presence.topic.canonical) is presence:
+                del self._lists[presence.topic.canonical]
+        self._ticked.set()
+        return self._due[0][0] if self._due else None
+
+    async def run(self) -> NoReturn:
+        """Until cancelled."""
+        while True:
+            self._wake.clear()
+            due = self.tick()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if due is None else due - self.now()):
+                    await self._wake.wait()
+
+    async def nobody_departing(self) -> None:
+        """Waits until nobody is held back."""
+        while self.departing:
+            self._ticked.clear()
+            await self._ticked.wait()
+
+    @contextlib.contextmanager
+    def watching(self, topic: Topic) -> Iterator[Watcher]:
+        """Inside the scope the watcher follows the topic's list; it is no client of the topic."""
+        presence = self.of(topic)
+        watcher = Watcher(presence)
+        presence.watchers.add(watcher)
+        try:
+            yield watcher
+        finally:
+            presence.unwatch(watcher)
+
+    def end_watchers(self) -> None:
+        """Ends every watcher: the gateway drains."""
+        for presence in self._lists.values():
+            for watcher in presence.watchers:
+                watcher.end()
 
 
-def check_meta(meta: Any) -> dict[str, Any]:
-    """Raises InvalidPayload."""
-    if meta is None:
-        return {}
-    if not isinstance(meta, dict):
-        raise InvalidPayload("meta must be an object")
-    if len(orjson.dumps(meta)) > MAX_META_BYTES:
-        raise InvalidPayload(f"meta must have at most {MAX_META_BYTES} bytes as JSON")
-    return meta
+class Presence:
+    """Who is on one topic, and everybody who is told. Made by `Presences.of`."""
+
+    def __init__(self, topic: Topic, presences: Presences) -> None:
+        self.topic = topic
+        self.roster = Roster()
+        self.audience: Audience | None = None
+        self.watchers: set[Watcher] = set()
+        self._presences = presences
+        self._state: tuple[Shown, bytes] = ({}, b"{}")
+        self._flush_at: float | None = None
+        self._expire_at: float | None = None
+        self._total: int | None = None  # of members, as told while not all are shown
+        self._capped_at = 0.0  # when the next word on that may be given
+        self._capped_waits = False  # whether a tick is to come for that
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody here is on it or looks at it."""
+        clients = self.audience is not None and self.audience.channels
+        return not clients and not self.watchers and not self._has_members_here()
+
+    # --- channels
+
+    def join(self, channel: Channel, request: PresenceRequest | None) -> Member | None:
+        """Sends the list to a channel that joins (call before it is in the audience), and lists it if it asks so."""
+        member = None
+        if request is not None:
+            member = Member.of(self._presences.new_place(), request.key, clock.now_rfc3339(), request.meta)
+            self._add(member)
+        if self.audience is None or not self.audience.channels:
+            self.tell_nobody()
+        self.send_state(channel)
+        return member
+
+    def leave(self, channel: Channel) -> None:
+        """The channel is left."""
+        if channel.member is not None:
+            self._remove(channel.member.place)
+        self._change()  # be it that nobody is here any more
+
+    def depart(self, channel: Channel) -> None:
+        """The channel's socket has closed: who is on it may come back."""
+        if channel.member is None:
+            self._change()
+            return
+        now = self._presences.now()
+        self.roster.depart(channel.member.place, now + self._hold_seconds())
+        self._expect_expiry(now)
+
+    def update(self, channel: Channel, meta: Any) -> None:
+        """Replaces what the channel's client says of itself. Raises InvalidPayload."""
+        old = channel.member
+        if old is None:
+            raise InvalidPayload("nobody is listed by this channel: join with presence.key")
+        new = Member.of(self._presences.new_place(), old.key, old.online_at, check_meta(meta))
+        if new.said != old.said:
+            self._add(new)
+            self._remove(old.place)
+            channel.member = new
+
+    def send_state(self, channel: Channel) -> None:
+        """The list as it was told last: the next diff goes on from there."""
+        told = self.roster.told
+        if self._state[0] is not told:
+            self._state = (told, state_payload(told.values()))
+        state = phoenix.encode(channel.join_ref, None, channel.spelling, b"presence_state", self._state[1])
+        channel.write(frame(state))
+        if self._total is not None:
+            channel.write(frame(phoenix.push(channel.spelling, b"presence_capped", self._capped_payload())))
+
+    def unwatch(self, watcher: Watcher) -> None:
+        self.watchers.discard(watcher)
+        self._change()
+
+    # --- other gateways
+
+    def take(self, members: Iterable[tuple[Place, Kv | None]]) -> None:
+        """Members of other gateways, or None for one that is gone. Who is none is reported and not listed."""
+        for place, kv in members:
+            if kv is None:
+                self._remove(place)
+                continue
+            try:
+                record = PresenceRecord.decode(kv.value)
+                member = Member.of(place, check_key(record.key), record.online_at, check_meta(record.meta))
+            except (ValueError, InvalidPayload) as error:
+                self._presences.keys.ignore(kv, str(error))
+                self._remove(place)
+            else:
+                self._list(member)
+
+    # --- time
+
+    def tick(self, now: float) -> None:
+        """Lets go whose time is up, tells what has changed."""
+        if self._expire_at is not None and now >= self._expire_at:
+            self._expire_at = None
+            for place in self.roster.expire(now):
+                self._presences.keys.hide(self.topic.canonical, place.ref)
+                self._change()
+            if self.roster.departing:
+                self._expect_expiry(now)
+        if self._flush_at is not None and now >= self._flush_at:
+            self._flush_at = None
+            self._flush()
+        self._tell_capped(now)
+
+    def tell_nobody(self) -> None:
+        """Takes what there is as told: nobody has been told anything yet."""
+        self.roster.flush()
+        self._total = self._more_than_shown()
+
+    # --- inside
+
+    def _add(self, member: Member) -> None:
+        record = PresenceRecord(member.key, orjson.loads(member.said), member.online_at)
+        self._presences.keys.show(self.topic.canonical, member.ref, record)
+        self._list(member)
+
+    def _list(self, member: Member) -> None:
+        for went in self.roster.join(member):
+            self._presences.keys.hide(self.topic.canonical, went.ref)
+        self._change()
+
+    def _remove(self, place: Place) -> None:
+        if place.gateway == self._presences.keys.gateway:
+            self._presences.keys.hide(self.topic.canonical, place.ref)
+        if self.roster.leave(place):
+            self._change()
+
+    def _change(self) -> None:
+        """Something may be to tell: at the end of the window."""
+        if self._flush_at is None:
+            self._flush_at = self._presences.now() + WINDOW_SECONDS
+            self._presences.look_at(self, self._flush_at)
+
+    def _expect_expiry(self, now: float) -> None:
+        if self._expire_at is None:
+            self._expire_at = now + WINDOW_SECONDS
+            self._presences.look_at(self, self._expire_at)
+
+    def _flush(self) -> None:
+        diff = self.roster.flush()
+        if diff is not None:
+            self._presences.diffs += 1
+            if self.audience is not None:
+                self.audience.tell(b"presence_diff", diff.payload())
+        for watcher in self.watchers:
+            watcher.wake()
+
+    def _tell_capped(self, now: float) -> None:
+        total = self._more_than_shown()
+        if total == self._total:
+            return
+        if now < self._capped_at:
+            if not self._capped_waits:
+                self._capped_waits = True
+                self._presences.look_at(self, self._capped_at)
+            return
+        self._total, self._capped_at, self._capped_waits = total, now + CAPPED_SECONDS, False
+        if self.audience is not None:
+            self.audience.tell(b"presence_capped", self._capped_payload())
+
+    def _more_than_shown(self) -> int | None:
+        total = len(self.roster.members)
+        return total if total > len(self.roster.told) else None
+
+    def _capped_payload(self) -> bytes:
+        shown = len(self.roster.told)
+        return orjson.dumps({"shown": shown, "total": shown if self._total is None else self._total})
+
+    def _hold_seconds(self) -> float:
+        clients = len(self.audience.channels) if self.audience is not None else 0
+        alone = clients <= 1 and len(self.roster.members) - self.roster.departing <= 1
+        return min(HOLD_SECONDS, self.topic.query.linger + LINGER_SECONDS) if alone else HOLD_SECONDS
+
+    def _has_members_here(self) -> bool:
+        here = self._presences.keys.gateway
+        return any(place.gateway == here for place in self.roster.members)
 
 
-class Member(Protocol):
-    """Somebody who is listed, by one channel."""
+class Watcher:
+    """Follows one list, at its consumer's pace: what it misses is told in one difference. Made by
+    `Presences.watching`."""
 
+    def __init__(self, presence: Presence) -> None:
+        self._presence = presence
+        self._wake = asyncio.Event()
+        self._ended = False
 
-class Roster(Protocol):
-    """Who is on one topic."""
+    def wake(self) -> None:
+        """The list has changed."""
+        self._wake.set()
 
-    def join(self, channel: Channel, request: PresenceRequest | None) -> Member | None: ...
+    def end(self) -> None:
+        self._ended = True
+        self._wake.set()
 
-    def leave(self, channel: Channel) -> None: ...
-
-    def update(self, channel: Channel, meta: dict[str, Any]) -> None: ...
-
-    def send_state(self, channel: Channel) -> None: ...
+    async def events(self) -> AsyncGenerator[tuple[Shown | Diff, int], None]:
+        """Everyone who is shown first, then differences; each with the number of members in all. Until ended."""
+        roster = self._presence.roster
+        shown = roster.told
+        yield shown, len(roster.members)
+        while not self._ended:
+            self._wake.clear()
+            before, shown = shown, roster.told
+            diff = difference(before, shown)
+            if diff is not None:
+                yield diff, len(roster.members)
+            await self._wake.wait()

@@ -10,6 +10,7 @@ their topics or gets them; its keys go with its lease.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 from coordinator.coroner import Coroner
@@ -17,6 +18,7 @@ from coordinator.demand import Demand
 from coordinator.etcd import Etcd, Event
 from coordinator.keys import Foreign, Keys, NodeRecord, OwnerRecord
 from coordinator.mirror import Mirror
+from coordinator.presence import PresenceKeys
 from coordinator.registry import Registration, node_record
 from coordinator.session import Session, keep_session
 from gateway.channels import Context
@@ -25,6 +27,7 @@ from gateway.hub import Hub, Owner
 from gateway.identity import Doorkeeper
 from gateway.limits import Limits
 from gateway.live import SERVICE, LiveQuery
+from gateway.presence import HOLD_SECONDS, Presences
 from gateway.readiness import Readiness
 from gateway.wire import FrameProtocol
 from services import catalog as catalogue
@@ -58,12 +61,15 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
         http = settings.advertised(*web.address_of(listener))
         async with Etcd.open(settings) as etcd:
             demand = Demand(etcd, keys, settings.node)
-            hub = Hub(settings, demand)
+            members = PresenceKeys(etcd, keys, settings.node)
+            presences = Presences(members, time.monotonic)
+            members.on_changes(presences.take)
+            hub = Hub(settings, demand, presences)
             context = Context(hub, catalog, Limits.of(settings), doorkeeper.identify, time.monotonic)
             coroner = Coroner(etcd, keys)
-            view = EtcdView(etcd, keys, hub, context, coroner)
+            view = EtcdView(etcd, keys, hub, context, coroner, members)
             app = Gateway(context, doorkeeper, settings.origins, readiness, "Pollcast").app()
-            live = LiveQuery(hub, catalog, doorkeeper, readiness)
+            live = LiveQuery(hub, catalog, doorkeeper, readiness, presences)
             async with (
                 rpc.serve(settings, [live.add_to], [SERVICE]) as server,
                 web.serve_app(
@@ -78,7 +84,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                 grpc = settings.advertised(server.host, server.port)
                 record = node_record("gateway", settings.node, http, grpc)
                 drained = asyncio.Event()
-                member = Member(Registration(etcd, keys, record), demand, view, drained)
+                member = Member(Registration(etcd, keys, record), demand, members, view, drained)
                 async with asyncio.TaskGroup() as tasks:
                     membership = tasks.create_task(keep_session(etcd, settings.lease_ttl, member.term, drained))
                     forever = [
@@ -86,6 +92,8 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                         for work in (
                             view.owners.run(),
                             view.pollers.run(),
+                            members.follow(),
+                            presences.run(),
                             hub.feeds.run(),
                             coroner.run(),
                             _sweep(hub, context, view, readiness),
@@ -96,7 +104,11 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                     readiness.draining = True
                     await server.set_serving(False)
                     await member.registration.announce("draining")
+                    presences.end_watchers()
                     await _drain(hub, context)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(HOLD_SECONDS):  # their clients are on their way to other gateways
+                            await presences.nobody_departing()
                     drained.set()
                     await membership
                     for task in forever:
@@ -105,18 +117,31 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
 
 
 class Member:
-    """What hangs on the session: the node's entry and the demand."""
+    """What hangs on the session: the node's entry, the demand and the presences."""
 
-    def __init__(self, registration: Registration, demand: Demand, view: EtcdView, drained: asyncio.Event) -> None:
+    def __init__(
+        self,
+        registration: Registration,
+        demand: Demand,
+        members: PresenceKeys,
+        view: EtcdView,
+        drained: asyncio.Event,
+    ) -> None:
         self.registration = registration
         self._demand = demand
+        self._members = members
         self._view = view
         self._drained = drained
 
     async def term(self, session: Session) -> None:
         """Until the session or the gateway ends."""
         async with asyncio.TaskGroup() as tasks:
-            works = (self.registration.run(session), self._demand.run(session), self._say_ready())
+            works = (
+                self.registration.run(session),
+                self._demand.run(session),
+                self._members.run(session),
+                self._say_ready(),
+            )
             running = [tasks.create_task(work) for work in works]
             await self._drained.wait()
             for task in running:
@@ -129,11 +154,14 @@ class Member:
 
 
 class EtcdView:
-    """What the gateway sees of etcd: who owns what, and where the pollers are."""
+    """What the gateway sees of etcd: who owns what, where the pollers are, who is on which topic."""
 
-    def __init__(self, etcd: Etcd, keys: Keys, hub: Hub, context: Context, coroner: Coroner) -> None:
+    def __init__(
+        self, etcd: Etcd, keys: Keys, hub: Hub, context: Context, coroner: Coroner, members: PresenceKeys
+    ) -> None:
         self.owners = Mirror(etcd, keys.owners, self._on_owners, self._on_new_cluster)
         self.pollers = Mirror(etcd, keys.nodes("poller"), self._on_pollers)
+        self._mirrors = (self.owners, self.pollers, members.mirror)
         self._keys = keys
         self._at: dict[HostPort, str] = {}  # the poller's node by the address of its feed
         self._coroner = coroner
@@ -144,15 +172,15 @@ class EtcdView:
 
     @property
     def synced(self) -> bool:
-        return self.owners.synced.is_set() and self.pollers.synced.is_set()
+        return all(mirror.synced.is_set() for mirror in self._mirrors)
 
     async def wait_synced(self) -> None:
-        await self.owners.synced.wait()
-        await self.pollers.synced.wait()
+        for mirror in self._mirrors:
+            await mirror.synced.wait()
 
     @property
     def healthy(self) -> bool:
-        return self.owners.healthy and self.pollers.healthy
+        return all(mirror.healthy for mirror in self._mirrors)
 
     def _on_owners(self, events: list[Event]) -> None:
         now = time.monotonic()

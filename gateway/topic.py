@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from gateway.audience import Audience
 from gateway.follower import Follower
 from gateway.history import Entry, History, Result
-from gateway.presence import Roster
+from gateway.presence import Presence
 from gateway.status import Status
 from gateway.version import Version
 from services.clock import now_us
@@ -37,7 +37,7 @@ class LiveTopic:
         self.history = History(topic.query.key)
         self.audience = Audience(self.history)
         self.followers: set[Follower] = set()
-        self.presence: Roster | None = None
+        self.presence: Presence | None = None  # of a query with presence, while there are clients
         self.status = Status("live", None, now_us())
         self.confirmed = False
         self.fence = 0  # the highest epoch known

@@ -248,16 +248,20 @@ class ListPresenceResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PRESENCES_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """Of how many members in all: more than there are metas when the list is capped (at 1,000)."""
     @_builtins.property
     def presences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Presence]: ...
     def __init__(
         self,
         *,
         presences: _abc.Iterable[Global___Presence] | None = ...,
+        total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["presences", b"presences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["presences", b"presences", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -340,16 +344,20 @@ class PresenceState(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PRESENCES_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """As in ListPresenceResponse."""
     @_builtins.property
     def presences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Presence]: ...
     def __init__(
         self,
         *,
         presences: _abc.Iterable[Global___Presence] | None = ...,
+        total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["presences", b"presences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["presences", b"presences", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -361,19 +369,27 @@ class PresenceDiff(_message.Message):
 
     JOINS_FIELD_NUMBER: _builtins.int
     LEAVES_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """As in ListPresenceResponse."""
     @_builtins.property
-    def joins(self) -> _containers.RepeatedCompositeFieldContainer[Global___Presence]: ...
+    def joins(self) -> _containers.RepeatedCompositeFieldContainer[Global___Presence]:
+        """Metas to add. One with a phx_ref that is known replaces it."""
+
     @_builtins.property
-    def leaves(self) -> _containers.RepeatedCompositeFieldContainer[Global___Presence]: ...
+    def leaves(self) -> _containers.RepeatedCompositeFieldContainer[Global___Presence]:
+        """Metas to take away after that, by their phx_ref."""
+
     def __init__(
         self,
         *,
         joins: _abc.Iterable[Global___Presence] | None = ...,
         leaves: _abc.Iterable[Global___Presence] | None = ...,
+        total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["joins", b"joins", "leaves", b"leaves"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["joins", b"joins", "leaves", b"leaves", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
