@@ -33,9 +33,9 @@ class VerifyKey:
     key: Any  # as PyJWT wants it
 
 
-def parse(text: str) -> tuple[VerifyKey, ...]:
-    """The keys of a JWK set that RS256, ES256 or EdDSA tokens are verified with; any other is passed over (§5 there).
-    ValueError when the text is no JWK set, or holds no such key."""
+def parse(text: str, *, warn: bool = True) -> tuple[VerifyKey, ...]:
+    """The keys of a JWK set that RS256, ES256 or EdDSA tokens are verified with; any other is passed over (§5 there),
+    with a warning in the log where it is broken. ValueError when the text is no JWK set, or holds no such key."""
     try:
         document = json.loads(text)
     except RecursionError:
@@ -45,13 +45,13 @@ def parse(text: str) -> tuple[VerifyKey, ...]:
     entries = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise ValueError('is not a JWK set: it must be an object with a list of "keys"')
-    keys = tuple(key for entry in entries if (key := _key(entry)) is not None)
+    keys = tuple(key for entry in entries if (key := _key(entry, warn)) is not None)
     if not keys:
         raise ValueError("holds no key for RS256 (RSA), ES256 (P-256) or EdDSA (Ed25519) signatures")
     return keys
 
 
-def _key(entry: object) -> VerifyKey | None:
+def _key(entry: object, warn: bool) -> VerifyKey | None:
     """None for a key that is for something else, or broken."""
     if not isinstance(entry, dict):
         return None
@@ -62,7 +62,8 @@ def _key(entry: object) -> VerifyKey | None:
     try:
         key = jwt.PyJWK.from_dict(entry, algorithm).key
     except (jwt.PyJWTError, ValueError, TypeError, KeyError):
-        log.warning("a key of the key set can't be read", kid=kid, kty=kty)
+        if warn:
+            log.warning("a key of the key set can't be read", kid=kid, kty=kty)
         return None
     # A private key verifies nothing; its public half does.
     public = key.public_key() if hasattr(key, "public_key") else key
