@@ -18,17 +18,19 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from gateway import phoenix
+from gateway import metrics, phoenix
 from gateway.channels import Context, Socket
+from gateway.cluster_view import ClusterView
 from gateway.follower import DeltaEvent, Event, following
 from gateway.history import Result
 from gateway.identity import Doorkeeper, Identity
 from gateway.origin import origin_allowed
+from gateway.page import Page
 from gateway.readiness import Readiness
 from gateway.version import Version
 from gateway.wire import EXTENSION, FrameProtocol
@@ -46,23 +48,33 @@ class Gateway:
     """What the routes need."""
 
     def __init__(
-        self, context: Context, doorkeeper: Doorkeeper, origins: tuple[str, ...], readiness: Readiness, page: str
+        self,
+        context: Context,
+        doorkeeper: Doorkeeper,
+        origins: tuple[str, ...],
+        readiness: Readiness,
+        page: Page,
+        cluster: ClusterView,
     ) -> None:
         self.context = context
         self.doorkeeper = doorkeeper
         self.origins = origins
         self.readiness = readiness
         self.page = page
+        self.cluster = cluster
+        metrics.SOCKETS.set_function(lambda: len(context.sockets))
+        metrics.SUBSCRIPTIONS.set_function(lambda: sum(live.clients for live in context.hub.topics.values()))
 
     def app(self) -> Starlette:
         routes: list[BaseRoute] = [
-            Route("/", self.index),
             Route("/live/{query}", self.live),
             Route("/api/queries", self.queries),
+            Route("/api/cluster", self.show_cluster),
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),
             Route("/metrics", self.metrics),
             WebSocketRoute("/socket/websocket", self.websocket),
+            *self.page.routes(),
         ]
         return Starlette(
             routes=routes,
@@ -123,15 +135,12 @@ class Gateway:
     # --- the rest ---------------------------------------------------------------------------------------------
 
     async def queries(self, request: Request) -> Response:
-        self._check_origin(request)
-        self.doorkeeper.identify(
-            auth.from_header(request.headers.get("authorization")) or _token(request.url.query or "")
-        )
+        self._identify(request)
         body = {"queries": [query.public() for query in self.context.catalog.queries.values()]}
         return _json(body, headers=_cors(request))
 
-    async def index(self, request: Request) -> Response:
-        return HTMLResponse(self.page)
+    async def show_cluster(self, request: Request) -> Response:
+        return _json(await self.cluster.show(self._identify(request)))
 
     async def healthz(self, request: Request) -> Response:
         return _json({"status": "ok"})
@@ -168,6 +177,12 @@ class Gateway:
             return
         self.context.add(socket)
         wire.attach(socket)
+
+    def _identify(self, request: Request) -> Identity:
+        """Who asks. Raises Forbidden for a page of somebody else, Unauthorized."""
+        self._check_origin(request)
+        token = auth.from_header(request.headers.get("authorization")) or _token(request.url.query or "")
+        return self.doorkeeper.identify(token)
 
     def _check_origin(self, connection: HTTPConnection) -> None:
         """Raises Forbidden for a page of somebody else."""

@@ -55,6 +55,7 @@ class Hub:
         self.stale_frames = 0  # dropped by the fence, ever
         self.coordination_reached = True
         self.on_broken_link: Callable[[HostPort], None] = lambda _: None  # told the address of the poller
+        self.on_owned: Callable[[str, Owner | None, float], None] = lambda *_: None  # told what on_owner is told
         self._demand = demand
         self._presences = presences
 
@@ -93,6 +94,7 @@ class Hub:
 
     def on_owner(self, topic: str, owner: Owner | None, now: float) -> None:
         """The topic has another owner, or none."""
+        self.on_owned(topic, owner, now)
         before = self.owners.pop(topic, None)
         if owner is not None:
             self.owners[topic] = owner

@@ -22,11 +22,13 @@ from coordinator.presence import PresenceKeys
 from coordinator.registry import Registration, node_record
 from coordinator.session import Session, keep_session
 from gateway.channels import Context
+from gateway.cluster_view import ClusterView
 from gateway.http import Gateway
 from gateway.hub import Hub, Owner
 from gateway.identity import Doorkeeper
 from gateway.limits import Limits
 from gateway.live import SERVICE, LiveQuery
+from gateway.page import Page
 from gateway.presence import HOLD_SECONDS, Presences
 from gateway.readiness import Readiness
 from gateway.wire import FrameProtocol
@@ -54,6 +56,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
     """The service, until `stop`. CatalogInvalid, SettingsInvalid, OSError when it can't start, NodeTaken when the
     name is another's."""
     catalog = catalogue.load(settings.catalog)
+    logs.hide_claims_of(catalog)
     doorkeeper = Doorkeeper(Verifier.from_settings(settings))
     keys = Keys(settings.namespace)
     readiness = Readiness()
@@ -68,7 +71,9 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             context = Context(hub, catalog, Limits.of(settings), doorkeeper.identify, time.monotonic)
             coroner = Coroner(etcd, keys)
             view = EtcdView(etcd, keys, hub, context, coroner, members)
-            app = Gateway(context, doorkeeper, settings.origins, readiness, "Pollcast").app()
+            cluster = ClusterView(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, hub.owners)
+            hub.on_owned = cluster.owned
+            app = Gateway(context, doorkeeper, settings.origins, readiness, Page.load(), cluster).app()
             live = LiveQuery(hub, catalog, doorkeeper, readiness, presences)
             async with (
                 rpc.serve(settings, [live.add_to], [SERVICE]) as server,
@@ -92,6 +97,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                         for work in (
                             view.owners.run(),
                             view.pollers.run(),
+                            cluster.nodes.run(),
                             members.follow(),
                             presences.run(),
                             hub.feeds.run(),
