@@ -1,27 +1,41 @@
 # Everything runs in .venv, which `make install` fills. Needs Python 3.11+ and make.
 PYTHON ?= python3
 BIN := .venv/bin
+WITH_NODE := PATH="$(CURDIR)/$(BIN):$$PATH"
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 
-.PHONY: install up test check bench proto proto-check fmt
+.PHONY: install page up test check bench proto proto-check fmt
 
 install: .venv/installed
+	@$(MAKE) --no-print-directory page || echo "Going on without the page: a gateway's / says what is missing."
 
 .venv/installed: pyproject.toml clients/python/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.12"; exit 1; }
 	@echo "Installing Pollcast and what it needs into .venv (about a minute the first time) ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on --editable '.[dev]' --editable clients/python
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --editable '.[dev]' --editable clients/python
 	@touch $@
 
+# exec: the signals that make passes on reach pollcast itself. What Ctrl-C does is no error.
 up: install
 	@exec $(BIN)/pollcast up $(ARGS)
+
+# The page that gateways serve on /, built with the Node.js of .venv.
+page: web/dist/index.html
+
+web/dist/index.html: node_modules/.package-lock.json $(shell find clients/js/src web/src web/public web/index.html web/vite.config.ts -type f)
+	@echo "Building the page ..."
+	@$(WITH_NODE) npm run --silent build >/dev/null
+
+node_modules/.package-lock.json: package-lock.json | .venv/installed
+	@$(WITH_NODE) npm ci --silent --no-audit --no-fund --fetch-retries=1
 
 test: install tests/js/node_modules/.package-lock.json
 	$(BIN)/pytest $(ARGS)
 
 # The real phoenix.js, for Node.js, which comes into .venv as a wheel.
 tests/js/node_modules/.package-lock.json: tests/js/package-lock.json | install
-	@cd tests/js && PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --no-audit --no-fund
+	@cd tests/js && $(WITH_NODE) npm ci --silent --no-audit --no-fund
 
 check: install proto-check
 	$(BIN)/ruff format --check .
