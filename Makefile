@@ -20,6 +20,16 @@ install: .venv/installed
 up: install
 	@exec $(BIN)/pollcast up $(ARGS)
 
+# The page that gateways serve on /, built with the Node.js of .venv.
+page: web/dist/index.html
+
+web/dist/index.html: node_modules/.package-lock.json $(shell find clients/js/src web/src web/public web/index.html web/vite.config.ts -type f)
+	@echo "Building the page ..."
+	@$(WITH_NODE) npm run --silent build >/dev/null
+
+node_modules/.package-lock.json: package-lock.json | .venv/installed
+	@$(WITH_NODE) npm ci --silent --no-audit --no-fund --fetch-retries=1
+
 test: install tests/js/node_modules/.package-lock.json
 	$(BIN)/pytest $(ARGS)
 
