@@ -15,6 +15,7 @@ from coordinator.etcd import Etcd
 from coordinator.keys import Keys
 from coordinator.registry import Registration, node_record
 from coordinator.session import Session, keep_session
+from services import catalog as catalogue
 from services import logs, rpc
 from services.settings import CoordinatorSettings
 from services.web import address_of, bind, serve_app, service_app
@@ -71,7 +72,9 @@ class Coordinator:
 
 
 async def run(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
-    """Serves until `stop` is set. OSError when an address can't be bound, NodeTaken when the name is another's."""
+    """Serves until `stop` is set. CatalogInvalid, OSError when an address is taken, NodeTaken when the name is."""
+    if settings.catalog is not None:
+        logs.hide_claims_of(catalogue.load(settings.catalog))
     keys = Keys(settings.namespace)
     with bind(settings.http) as listener:
         http = settings.advertised(*address_of(listener))

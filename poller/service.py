@@ -86,6 +86,7 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
     """The service, until `stop`. CatalogInvalid, SettingsInvalid, OSError when it can't start, NodeTaken when the
     name is another's."""
     catalog = catalogue.load(settings.catalog)
+    logs.hide_claims_of(catalog)
     url = _checked(settings.database_url.get_secret_value())
     keys = Keys(settings.namespace)
     with bind(settings.http) as listener:

@@ -1,7 +1,8 @@
 """Structured logs: one event per line on stderr, coloured on a terminal and JSON elsewhere.
 
 Events are short phrases in lower case; what varies goes into fields (`topic`, `epoch`, `node`, …) named as CONTRACT.md
-§1 does. Never log a token, a password, SQL, or a payload.
+§1 does. Never log a token, a password, SQL, or a payload; services.redaction hides what slips through, and what a
+topic holds of a token's claims, as the catalogue says once a service has given it to `hide_claims_of`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,22 @@ import logging
 import sys
 
 import structlog
+
+from services.catalog import Catalog
+from services.redaction import Redaction
+
+_redaction = Redaction({})
+
+
+def hide_claims_of(catalog: Catalog) -> None:
+    """From now on topics of these queries are logged without the values of their claim-bound parameters only; until
+    then, and of other queries, without any value."""
+    global _redaction
+    _redaction = Redaction.of(catalog)
+
+
+def _hide(_: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {name: _redaction.value(value) for name, value in event.items()}
 
 
 def configure(*, level: int = logging.INFO, **bound: str) -> None:
@@ -20,9 +37,13 @@ def configure(*, level: int = logging.INFO, **bound: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer = structlog.dev.ConsoleRenderer() if tty else structlog.processors.JSONRenderer()
+    renderer = (
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if tty
+        else structlog.processors.JSONRenderer()
+    )
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, renderer],
+        processors=[*shared, structlog.processors.format_exc_info, _hide, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -33,7 +54,7 @@ def configure(*, level: int = logging.INFO, **bound: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-            foreign_pre_chain=[*shared, structlog.processors.format_exc_info],
+            foreign_pre_chain=[*shared, structlog.processors.format_exc_info, _hide],
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

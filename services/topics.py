@@ -120,6 +120,10 @@ def _value(param: Param, text: str) -> str:
     try:
         return param.value(text)
     except ValueError as error:
+        if param.claim is not None:  # not to be told, not even in a log
+            raise InvalidParams(
+                f"parameter {param.name!r} ({param.type}): what it holds of a claim is no value"
+            ) from None
         raise InvalidParams(f"parameter {param.name!r} ({param.type}): {error}") from None
 
 
