@@ -22,7 +22,7 @@ import heapq
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from itertools import count
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import orjson
 
@@ -30,16 +30,14 @@ from coordinator.etcd import Kv
 from coordinator.keys import PresenceRecord
 from coordinator.presence import Change, Place
 from gateway import phoenix
+from gateway.audience import Audience
+from gateway.phoenix import Ref
 from gateway.presence_request import PresenceRequest, check_key, check_meta
 from gateway.roster import Diff, Member, Roster, Shown, difference, state_payload
 from gateway.wire import frame
 from services import clock
 from services.errors import InvalidPayload
 from services.topics import Topic
-
-if TYPE_CHECKING:
-    from gateway.audience import Audience
-    from gateway.channels import Channel
 
 WINDOW_SECONDS = 0.1
 """Changes are gathered so long, which makes at most ten diffs a second."""
@@ -51,6 +49,17 @@ LINGER_SECONDS = 0.5
 topic is left in etcd a second after its end (CONTRACT.md §9)."""
 
 CAPPED_SECONDS = 1.0
+
+
+class Channel(Protocol):
+    """One join. `member` is what it is listed as, if it is."""
+
+    join_ref: Ref
+    spelling: bytes
+    member: Member | None
+
+    def write(self, frames: bytes) -> None:
+        """Writes to its socket."""
 
 
 class Keys(Protocol):
