@@ -73,6 +73,7 @@ class TopicInfo(_message.Message):
     GATEWAYS_FIELD_NUMBER: _builtins.int
     INTERVAL_MS_FIELD_NUMBER: _builtins.int
     LAST_POLLED_AT_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     """Canonical."""
     owner: _builtins.str
@@ -80,14 +81,18 @@ class TopicInfo(_message.Message):
     epoch: _builtins.int
     """0 without an owner."""
     state: _builtins.str
-    """live, stale or failed."""
+    """live, stale or failed: the worst of what its owner and its gateways say; stale without an owner."""
     clients: _builtins.int
     interval_ms: _builtins.int
     """The interval in force now: longer than the catalogue's while the database is slow."""
     last_polled_at: _builtins.str
-    """Empty before the first poll."""
+    """When the last poll began that gave a result, RFC 3339. Empty before the first."""
     @_builtins.property
     def gateways(self) -> _containers.RepeatedCompositeFieldContainer[Global___GatewayClients]: ...
+    @_builtins.property
+    def load(self) -> Global___TopicLoad:
+        """Absent without an owner that reports."""
+
     def __init__(
         self,
         *,
@@ -99,14 +104,48 @@ class TopicInfo(_message.Message):
         gateways: _abc.Iterable[Global___GatewayClients] | None = ...,
         interval_ms: _builtins.int = ...,
         last_polled_at: _builtins.str = ...,
+        load: Global___TopicLoad | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "epoch", b"epoch", "gateways", b"gateways", "interval_ms", b"interval_ms", "last_polled_at", b"last_polled_at", "owner", b"owner", "state", b"state", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "epoch", b"epoch", "gateways", b"gateways", "interval_ms", b"interval_ms", "last_polled_at", b"last_polled_at", "load", b"load", "owner", b"owner", "state", b"state", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TopicInfo: _TypeAlias = TopicInfo  # noqa: Y015
+
+@_typing.final
+class TopicLoad(_message.Message):
+    """What a topic costs and gives, over the last seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLLS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    CHANGES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    POLL_MS_FIELD_NUMBER: _builtins.int
+    polls_per_second: _builtins.float
+    changes_per_second: _builtins.float
+    """Changes of the result."""
+    rows: _builtins.int
+    """In the last result."""
+    poll_ms: _builtins.float
+    """What one poll costs the database, about, in milliseconds: the topic's share of its statement's time."""
+    def __init__(
+        self,
+        *,
+        polls_per_second: _builtins.float = ...,
+        changes_per_second: _builtins.float = ...,
+        rows: _builtins.int = ...,
+        poll_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes_per_second", b"changes_per_second", "poll_ms", b"poll_ms", "polls_per_second", b"polls_per_second", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TopicLoad: _TypeAlias = TopicLoad  # noqa: Y015
 
 @_typing.final
 class GatewayClients(_message.Message):

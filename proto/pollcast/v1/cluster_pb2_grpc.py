@@ -74,14 +74,15 @@ class ClusterServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTopics(self, request, context):
-        """Every topic that has demand or an owner, or those of one query.
+        """Every topic that has demand or an owner, or those of one query. NOT_FOUND for an unknown query.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchCluster(self, request, context):
-        """Everything first, then each change, until cancelled.
+        """Everything first, then each change, until cancelled. What happens to one node or topic between two reads of a slow
+        consumer is told as one change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,9 +36,11 @@ class ClusterStub:
     ListNodes: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListNodesRequest, _cluster_pb2.ListNodesResponse]
     """Every node that holds a lease."""
     ListTopics: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListTopicsRequest, _cluster_pb2.ListTopicsResponse]
-    """Every topic that has demand or an owner, or those of one query."""
+    """Every topic that has demand or an owner, or those of one query. NOT_FOUND for an unknown query."""
     WatchCluster: _grpc.UnaryStreamMultiCallable[_cluster_pb2.WatchClusterRequest, _cluster_pb2.WatchClusterResponse]
-    """Everything first, then each change, until cancelled."""
+    """Everything first, then each change, until cancelled. What happens to one node or topic between two reads of a slow
+    consumer is told as one change.
+    """
     MoveTopic: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.MoveTopicRequest, _cluster_pb2.MoveTopicResponse]
     """Hands a topic to a poller, where it stays while that poller lives. NOT_FOUND for an unknown topic or poller."""
     DrainNode: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.DrainNodeRequest, _cluster_pb2.DrainNodeResponse]
@@ -52,9 +54,11 @@ class ClusterAsyncStub(ClusterStub):
     ListNodes: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListNodesRequest, _cluster_pb2.ListNodesResponse]  # type: ignore[assignment]
     """Every node that holds a lease."""
     ListTopics: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListTopicsRequest, _cluster_pb2.ListTopicsResponse]  # type: ignore[assignment]
-    """Every topic that has demand or an owner, or those of one query."""
+    """Every topic that has demand or an owner, or those of one query. NOT_FOUND for an unknown query."""
     WatchCluster: _aio.UnaryStreamMultiCallable[_cluster_pb2.WatchClusterRequest, _cluster_pb2.WatchClusterResponse]  # type: ignore[assignment]
-    """Everything first, then each change, until cancelled."""
+    """Everything first, then each change, until cancelled. What happens to one node or topic between two reads of a slow
+    consumer is told as one change.
+    """
     MoveTopic: _aio.UnaryUnaryMultiCallable[_cluster_pb2.MoveTopicRequest, _cluster_pb2.MoveTopicResponse]  # type: ignore[assignment]
     """Hands a topic to a poller, where it stays while that poller lives. NOT_FOUND for an unknown topic or poller."""
     DrainNode: _aio.UnaryUnaryMultiCallable[_cluster_pb2.DrainNodeRequest, _cluster_pb2.DrainNodeResponse]  # type: ignore[assignment]
@@ -77,7 +81,7 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_pb2.ListTopicsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.ListTopicsResponse, _abc.Awaitable[_cluster_pb2.ListTopicsResponse]]:
-        """Every topic that has demand or an owner, or those of one query."""
+        """Every topic that has demand or an owner, or those of one query. NOT_FOUND for an unknown query."""
 
     @_abc_1.abstractmethod
     def WatchCluster(
@@ -85,7 +89,9 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_pb2.WatchClusterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cluster_pb2.WatchClusterResponse], _abc.AsyncIterator[_cluster_pb2.WatchClusterResponse]]:
-        """Everything first, then each change, until cancelled."""
+        """Everything first, then each change, until cancelled. What happens to one node or topic between two reads of a slow
+        consumer is told as one change.
+        """
 
     @_abc_1.abstractmethod
     def MoveTopic(
