@@ -1,0 +1,263 @@
+"""The Python client on a real cluster: what it yields, how it resumes, what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from pollcast_client import Change, Refused, Watch, topic, watch
+
+from services.auth import sign
+from tests.balancer import Balancer
+from tests.cluster import Cluster, cluster
+
+SECRET = "a secret of at least thirty-two bytes"
+
+CATALOG = """
+[queries.stock]
+sql = "select id, name, n from stock where shelf = %(shelf)s order by n desc, id"
+key = ["id"]
+interval = "100ms"
+presence = true
+[queries.stock.params]
+shelf = "text"
+
+[queries.total]
+sql = "select coalesce(sum(n), 0) as total from stock"
+interval = "100ms"
+
+[queries.broken]
+sql = "select 1 / n as one from (values (0)) v(n)"
+interval = "100ms"
+
+[queries.sales]
+sql = "select 1 as one"
+roles = ["sales"]
+"""
+
+STOCK = topic("stock", shelf="a")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("clients")
+    catalog = folder / "catalog.toml"
+    catalog.write_text(CATALOG)
+    with cluster(folder / "data", "--catalog", str(catalog), "--no-demo", "--lease-ttl", "2") as up:
+        with psycopg.connect(up.database_url, autocommit=True) as database:
+            database.execute("create table stock (id int primary key, name text, n int, shelf text)")
+        yield up
+
+
+@pytest.fixture
+def url(running: Cluster) -> str:
+    return f"http://{running.gateway(0)}"
+
+
+@pytest.fixture
+def stock(running: Cluster) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(running.database_url, autocommit=True) as database:
+        database.execute("truncate stock")
+        database.execute("insert into stock values (1, 'apple', 5, 'a'), (2, 'pear', 3, 'a'), (3, 'fig', 1, 'b')")
+        yield database
+
+
+class Changes:
+    """The changes of a watch, asked for one after the other."""
+
+    def __init__(self, changes: AsyncGenerator[Change, None]) -> None:
+        self._changes = changes
+
+    async def until(self, matches: Callable[[Change], bool]) -> Change:
+        """The next change that matches, within ten seconds."""
+        passed = []
+        try:
+            async with asyncio.timeout(10):
+                async for change in self._changes:
+                    passed.append(change)
+                    if matches(change):
+                        return change
+        except TimeoutError:
+            pass
+        raise AssertionError(f"no such change among {passed}")
+
+
+@asynccontextmanager
+async def changes_of(watching: Watch) -> AsyncIterator[Changes]:
+    async with watching, aclosing(aiter(watching)) as changes:
+        yield Changes(changes)
+
+
+def ids(change: Change) -> list[int]:
+    return [row["id"] for row in change.rows]
+
+
+async def test_a_loop_over_watch_follows_the_database_through_deltas(url: str, stock: psycopg.Connection[Any]) -> None:
+    kinds = []
+    async with asyncio.timeout(20):
+        async for change in watch(STOCK, url=url):
+            kinds.append(change.kind)
+            if ids(change) == [1, 2]:
+                assert change.key == ("id",)
+                assert change.rows[0] == {"id": 1, "name": "apple", "n": 5}
+                stock.execute("update stock set n = 9 where id = 2")
+            elif ids(change) == [2, 1]:
+                assert change.delta is not None
+                assert [at for at, _ in change.delta.upserts] == [0]
+                stock.execute("delete from stock where id = 1")
+            elif ids(change) == [2]:
+                break
+    assert kinds[-2:] == ["delta", "delta"]
+
+
+async def test_without_deltas_every_change_is_a_snapshot(url: str, stock: psycopg.Connection[Any]) -> None:
+    async with changes_of(watch(STOCK, url=url, deltas=False)) as changes:
+        await changes.until(lambda change: ids(change) == [1, 2])
+        stock.execute("delete from stock where id = 1")
+        assert (await changes.until(lambda change: ids(change) == [2])).kind == "snapshot"
+
+
+async def test_several_topics_share_a_connection(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+    async with Balancer.start([running.gateway(0)]) as balancer:
+        async with changes_of(watching := watch(STOCK, "live:total", url=balancer.url)) as changes:
+            seen = {(await changes.until(lambda change: change.kind == "snapshot")).topic for _ in range(2)}
+            assert seen == {STOCK, "live:total"}
+            await watching.join(topic("stock", shelf="b"))
+            third = await changes.until(lambda change: change.topic == "live:stock?shelf=b" and bool(change.rows))
+            assert ids(third) == [3]
+            await watching.leave("live:total")
+            stock.execute("update stock set n = n + 1")
+            await changes.until(lambda change: change.topic == STOCK and change.kind == "delta")
+        assert balancer.connections == 1
+
+
+async def test_after_a_broken_connection_only_what_is_missing_comes(
+    running: Cluster, stock: psycopg.Connection[Any]
+) -> None:
+    async with Balancer.start([running.gateway(0)]) as balancer, changes_of(watch(STOCK, url=balancer.url)) as changes:
+        before = await changes.until(lambda change: ids(change) == [1, 2])
+        balancer.cut()
+        lost = await changes.until(lambda change: change.status.state == "stale")
+        assert (lost.rows, lost.version) == (before.rows, before.version)
+        stock.execute("delete from stock where id = 2")
+        after = await changes.until(lambda change: change.kind in ("snapshot", "delta"))
+        assert (after.kind, ids(after), after.status.state) == ("delta", [1], "live")
+
+
+async def test_a_gateway_that_is_gone_is_replaced_by_the_next(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+    async with (
+        Balancer.start([running.gateway(0)]) as first,
+        Balancer.start([running.gateway(1)]) as second,
+        changes_of(watch(STOCK, url=[first.url, second.url])) as changes,
+    ):
+        await changes.until(lambda change: ids(change) == [1, 2])
+        used, other = (first, second) if first.connections else (second, first)
+        used.gateways.clear()
+        used.cut()
+        await changes.until(lambda change: change.status.state == "stale")
+        await changes.until(lambda change: change.status.state == "live")
+        assert other.connections
+        stock.execute("delete from stock where id = 2")
+        assert (await changes.until(lambda change: ids(change) == [1])).kind == "delta"
+
+
+async def test_a_gateway_that_is_not_there_is_told_as_stale() -> None:
+    async with Balancer.start([]) as nowhere, changes_of(watch(STOCK, url=nowhere.url)) as changes:
+        change = await changes.until(lambda change: change.kind == "status")
+        assert change.status.state == "stale"
+        assert change.version is None
+
+
+async def test_a_query_that_fails_is_told_with_its_reason(url: str) -> None:
+    async with changes_of(watch("live:broken", url=url)) as changes:
+        change = await changes.until(lambda change: change.kind == "status")
+        assert change.status.state == "failed"
+        assert change.status.reason
+
+
+@pytest.mark.parametrize(
+    ("spelling", "reason"),
+    [("live:nothing", "unknown_query"), ("live:stock", "invalid_params"), ("live:sales", "forbidden")],
+)
+async def test_what_the_gateway_refuses_is_raised(url: str, spelling: str, reason: str) -> None:
+    async with changes_of(watch(spelling, url=url)) as changes:
+        with pytest.raises(Refused) as refused:
+            await changes.until(lambda _: False)
+    assert (refused.value.reason, refused.value.topic) == (reason, spelling)
+
+
+async def test_two_clients_see_each_other_and_what_they_say_of_themselves(
+    running: Cluster, stock: psycopg.Connection[Any]
+) -> None:
+    def named(name: str) -> Callable[[Change], bool]:
+        return lambda change: any(meta.get("name") == name for metas in change.presence.values() for meta in metas)
+
+    alice = watch(STOCK, url=f"http://{running.gateway(0)}", presence={"key": "alice", "meta": {"name": "Alice"}})
+    bob = watch(STOCK, url=f"http://{running.gateway(1)}", presence={"key": "bob", "meta": {"name": "Bob"}})
+    async with changes_of(alice) as seen_by_alice:
+        await seen_by_alice.until(named("Alice"))
+        async with changes_of(bob) as seen_by_bob:
+            await seen_by_bob.until(named("Alice"))
+            await seen_by_alice.until(named("Bob"))
+            await bob.set_meta(STOCK, {"name": "Robert"})
+            await seen_by_alice.until(named("Robert"))
+            await bob.leave(STOCK)
+            await seen_by_alice.until(lambda change: list(change.presence) == ["alice"])
+
+
+async def test_closing_ends_the_iteration(url: str, stock: psycopg.Connection[Any]) -> None:
+    watching = watch(STOCK, url=url)
+    async with asyncio.timeout(10):
+        async for _ in watching:
+            await watching.close()
+
+
+# --- tokens -------------------------------------------------------------------------------------------------------
+
+
+def token(seconds: float = 60.0, **claims: object) -> str:
+    return sign(SECRET, {"sub": "alice", "exp": int(time.time() + seconds), **claims})
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, running: Cluster) -> Iterator[Cluster]:
+    """A gateway that asks for tokens."""
+    folder = tmp_path_factory.mktemp("guarded")
+    catalog = folder / "catalog.toml"
+    catalog.write_text(CATALOG)
+    flags = ["--catalog", str(catalog), "--no-demo", "--gateways", "1", "--pollers", "1"]
+    flags += ["--database-url", running.database_url]
+    with cluster(folder / "data", *flags, environment={"POLLCAST_AUTH_SECRET": SECRET}) as up:
+        yield up
+
+
+async def test_a_token_is_taken_and_its_absence_is_refused(guarded: Cluster) -> None:
+    url = f"http://{guarded.gateway(0)}"
+    async with changes_of(watch("live:total", url=url)) as changes:
+        with pytest.raises(Refused) as refused:
+            await changes.until(lambda _: True)
+        assert refused.value.reason == "unauthorized"
+    async with changes_of(watch("live:sales", url=url, token=token(roles=["sales"]))) as changes:
+        assert (await changes.until(lambda change: change.kind == "snapshot")).rows == [{"one": 1}]
+
+
+async def test_a_fresh_token_is_got_for_every_connection_and_can_be_renewed(guarded: Cluster) -> None:
+    given: list[str] = []
+
+    async def fresh() -> str:
+        given.append(token())
+        return given[-1]
+
+    async with Balancer.start([guarded.gateway(0)]) as balancer:
+        async with changes_of(watching := watch("live:total", url=balancer.url, token=fresh)) as changes:
+            await changes.until(lambda change: change.kind == "snapshot")
+            await watching.renew(token(120))
+            balancer.cut()
+            await changes.until(lambda change: change.status.state == "stale")
+            await changes.until(lambda change: change.status.state == "live")
+        assert len(given) == 2
