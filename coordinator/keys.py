@@ -1,4 +1,4 @@
-"""The keys and values of CONTRACT.md §7: built and read here and nowhere else. Pure.
+"""The keys and values of CONTRACT.md §7, and two more (docs/design.md): built and read here and nowhere else. Pure.
 
 Whoever reads keys reads whatever an operator or another program has put under the prefix. A key that is none of ours
 parses to None and a value that is garbled raises ValueError: callers say so once (`Foreign`) and go on without it.
@@ -119,6 +119,20 @@ class LeaderRecord(Record):
     node: str
 
 
+@dataclass(frozen=True, slots=True)
+class PinRecord(Record):
+    """Of a topic that was moved to this poller and stays there while it lives."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRecord(Record):
+    """Of a node that is asked to drain."""
+
+    node: str
+
+
 # --- keys ---------------------------------------------------------------------------------------------------------
 
 
@@ -151,6 +165,16 @@ class Keys:
     def owner(self, topic: str) -> str:
         return f"{self.namespace}/owners/{topic}"
 
+    @property
+    def pins(self) -> str:
+        return f"{self.namespace}/pins/"
+
+    def pin(self, topic: str) -> str:
+        return f"{self.namespace}/pins/{topic}"
+
+    def drain(self, role: Role, node: str) -> str:
+        return f"{self.namespace}/drains/{role}/{node}"
+
     def presence(self, topic: str, gateway: str, ref: str) -> str:
         return f"{self.namespace}/presence/{topic}/{gateway}/{ref}"
 
@@ -174,6 +198,13 @@ class Keys:
     def parse_owner(self, key: str) -> str | None:
         """The topic."""
         match self._segments("owners", key):
+            case [topic] if TOPIC.fullmatch(topic):
+                return topic
+        return None
+
+    def parse_pin(self, key: str) -> str | None:
+        """The topic."""
+        match self._segments("pins", key):
             case [topic] if TOPIC.fullmatch(topic):
                 return topic
         return None

@@ -10,6 +10,7 @@ import asyncio
 
 import prometheus_client
 
+from coordinator.drain import Asked
 from coordinator.election import Election
 from coordinator.etcd import Etcd
 from coordinator.keys import Keys
@@ -29,12 +30,18 @@ class Coordinator:
     """What lives as long as the process; `term` is what lives as long as a session."""
 
     def __init__(
-        self, registration: Registration, election: Election, server: rpc.RpcServer, stop: asyncio.Event
+        self,
+        registration: Registration,
+        election: Election,
+        server: rpc.RpcServer,
+        stop: asyncio.Event,
+        asked: Asked,
     ) -> None:
         self.registration = registration
         self.election = election
         self._server = server
         self._stop = stop
+        self._asked = asked
         self._session: Session | None = None  # the last one
         self._was_ready = False
         LEADING.set_function(lambda: float(election.leading))
@@ -42,7 +49,12 @@ class Coordinator:
     async def term(self, session: Session) -> None:
         self._session = session
         async with asyncio.TaskGroup() as tasks:
-            parts = (self.registration.run(session), self.election.run(session), self._say_ready())
+            parts = (
+                self.registration.run(session),
+                self.election.run(session),
+                self._say_ready(),
+                self._asked.run(session),
+            )
             running = [tasks.create_task(part) for part in parts]
             await self._stop.wait()
             await self._server.set_serving(False)
@@ -82,7 +94,8 @@ async def run(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
             await server.set_serving(False)
             grpc = settings.advertised(server.host, server.port)
             registration = Registration(etcd, keys, node_record("coordinator", settings.node, http, grpc))
-            coordinator = Coordinator(registration, Election(etcd, keys, settings.node), server, stop)
+            asked = Asked(etcd, keys, "coordinator", settings.node, stop)
+            coordinator = Coordinator(registration, Election(etcd, keys, settings.node), server, stop, asked)
             async with serve_app(service_app(coordinator.healthz, coordinator.readyz), listener):
                 await keep_session(etcd, settings.lease_ttl, coordinator.term, stop)
     log.info("ended")

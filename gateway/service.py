@@ -15,6 +15,7 @@ import time
 
 from coordinator.coroner import Coroner
 from coordinator.demand import Demand
+from coordinator.drain import Asked
 from coordinator.etcd import Etcd, Event
 from coordinator.keys import Foreign, Keys, NodeRecord, OwnerRecord
 from coordinator.mirror import Mirror
@@ -31,6 +32,8 @@ from gateway.live import SERVICE, LiveQuery
 from gateway.page import Page
 from gateway.presence import HOLD_SECONDS, Presences
 from gateway.readiness import Readiness
+from gateway.report import SERVICE as REPORT
+from gateway.report import Report
 from gateway.wire import FrameProtocol
 from services import catalog as catalogue
 from services import logs, rpc, web
@@ -75,8 +78,9 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             hub.on_owned = cluster.owned
             app = Gateway(context, doorkeeper, settings.origins, readiness, Page.load(), cluster).app()
             live = LiveQuery(hub, catalog, doorkeeper, readiness, presences)
+            report = Report(settings.node, catalog, hub)
             async with (
-                rpc.serve(settings, [live.add_to], [SERVICE]) as server,
+                rpc.serve(settings, [live.add_to, report.add_to], [SERVICE, REPORT]) as server,
                 web.serve_app(
                     app,
                     listener,
@@ -89,7 +93,8 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                 grpc = settings.advertised(server.host, server.port)
                 record = node_record("gateway", settings.node, http, grpc)
                 drained = asyncio.Event()
-                member = Member(Registration(etcd, keys, record), demand, members, view, drained)
+                asked = Asked(etcd, keys, "gateway", settings.node, stop)
+                member = Member(Registration(etcd, keys, record), demand, members, view, asked, drained)
                 async with asyncio.TaskGroup() as tasks:
                     membership = tasks.create_task(keep_session(etcd, settings.lease_ttl, member.term, drained))
                     forever = [
@@ -131,12 +136,14 @@ class Member:
         demand: Demand,
         members: PresenceKeys,
         view: EtcdView,
+        asked: Asked,
         drained: asyncio.Event,
     ) -> None:
         self.registration = registration
         self._demand = demand
         self._members = members
         self._view = view
+        self._asked = asked
         self._drained = drained
 
     async def term(self, session: Session) -> None:
@@ -147,6 +154,7 @@ class Member:
                 self._demand.run(session),
                 self._members.run(session),
                 self._say_ready(),
+                self._asked.run(session),
             )
             running = [tasks.create_task(work) for work in works]
             await self._drained.wait()

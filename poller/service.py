@@ -14,6 +14,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from coordinator.coroner import Coroner
+from coordinator.drain import Asked
 from coordinator.etcd import Etcd
 from coordinator.keys import Keys
 from coordinator.ownership import Ownership
@@ -22,6 +23,8 @@ from coordinator.session import Session, keep_session
 from poller.database import Database
 from poller.feed import SERVICE
 from poller.polling import Polling
+from poller.report import SERVICE as REPORT
+from poller.report import Report
 from services import catalog as catalogue
 from services import logs, rpc
 from services.errors import Problem, SettingsInvalid
@@ -41,18 +44,25 @@ class Poller:
         polling: Polling,
         server: rpc.RpcServer,
         stop: asyncio.Event,
+        asked: Asked,
     ) -> None:
         self.registration = registration
         self.ownership = ownership
         self._polling = polling
         self._server = server
         self._stop = stop
+        self._asked = asked
         self._was_ready = False
 
     async def term(self, session: Session) -> None:
         """Until the session or the poller ends."""
         async with asyncio.TaskGroup() as tasks:
-            works = (self.registration.run(session), self.ownership.run(session), self._say_ready())
+            works = (
+                self.registration.run(session),
+                self.ownership.run(session),
+                self._say_ready(),
+                self._asked.run(session),
+            )
             running = [tasks.create_task(work) for work in works]
             await self._stop.wait()
             await self._server.set_serving(False)
@@ -95,12 +105,15 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
             polling = Polling(catalog, database)
             coroner = Coroner(etcd, keys)
             polling.feed.on_gateway_gone = lambda gateway: coroner.suspect("gateway", gateway)
-            async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
+            report = Report(settings.node, catalog, polling)
+            serving = rpc.serve(settings, [polling.feed.add_to, report.add_to], [SERVICE, REPORT])
+            async with serving as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
                 grpc = settings.advertised(server.host, server.port)
                 registration = Registration(etcd, keys, node_record("poller", settings.node, http, grpc))
                 ownership = Ownership(etcd, keys, settings.node, grpc, polling)
-                poller = Poller(registration, ownership, polling, server, stop)
+                asked = Asked(etcd, keys, "poller", settings.node, stop)
+                poller = Poller(registration, ownership, polling, server, stop, asked)
                 works = (polling.run(), coroner.run())
                 forever = [tasks.create_task(work) for work in works]
                 async with serve_app(service_app(poller.healthz, poller.readyz), listener):
