@@ -9,8 +9,8 @@ replaced by its state at the time when its turn comes.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +69,11 @@ class Stream:
             self._queue(name, [owned.status()])
             self._told[name] = owned.state
         self._something.set()
+
+    @property
+    def attached(self) -> Iterable[str]:
+        """The topics."""
+        return self._told
 
     def detach(self, name: str) -> None:
         self._drop(name)
@@ -159,6 +164,10 @@ class Feed:
         """The topic is not owned any more."""
         for stream in self._streams:
             stream.forget(name)
+
+    def receivers(self) -> Counter[str]:
+        """How many gateways are attached to each topic; none is absent."""
+        return Counter(name for stream in self._streams for name in stream.attached)
 
     def close(self) -> None:
         """Ends every stream: gateways look for the next owner at once."""

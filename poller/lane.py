@@ -36,6 +36,7 @@ class Lane:
     """`add` and `remove` are called at any time from the event loop; `run` polls until it is cancelled."""
 
     def __init__(self, query: Query, database: Database, publish: Publish, rng: random.Random) -> None:
+        self.in_force = query.interval  # seconds: longer than the catalogue's while the database is slow
         self._query = query
         self._database = database
         self._publish = publish
@@ -111,7 +112,8 @@ class Lane:
                 wait = schedule.next_round(interval, phase, started, ended) - ended
             else:
                 wait = schedule.retry_delay(interval, failures, self._rng.random())
-            metrics.INTERVAL_SECONDS.labels(self._query.name).set(schedule.stretched(interval, ended - started))
+            self.in_force = schedule.stretched(interval, ended - started)
+            metrics.INTERVAL_SECONDS.labels(self._query.name).set(self.in_force)
             await asyncio.sleep(wait)
 
     async def _unprobed(self, due: list[OwnedTopic], before: bytes | None) -> tuple[bytes | None, list[OwnedTopic]]:
@@ -150,6 +152,8 @@ class Lane:
             if isinstance(answer, Trouble):
                 return answer
             took = asyncio.get_running_loop().time() - started
+            for topic in group:
+                topic.cost(took / len(group))
             batching.size.answered(len(group), took, self._query.timeout, size(answer))
             metrics.BATCH_TOPICS.labels(self._query.name).set(batching.size.topics)
             return divide(answer, [topic.rows for topic in group], self._query)

@@ -20,13 +20,31 @@ PIECE_BYTES = 1024 * 1024
 LARGEST_DELTA_BYTES = 8 * 1024 * 1024
 """A change that is larger travels as a snapshot, in pieces."""
 
+COST_WEIGHT = 0.2
+"""Of the last poll in the smoothed cost of a poll."""
+
 Frames = list[bytes]
 
 
 class OwnedTopic:
     """The present truth of one topic under one epoch."""
 
-    __slots__ = ("epoch", "polled_at", "probed", "reason", "rows", "seq", "since", "started", "state", "topic")
+    __slots__ = (
+        "answered_at",
+        "epoch",
+        "gained_at",
+        "poll_seconds",
+        "polled_at",
+        "polls",
+        "probed",
+        "reason",
+        "rows",
+        "seq",
+        "since",
+        "started",
+        "state",
+        "topic",
+    )
 
     def __init__(self, topic: Topic, epoch: int, since: int) -> None:
         self.topic = topic
@@ -44,6 +62,13 @@ class OwnedTopic:
         """Seconds on the monotonic clock: when its last poll started."""
         self.probed: bytes | None = None
         """What the query's probe said just before the last result."""
+        self.gained_at = since
+        self.polls = 0
+        """That ended, under this epoch."""
+        self.answered_at = 0
+        """Microseconds since the Unix epoch: when the last poll started that gave a result; 0 before the first."""
+        self.poll_seconds = 0.0
+        """What one poll costs the database, smoothed."""
 
     @property
     def name(self) -> str:
@@ -52,6 +77,8 @@ class OwnedTopic:
     def answered(self, rows: list[Row], polled_at: int) -> Frames:
         """A poll that started then gave these rows. Nothing is told when nothing changed; else the result first and
         then, where it was not, that the topic is live."""
+        self.polls += 1
+        self.answered_at = polled_at
         frames: Frames = []
         if rows is not self.rows and rows != self.rows:
             frames = self._changed(rows, polled_at)
@@ -59,7 +86,12 @@ class OwnedTopic:
 
     def troubled(self, trouble: Trouble, now: int) -> Frames:
         """A poll ended with this. The last result stays."""
+        self.polls += 1
         return self._turned(trouble.state, trouble.error.detail, now)
+
+    def cost(self, seconds: float) -> None:
+        """A poll took the database so long."""
+        self.poll_seconds += (seconds - self.poll_seconds) * (COST_WEIGHT if self.polls else 1.0)
 
     def current(self, told: str) -> Iterator[bytes]:
         """What a gateway needs that knows nothing of this topic but that it is in the state `told`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterator
 
 from poller.database import Database
 from poller.feed import Feed
@@ -35,6 +36,12 @@ class Polling:
     def owned(self) -> int:
         """How many topics."""
         return len(self._owned)
+
+    @property
+    def topics(self) -> Iterator[tuple[OwnedTopic, float]]:
+        """All that are owned, each with its interval in force in seconds."""
+        for owned in self._owned.values():
+            yield owned, self._lanes[owned.topic.query.name].in_force
 
     def linger(self, topic: str) -> float | None:
         """Seconds that the topic is polled on without demand; None when it is none of this catalogue's."""
