@@ -2,22 +2,31 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WITH_NODE := PATH="$(CURDIR)/$(BIN):$$PATH"
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
+MAYBE_PAGE = $(MAKE) --no-print-directory page || echo "Going on without the page: a gateway's / says what is missing."
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 
 .PHONY: install page up test check bench proto proto-check fmt
 
 install: .venv/installed
-	@$(MAKE) --no-print-directory page || echo "Going on without the page: a gateway's / says what is missing."
+	@$(MAYBE_PAGE)
 
-.venv/installed: pyproject.toml clients/python/pyproject.toml
+# What `up` needs, and what the rest needs beyond that.
+.venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.12"; exit 1; }
 	@echo "Installing Pollcast and what it needs into .venv (about a minute the first time) ..."
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --editable '.[dev]' --editable clients/python
+	@$(PIP_INSTALL) --editable '.[embedded,page]'
 	@touch $@
 
-# exec: the signals that make passes on reach pollcast itself. What Ctrl-C does is no error.
-up: install
+.venv/installed: .venv/ready clients/python/pyproject.toml
+	@echo "Installing the tools of development ..."
+	@$(PIP_INSTALL) --editable '.[dev]' --editable clients/python
+	@touch $@
+
+# exec: the signals that make passes on reach pollcast itself.
+up: .venv/ready
+	@$(MAYBE_PAGE)
 	@exec $(BIN)/pollcast up $(ARGS)
 
 # The page that gateways serve on /, built with the Node.js of .venv.
@@ -27,7 +36,7 @@ web/dist/index.html: node_modules/.package-lock.json $(shell find clients/js/src
 	@echo "Building the page ..."
 	@$(WITH_NODE) npm run --silent build >/dev/null
 
-node_modules/.package-lock.json: package-lock.json | .venv/installed
+node_modules/.package-lock.json: package-lock.json | .venv/ready
 	@$(WITH_NODE) npm ci --silent --no-audit --no-fund --fetch-retries=1
 
 test: install tests/js/node_modules/.package-lock.json
