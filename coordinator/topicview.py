@@ -1,0 +1,109 @@
+"""One topic as etcd and the nodes' reports tell: the part of coordinator/view.py that is about a topic. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from proto.pollcast.v1 import cluster_pb2, report_pb2
+from services.clock import rfc3339
+
+RATE_SECONDS = 5.0
+"""Rates are smoothed over about so long."""
+
+WORST = {"live": 0, "stale": 1, "failed": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    node: str
+    epoch: int
+
+
+@dataclass(slots=True)
+class TopicView:
+    """A topic. `since` is when it came to have the owner that it has, or none, and demand, or none."""
+
+    name: str
+    since: float
+    owner: Owner | None = None
+    gateways: set[str] = field(default_factory=set)  # with demand in etcd
+    pin: str = ""
+    watched: dict[str, report_pb2.WatchedTopic] = field(default_factory=dict)  # what gateways report
+    polled: dict[str, report_pb2.PolledTopic] = field(default_factory=dict)  # what pollers report
+    polls_per_second: float = 0.0
+    changes_per_second: float = 0.0
+    unheard_since: float | None = None  # while the owner says that no gateway is attached
+
+    @property
+    def listed(self) -> bool:
+        """Whether etcd shows it."""
+        return self.owner is not None or bool(self.gateways)
+
+    @property
+    def report(self) -> report_pb2.PolledTopic | None:
+        """What its owner says of it."""
+        return self.polled.get(self.owner.node) if self.owner is not None else None
+
+    def info(self) -> cluster_pb2.TopicInfo:
+        """As the Cluster API tells it."""
+        clients = {g: max(1, self.watched[g].clients if g in self.watched else 1) for g in sorted(self.gateways)}
+        info = cluster_pb2.TopicInfo(
+            topic=self.name,
+            owner=self.owner.node if self.owner is not None else "",
+            epoch=self.owner.epoch if self.owner is not None else 0,
+            state=self._state(),
+            clients=sum(clients.values()),
+            gateways=[cluster_pb2.GatewayClients(name=name, clients=count) for name, count in clients.items()],
+        )
+        if (report := self.report) is not None:
+            info.interval_ms = report.interval_ms
+            info.last_polled_at = rfc3339(report.last_polled_at) if report.last_polled_at else ""
+            info.load.CopyFrom(
+                cluster_pb2.TopicLoad(
+                    polls_per_second=self.polls_per_second,
+                    changes_per_second=self.changes_per_second,
+                    rows=report.rows,
+                    poll_ms=report.poll_us / 1000,
+                )
+            )
+        return info
+
+    def _state(self) -> str:
+        """The worst of what is told. A gateway that says stale of a topic that nobody owns is right."""
+        told = [watched.state for gateway, watched in self.watched.items() if gateway in self.gateways]
+        report = self.report
+        told.append(report.state if report is not None else "live" if self.owner is not None else "stale")
+        return max(told, key=lambda state: WORST.get(state, 0))
+
+    def has_demand(self, gateway: str, wanted: bool, now: float) -> None:
+        before = bool(self.gateways)
+        if wanted:
+            self.gateways.add(gateway)
+        else:
+            self.gateways.discard(gateway)
+        if bool(self.gateways) != before:
+            self.since, self.unheard_since = now, None
+
+    def has_owner(self, owner: Owner | None, now: float) -> None:
+        if owner != self.owner:
+            self.owner, self.since, self.unheard_since = owner, now, None
+            self.polls_per_second = self.changes_per_second = 0.0
+
+    def was_polled(self, poller: str, polled: report_pb2.PolledTopic, now: float, seconds: float, made: int) -> None:
+        """What a poller says of it now, `seconds` after it said something last (0: never); `made` at, by its clock."""
+        before, self.polled[poller] = self.polled.get(poller), polled
+        if self.owner is None or self.owner.node != poller:
+            return
+        if before is not None and before.epoch == polled.epoch and seconds > 0:
+            weight = 1 - math.exp(-seconds / RATE_SECONDS)
+            self.polls_per_second += weight * ((polled.polls - before.polls) / seconds - self.polls_per_second)
+            self.changes_per_second += weight * ((polled.changes - before.changes) / seconds - self.changes_per_second)
+        else:
+            owned_for = max((made - polled.owned_since) / 1e6, 1.0)
+            self.polls_per_second = polled.polls / owned_for
+            self.changes_per_second = max(polled.changes - 1, 0) / owned_for  # the first result is no change
+        if polled.receivers or not self.gateways:
+            self.unheard_since = None
+        elif self.unheard_since is None:
+            self.unheard_since = now
