@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,9 @@ from services.topics import Topic
 if TYPE_CHECKING:
     from gateway.hub import Hub
     from gateway.topic import LiveTopic
+
+MAX_LIFETIME_SECONDS = 365 * 24 * 3600.0
+"""A token may be good for longer than a timer can be set."""
 
 MAX_STEPS = 32
 """A follower that is further behind gets a snapshot."""
@@ -99,13 +102,30 @@ class Follower:
 
 
 @contextlib.contextmanager
-def following(hub: Hub, topic: Topic, *, since: Version | None = None, deltas: bool = True) -> Iterator[Follower]:
-    """Inside the scope the follower counts as a client of the topic."""
+def following(
+    hub: Hub, topic: Topic, *, since: Version | None = None, deltas: bool = True, lifetime: float | None = None
+) -> Iterator[Follower]:
+    """Inside the scope the follower counts as a client of the topic. It ends after `lifetime` seconds, when its token
+    does."""
     live = hub.enter(topic, time.monotonic())
     follower = Follower(live, since=since, deltas=deltas)
     live.followers.add(follower)
     try:
-        yield follower
+        with ending_after(lifetime, follower.end):
+            yield follower
     finally:
         live.followers.discard(follower)
         hub.left(live, time.monotonic())
+
+
+@contextlib.contextmanager
+def ending_after(lifetime: float | None, end: Callable[[], None]) -> Iterator[None]:
+    """Inside the scope `end` is called when `lifetime` seconds are over; None: never."""
+    if lifetime is None:
+        yield
+        return
+    timer = asyncio.get_running_loop().call_later(min(lifetime, MAX_LIFETIME_SECONDS), end)
+    try:
+        yield
+    finally:
+        timer.cancel()

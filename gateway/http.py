@@ -1,7 +1,7 @@
 """HTTP on a gateway (CONTRACT.md §5) and the WebSocket handshake (§4): a Starlette application around the hub.
 
-Errors are JSON `{"reason","detail"}`. The WebSocket endpoint checks who is there, accepts, attaches a Socket to the
-connection and returns; the rest is `gateway.channels`.
+Errors are JSON `{"reason","detail"}`, which a page of an allowed Origin may read. The WebSocket endpoint checks who is
+there, accepts, attaches a Socket to the connection and returns; the rest is `gateway.channels`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from gateway import metrics, phoenix
+from gateway.admission import Admission
 from gateway.channels import Context, Socket
 from gateway.cluster_view import ClusterView
 from gateway.follower import DeltaEvent, Event, following
 from gateway.history import Result
 from gateway.identity import Doorkeeper, Identity
-from gateway.origin import origin_allowed
+from gateway.origin import Pages
 from gateway.page import Page
 from gateway.readiness import Readiness
 from gateway.version import Version
@@ -39,6 +40,12 @@ from services.errors import Draining, Forbidden, NoResult, PollcastError
 
 RESULT_SECONDS = 10.0
 """How long a request for one snapshot waits for a first result."""
+
+PREFLIGHT = {
+    "access-control-allow-methods": "GET",
+    "access-control-allow-headers": "authorization, last-event-id",
+    "access-control-max-age": "600",
+}
 
 COMMENT_SECONDS = 15.0
 """A silent event stream says so as often, so that proxies keep it and a dead peer is noticed."""
@@ -51,14 +58,16 @@ class Gateway:
         self,
         context: Context,
         doorkeeper: Doorkeeper,
-        origins: tuple[str, ...],
+        pages: Pages,
+        admission: Admission,
         readiness: Readiness,
         page: Page,
         cluster: ClusterView,
     ) -> None:
         self.context = context
         self.doorkeeper = doorkeeper
-        self.origins = origins
+        self.pages = pages
+        self.admission = admission
         self.readiness = readiness
         self.page = page
         self.cluster = cluster
@@ -68,7 +77,9 @@ class Gateway:
     def app(self) -> Starlette:
         routes: list[BaseRoute] = [
             Route("/live/{query}", self.live),
+            Route("/live/{query}", self.preflight, methods=["OPTIONS"]),
             Route("/api/queries", self.queries),
+            Route("/api/queries", self.preflight, methods=["OPTIONS"]),
             Route("/api/cluster", self.show_cluster),
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),
@@ -78,7 +89,7 @@ class Gateway:
         ]
         return Starlette(
             routes=routes,
-            exception_handlers={PollcastError: _error_response, HTTPException: _http_error_response},
+            exception_handlers={PollcastError: self._error_response, HTTPException: _http_error_response},
         )
 
     # --- live results -----------------------------------------------------------------------------------------
@@ -96,9 +107,12 @@ class Gateway:
         topics.check_roles(query, identity.roles)
         headers = _cors(request) | {"cache-control": "no-store", "vary": "Accept, Origin"}
         if "text/event-stream" not in request.headers.get("accept", ""):
-            return Response(await self._snapshot(topic), media_type="application/json", headers=headers)
+            with self.admission.seat():
+                return Response(await self._snapshot(topic), media_type="application/json", headers=headers)
         since = Version.parse(request.headers.get("last-event-id", ""))
-        return EventStream(self._events(topic, since, identity), headers=headers | {"x-accel-buffering": "no"})
+        lifetime = identity.lifetime(time.time() - self.context.limits.expiry_grace_seconds)
+        events = self._events(topic, since, lifetime)
+        return EventStream(events, self.admission, headers=headers | {"x-accel-buffering": "no"})
 
     async def _snapshot(self, topic: topics.Topic) -> bytes:
         with following(self.context.hub, topic) as follower:
@@ -114,15 +128,13 @@ class Gateway:
                 raise NoResult(f"no result within {RESULT_SECONDS:g} s; {why}") from None
 
     async def _events(
-        self, topic: topics.Topic, since: Version | None, identity: Identity
+        self, topic: topics.Topic, since: Version | None, lifetime: float | None
     ) -> AsyncGenerator[bytes, None]:
         yield b": ok\n\n"
         known = since
-        with following(self.context.hub, topic, since=since) as follower:
+        with following(self.context.hub, topic, since=since, lifetime=lifetime) as follower:
             async with aclosing(follower.events(COMMENT_SECONDS)) as events:
                 async for event in events:
-                    if identity.expired(time.time() - self.context.limits.expiry_grace_seconds):
-                        return
                     if event is None:
                         yield b": still here\n\n"
                         continue
@@ -165,18 +177,16 @@ class Gateway:
                 raise Forbidden(error.detail) from None
             if self.readiness.draining:
                 raise Draining()
-            if len(self.context.sockets) >= self.context.limits.max_connections:
-                raise TooManyConnections(f"this gateway has its {self.context.limits.max_connections} connections")
+            with self.admission.seat():
+                await websocket.accept(subprotocol="phoenix" if "phoenix" in offered else None)
+                wire = cast(FrameProtocol, websocket.scope["extensions"][EXTENSION])
+                socket = Socket(wire, identity, self.context)
+                if wire.transport.is_closing():
+                    return
+                self.context.add(socket)
+                wire.attach(socket)
         except PollcastError as error:
             await websocket.send_denial_response(_error_json(error))
-            return
-        await websocket.accept(subprotocol="phoenix" if "phoenix" in offered else None)
-        wire = cast(FrameProtocol, websocket.scope["extensions"][EXTENSION])
-        socket = Socket(wire, identity, self.context)
-        if wire.transport.is_closing():
-            return
-        self.context.add(socket)
-        wire.attach(socket)
 
     def _identify(self, request: Request) -> Identity:
         """Who asks. Raises Forbidden for a page of somebody else, Unauthorized."""
@@ -186,9 +196,19 @@ class Gateway:
 
     def _check_origin(self, connection: HTTPConnection) -> None:
         """Raises Forbidden for a page of somebody else."""
-        origin, host = connection.headers.get("origin"), connection.headers.get("host", "")
-        if not origin_allowed(origin, host, self.origins):
-            raise Forbidden("pages of this Origin are not allowed: name it in POLLCAST_ORIGINS")
+        self.pages.check(connection.headers.get("origin"), connection.headers.get("host", ""))
+
+    async def preflight(self, request: Request) -> Response:
+        """A browser asks before it sends a token's header to another Origin."""
+        self._check_origin(request)
+        return Response(status_code=204, headers=_cors(request) | PREFLIGHT)
+
+    async def _error_response(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, PollcastError)
+        headers = {} if error.http != 401 else {"www-authenticate": "Bearer"}
+        if self.pages.allow_origin(request.headers.get("origin"), request.headers.get("host", "")):
+            headers |= _cors(request)
+        return _error_json(error, headers)
 
 
 class EventStream(Response):
@@ -196,13 +216,18 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], admission: Admission, headers: dict[str, str]) -> None:
         super().__init__(headers=headers)
+        self._admission = admission
         del self.headers["content-length"]
         self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        with self._admission.seat():
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await self._until_over(receive, send)
+
+    async def _until_over(self, receive: Receive, send: Send) -> None:
         async with asyncio.TaskGroup() as group:
             streaming = group.create_task(self._stream(send))
             gone = group.create_task(_until_disconnected(receive))
@@ -220,12 +245,6 @@ class EventStream(Response):
 async def _until_disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-class TooManyConnections(PollcastError):
-    """This gateway is full."""
-
-    reason, http, grpc = "too_many_connections", 503, "UNAVAILABLE"
 
 
 def server_sent(event: Event, known: Version | None) -> bytes:
@@ -264,13 +283,8 @@ def _cors(request: Request) -> dict[str, str]:
     return {"access-control-allow-origin": origin, "vary": "Origin"} if origin else {}
 
 
-def _error_json(error: PollcastError) -> Response:
-    return _json({"reason": error.reason, "detail": error.detail}, status=error.http)
-
-
-async def _error_response(request: Request, error: Exception) -> Response:
-    assert isinstance(error, PollcastError)
-    return _error_json(error)
+def _error_json(error: PollcastError, headers: dict[str, str] | None = None) -> Response:
+    return _json({"reason": error.reason, "detail": error.detail}, status=error.http, headers=headers)
 
 
 async def _http_error_response(request: Request, error: Exception) -> Response:

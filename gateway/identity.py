@@ -21,6 +21,10 @@ class Identity:
     def expired(self, at: float) -> bool:
         return self.expires_at is not None and self.expires_at < at
 
+    def lifetime(self, at: float) -> float | None:
+        """Seconds from `at` until the token expires, not below 0; None: it never does."""
+        return None if self.expires_at is None else max(0.0, self.expires_at - at)
+
 
 NOBODY = Identity()
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from services.settings import GatewaySettings
 
+EXPIRY_GRACE_SECONDS = 10.0
+"""How long what a token opened goes on when it has expired (CONTRACT.md §10)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -14,7 +17,7 @@ class Limits:
     max_connections: int
     silent_seconds: float = 60.0
     stuck_seconds: float = 30.0
-    expiry_grace_seconds: float = 10.0
+    expiry_grace_seconds: float = EXPIRY_GRACE_SECONDS
 
     @staticmethod
     def of(settings: GatewaySettings) -> Limits:

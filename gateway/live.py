@@ -7,6 +7,7 @@ consumer misses is not buffered.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from gateway.follower import DeltaEvent, Event, following
+from gateway.admission import Admission
+from gateway.follower import DeltaEvent, Event, ending_after, following
 from gateway.history import Result
 from gateway.hub import Hub
 from gateway.identity import Doorkeeper, Identity
+from gateway.limits import EXPIRY_GRACE_SECONDS
 from gateway.presence import Presences
 from gateway.readiness import Readiness
 from gateway.roster import Diff, Member, Shown, metas_by_key
@@ -26,9 +29,12 @@ from proto.pollcast.v1 import live_pb2, live_pb2_grpc, types_pb2
 from services import auth, rpc, topics
 from services.catalog import Catalog, Param, Query
 from services.clock import rfc3339
-from services.errors import Draining, InvalidPayload, NoResult, PollcastError
+from services.errors import Draining, InvalidPayload, NoResult, PollcastError, Unauthorized
 
 RESULT_SECONDS = 10.0
+
+CLOCK_SECONDS = 0.5
+"""A timer may fire so much before the wall clock says it should."""
 
 SERVICE = live_pb2.DESCRIPTOR.services_by_name["LiveQuery"].full_name
 
@@ -37,13 +43,20 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
     """See the module."""
 
     def __init__(
-        self, hub: Hub, catalog: Catalog, doorkeeper: Doorkeeper, readiness: Readiness, presences: Presences
+        self,
+        hub: Hub,
+        catalog: Catalog,
+        doorkeeper: Doorkeeper,
+        readiness: Readiness,
+        presences: Presences,
+        admission: Admission,
     ) -> None:
         self._hub = hub
         self._catalog = catalog
         self._doorkeeper = doorkeeper
         self._readiness = readiness
         self._presences = presences
+        self._admission = admission
 
     def add_to(self, server: grpc.aio.Server) -> None:
         live_pb2_grpc.add_LiveQueryServicer_to_server(self, server)
@@ -52,24 +65,30 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
         self, request: live_pb2.WatchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[live_pb2.WatchResponse]:
         try:
-            topic = self._topic(request.topic, context)
+            identity = self._identify(context)
+            topic = self._topic(request.topic, identity)
+            lifetime = identity.lifetime(time.time() - EXPIRY_GRACE_SECONDS)
+            snapshots = request.snapshots_only
+            with (
+                self._admission.seat(),
+                following(
+                    self._hub, topic, since=Version.parse(request.since), deltas=not snapshots, lifetime=lifetime
+                ) as follower,
+            ):
+                async with aclosing(follower.events()) as events:
+                    async for event in events:
+                        if event is not None:
+                            yield _response(event)
+            raise _why_ended(identity)
         except PollcastError as error:
             await rpc.abort(context, error)
-            return
-        since = Version.parse(request.since)
-        with following(self._hub, topic, since=since, deltas=not request.snapshots_only) as follower:
-            async with aclosing(follower.events()) as events:
-                async for event in events:
-                    if event is not None:
-                        yield _response(event)
-        await rpc.abort(context, Draining())
 
     async def Get(
         self, request: live_pb2.GetRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> types_pb2.Snapshot:
         try:
-            topic = self._topic(request.topic, context)
-            with following(self._hub, topic) as follower:
+            topic = self._topic(request.topic, self._identify(context))
+            with self._admission.seat(), following(self._hub, topic) as follower:
                 async with asyncio.timeout(RESULT_SECONDS), aclosing(follower.events()) as events:
                     async for event in events:
                         if isinstance(event, Result):
@@ -94,7 +113,7 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
         self, request: live_pb2.ListPresenceRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> live_pb2.ListPresenceResponse:
         try:
-            roster = self._presences.of(self._topic_with_presence(request.topic, context)).roster
+            roster = self._presences.of(self._topic_with_presence(request.topic, self._identify(context))).roster
         except PollcastError as error:
             await rpc.abort(context, error)
         return live_pb2.ListPresenceResponse(presences=_presences(roster.shown().values()), total=len(roster.members))
@@ -103,35 +122,47 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
         self, request: live_pb2.WatchPresenceRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[live_pb2.WatchPresenceResponse]:
         try:
-            topic = self._topic_with_presence(request.topic, context)
+            identity = self._identify(context)
+            topic = self._topic_with_presence(request.topic, identity)
+            lifetime = identity.lifetime(time.time() - EXPIRY_GRACE_SECONDS)
+            with (
+                self._admission.seat(),
+                self._presences.watching(topic) as watcher,
+                ending_after(lifetime, watcher.end),
+            ):
+                async with aclosing(watcher.events()) as events:
+                    async for event, total in events:
+                        yield _presence_response(event, total)
+            raise _why_ended(identity)
         except PollcastError as error:
             await rpc.abort(context, error)
-        with self._presences.watching(topic) as watcher:
-            async with aclosing(watcher.events()) as events:
-                async for event, total in events:
-                    yield _presence_response(event, total)
-        await rpc.abort(context, Draining())
 
     def _identify(self, context: grpc.aio.ServicerContext[Any, Any]) -> Identity:
         """Raises Unauthorized."""
         header = next((value for key, value in context.invocation_metadata() or () if key == "authorization"), None)
         return self._doorkeeper.identify(auth.from_header(header if isinstance(header, str) else None))
 
-    def _topic(self, spelling: str, context: grpc.aio.ServicerContext[Any, Any]) -> topics.Topic:
+    def _topic(self, spelling: str, identity: Identity) -> topics.Topic:
         """Raises PollcastError."""
         if self._readiness.draining:
             raise Draining()
-        identity = self._identify(context)
         topic = topics.parse(spelling, self._catalog, identity.values)
         topics.check_roles(topic.query, identity.roles)
         return topic
 
-    def _topic_with_presence(self, spelling: str, context: grpc.aio.ServicerContext[Any, Any]) -> topics.Topic:
+    def _topic_with_presence(self, spelling: str, identity: Identity) -> topics.Topic:
         """Raises PollcastError."""
-        topic = self._topic(spelling, context)
+        topic = self._topic(spelling, identity)
         if not topic.query.presence:
             raise InvalidPayload(f"query {topic.query.name} has no presence")
         return topic
+
+
+def _why_ended(identity: Identity) -> PollcastError:
+    """Why the gateway ended a stream."""
+    if identity.expired(time.time() - EXPIRY_GRACE_SECONDS + CLOCK_SECONDS):
+        return Unauthorized("the token has expired")
+    return Draining()
 
 
 def _presences(members: Iterable[Member]) -> list[live_pb2.Presence]:

@@ -22,6 +22,7 @@ from coordinator.mirror import Mirror
 from coordinator.presence import PresenceKeys
 from coordinator.registry import Registration, node_record
 from coordinator.session import Session, keep_session
+from gateway.admission import Admission
 from gateway.channels import Context
 from gateway.cluster_view import ClusterView
 from gateway.http import Gateway
@@ -29,6 +30,7 @@ from gateway.hub import Hub, Owner
 from gateway.identity import Doorkeeper
 from gateway.limits import Limits
 from gateway.live import SERVICE, LiveQuery
+from gateway.origin import Pages
 from gateway.page import Page
 from gateway.presence import HOLD_SECONDS, Presences
 from gateway.readiness import Readiness
@@ -76,11 +78,12 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             view = EtcdView(etcd, keys, hub, context, coroner, members)
             cluster = ClusterView(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, hub.owners)
             hub.on_owned = cluster.owned
-            app = Gateway(context, doorkeeper, settings.origins, readiness, Page.load(), cluster).app()
-            live = LiveQuery(hub, catalog, doorkeeper, readiness, presences)
+            admission = Admission(settings.max_connections, lambda: len(context.sockets))
+            app = Gateway(context, doorkeeper, Pages.of(settings), admission, readiness, Page.load(), cluster).app()
+            live = LiveQuery(hub, catalog, doorkeeper, readiness, presences, admission)
             report = Report(settings.node, catalog, hub)
             async with (
-                rpc.serve(settings, [live.add_to, report.add_to], [SERVICE, REPORT]) as server,
+                rpc.serve(settings, [live.add_to, report.add_to], [SERVICE, REPORT], for_services=False) as server,
                 web.serve_app(
                     app,
                     listener,

@@ -90,6 +90,12 @@ class Draining(PollcastError):
     reason, http, grpc = "draining", 503, "UNAVAILABLE"
 
 
+class TooManyConnections(PollcastError):
+    """This gateway is full."""
+
+    reason, http, grpc = "too_many_connections", 503, "UNAVAILABLE"
+
+
 class UnknownNode(PollcastError):
     """No node of that name is in the cluster."""
 

@@ -50,10 +50,15 @@ class RpcServer:
 
 @contextlib.asynccontextmanager
 async def serve(
-    settings: ServiceSettings, add: Iterable[Callable[[grpc.aio.Server], None]], services: Iterable[str]
+    settings: ServiceSettings,
+    add: Iterable[Callable[[grpc.aio.Server], None]],
+    services: Iterable[str],
+    *,
+    for_services: bool = True,
 ) -> AsyncIterator[RpcServer]:
-    """Serves what each of `add` adds to the server; `services` are the full names for reflection. OSError when the
-    address is taken."""
+    """Serves what each of `add` adds to the server; `services` are the full names for reflection. With TLS set up,
+    peers must show a certificate of the CA, unless this is not `for_services`: LiveQuery asks for tokens. OSError
+    when the address is taken."""
     server = grpc.aio.server(options=[*OPTIONS, ("grpc.so_reuseport", 0)])
     health = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
@@ -65,7 +70,7 @@ async def serve(
     address = join_host_port(host, port)
     try:
         if settings.tls_cert is not None:
-            bound = server.add_secure_port(address, _server_credentials(settings))
+            bound = server.add_secure_port(address, _server_credentials(settings, mutual=for_services))
         else:
             bound = server.add_insecure_port(address)
     except RuntimeError as error:
@@ -91,12 +96,13 @@ def channel(address: HostPort, settings: ServiceSettings) -> grpc.aio.Channel:
     return grpc.aio.secure_channel(address, credentials, options=options)
 
 
-def _server_credentials(settings: ServiceSettings) -> grpc.ServerCredentials:
+def _server_credentials(settings: ServiceSettings, *, mutual: bool) -> grpc.ServerCredentials:
     assert settings.tls_cert is not None
     assert settings.tls_key is not None
     assert settings.tls_ca is not None
     pair = (settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())
-    return grpc.ssl_server_credentials([pair], settings.tls_ca.read_bytes(), require_client_auth=True)
+    ca = settings.tls_ca.read_bytes() if mutual else None
+    return grpc.ssl_server_credentials([pair], ca, require_client_auth=mutual)
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: PollcastError) -> NoReturn:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 import uuid
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,8 @@ from services.errors import Problem, SettingsInvalid
 Role = Literal["gateway", "poller", "coordinator"]
 
 S = TypeVar("S", bound="EtcdSettings")
+
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 
 HostPort = str
 """`host:port`; port 0 lets the system choose one."""
@@ -179,7 +182,11 @@ class GatewaySettings(ServiceSettings):
     @classmethod
     def _origins(cls, value: object) -> object:
         parts = value.split(",") if isinstance(value, str) else value
-        return tuple(p.strip().rstrip("/").lower() for p in parts if p.strip()) if parts else ()  # type: ignore[attr-defined]
+        origins = [str(p).strip().rstrip("/").lower() for p in parts] if isinstance(parts, (list, tuple)) else []
+        for origin in filter(None, origins):
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin: it must be as https://example.org, with a port if need be")
+        return tuple(filter(None, origins))
 
     @classmethod
     def contradictions(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

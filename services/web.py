@@ -2,8 +2,8 @@
 
 `serve_app` is a scope: inside it the app answers on an address that is bound before anything else; on leaving it
 takes no more connections, closes those there are (WebSockets with 1012) and returns. uvicorn's own signal handling
-is off: services/lifecycle.py owns signals. `service_app` is what services without a user interface answer: probes
-and metrics.
+is off: services/lifecycle.py owns signals. Slow and oversized requests are refused (services.http_guard).
+`service_app` is what services without a user interface answer: probes and metrics.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from services.http_guard import GuardedHttp
 from services.settings import HostPort, split_host_port
 
 BACKLOG = 2048
@@ -66,7 +67,7 @@ async def serve_app(
     """Serves the app on `host:port`, or on a socket from `bind`, and yields the host and the port that are bound.
     `uvicorn_config` goes to uvicorn.Config. OSError when the address can't be bound."""
     given: dict[str, Any] = {"lifespan": "off", "log_config": None, "access_log": False, "backlog": BACKLOG}
-    given |= {"timeout_graceful_shutdown": 2, "server_header": False} | uvicorn_config
+    given |= {"http": GuardedHttp, "timeout_graceful_shutdown": 2, "server_header": False} | uvicorn_config
     with bind(address) if isinstance(address, str) else contextlib.nullcontext(address) as listener:
         server = Server(uvicorn.Config(app, **given))
         try:
