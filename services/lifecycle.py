@@ -1,8 +1,9 @@
 """One file owns signals and the drain.
 
 A process runs one service: a coroutine function `run(stop)` that serves until `stop` is set, then drains and returns.
-SIGTERM and SIGINT set `stop`; a second one ends the process at once with status 130. A service that can't go on raises.
-Exit status: 0 after a drain, else that of the PollcastError, else 1.
+SIGTERM and SIGINT set `stop`; a second one, a second later or more, ends the process at once with status 130. (One that
+comes sooner is the same wish told twice: make and timeout pass on what the whole process group gets as well.) A service
+that can't go on raises. Exit status: 0 after a drain, else that of the PollcastError, else 1.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from services.errors import PollcastError
 
 log = logs.get_logger("lifecycle")
 
+SAME_WISH_SECONDS = 1.0
+
 Run = Callable[[asyncio.Event], Awaitable[None]]
 
 
@@ -28,11 +31,16 @@ async def until_stopped(run: Run) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
+    impatient_from = 0.0
+
     def on_signal(number: signal.Signals) -> None:
-        if stop.is_set():
+        nonlocal impatient_from
+        if not stop.is_set():
+            log.info("stopping", signal=number.name)
+            stop.set()
+            impatient_from = loop.time() + SAME_WISH_SECONDS
+        elif loop.time() >= impatient_from:
             os._exit(130)
-        log.info("stopping", signal=number.name)
-        stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)

@@ -251,3 +251,15 @@ def test_a_service_that_can_not_start_ends_the_start_with_its_log(etcd_server: E
     assert re.search(r"poller-[12] ended with exit status 2", done.stderr)
     assert "POLLCAST_DATABASE_URL" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_one_wish_to_stop_that_comes_twice_is_one(tmp_path: Path) -> None:
+    """`make up` passes on the SIGTERM that its process group has got as well."""
+    catalog = tmp_path / "catalog.toml"
+    catalog.write_text(CATALOG)
+    with cluster(tmp_path / "data", "--catalog", str(catalog), "--no-demo", "--gateways", "1", "--pollers", "1") as up:
+        up.process.terminate()
+        eventually_sync(lambda: "Stopping" in output(up))
+        up.process.terminate()
+        assert up.process.wait(20) == 0
+        assert not (tmp_path / "data" / "cluster.json").exists()
