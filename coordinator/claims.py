@@ -65,13 +65,13 @@ async def claim(
 
 
 async def release(etcd: Etcd, keys: Keys, claims: Iterable[Claim]) -> dict[str, bool]:
-    """Gives up each topic that is still ours and has no demand. True when it is not ours any more, False when it is
-    kept because there is demand."""
+    """Gives up each topic that is still ours and has no demand, with its pin. True when it is not ours any more, False
+    when it is kept because there is demand."""
 
     def operation(held: Claim) -> Operation:
         key = keys.owner(held.topic)
         compare = [e.unchanged(key, held.epoch), e.none_under(keys.demands(held.topic))]
-        return e.nested(compare, [e.delete(key)], [e.read(key)])
+        return e.nested(compare, [e.delete(key), e.delete(keys.pin(held.topic))], [e.read(key)])
 
     def outcome(held: Claim, done: bool, _: int, key: Kv | None) -> bool:
         return done or key is None or key.mod_revision != held.epoch
@@ -79,9 +79,23 @@ async def release(etcd: Etcd, keys: Keys, claims: Iterable[Claim]) -> dict[str, 
     return await _each(etcd, keys, claims, lambda held: held.topic, operation, outcome)
 
 
-async def hand_over(etcd: Etcd, keys: Keys, claims: Iterable[Claim], target: NodeRecord) -> dict[str, bool]:
-    """Rebinds each topic that is still ours to the target's lease, if the target is there under that lease. True
-    when it is not ours any more."""
+async def let_go(etcd: Etcd, keys: Keys, claims: Iterable[Claim]) -> dict[str, bool]:
+    """Gives up each topic that is still ours, whether there is demand or not: for who can't poll it. True: it is not
+    ours any more."""
+
+    def operation(held: Claim) -> Operation:
+        key = keys.owner(held.topic)
+        return e.nested([e.unchanged(key, held.epoch)], [e.delete(key), e.delete(keys.pin(held.topic))], [e.read(key)])
+
+    def outcome(held: Claim, done: bool, _: int, key: Kv | None) -> bool:
+        return done or key is None or key.mod_revision != held.epoch
+
+    return await _each(etcd, keys, claims, lambda held: held.topic, operation, outcome)
+
+
+async def hand_over(etcd: Etcd, keys: Keys, claims: Iterable[Claim], target: NodeRecord) -> dict[str, int]:
+    """Rebinds each topic that is still ours to the target's lease, if the target is there under that lease. The epoch
+    that the topic has then: as before where it is still ours, 0 where it has no owner."""
     record = OwnerRecord(target.node, target.grpc or "", clock.now_rfc3339()).encode()
 
     def operation(held: Claim) -> Operation:
@@ -92,10 +106,22 @@ async def hand_over(etcd: Etcd, keys: Keys, claims: Iterable[Claim], target: Nod
         ]
         return e.nested(compare, [e.put(key, record, target.lease_number)], [e.read(key)])
 
-    def outcome(held: Claim, done: bool, _: int, key: Kv | None) -> bool:
-        return done or key is None or key.mod_revision != held.epoch
+    def outcome(held: Claim, done: bool, revision: int, key: Kv | None) -> int:
+        return revision if done else key.mod_revision if key is not None else 0
 
     return await _each(etcd, keys, claims, lambda held: held.topic, operation, outcome)
+
+
+async def remove(etcd: Etcd, litter: Mapping[str, int]) -> None:
+    """Deletes keys that say nothing as they were last written at a revision. What is written since stays, and what was
+    not done is done when it is in the way again."""
+
+    async def attempt(batch: Sequence[str]) -> dict[str, bool]:
+        done = await etcd.txn([], [e.nested([e.unchanged(key, litter[key])], [e.delete(key)]) for key in batch])
+        return dict.fromkeys(batch, done.succeeded)
+
+    for key in await _in_batches(litter, attempt):
+        log.warning("removed a key that no gateway wrote and that kept a topic", key=key)
 
 
 async def _each(

@@ -195,6 +195,10 @@ class Keys:
                 return topic, gateway
         return None
 
+    def demanded(self, key: str) -> str:
+        """The topic whose demand the key counts for in a transaction, be it one of ours or not."""
+        return self._segments("demand", key)[0]
+
     def parse_owner(self, key: str) -> str | None:
         """The topic."""
         match self._segments("owners", key):

@@ -4,25 +4,35 @@
 tells the `Holder` at once what it gained and lost. Out of etcd's reach nothing is lost: the mirrors are silent, and
 polling goes on until one of them tells of a successor. When the session ends, everything is lost; the next one
 starts from nothing. `drain()` hands everything to the next in rank; what it can't hand over goes with the lease.
+Topics that others should have (placement says which) are handed over while polling goes on: the old owner stops when
+etcd has answered, the new one polls at once when its mirror shows it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import NoReturn, Protocol
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import NoReturn, Protocol, TypeVar
 
-from coordinator.claims import BATCH, Claim, claim, hand_over, release
+from coordinator.claims import BATCH, Claim, claim, hand_over, let_go, release, remove
 from coordinator.etcd import Etcd, Event, Kv
-from coordinator.keys import DemandRecord, Foreign, Keys, NodeRecord, OwnerRecord
+from coordinator.keys import DemandRecord, Foreign, Keys, NodeRecord, OwnerRecord, PinRecord, Record
 from coordinator.mirror import Mirror
-from coordinator.placement import Changes, Placement, Work, rank
+from coordinator.placement import Changes, Placement, Work
 from coordinator.session import Session, backoff
 from services import clock, logs
 from services.settings import HostPort
 
 log = logs.get_logger("ownership")
+
+DRAIN_SECONDS = 3.0
+"""What is not handed over by then goes with the lease."""
+
+
+GiveUp = Callable[[Etcd, Keys, Sequence[Claim]], Awaitable[dict[str, bool]]]
+
+Item = TypeVar("Item", str, Claim)
 
 
 class Holder(Protocol):
@@ -75,7 +85,7 @@ class Ownership:
         return self._term is not None and all(mirror.healthy for mirror in self._term.mirrors)
 
     async def drain(self) -> None:
-        """Claims nothing more, and hands what is ours to the next in rank, if there is one. Tries once."""
+        """Claims nothing more, and hands what is ours to the next in rank, if there is one, within DRAIN_SECONDS."""
         if self._term is not None:
             await self._term.drain()
 
@@ -88,7 +98,8 @@ class Term:
         self.pollers = Mirror(etcd, keys.nodes("poller"), self._pollers_changed)
         self.owners = Mirror(etcd, keys.owners, self._owners_changed, self._on_new_cluster)
         self.demand = Mirror(etcd, keys.demands(), self._demand_changed)
-        self.mirrors = (self.pollers, self.owners, self.demand)
+        self.pins = Mirror(etcd, keys.pins, self._pins_changed)
+        self.mirrors = (self.pollers, self.pins, self.owners, self.demand)
         self._etcd = etcd
         self._keys = keys
         self._session = session
@@ -97,6 +108,7 @@ class Term:
         self._wake = asyncio.Event()
         self._foreign = Foreign()
         self._garbled: dict[str, int] = {}  # topics whose owner key says nothing, with its mod_revision
+        self._litter: dict[str, dict[str, int]] = {}  # topic → keys under its demand that are none, likewise
         self._ready: dict[str, NodeRecord] = {}
 
     async def run(self) -> NoReturn:
@@ -116,18 +128,14 @@ class Term:
 
     async def drain(self) -> None:
         self.placement.draining = True
-        others = {node: record for node, record in self._ready.items() if node != self._record.node}
-        if not others:
-            return
-        share: dict[str, list[Claim]] = {}
-        for topic, epoch in self.placement.held.items():
-            share.setdefault(rank(topic, others)[0], []).append(Claim(topic, epoch, self._session.lease))
-        for node, claims in share.items():
-            gone = await hand_over(self._etcd, self._keys, claims, others[node])
-            for held in claims:
-                if gone.get(held.topic, False):
-                    self.tell(self.placement.released(held, True, self._now()))
-            log.info("topics handed over", to=node, topics=sum(gone.values()), of=len(claims))
+        others = self._ready.keys() - {self._record.node}
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                for node, claims in self.placement.heirs(others).items():
+                    left = await self._hand_over([(held, node) for held in claims])
+                    log.info("topics handed over", to=node, topics=len(claims) - len(left), of=len(claims))
+        except TimeoutError:
+            log.warning("not everything handed over, the lease takes the rest", topics=len(self.placement.held))
 
     # --- work
 
@@ -136,12 +144,16 @@ class Term:
         while True:
             await self._until_due()
             work = self.placement.due(self._now())
-            claims = [topic for batch in _batches(work.claims) for topic in await self._claim(batch)]
-            releases = await self._release(work.releases) if work.releases else []
-            if claims or releases:
-                self.placement.unanswered(Work(claims, releases), self._now(), backoff(failures))
+            left = Work(
+                [topic for batch in _batches(work.claims) for topic in await self._claim(batch)],
+                await self._give_up(release, work.releases),
+                await self._hand_over(work.moves),
+                await self._give_up(let_go, work.strays),
+            )
+            if left != Work([], []):
+                self.placement.unanswered(left, self._now(), backoff(failures))
                 failures += 1
-            elif work.claims or work.releases:
+            elif work != left:
                 failures = 0
 
     async def _until_due(self) -> None:
@@ -160,13 +172,31 @@ class Term:
             self.tell(self.placement.claimed(topic, held, self._now()))
         return [topic for topic in topics if topic not in answers]
 
-    async def _release(self, claims: Sequence[Claim]) -> list[Claim]:
+    async def _give_up(self, how: GiveUp, claims: Sequence[Claim]) -> list[Claim]:
         """Returns those whose outcome is not known."""
-        answers = await release(self._etcd, self._keys, claims)
+        if not claims:
+            return []
+        litter = {key: revision for held in claims for key, revision in self._litter.get(held.topic, {}).items()}
+        await remove(self._etcd, litter)
+        answers = await how(self._etcd, self._keys, claims)
         for held in claims:
             if held.topic in answers:
                 self.tell(self.placement.released(held, answers[held.topic], self._now()))
         return [held for held in claims if held.topic not in answers]
+
+    async def _hand_over(self, moves: Sequence[tuple[Claim, str]]) -> list[tuple[Claim, str]]:
+        """Returns those whose outcome is not known."""
+        left: list[tuple[Claim, str]] = []
+        targets = {node: self._ready[node] for _, node in moves if node in self._ready}
+        for node, record in targets.items():
+            for batch in _batches([held for held, to in moves if to == node]):
+                answers = await hand_over(self._etcd, self._keys, batch, record)
+                for held in batch:
+                    if held.topic in answers:
+                        self.tell(self.placement.moved(held, node, answers[held.topic], self._now()))
+                    else:
+                        left.append((held, node))
+        return left
 
     # --- what etcd shows
 
@@ -174,11 +204,23 @@ class Term:
         now = self._now()
         for event in events:
             parsed = self._keys.parse_demand(event.kv.key)
-            if self._is_ours(event, parsed is not None, DemandRecord) and parsed:
+            ours = self._is_ours(event, parsed is not None, DemandRecord)
+            self._note_litter(event.kv, litter=not ours and not event.deleted)
+            if ours and parsed:
                 self.placement.demand_came(*parsed, now)
             elif parsed:
                 self.placement.demand_went(*parsed, now)
         self._wake.set()
+
+    def _note_litter(self, kv: Kv, *, litter: bool) -> None:
+        """Keys that are no demand, and yet count as some in a release."""
+        topic = self._keys.demanded(kv.key)
+        if litter:
+            self._litter.setdefault(topic, {})[kv.key] = kv.mod_revision
+        elif topic in self._litter:
+            self._litter[topic].pop(kv.key, None)
+            if not self._litter[topic]:
+                del self._litter[topic]
 
     def _owners_changed(self, events: list[Event]) -> None:
         now = self._now()
@@ -189,7 +231,8 @@ class Term:
                 continue
             self._garbled.pop(topic, None)
             if ours:
-                self.tell(self.placement.owner_came(topic, event.kv.mod_revision, event.kv.lease, now))
+                node = OwnerRecord.decode(event.kv.value).node
+                self.tell(self.placement.owner_came(topic, event.kv.mod_revision, event.kv.lease, now, node))
                 continue
             if not event.deleted:
                 self._garbled[topic] = event.kv.mod_revision
@@ -197,6 +240,15 @@ class Term:
             self.tell(changes)
             if changes.lost:
                 self._session.verify()  # an operator's doing, or the end of the lease
+        self._wake.set()
+
+    def _pins_changed(self, events: list[Event]) -> None:
+        for event in events:
+            topic = self._keys.parse_pin(event.kv.key)
+            if self._is_ours(event, topic is not None, PinRecord) and topic is not None:
+                self.placement.pin_came(topic, PinRecord.decode(event.kv.value).node, self._now())
+            elif topic is not None:
+                self.placement.pin_went(topic, self._now())
         self._wake.set()
 
     def _pollers_changed(self, events: list[Event]) -> None:
@@ -213,7 +265,7 @@ class Term:
         self.placement.pollers_are(self._ready, self._now())
         self._wake.set()
 
-    def _is_ours(self, event: Event, parsed: bool, kind: type[DemandRecord | OwnerRecord | NodeRecord]) -> bool:
+    def _is_ours(self, event: Event, parsed: bool, kind: type[Record]) -> bool:
         """Whether the event shows a key as one of us writes it; reports what is not."""
         if event.deleted:
             self._foreign.forget(event.kv.key)
@@ -231,7 +283,7 @@ class Term:
         return asyncio.get_running_loop().time()
 
 
-def _fault(kv: Kv, kind: type[DemandRecord | OwnerRecord | NodeRecord]) -> str | None:
+def _fault(kv: Kv, kind: type[Record]) -> str | None:
     if not kv.lease:
         return "hangs on no lease"
     try:
@@ -241,6 +293,6 @@ def _fault(kv: Kv, kind: type[DemandRecord | OwnerRecord | NodeRecord]) -> str |
     return None
 
 
-def _batches(topics: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Small enough for one request each, so that what is gained is told before the next is asked for."""
-    return (topics[start : start + BATCH] for start in range(0, len(topics), BATCH))
+def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Small enough for one request each, so that what is gained or lost is told before the next is asked for."""
+    return (items[start : start + BATCH] for start in range(0, len(items), BATCH))

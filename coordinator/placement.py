@@ -7,34 +7,41 @@ for everything: the first in rank claims at once, the others after a short wait 
 
 A topic is at each moment in one of these states: not demanded or owned by another (nothing to do); free and demanded
 (`_claims`: to claim at a time); held (`held`: ours, with its epoch); held and not demanded (`_releases`: to release
-at a time).
+at a time); held and of a query that our catalogue does not have (`_strays`: to let go of).
+
+Who holds more than its share hands the excess to those who hold less (coordinator/balance.py), some at a time, when it
+has been so for SETTLE_SECONDS: that is how a poller that joins gets its own.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from coordinator.balance import Balance, rank
 from coordinator.claims import Claim
 
 RANK_WAIT_SECONDS = 0.2
 RETRY_SECONDS = 0.5
 
+SETTLE_SECONDS = 2.0
+"""How long loads must be uneven before topics are moved, and a poller ready before it is given any."""
 
-def rank(topic: str, pollers: Iterable[str]) -> list[str]:
-    """The pollers, first the one that should own the topic. The same in every process; a poller that comes or goes
-    changes nothing in the order of the others."""
-    return sorted(pollers, key=lambda poller: (_weight(topic, poller), poller), reverse=True)
+STEP_SECONDS = 0.1
+"""Between two steps of moving topics (how many at a time: coordinator/balance.py)."""
+
+STRAY_SECONDS = 5.0
+"""A topic that loses its owner so soon after we handed it over was let go of, as of an unknown query."""
 
 
-def _weight(topic: str, poller: str) -> bytes:
-    return hashlib.blake2b(f"{poller}\0{topic}".encode(), digest_size=8).digest()
-
-
-def claim_delay(topic: str, me: str, pollers: Iterable[str]) -> float:
-    """Seconds to leave a free topic to those before me in rank. I count, whether listed or not."""
-    return rank(topic, {*pollers, me}).index(me) * RANK_WAIT_SECONDS
+def claim_delay(topic: str, me: str, pollers: Iterable[str], pinned: str | None = None) -> float:
+    """Seconds to leave a free topic to those before me in rank. I count, whether listed or not; who has the topic
+    pinned to it comes first, if it is listed."""
+    order = rank(topic, {*pollers, me})
+    if pinned in order:
+        order.remove(pinned)
+        order.insert(0, pinned)
+    return order.index(me) * RANK_WAIT_SECONDS
 
 
 @dataclass(slots=True)
@@ -47,10 +54,12 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What to ask of etcd now."""
+    """What to ask of etcd now. `moves` go to the poller that stands beside them, `strays` to whoever wants them."""
 
     claims: list[str]
     releases: list[Claim]
+    moves: list[tuple[Claim, str]] = field(default_factory=list)
+    strays: list[Claim] = field(default_factory=list)
 
 
 class Placement:
@@ -62,12 +71,17 @@ class Placement:
         self.lease = lease
         self.held: dict[str, int] = {}
         self.owners: dict[str, int] = {}  # the epoch of each owned topic, ours and others'
-        self.pollers: frozenset[str] = frozenset()
+        self.pollers: dict[str, float] = {}  # those that are ready, and since when
         self.draining = False
+        self.balance = Balance(me)
         self._linger = linger
         self._demand: dict[str, set[str]] = {}
+        self._pins: dict[str, str] = {}  # topic → the poller that it should stay with
         self._claims: dict[str, tuple[float, float]] = {}  # topic → since when it is free, when to claim it
         self._releases: dict[str, float] = {}
+        self._strays: dict[str, float] = {}
+        self._step_at: float | None = None  # when to look whether topics should move; None while nothing has changed
+        self._given: dict[str, tuple[str, float]] = {}  # topic → whom we handed it to, and when
         # The mirror and the answers to our transactions overtake each other: what one of them has told is over.
         self._mirrored = 0
         self._answered: dict[str, int] = {}
@@ -87,12 +101,25 @@ class Placement:
             self._claims.pop(topic, None)
             self._release_after_linger(topic, now)
 
-    def owner_came(self, topic: str, epoch: int, lease: int, now: float) -> Changes:
-        """The owner key was written. `lease` tells whether by or for me."""
+    def pin_came(self, topic: str, poller: str, now: float) -> None:
+        """The topic should be owned by that poller while it is ready."""
+        self._pins[topic] = poller
+        self._think_over({topic}, now)
+        if topic in self.held and poller != self.me:
+            self._step_at = now
+
+    def pin_went(self, topic: str, now: float) -> None:
+        if self._pins.pop(topic, None) is not None:
+            self._think_over({topic}, now)
+
+    def owner_came(self, topic: str, epoch: int, lease: int, now: float, node: str = "") -> Changes:
+        """The owner key was written. `lease` tells whether by or for me, `node` who else owns it."""
         if self._is_over(topic, epoch):
             return Changes()
-        self.owners[topic] = epoch
         self._claims.pop(topic, None)
+        self._owned(topic, epoch, self.me if lease == self.lease else node, now)
+        if self._given.get(topic, ("",))[0] != node:
+            self._given.pop(topic, None)
         if lease != self.lease:
             return Changes(lost=self._lose(topic))
         return self._gain(topic, epoch, now)
@@ -101,17 +128,24 @@ class Placement:
         """The owner key was deleted (or overwritten by something that is no owner) at `revision`."""
         if self._is_over(topic, revision):
             return Changes()
-        self.owners.pop(topic, None)
+        self._free(topic, now)
         changes = Changes(lost=self._lose(topic))
-        self._consider(topic, now)
+        given = self._given.pop(topic, None)
+        came_back = given is not None and given[0] in self.pollers and now - given[1] < STRAY_SECONDS
+        if came_back and given is not None and topic in self._demand:
+            self.balance.spare(given[0], topic)
+        self._consider(topic, now, wait=0.0 if came_back else None)
         return changes
 
     def pollers_are(self, pollers: Iterable[str], now: float) -> None:
         """Those that are ready. Who should wait for whom is thought over."""
-        self.pollers = frozenset(pollers)
-        for topic, (since, at) in self._claims.items():
-            if at > now:
-                self._claims[topic] = since, since + claim_delay(topic, self.me, self.pollers)
+        before = self.pollers
+        self.pollers = {poller: before.get(poller, now) for poller in pollers}
+        self.balance.forget_all_but(self.pollers)
+        self._think_over(self._claims, now)
+        if self.pollers.keys() != before.keys():
+            self._step_at = None
+            self._look_later(now)
 
     # --- what came of our work
 
@@ -122,24 +156,37 @@ class Placement:
             self._consider(topic, now, wait=RETRY_SECONDS)
             return Changes()
         self._answered[topic] = claim.epoch
-        self.owners[topic] = claim.epoch
         self._claims.pop(topic, None)
+        self._owned(topic, claim.epoch, self.me, now)
         return self._gain(topic, claim.epoch, now)
 
     def released(self, claim: Claim, gone: bool, now: float) -> Changes:
-        """etcd's answer to a release. Not gone: there is demand, which the mirror is about to show (or, where the
-        demand is a garbled key, is not: then ask again from time to time)."""
+        """etcd's answer to a release, or to letting go of a stray. Not gone: there is demand, which the mirror is about
+        to show."""
         if self.held.get(claim.topic) != claim.epoch:
             return Changes()
         if not gone:
-            if claim.topic not in self._demand:
+            if self._linger(claim.topic) is None:
+                self._strays[claim.topic] = now + RETRY_SECONDS
+            elif claim.topic not in self._demand:
                 self._releases[claim.topic] = now + max(RETRY_SECONDS, self._linger(claim.topic) or 0.0)
             return Changes()
         self._answered[claim.topic] = claim.epoch + 1
-        self.owners.pop(claim.topic, None)
+        self._free(claim.topic, now)
         changes = Changes(lost=self._lose(claim.topic))
         self._consider(claim.topic, now)
         return changes
+
+    def moved(self, claim: Claim, to: str, epoch: int, now: float) -> Changes:
+        """etcd's answer to a hand-over: the epoch that the topic has now, 0 where it has no owner (any more)."""
+        if epoch == 0:
+            return self.released(claim, True, now)
+        if self.held.get(claim.topic) != claim.epoch or epoch == claim.epoch:
+            return Changes()
+        self._given[claim.topic] = to, now
+        self._answered[claim.topic] = epoch
+        self._owned(claim.topic, epoch, to, now)
+        return Changes(lost=self._lose(claim.topic))
 
     def unanswered(self, work: Work, now: float, wait: float) -> None:
         """Nobody knows what came of this work: again after `wait` seconds, unless the mirrors show that it was done."""
@@ -148,31 +195,57 @@ class Placement:
         for claim in work.releases:
             if self.held.get(claim.topic) == claim.epoch and claim.topic not in self._demand:
                 self._releases[claim.topic] = now + wait
+        for claim in work.strays:
+            if self.held.get(claim.topic) == claim.epoch:
+                self._strays[claim.topic] = now + wait
+        if work.moves:
+            self._step_at = now + wait
 
     # --- what to do
 
     def due(self, now: float) -> Work:
-        """What to ask of etcd now. It is handed out once: answer by `claimed`, `released` or `unanswered`."""
+        """What to ask of etcd now. It is handed out once: answer by `claimed`, `released`, `moved` or `unanswered`."""
         claims = [] if self.draining else [topic for topic, (_, at) in self._claims.items() if at <= now]
         releases = [topic for topic, at in self._releases.items() if at <= now]
+        strays = [topic for topic, at in self._strays.items() if at <= now]
         for topic in claims:
             del self._claims[topic]
         for topic in releases:
             del self._releases[topic]
-        return Work(claims, [Claim(topic, self.held[topic], self.lease) for topic in releases])
+        for topic in strays:
+            del self._strays[topic]
+        return Work(claims, self._held(releases), self._moves(now), self._held(strays))
 
     def next_due(self) -> float | None:
         """When `due` has something next; None while nothing is to be done."""
-        claims = [] if self.draining else [at for _, at in self._claims.values()]
-        return min([*claims, *self._releases.values()], default=None)
+        times = [*self._releases.values(), *self._strays.values()]
+        if not self.draining:
+            times += [at for _, at in self._claims.values()]
+            if self._step_at is not None:
+                times.append(self._step_at)
+        return min(times, default=None)
+
+    def heirs(self, pollers: Iterable[str]) -> dict[str, list[Claim]]:
+        """Whom to leave what we hold: each topic to the next in rank of `pollers`, those first that know its query."""
+        shares: dict[str, list[Claim]] = {}
+        for claim in self._held(self.held):
+            order = rank(claim.topic, pollers)
+            if order:
+                heir = next((poller for poller in order if self.balance.suits(poller, claim.topic)), order[0])
+                shares.setdefault(heir, []).append(claim)
+        return shares
 
     def start_over(self) -> Changes:
         """Nothing is ours any more: the lease is lost, or another etcd answers, whose revisions begin anew."""
         lost = list(self.held)
         self.held.clear()
         self.owners.clear()
+        self.balance = Balance(self.me)
         self._claims.clear()
         self._releases.clear()
+        self._strays.clear()
+        self._given.clear()
+        self._step_at = None
         self._mirrored = 0
         self._answered.clear()
         return Changes(lost=lost)
@@ -191,22 +264,66 @@ class Placement:
         """Plans a claim of a topic that is demanded and free."""
         if topic in self.owners or topic not in self._demand or topic in self._claims or self._linger(topic) is None:
             return
-        delay = claim_delay(topic, self.me, self.pollers) if wait is None else wait
+        delay = self._claim_delay(topic) if wait is None else wait
         self._claims[topic] = now, now + delay
+
+    def _claim_delay(self, topic: str) -> float:
+        return claim_delay(topic, self.me, self.pollers, self._pins.get(topic))
+
+    def _think_over(self, topics: Iterable[str], now: float) -> None:
+        """Plans anew when to claim these."""
+        for topic in topics:
+            since, at = self._claims.get(topic, (now, now))
+            if at > now:
+                self._claims[topic] = since, since + self._claim_delay(topic)
+
+    def _moves(self, now: float) -> list[tuple[Claim, str]]:
+        """The next step of what should be held by others."""
+        if self._step_at is None or self._step_at > now or self.draining:
+            return []
+        ready = {poller for poller, since in self.pollers.items() if now - since >= SETTLE_SECONDS}
+        movable = {topic for topic in self.held if topic in self._demand and topic not in self._pins}
+        moves = self.balance.excess(movable, self.pollers, ready) if self.me in self.pollers else {}
+        for topic, poller in self._pins.items():
+            if topic in self.held and poller in self.pollers and poller != self.me:
+                moves[topic] = poller
+        self._step_at = now + STEP_SECONDS if moves else None
+        return [(claim, moves[claim.topic]) for claim in self._held(moves)]
+
+    def _look_later(self, now: float) -> None:
+        """Loads have changed."""
+        if self._step_at is None and self.pollers.keys() - {self.me}:
+            self._step_at = now + SETTLE_SECONDS
+
+    def _held(self, topics: Iterable[str]) -> list[Claim]:
+        return [Claim(topic, self.held[topic], self.lease) for topic in topics]
+
+    def _owned(self, topic: str, epoch: int, node: str, now: float) -> None:
+        self.owners[topic] = epoch
+        self.balance.owned(topic, node)
+        self._look_later(now)
+
+    def _free(self, topic: str, now: float) -> None:
+        self.owners.pop(topic, None)
+        self.balance.owned(topic, None)
+        self._look_later(now)
 
     def _gain(self, topic: str, epoch: int, now: float) -> Changes:
         if self.held.get(topic) == epoch:
             return Changes()
         changes = Changes({topic: epoch}, self._lose(topic))
         self.held[topic] = epoch
-        if topic not in self._demand:
+        if self._linger(topic) is None:
+            self._strays[topic] = now
+        elif topic not in self._demand:
             self._release_after_linger(topic, now)
         return changes
 
     def _lose(self, topic: str) -> list[str]:
         self._releases.pop(topic, None)
+        self._strays.pop(topic, None)
         return [topic] if self.held.pop(topic, None) is not None else []
 
     def _release_after_linger(self, topic: str, now: float) -> None:
-        if topic in self.held:
+        if topic in self.held and topic not in self._strays:
             self._releases[topic] = now + (self._linger(topic) or 0.0)

@@ -9,7 +9,7 @@ import pytest
 
 from coordinator import claims as c
 from coordinator import etcd as e
-from coordinator.claims import Claim, claim, hand_over, release
+from coordinator.claims import Claim, claim, hand_over, let_go, release, remove
 from coordinator.etcd import Etcd
 from coordinator.keys import Keys, NodeRecord, OwnerRecord, lease_hex
 from coordinator.session import Session
@@ -94,15 +94,41 @@ async def test_a_hand_over_rebinds_to_the_lease_of_a_target_that_is_there(etcd: 
         target = NodeRecord("p2", "poller", None, "127.0.0.1:2", 1, "0", "t", lease, "ready")
         held = await claim(etcd, keys, mine, ME, ["a", "b"])
         claims = [each for each in held.values() if each is not None]
-        assert await hand_over(etcd, keys, claims, target) == {"a": False, "b": False}
+        assert await hand_over(etcd, keys, claims, target) == {each.topic: each.epoch for each in claims}
         await etcd.put(keys.node("poller", "p2"), target.encode(), other.lease)
-        assert await hand_over(etcd, keys, claims, target) == {"a": True, "b": True}
+        epochs = await hand_over(etcd, keys, claims, target)
         kv = await etcd.get(keys.owner("a"))
         assert kv is not None
+        assert epochs == {"a": kv.mod_revision, "b": kv.mod_revision}
+        assert await hand_over(etcd, keys, claims, target) == epochs  # not ours any more
         assert kv.lease == other.lease
         assert kv.mod_revision > claims[0].epoch
         record = OwnerRecord.decode(kv.value)
         assert (record.node, record.grpc) == ("p2", "127.0.0.1:2")
+
+
+async def test_a_release_takes_the_pin_along_and_a_topic_that_is_let_go_of_may_have_demand(
+    etcd: Etcd, keys: Keys
+) -> None:
+    await demand(etcd, keys, "a", "b")
+    async with Session.open(etcd, 5) as session:
+        held = await claim(etcd, keys, session, ME, ["a", "b"])
+        claims = [each for each in held.values() if each is not None]
+        for topic in held:
+            await etcd.put(keys.pin(topic), b"{}", session.lease)
+        await etcd.delete(keys.demand("a", "gw"))
+        assert await release(etcd, keys, claims) == {"a": True, "b": False}
+        assert await let_go(etcd, keys, claims) == {"a": True, "b": True}
+        assert (await etcd.range(keys.owners)).kvs == ()
+        assert (await etcd.range(keys.pins)).kvs == ()
+
+
+async def test_litter_is_removed_as_it_was_seen_only(etcd: Etcd, keys: Keys) -> None:
+    seen = await etcd.put(keys.demand("a", "x"), b"litter")
+    await etcd.put(keys.demand("a", "gw"), b"litter")
+    await demand(etcd, keys, "a")  # written since
+    await remove(etcd, {keys.demand("a", "x"): seen, keys.demand("a", "gw"): seen + 1})
+    assert [kv.key for kv in (await etcd.range(keys.demands("a"))).kvs] == [keys.demand("a", "gw")]
 
 
 class Unanswering(Etcd):

@@ -7,10 +7,11 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from coordinator import etcd as e
+from coordinator.balance import rank
 from coordinator.etcd import Etcd, Event
 from coordinator.keys import DemandRecord, Keys, NodeRecord, OwnerRecord, lease_hex
+from coordinator.moves import move
 from coordinator.ownership import Ownership
-from coordinator.placement import rank
 from coordinator.session import Session, keep_session
 from tests.breakable_etcd import BreakableEtcd
 from tests.waiting import eventually
@@ -28,6 +29,7 @@ class Poller:
         self.topics: dict[str, int] = {}
         self.log: list[str] = []
         self.session: Session | None = None
+        self.knows_all = False
         self.ownership = Ownership(etcd, keys, name, "127.0.0.1:1", self)
         self._etcd, self._keys, self._linger = etcd, keys, linger
 
@@ -41,7 +43,7 @@ class Poller:
         self.log.append(f"-{topic}")
 
     def linger(self, topic: str) -> float | None:
-        return None if topic.startswith("unknown") else self._linger
+        return None if topic.startswith("unknown") and not self.knows_all else self._linger
 
     async def term(self, session: Session) -> None:
         self.session = session
@@ -169,6 +171,68 @@ async def test_a_drained_poller_hands_over_without_a_gap(etcd: Etcd, keys: Keys)
             while len(events) < moving:
                 events += (await anext(batches)).events
         assert not any(event.deleted for event in events)
+
+
+async def test_a_poller_that_joins_gets_its_share_by_hand_over(etcd: Etcd, keys: Keys) -> None:
+    topics = [f"orders?region=r{i}" for i in range(200)]
+    async with polling(etcd, keys, "poller-1", "poller-2") as old:
+        await want(etcd, keys, *topics)
+        await eventually(lambda: sum(len(poller.topics) for poller in old) == 200)
+        revision = (await etcd.range(keys.owners)).revision
+        async with polling(etcd, keys, "poller-3") as new:
+            pollers = [*old, *new]
+            await eventually(lambda: max(len(poller.topics) for poller in pollers) <= 1.25 * 200 / 3, 8.0)
+            await eventually(lambda: sum(len(poller.topics) for poller in pollers) == 200)
+            events: list[Event] = []
+            async with contextlib.aclosing(etcd.watch(keys.owners, revision + 1)) as batches:
+                while len(events) < len(new[0].topics):
+                    events += (await anext(batches)).events
+            assert not any(event.deleted for event in events)
+            assert new[0].log == [f"+{topic}" for topic in new[0].topics]  # nothing came and went
+            for poller in old:
+                await poller.ownership.drain()  # so that leaving takes nothing along
+
+
+async def test_a_topic_of_a_query_that_a_poller_does_not_have_ends_with_one_that_has_it(etcd: Etcd, keys: Keys) -> None:
+    topics = [f"unknown?n={i}" for i in range(40)]
+    async with polling(etcd, keys, "knows") as (knows,):
+        knows.knows_all = True
+        await want(etcd, keys, *topics)
+        await eventually(lambda: len(knows.topics) == 40)
+        async with polling(etcd, keys, "new") as (new,):
+            await eventually(lambda: new.log.count("+" + topics[0]) or len(new.log) >= 20, 5.0)
+            await eventually(lambda: len(knows.topics) == 40 and not new.topics, 3.0)
+            tried = len(new.log)
+            await want(etcd, keys, "known")
+            await eventually(lambda: "known" in knows.topics or "known" in new.topics)
+            assert len(new.log) <= tried + 1
+
+
+async def test_a_pinned_topic_is_handed_over_and_claimed_again_by_its_poller(etcd: Etcd, keys: Keys) -> None:
+    async with polling(etcd, keys, "p1", "p2") as pollers:
+        await want(etcd, keys, "a")
+        await eventually(lambda: any(poller.topics for poller in pollers))
+        before = next(poller for poller in pollers if poller.topics)
+        target = next(poller for poller in pollers if not poller.topics)
+        epoch = await move(etcd, keys, "a", target.name)
+        await eventually(lambda: target.topics == {"a": epoch} and not before.topics)
+        await etcd.delete(keys.owner("a"))
+        await eventually(lambda: target.topics.get("a", 0) > epoch and not before.topics, 1.0)
+        assert target.session is not None
+        await etcd.lease_revoke(target.session.lease)  # it dies, and its pin with it
+        await eventually(lambda: before.topics or target.topics)
+        assert await etcd.get(keys.pin("a")) is None
+
+
+async def test_litter_among_demand_keeps_no_topic(etcd: Etcd, keys: Keys) -> None:
+    async with polling(etcd, keys, "p1") as (poller,):
+        await want(etcd, keys, "a")
+        await eventually(lambda: poller.topics)
+        await etcd.put(keys.demand("a", "nobody"), b"garbled")
+        await etcd.put(keys.demand("a", "x/y"), b"")
+        await etcd.delete(keys.demand("a", "gw"))
+        await eventually(lambda: not poller.topics, 1.0)
+        assert (await etcd.range(keys.demands("a"))).kvs == ()
 
 
 async def test_thousands_of_topics_are_claimed_at_once(etcd: Etcd, keys: Keys) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -10,8 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator.balance import rank
 from coordinator.claims import Claim
-from coordinator.placement import RANK_WAIT_SECONDS, RETRY_SECONDS, Changes, Placement, Work, claim_delay, rank
+from coordinator.placement import (
+    RANK_WAIT_SECONDS,
+    RETRY_SECONDS,
+    SETTLE_SECONDS,
+    STEP_SECONDS,
+    Changes,
+    Placement,
+    Work,
+    claim_delay,
+)
 
 MINE, OTHERS = 7, 8
 LINGER = 5.0
@@ -33,27 +42,7 @@ def holding(epoch: int = 10) -> Placement:
     return view
 
 
-# --- ranking
-
-
-@given(st.text(max_size=20), NODES)
-def test_the_rank_is_of_all_pollers_whatever_their_order(topic: str, nodes: set[str]) -> None:
-    assert sorted(rank(topic, nodes)) == sorted(nodes)
-    assert rank(topic, sorted(nodes)) == rank(topic, sorted(nodes, reverse=True))
-
-
-@given(st.text(max_size=20), NODES, st.just("new"))
-def test_a_poller_that_comes_changes_nothing_among_the_others(topic: str, nodes: set[str], new: str) -> None:
-    assert [poller for poller in rank(topic, nodes | {new}) if poller != new] == rank(topic, nodes)
-
-
-def test_the_rank_is_the_same_in_every_process() -> None:
-    assert rank("orders?region=eu", ["p1", "p2", "p3"]) == ["p2", "p1", "p3"]
-
-
-def test_topics_are_spread_evenly() -> None:
-    load = Counter(rank(f"q?n={i}", ["p1", "p2", "p3"])[0] for i in range(3000))
-    assert max(load.values()) / 1000 < 1.1
+# --- waiting
 
 
 def test_each_waits_for_those_before_it() -> None:
@@ -238,6 +227,126 @@ def test_starting_over_loses_everything() -> None:
     assert view.start_over() == Changes(lost=["t"])
     assert view.next_due() is None
     assert view.owner_came("t", 2, OTHERS, 0) == Changes()  # revisions begin anew
+
+
+# --- moving
+
+
+def crowd(mine: int, theirs: int) -> Placement:
+    """One of two pollers, which have been ready for a while; so many topics are held by each."""
+    view = placement()
+    view.pollers_are({"me", "you"}, -SETTLE_SECONDS)
+    for number in range(mine):
+        view.demand_came(f"m{number}", "gw", 0)
+        view.owner_came(f"m{number}", 10 + number, MINE, 0)
+    for number in range(theirs):
+        view.owner_came(f"y{number}", 10 + mine + number, OTHERS, 0, "you")
+    return view
+
+
+def test_what_is_too_much_is_moved_when_it_has_been_so_for_a_while() -> None:
+    view = crowd(30, 0)
+    assert view.next_due() == 0
+    assert view.due(-0.01).moves == []
+    moves = view.due(0).moves
+    assert len(moves) == 15
+    assert {to for _, to in moves} == {"you"}
+    claim, to = moves[0]
+    assert view.moved(claim, to, 100, 0.1) == Changes(lost=[claim.topic])
+    assert view.owners[claim.topic] == 100
+    assert view.owner_came(claim.topic, 100, OTHERS, 0.2, "you") == Changes()
+    assert view.due(STEP_SECONDS).moves != []  # the others were not done
+
+
+def test_a_newcomer_is_given_nothing_at_first() -> None:
+    view = crowd(30, 0)
+    view.pollers_are({"me"}, 0)
+    view.pollers_are({"me", "new"}, 5)
+    assert view.due(6).moves == []
+    assert view.next_due() == 5 + SETTLE_SECONDS
+    assert {to for _, to in view.due(5 + SETTLE_SECONDS).moves} == {"new"}
+
+
+def test_a_draining_poller_moves_nothing_by_itself_and_leaves_everything_to_heirs() -> None:
+    view = crowd(30, 0)
+    view.draining = True
+    assert view.due(0).moves == []
+    assert {poller: len(claims) for poller, claims in view.heirs(["you"]).items()} == {"you": 30}
+    assert view.heirs([]) == {}
+
+
+def test_a_move_that_etcd_refused_changes_nothing_and_is_tried_again() -> None:
+    view = crowd(30, 0)
+    (claim, to), *_ = view.due(0).moves
+    assert view.moved(claim, to, claim.epoch, 0) == Changes()
+    assert len(view.due(STEP_SECONDS).moves) == 15
+
+
+def test_a_move_of_a_topic_that_has_no_owner_any_more_loses_it_and_claims_anew() -> None:
+    view = crowd(30, 0)
+    (claim, to), *_ = view.due(0).moves
+    assert view.moved(claim, to, 0, 0) == Changes(lost=[claim.topic])
+    assert claim.topic in view.due(1).claims
+
+
+def test_moves_without_an_answer_wait() -> None:
+    view = crowd(30, 0)
+    work = view.due(0)
+    view.unanswered(work, 0, 3.0)
+    assert view.due(2.9).moves == []
+    assert view.due(3).moves == work.moves
+
+
+def test_a_topic_of_an_unknown_query_that_is_handed_to_us_is_let_go_of() -> None:
+    view = placement(linger=None)
+    view.demand_came("t", "gw", 0)
+    assert view.owner_came("t", 10, MINE, 0) == Changes({"t": 10})
+    held = Claim("t", 10, MINE)
+    work = view.due(0)
+    assert work == Work([], [], strays=[held])
+    view.unanswered(work, 0, 1.0)
+    assert view.due(1.0) == work
+    assert view.released(held, False, 1.0) == Changes()
+    assert view.due(1.0 + RETRY_SECONDS) == work
+    assert view.released(held, True, 2.0) == Changes(lost=["t"])
+    assert view.next_due() is None
+
+
+def test_who_lets_go_of_a_topic_is_given_none_of_its_query_any_more_and_we_claim_it_at_once() -> None:
+    view = crowd(30, 0)
+    (claim, to), *_ = view.due(0).moves
+    view.moved(claim, to, 100, 0)
+    view.owner_came(claim.topic, 100, OTHERS, 0.1, "you")
+    view.owner_went(claim.topic, 101, 0.2)
+    assert view.due(0.2).claims == [claim.topic]
+    view.claimed(claim.topic, Claim(claim.topic, 102, MINE), 0.3)
+    assert claim.topic not in [held.topic for held, _ in view.due(0.4).moves]
+    assert not view.balance.suits("you", claim.topic)
+    view.pollers_are({"me"}, 1)
+    assert view.balance.suits("you", claim.topic)  # when it comes back, its catalogue may be another
+
+
+def test_a_pinned_topic_goes_to_its_poller_and_stays_there() -> None:
+    view = crowd(30, 0)
+    for number in range(30):
+        view.pin_came(f"m{number}", "me", 0)
+    assert view.due(0).moves == []
+    view.pin_came("m7", "you", 1)
+    assert [(held.topic, to) for held, to in view.due(1).moves] == [("m7", "you")]
+
+
+def test_a_free_topic_is_left_to_the_poller_that_it_is_pinned_to() -> None:
+    pollers = ["a", "b", "me"]
+    topic = next(f"t{i}" for i in range(100) if rank(f"t{i}", pollers)[0] == "me")
+    last = rank(topic, pollers)[-1]
+    view = placement()
+    view.pollers_are(pollers, 0)
+    view.pin_came(topic, last, 0)
+    view.demand_came(topic, "gw", 0)
+    assert view.due(0).claims == []
+    view.pin_went(topic, 0.05)
+    assert view.due(0.05).claims == [topic]
+    assert claim_delay(topic, "me", pollers, "gone") == 0
 
 
 # --- any sequence
