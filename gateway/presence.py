@@ -132,8 +132,10 @@ class Presences:
         now = self.now()
         while self._due and self._due[0][0] <= now:
             presence = heapq.heappop(self._due)[2]
+            if self._lists.get(presence.topic.canonical) is not presence:
+                continue  # forgotten meanwhile
             presence.tick(now)
-            if presence.idle and self._lists.get(presence.topic.canonical) is presence:
+            if presence.idle:
                 del self._lists[presence.topic.canonical]
         self._ticked.set()
         return self._due[0][0] if self._due else None

@@ -7,7 +7,7 @@ Time is a number.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -41,10 +41,19 @@ def messages(frames: bytes) -> list[list[Any]]:
     return found
 
 
+class Host(Protocol):
+    """What a client is on."""
+
+    live: LiveTopic
+
+    @property
+    def presence(self) -> Presence: ...
+
+
 class Client:
     """A channel and the browser behind it."""
 
-    def __init__(self, gateway: Gateway, join_ref: str) -> None:
+    def __init__(self, gateway: Host, join_ref: str) -> None:
         self.gateway = gateway
         self.join_ref: Ref = join_ref
         self.spelling = b'"live:room"'

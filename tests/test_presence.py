@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from coordinator.presence import Place
@@ -34,7 +34,8 @@ STEPS = st.lists(
         st.tuples(st.just("deliver"), st.integers(0, 1), st.integers(1, 3)),
         st.tuples(st.just("pass"), st.sampled_from((0.05, 0.1, 0.3, 1.0, 2.5))),
     ),
-    max_size=60,
+    min_size=20,
+    max_size=80,
 )
 
 
@@ -69,7 +70,7 @@ def take_client(world: World, client: Client, what: str, *rest: int) -> None:
             client.drain()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(STEPS)
 def test_every_list_equals_the_truth_whatever_happens(steps: list[tuple[Any, ...]]) -> None:
     world = World()
@@ -125,6 +126,25 @@ def test_who_does_not_come_back_leaves_after_two_seconds() -> None:
     world.pass_time(0.4)
     assert watcher.presence.departures == ["ann"]
     assert not world.gateways[0].shown
+
+
+@pytest.mark.parametrize("back_on", [0, 1])
+def test_who_comes_back_replaces_its_old_self_at_once(back_on: int) -> None:
+    world = World()
+    watcher = world.join(0, None)
+    client = world.join(0, "ann", 1)
+    world.pass_time(0.2)
+    world.close(client)
+    world.pass_time(0.5)
+    world.join(back_on, "ann", 2)
+    for _ in range(2):
+        world.deliver(0)
+        world.deliver(1)
+    world.pass_time(0.15)
+    assert watcher.presence.listed("name") == [("ann", (2,))]
+    assert watcher.presence.diffs == 2
+    assert watcher.presence.departures == []
+    assert not world.gateways[0].presences.departing
 
 
 def test_who_leaves_is_gone_with_the_next_diff() -> None:
@@ -224,6 +244,16 @@ def test_a_list_is_forgotten_when_nobody_is_here() -> None:
     assert world.gateways[0].presence is watched
     world.pass_time(1.5)
     assert world.gateways[0].presence is not watched
+
+
+def test_a_list_that_was_forgotten_tells_nothing_any_more() -> None:
+    world = World()
+    world.close(world.join(0, "ann"))
+    world.pass_time(2.05)  # it is gone, and what there was to tell is not told yet
+    watcher = world.join(0, "bob")
+    world.pass_time(1.0)
+    assert watcher.presence.listed("name") == [("bob", (0,))]
+    assert watcher.presence.diffs == 0
 
 
 async def test_a_watcher_that_was_away_gets_one_difference() -> None:
