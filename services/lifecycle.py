@@ -59,9 +59,9 @@ def main(run: Run) -> NoReturn:
         if known is None:
             log.exception("ended")
             raise SystemExit(1) from None
-        error = _first(known)
-        log.error("ended", detail=str(error))
-        raise SystemExit(getattr(error, "exit", 1)) from None
+        first = _first(known)
+        log.error("ended", detail=str(first))
+        raise SystemExit(getattr(first, "exit", 1)) from None
     raise SystemExit(0)
 
 
