@@ -1,8 +1,8 @@
 """The WebSocket clients of one topic, grouped so that one frame serves as many as can be.
 
 Channels that spelled the topic alike, want deltas alike and are at the same version form a cohort: they all get the
-very same bytes. There is usually one cohort per spelling; a second one appears when somebody joins between a change of
-owner without a change of the result and the next change, and goes with that change.
+very same bytes, compressed or not. There is usually one cohort per spelling; a second one appears when somebody joins
+between a change of owner without a change of the result and the next change, and goes with that change.
 
 A channel whose socket is congested is not written to. It falls behind: it is in no cohort until its socket has drained,
 and then starts again from the present snapshot. Nothing is ever queued for it.
@@ -16,7 +16,24 @@ from gateway import phoenix
 from gateway.history import Entry, History
 from gateway.status import Status
 from gateway.version import Version
-from gateway.wire import frame
+from gateway.wire import Framed
+
+MAX_READY = 16
+"""How many ways to the present result are kept ready, by spelling and `since`."""
+
+
+class Outlet(Protocol):
+    """Where a channel's frames go (`gateway.wire.Wire`)."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether nothing should be sent to it now."""
+
+    @property
+    def deflates(self) -> bool:
+        """Whether it takes compressed frames."""
+
+    def write(self, frames: bytes) -> None: ...
 
 
 class Channel(Protocol):
@@ -27,11 +44,8 @@ class Channel(Protocol):
     cohort: Cohort | None
 
     @property
-    def congested(self) -> bool:
-        """Whether its socket's buffer stands above the high-water mark."""
-
-    def write(self, frames: bytes) -> None:
-        """Writes to its socket."""
+    def wire(self) -> Outlet:
+        """Its socket's."""
 
     def fell_behind(self) -> None:
         """Told when it missed something: to call `Audience.catch_up` when the socket has drained."""
@@ -47,19 +61,38 @@ class Cohort:
         self.members: set[Channel] = set()
 
 
+class Traffic:
+    """What has been pushed to channels, ever."""
+
+    __slots__ = ("bytes", "messages")
+
+    def __init__(self) -> None:
+        self.messages: dict[bytes, int] = {}  # by event
+        self.bytes = 0
+
+    def count(self, event: bytes, messages: int, size: int) -> None:
+        self.messages[event] = self.messages.get(event, 0) + messages
+        self.bytes += size
+
+
+Group = tuple[bytes, bool, bool]
+"""Spelling, with deltas, compressed."""
+
+
 class Audience:
     """See the module."""
 
-    __slots__ = ("_cohorts", "_history", "_snapshots", "_waiting", "channels", "delivered", "serving")
+    __slots__ = ("_cohorts", "_history", "_ready", "_ready_for", "_traffic", "_waiting", "channels", "serving")
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, traffic: Traffic) -> None:
         self._history = history
-        self._cohorts: dict[tuple[bytes, bool], list[Cohort]] = {}
-        self._snapshots: dict[bytes, tuple[Version, bytes]] = {}
+        self._traffic = traffic
+        self._cohorts: dict[Group, list[Cohort]] = {}
+        self._ready: dict[tuple[bytes, Version | None], Way] = {}
+        self._ready_for: Version | None = None
         self._waiting: dict[Channel, Version | None] = {}  # for a result, with their `since`
         self.channels: set[Channel] = set()
         self.serving = False  # whether the history's present result may be given to those who join
-        self.delivered = 0  # messages, ever
 
     def join(self, channel: Channel, since: Version | None) -> None:
         """Adds a channel and brings it to the present result by what it needs from `since` on, now or as soon as
@@ -75,7 +108,7 @@ class Audience:
         self._waiting.pop(channel, None)
         self._leave_cohort(channel)
         if not self.channels:
-            self._snapshots.clear()
+            self._ready.clear()
 
     def serve(self) -> None:
         """The history's present result is good: those who wait get it."""
@@ -86,28 +119,42 @@ class Audience:
 
     def step(self, entry: Entry) -> None:
         """The result has changed by `entry`, which the history has taken already and which has a delta."""
-        whole = not self._history.key
-        for (spelling, deltas), cohorts in list(self._cohorts.items()):
+        snapshots: dict[bytes, Framed] = {}
+        deltas: dict[tuple[bytes, Version], Framed] = {}
+        for group, cohorts in list(self._cohorts.items()):
+            spelling, with_deltas, _ = group
             for cohort in cohorts:
-                if whole or not deltas:
-                    self._send(cohort, self._snapshot_frame(spelling))
+                if with_deltas and self._history.key:
+                    framed = deltas.get((spelling, cohort.version))
+                    if framed is None:
+                        payload = entry.payload(cohort.version)
+                        framed = Framed(phoenix.push(spelling, b"delta", payload))
+                        deltas[spelling, cohort.version] = framed
+                    self._send(group, cohort, b"delta", framed)
                 else:
-                    self._send(cohort, frame(phoenix.push(spelling, b"delta", entry.payload(cohort.version))))
-            self._merge((spelling, deltas), entry.version)
+                    framed = snapshots.get(spelling)
+                    if framed is None:
+                        framed = snapshots[spelling] = self._snapshot(spelling)
+                    self._send(group, cohort, b"snapshot", framed)
+            self._merge(group, entry.version)
 
     def tell(self, event: bytes, payload: bytes) -> None:
         """A message for everybody: one frame per spelling."""
-        frames: dict[bytes, bytes] = {}
+        frames: dict[bytes, Framed] = {}
+        messages = size = 0
         for channel in self.channels:
-            ready = frames.get(channel.spelling)
-            if ready is None:
-                ready = frames[channel.spelling] = frame(phoenix.push(channel.spelling, event, payload))
-            if channel.congested:
-                self._leave_cohort(channel)
-                channel.fell_behind()
+            framed = frames.get(channel.spelling)
+            if framed is None:
+                framed = frames[channel.spelling] = Framed(phoenix.push(channel.spelling, event, payload))
+            wire = channel.wire
+            if wire.blocked:
+                self._leave_behind(channel)
             else:
-                channel.write(ready)
-                self.delivered += 1
+                ready = framed.ready(wire.deflates)
+                wire.write(ready)
+                messages += 1
+                size += len(ready)
+        self._traffic.count(event, messages, size)
 
     def tell_status(self, status: Status) -> None:
         self.tell(b"status", status.payload())
@@ -115,7 +162,7 @@ class Audience:
     def catch_up(self, channel: Channel, status: Status) -> None:
         """A channel that fell behind and whose socket has drained gets the state and the present snapshot."""
         self._leave_cohort(channel)  # where `serve` may have put it meanwhile
-        channel.write(frame(phoenix.push(channel.spelling, b"status", status.payload())))
+        channel.wire.write(Framed(phoenix.push(channel.spelling, b"status", status.payload())).plain)
         if self.serving:
             self._bring(channel, None)
         else:
@@ -124,47 +171,71 @@ class Audience:
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _bring(self, channel: Channel, since: Version | None) -> None:
-        assert self._history.present is not None
-        version = self._history.present.version
-        steps = self._history.since(since) if since is not None else None
-        if since is None or steps is None or (steps and not channel.deltas):
-            channel.write(self._snapshot_frame(channel.spelling))
-            self.delivered += 1
-            at = version
-        elif not steps:
-            at = since  # the same result under the version that the client knows it by
-        else:
-            base = since
-            for entry in steps:
-                channel.write(frame(phoenix.push(channel.spelling, b"delta", entry.payload(base))))
-                base = entry.version
-            self.delivered += len(steps)
-            at = base
-        self._enter_cohort(channel, at)
+        wire = channel.wire
+        if wire.blocked:
+            self._leave_behind(channel)
+            return
+        way = self._way(channel.spelling, since, channel.deltas)
+        for framed in way.frames:
+            ready = framed.ready(wire.deflates)
+            wire.write(ready)
+            self._traffic.count(way.event, 1, len(ready))
+        self._enter_cohort(channel, way.to)
 
-    def _snapshot_frame(self, spelling: bytes) -> bytes:
+    def _way(self, spelling: bytes, since: Version | None, with_deltas: bool) -> Way:
+        """How one who knows `since` gets to the present result."""
         present = self._history.present
         assert present is not None
-        made = self._snapshots.get(spelling)
-        if made is None or made[0] != present.version:
-            made = (present.version, frame(phoenix.push(spelling, b"snapshot", present.payload)))
-            self._snapshots[spelling] = made
-        return made[1]
+        if self._ready_for != present.version:
+            self._ready.clear()
+            self._ready_for = present.version
+        steps = self._history.since(since) if since is not None else None
+        if since is None or steps is None or (steps and not with_deltas):
+            steps = since = None
+        way = self._ready.get((spelling, since))
+        if way is not None:
+            return way
+        if since is None or steps is None:
+            way = Way(b"snapshot", [self._snapshot(spelling)], present.version)
+        elif not steps:  # the same result under the version that the client knows it by
+            return Way(b"", [], since)
+        else:
+            frames = []
+            at = since
+            for entry in steps:
+                frames.append(Framed(phoenix.push(spelling, b"delta", entry.payload(at))))
+                at = entry.version
+            way = Way(b"delta", frames, at)
+        if len(self._ready) >= MAX_READY:
+            self._ready.clear()
+        self._ready[spelling, since] = way
+        return way
 
-    def _send(self, cohort: Cohort, ready: bytes) -> None:
+    def _snapshot(self, spelling: bytes) -> Framed:
+        present = self._history.present
+        assert present is not None
+        return Framed(phoenix.push(spelling, b"snapshot", present.payload))
+
+    def _send(self, group: Group, cohort: Cohort, event: bytes, framed: Framed) -> None:
+        ready = framed.ready(group[2])
         behind: list[Channel] = []
-        for channel in cohort.members:
-            if channel.congested:
+        for channel in cohort.members:  # the hot loop: nothing but the write happens here
+            wire = channel.wire
+            if wire.blocked:
                 behind.append(channel)
             else:
-                channel.write(ready)
-        self.delivered += len(cohort.members) - len(behind)
+                wire.write(ready)
+        served = len(cohort.members) - len(behind)
+        self._traffic.count(event, served, served * len(ready))
         for channel in behind:
-            self._leave_cohort(channel)
-            channel.fell_behind()
+            self._leave_behind(channel)
+
+    def _leave_behind(self, channel: Channel) -> None:
+        self._leave_cohort(channel)
+        channel.fell_behind()
 
     def _enter_cohort(self, channel: Channel, version: Version) -> None:
-        cohorts = self._cohorts.setdefault((channel.spelling, channel.deltas), [])
+        cohorts = self._cohorts.setdefault(_group(channel), [])
         cohort = next((c for c in cohorts if c.version == version), None)
         if cohort is None:
             cohort = Cohort(version)
@@ -179,13 +250,13 @@ class Audience:
         channel.cohort = None
         cohort.members.discard(channel)
         if not cohort.members:
-            cohorts = self._cohorts[channel.spelling, channel.deltas]
+            group = _group(channel)
+            cohorts = self._cohorts[group]
             cohorts.remove(cohort)
             if not cohorts:
-                del self._cohorts[channel.spelling, channel.deltas]
-                self._snapshots.pop(channel.spelling, None)
+                del self._cohorts[group]
 
-    def _merge(self, group: tuple[bytes, bool], version: Version) -> None:
+    def _merge(self, group: Group, version: Version) -> None:
         cohorts = self._cohorts.get(group)
         if not cohorts:
             return
@@ -196,3 +267,18 @@ class Audience:
                 channel.cohort = first
             first.members |= other.members
         del cohorts[1:]
+
+
+class Way:
+    """The messages that bring a client to a result, and the version that it knows it by then."""
+
+    __slots__ = ("event", "frames", "to")
+
+    def __init__(self, event: bytes, frames: list[Framed], to: Version) -> None:
+        self.event = event
+        self.frames = frames
+        self.to = to
+
+
+def _group(channel: Channel) -> Group:
+    return channel.spelling, channel.deltas, channel.wire.deflates

@@ -23,7 +23,7 @@ from gateway.presence_request import PresenceRequest
 from gateway.roster import Member
 from gateway.topic import LiveTopic
 from gateway.version import Version
-from gateway.wire import FrameProtocol, frame
+from gateway.wire import Wire, frame
 from services import topics
 from services.catalog import Catalog
 from services.errors import (
@@ -43,14 +43,18 @@ STUCK = 1013
 
 PREFIX = "live:"
 
+SWEEPS = 4
+"""How many calls of `Context.sweep` go once through all sockets."""
+
 
 class Channel:
     """One join of one socket; what `gateway.audience` writes to."""
 
-    __slots__ = ("cohort", "deltas", "join_ref", "live", "member", "socket", "spelling")
+    __slots__ = ("cohort", "deltas", "join_ref", "live", "member", "socket", "spelling", "wire")
 
     def __init__(self, socket: Socket, live: LiveTopic, spelling: bytes, join_ref: Ref, deltas: bool) -> None:
         self.socket = socket
+        self.wire = socket.wire
         self.live = live
         self.spelling = spelling
         self.join_ref = join_ref
@@ -58,12 +62,12 @@ class Channel:
         self.cohort: Cohort | None = None
         self.member: Member | None = None
 
-    @property
-    def congested(self) -> bool:
-        return self.socket.wire.congested
-
     def write(self, frames: bytes) -> None:
-        self.socket.wire.write(frames)
+        """Writes what is part of the state that a channel is given when it catches up."""
+        if self.wire.blocked:
+            self.fell_behind()
+        else:
+            self.wire.write(frames)
 
     def fell_behind(self) -> None:
         self.socket.fell_behind(self)
@@ -74,7 +78,7 @@ class Socket:
 
     __slots__ = ("_behind", "_bucket", "_context", "channels", "congested_since", "identity", "last_heard", "wire")
 
-    def __init__(self, wire: FrameProtocol, identity: Identity, context: Context) -> None:
+    def __init__(self, wire: Wire, identity: Identity, context: Context) -> None:
         self.wire = wire
         self.identity = identity
         self.channels: dict[str, Channel] = {}
@@ -86,7 +90,7 @@ class Socket:
 
     # --- the wire's side --------------------------------------------------------------------------------------
 
-    def received(self, text: bytes) -> None:
+    def received(self, text: bytes | bytearray | memoryview) -> None:
         self.last_heard = self._context.now()
         try:
             message = phoenix.decode(text)
@@ -103,9 +107,10 @@ class Socket:
 
     def drained(self) -> None:
         self.congested_since = None
+        self.last_heard = self._context.now()  # it has not been read from meanwhile
         behind, self._behind = self._behind, None
         for channel in behind or ():
-            if self.wire.congested:
+            if self.wire.blocked:
                 self.fell_behind(channel)
             else:
                 channel.live.audience.catch_up(channel, channel.live.status)
@@ -120,9 +125,10 @@ class Socket:
 
     def fell_behind(self, channel: Channel) -> None:
         """The channel missed something because this socket is congested."""
+        if self.wire.closing:
+            return
         if self._behind is None:
             self._behind = set()
-            self.congested_since = self._context.now()
             self._context.slow += 1
         self._behind.add(channel)
 
@@ -261,15 +267,21 @@ class Context:
         self.identify = identify  # raises Unauthorized
         self.now = now  # monotonic seconds
         self.sockets: set[Socket] = set()
+        self._unswept: list[Socket] = []
+        self._part_size = 0
         self._none_left = asyncio.Event()
         self._none_left.set()
         self.malformed = 0  # messages, ever
         self.slow = 0  # times that a socket fell behind, ever
+        self.stuck = 0  # sockets that were closed because they did not read, ever
         self.refusals: dict[str, int] = {}  # error replies by reason, ever
 
-    def add(self, socket: Socket) -> None:
+    def open(self, wire: Wire, identity: Identity) -> Socket:
+        """A socket for a connection that is there now."""
+        socket = Socket(wire, identity, self)
         self.sockets.add(socket)
         self._none_left.clear()
+        return socket
 
     def remove(self, socket: Socket) -> None:
         self.sockets.discard(socket)
@@ -284,14 +296,29 @@ class Context:
         self.refusals[reason] = self.refusals.get(reason, 0) + 1
 
     def sweep(self, now: float, wall: float) -> None:
-        """Call about once a second: ends sockets that are silent, stuck, or whose token has expired."""
-        for socket in list(self.sockets):
-            if now - socket.last_heard > self.limits.silent_seconds:
-                socket.wire.close(GOING_AWAY, "nothing heard, not even a heartbeat")
-            elif socket.congested_since is not None and now - socket.congested_since > self.limits.stuck_seconds:
-                socket.wire.abort(STUCK, "reads too slowly")
-            elif socket.identity.expired(wall - self.limits.expiry_grace_seconds):
-                socket.wire.close(TOKEN_EXPIRED, "the token has expired")
+        """Call SWEEPS times a second: ends sockets that are silent, stuck, or whose token has expired, each time among
+        another part of them."""
+        if not self._unswept:
+            self._unswept = list(self.sockets)
+            self._part_size = -(-len(self._unswept) // SWEEPS)
+        for socket in self._unswept[: self._part_size]:
+            self._check(socket, now, wall)
+        del self._unswept[: self._part_size]
+
+    def _check(self, socket: Socket, now: float, wall: float) -> None:
+        wire = socket.wire
+        if wire.closing:
+            return
+        if socket.identity.expired(wall - self.limits.expiry_grace_seconds):
+            wire.close(TOKEN_EXPIRED, "the token has expired")
+        elif wire.congested:  # and thereby not read from either
+            if socket.congested_since is None:
+                socket.congested_since = now
+            elif now - socket.congested_since > self.limits.stuck_seconds:
+                self.stuck += 1
+                wire.close(STUCK, "reads too slowly")
+        elif now - socket.last_heard > self.limits.silent_seconds:
+            wire.close(GOING_AWAY, "nothing heard, not even a heartbeat")
 
 
 def _unknown_event(message: Message) -> None:

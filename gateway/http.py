@@ -25,7 +25,7 @@ from starlette.websockets import WebSocket
 
 from gateway import metrics, phoenix
 from gateway.admission import Admission
-from gateway.channels import Context, Socket
+from gateway.channels import Context
 from gateway.cluster_view import ClusterView
 from gateway.follower import DeltaEvent, Event, following
 from gateway.history import Result
@@ -179,12 +179,8 @@ class Gateway:
                 raise Draining()
             with self.admission.seat():
                 await websocket.accept(subprotocol="phoenix" if "phoenix" in offered else None)
-                wire = cast(FrameProtocol, websocket.scope["extensions"][EXTENSION])
-                socket = Socket(wire, identity, self.context)
-                if wire.transport.is_closing():
-                    return
-                self.context.add(socket)
-                wire.attach(socket)
+                handshake = cast(FrameProtocol, websocket.scope["extensions"][EXTENSION])
+                handshake.attach(lambda wire: self.context.open(wire, identity))
         except PollcastError as error:
             await websocket.send_denial_response(_error_json(error))
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol, cast
 
+from gateway.audience import Traffic
 from gateway.feeds import Feeds
 from gateway.presence import Presences
 from gateway.status import State, Status
@@ -53,6 +54,7 @@ class Hub:
         self.owners: dict[str, Owner] = {}
         self.feeds = Feeds(settings, self.on_frame, self.on_link, self._have)
         self.stale_frames = 0  # dropped by the fence, ever
+        self.traffic = Traffic()
         self.coordination_reached = True
         self.on_broken_link: Callable[[HostPort], None] = lambda _: None  # told the address of the poller
         self.on_owned: Callable[[str, Owner | None, float], None] = lambda *_: None  # told what on_owner is told
@@ -65,7 +67,7 @@ class Hub:
         """The live topic, for somebody who is about to join it; every call is matched by one of `left`."""
         live = self.topics.get(topic.canonical)
         if live is None:
-            live = self.topics[topic.canonical] = LiveTopic(topic)
+            live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic)
             live.unreached_since = now
             owner = self.owners.get(topic.canonical)
             if owner is not None:

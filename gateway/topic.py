@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.audience import Audience
+from gateway.audience import Audience, Traffic
 from gateway.follower import Follower
 from gateway.history import Entry, History, Result
 from gateway.presence import Presence
@@ -32,10 +32,10 @@ UNREACHED_SECONDS = 1.0
 class LiveTopic:
     """See the module. `owner` is where frames come from now: the feed keeps it."""
 
-    def __init__(self, topic: Topic) -> None:
+    def __init__(self, topic: Topic, traffic: Traffic) -> None:
         self.topic = topic
         self.history = History(topic.query.key)
-        self.audience = Audience(self.history)
+        self.audience = Audience(self.history, traffic)
         self.followers: set[Follower] = set()
         self.presence: Presence | None = None  # of a query with presence, while there are clients
         self.status = Status("live", None, now_us())

@@ -1,25 +1,39 @@
-"""The wire of a WebSocket: ready frames out, whole messages in, and nothing per connection that waits.
+"""The wire of a WebSocket: ready frames out, whole messages in, and next to nothing kept per connection.
 
-`FrameProtocol` is uvicorn's sans-I/O WebSocket protocol with one extension for the application. HTTP parsing, the
-handshake and inbound framing stay uvicorn's and websockets'. An ASGI application that finds
-`scope["extensions"]["pollcast.frames"]` may, after `websocket.accept`, call `attach(receiver)` on it and return: its
-task ends, the connection stays, messages and the end of the connection reach the receiver as plain calls, and the
-application writes frames that it made once (`frame`) to as many connections as it likes.
+`FrameProtocol` is uvicorn's sans-I/O WebSocket protocol with one extension for the application. HTTP parsing and the
+handshake stay uvicorn's, inbound framing stays websockets'. An ASGI application that finds
+`scope["extensions"]["pollcast.frames"]` may, after `websocket.accept`, call `attach` on it and return: its task ends
+and the connection stays. From then on a `Wire` is the connection's protocol, and what the handshake needed is gone.
+Messages and the end of the connection reach the application's receiver as plain calls, and it writes frames that were
+made once (`frame`, `Framed`) to as many wires as it likes. What is written to one of them in one turn of the loop
+leaves in one system call.
 
-The transport tells when its buffer stands above the high-water mark: `congested` is true from then until it has
-drained, and the receiver is told. Nobody but the writer decides what that means.
+permessage-deflate is negotiated without context takeover on either side, so that one compressed frame serves everybody
+(`Wire.deflates` says who can take it) and no connection has compression state.
 
-Relied on in uvicorn (tests/test_wire.py pins it): `run_asgi`, `send_receive_event_to_app`, `handle_connect`'s scope,
-`connection_lost`, `pause_writing`, `resume_writing`, `conn`, `transport`, `close_sent`, `handshake_complete`.
+The parser of inbound frames belongs to a connection only while a frame or a message is half read (`Framings`): between
+messages all are alike. What one peer sends is taken in slices, one per turn of the loop, so that a flood costs the
+others little. A peer that does not read is not read from either: what it is answered stays bounded.
+
+Relied on in uvicorn and websockets (tests/test_wire.py pins it): `run_asgi`, `handle_connect`'s scope, `queue`,
+`read_paused`, `connections`, `conn`, `close_sent`; `ServerProtocol.available_extensions`, that a Protocol in state OPEN
+is ready to parse, and where its parser waits.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+import asyncio
+from collections.abc import Callable
+from typing import Any, ClassVar, Final, Protocol, cast
+from weakref import WeakKeyDictionary
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
+from websockets.protocol import Protocol as Framing
+from websockets.protocol import Side, State
+from websockets.streams import StreamReader
 
 from services import logs
 
@@ -33,8 +47,27 @@ LOW_WATER_BYTES = 16 * 1024
 CLOSE_SECONDS = 5.0
 """How long a peer may take to answer a close frame before the connection is cut."""
 
+SLICE_BYTES = 1024
+"""What is taken of one connection in one turn of the loop, when it sent more."""
+
+MIN_DEFLATED_BYTES = 512
+"""Smaller messages are not compressed: they fit in one packet either way."""
+
+WINDOW_BITS: Final = 12
+"""Of what is sent. Clients that ask for a smaller window get everything uncompressed."""
+
 UNSUPPORTED_DATA = 1003
 """The close code for a binary message."""
+
+SERVICE_RESTART = 1012
+
+_DEFLATE: Final = PerMessageDeflate(True, True, 15, WINDOW_BITS, {"memLevel": 5})
+
+_EXTENSIONS: Final = [
+    ServerPerMessageDeflateFactory(
+        server_no_context_takeover=True, client_no_context_takeover=True, server_max_window_bits=WINDOW_BITS
+    )
+]
 
 
 def frame(payload: bytes) -> bytes:
@@ -42,10 +75,35 @@ def frame(payload: bytes) -> bytes:
     return Frame(Opcode.TEXT, payload).serialize(mask=False)
 
 
+class Framed:
+    """One text message, framed once for all connections, and compressed once for those that take that, when the first
+    of them needs it."""
+
+    __slots__ = ("_deflated", "_size", "plain")
+
+    def __init__(self, payload: bytes) -> None:
+        self.plain = frame(payload)
+        self._size = len(payload)
+        self._deflated: bytes | None = None
+
+    def ready(self, deflates: bool) -> bytes:
+        """The bytes for a connection; smaller messages are the same for all."""
+        if not deflates or self._size < MIN_DEFLATED_BYTES:
+            return self.plain
+        if self._deflated is None:
+            self._deflated = deflated(self.plain[-self._size :])
+        return self._deflated
+
+
+def deflated(payload: bytes) -> bytes:
+    """One compressed text frame, for any connection that `deflates`."""
+    return Frame(Opcode.TEXT, payload).serialize(mask=False, extensions=[_DEFLATE])
+
+
 class Receiver(Protocol):
     """What an application attaches. All calls come from the event loop; none may block."""
 
-    def received(self, text: bytes) -> None:
+    def received(self, text: bytes | bytearray | memoryview) -> None:
         """A whole text message, as it came (UTF-8 not yet checked)."""
 
     def drained(self) -> None:
@@ -56,34 +114,31 @@ class Receiver(Protocol):
 
 
 class FrameProtocol(WebSocketsSansIOProtocol):
-    """See the module."""
+    """The handshake. See the module."""
 
-    receiver: Receiver | None = None
-    congested: bool = False
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conn.available_extensions = _EXTENSIONS
+        self.attached = False
 
-    def attach(self, receiver: Receiver) -> None:
-        """From now on messages go to `receiver`. Call between `websocket.accept` and the application's return."""
-        self.receiver = receiver
-        self.transport.set_write_buffer_limits(HIGH_WATER_BYTES, LOW_WATER_BYTES)
-
-    def write(self, data: bytes) -> None:
-        """Writes ready frames. Nothing happens on a connection that is closing."""
-        if not self.close_sent:
-            self.transport.write(data)
-
-    def close(self, code: int, reason: str = "") -> None:
-        """Starts the closing handshake; `closed` follows, within CLOSE_SECONDS whatever the peer does."""
+    def attach(self, make_receiver: Callable[[Wire], Receiver]) -> bool:
+        """From now on messages go to the receiver that is made for the connection's wire. Call between
+        `websocket.accept` and the application's return. False when the client has left already."""
         if self.close_sent or self.transport.is_closing():
-            return
-        self.conn.send_close(code, reason)
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = True
-        self.close_timer = self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
-
-    def abort(self, code: int, reason: str) -> None:
-        """Ends a connection whose peer does not read: the close frame goes out if it can, and that is that."""
-        self.close(code, reason)
-        self.transport.abort()
+            return False
+        self.attached = True
+        wire = Wire(self)
+        wire.receiver = make_receiver(wire)
+        self.connections.discard(self)
+        cast(set[Any], self.connections).add(wire)
+        self.transport.set_protocol(wire)
+        while not self.queue.empty():  # what the client said meanwhile
+            message = cast(dict[str, Any], self.queue.get_nowait())
+            if message["type"] == "websocket.receive":
+                wire.received_early(message)
+        if self.read_paused:
+            self.transport.resume_reading()
+        return True
 
     # --- uvicorn's side ---------------------------------------------------------------------------------------
 
@@ -100,38 +155,295 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         except Exception:
             log.exception("application failed")
             self.send_500_response()
-        if self.receiver is None:
+        if not self.attached:
             self.transport.close()
-            return
-        # Attached: the task ends and the connection stays. What the handshake needed is not needed any more.
-        del self.scope, self.request, self.response, self.app
 
-    def send_receive_event_to_app(self) -> None:
-        receiver = self.receiver
-        if receiver is None:
-            super().send_receive_event_to_app()
+
+class Wire(asyncio.Protocol):
+    """A connection after the handshake. `blocked` is true while nothing should be sent to it: it is congested (its
+    buffer stands above the high-water mark and has not drained since) or closing."""
+
+    __slots__ = (
+        "_close_timer",
+        "_connections",
+        "_framing",
+        "_framings",
+        "_held",
+        "_outbox",
+        "_partial",
+        "_rest",
+        "blocked",
+        "closing",
+        "congested",
+        "deflates",
+        "receiver",
+        "transport",
+    )
+
+    def __init__(self, handshake: FrameProtocol) -> None:
+        conn = handshake.conn
+        self.blocked = self.closing = self.congested = False
+        self.deflates = any(  # whether it can be sent the compressed form
+            isinstance(extension, PerMessageDeflate) and extension.local_max_window_bits >= WINDOW_BITS
+            for extension in conn.extensions
+        )
+        self.receiver: Receiver | None = None
+        self.transport: asyncio.Transport | None = handshake.transport
+        self._connections: set[Any] = handshake.connections
+        self._outbox = Outbox.of(handshake.loop)
+        self._held: bytes | list[bytes] | None = None  # written in this turn
+        self._framings = framings(conn.max_message_size, bool(conn.extensions))
+        self._framing: Framing | None = None  # while a frame or a message is half read
+        if is_idle(conn):
+            conn.parser.close()  # lest it wait for the garbage collector
+        else:
+            self._framing = conn
+        self._partial: bytearray | None = None  # a message in fragments, so far
+        self._rest = b""  # received, not taken yet
+        self._close_timer: asyncio.TimerHandle | None = None
+        handshake.transport.set_write_buffer_limits(HIGH_WATER_BYTES, LOW_WATER_BYTES)
+
+    def write(self, frames: bytes) -> None:
+        """Writes ready frames. Nothing happens on a connection that is closing."""
+        held = self._held
+        if held is None:
+            if not self.closing:
+                self._held = frames
+                self._outbox.add(self)
+        elif isinstance(held, list):
+            held.append(frames)
+        else:
+            self._held = [held, frames]
+
+    def flush(self) -> None:
+        """What was written in this turn goes out."""
+        held, self._held = self._held, None
+        if held is None or self.transport is None:
             return
-        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
-        self.frames = []
-        if self.close_sent:
+        if isinstance(held, list):
+            self.transport.writelines(held)
+        else:
+            self.transport.write(held)
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Starts the closing handshake; `closed` follows, within CLOSE_SECONDS whatever the peer does."""
+        if self.closing or self.transport is None:
             return
-        if self.curr_msg_data_type != "text":
+        framing = self._framing = self._framing or self._framings.borrow()
+        framing.send_close(code, reason)
+        self.write(b"".join(framing.data_to_send()))
+        self._stop_sending()
+        self._read_on()
+
+    def abort(self, code: int, reason: str) -> None:
+        """Ends a connection at once: the close frame goes out if it can, and that is that."""
+        self.close(code, reason)
+        if self.transport is not None:
+            self.transport.abort()
+
+    def received_early(self, message: dict[str, Any]) -> None:
+        """A message as uvicorn queued it before we were attached."""
+        text = message.get("text")
+        if text is None:
             self.close(UNSUPPORTED_DATA, "text frames only")
-            return
-        receiver.received(data)
+        elif not self.closing and self.receiver is not None:
+            self.receiver.received(text.encode())
+
+    # --- the transport's side ---------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._rest or len(data) > SLICE_BYTES:
+            self._rest += data
+            self._take_slice()
+        else:
+            self._take(data)
 
     def pause_writing(self) -> None:
-        super().pause_writing()
-        self.congested = True
+        self.congested = self.blocked = True
+        if not self.closing and self.transport is not None:
+            self.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        super().resume_writing()
         self.congested = False
-        if self.receiver is not None and not self.close_sent:
+        self.blocked = self.closing
+        if not self.closing and self.receiver is not None:
             self.receiver.drained()
+        if not self.congested:
+            self._read_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
+        self._connections.discard(self)
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+        self.closing = self.blocked = True
+        self._rest = b""
+        self._framing = self._partial = self._close_timer = self._held = self.transport = None
         if self.receiver is not None:
             receiver, self.receiver = self.receiver, None
             receiver.closed()
+
+    def shutdown(self) -> None:
+        """uvicorn ends: it calls this on all of its connections."""
+        self.close(SERVICE_RESTART)
+        if self.transport is not None:
+            self.transport.close()
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _take_slice(self) -> None:
+        """Takes a slice of the rest, and comes back for the next in the loop's next turn."""
+        transport = self.transport
+        if transport is None or (self.congested and not self.closing):
+            return  # resume_writing goes on
+        data, self._rest = self._rest[:SLICE_BYTES], self._rest[SLICE_BYTES:]
+        if self._rest:
+            transport.pause_reading()
+        self._take(data)
+        if not self.congested or self.closing:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if self._rest:
+            self._outbox.loop.call_soon(self._take_slice)
+        elif self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _take(self, data: bytes) -> None:
+        framing = self._framing = self._framing or self._framings.borrow()
+        framing.receive_data(data)
+        for event in framing.events_received():
+            self._on_frame(cast(Frame, event))
+        self._send_control(framing)
+        if framing.parser_exc is not None:
+            self._fail()
+        elif is_idle(framing):
+            self._framing = None
+            self._framings.take_back(framing)
+
+    def _on_frame(self, event: Frame) -> None:
+        opcode = event.opcode
+        if opcode is Opcode.CLOSE:
+            self._on_close()
+        elif self.closing or self.receiver is None:
+            return
+        elif opcode is Opcode.TEXT:
+            if event.fin:
+                self.receiver.received(event.data)
+            else:
+                self._partial = bytearray(event.data)
+        elif opcode is Opcode.BINARY:
+            self.close(UNSUPPORTED_DATA, "text frames only")
+        elif opcode is Opcode.CONT and self._partial is not None:
+            self._partial += event.data
+            if event.fin:
+                whole, self._partial = self._partial, None
+                self.receiver.received(whole)
+
+    def _on_close(self) -> None:
+        """The peer says that it ends, or answers that we do."""
+        if self._framing is not None:
+            self._send_control(self._framing)
+        self._stop_sending()
+        if self.transport is not None:
+            self.transport.close()
+
+    def _send_control(self, framing: Framing) -> None:
+        """Pongs and close frames, which go out also when we are closing."""
+        out = b"".join(framing.data_to_send())
+        if out and self.transport is not None and not self.transport.is_closing():
+            self.flush()
+            self.transport.write(out)
+
+    def _fail(self) -> None:
+        """What came is no WebSocket: the close frame is out. The peer may still be sending: it is heard out, for a
+        moment, lest it be reset before it has read why."""
+        self._stop_sending()
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write_eof()
+            self._read_on()
+
+    def _stop_sending(self) -> None:
+        self.flush()
+        self.closing = self.blocked = True
+        self._partial = None
+        if self._close_timer is None and self.transport is not None:
+            self._close_timer = self._outbox.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+
+
+class Framings:
+    """Parsers of inbound frames (and makers of control frames), for connections of one kind."""
+
+    SPARE = 8
+
+    def __init__(self, max_size: int | None, deflate: bool) -> None:
+        self._max_size = max_size
+        self._deflate = deflate
+        self._spare: list[Framing] = []
+
+    def borrow(self) -> Framing:
+        if self._spare:
+            return self._spare.pop()
+        framing = Framing(Side.SERVER, state=State.OPEN, max_size=self._max_size)
+        if self._deflate:
+            framing.extensions = [PerMessageDeflate(True, True, 15, WINDOW_BITS)]
+        return framing
+
+    def take_back(self, framing: Framing) -> None:
+        """One that is idle."""
+        if len(self._spare) < self.SPARE:
+            self._spare.append(framing)
+        else:
+            framing.parser.close()
+
+
+def is_idle(framing: Framing) -> bool:
+    """Whether it stands between two messages: then it knows nothing of its connection."""
+    waits_in = cast(Any, framing.parser).gi_yieldfrom
+    while getattr(waits_in, "gi_yieldfrom", None) is not None:
+        waits_in = waits_in.gi_yieldfrom
+    return (
+        framing.state is State.OPEN
+        and framing.current_size is None
+        and getattr(waits_in, "gi_code", None) is StreamReader.at_eof.__code__
+    )
+
+
+_framings: dict[tuple[int | None, bool], Framings] = {}
+
+
+def framings(max_size: int | None, deflate: bool) -> Framings:
+    """Those of a kind, one pool per process."""
+    kind = (max_size, deflate)
+    if kind not in _framings:
+        _framings[kind] = Framings(max_size, deflate)
+    return _framings[kind]
+
+
+class Outbox:
+    """The wires that have something to send when this turn of a loop is over."""
+
+    __slots__ = ("_wires", "loop")
+
+    _of: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Outbox]] = WeakKeyDictionary()
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._wires: list[Wire] = []
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> Outbox:
+        """A loop has one."""
+        outbox = cls._of.get(loop)
+        if outbox is None:
+            outbox = cls._of[loop] = cls(loop)
+        return outbox
+
+    def add(self, wire: Wire) -> None:
+        if not self._wires:
+            self.loop.call_soon(self._flush)
+        self._wires.append(wire)
+
+    def _flush(self) -> None:
+        wires, self._wires = self._wires, []
+        for wire in wires:
+            wire.flush()

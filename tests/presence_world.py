@@ -14,7 +14,7 @@ import orjson
 from coordinator.etcd import Kv
 from coordinator.keys import PresenceRecord
 from coordinator.presence import Change, Place
-from gateway.audience import Cohort
+from gateway.audience import Cohort, Traffic
 from gateway.phoenix import Ref
 from gateway.presence import Presence, Presences
 from gateway.presence_request import PresenceRequest
@@ -59,7 +59,8 @@ class Client:
         self.spelling = b'"live:room"'
         self.deltas = True
         self.cohort: Cohort | None = None
-        self.congested = False
+        self.wire = self
+        self.blocked = self.deflates = False
         self.behind = False
         self.member: Member | None = None
         self.request: PresenceRequest | None = None
@@ -76,7 +77,7 @@ class Client:
         self.behind = True
 
     def drain(self) -> None:
-        self.congested = False
+        self.blocked = False
         if self.behind:
             self.behind = False
             self.gateway.live.audience.catch_up(self, Status("live", None, 0))
@@ -172,7 +173,7 @@ class Gateway:
         for place, kv in world.log:
             self._learn(place, kv)
         self.presences = Presences(self, lambda: world.now)
-        self.live = LiveTopic(TOPIC)
+        self.live = LiveTopic(TOPIC, Traffic())
 
     @property
     def presence(self) -> Presence:

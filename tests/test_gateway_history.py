@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import phoenix
-from gateway.audience import Audience, Cohort
+from gateway.audience import Audience, Cohort, Traffic
 from gateway.history import LOG_VERSIONS, History
 from gateway.status import Status
 from gateway.version import Version
@@ -32,7 +32,8 @@ class Client:
         self.spelling = spelling
         self.deltas = deltas
         self.cohort: Cohort | None = None
-        self.congested = False
+        self.wire = self
+        self.blocked = self.deflates = False
         self.behind = False
         self.version: str | None = None
         self.rows: list[dict[str, Any]] | None = None
@@ -142,7 +143,7 @@ def test_without_a_key_the_log_never_leads_across_a_change() -> None:
 
 def test_those_who_wait_are_served_when_the_first_result_comes() -> None:
     history = History(["id"])
-    audience = Audience(history)
+    audience = Audience(history, Traffic())
     client = Client()
     audience.join(client, None)
     assert client.events == []
@@ -153,13 +154,13 @@ def test_those_who_wait_are_served_when_the_first_result_comes() -> None:
 
 def test_a_congested_client_gets_nothing_until_it_catches_up_with_one_snapshot() -> None:
     history = History(["id"])
-    audience = Audience(history)
+    audience = Audience(history, Traffic())
     history.take_snapshot(Version(1, 1), 0, rows((1, 1)))
     audience.serve()
     slow, quick = Client(), Client()
     audience.join(slow, None)
     audience.join(quick, None)
-    slow.congested = True
+    slow.blocked = True
     for seq in range(2, 6):
         entry = history.take_snapshot(Version(1, seq), 0, rows((1, seq)))
         assert entry is not None
@@ -167,7 +168,7 @@ def test_a_congested_client_gets_nothing_until_it_catches_up_with_one_snapshot()
     assert slow.behind
     assert slow.events == ["snapshot"]
     assert quick.events == ["snapshot", *["delta"] * 4]
-    slow.congested = False
+    slow.blocked = False
     audience.catch_up(slow, Status("live", None, 0))
     assert slow.events == ["snapshot", "status", "snapshot"]
     assert slow.rows == quick.rows == json_rows(rows((1, 5)))
@@ -193,7 +194,7 @@ def test_whoever_joins_leaves_or_lags_when_everybody_ends_at_the_present_rows(
     script: list[tuple[str, Any]],
 ) -> None:
     history = History(["id"])
-    audience = Audience(history)
+    audience = Audience(history, Traffic())
     clients: list[Client] = []
     epoch, seq = 1, 0
     for action, argument in script:
@@ -220,16 +221,16 @@ def test_whoever_joins_leaves_or_lags_when_everybody_ends_at_the_present_rows(
             continue
         elif action == "rejoin with since":
             audience.leave(client)
-            client.congested = client.behind = False
+            client.blocked = client.behind = False
             since = Version.parse(client.version) if client.version is not None else None
             audience.join(client, since)
         elif action == "leave":
             audience.leave(client)
             clients.remove(client)
         elif action == "congest":
-            client.congested = True
-        elif client.congested:
-            client.congested = False
+            client.blocked = True
+        elif client.blocked:
+            client.blocked = False
             if client.behind:
                 client.behind = False
                 audience.catch_up(client, Status("live", None, 0))

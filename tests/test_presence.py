@@ -65,7 +65,7 @@ def take_client(world: World, client: Client, what: str, *rest: int) -> None:
         case "update", (name,):
             world.update(client, name)
         case "congest", _:
-            client.congested = True
+            client.blocked = True
         case "drain", _:
             client.drain()
 

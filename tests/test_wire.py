@@ -15,23 +15,23 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from gateway.wire import EXTENSION, HIGH_WATER_BYTES, FrameProtocol, frame
+from gateway.wire import EXTENSION, HIGH_WATER_BYTES, FrameProtocol, Wire, frame
 from services import web
 
 
 class Echo:
     """Answers every message with itself, and remembers how it went."""
 
-    def __init__(self, wire: FrameProtocol) -> None:
+    def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self.heard: list[bytes] = []
         self.drains = 0
         self.gone = asyncio.Event()
         self.drained_once = asyncio.Event()
 
-    def received(self, text: bytes) -> None:
-        self.heard.append(text)
-        self.wire.write(frame(text))
+    def received(self, text: bytes | bytearray | memoryview) -> None:
+        self.heard.append(bytes(text))
+        self.wire.write(frame(bytes(text)))
 
     def drained(self) -> None:
         self.drained_once.set()
@@ -46,10 +46,12 @@ async def serving() -> AsyncIterator[tuple[str, list[Echo]]]:
 
     async def endpoint(websocket: WebSocket) -> None:
         await websocket.accept()
-        wire = cast(FrameProtocol, websocket.scope["extensions"][EXTENSION])
-        echo = Echo(wire)
-        echoes.append(echo)
-        wire.attach(echo)
+
+        def echo(wire: Wire) -> Echo:
+            echoes.append(Echo(wire))
+            return echoes[-1]
+
+        assert cast(FrameProtocol, websocket.scope["extensions"][EXTENSION]).attach(echo)
 
     app = Starlette(routes=[WebSocketRoute("/", endpoint)])
     config: dict[str, Any] = {"ws": FrameProtocol, "ws_max_size": 4096, "ws_ping_interval": None}
@@ -62,7 +64,6 @@ async def test_an_attached_connection_outlives_its_application_and_gets_ready_fr
         for text in ("one", "x" * 200, "é"):
             await client.send(text)
             assert await client.recv() == text
-        assert not echoes[0].wire.tasks
         await client.close()
         async with asyncio.timeout(5):
             await echoes[0].gone.wait()
