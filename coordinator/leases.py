@@ -14,6 +14,7 @@ class Leases:
     def __init__(self) -> None:
         self.keys: dict[int, dict[str, int]] = {}  # the keys that hang on each, with their mod_revision
         self._since: dict[int, float] = {}  # since when each is known, or its last node is gone
+        self._leaseless: dict[str, float] = {}  # keys without a lease, since when
         self._lease_of: dict[str, int] = {}
         self._nodes: Counter[int] = Counter()  # how many nodes' entries hang on each
 
@@ -24,7 +25,10 @@ class Leases:
             self.keys[before].pop(key, None)
             if not self.keys[before]:
                 del self.keys[before], self._since[before]
+            self._leaseless.pop(key, None)
         if not event.deleted:
+            if not event.kv.lease:
+                self._leaseless[key] = now
             self._lease_of[key] = event.kv.lease
             self.keys.setdefault(event.kv.lease, {})[key] = event.kv.mod_revision
             self._since.setdefault(event.kv.lease, now)
@@ -38,6 +42,10 @@ class Leases:
             del self._nodes[lease]
             if lease in self._since:
                 self._since[lease] = now
+
+    def since(self, key: str) -> float:
+        """When a key that has no lease was written."""
+        return self._leaseless[key]
 
     def nobodys(self) -> Iterator[tuple[int, float]]:
         """The leases that keys hang on and that are no node's, each with the time since when that is so."""

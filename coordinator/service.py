@@ -1,4 +1,4 @@
-"""The coordinator: registers, stands for leader, and answers health, over gRPC and HTTP.
+"""The coordinator: registers, stands for leader, shows and steers the cluster (Cluster), and as the leader audits it.
 
 Any number may run; one leads. It is not needed for anything to flow: when all coordinators are gone, gateways and
 pollers see nothing of it. On `stop` it says that it drains, and its keys go with its session.
@@ -10,6 +10,8 @@ import asyncio
 
 import prometheus_client
 
+from coordinator.auditor import Auditor
+from coordinator.cluster import SERVICES, Cluster
 from coordinator.drain import Asked
 from coordinator.election import Election
 from coordinator.etcd import Etcd
@@ -33,12 +35,14 @@ class Coordinator:
         self,
         registration: Registration,
         election: Election,
+        cluster: Cluster,
         server: rpc.RpcServer,
         stop: asyncio.Event,
         asked: Asked,
     ) -> None:
         self.registration = registration
         self.election = election
+        self._cluster = cluster
         self._server = server
         self._stop = stop
         self._asked = asked
@@ -64,6 +68,7 @@ class Coordinator:
 
     async def _say_ready(self) -> None:
         await self.registration.registered.wait()
+        await self._cluster.mirror.synced.wait()
         await self._server.set_serving(True)
         self.registration.set_state("ready")
         if not self._was_ready:
@@ -85,17 +90,26 @@ class Coordinator:
 
 async def run(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     """Serves until `stop` is set. CatalogInvalid, OSError when an address is taken, NodeTaken when the name is."""
-    if settings.catalog is not None:
-        logs.hide_claims_of(catalogue.load(settings.catalog))
+    catalog = catalogue.load(settings.catalog) if settings.catalog is not None else None
+    if catalog is not None:
+        logs.hide_claims_of(catalog)
     keys = Keys(settings.namespace)
     with bind(settings.http) as listener:
         http = settings.advertised(*address_of(listener))
-        async with Etcd.open(settings) as etcd, rpc.serve(settings, [], []) as server:
-            await server.set_serving(False)
-            grpc = settings.advertised(server.host, server.port)
-            registration = Registration(etcd, keys, node_record("coordinator", settings.node, http, grpc))
-            asked = Asked(etcd, keys, "coordinator", settings.node, stop)
-            coordinator = Coordinator(registration, Election(etcd, keys, settings.node), server, stop, asked)
-            async with serve_app(service_app(coordinator.healthz, coordinator.readyz), listener):
-                await keep_session(etcd, settings.lease_ttl, coordinator.term, stop)
+        async with Etcd.open(settings) as etcd:
+            cluster = Cluster(etcd, keys, catalog)
+            async with rpc.serve(settings, [cluster.add_to], SERVICES) as server, asyncio.TaskGroup() as tasks:
+                await server.set_serving(False)
+                grpc = settings.advertised(server.host, server.port)
+                registration = Registration(etcd, keys, node_record("coordinator", settings.node, http, grpc))
+                election = Election(etcd, keys, settings.node)
+                asked = Asked(etcd, keys, "coordinator", settings.node, stop)
+                coordinator = Coordinator(registration, election, cluster, server, stop, asked)
+                auditor = Auditor(etcd, cluster.view, cluster.mirror, lambda: election.leading)
+                forever = [tasks.create_task(work) for work in (cluster.run(), auditor.run())]
+                async with serve_app(service_app(coordinator.healthz, coordinator.readyz), listener):
+                    await keep_session(etcd, settings.lease_ttl, coordinator.term, stop)
+                cluster.close()
+                for task in forever:
+                    task.cancel()
     log.info("ended")

@@ -52,7 +52,7 @@ class Reported:
     """What a node said of itself, and when. `ahead` is how far its clock is before ours, in seconds, give or take
     `unsure`."""
 
-    report: report_pb2.DescribeResponse
+    report: report_pb2.NodeReport
     at: float
     ahead: float = 0.0
     unsure: float = 0.0
@@ -111,6 +111,16 @@ class View:
             topic.name.partition("?")[0] == query for topic in self.listed()
         )
 
+    def is_ours(self, key: str) -> bool:
+        """Whether a key of that name is written by one of us, ever."""
+        keys = self._keys
+        parsers = (keys.parse_node, keys.parse_demand, keys.parse_owner, keys.parse_pin, keys.parse_presence)
+        return (
+            key == keys.leader
+            or key.startswith(f"{keys.namespace}/drains/")
+            or any(parser(key) is not None for parser in parsers)
+        )
+
     def ready_pollers(self) -> dict[str, NodeView]:
         return {
             node: view for (role, node), view in self.nodes.items() if role == "poller" and view.record.state == "ready"
@@ -139,18 +149,11 @@ class View:
             self._owner(owned, owner, now, changes)
         elif (pinned := keys.parse_pin(key)) is not None:
             self._pin(pinned, event, now)
-        elif not event.deleted and not self._is_known(key):
+        elif not event.deleted and not self.is_ours(key):
             self.foreign[key] = "is none of ours"
             return
         if not event.deleted and (fault := self._fault(event.kv)) is not None:
             self.foreign[key] = fault
-
-    def _is_known(self, key: str) -> bool:
-        return (
-            key == self._keys.leader
-            or self._keys.parse_presence(key) is not None
-            or key.startswith(f"{self._keys.namespace}/drains/")
-        )
 
     def _fault(self, kv: Kv) -> str | None:
         keys = self._keys

@@ -21,6 +21,7 @@ from coordinator.keys import Foreign, Keys, NodeRecord, OwnerRecord
 from coordinator.mirror import Mirror
 from coordinator.presence import PresenceKeys
 from coordinator.registry import Registration, node_record
+from coordinator.reporting import Reporting
 from coordinator.session import Session, keep_session
 from gateway.admission import Admission
 from gateway.channels import Context
@@ -34,8 +35,7 @@ from gateway.origin import Pages
 from gateway.page import Page
 from gateway.presence import HOLD_SECONDS, Presences
 from gateway.readiness import Readiness
-from gateway.report import SERVICE as REPORT
-from gateway.report import Report
+from gateway.report import describe
 from gateway.wire import FrameProtocol
 from services import catalog as catalogue
 from services import logs, rpc, web
@@ -81,9 +81,9 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             admission = Admission(settings.max_connections, lambda: len(context.sockets))
             app = Gateway(context, doorkeeper, Pages.of(settings), admission, readiness, Page.load(), cluster).app()
             live = LiveQuery(hub, catalog, doorkeeper, readiness, presences, admission)
-            report = Report(settings.node, catalog, hub)
+            reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, hub))
             async with (
-                rpc.serve(settings, [live.add_to, report.add_to], [SERVICE, REPORT], for_services=False) as server,
+                rpc.serve(settings, [live.add_to], [SERVICE], for_services=False) as server,
                 web.serve_app(
                     app,
                     listener,
@@ -110,6 +110,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                             presences.run(),
                             hub.feeds.run(),
                             coroner.run(),
+                            reporting.run(),
                             _sweep(hub, context, view, readiness),
                         )
                     ]

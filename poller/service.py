@@ -19,12 +19,12 @@ from coordinator.etcd import Etcd
 from coordinator.keys import Keys
 from coordinator.ownership import Ownership
 from coordinator.registry import Registration, node_record
+from coordinator.reporting import Reporting
 from coordinator.session import Session, keep_session
 from poller.database import Database
 from poller.feed import SERVICE
 from poller.polling import Polling
-from poller.report import SERVICE as REPORT
-from poller.report import Report
+from poller.report import describe
 from services import catalog as catalogue
 from services import logs, rpc
 from services.errors import Problem, SettingsInvalid
@@ -105,16 +105,15 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
             polling = Polling(catalog, database)
             coroner = Coroner(etcd, keys)
             polling.feed.on_gateway_gone = lambda gateway: coroner.suspect("gateway", gateway)
-            report = Report(settings.node, catalog, polling)
-            serving = rpc.serve(settings, [polling.feed.add_to, report.add_to], [SERVICE, REPORT])
-            async with serving as server, asyncio.TaskGroup() as tasks:
+            reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, polling))
+            async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
                 grpc = settings.advertised(server.host, server.port)
                 registration = Registration(etcd, keys, node_record("poller", settings.node, http, grpc))
                 ownership = Ownership(etcd, keys, settings.node, grpc, polling)
                 asked = Asked(etcd, keys, "poller", settings.node, stop)
                 poller = Poller(registration, ownership, polling, server, stop, asked)
-                works = (polling.run(), coroner.run())
+                works = (polling.run(), coroner.run(), reporting.run())
                 forever = [tasks.create_task(work) for work in works]
                 async with serve_app(service_app(poller.healthz, poller.readyz), listener):
                     log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))

@@ -24,21 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eproto/pollcast/v1/report.proto\x12\x0bpollcast.v1\"\x11\n\x0f\x44\x65scribeRequest\"\xb3\x01\n\x10\x44\x65scribeResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0b\n\x03now\x18\x04 \x01(\x03\x12\x0f\n\x07queries\x18\x05 \x03(\t\x12*\n\x07watched\x18\x06 \x03(\x0b\x32\x19.pollcast.v1.WatchedTopic\x12(\n\x06polled\x18\x07 \x03(\x0b\x32\x18.pollcast.v1.PolledTopic\"=\n\x0cWatchedTopic\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x0f\n\x07\x63lients\x18\x02 \x01(\x03\x12\r\n\x05state\x18\x03 \x01(\t\"\xe1\x01\n\x0bPolledTopic\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\r\n\x05state\x18\x03 \x01(\t\x12\x13\n\x0bowned_since\x18\x04 \x01(\x03\x12\x16\n\x0elast_polled_at\x18\x05 \x01(\x03\x12\x13\n\x0binterval_ms\x18\x06 \x01(\x03\x12\x11\n\tlinger_ms\x18\x07 \x01(\x03\x12\r\n\x05polls\x18\x08 \x01(\x03\x12\x0f\n\x07\x63hanges\x18\t \x01(\x03\x12\x0c\n\x04rows\x18\n \x01(\x03\x12\x0f\n\x07poll_us\x18\x0b \x01(\x03\x12\x11\n\treceivers\x18\x0c \x01(\x03\x32Q\n\x06Report\x12G\n\x08\x44\x65scribe\x12\x1c.pollcast.v1.DescribeRequest\x1a\x1d.pollcast.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eproto/pollcast/v1/report.proto\x12\x0bpollcast.v1\"\x10\n\x0eReportQuestion\"\x9c\x01\n\nNodeReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0b\n\x03now\x18\x03 \x01(\x03\x12\x0f\n\x07queries\x18\x04 \x03(\t\x12*\n\x07watched\x18\x05 \x03(\x0b\x32\x19.pollcast.v1.WatchedTopic\x12(\n\x06polled\x18\x06 \x03(\x0b\x32\x18.pollcast.v1.PolledTopic\"=\n\x0cWatchedTopic\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x0f\n\x07\x63lients\x18\x02 \x01(\x03\x12\r\n\x05state\x18\x03 \x01(\t\"\xe1\x01\n\x0bPolledTopic\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\r\n\x05state\x18\x03 \x01(\t\x12\x13\n\x0bowned_since\x18\x04 \x01(\x03\x12\x16\n\x0elast_polled_at\x18\x05 \x01(\x03\x12\x13\n\x0binterval_ms\x18\x06 \x01(\x03\x12\x11\n\tlinger_ms\x18\x07 \x01(\x03\x12\r\n\x05polls\x18\x08 \x01(\x03\x12\x0f\n\x07\x63hanges\x18\t \x01(\x03\x12\x0c\n\x04rows\x18\n \x01(\x03\x12\x0f\n\x07poll_us\x18\x0b \x01(\x03\x12\x11\n\treceivers\x18\x0c \x01(\x03\x32L\n\x06Report\x12\x42\n\x06\x41ttend\x12\x17.pollcast.v1.NodeReport\x1a\x1b.pollcast.v1.ReportQuestion(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'proto.pollcast.v1.report_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DESCRIBEREQUEST']._serialized_start=47
-  _globals['_DESCRIBEREQUEST']._serialized_end=64
-  _globals['_DESCRIBERESPONSE']._serialized_start=67
-  _globals['_DESCRIBERESPONSE']._serialized_end=246
-  _globals['_WATCHEDTOPIC']._serialized_start=248
-  _globals['_WATCHEDTOPIC']._serialized_end=309
-  _globals['_POLLEDTOPIC']._serialized_start=312
-  _globals['_POLLEDTOPIC']._serialized_end=537
-  _globals['_REPORT']._serialized_start=539
-  _globals['_REPORT']._serialized_end=620
+  _globals['_REPORTQUESTION']._serialized_start=47
+  _globals['_REPORTQUESTION']._serialized_end=63
+  _globals['_NODEREPORT']._serialized_start=66
+  _globals['_NODEREPORT']._serialized_end=222
+  _globals['_WATCHEDTOPIC']._serialized_start=224
+  _globals['_WATCHEDTOPIC']._serialized_end=285
+  _globals['_POLLEDTOPIC']._serialized_start=288
+  _globals['_POLLEDTOPIC']._serialized_end=513
+  _globals['_REPORT']._serialized_start=515
+  _globals['_REPORT']._serialized_end=591
 # @@protoc_insertion_point(module_scope)

@@ -19,7 +19,7 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
-class DescribeRequest(_message.Message):
+class ReportQuestion(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -31,15 +31,16 @@ class DescribeRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___DescribeRequest: _TypeAlias = DescribeRequest  # noqa: Y015
+Global___ReportQuestion: _TypeAlias = ReportQuestion  # noqa: Y015
 
 @_typing.final
-class DescribeResponse(_message.Message):
+class NodeReport(_message.Message):
+    """The node as it is now. Cheap enough to be asked for once a second."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NODE_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
-    VERSION_FIELD_NUMBER: _builtins.int
     NOW_FIELD_NUMBER: _builtins.int
     QUERIES_FIELD_NUMBER: _builtins.int
     WATCHED_FIELD_NUMBER: _builtins.int
@@ -47,7 +48,6 @@ class DescribeResponse(_message.Message):
     node: _builtins.str
     role: _builtins.str
     """gateway or poller."""
-    version: _builtins.str
     now: _builtins.int
     """When this was made."""
     @_builtins.property
@@ -67,7 +67,6 @@ class DescribeResponse(_message.Message):
         *,
         node: _builtins.str = ...,
         role: _builtins.str = ...,
-        version: _builtins.str = ...,
         now: _builtins.int = ...,
         queries: _abc.Iterable[_builtins.str] | None = ...,
         watched: _abc.Iterable[Global___WatchedTopic] | None = ...,
@@ -75,11 +74,11 @@ class DescribeResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "now", b"now", "polled", b"polled", "queries", b"queries", "role", b"role", "version", b"version", "watched", b"watched"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "now", b"now", "polled", b"polled", "queries", b"queries", "role", b"role", "watched", b"watched"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
+Global___NodeReport: _TypeAlias = NodeReport  # noqa: Y015
 
 @_typing.final
 class WatchedTopic(_message.Message):

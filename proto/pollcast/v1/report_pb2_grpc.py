@@ -26,8 +26,10 @@ if _version_not_supported:
 
 
 class ReportStub:
-    """Report tells what a node does that etcd does not know. Served by gateways and pollers, for coordinators only: no
-    compatibility is promised to others. Times are microseconds since the Unix epoch, by the node's own clock.
+    """Report brings to a coordinator what a node does that etcd does not know. Served by coordinators, called by gateways
+    and pollers, each of which keeps a stream to every coordinator: so a gateway's own port, which is open to consumers,
+    tells nobody of other people's topics. No compatibility is promised to others. Times are microseconds since the Unix
+    epoch, by the node's own clock.
     """
 
     def __init__(self, channel):
@@ -36,20 +38,22 @@ class ReportStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Describe = channel.unary_unary(
-                '/pollcast.v1.Report/Describe',
-                request_serializer=proto_dot_pollcast_dot_v1_dot_report__pb2.DescribeRequest.SerializeToString,
-                response_deserializer=proto_dot_pollcast_dot_v1_dot_report__pb2.DescribeResponse.FromString,
+        self.Attend = channel.stream_stream(
+                '/pollcast.v1.Report/Attend',
+                request_serializer=proto_dot_pollcast_dot_v1_dot_report__pb2.NodeReport.SerializeToString,
+                response_deserializer=proto_dot_pollcast_dot_v1_dot_report__pb2.ReportQuestion.FromString,
                 _registered_method=True)
 
 
 class ReportServicer:
-    """Report tells what a node does that etcd does not know. Served by gateways and pollers, for coordinators only: no
-    compatibility is promised to others. Times are microseconds since the Unix epoch, by the node's own clock.
+    """Report brings to a coordinator what a node does that etcd does not know. Served by coordinators, called by gateways
+    and pollers, each of which keeps a stream to every coordinator: so a gateway's own port, which is open to consumers,
+    tells nobody of other people's topics. No compatibility is promised to others. Times are microseconds since the Unix
+    epoch, by the node's own clock.
     """
 
-    def Describe(self, request, context):
-        """The node as it is now. Cheap enough to be asked for once a second.
+    def Attend(self, request_iterator, context):
+        """Lives as long as both processes do. The node describes itself once, and once more for each question.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -58,10 +62,10 @@ class ReportServicer:
 
 def add_ReportServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Describe': grpc.unary_unary_rpc_method_handler(
-                    servicer.Describe,
-                    request_deserializer=proto_dot_pollcast_dot_v1_dot_report__pb2.DescribeRequest.FromString,
-                    response_serializer=proto_dot_pollcast_dot_v1_dot_report__pb2.DescribeResponse.SerializeToString,
+            'Attend': grpc.stream_stream_rpc_method_handler(
+                    servicer.Attend,
+                    request_deserializer=proto_dot_pollcast_dot_v1_dot_report__pb2.NodeReport.FromString,
+                    response_serializer=proto_dot_pollcast_dot_v1_dot_report__pb2.ReportQuestion.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -72,12 +76,14 @@ def add_ReportServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Report:
-    """Report tells what a node does that etcd does not know. Served by gateways and pollers, for coordinators only: no
-    compatibility is promised to others. Times are microseconds since the Unix epoch, by the node's own clock.
+    """Report brings to a coordinator what a node does that etcd does not know. Served by coordinators, called by gateways
+    and pollers, each of which keeps a stream to every coordinator: so a gateway's own port, which is open to consumers,
+    tells nobody of other people's topics. No compatibility is promised to others. Times are microseconds since the Unix
+    epoch, by the node's own clock.
     """
 
     @staticmethod
-    def Describe(request,
+    def Attend(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -87,12 +93,12 @@ class Report:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
-            '/pollcast.v1.Report/Describe',
-            proto_dot_pollcast_dot_v1_dot_report__pb2.DescribeRequest.SerializeToString,
-            proto_dot_pollcast_dot_v1_dot_report__pb2.DescribeResponse.FromString,
+            '/pollcast.v1.Report/Attend',
+            proto_dot_pollcast_dot_v1_dot_report__pb2.NodeReport.SerializeToString,
+            proto_dot_pollcast_dot_v1_dot_report__pb2.ReportQuestion.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,38 +27,44 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ReportStub:
-    """Report tells what a node does that etcd does not know. Served by gateways and pollers, for coordinators only: no
-    compatibility is promised to others. Times are microseconds since the Unix epoch, by the node's own clock.
+    """Report brings to a coordinator what a node does that etcd does not know. Served by coordinators, called by gateways
+    and pollers, each of which keeps a stream to every coordinator: so a gateway's own port, which is open to consumers,
+    tells nobody of other people's topics. No compatibility is promised to others. Times are microseconds since the Unix
+    epoch, by the node's own clock.
     """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ReportAsyncStub: ...
-    Describe: _grpc.UnaryUnaryMultiCallable[_report_pb2.DescribeRequest, _report_pb2.DescribeResponse]
-    """The node as it is now. Cheap enough to be asked for once a second."""
+    Attend: _grpc.StreamStreamMultiCallable[_report_pb2.NodeReport, _report_pb2.ReportQuestion]
+    """Lives as long as both processes do. The node describes itself once, and once more for each question."""
 
 @_typing.type_check_only
 class ReportAsyncStub(ReportStub):
-    """Report tells what a node does that etcd does not know. Served by gateways and pollers, for coordinators only: no
-    compatibility is promised to others. Times are microseconds since the Unix epoch, by the node's own clock.
+    """Report brings to a coordinator what a node does that etcd does not know. Served by coordinators, called by gateways
+    and pollers, each of which keeps a stream to every coordinator: so a gateway's own port, which is open to consumers,
+    tells nobody of other people's topics. No compatibility is promised to others. Times are microseconds since the Unix
+    epoch, by the node's own clock.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Describe: _aio.UnaryUnaryMultiCallable[_report_pb2.DescribeRequest, _report_pb2.DescribeResponse]  # type: ignore[assignment]
-    """The node as it is now. Cheap enough to be asked for once a second."""
+    Attend: _aio.StreamStreamMultiCallable[_report_pb2.NodeReport, _report_pb2.ReportQuestion]  # type: ignore[assignment]
+    """Lives as long as both processes do. The node describes itself once, and once more for each question."""
 
 class ReportServicer(metaclass=_abc_1.ABCMeta):
-    """Report tells what a node does that etcd does not know. Served by gateways and pollers, for coordinators only: no
-    compatibility is promised to others. Times are microseconds since the Unix epoch, by the node's own clock.
+    """Report brings to a coordinator what a node does that etcd does not know. Served by coordinators, called by gateways
+    and pollers, each of which keeps a stream to every coordinator: so a gateway's own port, which is open to consumers,
+    tells nobody of other people's topics. No compatibility is promised to others. Times are microseconds since the Unix
+    epoch, by the node's own clock.
     """
 
     @_abc_1.abstractmethod
-    def Describe(
+    def Attend(
         self,
-        request: _report_pb2.DescribeRequest,
+        request_iterator: _MaybeAsyncIterator[_report_pb2.NodeReport],
         context: _ServicerContext,
-    ) -> _typing.Union[_report_pb2.DescribeResponse, _abc.Awaitable[_report_pb2.DescribeResponse]]:
-        """The node as it is now. Cheap enough to be asked for once a second."""
+    ) -> _typing.Union[_abc.Iterator[_report_pb2.ReportQuestion], _abc.AsyncIterator[_report_pb2.ReportQuestion]]:
+        """Lives as long as both processes do. The node describes itself once, and once more for each question."""
 
 def add_ReportServicer_to_server(servicer: ReportServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,104 @@
+"""Runs the audit while this coordinator leads: logs each finding when it begins and when it ends, counts, and repairs.
+
+`run` lives as long as the service; a coordinator that does not lead, or does not follow etcd, judges nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+import prometheus_client
+
+from coordinator import etcd as e
+from coordinator.audit import BREAKS, Finding, audit
+from coordinator.claims import BATCH
+from coordinator.etcd import Etcd, Outcome
+from coordinator.mirror import Mirror
+from coordinator.view import View
+from services import logs
+from services.errors import EtcdError
+
+log = logs.get_logger("audit")
+
+PERIOD_SECONDS = 1.0
+
+FINDINGS = prometheus_client.Gauge(
+    "pollcast_coordinator_findings", "What the audit of the leader finds wrong now.", ["kind"]
+)
+FOUND = prometheus_client.Counter("pollcast_coordinator_found", "Findings that began, ever.", ["kind"])
+REPAIRED = prometheus_client.Counter("pollcast_coordinator_repaired_keys", "Keys of nobody's that were deleted.")
+
+
+class Ledger:
+    """The findings that stand. Pure."""
+
+    def __init__(self) -> None:
+        self.standing: dict[Finding, Finding] = {}
+
+    def update(self, findings: Iterable[Finding]) -> tuple[list[Finding], list[Finding]]:
+        """Those that begin, and those that end."""
+        found = {finding: finding for finding in findings}
+        began = [finding for finding in found if finding not in self.standing]
+        ended = [finding for finding in self.standing if finding not in found]
+        self.standing = found
+        return began, ended
+
+
+class Auditor:
+    """`leads` says whether it is our turn."""
+
+    def __init__(self, etcd: Etcd, view: View, mirror: Mirror, leads: Callable[[], bool]) -> None:
+        self.ledger = Ledger()
+        self._etcd = etcd
+        self._view = view
+        self._mirror = mirror
+        self._leads = leads
+        for kind in BREAKS:
+            FINDINGS.labels(kind)
+            FOUND.labels(kind)
+
+    async def run(self) -> NoReturn:
+        """Until cancelled."""
+        followed = False
+        while True:
+            await asyncio.sleep(PERIOD_SECONDS)
+            now = asyncio.get_running_loop().time()
+            if self._mirror.healthy and not followed:
+                self._view.cleared(now)
+            followed = self._mirror.healthy
+            if not self._leads():
+                self._tell([])
+            elif followed:
+                findings = audit(self._view, now)
+                self._tell(findings)
+                await self._repair([finding for finding in findings if finding.abandoned])
+
+    def _tell(self, findings: list[Finding]) -> None:
+        began, ended = self.ledger.update(findings)
+        for finding in began:
+            FOUND.labels(finding.kind).inc()
+            log.warning("finding", kind=finding.kind, breaks=finding.breaks, about=finding.subject, is_=finding.detail)
+        for finding in ended:
+            log.info("finding is over", kind=finding.kind, breaks=finding.breaks, about=finding.subject)
+        standing = Counter(finding.kind for finding in findings)
+        for kind in BREAKS:
+            FINDINGS.labels(kind).set(standing[kind])
+
+    async def _repair(self, findings: list[Finding]) -> None:
+        """Deletes what is nobody's, each key only if it is as it was when that was found."""
+        abandoned = [item for finding in findings for item in finding.abandoned]
+        for start in range(0, len(abandoned), BATCH):
+            batch = abandoned[start : start + BATCH]
+            try:
+                deletes = [e.nested([e.unchanged(key, revision)], [e.delete(key)]) for key, revision in batch]
+                done = await self._etcd.txn([], deletes)
+            except EtcdError as error:
+                log.warning("not repaired, trying on", keys=len(batch), detail=error.detail)
+                return
+            gone = sum(isinstance(result, Outcome) and result.succeeded for result in done.results)
+            if gone:
+                REPAIRED.inc(gone)
+                log.info("deleted keys of nobody's", keys=gone, such_as=batch[0][0])
