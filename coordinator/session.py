@@ -149,6 +149,10 @@ async def keep_session(
             async with session._scope():
                 return await body(session)
         except LeaseLost as error:
+            # Before Python 3.13 a task group that fails while its task is being cancelled swallows the cancellation.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError from error
             log.warning("session lost, starting over", detail=error.detail)
     return None
 

@@ -135,3 +135,25 @@ def test_waits_grow_to_a_limit_and_differ() -> None:
     assert waits[0] <= 0.1
     assert min(waits[10:]) >= 1.0
     assert len(set(waits)) == len(waits)
+
+
+async def test_a_cancellation_that_comes_while_the_lease_is_being_lost_counts(etcd: Etcd) -> None:
+    opened: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
+    losing = asyncio.Event()
+
+    async def body(session: Session) -> None:
+        opened.set_result(session)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            losing.set()
+            await asyncio.Event().wait()
+
+    keeping = asyncio.ensure_future(keep_session(etcd, 2, body))
+    session = await opened
+    await etcd.lease_revoke(session.lease)
+    session.verify()
+    await losing.wait()
+    keeping.cancel()
+    await asyncio.wait({keeping}, timeout=5)
+    assert keeping.cancelled()
