@@ -11,6 +11,7 @@ const HISTORY = 600 // points
 export class Chart {
   readonly element: HTMLElement
   private readonly choice: HTMLSelectElement
+  private readonly field: HTMLElement
   private readonly note: HTMLParagraphElement
   private readonly place: HTMLDivElement
   private plot: uPlot | null = null
@@ -30,8 +31,8 @@ export class Chart {
     this.choice.addEventListener("change", this.paint)
     this.note = el("p", { class: "quiet", role: "status" })
     this.place = el("div", { class: "plot", role: "img", "aria-label": `Chart of ${label}` })
-    const field = el("div", { class: "field" }, el("label", { for: "chart-value" }, "value"), this.choice)
-    this.element = el("div", { class: "chart" }, field, this.note, this.place)
+    this.field = el("div", { class: "field" }, el("label", { for: "chart-value" }, "value"), this.choice)
+    this.element = el("div", { class: "chart" }, this.field, this.note, this.place)
     new ResizeObserver(() => this.resize()).observe(this.place)
     this.colours.addEventListener("change", this.restyle)
   }
@@ -71,7 +72,7 @@ export class Chart {
       return
     }
     this.plot?.destroy()
-    this.plot = new uPlot(this.options(drawn.kind, value), data, this.place)
+    this.plot = new uPlot(this.options(drawn, value), data, this.place)
     this.plotted = wanted
   }
 
@@ -80,6 +81,7 @@ export class Chart {
       const before = this.choice.value
       this.choice.replaceChildren(...values.map((name) => el("option", { value: name }, name)))
       if (values.includes(before)) this.choice.value = before
+      this.field.hidden = values.length < 2
     }
     return this.choice.value
   }
@@ -98,7 +100,7 @@ export class Chart {
     return [points.map(([at]) => at), points.map(([, found]) => found)]
   }
 
-  private options(kind: "bars" | "lines" | "history", value: string): uPlot.Options {
+  private options(drawn: Exclude<Plan, { kind: "none" }>, value: string): uPlot.Options {
     const style = getComputedStyle(document.documentElement)
     const colour = (name: string): string => style.getPropertyValue(name).trim()
     const axis: uPlot.Axis = {
@@ -107,7 +109,7 @@ export class Chart {
       ticks: { stroke: colour("--line"), width: 1 },
       font: "12px system-ui, sans-serif",
     }
-    const bars = kind === "bars"
+    const bars = drawn.kind === "bars"
     return {
       ...this.size(),
       cursor: { drag: { x: false, y: false }, points: { show: !bars } },
@@ -118,14 +120,14 @@ export class Chart {
         { ...axis, size: 64, values: (_, splits) => splits.map(short) },
       ],
       series: [
-        bars ? { label: "row", value: (_, at) => this.labels[at ?? -1] ?? "–" } : { label: "time" },
+        drawn.kind === "bars" ? { label: drawn.label, value: (_, at) => this.labels[at ?? -1] ?? "–" } : { label: "time" },
         {
           label: value,
           value: (_, found) => (found === null ? "–" : show(found)),
           stroke: colour("--accent"),
           fill: bars ? colour("--accent-soft") : "",
           width: 2,
-          points: { show: kind === "lines" },
+          points: { show: drawn.kind === "lines" },
           ...(bars ? { paths: uPlot.paths.bars!({ size: [0.7, 80], radius: 0.15 }) } : {}),
         },
       ],

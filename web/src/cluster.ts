@@ -2,7 +2,7 @@
 import { ApiError, get, type Cluster, type ClusterNode, type Takeover } from "./api"
 import { el, setText } from "./dom"
 import * as self from "./self"
-import { ago, short } from "./values"
+import { ago, count, short } from "./values"
 
 const EVERY_MS = 1000
 const SPARK_POINTS = 120
@@ -26,7 +26,7 @@ export class ClusterView {
       el("header", { class: "title" }, el("h1", {}, "The cluster")),
       this.trouble,
       this.numbers,
-      this.spark,
+      el("figure", {}, this.spark, el("figcaption", { class: "quiet" }, "polls per second while you look")),
       el("h2", {}, "Nodes"),
       this.nodes,
       el("h2", {}, "Who polls what"),
@@ -58,11 +58,11 @@ export class ClusterView {
   private show(cluster: Cluster): void {
     const clients = cluster.nodes.reduce((sum, node) => sum + (node.clients ?? 0), 0)
     const polls = cluster.polls_per_second
-    const ratio = polls && polls > 0 ? cluster.subscriptions / polls : null
+    const ratio = polls && cluster.subscriptions ? cluster.subscriptions / polls : null
     this.numbers.replaceChildren(
       number(polls === null ? "…" : short(polls), "polls per second", "of the database, by all pollers together"),
-      number(short(cluster.subscriptions), "subscriptions served", `by ${short(clients)} connected ${clients === 1 ? "client" : "clients"}`),
-      number(ratio === null ? "…" : `${short(ratio)} : 1`, "subscriptions per poll", "each second; without Pollcast it is 1 : 1 or worse"),
+      number(short(cluster.subscriptions), "subscriptions served", `to ${count(clients, "connected client")}`),
+      number(ratio === null ? "–" : `${short(ratio)} : 1`, "served per poll", "who each polls by oneself is at 1 : 1"),
       number(short(cluster.topics_total), "topics", `polled with ${cluster.statements_per_second === null ? "…" : short(cluster.statements_per_second)} statements per second`),
     )
     if (polls !== null) this.drawSpark(polls)
@@ -73,10 +73,10 @@ export class ClusterView {
 
   private showNodes(nodes: readonly ClusterNode[]): void {
     const load = (node: ClusterNode): string => {
-      if (node.role === "gateway") return node.clients === null ? "does not answer" : `${short(node.clients)} clients, ${short(node.subscriptions ?? 0)} subscriptions`
+      if (node.role === "gateway") return node.clients === null ? "does not answer" : `${count(node.clients, "client")}, ${count(node.subscriptions ?? 0, "subscription")}`
       if (node.role === "poller") {
         const rate = node.polls_per_second === null ? "…" : short(node.polls_per_second)
-        return `${short(node.topics ?? 0)} topics, ${rate} polls/s`
+        return `${count(node.topics ?? 0, "topic")}, ${rate} polls/s`
       }
       return ""
     }

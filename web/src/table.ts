@@ -12,6 +12,7 @@ import { columns, isNumeric, show } from "./values"
 const ROW_PX = 36
 const BEYOND = 6 // rows kept above and below what is in sight, so that gliding in and out is seen
 const FLASH_MS = 900
+const MOST_FADING = 12 // when more rows than that come or go at once, fading shows nothing and costs much
 
 interface Shown {
   element: HTMLDivElement
@@ -50,8 +51,8 @@ export class Table {
   private draw(): void {
     const { result } = this
     if (!result) return
-    const { rows, keys } = result
-    this.columnsOf(rows)
+    const { rows, key, keys } = result
+    this.columnsOf(rows, key)
     this.scroller.firstElementChild?.setAttribute("aria-rowcount", String(rows.length + 1))
     this.body.style.height = `${rows.length * ROW_PX}px`
     this.body.classList.toggle("settled", !this.first)
@@ -67,7 +68,11 @@ export class Table {
       this.shown.delete(key)
       next.set(key, before ? this.change(before, row, at) : this.enter(row, at))
     }
-    for (const [, gone] of this.shown) this.leave(gone)
+    const few = this.shown.size <= MOST_FADING && !matchMedia("(prefers-reduced-motion: reduce)").matches
+    for (const [, gone] of this.shown) {
+      if (few && gone.at >= top && gone.at * ROW_PX < this.scroller.scrollTop + this.scroller.clientHeight) leave(gone.element)
+      else gone.element.remove()
+    }
     this.shown = next
     this.first = false
   }
@@ -94,7 +99,7 @@ export class Table {
 
   private enter(row: Row, at: number): Shown {
     const cells = this.names.map((name, index) =>
-      el("div", { role: "cell", class: this.numeric[index] ? "cell number" : "cell" }, show(row[name])),
+      el("div", { role: "cell", class: this.kindOf(index) }, show(row[name])),
     )
     const element = el("div", { role: "row", class: this.first ? "row" : "row entering" }, ...cells)
     place(element, at)
@@ -103,23 +108,15 @@ export class Table {
     return { element, cells, row, at }
   }
 
-  private leave({ element, at }: Shown): void {
-    const inSight = at >= Math.floor(this.scroller.scrollTop / ROW_PX) && this.result !== null
-    if (!inSight || matchMedia("(prefers-reduced-motion: reduce)").matches) {
-      element.remove()
-      return
-    }
-    element.setAttribute("aria-hidden", "true")
-    element.classList.add("leaving")
-    element.addEventListener("animationend", () => element.remove(), { once: true })
-    setTimeout(() => element.remove(), FLASH_MS) // a hidden tab runs no animations
+  private kindOf(column: number): string {
+    return this.numeric[column] ? "cell number" : "cell"
   }
 
   /** Starts over when the columns are others. */
-  private columnsOf(rows: readonly Row[]): void {
+  private columnsOf(rows: readonly Row[], key: readonly string[]): void {
     if (!rows.length && this.names.length) return
     const names = columns(rows)
-    const numeric = names.map((name) => isNumeric(rows, name))
+    const numeric = names.map((name) => !key.includes(name) && isNumeric(rows, name)) // a key is a name
     if (names.join("\n") === this.names.join("\n") && numeric.join() === this.numeric.join()) return
     this.names = names
     this.numeric = numeric
@@ -128,7 +125,7 @@ export class Table {
     this.first = true
     this.scroller.style.setProperty("--columns", String(names.length || 1))
     this.head.replaceChildren(
-      ...names.map((name, index) => el("div", { role: "columnheader", class: numeric[index] ? "cell number" : "cell" }, name)),
+      ...names.map((name, index) => el("div", { role: "columnheader", class: this.kindOf(index) }, name)),
     )
   }
 }
@@ -136,12 +133,20 @@ export class Table {
 function place(element: HTMLElement, at: number): void {
   element.style.transform = `translateY(${at * ROW_PX}px)`
   element.setAttribute("aria-rowindex", String(at + 2))
-  element.classList.toggle("odd", at % 2 === 1)
 }
+
+function leave(element: HTMLElement): void {
+  element.setAttribute("aria-hidden", "true")
+  element.classList.add("leaving")
+  element.addEventListener("animationend", () => element.remove(), { once: true })
+  setTimeout(() => element.remove(), FLASH_MS) // a hidden tab runs no animations
+}
+
+const flashing = new WeakMap<HTMLElement, Animation>()
 
 function flash(cell: HTMLElement, after: unknown, before: unknown): void {
   const kind = typeof after === "number" && typeof before === "number" ? (after > before ? "up" : "down") : "other"
-  cell.getAnimations().forEach((animation) => animation.cancel())
-  const colour = getComputedStyle(cell).getPropertyValue(`--flash-${kind}`)
-  cell.animate([{ backgroundColor: colour }, { backgroundColor: "transparent" }], { duration: FLASH_MS, easing: "ease-out" })
+  flashing.get(cell)?.cancel()
+  const frames = [{ backgroundColor: `var(--flash-${kind})` }, { backgroundColor: "transparent" }]
+  flashing.set(cell, cell.animate(frames, { duration: FLASH_MS, easing: "ease-out" }))
 }

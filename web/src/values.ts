@@ -56,3 +56,8 @@ export function ago(ms: number): string {
   if (seconds < 120) return `${Math.round(seconds)} s`
   return seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`
 }
+
+/** `1 client`, `1.2K clients` */
+export function count(number: number, noun: string): string {
+  return `${short(number)} ${noun}${number === 1 ? "" : "s"}`
+}

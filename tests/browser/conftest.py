@@ -1,0 +1,93 @@
+"""A real browser: Debian's Chromium, driven by Playwright. `POLLCAST_SCREENSHOTS=<folder>` keeps pictures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    assert path is not None, "Chromium is missing: apt-get install chromium"
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        await browser.close()
+
+
+@dataclass
+class Watched:
+    """A page with all that went wrong on it and all the addresses it asked for."""
+
+    page: Page
+    troubles: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def on_console(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.troubles.append(message.text)
+
+    async def follows(self, seconds: float = 10.0) -> None:
+        """Waits until the topic is live and has a result."""
+        await self.page.locator(".freshness[data-state=live]").wait_for(timeout=seconds * 1000)
+
+    async def column(self, number: int) -> list[str]:
+        """The cells of a column (from 0) in the order in which one sees them."""
+        cells: list[str] = await self.page.evaluate(
+            """number => [...document.querySelectorAll('.rows .row:not(.leaving)')]
+                 .sort((a, b) => a.ariaRowIndex - b.ariaRowIndex)
+                 .map(row => row.children[number].textContent)""",
+            number,
+        )
+        return cells
+
+    async def picture(self, name: str) -> None:
+        """A screenshot, where they are wanted."""
+        if folder := os.environ.get("POLLCAST_SCREENSHOTS"):
+            await self.page.screenshot(path=Path(folder) / f"{name}.png", animations="allow")
+
+
+class Opens(Protocol):
+    """A tab in a browser of its own. What goes wrong on the page fails the test at the end, unless `calm` is False."""
+
+    def __call__(self, url: str, *, calm: bool = True, **options: Any) -> AbstractAsyncContextManager[Watched]: ...
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Opens:
+    @asynccontextmanager
+    async def opens(url: str, *, calm: bool = True, **options: Any) -> AsyncIterator[Watched]:
+        options = {"viewport": {"width": 1280, "height": 800}} | options
+        context = await browser.new_context(**options)
+        page = await context.new_page()
+        watched = Watched(page)
+        page.on("console", watched.on_console)
+        page.on("pageerror", lambda error: watched.troubles.append(str(error)))
+        page.on("request", lambda request: watched.requests.append(request.url))
+        try:
+            await page.goto(url)
+            yield watched
+        finally:
+            await context.close()
+        if calm:
+            assert watched.troubles == []
+
+    return opens

@@ -1,0 +1,347 @@
+"""The page in a real browser, on a cluster that is well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from playwright.async_api import expect
+
+from services.auth import sign
+from tests.browser.conftest import Opens, Watched
+from tests.cluster import Cluster, cluster
+from tests.waiting import eventually
+
+SECRET = "a secret of at least thirty-two bytes"
+
+CATALOG = '''
+[queries.stock]
+title = "What is in stock"
+sql = "select id, name, n from stock where shelf = %(shelf)s order by n desc, id limit %(limit)s"
+key = ["id"]
+interval = "100ms"
+presence = true
+[queries.stock.params]
+shelf = { type = "text", enum = ["a", "b"] }
+limit = { type = "int", default = 10, min = 1, max = 100 }
+
+[queries.since]
+sql = "select %(at)s as at, %(name)s as name, %(day)s as day, %(exact)s as exact, %(yes)s as yes"
+interval = "100ms"
+[queries.since.params]
+at = "timestamptz"
+day = { type = "date", default = 2026-01-31 }
+name = "text"
+exact = { type = "numeric", default = "1.5" }
+yes = { type = "bool", default = true }
+
+[queries.busy]
+title = "A thousand rows that all change"
+sql = """
+select g as id, (random() * 1000)::int as n, md5(random()::text) as text
+from generate_series(1, 1000) g order by 2 desc, 1
+"""
+key = ["id"]
+interval = "100ms"
+
+[queries.beat]
+sql = "select extract(epoch from clock_timestamp())::int %% 7 as beat"
+interval = "100ms"
+
+[queries.hours]
+sql = """
+select t as at, extract(hour from t)::int as hour
+from generate_series('2026-01-01'::timestamptz, '2026-01-02', '1 hour') t
+"""
+
+[queries.broken]
+sql = "select 1 / n as one from (values (0)) v(n)"
+interval = "100ms"
+'''
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("page")
+    catalog = folder / "catalog.toml"
+    catalog.write_text(CATALOG)
+    with cluster(folder / "data", "--catalog", str(catalog), "--no-demo", "--lease-ttl", "2") as up:
+        with psycopg.connect(up.database_url, autocommit=True) as database:
+            database.execute("create table stock (id int primary key, name text, n int, shelf text)")
+        yield up
+
+
+@pytest.fixture
+def url(running: Cluster) -> str:
+    return f"http://{running.gateway(0)}/"
+
+
+@pytest.fixture
+def stock(running: Cluster) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(running.database_url, autocommit=True) as database:
+        database.execute("truncate stock")
+        database.execute("insert into stock values (1, 'apple', 5, 'a'), (2, 'pear', 3, 'a'), (3, 'fig', 1, 'b')")
+        yield database
+
+
+async def shows(tab: Watched, cells: list[str], column: int = 1) -> None:
+    async def same() -> bool:
+        found = await tab.column(column)
+        assert found == cells
+        return True
+
+    await eventually(same, what=f"the page shows {cells}")
+
+
+async def test_nothing_comes_from_elsewhere_and_the_security_policy_holds(url: str, tab: Opens) -> None:
+    async with tab(url) as opened:
+        await opened.follows()
+        assert {request for request in opened.requests if not request.startswith(url)} == set()
+        answer = await opened.page.request.get(url)
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert "unsafe" not in answer.headers["content-security-policy"]
+        # An inline script is not run.
+        await opened.page.evaluate(
+            "document.body.append(Object.assign(document.createElement('script'), {text: 'window.ran = 1'}))"
+        )
+        assert await opened.page.evaluate("window.ran") is None
+        opened.troubles.clear()
+
+
+async def test_the_table_follows_the_database_through_deltas_and_reorders(
+    url: str, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
+    async with tab(f"{url}#/stock?shelf=a") as opened:
+        await shows(opened, ["apple", "pear"])
+        stock.execute("update stock set n = 9 where id = 2")
+        await shows(opened, ["pear", "apple"])
+        stock.execute("insert into stock values (4, 'kiwi', 7, 'a')")
+        await shows(opened, ["pear", "kiwi", "apple"])
+        stock.execute("delete from stock where id = 2")
+        await shows(opened, ["kiwi", "apple"])
+        await expect(opened.page.locator("article")).to_have_attribute("data-kind", "delta")
+        await expect(opened.page.locator(".freshness .state")).to_have_text("live")
+
+
+async def test_a_row_that_moves_glides_and_a_cell_that_changes_lights_up(
+    url: str, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
+    async with tab(f"{url}#/stock?shelf=a") as opened:
+        await shows(opened, ["apple", "pear"])
+        await opened.page.evaluate(
+            """() => {
+              window.seen = new Set()
+              const rows = document.querySelector('.rows')
+              rows.addEventListener('transitionrun', event => window.seen.add(event.propertyName))
+              const animate = Element.prototype.animate
+              Element.prototype.animate = function (...given) {
+                window.seen.add(this.textContent)
+                return animate.apply(this, given)
+              }
+            }"""
+        )
+        stock.execute("update stock set n = 9 where id = 2")
+        await shows(opened, ["pear", "apple"])
+        await opened.page.wait_for_function("window.seen.has('transform') && window.seen.has('9')")
+        assert await opened.page.evaluate("window.seen.has('apple')") is False
+
+
+async def test_controls_set_the_parameters_and_the_address_holds_the_topic(
+    url: str, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
+    async with tab(f"{url}#/stock") as opened:
+        page = opened.page
+        await shows(opened, ["apple", "pear"])  # a choice has a first value
+        await page.get_by_label("shelf").select_option("b")
+        await shows(opened, ["fig"])
+        await expect(page).to_have_url(f"{url}#/stock?shelf=b")
+        await page.get_by_role("button", name="decrease limit").click()
+        await expect(page).to_have_url(f"{url}#/stock?shelf=b&limit=9")
+        await page.get_by_label("limit", exact=True).fill("0")
+        await expect(page.get_by_label("limit", exact=True)).to_have_attribute("aria-invalid", "true")
+        await page.get_by_label("limit", exact=True).fill("10")  # the default need not be said
+        await expect(page).to_have_url(f"{url}#/stock?shelf=b")
+    async with tab(f"{url}#/stock?shelf=b&limit=1") as opened:
+        await shows(opened, ["fig"])
+        await expect(opened.page.get_by_label("limit", exact=True)).to_have_value("1")
+
+
+async def test_every_type_has_a_control(url: str, tab: Opens) -> None:
+    async with tab(f"{url}#/since", timezone_id="Europe/Vienna") as opened:
+        page = opened.page
+        await expect(page.get_by_text("Set the parameters above")).to_be_visible()
+        await page.get_by_label("at", exact=True).fill("2026-01-31T13:00:00")
+        await page.get_by_label("name", exact=True).fill("a b&c")
+        await page.get_by_label("yes").select_option("false")
+        await opened.follows()
+        await expect(page).to_have_url(f"{url}#/since?at=2026-01-31T12%3A00%3A00Z&name=a+b%26c&yes=false")
+        await shows(opened, ["a b&c"], column=1)
+        await shows(opened, ["2026-01-31"], column=2)
+
+
+async def test_a_result_is_drawn_as_its_shape_asks(url: str, stock: psycopg.Connection[Any], tab: Opens) -> None:
+    async with tab(f"{url}#/stock?shelf=a") as opened:
+        page = opened.page
+        await opened.follows()
+        await page.get_by_role("link", name="Chart").click()
+        await expect(page.locator(".plot canvas")).to_be_visible()
+        await expect(page.locator(".plot .u-legend")).to_contain_text("id")
+        await page.goto(f"{url}#/hours?~=chart")
+        await expect(page.locator(".plot .u-legend")).to_contain_text("time")
+        await page.goto(f"{url}#/beat?~=chart")
+        await expect(page.get_by_text("As it changes while you look")).to_be_visible()
+        await page.get_by_role("link", name="Table").click()
+        await expect(page.get_by_role("columnheader", name="beat")).to_be_visible()
+
+
+async def test_two_browsers_see_each_other(running: Cluster, stock: psycopg.Connection[Any], tab: Opens) -> None:
+    one, two = (f"http://{running.gateway(number)}/#/stock?shelf=a" for number in (0, 1))
+    async with tab(one) as alice, tab(two) as bob:
+        await alice.page.get_by_label("You are").fill("Alice")
+        await alice.page.get_by_label("You are").press("Enter")
+        await expect(alice.page.locator(".people")).to_contain_text("Alice (you)")
+        await expect(bob.page.locator(".people")).to_contain_text("Alice")
+        await bob.page.get_by_label("You are").fill("Bob")
+        await bob.page.get_by_label("You are").press("Enter")
+        await expect(alice.page.locator(".people")).to_contain_text("Bob")
+        await alice.picture("presence")
+        await bob.page.goto("about:blank")
+        await expect(alice.page.locator(".people li")).to_have_count(1)
+
+
+async def test_a_query_that_fails_says_why_and_an_unknown_one_is_named(url: str, tab: Opens) -> None:
+    async with tab(f"{url}#/broken") as opened:
+        await expect(opened.page.locator(".freshness[data-state=failed] .state")).to_have_text("failed")
+        await expect(opened.page.locator(".freshness .why")).not_to_be_empty()
+        await opened.page.goto(f"{url}#/nothing")
+        await expect(opened.page.get_by_role("alert")).to_contain_text("nothing")
+    async with tab(f"{url}#/stock?shelf=a&limit=1000") as opened:  # the control would not allow it
+        await expect(opened.page.get_by_label("limit", exact=True)).to_have_value("1000")
+        await expect(opened.page.get_by_text("Set the parameters above")).to_be_visible()
+
+
+async def test_it_can_be_used_without_a_mouse(url: str, stock: psycopg.Connection[Any], tab: Opens) -> None:
+    async with tab(f"{url}#/stock?shelf=a") as opened:
+        page = opened.page
+        await opened.follows()
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("link", name="Skip to the result")).to_be_focused()
+        for _ in range(40):
+            await page.keyboard.press("Tab")
+            if await page.evaluate("document.activeElement.dataset.query") == "busy":
+                break
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("A thousand rows that all change")
+        await opened.follows()
+        for _ in range(40):
+            await page.keyboard.press("Tab")
+            if await page.evaluate("document.activeElement.className") == "scroller":
+                break
+        await page.keyboard.press("End")
+        await page.wait_for_function("document.querySelector('.scroller').scrollTop > 30000")
+        await expect(page.get_by_role("table")).to_have_attribute("aria-rowcount", "1001")
+
+
+async def test_a_thousand_changing_rows_leave_time_for_sixty_frames_a_second(url: str, tab: Opens) -> None:
+    frames = """() => new Promise(done => {
+      let frames = 0
+      const ends = performance.now() + 3000
+      const frame = now => { frames += 1; now < ends ? requestAnimationFrame(frame) : done(frames) }
+      requestAnimationFrame(frame)
+    })"""
+    async with tab(f"{url}#/busy") as opened:
+        await opened.follows()
+        session = await opened.page.context.new_cdp_session(opened.page)
+        await session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+        async def busy() -> float:
+            """CPU seconds of the page's main thread, which a busy machine does not stretch."""
+            metrics = (await session.send("Performance.getMetrics"))["metrics"]
+            return float(next(each["value"] for each in metrics if each["name"] == "TaskDuration"))
+
+        before, version = await busy(), await opened.page.locator("article").get_attribute("data-version")
+        drawn = await opened.page.evaluate(frames)
+        cpu = (await busy() - before) / drawn
+        assert await opened.page.locator("article").get_attribute("data-version") != version
+        assert await opened.page.locator(".rows .row").count() < 60
+        print(f"{drawn / 3:.0f} frames per second, {cpu * 1000:.1f} ms of CPU each")  # noqa: T201
+        assert cpu < 1 / 60
+
+
+async def test_it_fits_a_phone(url: str, stock: psycopg.Connection[Any], tab: Opens) -> None:
+    phone: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+    async with tab(f"{url}#/stock?shelf=a", **phone) as opened:
+        await opened.follows()
+        assert await opened.page.evaluate("document.documentElement.scrollWidth") == 360
+        await opened.picture("phone")
+        await opened.page.goto(f"{url}#/cluster/")
+        await expect(opened.page.get_by_role("row", name="gateway-1")).to_be_visible()
+        assert await opened.page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+async def test_dark_and_light_have_readable_colours(url: str, tab: Opens) -> None:
+    contrast = """() => {
+      const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true})
+      const luminance = colour => {
+        canvas.fillStyle = colour
+        canvas.fillRect(0, 0, 1, 1)
+        const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3)
+          .map(each => (each /= 255) <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+      }
+      const ratio = (element, ground) => {
+        const found = [element, ground].map(each => luminance(each)).sort((a, b) => b - a)
+        return (found[0] + 0.05) / (found[1] + 0.05)
+      }
+      const ground = getComputedStyle(document.body).backgroundColor
+      const pill = getComputedStyle(document.querySelector('.state'))
+      return [ratio(getComputedStyle(document.body).color, ground), ratio(pill.color, pill.backgroundColor),
+              ratio(getComputedStyle(document.querySelector('.age')).color, ground)]
+    }"""
+    grounds = set()
+    for scheme in ("light", "dark"):
+        async with tab(f"{url}#/beat", color_scheme=scheme) as opened:
+            await opened.follows()
+            assert min(await opened.page.evaluate(contrast)) >= 4.5
+            grounds.add(await opened.page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert len(grounds) == 2
+
+
+async def test_the_cluster_is_shown_with_what_it_does(url: str, stock: psycopg.Connection[Any], tab: Opens) -> None:
+    async with (
+        tab(f"{url}#/stock?shelf=a") as one,
+        tab(f"{url}#/stock?shelf=a") as two,
+        tab(f"{url}#/cluster/") as opened,
+    ):
+        await one.follows()
+        await two.follows()
+        page = opened.page
+        for name in ("coordinator-1", "gateway-1", "gateway-2", "poller-1", "poller-2"):
+            await expect(page.get_by_role("row", name=name)).to_contain_text("ready")
+        await expect(page.get_by_role("row", name="gateway-1")).to_contain_text("2 subscriptions")
+        await expect(page.locator(".owners")).to_contain_text("stock?limit=10&shelf=a")
+        await expect(page.locator(".number-card").first).to_contain_text("polls per second")
+        await expect(page.locator(".number-card strong").first).not_to_have_text("…")
+
+
+async def test_where_tokens_are_needed_the_page_asks_for_one(
+    running: Cluster, tab: Opens, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("guarded")
+    catalog = folder / "catalog.toml"
+    catalog.write_text(CATALOG)
+    flags = ["--catalog", str(catalog), "--no-demo", "--gateways", "1", "--pollers", "1"]
+    flags += ["--database-url", running.database_url]
+    with cluster(folder / "data", *flags, environment={"POLLCAST_AUTH_SECRET": SECRET}) as guarded:
+        async with tab(
+            f"http://{guarded.gateway()}/#/stock?shelf=a", calm=False
+        ) as opened:  # the 401 is on the console
+            await opened.page.get_by_label("Token").fill(sign(SECRET, {"sub": "alice"}))
+            await opened.page.get_by_role("button", name="Go on").click()
+            await opened.follows()
+            await expect(opened.page.locator(".people li")).to_have_count(1)
+            await opened.page.goto(f"http://{guarded.gateway()}/#/cluster/")
+            await expect(opened.page.locator(".owners")).to_contain_text("stock")
+            await expect(opened.page.locator(".owners")).not_to_contain_text("shelf")  # no parameters

@@ -1,0 +1,121 @@
+"""The page in a real browser while a gateway, a poller and the database break: what people see, and that it heals."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from playwright.async_api import expect
+
+from services.embedded import PostgresServer
+from tests.balancer import Balancer
+from tests.browser.conftest import Opens, Watched
+from tests.cluster import Cluster, cluster
+from tests.waiting import eventually
+
+CATALOG = """
+[queries.counters]
+title = "Counters"
+sql = "select id, n from counters order by n desc, id"
+key = ["id"]
+interval = "100ms"
+timeout = "1s"
+"""
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    with PostgresServer.start(tmp_path_factory.mktemp("pg") / "data", fsync=False) as server:
+        with psycopg.connect(server.url, autocommit=True) as database:
+            database.execute("create table counters (id int primary key, n int)")
+        yield server
+
+
+@pytest.fixture
+def running(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("faults")
+    catalog = folder / "catalog.toml"
+    catalog.write_text(CATALOG)
+    flags = ("--catalog", str(catalog), "--database-url", postgres.url, "--lease-ttl", "2")
+    with psycopg.connect(postgres.url, autocommit=True) as database:
+        database.execute("truncate counters")
+        database.execute("insert into counters values (1, 10), (2, 5)")
+    with cluster(folder / "data", *flags) as up:
+        yield up
+
+
+def count(postgres: PostgresServer, number: int, n: int) -> None:
+    with psycopg.connect(postgres.url, autocommit=True) as database:
+        database.execute("update counters set n = %s where id = %s", (n, number))
+
+
+async def shows(tab: Watched, numbers: list[str]) -> None:
+    async def same() -> bool:
+        found = await tab.column(1)
+        assert found == numbers
+        return True
+
+    await eventually(same, 20, what=f"the page shows {numbers}")
+
+
+async def test_the_page_goes_on_at_another_gateway_when_its_own_is_killed(
+    running: Cluster, postgres: PostgresServer, tab: Opens
+) -> None:
+    async with (
+        Balancer.start([running.gateway(0), running.gateway(1)]) as balancer,
+        tab(f"{balancer.url}/#/counters", calm=False) as opened,
+        tab(f"http://{running.gateway(1)}/#/counters") as other,
+    ):
+        await shows(opened, ["10", "5"])
+        await shows(other, ["10", "5"])  # so that the other gateway has the version that the page comes with
+        running.nodes("gateway")[0].kill()
+        count(postgres, 2, 20)
+        await shows(opened, ["20", "10"])
+        await opened.follows()
+        await expect(opened.page.locator("article")).to_have_attribute("data-kind", "delta")
+
+
+async def test_a_killed_poller_is_not_noticed_but_in_the_cluster_view(
+    running: Cluster, postgres: PostgresServer, tab: Opens
+) -> None:
+    url = f"http://{running.gateway(0)}/"
+    async with tab(f"{url}#/counters") as opened, tab(f"{url}#/cluster/") as watching:
+        await shows(opened, ["10", "5"])
+        card = watching.page.locator(".owners .card", has_text="counters")
+        await card.wait_for()
+        owner = await card.get_attribute("data-owner")
+        await opened.page.evaluate(
+            """() => {
+              window.states = []
+              new MutationObserver(() => window.states.push(document.querySelector('.freshness').dataset.state))
+                .observe(document.querySelector('.freshness'), {attributes: true})
+            }"""
+        )
+        next(node for node in running.nodes("poller") if node.name == owner).kill()
+        count(postgres, 2, 20)
+        await shows(opened, ["20", "10"])
+        await expect(opened.page.locator("article")).to_have_attribute("data-kind", "delta")
+        assert set(await opened.page.evaluate("window.states")) <= {"live"}
+        await expect(watching.page.locator(".timeline")).to_contain_text(f"counters {owner} →")
+        await expect(watching.page.get_by_role("row", name=str(owner))).to_have_count(0)
+        await watching.picture("cluster")
+
+
+async def test_a_stopped_database_is_seen_at_once_and_its_return_as_well(
+    running: Cluster, postgres: PostgresServer, tab: Opens
+) -> None:
+    async with tab(f"http://{running.gateway(0)}/#/counters") as opened:
+        await shows(opened, ["10", "5"])
+        postgres.process.send(signal.SIGINT)
+        await expect(opened.page.locator(".freshness[data-state=stale] .state")).to_have_text("stale", timeout=10_000)
+        await expect(opened.page.locator(".freshness .why")).not_to_be_empty()
+        await expect(opened.page.locator(".freshness .age")).to_contain_text("or older")
+        await opened.picture("stale")
+        await shows(opened, ["10", "5"])  # what was known stays
+        postgres.process.wait(10)
+        postgres.restart()
+        count(postgres, 1, 3)
+        await shows(opened, ["5", "3"])
+        await opened.follows()
