@@ -27,17 +27,16 @@ from rich.status import Status
 from coordinator.etcd import Etcd
 from coordinator.keys import Keys, NodeRecord
 from services import catalog as catalogue
-from services import demo, ports
+from services import demo, ports, welcome
 from services.catalog import Catalog
 from services.child import Child, ProcessFailed
-from services.embedded import EtcdServer, PostgresServer, program
+from services.embedded import EtcdServer, PostgresServer
 from services.errors import EtcdError, PollcastError, Problem, SettingsInvalid
-from services.settings import EtcdSettings, HostPort, Role, load, without_scheme
+from services.settings import EtcdSettings, HostPort, Role, load
 
 READY_SECONDS = 60.0
 LOOK_SECONDS = 0.1
 DRAIN_SECONDS = 15.0
-ETCD_PORT = 2379
 
 Node = dict[str, Any]
 """An entry of `nodes` in cluster.json."""
@@ -130,7 +129,7 @@ async def run(options: Options, stop: asyncio.Event, console: Console | None = N
         async with _cluster(options, data_dir, catalog_path, stop, console) as cluster:
             _write(file, cluster.description())
             try:
-                _tell(console, cluster, catalog)
+                welcome.tell(console, cluster, catalog)
                 await _watch(cluster, stop, console)
             finally:
                 file.unlink(missing_ok=True)
@@ -160,7 +159,7 @@ async def _start_servers(cluster: Cluster, stop: asyncio.Event, status: Status, 
         status.update("Starting etcd …")
         began = time.monotonic()
         cluster.etcd = await asyncio.to_thread(
-            EtcdServer.start, cluster.data_dir / "etcd", options.etcd_nodes, wanted_port=ETCD_PORT, log_dir=logs
+            EtcdServer.start, cluster.data_dir / "etcd", options.etcd_nodes, wanted_port=welcome.ETCD_PORT, log_dir=logs
         )
         cluster.settings = cluster.settings.model_copy(update={"etcd": cluster.etcd.endpoints})
         # Whatever an earlier run left there when it was killed is nobody's any more.
@@ -370,44 +369,6 @@ def _write(file: Path, description: dict[str, Any]) -> None:
     whole.touch(mode=0o600)
     whole.write_bytes(orjson.dumps(description, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     whole.replace(file)
-
-
-def _tell(console: Console, cluster: Cluster, catalog: Catalog) -> None:
-    """A few lines: what runs where, and what to try next."""
-    by_role: dict[str, list[str]] = {}
-    for record in cluster.records.values():
-        address = record.http if record.role == "gateway" else record.grpc
-        by_role.setdefault(record.role, []).append(f"{record.node} {address}")
-    for role in ("gateway", "poller", "coordinator"):
-        console.print(f"  {role + 's':<13}{'   '.join(by_role.get(role, ['none']))}", markup=False)
-    console.print(f"  {'etcd':<13}{'   '.join(cluster.settings.etcd)}", markup=False)
-    if cluster.postgres is not None:
-        console.print(f"  {'PostgreSQL':<13}{cluster.postgres.url}", markup=False)
-    console.print(f"  {'logs':<13}{cluster.data_dir / 'logs'}\n", markup=False)
-    console.print("Try, in another terminal:", markup=False)
-    for line in _suggestions(cluster, catalog):
-        console.print(f"  {line}", markup=False)
-    console.print("Ctrl-C stops everything.", markup=False)
-
-
-def _suggestions(cluster: Cluster, catalog: Catalog) -> Iterator[str]:
-    # A query that can be watched as it is, the liveliest of the demo if that is there.
-    simple = [q.name for q in catalog.queries.values() if not any(p.required for p in q.params.values())]
-    topic = "richest_tellers" if "richest_tellers" in simple else next(iter(simple), None)
-    gateway = next((r.http for r in cluster.records.values() if r.role == "gateway"), None)
-    endpoints = ",".join(cluster.settings.etcd)
-    if topic is not None and gateway is not None:
-        yield f"curl -N -H 'Accept: text/event-stream' http://{gateway}/live/{topic}"
-        where = "" if endpoints == without_scheme(f"127.0.0.1:{ETCD_PORT}") else f"POLLCAST_ETCD={endpoints} "
-        yield f"{where}{_nearest(Path(sys.executable).with_name('pollcast'))} watch {topic}"
-    if cluster.etcd is not None:
-        etcdctl = _nearest(Path(program("etcdctl")))
-        yield f"{etcdctl} --endpoints={endpoints} get --prefix {cluster.settings.namespace}"
-
-
-def _nearest(path: Path) -> Path:
-    """Relative where it is below the current folder."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _done(console: Console, what: str, began: float) -> None:
