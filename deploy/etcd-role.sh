@@ -28,7 +28,7 @@ for password in "$ROOT_PASSWORD" "$POLLCAST_ETCD_PASSWORD"; do
 done
 
 export ETCDCTL_API=3
-if "$etcdctl" auth status 2>/dev/null | grep -q 'Authentication Status: true'; then
+if ! "$etcdctl" user list >/dev/null 2>&1; then # authentication is on already
     export ETCDCTL_USER="root:$ROOT_PASSWORD"
 fi
 

@@ -34,7 +34,11 @@ def tls_in_front_of(port: int, certificate: Certificate) -> Iterator[int]:
             listening.set()
             await stop.wait()
 
-    thread = threading.Thread(target=lambda: asyncio.Runner(loop_factory=lambda: loop).run(serve()), daemon=True)
+    def run() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(serve())
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     assert listening.wait(START_SECONDS)
     try:
