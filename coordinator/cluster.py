@@ -81,7 +81,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
             await self._synced()
             await self._inquiry.refresh(REFRESH_SECONDS)
             if request.query and not self._knows(request.query):
-                raise UnknownQuery(f"no query {request.query!r} is in the catalogue")
+                raise UnknownQuery(f"there is no query {request.query!r}")
         listed = sorted(self.view.listed(), key=lambda topic: topic.name)
         wanted = (topic for topic in listed if request.query in ("", topic.name.partition("?")[0]))
         return cluster_pb2.ListTopicsResponse(topics=[topic.info() for topic in wanted])
@@ -140,7 +140,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
                 return topics.parse(spelled, self._catalog, None).canonical
         query = spelled.partition("?")[0]
         if not self._knows(query):
-            raise UnknownQuery(f"no query {query!r} is in the catalogue")
+            raise UnknownQuery(f"there is no query {query!r}")
         raise UnknownTopic(f"nobody watches {spelled!r} now (say it as ListTopics does)")
 
     def _etcd_changed(self, events: list[Event]) -> None:

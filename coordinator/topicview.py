@@ -95,14 +95,14 @@ class TopicView:
         before, self.polled[poller] = self.polled.get(poller), polled
         if self.owner is None or self.owner.node != poller:
             return
-        if before is not None and before.epoch == polled.epoch and seconds > 0:
+        owned_for = (made - polled.owned_since) / 1e6
+        if before is not None and before.epoch == polled.epoch and seconds > 0 and owned_for > RATE_SECONDS:
             weight = 1 - math.exp(-seconds / RATE_SECONDS)
             self.polls_per_second += weight * ((polled.polls - before.polls) / seconds - self.polls_per_second)
             self.changes_per_second += weight * ((polled.changes - before.changes) / seconds - self.changes_per_second)
         else:
-            owned_for = max((made - polled.owned_since) / 1e6, 1.0)
-            self.polls_per_second = polled.polls / owned_for
-            self.changes_per_second = max(polled.changes - 1, 0) / owned_for  # the first result is no change
+            self.polls_per_second = polled.polls / max(owned_for, 1.0)
+            self.changes_per_second = max(polled.changes - 1, 0) / max(owned_for, 1.0)  # the first result is none
         if polled.receivers or not self.gateways:
             self.unheard_since = None
         elif self.unheard_since is None:
