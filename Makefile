@@ -4,6 +4,7 @@ BIN := .venv/bin
 WITH_NODE := PATH="$(CURDIR)/$(BIN):$$PATH"
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
 MAYBE_PAGE = $(MAKE) --no-print-directory page || echo "Going on without the page: a gateway's / says what is missing."
+CHROMIUM := $(shell command -v chromium || command -v google-chrome)
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 
 .PHONY: install page up test check bench proto proto-check fmt
@@ -40,7 +41,8 @@ node_modules/.package-lock.json: package-lock.json | .venv/ready
 	@$(WITH_NODE) npm ci --silent --no-audit --no-fund --fetch-retries=1
 
 test: install tests/js/node_modules/.package-lock.json
-	$(BIN)/pytest $(ARGS)
+	@$(if $(CHROMIUM),,echo "Leaving out tests/browser: there is no Chromium (Debian: apt install chromium).")
+	$(BIN)/pytest $(if $(CHROMIUM),,--ignore=tests/browser) $(ARGS)
 
 # The real phoenix.js, for Node.js, which comes into .venv as a wheel.
 tests/js/node_modules/.package-lock.json: tests/js/package-lock.json | install
@@ -51,6 +53,8 @@ check: install proto-check
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(WITH_NODE) npm run --silent check
+	$(WITH_NODE) npm test --silent
 	$(MAKE) test
 
 bench: install
