@@ -1,0 +1,185 @@
+"""What clients and the database see when the owner of a topic dies, freezes, leaves, or is joined by another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import time
+from collections import Counter
+
+from coordinator import drain
+from coordinator.keys import OwnerRecord
+from coordinator.moves import move
+from tests.faults.client import Client
+from tests.faults.world import INTERVAL, LEASE_TTL, World, now
+from tests.waiting import eventually
+
+NOISE = 0.3
+"""Seconds that a loaded machine may add to a gap."""
+
+
+async def test_a_killed_poller_is_replaced_and_clients_notice_nothing(world: World) -> None:
+    await world.start_all()
+    world.execute("insert into stock values (1, 10, 'a'), (2, 20, 'a')")
+    topic, tick = "stock?shelf=a", "tick?n=1"
+    async with Client.open(await world.http("gateway-1")) as one, Client.open(await world.http("gateway-2")) as two:
+        for client in (one, two):
+            await client.join(topic, tick)
+            await client.has_results(topic, tick)
+        dying = await world.owned_by(topic)
+        if await world.owner(tick) != dying.name:
+            await move(world.etcd, world.keys, tick, dying.name)
+            await eventually(lambda: world.of(tick)[-1].node == dying.name)
+        before = copy.deepcopy(one.seen[topic])
+        killed_at = now()
+        dying.kill()
+        await eventually(lambda: [poll for poll in world.of(topic, killed_at) if poll.node != dying.name], LEASE_TTL)
+        assert world.gap(tick, killed_at - 1) < 1.5  # below the lease's time, which a kill need not wait for
+        world.execute("update stock set n = 30 where id = 1")
+        for client in (one, two):
+            await client.shows(topic, [{"id": 2, "n": 20}, {"id": 1, "n": 30}])
+            await client.hears_more(tick)
+            notices_nothing(client)
+        assert one.seen[topic].version == two.seen[topic].version
+        async with Client.open(await world.http("gateway-2")) as elsewhere:
+            await elsewhere.resume(topic, before)  # a version of the dead owner's, from the other gateway
+            await elsewhere.shows(topic, [{"id": 2, "n": 20}, {"id": 1, "n": 30}])
+            assert elsewhere.seen[topic].version == one.seen[topic].version
+            assert (elsewhere.seen[topic].snapshots, elsewhere.seen[topic].deltas) == (0, 1)
+
+
+async def test_a_takeover_without_a_change_tells_clients_nothing_and_since_goes_on_counting(world: World) -> None:
+    await world.start_all()
+    world.execute("insert into stock values (1, 10, 'a')")
+    topic = "stock?shelf=a"
+    async with Client.open(await world.http("gateway-1")) as one, Client.open(await world.http("gateway-2")) as two:
+        for client in (one, two):
+            await client.join(topic)
+            await client.has_results(topic)
+        dying = await world.owned_by(topic)
+        killed_at = now()
+        dying.kill()
+        await eventually(lambda: len(world.of(topic, killed_at + 0.5)) > 3)
+        assert (len(one.seen[topic].at), one.seen[topic].statuses) == (1, [])
+        await two.resume(topic, one.seen[topic])
+        world.execute("update stock set n = 11")
+        await two.shows(topic, [{"id": 1, "n": 11}])
+        assert (two.seen[topic].snapshots, two.seen[topic].deltas) == (0, 1)
+
+
+async def test_a_poller_that_is_told_to_stop_leaves_no_gap_and_no_key(world: World) -> None:
+    await world.start_all(pollers=3, gateways=1)
+    ticks = [f"tick?n={n}" for n in range(12)]
+    async with Client.open(await world.http("gateway-1")) as client:
+        await client.join(*ticks)
+        await client.has_results(*ticks)
+        leaving = await world.owned_by(ticks[0])
+        lease = (await world.ready(leaving.name)).lease
+        await eventually(lambda: all(len(world.of(tick)) > 5 for tick in ticks))
+        told_at, began = now(), time.monotonic()
+        leaving.ask_to_stop()
+        assert await asyncio.to_thread(leaving.wait, 10.0) == 0
+        assert time.monotonic() - began < 10
+        assert await world.etcd.lease_ttl(int(lease, 16)) == 0
+        assert not [key for key in await world.keys_left() if leaving.name in key]
+        await eventually(lambda: all(len(world.of(tick, told_at)) > 5 for tick in ticks))
+        for tick in ticks:
+            assert world.gap(tick, told_at - 1) < 2 * INTERVAL + NOISE
+            assert world.alternations(tick, told_at - 1) <= 1
+            await client.hears_more(tick)
+        notices_nothing(client)
+
+
+async def test_a_frozen_poller_is_replaced_when_its_lease_ends_and_stops_when_it_wakes_up(world: World) -> None:
+    await world.start_all(gateways=1)
+    tick = "tick?n=1"
+    async with Client.open(await world.http("gateway-1")) as client:
+        await client.join(tick)
+        await client.has_results(tick)
+        frozen = await world.owned_by(tick)
+        frozen_at = now()
+        frozen.freeze()
+        await eventually(lambda: [poll for poll in world.of(tick, frozen_at) if poll.node != frozen.name])
+        assert world.gap(tick, frozen_at - 1) < LEASE_TTL + 1.5
+        await client.hears_more(tick)
+        assert set(client.seen[tick].statuses[1:]) <= {"live"}  # stale for a moment, if at all
+        thawed_at = now()
+        frozen.thaw()
+        await eventually(lambda: len(world.of(tick, thawed_at)) > 20)
+        late = [poll for poll in world.of(tick, thawed_at) if poll.node == frozen.name]
+        assert [poll.at - thawed_at for poll in late if poll.at > thawed_at + 0.5] == []
+        await world.ready(frozen.name)  # under a new lease
+        await client.hears_more(tick)  # and no version went back: the client looks at each
+        assert client.seen[tick].snapshots == 1
+
+
+async def test_a_poller_that_joins_takes_its_share_without_gap_or_double(world: World) -> None:
+    await world.start_all(pollers=2, gateways=1)
+    ticks = [f"tick?n={n}" for n in range(60)]
+    async with Client.open(await world.http("gateway-1")) as client:
+        await client.join(*ticks)
+        await client.has_results(*ticks)
+        started_at = now()
+        await world.start("poller", "poller-3")
+        ready_at = time.monotonic()
+
+        async def most() -> int:
+            owners = Counter(
+                [OwnerRecord.decode(kv.value).node for kv in (await world.etcd.range(world.keys.owners)).kvs]
+            )
+            return max(owners.values())
+
+        async def even() -> bool:
+            return await most() <= 1.25 * len(ticks) / 3
+
+        await eventually(even, 10.0)
+        assert time.monotonic() - ready_at < 10
+        await eventually(lambda: len({poll.node for poll in world.polls if poll.at > now() - 1}) == 3)
+        for tick in ticks:
+            assert world.gap(tick, started_at) < 2 * INTERVAL + NOISE
+            assert world.alternations(tick, started_at) <= 1
+        notices_nothing(client)
+
+
+async def test_a_gateway_that_is_told_to_stop_sends_its_clients_away_and_leaves_no_key(world: World) -> None:
+    await world.start_all(pollers=1, gateways=1)
+    async with contextlib.AsyncExitStack() as stack:
+        address = await world.http("gateway-1")
+        clients = [await stack.enter_async_context(Client.open(address)) for _ in range(20)]
+        for client in clients:
+            await client.join("tick?n=1")
+        gateway = world.services["gateway-1"]
+        assert await drain.ask(world.etcd, world.keys, "gateway-1") == ["gateway"]  # as SIGTERM would
+        assert await asyncio.to_thread(gateway.wait, 10.0) == 0
+        await eventually(lambda: all(client.closed == 1012 for client in clients))
+        poller = world.services["poller-1"]
+
+        async def only_the_poller() -> bool:
+            return await world.keys_left() == [world.keys.node("poller", poller.name)]
+
+        await eventually(only_the_poller, 2.0)
+
+
+async def test_a_frozen_gateway_loses_its_demand_and_is_back_with_its_clients_when_it_wakes_up(world: World) -> None:
+    await world.start_all(pollers=1, gateways=1)
+    tick = "tick?n=1"
+    async with Client.open(await world.http("gateway-1")) as client:
+        await client.join(tick)
+        await client.has_results(tick)
+        gateway = world.services["gateway-1"]
+        gateway.freeze()
+
+        async def no_owner() -> bool:
+            return await world.owner(tick) is None
+
+        await eventually(no_owner, LEASE_TTL + 1.5 + 2.0)
+        gateway.thaw()
+        await client.hears_more(tick)
+        assert client.closed is None
+        assert client.seen[tick].snapshots == 1
+
+
+def notices_nothing(client: Client) -> None:
+    for topic, seen in client.seen.items():
+        assert (topic, seen.snapshots, seen.statuses) == (topic, 1, [])
