@@ -15,9 +15,12 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from coordinator.etcd import Etcd
 from proto.pollcast.v1 import live_pb2, live_pb2_grpc
+from services.settings import EtcdSettings
 from tests.cluster import Cluster, cluster
 from tests.phoenix_js import PhoenixJs, Said
+from tests.waiting import eventually
 
 CATALOG = """
 [queries.stock]
@@ -35,6 +38,10 @@ limit = { type = "int", default = 10, min = 1, max = 100 }
 sql = "select coalesce(sum(n), 0) as total from stock"
 interval = "100ms"
 linger = "1s"
+
+[queries.counted]
+sql = "select max(n) as counted_mark from stock"
+interval = "200ms"
 
 [queries.broken]
 sql = "select 1 / n as one from (values (0)) v(n)"
@@ -66,8 +73,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture
 def stock(running: Cluster) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(running.database_url, autocommit=True) as database:
-        database.execute("truncate stock")
-        database.execute("insert into stock values (1, 'apple', 5, 'a'), (2, 'pear', 3, 'a'), (3, 'fig', 1, 'b')")
+        with database.transaction():
+            database.execute("truncate stock")
+            database.execute("insert into stock values (1, 'apple', 5, 'a'), (2, 'pear', 3, 'a'), (3, 'fig', 1, 'b')")
         yield database
 
 
@@ -129,6 +137,10 @@ class Watcher:
             await self.phoenix.hears(same, seconds=seconds)
         except AssertionError:
             raise AssertionError(f"expected {rows}, has {self.rows}") from None
+
+
+def is_event(socket: str, event: str) -> Any:
+    return lambda said: said.get("socket") == socket and said.get("event") == event
 
 
 def is_reply(socket: str, topic: str) -> Any:
@@ -255,7 +267,7 @@ async def test_a_second_join_replaces_the_first(running: Cluster, stock: psycopg
 
 
 async def test_with_since_only_what_is_missing_is_sent(running: Cluster, stock: psycopg.Connection[Any]) -> None:
-    topic = "live:stock?shelf=a"
+    topic = "live:stock?shelf=a&limit=7"  # nobody else's, so that its first result is of this test
     async with raw(running) as client:
         await ask(client, "1", "1", topic, "phx_join", {})
         version = orjson.loads(await client.recv())[4]["version"]
@@ -335,13 +347,13 @@ def test_the_public_catalogue_tells_no_sql_and_no_claim(running: Cluster) -> Non
 
 
 async def test_server_sent_events_carry_ids_and_resume(running: Cluster, stock: psycopg.Connection[Any]) -> None:
-    async with server_sent(running, "/live/stock?shelf=a") as events:
+    async with server_sent(running, "/live/stock?shelf=a&limit=8") as events:
         name, version, payload = await anext(events)
         assert (name, payload["version"]) == ("snapshot", version)
         stock.execute("update stock set n = n + 1 where id = 1")
         name, newer, payload = await anext(events)
         assert (name, payload["version"], payload["base"]) == ("delta", newer, version)
-    async with server_sent(running, "/live/stock?shelf=a", version) as events:
+    async with server_sent(running, "/live/stock?shelf=a&limit=8", version) as events:
         name, again, payload = await anext(events)
         assert (name, again, payload["base"]) == ("delta", newer, version)
 
@@ -377,17 +389,76 @@ async def test_grpc_watch_and_get(running: Cluster, stock: psycopg.Connection[An
     assert address is not None
     async with grpc.aio.insecure_channel(address) as channel:
         live = live_pb2_grpc.LiveQueryStub(channel)
-        call = live.Watch(live_pb2.WatchRequest(topic="live:stock?shelf=a"))
-        first = await call.read()
+        call = live.Watch(live_pb2.WatchRequest(topic="live:stock?shelf=a&limit=9"))
+        changes = aiter(call)
+        first = await anext(changes)
         assert [orjson.loads(row)["id"] for row in first.snapshot.rows] == [1, 2]
         stock.execute("update stock set n = n - 4 where id = 1")
-        second = await call.read()
+        second = await anext(changes)
         assert second.delta.base == first.snapshot.version
         assert [(u.at, orjson.loads(u.row)["id"]) for u in second.delta.upserts] in ([(1, 1)], [(0, 2)])
         call.cancel()
-        snapshot = await live.Get(live_pb2.GetRequest(topic="stock?shelf=a"))
+        snapshot = await live.Get(live_pb2.GetRequest(topic="stock?shelf=a&limit=9"))
         assert snapshot.version == second.delta.version
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await live.Get(live_pb2.GetRequest(topic="nothing"))
         assert refused.value.code() == grpc.StatusCode.NOT_FOUND
-        assert refused.value.details().startswith("unknown_query: ")
+        assert str(refused.value.details()).startswith("unknown_query: ")
+
+
+async def keys_of(running: Cluster, kind: str) -> dict[str, Any]:
+    """What etcd has under demand/ or owners/ of this cluster."""
+    async with Etcd.open(EtcdSettings(etcd=tuple(running.etcd))) as etcd:
+        listing = await etcd.range(f"{running.namespace}/{kind}/")
+    return {kv.key.removeprefix(f"{running.namespace}/{kind}/"): orjson.loads(kv.value) for kv in listing.kvs}
+
+
+def polls(database: psycopg.Connection[Any], mark: str) -> int:
+    """How often PostgreSQL ran a statement with this text in it."""
+    found = database.execute(
+        "select coalesce(sum(calls), 0) from pg_stat_statements where query like %s and query not like %s",
+        [f"%{mark}%", "%pg_stat_statements%"],
+    ).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+async def test_ten_clients_on_two_gateways_cost_one_poll_per_interval(
+    running: Cluster, stock: psycopg.Connection[Any], phoenix: PhoenixJs
+) -> None:
+    stock.execute("create extension if not exists pg_stat_statements")
+    for number in range(10):
+        phoenix.do("connect", socket=str(number), url=f"ws://{running.gateway(number % 2)}/socket")
+        phoenix.do("join", socket=str(number), topic="live:counted")
+    for number in range(10):
+        await phoenix.hears(is_event(str(number), "snapshot"))
+    before, started = polls(stock, "counted_mark"), asyncio.get_running_loop().time()
+    wanted = before + 10
+    await eventually(lambda: polls(stock, "counted_mark") >= wanted, 20.0)
+    intervals = (asyncio.get_running_loop().time() - started) / 0.2
+    assert polls(stock, "counted_mark") - before <= intervals + 2
+
+
+async def test_when_the_last_client_left_polling_stops_after_linger_and_no_key_is_left(
+    running: Cluster, stock: psycopg.Connection[Any], phoenix: PhoenixJs
+) -> None:
+    topic = "stock?limit=3&shelf=b"
+    for socket, number in (("one", 0), ("two", 1)):
+        phoenix.do("connect", socket=socket, url=f"ws://{running.gateway(number)}/socket")
+        phoenix.do("join", socket=socket, topic="live:stock?shelf=b&limit=3")
+        await phoenix.hears(is_event(socket, "snapshot"))
+    assert {f"{topic}/gateway-1", f"{topic}/gateway-2"} <= set(await keys_of(running, "demand"))
+    owner = (await keys_of(running, "owners"))[topic]
+    assert set(owner) == {"node", "grpc", "since"}
+    phoenix.do("leave", socket="one", topic="live:stock?shelf=b&limit=3")
+    phoenix.do("disconnect", socket="two")
+
+    async def demand_is_gone() -> bool:
+        return not any(key.startswith(topic) for key in await keys_of(running, "demand"))
+
+    async def owner_is_gone() -> bool:
+        return topic not in await keys_of(running, "owners")
+
+    await eventually(demand_is_gone, 1.0)
+    assert topic in await keys_of(running, "owners")  # it lingers: one second, and within a second more it is gone
+    await eventually(owner_is_gone, 2.5)
