@@ -7,7 +7,7 @@ MAYBE_PAGE = $(MAKE) --no-print-directory page || echo "Going on without the pag
 CHROMIUM := $(shell command -v chromium || command -v google-chrome)
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 
-.PHONY: install page up test check bench proto proto-check fmt
+.PHONY: install page up test check bench model model-broken proto proto-check fmt
 
 install: .venv/installed
 	@$(MAYBE_PAGE)
@@ -59,6 +59,13 @@ check: install proto-check
 
 bench: install
 	$(BIN)/python -m bench $(ARGS)
+
+# Ownership, checked exhaustively with spin (docs/model.md). MODEL=--long: minutes.
+model:
+	@$(PYTHON) model/check.py $(MODEL)
+
+model-broken:
+	@$(PYTHON) model/check.py --broken
 
 proto: install
 	$(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \

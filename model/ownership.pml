@@ -65,8 +65,9 @@ typedef Poller {
     byte epoch;                 /* of the Claim to release or to hand over */
     byte target;                /* the lease to hand over to */
     mtype answer;
-    byte answer_epoch;          /* to a claim: the epoch that we own it under; to others: whether it is not ours; else 0 */
-    mtype futile                /* etcd refused this, and nothing was written since: asking again would change nothing */
+    byte answer_epoch;          /* to a claim: the epoch that it is ours under; to a hand-over: its epoch; to a
+                                   release: 1 when it is not ours any more; else 0 */
+    mtype futile                /* etcd refused this, and nothing was written since: to ask again changes nothing */
 };
 
 /* A transaction of poller p that p has given up on, and that is carried out yet. */
@@ -84,7 +85,7 @@ byte accepted;                  /* the epoch of the last frame that passed */
 byte seen;                      /* up to which revision its mirror of owners is */
 byte slow_frame;                /* the epoch of one frame that is long under way, 0: none. All others come at once */
 
-hidden byte i;                  /* scratch, of no meaning between two steps */
+hidden byte i, j;                /* scratch, of no meaning between two steps */
 hidden byte over;
 hidden byte ok;
 
@@ -121,11 +122,14 @@ inline carry_out(request_, lease_, epoch_, target_) {
     if
     :: request_ == claim && !OWNED && SOME_DEMAND ->
         if
-        :: LIVE(lease_) -> assert(DEMANDED); owner_key_written(lease_); ok = true
+        :: LIVE(lease_) ->
+            assert(DEMANDED);           /* nothing is claimed that nobody wants */
+            owner_key_written(lease_); ok = true
         :: else -> over = true
         fi
     :: request_ == release && key_epoch == epoch_ && NO_DEMAND ->
-        assert(!DEMANDED); owner_key_written(0); ok = true
+        assert(!DEMANDED);              /* nothing is released that somebody wants */
+        owner_key_written(0); ok = true
     :: request_ == hand_over && key_epoch == epoch_ && LIVE(target_) ->
         owner_key_written(target_); ok = true
     :: else
@@ -147,7 +151,8 @@ inline forget() {
 #ifdef FRAMES
     if :: seen < i -> i = seen :: else fi;
 #endif
-    do :: i > 0 -> history[i] = 0; i-- :: else -> break od
+    do :: i > 0 -> history[i] = 0; i-- :: else -> break od;
+    i = 0
 }
 
 /* Only how many of the events are still to be told counts, and which of them are puts. */
@@ -245,7 +250,8 @@ inline released(p, epoch_, gone) {
 inline unanswered(p) {
     if
     :: poller[p].request == claim -> consider(p)
-    :: poller[p].request == release && poller[p].held == poller[p].epoch && !SEES_DEMAND(p) -> poller[p].to_release = true
+    :: poller[p].request == release && poller[p].held == poller[p].epoch && !SEES_DEMAND(p) ->
+        poller[p].to_release = true
     :: else
     fi
 }
@@ -295,21 +301,32 @@ inline next_owner(p) {
     fi
 }
 
-/* What claims.py makes of the owner key: its own `outcome`, when the transaction was not carried out. */
+inline moved(p, epoch_, now_epoch) {
+    if
+    :: now_epoch == 0 -> released(p, epoch_, true)
+    :: now_epoch != 0 && poller[p].held == epoch_ && now_epoch != epoch_ ->
+        answered_up_to(p, now_epoch);
+        poller[p].known = now_epoch;
+        lose(p)
+    :: else
+    fi
+}
+
+/* What claims.py (each one's `outcome`) makes of the owner key as it is after the transaction. */
 inline read_key(p) {
     if
     :: poller[p].request == claim -> poller[p].answer_epoch = (OWNED && key_lease == poller[p].lease -> key_epoch : 0)
-    :: else -> poller[p].answer_epoch = (key_epoch != poller[p].epoch)
+    :: poller[p].request == release -> poller[p].answer_epoch = (key_epoch != poller[p].epoch)
+    :: else -> poller[p].answer_epoch = key_epoch
     fi
 }
 
 inline answer_taken(p) {
-    i = poller[p].answer_epoch; ok = (i != 0);
+    i = poller[p].answer_epoch; j = poller[p].epoch;
     if
     :: poller[p].request == claim -> claimed(p, i)
-    :: else ->
-        i = poller[p].epoch;
-        if :: ok || poller[p].request == release -> released(p, i, ok) :: else fi
+    :: poller[p].request == release -> released(p, j, i)
+    :: else -> moved(p, j, i)
     fi;
     no_request(p);
     if
@@ -319,14 +336,14 @@ inline answer_taken(p) {
     fi
 }
 
-/* What must hold after each step of a poller. */
+/* What must hold after each step of a poller. One that was told everything knows what it owns. */
+#define KNOWS_ALL(p) (poller[p].stage == working && poller[p].told == revision && poller[p].request == none)
+#define OWN_EPOCH(p) (OWNED && key_lease == poller[p].lease -> key_epoch : 0)
+
 inline audit(p) {
-    assert(poller[0].held == 0 || poller[0].held != poller[1].held);
+    assert(poller[0].held == 0 || poller[0].held != poller[1].held);        /* one Claim of an epoch */
     assert(!OWNED || poller[p].held != key_epoch || poller[p].lease == key_lease);
-    /* A poller that was told everything knows what it owns. */
-    assert(poller[p].stage != working || poller[p].told != revision || poller[p].request != none
-        || (poller[p].known == key_epoch
-            && poller[p].held == (OWNED && key_lease == poller[p].lease -> key_epoch : 0)))
+    assert(!KNOWS_ALL(p) || (poller[p].known == key_epoch && poller[p].held == OWN_EPOCH(p)))
 }
 
 #define P poller[p]
@@ -339,33 +356,34 @@ end:
         P.lease = LEASE(p, P.terms); P.terms++; live = live | BIT(P.lease); P.stage = granted;
         printf("poller %d gets lease %d\n", p, P.lease) }
     :: d_step { P.stage == granted ->
-        P.stage = listed; list_owners(p); forget(); audit(p);
+        P.stage = listed; list_owners(p); audit(p); forget();
         printf("poller %d lists owners: epoch %d\n", p, P.known) }
     :: d_step { P.stage == listed ->
         P.stage = working;
         P.demand[0] = events[0]; P.demand[1] = events[1]; consider(p);
         if :: P.held != 0 -> P.to_release = !SEES_DEMAND(p) :: else fi;
-        audit(p);
+        audit(p); forget();
         printf("poller %d lists demand: %d\n", p, SEES_DEMAND(p)) }
     :: d_step { P.lease != 0 && !LIVE(P.lease) ->
         printf("poller %d is told that its lease %d is gone: it stops all, and starts over\n", p, P.lease);
-        start_over(p); forget(); audit(p) }
+        start_over(p); audit(p); forget() }
 
     /* what etcd shows */
     :: d_step { FOLLOWS(p) && P.told < revision ->
         next_owner(p);
-        printf("poller %d sees revision %d: owner %d, it holds %d\n", p, P.told, P.known, P.held);
-        forget(); audit(p) }
+        printf("poller %d sees revision %d: it knows epoch %d and holds %d\n", p, P.told, P.known, P.held);
+        audit(p); forget() }
     :: d_step { faults > 0 && FOLLOWS(p) && P.told + 1 < revision ->
         faults--; list_owners(p);
-        printf("poller %d has lost its watch of owners and lists at %d: owner %d, it holds %d\n", p, P.told, P.known, P.held);
-        forget(); audit(p) }
+        printf("poller %d has lost its watch of owners and lists at %d: it knows epoch %d and holds %d\n", p, P.told,
+            P.known, P.held);
+        audit(p); forget() }
     :: d_step { P.stage == working && P.demand[0] < events[0] ->
-        P.demand[0]++; demand_told(p, 0); forget_demand(0); audit(p);
-        printf("poller %d sees that gateway 0 %d (1: wants, 0: does not)\n", p, ODD(P.demand[0])) }
+        P.demand[0]++; demand_told(p, 0); forget_demand(0); audit(p); forget();
+        printf("poller %d sees the demand of gateway 0: %d\n", p, ODD(P.demand[0])) }
     :: d_step { P.stage == working && P.demand[1] < events[1] ->
-        P.demand[1]++; demand_told(p, 1); forget_demand(1); audit(p);
-        printf("poller %d sees that gateway 1 %d (1: wants, 0: does not)\n", p, ODD(P.demand[1])) }
+        P.demand[1]++; demand_told(p, 1); forget_demand(1); audit(p); forget();
+        printf("poller %d sees the demand of gateway 1: %d\n", p, ODD(P.demand[1])) }
 
     /* work */
     :: d_step { P.stage == working && P.request == none && P.to_claim && P.futile != claim ->
@@ -378,11 +396,11 @@ end:
         faults--; P.target = poller[1 - p].lease; ask(p, hand_over);
         printf("poller %d asks to hand epoch %d over to lease %d\n", p, P.held, P.target) }
     :: d_step { P.answer == done || P.answer == refused ->
-        answer_taken(p); audit(p);
-        printf("poller %d has its answer: owner %d, it holds %d\n", p, P.known, P.held) }
+        answer_taken(p); audit(p); forget();
+        printf("poller %d has its answer: it knows epoch %d and holds %d\n", p, P.known, P.held) }
     :: d_step { P.answer == lease_lost ->
         printf("poller %d is told by the answer that its lease is gone\n", p);
-        start_over(p); forget(); audit(p) }
+        start_over(p); audit(p); forget() }
 
     /* a request without an answer */
     :: d_step { faults > 0 && P.answer == pending && late[p].request == none ->
@@ -394,9 +412,9 @@ end:
         printf("poller %d waits no longer for its answer: request or answer is lost\n", p) }
     :: d_step { P.answer == unread ->
         P.answer = refused; read_key(p);
-        printf("poller %d reads back: owner %d, lease %d\n", p, key_epoch, key_lease) }
+        printf("poller %d reads back: epoch %d, lease %d\n", p, key_epoch, key_lease) }
     :: d_step { P.answer == unread ->
-        unanswered(p); no_request(p); audit(p);
+        unanswered(p); no_request(p); audit(p); forget();
         printf("poller %d can't read back, and will try again\n", p) }
 
     /* death */
@@ -430,7 +448,7 @@ end:
     do
     :: d_step { changes > 0 ->
         changes--; demand_written(g); forget_demand(g);
-        printf("demand of gateway %d: %d (1: comes, 0: goes)\n", g, ODD(events[g])) }
+        printf("gateway %d: demand %d (1: comes, 0: goes)\n", g, ODD(events[g])) }
     od
 }
 
@@ -450,21 +468,21 @@ end:
         :: !ok && !over -> Q.answer = refused; read_key(q);
             if :: Q.request == claim || (Q.request == release && Q.epoch == Q.held) -> Q.futile = Q.request :: else fi
         fi;
-        printf("etcd, for poller %d: %e %e -> owner %d\n", q, Q.request, Q.answer, key_epoch) }
+        printf("etcd, for poller %d: %e %e -> epoch %d\n", q, Q.request, Q.answer, key_epoch) }
     :: d_step { late[q].request != none ->
         carry_out(late[q].request, late[q].lease, late[q].epoch, late[q].target);
-        printf("etcd, late, for poller %d: %e %d (1: done) -> owner %d\n", q, late[q].request, ok, key_epoch);
+        printf("etcd, late, for poller %d: %e %d (1: done) -> epoch %d\n", q, late[q].request, ok, key_epoch);
         late[q].request = none; late[q].lease = 0; late[q].epoch = 0; late[q].target = 0 }
 
     /* leases */
     :: d_step { faults > 0 && LIVE(Q.lease) ->
         faults--; lease_ends(Q.lease);
-        printf("lease %d of poller %d ends: owner %d\n", Q.lease, q, key_epoch) }
+        printf("lease %d of poller %d ends -> epoch %d\n", Q.lease, q, key_epoch) }
     :: d_step { (live & (q == 0 -> 85 : 170) & ~(Q.lease != 0 -> BIT(Q.lease) : 0)) != 0 ->
         orphan = LEASE(q, 0);
         do :: LIVE(orphan) && orphan != Q.lease -> break :: else -> orphan = orphan + 2 od;
         lease_ends(orphan); forget();
-        printf("lease %d of poller %d, whom nobody renews it for, ends: owner %d\n", orphan, q, key_epoch);
+        printf("lease %d of poller %d, whom nobody renews it for, ends -> epoch %d\n", orphan, q, key_epoch);
         orphan = 0 }
 
     /* the operator */
@@ -483,7 +501,7 @@ inline frame_arrives(epoch_) {
     if :: epoch_ >= fence ->
 #endif
         printf("gateway 0 accepts a frame of epoch %d after one of %d\n", epoch_, accepted);
-        assert(epoch_ >= accepted);
+        assert(epoch_ >= accepted);     /* no frame is accepted after a newer one */
         accepted = epoch_;
         if :: fence < epoch_ -> fence = epoch_ :: else fi
     :: else -> printf("gateway 0 drops a frame of epoch %d: it knows %d\n", epoch_, fence)
@@ -515,13 +533,11 @@ end:
 
 proctype Auditor() {
     timeout;
-    printf("nothing more can happen: owner %d, held %d and %d, demand %d and %d\n", key_epoch, poller[0].held,
+    printf("nothing more can happen: epoch %d, held %d and %d, demand %d and %d\n", key_epoch, poller[0].held,
         poller[1].held, ODD(events[0]), ODD(events[1]));
-    d_step {
     assert(DEMANDED == OWNED);
     assert(!OWNED || LIVE(key_lease));
-    assert((OWNED -> key_epoch : 0) == poller[0].held + poller[1].held);
-    assert(poller[0].held == 0 || poller[1].held == 0) };
+    assert((OWNED -> key_epoch : 0) == poller[0].held + poller[1].held);    /* held as it says */
 end: progress:
     do :: false od
 }
@@ -529,7 +545,8 @@ end: progress:
 init {
     d_step {
         for (i : 0 .. 1) {
-            poller[i].stage = working; poller[i].lease = LEASE(i, 0); poller[i].terms = 1; live = live | BIT(LEASE(i, 0));
+            poller[i].stage = working; poller[i].lease = LEASE(i, 0); poller[i].terms = 1;
+            live = live | BIT(LEASE(i, 0));
             poller[i].request = none; poller[i].answer = none; poller[i].futile = none;
             late[i].request = none
         }

@@ -1,0 +1,183 @@
+"""Checks the models of this folder with spin: `make model`. `make model-broken` tells the counterexamples.
+
+Every check of CHECKS must hold, in all states. Every one of BROKEN leaves out one thing that the protocol rests on and
+must fail: that shows that the checks see something. Each is built and run in a folder of its own that is gone
+afterwards. Exit status 0 when all came out as expected, 1 when not, 2 when spin or gcc is missing and can't be
+installed. What is modelled stands in docs/model.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+MODELS = Path(__file__).parent
+SEARCH_DEPTH = 10_000
+MEMORY_MB = 3_500
+PACKAGES = {"spin": ["spin"], "cpp": ["cpp"], "gcc": ["gcc", "libc6-dev"]}
+
+Mode = Literal["states", "ltl", "cycles"]
+COMPILE: dict[Mode, list[str]] = {"states": ["-DSAFETY"], "ltl": [], "cycles": ["-DNP"]}
+RUN: dict[Mode, list[str]] = {"states": [], "ltl": ["-a"], "cycles": ["-l"]}
+
+
+@dataclass(frozen=True)
+class Check:
+    """`what` is for people. `mode`: every state (assertions, and what is settled at the end), a formula of temporal
+    logic, or that no run is endless. `hashed` states are told apart by 96 bits of hash only: for the largest."""
+
+    what: str
+    model: str
+    faults: int
+    changes: int
+    defines: tuple[str, ...] = ()
+    mode: Mode = "states"
+    hashed: bool = False
+
+    @property
+    def options(self) -> list[str]:
+        return [f"-DFAULTS={self.faults}", f"-DCHANGES={self.changes}", *(f"-D{name}" for name in self.defines)]
+
+
+CHECKS = [
+    Check("demand: etcd shows what a gateway wants", "demand", 3, 5),
+    Check("demand: no run is endless", "demand", 3, 5, mode="cycles"),
+    Check("ownership: no faults, many changes of demand", "ownership", 0, 5),
+    Check("ownership: one fault", "ownership", 1, 3),
+    Check("ownership: two faults", "ownership", 2, 2),
+    Check("ownership: three faults", "ownership", 3, 1),
+    Check("ownership: no run is endless", "ownership", 1, 2, mode="cycles"),
+    Check("ownership: demand implies an owner in the end", "ownership", 1, 2, ("LTL_OWNED",), "ltl"),
+    Check("ownership: no demand implies no owner in the end", "ownership", 1, 2, ("LTL_IDLE",), "ltl"),
+    Check("frames: none is accepted after a newer one", "ownership", 1, 2, ("FRAMES",)),
+]
+
+LONG = [
+    Check("ownership: two faults, more changes", "ownership", 2, 3, hashed=True),
+    Check("frames: two faults", "ownership", 2, 1, ("FRAMES",), hashed=True),
+]
+
+BROKEN = [
+    Check("release without the compare of demand", "ownership", 0, 3, ("NO_RELEASE_COMPARE",)),
+    Check("claim without the compare of demand", "ownership", 0, 2, ("NO_CLAIM_COMPARE",)),
+    Check("gateways without the fence", "ownership", 1, 1, ("FRAMES", "NO_FENCE")),
+    Check("an answer counts though the mirror is past it", "ownership", 1, 1, ("NO_OVERTAKING",)),
+    Check("a list tells pollers only what differs", "ownership", 2, 1, ("LIST_TELLS_CHANGES_ONLY",)),
+    Check("a list tells gateways only what differs", "demand", 2, 1, ("LIST_TELLS_CHANGES_ONLY",)),
+]
+
+
+@dataclass(frozen=True)
+class Result:
+    """`failure` is what spin says is wrong, None when the check holds; `story` then is the way there, step by step."""
+
+    states: int
+    seconds: float
+    memory_mb: float
+    failure: str | None
+    story: tuple[str, ...] = ()
+
+
+def parse(output: str) -> Result:
+    """What a verifier prints. ValueError when it did not come to an end."""
+    states = re.search(r"^ *(\d+) states, stored", output, re.MULTILINE)
+    errors = re.search(r"errors: (\d+)", output)
+    seconds = re.search(r"elapsed time ([\d.e+-]+)", output)
+    memory = re.search(r"([\d.]+)\ttotal actual memory usage", output)
+    cut = re.search(r"max search depth too small|out of memory|reached -DMEMLIM|VECTORSZ is too small", output)
+    if not (states and errors and seconds and memory) or cut:
+        raise ValueError(output)
+    failure = re.search(r"^pan:\d+: (.*)$", output, re.MULTILINE)
+    failed = failure[1] if failure else None
+    if (failed is None) != (errors[1] == "0"):
+        raise ValueError(output)
+    return Result(int(states[1]), float(seconds[1]), float(memory[1]), failed)
+
+
+def tell(trail: str, model: str) -> tuple[str, ...]:
+    """The steps of a replayed counterexample, and where it breaks which line of the model."""
+    source = model.splitlines()
+    steps = []
+    for line in map(str.strip, trail.splitlines()):
+        if wrong := re.match(r"spin: .*:(\d+), Error: assertion violated", line):
+            steps.append(f"WRONG: {source[int(wrong[1]) - 1].strip()}")
+        elif line and not line.startswith("spin: "):
+            steps.append(line)
+    return tuple(steps)
+
+
+def run(check: Check, folder: Path, shortest: bool = False) -> Result:
+    """Builds and runs the verifier in the folder. `shortest` looks for the shortest way to a failure, for people."""
+    model = MODELS / f"{check.model}.pml"
+    storage = ["-DHC4"] if check.hashed else ["-DCOLLAPSE"]
+    flags = [*COMPILE[check.mode], *storage, f"-DMEMLIM={MEMORY_MB}", *(["-DREACH"] if shortest else [])]
+    _call(["spin", "-a", *check.options, str(model)], folder)
+    _call(["gcc", "-O2", "-w", *flags, "-o", "pan", "pan.c"], folder)
+    search = [f"-m{SEARCH_DEPTH}", "-n", *(["-w27"] if check.hashed else []), *(["-i"] if shortest else [])]
+    result = parse(_call(["./pan", *search, *RUN[check.mode]], folder))
+    if result.failure is None:
+        return result
+    trail = _call(["spin", "-t", "-B", *check.options, "-k", f"{model.name}.trail", str(model)], folder)
+    return Result(result.states, result.seconds, result.memory_mb, result.failure, tell(trail, model.read_text()))
+
+
+def _call(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode and command[0] != "./pan":
+        raise ValueError(f"{' '.join(command)}\n{done.stdout}")
+    return done.stdout
+
+
+def install_missing() -> str | None:
+    """Installs spin and gcc where apt-get can; what is still missing and what to do about it, None when nothing is."""
+    missing = _missing()
+    if missing and shutil.which("apt-get") and os.geteuid() == 0:
+        print(f"Installing {', '.join(missing)} ...", flush=True)
+        for step in (["update", "-qq"], ["install", "-qq", "--no-install-recommends", *missing]):
+            subprocess.run(["apt-get", *step], stdout=subprocess.DEVNULL, check=False)
+        missing = _missing()
+    if not missing:
+        return None
+    return f"The model needs {', '.join(missing)}. Debian, Ubuntu: apt install {' '.join(missing)}"
+
+
+def _missing() -> list[str]:
+    return [package for tool, packages in PACKAGES.items() if shutil.which(tool) is None for package in packages]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Check the models of ownership and demand with spin.")
+    parser.add_argument("--long", action="store_true", help="check the largest configurations as well (minutes)")
+    parser.add_argument("--broken", action="store_true", help="only break the protocol, and tell how it fails")
+    arguments = parser.parse_args()
+    if missing := install_missing():
+        print(missing, file=sys.stderr)
+        return 2
+    checks = [] if arguments.broken else CHECKS + (LONG if arguments.long else [])
+    wrong = 0
+    for check in checks + BROKEN:
+        broken = check in BROKEN
+        with tempfile.TemporaryDirectory(prefix="pollcast-model-") as folder:
+            result = run(check, Path(folder), shortest=broken)
+        expected = broken == (result.failure is not None)
+        wrong += not expected
+        verdict = (
+            ("fails, as it should" if broken else "FAILS") if result.failure else "DOES NOT FAIL" if broken else "holds"
+        )
+        cost = f"{result.states:>10,} states {result.seconds:6.1f} s {result.memory_mb:5.0f} MB"
+        print(f"{('broken: ' if broken else '') + check.what:58} {cost}  {verdict}", flush=True)
+        if arguments.broken or not expected:
+            print("".join(f"    {line}\n" for line in result.story), end="", flush=True)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
