@@ -14,6 +14,7 @@ from coordinator.etcd import Etcd
 from coordinator.keys import Keys, PresenceRecord
 from coordinator.presence import Change, PresenceKeys
 from coordinator.session import Session, keep_session
+from gateway.audience import Traffic
 from gateway.presence import Presence, Presences
 from gateway.presence_request import PresenceRequest
 from gateway.topic import LiveTopic
@@ -190,7 +191,7 @@ class Here:
 
     def __init__(self, side: Side) -> None:
         self.presences = Presences(side.members, time.monotonic)
-        self.live = LiveTopic(TOPIC)
+        self.live = LiveTopic(TOPIC, Traffic())
         side.members.on_changes(self.presences.take)
 
     @property
