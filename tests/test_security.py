@@ -191,6 +191,12 @@ def channel(address: str, peer: grpc.ChannelCredentials | None) -> grpc.aio.Chan
     return grpc.aio.insecure_channel(address) if peer is None else grpc.aio.secure_channel(address, peer)
 
 
+async def health(channel: grpc.aio.Channel) -> health_pb2.HealthCheckResponse:
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    answer: health_pb2.HealthCheckResponse = await stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
+    return answer
+
+
 @pytest.mark.parametrize("role", ["poller", "coordinator"])
 @pytest.mark.parametrize("stranger", STRANGERS)
 async def test_pollers_and_coordinators_take_no_peer_without_a_certificate_of_the_authority(
@@ -198,7 +204,7 @@ async def test_pollers_and_coordinators_take_no_peer_without_a_certificate_of_th
 ) -> None:
     async with channel(secured.grpc_of(role), STRANGERS[stranger](secured)) as strange:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await health_pb2_grpc.HealthStub(strange).Check(health_pb2.HealthCheckRequest(), timeout=10)
+            await health(strange)
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         feed = feed_pb2_grpc.FeedStub(strange).Subscribe(iter([feed_pb2.FeedRequest(gateway="evil")]), timeout=10)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -210,8 +216,7 @@ async def test_pollers_and_coordinators_take_no_peer_without_a_certificate_of_th
 async def test_services_take_peers_with_a_certificate_of_the_authority(secured: Secured, role: str) -> None:
     peer = credentials(secured.certificate.ca, secured.certificate)
     async with channel(secured.grpc_of(role), peer) as welcome:
-        answer = await health_pb2_grpc.HealthStub(welcome).Check(health_pb2.HealthCheckRequest(), timeout=10)
-        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        assert (await health(welcome)).status == health_pb2.HealthCheckResponse.SERVING
 
 
 async def test_a_consumer_of_livequery_needs_a_token_and_no_certificate(secured: Secured) -> None:
