@@ -31,7 +31,6 @@ app = typer.Typer(
     name="pollcast",
     help="Live results from databases that can't say that something changed: polled once, pushed to everyone.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -243,11 +242,22 @@ def topics(
     query: Annotated[str, typer.Option(metavar="NAME", help="Only topics of this query.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List the topics that have demand or an owner, as etcd has them."""
+    """List the topics that have demand or an owner: who polls them, for how many clients, and how that goes."""
     from services import listing
 
+    settings = load(ServiceSettings, etcd=etcd, namespace=namespace)
     logs.configure(level=logging.ERROR)
-    asyncio.run(listing.show_topics(_etcd_settings(etcd, namespace), query=query, as_json=as_json))
+    asyncio.run(listing.show_topics(settings, query=query, as_json=as_json))
+
+
+@app.command(epilog="Example:  pollcast top --json | jq '.topics | length'")
+def top(etcd: Etcd = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
+    """Show the cluster live: topics by cost, with keys to sort, filter, move and drain."""
+    from services import top as live
+
+    settings = load(ServiceSettings, etcd=etcd, namespace=namespace)
+    logs.configure(level=logging.ERROR)
+    asyncio.run(live.top(settings, as_json=as_json))
 
 
 @app.command(epilog="Example:  POLLCAST_AUTH_SECRET=… pollcast token --sub alice --claim tenant_id=acme --role sales")
@@ -255,7 +265,7 @@ def token(
     sub: Annotated[str | None, typer.Option(help="Who it is for.")] = None,
     role: Annotated[list[str] | None, typer.Option(help="A role; may be given again.")] = None,
     claim: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A claim; may be given again.")] = None,
-    ttl: Annotated[float, typer.Option(min=0, help="Seconds until it expires.")] = 3600.0,
+    expires: Annotated[str, typer.Option(metavar="DURATION", help="When it expires, as 90s, 15m or 12h.")] = "1h",
     secret: Annotated[
         str | None, typer.Option(envvar="POLLCAST_AUTH_SECRET", help="The secret to sign with (HS256).")
     ] = None,
@@ -265,10 +275,15 @@ def token(
     import time
 
     from services import auth
+    from services.fields import duration
 
     if not secret:
         raise SettingsInvalid([Problem("pollcast token", "", "POLLCAST_AUTH_SECRET", "is required")])
-    claims: dict[str, object] = {"exp": int(time.time() + ttl)}
+    try:
+        seconds = duration(1.0)(expires)
+    except ValueError as error:
+        raise SettingsInvalid([Problem("pollcast token", "", "--expires", str(error))]) from None
+    claims: dict[str, object] = {"exp": int(time.time() + seconds)}
     if audience := os.environ.get("POLLCAST_AUTH_AUDIENCE"):
         claims["aud"] = audience
     if issuer := os.environ.get("POLLCAST_AUTH_ISSUER"):

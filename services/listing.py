@@ -1,85 +1,95 @@
-"""`pollcast nodes` and `pollcast topics`: what etcd says now, as tables or as JSON. One look, then it ends."""
+"""`pollcast nodes` and `pollcast topics`: the cluster as it is now, as tables or as JSON. One look, then it ends.
+
+Nodes are as etcd has them. Topics are as a coordinator tells them; when none answers, as etcd has them, which knows
+neither clients nor states nor polls.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+import contextlib
+import sys
+from typing import Any
 
 import orjson
 
-from coordinator.etcd import Etcd, Kv
-from coordinator.keys import Keys, NodeRecord, OwnerRecord
-from services.settings import EtcdSettings
+from coordinator.etcd import Etcd
+from coordinator.keys import Keys, OwnerRecord
+from proto.pollcast.v1 import cluster_pb2
+from services.reach import NoCoordinator, read_nodes, some_coordinator
+from services.settings import EtcdSettings, ServiceSettings
 
-R = TypeVar("R")
+Row = dict[str, Any]
 
-
-@dataclass
-class TopicEntry:
-    """A topic with demand, an owner, or both."""
-
-    topic: str
-    owner: str = ""
-    epoch: int = 0
-    gateways: list[str] = field(default_factory=list)
+DISPLAYED = ("topic", "owner", "state", "clients", "gateways", "interval_ms", "polls_per_second", "last_polled_at")
+"""Of a topic, in a table."""
 
 
-async def read_nodes(settings: EtcdSettings) -> list[NodeRecord]:
-    """Every node that holds a lease, sorted by role and name. EtcdError when etcd isn't reached."""
-    async with Etcd.open(settings) as etcd:
-        listing = await etcd.range(Keys(settings.namespace).nodes())
-    records = (_decoded(kv, NodeRecord.decode) for kv in listing.kvs)
-    return sorted((r for r in records if r is not None), key=lambda r: (r.role, r.node))
+async def show_nodes(settings: EtcdSettings, *, as_json: bool) -> None:
+    """EtcdError when etcd isn't reached."""
+    fields = ("role", "state", "http", "grpc", "pid", "version", "started_at")
+    shown = [{"name": r.node} | {field: getattr(r, field) for field in fields} for r in await read_nodes(settings)]
+    _show("nodes", shown, as_json)
 
 
-async def read_topics(settings: EtcdSettings, query: str = "") -> list[TopicEntry]:
-    """Every topic (of one query), sorted. EtcdError when etcd isn't reached."""
+async def show_topics(settings: ServiceSettings, *, query: str, as_json: bool) -> None:
+    """EtcdError when etcd isn't reached, Refused for an unknown query."""
+    try:
+        async with some_coordinator(settings) as coordinator:
+            answer = await coordinator.ListTopics(cluster_pb2.ListTopicsRequest(query=query))
+            rows = [topic_row(topic) for topic in answer.topics]
+    except NoCoordinator:
+        rows = await read_topics(settings, query)
+        print("No coordinator answers: this is what etcd has.", file=sys.stderr)
+    if not as_json:
+        rows = [{name: row[name] for name in DISPLAYED} for row in rows]
+        for row in rows:
+            row["gateways"] = [_counted(gateway) for gateway in row["gateways"]]
+    _show("topics", rows, as_json)
+
+
+def topic_row(topic: cluster_pb2.TopicInfo) -> Row:
+    """As scripts get it: what is not known, or is not there, is None."""
+    loaded = topic.HasField("load")
+    return {
+        "topic": topic.topic,
+        "owner": topic.owner or None,
+        "epoch": topic.epoch or None,
+        "state": topic.state,
+        "clients": topic.clients,
+        "gateways": [{"name": gateway.name, "clients": gateway.clients} for gateway in topic.gateways],
+        "interval_ms": topic.interval_ms or None,
+        "last_polled_at": topic.last_polled_at or None,
+        "polls_per_second": round(topic.load.polls_per_second, 2) if loaded else None,
+        "changes_per_second": round(topic.load.changes_per_second, 2) if loaded else None,
+        "rows": topic.load.rows if loaded else None,
+        "poll_ms": round(topic.load.poll_ms, 3) if loaded else None,
+    }
+
+
+async def read_topics(settings: EtcdSettings, query: str = "") -> list[Row]:
+    """As etcd has them: of a query that does not exist there are none. EtcdError when etcd isn't reached."""
     keys = Keys(settings.namespace)
     async with Etcd.open(settings) as etcd:
         demands = await etcd.range(keys.demands())
         owners = await etcd.range(keys.owners, demands.revision)
-    entries: dict[str, TopicEntry] = {}
+    found: dict[str, Row] = {}
     for kv in demands.kvs:
         if (parsed := keys.parse_demand(kv.key)) is not None:
             topic, gateway = parsed
-            entries.setdefault(topic, TopicEntry(topic)).gateways.append(gateway)
+            found.setdefault(topic, _unknown(topic))["gateways"].append({"name": gateway, "clients": None})
     for kv in owners.kvs:
-        record = _decoded(kv, OwnerRecord.decode)
-        if (owned := keys.parse_owner(kv.key)) is not None and record is not None:
-            entry = entries.setdefault(owned, TopicEntry(owned))
-            entry.owner, entry.epoch = record.node, kv.mod_revision
-    wanted = (e for e in entries.values() if not query or e.topic.partition("?")[0] == query)
-    return sorted(wanted, key=lambda e: e.topic)
+        with contextlib.suppress(ValueError):  # somebody else has put it there
+            if (owned := keys.parse_owner(kv.key)) is not None:
+                owner = OwnerRecord.decode(kv.value).node
+                found.setdefault(owned, _unknown(owned)).update(owner=owner, epoch=kv.mod_revision)
+    return [row for topic, row in sorted(found.items()) if query in ("", topic.partition("?")[0])]
 
 
-async def show_nodes(settings: EtcdSettings, *, as_json: bool) -> None:
-    records = await read_nodes(settings)
-    shown = [
-        {
-            "name": r.node,
-            "role": r.role,
-            "state": r.state,
-            "http": r.http,
-            "grpc": r.grpc,
-            "pid": r.pid,
-            "version": r.version,
-            "started_at": r.started_at,
-        }
-        for r in records
-    ]
-    _show("nodes", shown, as_json)
+def _unknown(topic: str) -> Row:
+    return topic_row(cluster_pb2.TopicInfo()) | {"topic": topic, "state": None, "clients": None}
 
 
-async def show_topics(settings: EtcdSettings, *, query: str, as_json: bool) -> None:
-    entries = await read_topics(settings, query)
-    shown: list[dict[str, Any]] = [
-        {"topic": e.topic, "owner": e.owner, "epoch": e.epoch, "gateways": e.gateways} for e in entries
-    ]
-    _show("topics", shown, as_json)
-
-
-def _show(what: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+def _show(what: str, rows: list[Row], as_json: bool) -> None:
     """Columns side by side, never cut: they may be read by another program, whatever the terminal's width."""
     if as_json:
         print(orjson.dumps({what: rows}).decode())
@@ -93,15 +103,11 @@ def _show(what: str, rows: list[dict[str, Any]], as_json: bool) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def _counted(gateway: Row) -> str:
+    return str(gateway["name"]) if gateway["clients"] is None else f"{gateway['name']}:{gateway['clients']}"
+
+
 def _cell(value: object) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value))
-    return "-" if value in (None, "", 0) else str(value)
-
-
-def _decoded(kv: Kv, decode: Callable[[bytes], R]) -> R | None:
-    """None for what somebody else has put there."""
-    try:
-        return decode(kv.value)
-    except ValueError:
-        return None
+    return "-" if value in (None, "") else str(value)

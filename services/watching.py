@@ -28,7 +28,7 @@ from rich.text import Text
 from proto.pollcast.v1 import live_pb2, live_pb2_grpc
 from services import rpc
 from services.errors import PollcastError
-from services.listing import read_nodes
+from services.reach import Refused, read_nodes
 from services.settings import HostPort, ServiceSettings, without_scheme
 
 RETRY_SECONDS = 0.5
@@ -42,10 +42,6 @@ PASSING = frozenset(
 
 class NoGateway(PollcastError):
     """No gateway is registered in etcd: is the cluster up? (`pollcast nodes` shows what is there.)"""
-
-
-class Refused(PollcastError):
-    """The gateway refused."""
 
 
 Key = str

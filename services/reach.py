@@ -1,0 +1,72 @@
+"""Reaching a cluster by its etcd alone: the nodes that are there, and a coordinator to ask."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import grpc.aio
+
+from coordinator.etcd import Etcd
+from coordinator.keys import Keys, NodeRecord
+from proto.pollcast.v1 import cluster_pb2, cluster_pb2_grpc
+from services import rpc
+from services.errors import PollcastError
+from services.settings import EtcdSettings, HostPort, ServiceSettings
+
+if TYPE_CHECKING:
+    from proto.pollcast.v1.cluster_pb2_grpc import ClusterAsyncStub
+
+ANSWER_SECONDS = 5.0
+
+
+class NoCoordinator(PollcastError):
+    """No coordinator answers. Topics flow without one; `pollcast coordinator` runs one, to see and steer them."""
+
+    reason, grpc = "no_coordinator", "UNAVAILABLE"
+
+
+class Refused(PollcastError):
+    """The other side refused."""
+
+    @staticmethod
+    def of(error: grpc.aio.AioRpcError) -> Refused:
+        return Refused(error.details() or error.code().name.lower().replace("_", " "))
+
+
+async def read_nodes(settings: EtcdSettings) -> list[NodeRecord]:
+    """Every node that holds a lease, sorted by role and name. EtcdError when etcd isn't reached."""
+    records = []
+    async with Etcd.open(settings) as etcd:
+        for kv in (await etcd.range(Keys(settings.namespace).nodes())).kvs:
+            with contextlib.suppress(ValueError):  # somebody else has put it there
+                records.append(NodeRecord.decode(kv.value))
+    return sorted(records, key=lambda record: (record.role, record.node))
+
+
+@contextlib.asynccontextmanager
+async def some_coordinator(settings: ServiceSettings) -> AsyncIterator[ClusterAsyncStub]:
+    """The first that answers of those that etcd has. NoCoordinator when none does, EtcdError when etcd isn't reached;
+    what the body's calls raise comes out as Refused."""
+    failed: list[str] = []
+    async with contextlib.AsyncExitStack() as stack:
+        for address in await _coordinators(settings):
+            channel = await stack.enter_async_context(rpc.channel(address, settings))
+            stub = cluster_pb2_grpc.ClusterStub(channel)
+            try:
+                await stub.ListNodes(cluster_pb2.ListNodesRequest(), timeout=ANSWER_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                failed.append(f"{address}: {error.details()}")
+                continue
+            try:
+                yield stub
+            except grpc.aio.AioRpcError as error:
+                raise Refused.of(error) from None
+            return
+    raise NoCoordinator("\n".join([NoCoordinator().detail, *failed]))
+
+
+async def _coordinators(settings: EtcdSettings) -> list[HostPort]:
+    records = [record for record in await read_nodes(settings) if record.role == "coordinator"]
+    return [record.grpc for record in records if record.grpc is not None and record.state != "draining"]
