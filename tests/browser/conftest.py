@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
 
+from tests.waiting import eventually
+
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -58,6 +60,14 @@ class Watched:
             number,
         )
         return cells
+
+    async def becomes(self, expression: str) -> None:
+        """Waits until it is true on the page (whose security policy forbids Playwright's own way to wait for that)."""
+
+        async def true() -> bool:
+            return bool(await self.page.evaluate(expression))
+
+        await eventually(true, 20, what=expression)
 
     async def picture(self, name: str) -> None:
         """A screenshot, where they are wanted."""

@@ -144,7 +144,7 @@ async def test_a_row_that_moves_glides_and_a_cell_that_changes_lights_up(
         )
         stock.execute("update stock set n = 9 where id = 2")
         await shows(opened, ["pear", "apple"])
-        await opened.page.wait_for_function("window.seen.has('transform') && window.seen.has('9')")
+        await opened.becomes("window.seen.has('transform') && window.seen.has('9')")
         assert await opened.page.evaluate("window.seen.has('apple')") is False
 
 
@@ -240,7 +240,7 @@ async def test_it_can_be_used_without_a_mouse(url: str, stock: psycopg.Connectio
             if await page.evaluate("document.activeElement.className") == "scroller":
                 break
         await page.keyboard.press("End")
-        await page.wait_for_function("document.querySelector('.scroller').scrollTop > 30000")
+        await opened.becomes("document.querySelector('.scroller').scrollTop > 30000")
         await expect(page.get_by_role("table")).to_have_attribute("aria-rowcount", "1001")
 
 

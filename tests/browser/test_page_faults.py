@@ -100,7 +100,6 @@ async def test_a_killed_poller_is_not_noticed_but_in_the_cluster_view(
         assert set(await opened.page.evaluate("window.states")) <= {"live"}
         await expect(watching.page.locator(".timeline")).to_contain_text(f"counters {owner} →")
         await expect(watching.page.get_by_role("row", name=str(owner))).to_have_count(0)
-        await watching.picture("cluster")
 
 
 async def test_a_stopped_database_is_seen_at_once_and_its_return_as_well(

@@ -15,6 +15,7 @@ export class ClusterView {
   private readonly owners = el("div", { class: "owners" })
   private readonly takeovers = el("ol", { class: "timeline", "aria-live": "polite" })
   private readonly spark = el("canvas", { class: "spark", width: 600, height: 60, role: "img", "aria-label": "Polls per second, over time" })
+  private readonly figure = el("figure", { hidden: true }, this.spark, el("figcaption", { class: "quiet" }, "polls per second while you look"))
   private readonly history: number[] = []
   private timer = 0
   private closed = false
@@ -26,13 +27,15 @@ export class ClusterView {
       el("header", { class: "title" }, el("h1", {}, "The cluster")),
       this.trouble,
       this.numbers,
-      el("figure", {}, this.spark, el("figcaption", { class: "quiet" }, "polls per second while you look")),
+      this.figure,
       el("h2", {}, "Nodes"),
       this.nodes,
-      el("h2", {}, "Who polls what"),
-      this.owners,
-      el("h2", {}, "Last takeovers"),
-      this.takeovers,
+      el(
+        "div",
+        { class: "beside" },
+        el("section", {}, el("h2", {}, "Who polls what"), this.owners),
+        el("section", {}, el("h2", {}, "Last takeovers"), this.takeovers),
+      ),
     )
     void this.follow()
   }
@@ -58,12 +61,15 @@ export class ClusterView {
   private show(cluster: Cluster): void {
     const clients = cluster.nodes.reduce((sum, node) => sum + (node.clients ?? 0), 0)
     const polls = cluster.polls_per_second
-    const ratio = polls && cluster.subscriptions ? cluster.subscriptions / polls : null
+    // If each subscription polled for itself, as often as its topic is polled now.
+    const factor = cluster.topics_total && cluster.subscriptions ? cluster.subscriptions / cluster.topics_total : null
+    const alone = polls === null || factor === null ? "–" : short(polls * factor)
+    const statements = cluster.statements_per_second === null ? "…" : short(cluster.statements_per_second)
     this.numbers.replaceChildren(
-      number(polls === null ? "…" : short(polls), "polls per second", "of the database, by all pollers together"),
+      number(polls === null ? "…" : short(polls), "polls per second", `in ${statements} statements to the database`),
       number(short(cluster.subscriptions), "subscriptions served", `to ${count(clients, "connected client")}`),
-      number(ratio === null ? "–" : `${short(ratio)} : 1`, "served per poll", "who each polls by oneself is at 1 : 1"),
-      number(short(cluster.topics_total), "topics", `polled with ${cluster.statements_per_second === null ? "…" : short(cluster.statements_per_second)} statements per second`),
+      number(alone, "polls per second without Pollcast", "if everyone polled for themselves"),
+      number(short(cluster.topics_total), "topics", factor === null ? "nobody watches now" : `each shared by ${short(factor)} on average`),
     )
     if (polls !== null) this.drawSpark(polls)
     this.showNodes(cluster.nodes)
@@ -135,6 +141,7 @@ export class ClusterView {
   private drawSpark(polls: number): void {
     this.history.push(polls)
     if (this.history.length > SPARK_POINTS) this.history.shift()
+    this.figure.hidden = this.history.length < 3
     const canvas = this.spark.getContext("2d")
     if (!canvas) return
     const { width, height } = this.spark

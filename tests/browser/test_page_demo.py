@@ -1,0 +1,71 @@
+"""The page on what `pollcast up` starts by itself: a stranger sees live data, who shares it, and what a death does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from playwright.async_api import expect
+from pollcast_client import topic, watch
+
+from tests.browser.conftest import Opens
+from tests.cluster import Cluster, cluster
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("demo") / "data") as up:
+        yield up
+
+
+async def watch_for_ever(url: str, topics: list[str]) -> None:
+    async for _ in watch(*topics, url=url):
+        pass
+
+
+async def test_live_data_is_seen_without_any_set_up(running: Cluster, tab: Opens) -> None:
+    async with tab(f"http://{running.gateway()}/") as opened:
+        page = opened.page
+        await opened.follows()
+        await page.get_by_role("link", name="The richest tellers").click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("The richest tellers")
+        await opened.follows()
+        await page.evaluate(
+            """() => {
+              window.moved = 0
+              document.querySelector('.rows').addEventListener('transitionrun', () => window.moved += 1)
+            }"""
+        )
+        await opened.becomes("window.moved > 0")
+        await opened.picture("table")
+
+
+async def test_a_chart_of_it_in_the_dark(running: Cluster, tab: Opens) -> None:
+    async with tab(f"http://{running.gateway()}/#/branches?~=chart", color_scheme="dark") as opened:
+        await opened.follows()
+        await expect(opened.page.locator(".plot canvas")).to_be_visible()
+        version = await opened.page.locator("article").get_attribute("data-version")
+        await expect(opened.page.locator("article")).not_to_have_attribute("data-version", str(version))
+        await opened.picture("chart")
+
+
+async def test_a_poller_is_killed_and_one_watches_its_topics_move(running: Cluster, tab: Opens) -> None:
+    topics = [topic("account", number=number) for number in range(1, 7)]
+    topics += [topic("richest_tellers"), topic("branches"), topic("tps"), topic("transactions", teller=3)]
+    urls = [f"http://{running.gateway(number)}" for number in (0, 1)]
+    async with tab(f"{urls[0]}/#/cluster/") as opened, asyncio.TaskGroup() as tasks:
+        watching = [tasks.create_task(watch_for_ever(url, topics)) for url in urls * 10]
+        page = opened.page
+        await expect(page.locator(".number-card", has_text="subscriptions served")).to_contain_text("200")
+        await expect(page.locator(".owners li")).to_have_count(len(topics))
+        busy = running.nodes("poller")[0]
+        moved = await page.locator(f'[data-owner="{busy.name}"] li').count()
+        assert moved > 0
+        busy.kill()
+        await expect(page.locator(".timeline li")).to_have_count(moved)
+        await expect(page.locator(".timeline li").first).to_contain_text(f"{busy.name} → poller-2")
+        await expect(page.locator("figure")).to_be_visible()
+        await opened.picture("cluster")
+        for task in watching:
+            task.cancel()
