@@ -7,7 +7,7 @@ MAYBE_PAGE = $(MAKE) --no-print-directory page || echo "Going on without the pag
 CHROMIUM := $(shell command -v chromium || command -v google-chrome)
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 
-.PHONY: install page up test check bench model model-broken proto proto-check fmt
+.PHONY: install page up test chaos check bench model model-broken proto proto-check fmt
 
 install: .venv/installed
 	@$(MAYBE_PAGE)
@@ -47,6 +47,10 @@ test: install tests/js/node_modules/.package-lock.json
 # The real phoenix.js, for Node.js, which comes into .venv as a wheel.
 tests/js/node_modules/.package-lock.json: tests/js/package-lock.json | install
 	@cd tests/js && $(WITH_NODE) npm ci --silent --no-audit --no-fund
+
+# The nemesis for longer than in `make test`: make chaos SECONDS=600 SEED=7
+chaos: install
+	CHAOS_SECONDS=$(or $(SECONDS),600) CHAOS_SEED=$(or $(SEED),1) $(BIN)/pytest -s tests/faults/test_chaos.py
 
 check: install proto-check
 	$(BIN)/ruff format --check .
