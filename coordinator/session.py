@@ -91,7 +91,7 @@ class Session:
         loop = asyncio.get_running_loop()
         failures = 0
         while True:
-            pause = self.ttl / 3 if not failures else backoff(failures)
+            pause = self.ttl / 3 if not failures else min(backoff(failures), self.ttl / 4)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._doubt.wait()

@@ -1,7 +1,7 @@
 """A seeded nemesis for a World, and clients that roam between its gateways while it is at work.
 
 The nemesis does one thing at a time and heals it before the next: kill, freeze or stop a poller or a gateway (another
-of the same name takes its place), let a poller join or leave for good, kill or freeze a member of etcd (now and then its
+of the same name takes its place), let a poller join or leave for good, kill or freeze a member of etcd (at times its
 leader). What it did is in `deeds`. The same seed gives the same choices.
 """
 

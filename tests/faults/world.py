@@ -12,7 +12,8 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import psycopg
 from coordinator.etcd import Etcd
 from coordinator.keys import Keys, NodeRecord, OwnerRecord
 from services.child import Child
+from services.embedded import PostgresServer
 from services.settings import EtcdSettings, Role
 from tests.waiting import eventually
 
@@ -150,7 +152,7 @@ class World:
 
     def execute(self, statement: str) -> None:
         with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(statement)  # type: ignore[call-overload]
+            connection.execute(statement)
 
     def of(self, topic: str, since: float = 0.0) -> list[Poll]:
         """Its polls from a time on, by time."""
@@ -176,6 +178,17 @@ class World:
             if status != 0:
                 service.kill()
                 raise AssertionError(f"{service.name} {service.how_it_ended()} (was told to stop)\n{service.tail(60)}")
+
+
+@contextlib.contextmanager
+def own_database(server: PostgresServer) -> Iterator[str]:
+    """The URL of an empty database, for longer than a test."""
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"create database {name} strategy = wal_log")
+    yield server.url_of(name)
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"drop database {name} with (force)")
 
 
 @contextlib.asynccontextmanager

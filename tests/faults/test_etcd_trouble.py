@@ -1,0 +1,132 @@
+"""etcd in trouble: what flows goes on flowing, what is new waits and is told so, and all heals by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from services.embedded import EtcdMember, EtcdServer, PostgresServer
+from tests.faults.client import Client
+from tests.faults.world import LEASE_TTL, World, now, own_database, start_world
+from tests.waiting import eventually
+
+TICKS = [f"tick?n={n}" for n in range(10)]
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    """An etcd of three members, which each test breaks and mends."""
+    with EtcdServer.start(tmp_path_factory.mktemp("three"), nodes=3, fsync=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+async def world(
+    tmp_path_factory: pytest.TempPathFactory, three: EtcdServer, postgres_server: PostgresServer
+) -> AsyncIterator[World]:
+    """Two pollers and two gateways."""
+    with own_database(postgres_server) as url:
+        async with start_world(tmp_path_factory.mktemp("world"), three.endpoints, url) as world:
+            await world.start_all()
+            yield world
+
+
+@contextlib.asynccontextmanager
+async def ticking(world: World) -> AsyncIterator[tuple[Client, Client]]:
+    """A client on each gateway, to whom all TICKS flow."""
+    async with Client.open(await world.http("gateway-1")) as one, Client.open(await world.http("gateway-2")) as two:
+        for client in (one, two):
+            await client.join(*TICKS)
+            await client.has_results(*TICKS)
+        yield one, two
+
+
+def leader(server: EtcdServer) -> EtcdMember:
+    for said in json.loads(server.etcdctl("endpoint", "status", "--write-out=json")):
+        if said["Status"]["leader"] == said["Status"]["header"]["member_id"]:
+            return next(member for member in server.members if member.client == said["Endpoint"])
+    raise AssertionError("etcd has no leader")
+
+
+async def everything_flows(world: World, *clients: Client) -> None:
+    for client in clients:
+        for tick in TICKS:
+            await client.hears_more(tick)
+
+
+def nothing_doubled(world: World, since: float) -> None:
+    """No topic is polled by two in turns."""
+    for tick in TICKS:
+        assert world.alternations(tick, since) <= 1
+
+
+@pytest.mark.parametrize("how", ["freeze the leader", "kill the leader", "kill a follower"])
+async def test_a_member_that_is_lost_is_not_noticed_by_clients(world: World, three: EtcdServer, how: str) -> None:
+    async with ticking(world) as (one, two):
+        first = leader(three)
+        member = first if "leader" in how else next(other for other in three.members if other is not first)
+        lost_at = now()
+        if "kill" in how:
+            member.kill()
+        else:
+            member.freeze()
+        new = f"tick?n={len(how)}00"
+        await one.join(new)  # a claim, so that coordination is known to work again
+        await one.has_results(new)
+        await everything_flows(world, one, two)
+        for client in (one, two):
+            for tick in TICKS:
+                assert (client.seen[tick].snapshots, client.seen[tick].statuses) == (1, [])
+        nothing_doubled(world, lost_at)
+    if "kill" in how:
+        member.restart()
+    else:
+        member.thaw()
+
+
+async def test_while_all_of_etcd_is_gone_what_flows_goes_on_and_what_is_new_waits(
+    world: World, three: EtcdServer
+) -> None:
+    async with ticking(world) as (one, two):
+        gone_at, began = now(), time.monotonic()
+        three.kill()
+        new = "tick?n=99"
+        await one.join(new)
+        assert one.seen[new].replied_after < 0.5
+        await eventually(lambda: one.seen[new].statuses == ["stale"], 3.0)
+        await eventually(lambda: time.monotonic() - began > LEASE_TTL + 1.5)
+        await everything_flows(world, one, two)
+        three.restart()
+        await one.has_results(new)
+        await eventually(lambda: one.seen[new].statuses == ["stale", "live"], 3.0)
+        back_at = now()
+        await everything_flows(world, one, two)
+        for client in (one, two):
+            for tick in TICKS:
+                assert (client.seen[tick].snapshots, client.seen[tick].statuses) == (1, []), tick
+        await asyncio.gather(*(world.ready(name) for name in world.services))
+        await eventually(lambda: all(len(world.of(tick, back_at)) > 20 for tick in TICKS))
+        nothing_doubled(world, back_at)
+        for tick in TICKS:
+            assert world.gap(tick, gone_at) < 1.0
+
+
+async def test_an_etcd_that_lost_everything_makes_all_start_afresh(world: World, three: EtcdServer) -> None:
+    async with ticking(world) as (one, two):
+        three.kill()
+        for member in three.members:
+            shutil.rmtree(member.data_dir)
+        three.restart()
+        await eventually(lambda: (one.closed, two.closed) == (1012, 1012))
+        for name in ("gateway-1", "gateway-2"):
+            await world.ready(name)
+            async with Client.open(await world.http(name)) as client:
+                await client.join(*TICKS)
+                await client.has_results(*TICKS)
+                await everything_flows(world, client)

@@ -1,0 +1,154 @@
+"""An operator deletes keys, and puts in what does not belong there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from coordinator.keys import NodeRecord, OwnerRecord
+from services.embedded import EtcdServer, PostgresServer
+from tests.faults.client import Client
+from tests.faults.world import World, now, own_database, start_world
+from tests.waiting import eventually
+
+TICK = "tick?n=1"
+STOCK = "stock?shelf=a"
+
+REPAIR_SECONDS = 1.0
+
+
+@pytest.fixture(scope="module")
+async def world(
+    tmp_path_factory: pytest.TempPathFactory, etcd_server: EtcdServer, postgres_server: PostgresServer
+) -> AsyncIterator[World]:
+    """A coordinator, two pollers and two gateways."""
+    with own_database(postgres_server) as url:
+        folder = tmp_path_factory.mktemp("world")
+        async with start_world(folder, etcd_server.endpoints, url, "/t-repair") as world:
+            await world.start("coordinator", "coordinator-1", wait=False)
+            await world.start_all()
+            await world.ready("coordinator-1")
+            yield world
+    assert etcd_server.etcdctl("get", "--prefix", "--keys-only", world.keys.namespace).split() == []
+
+
+@pytest.fixture
+async def client(world: World) -> AsyncIterator[Client]:
+    async with Client.open(await world.http("gateway-1")) as client:
+        await client.join(TICK, STOCK)
+        await client.has_results(TICK, STOCK)
+        yield client
+
+
+async def test_any_key_that_is_deleted_is_back_within_a_second(
+    world: World, client: Client, etcd_server: EtcdServer
+) -> None:
+    before = await world.keys_left()
+    assert len(before) >= 5 + 2 * 2 + 1  # nodes, demand and owners, leader
+    for key in before:
+        etcd_server.etcdctl("del", key)
+        await eventually(lambda key=key: _is_there(world, key), REPAIR_SECONDS, what=f"{key} is back")  # type: ignore[misc]
+    await client.hears_more(TICK)
+    notices_nothing(client)
+    assert await world.keys_left() == before
+
+
+async def test_all_keys_deleted_at_once_are_back_within_a_second(
+    world: World, client: Client, etcd_server: EtcdServer
+) -> None:
+    before = await world.keys_left()
+    etcd_server.etcdctl("del", "--prefix", world.keys.namespace + "/")
+
+    async def all_there() -> bool:
+        return await world.keys_left() == before
+
+    await eventually(all_there, REPAIR_SECONDS)
+    await client.hears_more(TICK)
+    notices_nothing(client)
+
+
+async def test_a_revoked_lease_costs_a_node_a_new_session_and_clients_nothing(world: World, client: Client) -> None:
+    for name in world.services:
+        record = await world.ready(name)
+        await world.etcd.lease_revoke(record.lease_number)
+    began = now()
+    await asyncio.gather(*(world.ready(name) for name in world.services))
+    await eventually(lambda: len(world.of(TICK, began)) > 20)
+    assert world.alternations(TICK, began + 0.5) <= 1
+    await client.hears_more(TICK)
+    notices_nothing(client)
+
+
+@pytest.mark.parametrize("value", ["garbled", "{}", '{"node":5,"grpc":null,"since":""}', ""])
+async def test_what_is_overwritten_is_put_right_within_a_second(
+    world: World, client: Client, etcd_server: EtcdServer, value: str
+) -> None:
+    for key in await world.keys_left():
+        etcd_server.etcdctl("put", key, "--", value)
+        await eventually(lambda key=key: _is_ours(world, key), REPAIR_SECONDS, what=f"{key} is ours")  # type: ignore[misc]
+    await client.hears_more(TICK)
+    notices_nothing(client)
+
+
+async def test_what_is_foreign_is_reported_and_ignored(world: World, client: Client, etcd_server: EtcdServer) -> None:
+    foreign = [
+        f"{world.keys.namespace}/{key}"
+        for key in (
+            "nodes/poller/ghost",
+            "nodes/poller/y/z",
+            "owners/NO",
+            "owners/tick?n=5",
+            "owners/a/b",
+            "demand/x",
+            f"demand/{STOCK}/nobody",
+            "demand/tick?n=6/nobody",
+            "pins/tick?n=1",
+            "pins/",
+            "drains/poller/poller-1",
+            "presence/x",
+            "something",
+        )
+    ]
+    for key in foreign:
+        etcd_server.etcdctl("put", key, "--", "\x01 garbled")
+    await client.join("tick?n=5")
+    await client.has_results("tick?n=5")
+    await client.hears_more(TICK)
+    said = "".join(service.log.read_text() for service in world.services.values())
+    for key in foreign:
+        if not key.endswith(("/something", "/presence/x")):
+            assert key in said, f"nobody reported {key}"
+    for service in world.services.values():
+        assert service.running
+    for topic in (TICK, STOCK, "tick?n=5"):
+        await client.leave(topic)
+
+    async def released() -> bool:
+        left = await world.keys_left()
+        return not [key for key in left if f"/owners/{STOCK}" in key or f"/owners/{TICK}" in key]
+
+    await eventually(released, 3.0)
+    for key in foreign:
+        etcd_server.etcdctl("del", key)
+
+
+async def _is_there(world: World, key: str) -> bool:
+    return await world.etcd.get(key) is not None
+
+
+async def _is_ours(world: World, key: str) -> bool:
+    kv = await world.etcd.get(key)
+    if kv is None or not kv.lease:
+        return False
+    if world.keys.parse_owner(key):
+        OwnerRecord.decode(kv.value)
+    if world.keys.parse_node(key):
+        NodeRecord.decode(kv.value)
+    return True
+
+
+def notices_nothing(client: Client) -> None:
+    for topic, seen in client.seen.items():
+        assert (topic, seen.snapshots, seen.statuses) == (topic, 1, [])
