@@ -90,6 +90,7 @@ class Hub:
         live.idle_since = now
         self._demand.unwant(live.topic.canonical)
         if live.topic.canonical not in self.owners:
+            self._detach(live)
             self._set_aside(live)
 
     # --- etcd -------------------------------------------------------------------------------------------------
@@ -97,28 +98,27 @@ class Hub:
     def on_owner(self, topic: str, owner: Owner | None, now: float) -> None:
         """The topic has another owner, or none."""
         self.on_owned(topic, owner, now)
-        before = self.owners.pop(topic, None)
+        self.owners.pop(topic, None)
         if owner is not None:
             self.owners[topic] = owner
         live = self.topics.get(topic)
         if live is None:
             return
-        if before is not None and (owner is None or owner.grpc != before.grpc):
-            self.feeds.detach(topic, before.grpc)
         if owner is not None:
             self._follow(live, owner, now)
             return
+        # The feed stays: an owner that is cut off from etcd loses its key, and goes on polling until it is replaced.
         if live.unreached_since is None:
             live.unreached_since = now
         if live.idle_since is not None:
+            self._detach(live)
             self._set_aside(live)
 
     def reset(self) -> None:
         """etcd lost its data: what is known belongs to another cluster. Call after the sockets are told to go."""
-        for topic, owner in self.owners.items():
-            self.feeds.detach(topic, owner.grpc)
         self.owners.clear()
         for canonical, live in self.topics.items():
+            self._detach(live)
             self._demand.unwant(canonical)
             for follower in live.followers:
                 follower.end()
@@ -141,6 +141,8 @@ class Hub:
             delta = Delta(list(frame.delta.deletes), [(u.at, u.key, u.row) for u in frame.delta.upserts])
             try:
                 live.take_delta(version, frame.polled_at, delta)
+                if live.status.state == "stale":  # it is polled, whatever was said
+                    live.take_status(Status("live", None, now_us()))
             except LookupError as error:
                 log.info("attaching anew", topic=frame.topic, detail=str(error))
                 live.drop_pieces()
@@ -157,9 +159,8 @@ class Hub:
         if not up:
             self.on_broken_link(address)
         for canonical, live in self.topics.items():
-            owner = self.owners.get(canonical)
-            if owner is not None and owner.grpc == address:
-                self._reached(live, up, now)
+            if live.source == address:
+                self._reached(live, up and canonical in self.owners, now)
 
     # --- time -------------------------------------------------------------------------------------------------
 
@@ -168,9 +169,7 @@ class Hub:
         for canonical, live in list(self.topics.items()):
             if live.idle_since is not None:
                 if now - live.idle_since > RETAIN_SECONDS:
-                    owner = self.owners.get(canonical)
-                    if owner is not None:
-                        self.feeds.detach(canonical, owner.grpc)
+                    self._detach(live)
                     del self.topics[canonical]
             elif live.unreached_since is not None and now - live.unreached_since > UNREACHED_SECONDS:
                 live.take_status(Status("stale", self._why_unreached(canonical), now_us()))
@@ -180,8 +179,16 @@ class Hub:
     def _follow(self, live: LiveTopic, owner: Owner, now: float) -> None:
         live.fence = max(live.fence, owner.epoch)
         live.drop_pieces()
+        if live.source != owner.grpc:
+            self._detach(live)
+        live.source = owner.grpc
         self.feeds.attach(live.topic.canonical, owner.grpc)
         self._reached(live, self.feeds.is_up(owner.grpc), now)
+
+    def _detach(self, live: LiveTopic) -> None:
+        if live.source is not None:
+            self.feeds.detach(live.topic.canonical, live.source)
+            live.source = None
 
     def _reached(self, live: LiveTopic, up: bool, now: float) -> None:
         """What was told as stale for that reason stays so until the owner says how it is, on attachment."""

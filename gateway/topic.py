@@ -21,6 +21,7 @@ from gateway.status import Status
 from gateway.version import Version
 from services.clock import now_us
 from services.delta import Delta, Row
+from services.settings import HostPort
 from services.topics import Topic
 
 RETAIN_SECONDS = 30.0
@@ -41,6 +42,7 @@ class LiveTopic:
         self.status = Status("live", None, now_us())
         self.confirmed = False
         self.fence = 0  # the highest epoch known
+        self.source: HostPort | None = None  # the poller that it is attached to
         self.unreached_since: float | None = None  # monotonic; None while an owner's stream stands
         self.idle_since: float | None = None  # monotonic; None while it has clients
         self._pieces: list[Row] = []

@@ -16,8 +16,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
+from services import logs
 from services.errors import PollcastError
-from services.settings import HostPort, ServiceSettings, join_host_port, split_host_port
+from services.settings import HostPort, ServiceSettings, is_loopback, join_host_port, split_host_port
+
+log = logs.get_logger("rpc")
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
@@ -72,6 +75,8 @@ async def serve(
         if settings.tls_cert is not None:
             bound = server.add_secure_port(address, _server_credentials(settings, mutual=for_services))
         else:
+            if not is_loopback(address):
+                log.warning("gRPC is open to whoever reaches it: set POLLCAST_TLS_CERT, _KEY and _CA", address=address)
             bound = server.add_insecure_port(address)
     except RuntimeError as error:
         raise OSError(f"can't bind gRPC to {address}: {error}") from None
@@ -85,7 +90,12 @@ async def serve(
 
 def channel(address: HostPort, settings: ServiceSettings) -> grpc.aio.Channel:
     """A channel to another service of the cluster. One that can't connect fails its calls at once (UNAVAILABLE)."""
-    options = [*OPTIONS, ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1_000)]
+    options = [
+        *OPTIONS,
+        ("grpc.min_reconnect_backoff_ms", 1_000),  # how long one try to connect may take: else a lost SYN costs 20 s
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+    ]
     if settings.tls_ca is None:
         return grpc.aio.insecure_channel(address, options=options)
     assert settings.tls_cert is not None
