@@ -18,6 +18,7 @@ import uvloop
 
 from services import logs
 from services.errors import PollcastError
+from services.settings import unknown_variables
 
 log = logs.get_logger("lifecycle")
 
@@ -49,6 +50,8 @@ async def until_stopped(run: Run) -> None:
 
 def main(run: Run) -> NoReturn:
     """The whole life of a service process."""
+    for variable in unknown_variables():
+        log.warning("no such setting", variable=variable)
     try:
         uvloop.run(until_stopped(run))
     except PollcastError as error:

@@ -40,11 +40,10 @@ class Redaction:
 
     def text(self, text: str) -> str:
         """The text with what must not be read replaced by HIDDEN."""
-        text = _JWT.sub(HIDDEN, text)
+        text = _TOPIC.sub(self._topic, _JWT.sub(HIDDEN, text))
         for pattern in (_SUBPROTOCOL, _BEARER, _NAMED):
             text = pattern.sub(rf"\1{HIDDEN}", text)
-        text = _URL_PASSWORD.sub(rf"\1{HIDDEN}@", text)
-        return _TOPIC.sub(self._topic, text)
+        return _URL_PASSWORD.sub(rf"\1{HIDDEN}@", text)
 
     def value(self, value: Any) -> Any:
         """A field of a log line: text, or what holds text."""

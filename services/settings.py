@@ -203,7 +203,7 @@ class GatewaySettings(ServiceSettings):
         if "auth" not in given and not tokens:
             for field in ("http", "grpc"):
                 address = given.get(field, cls.model_fields[field].default)
-                if not _is_loopback(address):
+                if not is_loopback(address):
                     yield (
                         field,
                         f"{address} is reachable from outside, but no tokens are asked for: "
@@ -220,7 +220,7 @@ class GatewaySettings(ServiceSettings):
         return self.auth_secret is not None or self.auth_jwks is not None
 
 
-def _is_loopback(address: object) -> bool:
+def is_loopback(address: object) -> bool:
     """Of `host:port`; also true for what is none, which is another problem."""
     try:
         host, _ = split_host_port(str(address))
