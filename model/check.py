@@ -32,7 +32,7 @@ RUN: dict[Mode, list[str]] = {"states": [], "ltl": ["-a"], "cycles": ["-l"]}
 @dataclass(frozen=True)
 class Check:
     """`what` is for people. `mode`: every state (assertions, and what is settled at the end), a formula of temporal
-    logic, or that no run is endless. `hashed` states are told apart by 96 bits of hash only: for the largest."""
+    logic, or that no run is endless. `hashed` states are told apart by 64 bits of hash only: for the largest."""
 
     what: str
     model: str
@@ -111,7 +111,7 @@ def tell(trail: str, model: str) -> tuple[str, ...]:
             steps.append(f"WRONG: {source[int(wrong[1]) - 1].strip()}")
         elif line and not line.startswith("spin: "):
             steps.append(line)
-    return tuple(steps)
+    return tuple(sorted(steps, key=lambda step: step.startswith("WRONG")))  # a step is told when it is done
 
 
 def run(check: Check, folder: Path, shortest: bool = False) -> Result:
