@@ -261,13 +261,16 @@ async def test_a_thousand_changing_rows_leave_time_for_sixty_frames_a_second(url
             metrics = (await session.send("Performance.getMetrics"))["metrics"]
             return float(next(each["value"] for each in metrics if each["name"] == "TaskDuration"))
 
-        before, version = await busy(), await opened.page.locator("article").get_attribute("data-version")
+        async def changes() -> int:
+            return int(str(await opened.page.locator("article").get_attribute("data-version")).partition("-")[2])
+
+        cpu, seen = await busy(), await changes()
         drawn = await opened.page.evaluate(frames)
-        cpu = (await busy() - before) / drawn
-        assert await opened.page.locator("article").get_attribute("data-version") != version
+        cpu, seen = await busy() - cpu, await changes() - seen
         assert await opened.page.locator(".rows .row").count() < 60
-        print(f"{drawn / 3:.0f} frames per second, {cpu * 1000:.1f} ms of CPU each")  # noqa: T201
-        assert cpu < 1 / 60
+        print(f"{drawn / 3:.0f} frames per second; {cpu / seen * 1000:.1f} ms of CPU for each change")  # noqa: T201
+        # Ten changes a second, each with the six frames until the next: half of the time is left at least.
+        assert cpu / seen < 0.05
 
 
 async def test_it_fits_a_phone(url: str, stock: psycopg.Connection[Any], tab: Opens) -> None:

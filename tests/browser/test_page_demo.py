@@ -54,7 +54,10 @@ async def test_a_poller_is_killed_and_one_watches_its_topics_move(running: Clust
     topics = [topic("account", number=number) for number in range(1, 7)]
     topics += [topic("richest_tellers"), topic("branches"), topic("tps"), topic("transactions", teller=3)]
     urls = [f"http://{running.gateway(number)}" for number in (0, 1)]
-    async with tab(f"{urls[0]}/#/cluster/") as opened, asyncio.TaskGroup() as tasks:
+    async with (
+        tab(f"{urls[0]}/#/cluster/", viewport={"width": 1280, "height": 900}) as opened,
+        asyncio.TaskGroup() as tasks,
+    ):
         watching = [tasks.create_task(watch_for_ever(url, topics)) for url in urls * 10]
         page = opened.page
         await expect(page.locator(".number-card", has_text="subscriptions served")).to_contain_text("200")
@@ -65,7 +68,6 @@ async def test_a_poller_is_killed_and_one_watches_its_topics_move(running: Clust
         busy.kill()
         await expect(page.locator(".timeline li")).to_have_count(moved)
         await expect(page.locator(".timeline li").first).to_contain_text(f"{busy.name} → poller-2")
-        await expect(page.locator("figure")).to_be_visible()
         await opened.picture("cluster")
         for task in watching:
             task.cancel()

@@ -141,7 +141,7 @@ export class ClusterView {
   private drawSpark(polls: number): void {
     this.history.push(polls)
     if (this.history.length > SPARK_POINTS) this.history.shift()
-    this.figure.hidden = this.history.length < 3
+    this.figure.hidden = this.history.length < 8
     const canvas = this.spark.getContext("2d")
     if (!canvas) return
     const { width, height } = this.spark

@@ -17,7 +17,9 @@ function showTime(text: string): string {
 }
 
 export function short(value: number): string {
-  return Math.abs(value) < 10_000 ? NUMBER.format(Math.round(value * 100) / 100) : SHORT.format(value)
+  if (Math.abs(value) >= 10_000) return SHORT.format(value)
+  const steps = Math.abs(value) < 10 ? 100 : Math.abs(value) < 100 ? 10 : 1
+  return NUMBER.format(Math.round(value * steps) / steps)
 }
 
 /** Columns in the order of the first row, with what the later rows have beside them. */

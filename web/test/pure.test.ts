@@ -1,7 +1,7 @@
 import { describe, expect, it, test } from "vitest"
 import { format, parse, spelling } from "../src/route"
 import { plan } from "../src/shape"
-import { ago, columns, show } from "../src/values"
+import { ago, columns, count, short, show } from "../src/values"
 
 describe("the address", () => {
   it("holds a topic, so that a link can be shared", () => {
@@ -46,6 +46,9 @@ test("values are shown for people", () => {
   expect(show([1, "a"])).toBe('[1,"a"]')
   expect(show("2026-01-01T10:00:00.123456+00:00")).toBe("2026-01-01 10:00:00.123Z")
   expect(columns([{ a: 1 }, { a: 1, b: 2 }])).toEqual(["a", "b"])
+  expect([1.234, 12.34, 123.4, 12345].map(short)).toEqual(["1.23", "12.3", "123", "12.3K"])
+  expect(count(1, "client")).toBe("1 client")
+  expect(count(2, "client")).toBe("2 clients")
   expect(ago(400)).toBe("0.4 s")
   expect(ago(90_000)).toBe("90 s")
   expect(ago(600_000)).toBe("10 min")
