@@ -26,17 +26,17 @@ def problems(kind: type[EtcdSettings], **flags: object) -> dict[str, str]:
 
 
 def test_all_problems_are_told_at_once() -> None:
-    environment = dict(
-        PATH="/usr/bin:/bin",
-        POLLCAST_HTTP="0.0.0.0:4000",
-        POLLCAST_GRPC="nowhere",
-        POLLCAST_MAX_FRAME="many",
-        POLLCAST_TLS_CERT="cert.pem",
-        POLLCAST_ETCD_USER="pollcast",
-        POLLCAST_ETCD="https://user:hunter2@etcd:2379",
-        POLLCAST_ORIGINS="app.example.org",
-        POLLCAST_JOIN_RATE="inf",
-    )
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "POLLCAST_HTTP": "0.0.0.0:4000",
+        "POLLCAST_GRPC": "nowhere",
+        "POLLCAST_MAX_FRAME": "many",
+        "POLLCAST_TLS_CERT": "cert.pem",
+        "POLLCAST_ETCD_USER": "pollcast",
+        "POLLCAST_ETCD": "https://user:hunter2@etcd:2379",
+        "POLLCAST_ORIGINS": "app.example.org",
+        "POLLCAST_JOIN_RATE": "inf",
+    }
     command = [sys.executable, "-m", "services.cli", "gateway", "--lease-ttl", "1"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
