@@ -53,7 +53,7 @@ class Demand:
 
     async def run(self, session: Session) -> NoReturn:
         """Raises LeaseLost when etcd says that the session is over (as the session itself does)."""
-        mirror = Mirror(self._etcd, self._keys.demands(), self._changed)
+        mirror = Mirror(self._etcd, self._keys.demands(), self._changed, on_listed=self._desired.listed)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(mirror.run(), name="mirror of demand")
             await self._desired.run(session, mirror)

@@ -54,6 +54,11 @@ class Desired:
             for key in self._shown.changed(events):
                 self._look_at(key)
 
+    def listed(self) -> None:
+        """The mirror has listed: what we wrote may be gone again without its having seen it (docs/model.md)."""
+        if self._shown is not None:
+            self._look_at_overtaken(self._shown)
+
     @property
     def settled(self) -> bool:
         """Whether etcd shows all that is wanted, and nothing else, as far as is known."""
@@ -98,6 +103,7 @@ class Desired:
             try:
                 self.requests += 1
                 await shown.write(due)
+                self._look_at_overtaken(shown)
                 failures = 0
             except LeaseLost:
                 raise
@@ -108,6 +114,10 @@ class Desired:
                 self._unsettled = dict.fromkeys(due) | self._unsettled
                 await asyncio.sleep(backoff(failures))
                 failures += 1
+
+    def _look_at_overtaken(self, shown: Shown) -> None:
+        for key in shown.overtaken():
+            self._look_at(key)
 
     async def _gather(self) -> None:
         if not self._gather_seconds or len(self._unsettled) >= BATCH:
@@ -146,6 +156,10 @@ class Shown:
         for key, value in change.items():
             self._doubted.discard(key)
             self._written[key] = (value, revision)
+
+    def overtaken(self) -> list[str]:
+        """The keys whose last write the mirror has passed without a word of it."""
+        return [key for key, (_, revision) in self._written.items() if revision <= self.mirror.revision]
 
     def changed(self, events: Iterable[Event]) -> list[str]:
         """The keys that are not as they were, as far as was known."""

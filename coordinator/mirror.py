@@ -55,10 +55,16 @@ class Mirror:
     listing."""
 
     def __init__(
-        self, etcd: Etcd, prefix: str, on_change: OnChange, on_new_cluster: Callable[[], None] | None = None
+        self,
+        etcd: Etcd,
+        prefix: str,
+        on_change: OnChange,
+        on_new_cluster: Callable[[], None] | None = None,
+        on_listed: Callable[[], None] | None = None,
     ) -> None:
         """`on_new_cluster` is called before the changes that another cluster's content amounts to: revisions begin
-        anew."""
+        anew. `on_listed` is called after each list: what was written and deleted again since the last one is in
+        neither, and is no change."""
         self.prefix = prefix
         self.items: dict[str, Kv] = {}
         self.revision = 0
@@ -68,6 +74,7 @@ class Mirror:
         self._incarnation = etcd.incarnation
         self._on_change = on_change
         self._on_new_cluster = on_new_cluster
+        self._on_listed = on_listed
 
     async def run(self) -> NoReturn:
         """Follows etcd until cancelled, whatever etcd does."""
@@ -94,6 +101,8 @@ class Mirror:
                 self._on_new_cluster()
         self._change(diff(self.items, listing))
         self.revision = listing.revision
+        if self._on_listed is not None:
+            self._on_listed()
         self.synced.set()
 
     async def _follow(self) -> None:

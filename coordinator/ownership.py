@@ -96,7 +96,7 @@ class Term:
     def __init__(self, etcd: Etcd, keys: Keys, session: Session, record: OwnerRecord, holder: Holder) -> None:
         self.placement = Placement(record.node, session.lease, holder.linger)
         self.pollers = Mirror(etcd, keys.nodes("poller"), self._pollers_changed)
-        self.owners = Mirror(etcd, keys.owners, self._owners_changed, self._on_new_cluster)
+        self.owners = Mirror(etcd, keys.owners, self._owners_changed, self._on_new_cluster, self._owners_listed)
         self.demand = Mirror(etcd, keys.demands(), self._demand_changed)
         self.pins = Mirror(etcd, keys.pins, self._pins_changed)
         self.mirrors = (self.pollers, self.pins, self.owners, self.demand)
@@ -240,6 +240,14 @@ class Term:
             self.tell(changes)
             if changes.lost:
                 self._session.verify()  # an operator's doing, or the end of the lease
+        self._wake.set()
+
+    def _owners_listed(self) -> None:
+        present = {topic for key in self.owners.items if (topic := self._keys.parse_owner(key))}
+        changes = self.placement.owners_listed(present, self.owners.revision, self._now())
+        self.tell(changes)
+        if changes.lost:
+            self._session.verify()
         self._wake.set()
 
     def _pins_changed(self, events: list[Event]) -> None:

@@ -15,7 +15,7 @@ has been so for SETTLE_SECONDS: that is how a poller that joins gets its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
 from coordinator.balance import Balance, rank
@@ -135,6 +135,15 @@ class Placement:
         if came_back and given is not None and topic in self._demand:
             self.balance.spare(given[0], topic)
         self._consider(topic, now, wait=0.0 if came_back else None)
+        return changes
+
+    def owners_listed(self, present: Container[str], revision: int, now: float) -> Changes:
+        """At `revision` these topics had an owner key. What an answer told of, and the mirror never did because it was
+        gone again before the list, is over (docs/model.md)."""
+        self._mirrored = max(self._mirrored, revision)
+        changes = Changes()
+        for topic in [topic for topic, epoch in self.owners.items() if epoch <= revision and topic not in present]:
+            changes.lost += self.owner_went(topic, revision, now).lost
         return changes
 
     def pollers_are(self, pollers: Iterable[str], now: float) -> None:

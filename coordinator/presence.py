@@ -46,9 +46,9 @@ class PresenceKeys:
 
     def __init__(self, etcd: Etcd, keys: Keys, gateway: str) -> None:
         self.gateway = gateway
-        self.mirror = Mirror(etcd, keys.presences(), self._changed)
         self._keys = keys
         self._desired = Desired(etcd, "presence", GATHER_SECONDS)
+        self.mirror = Mirror(etcd, keys.presences(), self._changed, on_listed=self._desired.listed)
         self._others: dict[str, dict[Place, Kv]] = {}
         self._foreign = Foreign()
         self._on_changes: OnChanges | None = None

@@ -10,8 +10,10 @@ import pytest
 
 from coordinator import etcd as e
 from coordinator.demand import Demand
+from coordinator.desired import Desired
 from coordinator.etcd import Etcd
 from coordinator.keys import DemandRecord, Keys
+from coordinator.mirror import Mirror
 from coordinator.session import Session, keep_session
 from tests.breakable_etcd import BreakableEtcd
 from tests.waiting import eventually
@@ -65,6 +67,21 @@ async def test_what_is_wanted_is_shown_and_goes_with_the_last_client(etcd: Etcd,
         await eventually(lambda: gateway.demand.settled)
         assert gateway.demand.wanted == {"b"}
     assert await gateway.shown() == {}
+
+
+async def test_what_is_deleted_between_the_answer_and_a_list_is_put_back(etcd: Etcd, keys: Keys) -> None:
+    desired = Desired(etcd, "demand")
+    mirror = Mirror(etcd, keys.demands(), desired.changed, on_listed=desired.listed)
+    async with Session.open(etcd, 2) as session, asyncio.TaskGroup() as tasks:
+        await mirror._list()  # by hand: a watch would show the put and the delete
+        running = tasks.create_task(desired.run(session, mirror))
+        desired.put(keys.demand("a", "gw"), b"{}")
+        await eventually(lambda: desired.requests == 1 and desired.settled)
+        assert await etcd.delete(keys.demand("a", "gw"))
+        await mirror._list()
+        await eventually(lambda: desired.requests == 2 and desired.settled)
+        assert await etcd.get(keys.demand("a", "gw")) is not None
+        running.cancel()
 
 
 async def test_wanting_and_unwanting_at_once_writes_nothing(etcd: Etcd, keys: Keys) -> None:

@@ -52,6 +52,26 @@ def test_each_waits_for_those_before_it() -> None:
     assert claim_delay("t", "unlisted", []) == 0
 
 
+# --- lists
+
+
+def test_what_an_answer_told_and_a_list_does_not_show_is_lost_and_claimed_again() -> None:
+    view = holding(epoch=10)
+    assert view.owners_listed(set(), 9, 0) == Changes()
+    assert view.owners_listed({"t"}, 12, 0) == Changes()
+    assert view.owners_listed(set(), 12, 0) == Changes(lost=["t"])
+    assert view.due(0) == Work(["t"], [])
+
+
+def test_an_answer_from_before_a_list_counts_for_nothing() -> None:
+    view = placement()
+    view.demand_came("t", "gw", 0)
+    assert view.due(0) == Work(["t"], [])
+    view.owners_listed(set(), 11, 0)
+    assert view.claimed("t", Claim("t", 10, MINE), 0) == Changes()
+    assert view.next_due() == RETRY_SECONDS
+
+
 # --- transitions
 
 
