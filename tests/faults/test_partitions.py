@@ -1,0 +1,227 @@
+"""Partitions, in network namespaces: what docs/design.md says of each, and for how long.
+
+The database is reached by its Unix socket, so that it is on everybody's side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from services.child import Child
+from services.embedded import ETCD_FLAGS, PostgresServer, program
+from services.settings import Role
+from tests.faults.client import Client
+from tests.faults.netns import Network, network
+from tests.faults.world import LEASE_TTL, World, now, own_database, start_world
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+
+TICK = "tick?n=1"
+ETCD_PORT = 2379
+HOSTS = ("poller-1", "poller-2", "gateway-1", "gateway-2")
+
+NOTICED_SECONDS = 6.0
+"""A connection that is silently cut is given up after 4 s (keep-alive), and told as stale a second later."""
+
+HEALED_SECONDS = 4.0
+"""A try to connect takes a second at most, with a second between two."""
+
+
+class Divided:
+    """A world whose hosts can be cut off from each other."""
+
+    def __init__(self, world: World, net: Network) -> None:
+        self.world = world
+        self.net = net
+
+    async def start(self, name: str) -> None:
+        address = self.net.address(name)
+        listen = ["--grpc", f"{address}:0", "--http", f"{address}:0"]
+        role: Role = "poller" if name.startswith("poller") else "gateway"
+        await self.world.start(role, name, *listen, wrap=self.net.on(name), wait=False)
+
+    async def other_poller(self, name: str) -> str:
+        return next(host for host in HOSTS if host.startswith("poller") and host != name)
+
+
+@pytest.fixture(scope="module")
+async def divided(
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer, socket_url: str
+) -> AsyncIterator[Divided]:
+    folder = tmp_path_factory.mktemp("divided")
+    with contextlib.ExitStack() as stack:
+        net = stack.enter_context(network())
+        for name in ("etcd", *HOSTS):
+            net.host(name)
+        etcd = _etcd(folder, net)
+        etcd.start()
+        stack.callback(etcd.kill)
+        etcd.until(lambda: _listens(net.address("etcd")), 10.0)
+        stack.enter_context(_without_tokens())
+        async with start_world(folder, [f"{net.address('etcd')}:{ETCD_PORT}"], socket_url) as world:
+            divided = Divided(world, net)
+            for name in HOSTS:
+                await divided.start(name)
+            for name in HOSTS:
+                await world.ready(name)
+            yield divided
+
+
+@pytest.fixture(scope="module")
+def socket_url(postgres_server: PostgresServer) -> Iterator[str]:
+    with own_database(postgres_server) as url:
+        with psycopg.connect(url) as connection:
+            (folder,) = connection.execute("show unix_socket_directories").fetchone() or ("",)
+        yield make_conninfo(url, host=folder)
+
+
+def _etcd(folder: Path, net: Network) -> Child:
+    client = f"http://{net.address('etcd')}:{ETCD_PORT}"
+    command = [program("etcd"), f"--data-dir={folder / 'etcd'}", *ETCD_FLAGS, "--unsafe-no-fsync"]
+    command += [f"--listen-client-urls={client}", f"--advertise-client-urls={client}"]
+    return Child("etcd", [*net.on("etcd"), *command], folder / "etcd.log")
+
+
+def _listens(address: str) -> bool:
+    try:
+        socket.create_connection((address, ETCD_PORT), 0.2).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _without_tokens() -> Iterator[None]:
+    os.environ["POLLCAST_AUTH"] = "none"
+    yield
+    del os.environ["POLLCAST_AUTH"]
+
+
+@pytest.fixture
+async def clients(divided: Divided) -> AsyncIterator[tuple[Client, Client]]:
+    """One on each gateway, to whom TICK flows. What was cut is healed afterwards."""
+    world = divided.world
+    async with Client.open(await world.http("gateway-1")) as one, Client.open(await world.http("gateway-2")) as two:
+        for client in (one, two):
+            await client.join(TICK)
+            await client.has_results(TICK)
+        try:
+            yield one, two
+        finally:
+            divided.net.heal()
+            for name in HOSTS:
+                await world.ready(name)
+
+
+async def test_a_poller_cut_off_from_etcd_goes_on_until_it_is_replaced(
+    divided: Divided, clients: tuple[Client, Client]
+) -> None:
+    world = divided.world
+    owner = (await world.owned_by(TICK)).name
+    cut_at = now()
+    divided.net.cut([owner], ["etcd"])
+    await eventually(lambda: _polled_by_another(world, cut_at, owner), LEASE_TTL + 1.5)
+    replaced_at = now()
+    for client in clients:
+        await client.hears_more(TICK)
+    assert world.gap(TICK, cut_at) < 1.0  # it went on meanwhile, and the clients heard it
+    divided.net.heal()
+    await eventually(lambda: not _polled_by(world, now() - 1.0, owner), HEALED_SECONDS + 1.0)
+    await world.ready(owner)
+    assert world.gap(TICK, replaced_at - 1.0) < 1.0
+    for client in clients:
+        await client.hears_more(TICK)
+        assert (client.seen[TICK].snapshots, client.seen[TICK].statuses) == (1, [])
+
+
+async def test_the_last_poller_cut_off_from_etcd_goes_on_as_long_as_it_takes(
+    divided: Divided, clients: tuple[Client, Client]
+) -> None:
+    world = divided.world
+    pollers = ["poller-1", "poller-2"]
+    owner = (await world.owned_by(TICK)).name
+    cut_at = now()
+    divided.net.cut(pollers, ["etcd"])
+
+    async def no_owner() -> bool:
+        return await world.owner(TICK) is None
+
+    await eventually(no_owner, LEASE_TTL + 1.5)
+    await eventually(lambda: now() - cut_at > LEASE_TTL + 3.5)
+    for client in clients:
+        await client.hears_more(TICK)
+        assert client.seen[TICK].statuses == []
+    assert {poll.node for poll in world.of(TICK, cut_at)} == {owner}
+    divided.net.heal()
+    await world.owned_by(TICK)
+    healed_at = now()
+    await eventually(lambda: len(world.of(TICK, healed_at)) > 20)
+    assert world.alternations(TICK, healed_at) <= 1
+    for client in clients:
+        await client.hears_more(TICK)
+        assert (client.seen[TICK].snapshots, client.seen[TICK].statuses) == (1, [])
+
+
+async def test_a_gateway_cut_off_from_the_owner_says_stale_and_the_others_go_on(
+    divided: Divided, clients: tuple[Client, Client]
+) -> None:
+    world, (one, two) = divided.world, clients
+    owner = (await world.owned_by(TICK)).name
+    cut_at = now()
+    divided.net.cut(["gateway-1"], [owner])
+    await eventually(lambda: one.seen[TICK].statuses == ["stale"], NOTICED_SECONDS)
+    await two.hears_more(TICK)
+    assert await world.owner(TICK) == owner
+    divided.net.heal()
+    await eventually(lambda: one.seen[TICK].statuses == ["stale", "live"], HEALED_SECONDS)
+    for client in clients:
+        await client.hears_more(TICK)
+        assert client.seen[TICK].snapshots == 1
+    assert two.seen[TICK].statuses == []
+    assert world.gap(TICK, cut_at) < 1.0
+    assert world.alternations(TICK, cut_at) == 0
+
+
+async def test_a_poller_and_a_gateway_cut_off_from_the_rest_go_on_among_themselves(
+    divided: Divided, clients: tuple[Client, Client]
+) -> None:
+    world, (one, two) = divided.world, clients
+    owner = (await world.owned_by(TICK)).name
+    other = await divided.other_poller(owner)
+    cut_at = now()
+    divided.net.cut([owner, "gateway-1"], ["etcd", other, "gateway-2"])
+    await eventually(lambda: _polled_by_another(world, cut_at, owner), LEASE_TTL + 1.5)
+    apart_at = now()
+    await eventually(lambda: now() - apart_at > NOTICED_SECONDS)
+    for client in clients:
+        await client.hears_more(TICK)
+    assert one.seen[TICK].statuses == []
+    assert two.seen[TICK].statuses in ([], ["stale", "live"])
+    assert one.seen[TICK].version != two.seen[TICK].version
+    divided.net.heal()
+    for name in (owner, "gateway-1"):
+        await world.ready(name)
+    await eventually(lambda: not _polled_by(world, now() - 1.0, owner), HEALED_SECONDS + 1.0)
+    healed_at = now()
+    await eventually(lambda: len(world.of(TICK, healed_at)) > 10)
+    await eventually(lambda: one.seen[TICK].version == two.seen[TICK].version)
+    for client in clients:
+        await client.hears_more(TICK)
+        assert client.seen[TICK].snapshots == 1
+
+
+def _polled_by(world: World, since: float, name: str) -> bool:
+    return any(poll.node == name for poll in world.of(TICK, since))
+
+
+def _polled_by_another(world: World, since: float, name: str) -> bool:
+    return any(poll.node != name for poll in world.of(TICK, since))
