@@ -1,0 +1,127 @@
+"""How long topics go without a poll when their owner dies, freezes or leaves, and how fast topics are claimed.
+
+Three pollers and two gateways, each a process of its own, on an etcd and a PostgreSQL of their own. Every poll is noted
+by the database; the gap of a topic is the time from the deed to the first poll of it by another poller. The yardstick
+is what a takeover can't be faster than: for a freeze the lease's time, for the rest nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from coordinator import claims
+from coordinator.etcd import Etcd
+from coordinator.etcd import put as put_operation
+from coordinator.keys import DemandRecord, Keys, OwnerRecord
+from coordinator.session import Session
+from services.embedded import EtcdServer, PostgresServer
+from services.settings import EtcdSettings
+from tests.faults.world import LEASE_TTL, SCHEMA, World, now, start_world
+from tests.waiting import eventually
+
+CATALOG = """
+[queries.tick]
+sql = "select %(n)s as n, noted('tick', %(n)s::text)"
+key = ["n"]
+interval = "1s"
+[queries.tick.params]
+n = "int"
+"""
+
+SIZES = (10, 1_000, 5_000)
+DEEDS = ("kill", "freeze", "SIGTERM")
+ROUNDS = {10: 5, 1_000: 2, 5_000: 1}
+
+assert SCHEMA  # `noted` is made by the world
+
+
+async def demand(world: World, session: Session, topics: list[str]) -> None:
+    """What gateways with clients on the topics would write."""
+    value = DemandRecord("bench", "").encode()
+    for start in range(0, len(topics), 100):
+        keys = [world.keys.demand(topic, "bench") for topic in topics[start : start + 100]]
+        await world.etcd.txn([], [put_operation(key, value, session.lease) for key in keys])
+
+
+async def gaps(world: World, topics: list[str], deed: str) -> list[float]:
+    """Milliseconds, for each topic of the poller that it happens to."""
+    await eventually(lambda: {poll.topic for poll in world.polls[-4 * len(topics) :]} >= set(topics), 60.0)
+    last = {poll.topic: poll.node for poll in world.polls}
+    victim = world.services[max(set(last.values()), key=list(last.values()).count)]
+    mine = [topic for topic, node in last.items() if node == victim.name]
+    seen = len(world.polls)
+    at = now()
+    {"kill": victim.kill, "freeze": victim.freeze, "SIGTERM": victim.ask_to_stop}[deed]()
+
+    def taken() -> dict[str, float]:
+        first: dict[str, float] = {}
+        for poll in world.polls[seen:]:
+            if poll.node != victim.name and poll.at > at:
+                first.setdefault(poll.topic, poll.at)
+        return first
+
+    await eventually(lambda: taken().keys() >= set(mine), LEASE_TTL + 20.0, what="all topics are polled by others")
+    first = taken()
+    if deed == "freeze":
+        victim.kill()
+    await asyncio.to_thread(victim.wait, 12.0)
+    await world.start("poller", victim.name)
+    await eventually(lambda: victim.name in {poll.node for poll in world.polls[-len(topics) :]}, 30.0)
+    return [(first[topic] - at) * 1000 for topic in mine]
+
+
+async def takeovers() -> None:
+    print("| deed | topics | of the victim | gap median ms | p99 ms | max ms |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for size in SIZES:
+        folder = Path(tempfile.mkdtemp(prefix="pollcast-bench-"))
+        with EtcdServer.start(folder / "etcd") as etcd, PostgresServer.start(folder / "pg") as postgres:
+            async with start_world(folder, etcd.endpoints, postgres.url, catalog=CATALOG) as world:
+                await world.start_all(pollers=3, gateways=2)
+                async with Session.open(world.etcd, 60) as session:
+                    topics = [f"tick?n={n}" for n in range(size)]
+                    await demand(world, session, topics)
+                    for deed in DEEDS:
+                        found: list[float] = []
+                        for _ in range(ROUNDS[size]):
+                            found += await gaps(world, topics, deed)
+                        found.sort()
+                        p99 = found[min(len(found) - 1, int(len(found) * 0.99))]
+                        row = f"| {deed} | {size:,} | {len(found) // ROUNDS[size]:,} | {statistics.median(found):.0f} "
+                        print(row + f"| {p99:.0f} | {found[-1]:.0f} |", flush=True)
+
+
+async def claim_rate() -> None:
+    """Claims per second of one process, batched as pollers do, against one by one."""
+    folder = Path(tempfile.mkdtemp(prefix="pollcast-bench-"))
+    with EtcdServer.start(folder / "etcd") as server:
+        async with Etcd.open(EtcdSettings(etcd=server.endpoints)) as etcd, Session.open(etcd, 60) as session:
+            keys = Keys("/bench")
+            record = OwnerRecord("bench", "127.0.0.1:1", "")
+            rates = {}
+            for how, batch in (("one by one", 1), ("nested, 100 a request", 100)):
+                topics = [f"{how.split(',')[0].replace(' ', '_')}?n={n}" for n in range(5_000 if batch > 1 else 1_000)]
+                for start in range(0, len(topics), 100):
+                    some = topics[start : start + 100]
+                    await etcd.txn([], [put_operation(keys.demand(t, "bench"), b"{}", session.lease) for t in some])
+                began = time.perf_counter()
+                for start in range(0, len(topics), batch):
+                    answers = await claims.claim(etcd, keys, session, record, topics[start : start + batch])
+                    assert all(answers.values())
+                rates[how] = len(topics) / (time.perf_counter() - began)
+    print("\n| claims | per second |\n| --- | ---: |")
+    for how, rate in rates.items():
+        print(f"| {how} | {rate:,.0f} |")
+
+
+def run() -> None:
+    asyncio.run(takeovers())
+    asyncio.run(claim_rate())
+
+
+if __name__ == "__main__":
+    run()
