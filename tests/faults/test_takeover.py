@@ -7,20 +7,41 @@ import contextlib
 import copy
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
 
 from coordinator import drain
 from coordinator.keys import OwnerRecord
 from coordinator.moves import move
+from services.embedded import EtcdServer, PostgresServer
 from tests.faults.client import Client
-from tests.faults.world import INTERVAL, LEASE_TTL, World, now
+from tests.faults.world import INTERVAL, LEASE_TTL, World, now, own_database, start_world
 from tests.waiting import eventually
 
 NOISE = 0.3
 """Seconds that a loaded machine may add to a gap."""
 
 
+@pytest.fixture(scope="module")
+async def lasting(
+    tmp_path_factory: pytest.TempPathFactory, etcd_server: EtcdServer, postgres_server: PostgresServer
+) -> AsyncIterator[World]:
+    with own_database(postgres_server) as url:
+        async with start_world(tmp_path_factory.mktemp("world"), etcd_server.endpoints, url, "/t-takeover") as world:
+            yield world
+            await world.start_all()
+
+
+@pytest.fixture
+async def world(lasting: World) -> World:
+    """Two pollers and two gateways; what a test ended is started again for the next."""
+    await lasting.start_all()
+    lasting.execute("truncate stock")
+    return lasting
+
+
 async def test_a_killed_poller_is_replaced_and_clients_notice_nothing(world: World) -> None:
-    await world.start_all()
     world.execute("insert into stock values (1, 10, 'a'), (2, 20, 'a')")
     topic, tick = "stock?shelf=a", "tick?n=1"
     async with Client.open(await world.http("gateway-1")) as one, Client.open(await world.http("gateway-2")) as two:
@@ -50,7 +71,6 @@ async def test_a_killed_poller_is_replaced_and_clients_notice_nothing(world: Wor
 
 
 async def test_a_takeover_without_a_change_tells_clients_nothing_and_since_goes_on_counting(world: World) -> None:
-    await world.start_all()
     world.execute("insert into stock values (1, 10, 'a')")
     topic = "stock?shelf=a"
     async with Client.open(await world.http("gateway-1")) as one, Client.open(await world.http("gateway-2")) as two:
@@ -69,7 +89,6 @@ async def test_a_takeover_without_a_change_tells_clients_nothing_and_since_goes_
 
 
 async def test_a_poller_that_is_told_to_stop_leaves_no_gap_and_no_key(world: World) -> None:
-    await world.start_all(pollers=3, gateways=1)
     ticks = [f"tick?n={n}" for n in range(12)]
     async with Client.open(await world.http("gateway-1")) as client:
         await client.join(*ticks)
@@ -82,7 +101,7 @@ async def test_a_poller_that_is_told_to_stop_leaves_no_gap_and_no_key(world: Wor
         assert await asyncio.to_thread(leaving.wait, 10.0) == 0
         assert time.monotonic() - began < 10
         assert await world.etcd.lease_ttl(int(lease, 16)) == 0
-        assert not [key for key in await world.keys_left() if leaving.name in key]
+        assert not [key for key in await world.keys_left() if key.endswith(leaving.name)]
         await eventually(lambda: all(len(world.of(tick, told_at)) > 5 for tick in ticks))
         for tick in ticks:
             assert world.gap(tick, told_at - 1) < 2 * INTERVAL + NOISE
@@ -92,7 +111,6 @@ async def test_a_poller_that_is_told_to_stop_leaves_no_gap_and_no_key(world: Wor
 
 
 async def test_a_frozen_poller_is_replaced_when_its_lease_ends_and_stops_when_it_wakes_up(world: World) -> None:
-    await world.start_all(gateways=1)
     tick = "tick?n=1"
     async with Client.open(await world.http("gateway-1")) as client:
         await client.join(tick)
@@ -115,7 +133,6 @@ async def test_a_frozen_poller_is_replaced_when_its_lease_ends_and_stops_when_it
 
 
 async def test_a_poller_that_joins_takes_its_share_without_gap_or_double(world: World) -> None:
-    await world.start_all(pollers=2, gateways=1)
     ticks = [f"tick?n={n}" for n in range(60)]
     async with Client.open(await world.http("gateway-1")) as client:
         await client.join(*ticks)
@@ -139,11 +156,15 @@ async def test_a_poller_that_joins_takes_its_share_without_gap_or_double(world: 
         for tick in ticks:
             assert world.gap(tick, started_at) < 2 * INTERVAL + NOISE
             assert world.alternations(tick, started_at) <= 1
+        told_at = now()
+        assert await asyncio.to_thread(world.services["poller-3"].stop)  # and gives it back
+        await eventually(lambda: all(len(world.of(tick, told_at)) > 10 for tick in ticks))
+        for tick in ticks:
+            assert world.gap(tick, told_at) < 2 * INTERVAL + NOISE
         notices_nothing(client)
 
 
 async def test_a_gateway_that_is_told_to_stop_sends_its_clients_away_and_leaves_no_key(world: World) -> None:
-    await world.start_all(pollers=1, gateways=1)
     async with contextlib.AsyncExitStack() as stack:
         address = await world.http("gateway-1")
         clients = [await stack.enter_async_context(Client.open(address)) for _ in range(20)]
@@ -153,16 +174,15 @@ async def test_a_gateway_that_is_told_to_stop_sends_its_clients_away_and_leaves_
         assert await drain.ask(world.etcd, world.keys, "gateway-1") == ["gateway"]  # as SIGTERM would
         assert await asyncio.to_thread(gateway.wait, 10.0) == 0
         await eventually(lambda: all(client.closed == 1012 for client in clients))
-        poller = world.services["poller-1"]
 
-        async def only_the_poller() -> bool:
-            return await world.keys_left() == [world.keys.node("poller", poller.name)]
+        async def nothing_left() -> bool:
+            left = await world.keys_left()
+            return not [key for key in left if key.endswith("gateway-1") or "/owners/" in key]
 
-        await eventually(only_the_poller, 2.0)
+        await eventually(nothing_left, 2.0)
 
 
 async def test_a_frozen_gateway_loses_its_demand_and_is_back_with_its_clients_when_it_wakes_up(world: World) -> None:
-    await world.start_all(pollers=1, gateways=1)
     tick = "tick?n=1"
     async with Client.open(await world.http("gateway-1")) as client:
         await client.join(tick)

@@ -108,11 +108,12 @@ class World:
         return service
 
     async def start_all(self, pollers: int = 2, gateways: int = 2) -> None:
-        """poller-1 …, gateway-1 …, ready on return."""
+        """poller-1 …, gateway-1 …, unless they run already; ready on return."""
         names: list[tuple[Role, str]] = [("poller", f"poller-{n + 1}") for n in range(pollers)]
         names += [("gateway", f"gateway-{n + 1}") for n in range(gateways)]
         for role, name in names:
-            await self.start(role, name, wait=False)
+            if name not in self.services or not self.services[name].running:
+                await self.start(role, name, wait=False)
         for _, name in names:
             await self.ready(name)
 
