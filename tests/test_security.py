@@ -23,7 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from proto.pollcast.v1 import feed_pb2, feed_pb2_grpc, live_pb2, live_pb2_grpc
+from proto.pollcast.v1 import cluster_pb2, cluster_pb2_grpc, feed_pb2, feed_pb2_grpc, live_pb2, live_pb2_grpc
 from tests.certificates import Authority, Certificate
 from tests.cluster import Cluster, cluster
 from tests.secure_servers import PASSWORD, SecureEtcd, SecurePostgres, secure_etcd, secure_postgres
@@ -217,6 +217,23 @@ async def test_services_take_peers_with_a_certificate_of_the_authority(secured: 
     peer = credentials(secured.certificate.ca, secured.certificate)
     async with channel(secured.grpc_of(role), peer) as welcome:
         assert (await health(welcome)).status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_cluster_tells_peers_with_a_certificate_what_gateways_told_it_over_tls(secured: Secured) -> None:
+    address = secured.grpc_of("coordinator")
+    peer = credentials(secured.certificate.ca, secured.certificate)
+    url = f"ws://{secured.cluster.gateway()}/socket/websocket?vsn=2.0.0&token={secured.issuer.token()}"
+    async with connect(url) as socket, channel(address, peer) as welcome, channel(address, None) as strange:
+        await socket.send(json.dumps(["1", "1", "live:stock", "phx_join", {}]))
+
+        async def told() -> bool:
+            topics = await cluster_pb2_grpc.ClusterStub(welcome).ListTopics(cluster_pb2.ListTopicsRequest(), timeout=10)
+            return [(t.topic, t.clients) for t in topics.topics if t.topic == "stock"] == [("stock", 1)]
+
+        await eventually(told)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await cluster_pb2_grpc.ClusterStub(strange).ListTopics(cluster_pb2.ListTopicsRequest(), timeout=10)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_consumer_of_livequery_needs_a_token_and_no_certificate(secured: Secured) -> None:
