@@ -66,11 +66,13 @@ def nothing_doubled(world: World, since: float) -> None:
         assert world.alternations(tick, since) <= 1
 
 
-@pytest.mark.parametrize("how", ["freeze the leader", "kill the leader", "kill a follower"])
+@pytest.mark.parametrize("how", ["freeze the first", "kill the leader", "kill a follower"])
 async def test_a_member_that_is_lost_is_not_noticed_by_clients(world: World, three: EtcdServer, how: str) -> None:
     async with ticking(world) as (one, two):
         first = leader(three)
         member = first if "leader" in how else next(other for other in three.members if other is not first)
+        if "freeze" in how:
+            member = three.members[0]  # where all watches are, as nothing has happened yet
         lost_at = now()
         if "kill" in how:
             member.kill()
@@ -130,3 +132,15 @@ async def test_an_etcd_that_lost_everything_makes_all_start_afresh(world: World,
                 await client.join(*TICKS)
                 await client.has_results(*TICKS)
                 await everything_flows(world, client)
+
+
+async def test_services_that_are_told_to_stop_end_well_without_etcd(world: World, three: EtcdServer) -> None:
+    async with ticking(world) as clients:
+        for number, broken in (("1", three.freeze), ("2", three.kill)):
+            broken()
+            leaving = [world.services[f"{role}-{number}"] for role in ("poller", "gateway")]
+            for service in leaving:
+                service.ask_to_stop()
+            for service in leaving:
+                assert await asyncio.to_thread(service.wait, 10.0) == 0, f"{service.name}\n{service.tail()}"
+            assert clients[int(number) - 1].closed == 1012
