@@ -28,6 +28,7 @@ from poller.statement import Statement
 from poller.trouble import Scope, Trouble, judge
 from services import logs
 from services.catalog import Query
+from services.errors import Problem, SettingsInvalid
 
 log = logs.get_logger("database")
 
@@ -123,6 +124,16 @@ class Lost:
 
     def __init__(self, trouble: Trouble) -> None:
         self.trouble = trouble
+
+
+def checked_url(url: str) -> str:
+    """SettingsInvalid, which does not repeat it, when libpq could make nothing of the URL."""
+    try:
+        conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        reason = "is no connection string of PostgreSQL, such as postgresql://user:password@host:5432/database"
+        raise SettingsInvalid([Problem("settings", "", "POLLCAST_DATABASE_URL", reason)]) from None
+    return url
 
 
 def application_name(node: str, query: str = "") -> str:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from poller import metrics, schedule, statement
 from poller.answer import Answer, Outcome, divide, size
 from poller.database import Database
+from poller.multiplexed import why_not
 from poller.owned import Frames, OwnedTopic
 from poller.rounds import Batching, run_round
 from poller.trouble import Trouble
@@ -45,7 +46,7 @@ class Lane:
         self._steady: Place = {}
         self._suspects: Place = {}
         self._came = {id(place): asyncio.Event() for place in (self._fresh, self._steady, self._suspects)}
-        self._batching = Batching(schedule.BatchSize())
+        self._batching = Batching(schedule.BatchSize(), possible=why_not(query) is None)
         self._alone = Batching(schedule.BatchSize(), possible=False)
         kinds = ("changed", "unchanged", "stale", "failed")
         self._polls = {kind: metrics.POLLS.labels(query.name, kind) for kind in kinds}

@@ -4,7 +4,8 @@ Pure but for `ask`, which runs one statement. Topics are asked for together, in 
 types. A batch that fails is halved until the topic that is at fault stands alone (cut in eighths when it took too
 long, since each try costs a timeout); those that don't fail get their results meanwhile, and come first. Trouble that
 is not a topic's own is not searched for: a database that is not there is asked once per round, and a query that is
-wrong twice: once together, once for one topic alone, which tells whether only the asking together is at fault.
+wrong twice: once together, once for one topic alone, which tells whether only the asking together is at fault (it is
+when that comes about twice in a round).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Batching:
 async def run_round(topics: Sequence[OwnedTopic], batching: Batching, ask: Ask, deliver: Deliver) -> None:
     """Delivers an outcome for each topic exactly once."""
     todo = deque(_of_one_kind(topics))
-    timeouts = 0
+    timeouts, doubted = 0, False
     before, too_slow_alone = batching.size.topics, False
     while todo:
         group = todo.popleft()
@@ -56,7 +57,8 @@ async def run_round(topics: Sequence[OwnedTopic], batching: Batching, ask: Ask, 
         if outcome.scope is Scope.STATEMENT and outcome.state == "failed" and len(group) > 1:
             first = await ask(group[:1])
             if not isinstance(first, Trouble):
-                batching.possible = False
+                # Twice, as a table may have been put back between the two.
+                batching.possible, doubted = not doubted, True
                 deliver(group[0], first[0], isinstance(first[0], Trouble))
                 todo.append(group[1:])
                 continue

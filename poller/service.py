@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import asyncio
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
-
 from coordinator.coroner import Coroner
 from coordinator.drain import Asked
 from coordinator.etcd import Etcd
@@ -21,13 +18,12 @@ from coordinator.ownership import Ownership
 from coordinator.registry import Registration, node_record
 from coordinator.reporting import Reporting
 from coordinator.session import Session, keep_session
-from poller.database import Database
+from poller.database import Database, checked_url
 from poller.feed import SERVICE
 from poller.polling import Polling
 from poller.report import describe
 from services import catalog as catalogue
 from services import logs, rpc
-from services.errors import Problem, SettingsInvalid
 from services.settings import PollerSettings
 from services.web import address_of, bind, serve_app, service_app
 
@@ -97,7 +93,7 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
     name is another's."""
     catalog = catalogue.load(settings.catalog)
     logs.hide_claims_of(catalog)
-    url = _checked(settings.database_url.get_secret_value())
+    url = checked_url(settings.database_url.get_secret_value())
     keys = Keys(settings.namespace)
     with bind(settings.http) as listener:
         http = settings.advertised(*address_of(listener))
@@ -122,13 +118,3 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
                 for task in forever:
                     task.cancel()
     log.info("drained")
-
-
-def _checked(url: str) -> str:
-    """SettingsInvalid, which does not repeat it, when libpq could make nothing of the URL."""
-    try:
-        conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        reason = "is no connection string of PostgreSQL, such as postgresql://user:password@host:5432/database"
-        raise SettingsInvalid([Problem("settings", "", "POLLCAST_DATABASE_URL", reason)]) from None
-    return url

@@ -181,12 +181,16 @@ def _configure_logs(role: str, settings: ServiceSettings) -> None:
 # --- for people at a terminal -------------------------------------------------------------------------------------
 
 
-@app.command(epilog="Example:  pollcast check shop.toml")
+@app.command(epilog="Example:  pollcast check shop.toml --database-url postgresql://me@db/shop")
 def check(
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: POLLCAST_CATALOG.")] = None,
+    database_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Try each query on this database, without running it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a catalogue: print every problem and exit with 2, or say what it holds."""
+    """Check a catalogue: print every problem and exit with 2, or say what it holds and what is polled one by one."""
+    from poller import trial
     from services import catalog as catalogue
 
     named = os.environ.get("POLLCAST_CATALOG")
@@ -195,6 +199,7 @@ def check(
         raise SettingsInvalid([Problem("pollcast check", "", "FILE", "say which, or set POLLCAST_CATALOG")])
     try:
         catalog = catalogue.load(path)
+        one_by_one = trial.check(catalog, str(path), database_url)
     except CatalogInvalid as error:
         if not as_json:
             raise
@@ -202,11 +207,17 @@ def check(
         print(json.dumps({"ok": False, "problems": problems}))
         raise typer.Exit(error.exit) from None
     if as_json:
-        print(json.dumps({"ok": True, "problems": [], "queries": [q.public() for q in catalog.queries.values()]}))
-    else:
-        print(f"{path}: fine, {len(catalog.queries)} {'query' if len(catalog.queries) == 1 else 'queries'}:")
-        for query in catalog.queries.values():
-            print(f"  {query.name}" + (f": {query.title}" if query.title else ""))
+        queries = [
+            {**query.public(), "multiplexed": one_by_one[name] is None, "one_by_one_because": one_by_one[name]}
+            for name, query in catalog.queries.items()
+        ]
+        print(json.dumps({"ok": True, "problems": [], "queries": queries}))
+        return
+    print(f"{path}: fine, {len(catalog.queries)} {'query' if len(catalog.queries) == 1 else 'queries'}:")
+    for name, query in catalog.queries.items():
+        print(f"  {name}" + (f": {query.title}" if query.title else ""))
+        why = one_by_one[name]
+        print("    " + (f"polled one by one: {why}" if why else "its topics are polled together"))
 
 
 @app.command(epilog="Example:  pollcast watch 'richest_tellers?limit=3'")

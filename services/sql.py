@@ -65,8 +65,8 @@ def split(sql: str) -> tuple[Fragment, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Token:
-    kind: str  # space, string, name (quoted), word, number, other
+class Token:
+    kind: str  # space, string, name (quoted), word, number, param (a placeholder), other
     text: str  # a word is in lower case
     at: int
 
@@ -95,16 +95,17 @@ def check_select(sql: str) -> str:
     parentheses. ValueError, which says what would be right, when it is anything but one SELECT that only reads."""
     if "\0" in sql:
         raise ValueError("holds a NUL character")
-    tokens = list(_tokens(sql))
-    while tokens and (tokens[-1].kind == "space" or tokens[-1].text == ";"):
-        tokens.pop()
-    _check([t for t in tokens if t.kind != "space"], sql)
+    found = list(tokens(sql))
+    while found and (found[-1].kind == "space" or found[-1].text == ";"):
+        found.pop()
+    _check([t for t in found if t.kind != "space"], sql)
     # A word's own spelling matters in messages only; the text is taken from the source.
-    pieces = [" " if t.text == " " else sql[t.at : t.at + len(t.text)] for t in tokens]
+    pieces = [" " if t.text == " " else sql[t.at : t.at + len(t.text)] for t in found]
     return "".join(pieces).strip()
 
 
-def _tokens(sql: str) -> Iterator[_Token]:
+def tokens(sql: str) -> Iterator[Token]:
+    """The whole text in pieces; a comment is a space. ValueError for what is not closed."""
     at = 0
     while at < len(sql):
         match = _TOKEN.match(sql, at)
@@ -113,10 +114,10 @@ def _tokens(sql: str) -> Iterator[_Token]:
         start, at = at, match.end()
         if kind == "space":
             # A line comment keeps the line end that follows it, so lines count as before.
-            yield _Token("space", " " if text.startswith("--") else text, start)
+            yield Token("space", " " if text.startswith("--") else text, start)
         elif text == "/*":
             at = _comment_end(sql, start)
-            yield _Token("space", " ", start)
+            yield Token("space", " ", start)
         elif kind == "open":
             raise ValueError(f"line {_line(sql, start)}: {_OPENED[text.lstrip('eE')]} is not closed")
         elif kind == "dollar":
@@ -124,11 +125,11 @@ def _tokens(sql: str) -> Iterator[_Token]:
             if end < 0:
                 raise ValueError(f"line {_line(sql, start)}: a string in dollar quotes ({text}) is not closed")
             at = end + len(text)
-            yield _Token("string", sql[start:at], start)
+            yield Token("string", sql[start:at], start)
         elif kind == "numbered":
             raise ValueError(f"line {_line(sql, start)}: {text} is not known here: write a parameter as %(name)s")
         else:
-            yield _Token(kind, text.lower() if kind == "word" and text.isascii() else text, start)
+            yield Token(kind, text.lower() if kind == "word" and text.isascii() else text, start)
 
 
 def _comment_end(sql: str, start: int) -> int:
@@ -140,7 +141,7 @@ def _comment_end(sql: str, start: int) -> int:
     raise ValueError(f"line {_line(sql, start)}: a comment is not closed")
 
 
-def _check(tokens: list[_Token], sql: str) -> None:
+def _check(tokens: list[Token], sql: str) -> None:
     """Walks the tokens without space. What each open parenthesis began with is kept on a stack."""
     words = [t.text if t.kind in ("word", "other") else "" for t in tokens]
     first = next((t for t, w in zip(tokens, words, strict=True) if w != "("), None)

@@ -35,21 +35,21 @@ class Round:
         self.asked: list[list[int]] = []
         self.outcomes: dict[int, Outcome] = {}
         self.blamed: set[int] = set()
-        self._together = together
+        self.together = together
 
     async def run(self) -> Round:
-        await run_round(self.topics, self.batching, self._ask, self._deliver)
+        await run_round(self.topics, self.batching, self.ask, self.deliver)
         assert sorted(self.outcomes) == list(range(len(self.topics)))
         return self
 
-    async def _ask(self, group: Sequence[OwnedTopic]) -> list[Outcome] | Trouble:
+    async def ask(self, group: Sequence[OwnedTopic]) -> list[Outcome] | Trouble:
         numbers = [int(topic.topic.values["n"]) for topic in group]
         self.asked.append(numbers)
-        if not self._together and len(group) > 1:
+        if not self.together and len(group) > 1:
             return REFUSED
         return next((self.at_fault[n] for n in numbers if n in self.at_fault), [result(n) for n in numbers])
 
-    def _deliver(self, topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
+    def deliver(self, topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
         n = int(topic.topic.values["n"])
         assert n not in self.outcomes
         self.outcomes[n] = outcome
@@ -120,7 +120,7 @@ async def test_a_query_that_is_refused_is_asked_once_more_alone() -> None:
 async def test_a_query_that_is_refused_only_together_goes_on_one_by_one() -> None:
     done = await Round(10, {4: BAD_VALUE}, together=False).run()
     assert not done.batching.possible
-    assert [len(group) for group in done.asked] == [10] + [1] * 10
+    assert [len(group) for group in done.asked] == [10, 1, 9] + [1] * 9
     assert done.blamed == {4}
 
 
@@ -128,3 +128,16 @@ async def test_a_culprit_that_stands_first_does_not_hide_that_asking_together_is
     done = await Round(5, {0: BAD_VALUE}, together=False).run()
     assert done.blamed == {0}
     assert done.outcomes == {0: BAD_VALUE} | {n: result(n) for n in range(1, 5)}
+
+
+async def test_a_table_that_is_put_back_between_two_statements_does_not_end_asking_together() -> None:
+    done = Round(10, {}, together=False)
+
+    async def ask(group: Sequence[OwnedTopic]) -> list[Outcome] | Trouble:
+        outcome = await done.ask(group)
+        done.together = True
+        return outcome
+
+    await run_round(done.topics, done.batching, ask, done.deliver)
+    assert done.batching.possible
+    assert [len(group) for group in done.asked] == [10, 1, 9]
