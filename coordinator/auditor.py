@@ -1,4 +1,4 @@
-"""Runs the audit while this coordinator leads: logs each finding when it begins and when it ends, counts, and repairs.
+"""Runs the audit while this coordinator leads: logs findings when they begin and when they end, counts, and repairs.
 
 `run` lives as long as the service; a coordinator that does not lead, or does not follow etcd, judges nothing.
 """
@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
 import prometheus_client
@@ -24,6 +24,9 @@ from services.errors import EtcdError
 log = logs.get_logger("audit")
 
 PERIOD_SECONDS = 1.0
+
+MOST_LOGGED = 5
+"""Findings of one kind that begin, or end, at once."""
 
 FINDINGS = prometheus_client.Gauge(
     "pollcast_coordinator_findings", "What the audit of the leader finds wrong now.", ["kind"]
@@ -80,9 +83,12 @@ class Auditor:
         began, ended = self.ledger.update(findings)
         for finding in began:
             FOUND.labels(finding.kind).inc()
-            log.warning("finding", kind=finding.kind, breaks=finding.breaks, about=finding.subject, is_=finding.detail)
-        for finding in ended:
-            log.info("finding is over", kind=finding.kind, breaks=finding.breaks, about=finding.subject)
+        for one, others in _told(began):
+            log.warning(
+                "finding", kind=one.kind, breaks=one.breaks, about=one.subject, detail=one.detail, others=others
+            )
+        for one, others in _told(ended):
+            log.info("finding is over", kind=one.kind, breaks=one.breaks, about=one.subject, others=others)
         standing = Counter(finding.kind for finding in findings)
         for kind in BREAKS:
             FINDINGS.labels(kind).set(standing[kind])
@@ -102,3 +108,13 @@ class Auditor:
             if gone:
                 REPAIRED.inc(gone)
                 log.info("deleted keys of nobody's", keys=gone, such_as=batch[0][0])
+
+
+def _told(findings: list[Finding]) -> Iterator[tuple[Finding, int]]:
+    """What is logged: a few of each kind, the last of these with the number of others that are not."""
+    kinds: defaultdict[str, list[Finding]] = defaultdict(list)
+    for finding in findings:
+        kinds[finding.kind].append(finding)
+    for each in kinds.values():
+        for number, finding in enumerate(each[:MOST_LOGGED]):
+            yield finding, max(len(each) - MOST_LOGGED, 0) if number == MOST_LOGGED - 1 else 0

@@ -255,7 +255,7 @@ def keys_in(text: str) -> list[Key]:
         if sequence is not None:
             keys.append(SEQUENCES[sequence])
             text = text[len(sequence) :]
-        elif text[0] == "\x1b" and len(text) > 1:
+        elif text.startswith(("\x1b[", "\x1bO")):
             text = ""
         else:
             keys.append("escape" if text[0] == "\x1b" else text[0])

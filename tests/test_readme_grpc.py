@@ -1,0 +1,103 @@
+"""The README's gRPC examples, as they stand there, on a running cluster. What it does with grpcurl is done with what
+grpcurl stands on: server reflection, JSON, and no generated code."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import json_format
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from websockets.asyncio.client import connect
+
+from tests.cluster import Cluster, cluster
+from tests.waiting import eventually
+
+README = Path(__file__).parent.parent / "README.md"
+SECTION = README.read_text().partition("\n## gRPC\n")[2].partition("\n## ")[0]
+
+CATALOG = """
+[queries.richest_tellers]
+sql = "select n as teller, (extract(epoch from now()) * 10)::int as balance from generate_series(1, %(limit)s) n"
+key = ["teller"]
+interval = "100ms"
+[queries.richest_tellers.params]
+limit = "int"
+"""
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "catalog.toml").write_text(CATALOG)
+    with cluster(folder / "data", "--catalog", str(folder / "catalog.toml"), "--no-demo") as up:
+        yield up
+
+
+def address(up: Cluster, role: str) -> str:
+    grpc_address = up.nodes(role)[0].grpc
+    assert grpc_address is not None
+    return grpc_address
+
+
+async def test_the_python_example_prints_what_changes(up: Cluster) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program.replace('"GRPC"', repr(address(up, "gateway"))), stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        lines = [(await asyncio.wait_for(process.stdout.readline(), 15)).decode() for _ in range(3)]
+    finally:
+        process.kill()
+        await process.wait()
+    lines = [line for line in lines if not line.startswith("live")]
+    assert re.match(r"\d+-1 b'\{\"teller\":1,.*\}' b'\{\"teller\":2,", lines[0])
+    assert re.match(r"\d+-2 \(0, b'\{\"teller\":1,", lines[1])
+
+
+def grpcurl(up: Cluster, command: str) -> dict[str, Any]:
+    """What the command prints, as JSON."""
+    words = shlex.split(command)
+    assert words[:2] == ["grpcurl", "-plaintext"]
+    sent = words[words.index("-d") + 1] if "-d" in words else "{}"
+    where, method = words[-2:]
+    service_name, _, method_name = method.partition("/")
+    target = {"GRPC": address(up, "gateway"), "CLUSTER": address(up, "coordinator")}[where]
+    with grpc.insecure_channel(target) as channel:
+        pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+        described = pool.FindServiceByName(service_name).FindMethodByName(method_name)
+        request = json_format.Parse(sent, GetMessageClass(described.input_type)())
+        answer_type = GetMessageClass(described.output_type)
+        call = channel.unary_unary(
+            f"/{method}", request_serializer=Message.SerializeToString, response_deserializer=answer_type.FromString
+        )
+        answer: dict[str, Any] = json_format.MessageToDict(call(request, timeout=15))
+        return answer
+
+
+async def test_the_grpcurl_examples_work_by_reflection_alone(up: Cluster) -> None:
+    get, list_topics, move = re.findall(r"^    (grpcurl .*)$", SECTION, re.MULTILINE)
+    async with connect(f"ws://{up.gateway()}/socket/websocket?vsn=2.0.0") as client:
+        await client.send('["1","1","live:richest_tellers?limit=3","phx_join",{}]')
+        snapshot = await asyncio.to_thread(grpcurl, up, get)
+        assert (len(snapshot["rows"]), snapshot["key"]) == (3, ["teller"])
+
+        async def listed() -> bool:
+            topics = (await asyncio.to_thread(grpcurl, up, list_topics)).get("topics", [])
+            return [topic["topic"] for topic in topics] == ["richest_tellers?limit=3"]
+
+        await eventually(listed)
+        assert int((await asyncio.to_thread(grpcurl, up, move))["epoch"]) > 0
+        assert (await asyncio.to_thread(grpcurl, up, list_topics))["topics"][0]["owner"] == "poller-2"
