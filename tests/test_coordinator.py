@@ -184,7 +184,12 @@ async def test_a_coordinator_registers_leads_answers_and_leaves_no_key(
         assert (await get(record.http, "/healthz"))[0] == 200
         status, body = await get(record.http, "/readyz")
         assert (status, '"etcd":"ok"' in body) == (200, True)
-        assert "pollcast_coordinator_leading 1.0" in (await get(record.http, "/metrics"))[1]
+        http = record.http
+
+        async def says_so() -> bool:
+            return "pollcast_coordinator_leading 1.0" in (await get(http, "/metrics"))[1]
+
+        await eventually(says_so)  # its own watch tells it, a moment after the key is there
         async with grpc.aio.insecure_channel(record.grpc) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             answer = await stub.Check(health_pb2.HealthCheckRequest())
