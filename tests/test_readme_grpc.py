@@ -16,7 +16,6 @@ import grpc
 import pytest
 from google.protobuf import json_format
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from websockets.asyncio.client import connect
@@ -29,7 +28,7 @@ SECTION = README.read_text().partition("\n## gRPC\n")[2].partition("\n## ")[0]
 
 CATALOG = """
 [queries.richest_tellers]
-sql = "select n as teller, (extract(epoch from now()) * 10)::int as balance from generate_series(1, %(limit)s) n"
+sql = "select n as teller, (extract(epoch from now()) * 10)::bigint as balance from generate_series(1, %(limit)s) n"
 key = ["teller"]
 interval = "100ms"
 [queries.richest_tellers.params]
@@ -81,7 +80,9 @@ def grpcurl(up: Cluster, command: str) -> dict[str, Any]:
         request = json_format.Parse(sent, GetMessageClass(described.input_type)())
         answer_type = GetMessageClass(described.output_type)
         call = channel.unary_unary(
-            f"/{method}", request_serializer=Message.SerializeToString, response_deserializer=answer_type.FromString
+            f"/{method}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=answer_type.FromString,
         )
         answer: dict[str, Any] = json_format.MessageToDict(call(request, timeout=15))
         return answer
