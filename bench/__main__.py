@@ -1,0 +1,29 @@
+"""`python -m bench [name…]`: all benchmarks, or those named."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+
+import uvloop
+
+from bench.processes import raise_file_limit
+
+ALL = ("fanout", "memory", "latency", "storm", "slow", "compression", "peers")
+
+
+def main() -> None:
+    names = sys.argv[1:] or ALL
+    unknown = [name for name in names if name not in ALL]
+    if unknown:
+        raise SystemExit(f"no benchmark is called {unknown[0]}; there are {', '.join(ALL)}")
+    raise_file_limit()
+    for name in names:
+        began = time.monotonic()
+        uvloop.run(importlib.import_module(f"bench.{name}").run())
+        print(f"({name}: {time.monotonic() - began:.0f} s)\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

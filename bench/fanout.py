@@ -1,0 +1,85 @@
+"""Fan-out: CPU per delivered message, against the yardstick of `bench.yardstick` with the same clients and bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+
+from bench import table
+from bench.processes import Process, module, running, swarm
+from bench.stage import rows, stage, topic_names
+
+SHAPES = ((1_000, 1), (10_000, 1), (2_000, 200))
+"""Clients and topics."""
+
+ROWS = 5
+ROW_BYTES = 180
+"""Each message is a delta of all rows: about 1 KB."""
+
+MESSAGES_PER_RUN = 200_000
+RUNS = 3
+
+
+async def run() -> None:
+    lines = []
+    for clients, topics in SHAPES:
+        ours, size = await gateway_cost(clients, topics)
+        bare = await yardstick_cost(clients, topics, size)
+        lines.append((f"{clients:,} clients, {topics} topic{'s'[: topics - 1]}", size, bare, ours, ours / bare))
+    table.show(
+        "Fan-out: CPU-seconds of the server per million delivered messages",
+        ("shape", "bytes", "bare transport.write", "gateway", "ratio"),
+        lines,
+    )
+
+
+async def gateway_cost(clients: int, topics: int, deflate: bool = False) -> tuple[float, int]:
+    """CPU-seconds per million messages, and the bytes of a message."""
+    names = topic_names(topics)
+    async with stage(names, rows(ROWS, ROW_BYTES)) as on, swarm() as crowd:
+        await crowd.ask(
+            do="connect",
+            port=on.port,
+            path="/socket/websocket?vsn=2.0.0",
+            n=clients,
+            say=on.joins(names),
+            until='"snapshot"',
+            deflate=deflate,
+        )
+        await asyncio.sleep(0.5)
+        await crowd.ask(do="reset")
+        stamp = 1
+        for name in names:  # learns the size, and warms up
+            on.change(name, rows(ROWS, ROW_BYTES, stamp))
+        await asyncio.sleep(1.0)
+        size = (await crowd.ask(do="state"))["received"] // clients
+        costs = []
+        rounds = max(1, MESSAGES_PER_RUN // clients)
+        for _ in range(RUNS):
+            await crowd.ask(do="reset")
+            before = on.gateway.cpu
+            for number in range(rounds):
+                stamp += 1
+                for name in names:
+                    on.change(name, rows(ROWS, ROW_BYTES, stamp))
+                await crowd.ask(do="expect", bytes=(number + 1) * clients * (size - 8))
+            costs.append((on.gateway.cpu - before) / (rounds * clients) * 1e6)
+        return statistics.median(costs), size
+
+
+async def yardstick_cost(clients: int, topics: int, size: int) -> float:
+    async with running(*module("bench.yardstick", topics, size)) as server, swarm() as crowd:
+        port = int(await server.line())
+        await crowd.ask(do="connect", port=port, path="/", n=clients, say=[""], until="ready")
+        costs = []
+        rounds = max(1, MESSAGES_PER_RUN // clients)
+        for _ in range(RUNS):
+            await crowd.ask(do="reset")
+            before = server.cpu
+            for number in range(rounds):
+                for group in range(topics):
+                    server.say(b"%d" % group)
+                await crowd.ask(do="expect", bytes=(number + 1) * clients * size)
+            costs.append((server.cpu - before) / (rounds * clients) * 1e6)
+        return statistics.median(costs)

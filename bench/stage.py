@@ -1,0 +1,144 @@
+"""A real gateway process on a real etcd, fed by a stand-in for a poller that needs no database.
+
+The stand-in serves the real Feed (`poller.feed`) from this process and owns all topics of the stage from the beginning;
+`Stage.change` is a poll that found another result. So what a benchmark sees of the gateway is what a poller sees.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.processes import Process, module, running
+from coordinator.etcd import Etcd
+from coordinator.keys import Keys, OwnerRecord
+from coordinator.registry import node_record
+from poller.feed import SERVICE, Feed
+from poller.owned import OwnedTopic
+from services import catalog as catalogue
+from services import clock, ports, rpc, topics
+from services.delta import Row
+from services.embedded import EtcdServer
+from services.settings import EtcdSettings, ServiceSettings
+
+CATALOG = """
+[queries.bench]
+title = "Rows that change"
+sql = "select id, text from bench where n = %(n)s"
+key = ["id"]
+interval = "1s"
+[queries.bench.params]
+n = { type = "int", default = 0 }
+"""
+
+START_SECONDS = 20.0
+
+
+@dataclass
+class Stage:
+    gateways: list[Process]
+    ports: list[int]
+    owned: dict[str, OwnedTopic]
+    feed: Feed
+
+    @property
+    def gateway(self) -> Process:
+        return self.gateways[0]
+
+    @property
+    def port(self) -> int:
+        return self.ports[0]
+
+    def change(self, topic: str, rows: list[Row]) -> None:
+        """A poll gave these rows."""
+        owned = self.owned[topic]
+        self.feed.publish(topic, owned.answered(rows, clock.now_us()))
+
+    @staticmethod
+    def joins(names: list[str]) -> list[str]:
+        """What clients say to join."""
+        return [f'["1","1","live:{name}","phx_join",{{}}]' for name in names]
+
+
+def topic_names(count: int) -> list[str]:
+    """Canonical."""
+    return [f"bench?n={n}" for n in range(count)]
+
+
+def rows(count: int, size: int, stamp: int = 0) -> list[Row]:
+    """`count` rows of about `size` bytes of JSON; another stamp makes each of them another."""
+    filler = "the quick brown fox jumps over the lazy dog " * (size // 44 + 1)
+    return [
+        (b"[%d]" % number, (f'{{"id":{number},"text":"{stamp:08d} {number:06d} {filler}'[: size - 2] + '"}').encode())
+        for number in range(count)
+    ]
+
+
+@contextlib.asynccontextmanager
+async def stage(
+    names: list[str], result: list[Row], gateways: int = 1, environment: dict[str, str] | None = None
+) -> AsyncIterator[Stage]:
+    """Gateways that are ready, and topics that all have this result."""
+    with tempfile.TemporaryDirectory(prefix="pollcast-bench-") as folder:
+        file = Path(folder) / "catalog.toml"
+        file.write_text(CATALOG)
+        catalog = catalogue.load(file)
+        keys = Keys("/bench")
+        with EtcdServer.start(Path(folder) / "etcd", fsync=False) as server:
+            async with Etcd.open(EtcdSettings(etcd=server.endpoints, namespace="/bench")) as etcd:
+                owned: dict[str, OwnedTopic] = {}
+                feed = Feed(owned)
+                settings = ServiceSettings(etcd=server.endpoints, namespace="/bench", node="stand-in")
+                async with rpc.serve(settings, [feed.add_to], [SERVICE]) as listening:
+                    address = f"{listening.host}:{listening.port}"
+                    record = node_record("poller", "stand-in", None, address)
+                    await etcd.put(keys.node("poller", "stand-in"), record.encode())
+                    for name in names:
+                        owner = OwnerRecord("stand-in", address, clock.now_rfc3339())
+                        epoch = await etcd.put(keys.owner(name), owner.encode())
+                        topic = topics.parse_canonical(name, catalog)
+                        owned[name] = OwnedTopic(topic, epoch, clock.now_us())
+                        owned[name].answered(result, clock.now_us())
+                    async with contextlib.AsyncExitStack() as stack:
+                        started = []
+                        for number in range(gateways):
+                            port = ports.free_port()
+                            env = {
+                                "POLLCAST_ETCD": server.endpoint,
+                                "POLLCAST_NAMESPACE": "/bench",
+                                "POLLCAST_CATALOG": str(file),
+                                "POLLCAST_HTTP": f"127.0.0.1:{port}",
+                                "POLLCAST_NODE": f"bench-{number}",
+                                "POLLCAST_MAX_CONNECTIONS": "19000",
+                                **(environment or {}),
+                            }
+                            command = module("services.cli", "gateway")
+                            log = Path(folder) / f"gateway-{number}.log"
+                            process = running(*command, environment=env, errors=log)
+                            started.append((await stack.enter_async_context(process), port))
+                        for _, port in started:
+                            await _until_ready(port)
+                        yield Stage([p for p, _ in started], [port for _, port in started], owned, feed)
+                        feed.close()
+
+
+async def _until_ready(port: int) -> None:
+    async with asyncio.timeout(START_SECONDS):
+        while not await asyncio.to_thread(_ready, port):
+            await asyncio.sleep(0.1)
+
+
+def _ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2.0)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,240 @@
+"""Many WebSocket clients in one process that do as little as can be: they join and count bytes.
+
+`python -m bench.swarm` obeys commands on its standard input, one JSON object a line, and answers each with one. Clients
+speak for Pollcast (join with phx_join), or just listen (`yardstick` and the peers' servers). Times are seconds on the
+monotonic clock, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import sys
+import time
+from collections import deque
+from typing import Any, cast
+
+import orjson
+import uvloop
+
+from bench.table import percentile
+
+HEARTBEAT = b'[null,"h","phoenix","heartbeat",{}]'
+HEARTBEAT_SECONDS = 25.0
+BATCHES = 100
+RECEIVE_BYTES = 256 * 1024
+
+
+def masked(text: bytes) -> bytes:
+    """A client's text frame; the mask is zero, which leaves the text as it is."""
+    size = len(text)
+    head = bytes((0x81, 0x80 | size)) if size < 126 else bytes((0x81, 0x80 | 126)) + size.to_bytes(2, "big")
+    return head + b"\0\0\0\0" + text
+
+
+def handshake(host: str, path: str, deflate: bool, subprotocol: str | None = None) -> bytes:
+    lines = [
+        f"GET {path} HTTP/1.1",
+        f"Host: {host}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}",
+        "Sec-WebSocket-Version: 13",
+        *(["Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"] if deflate else []),
+        *([f"Sec-WebSocket-Protocol: {subprotocol}"] if subprotocol else []),
+    ]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+class Swarm:
+    """All clients of this process."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray(RECEIVE_BYTES)
+        self.received = 0  # bytes, since the last `reset`
+        self.clients: list[Client] = []
+        self.lost = 0
+        self.expected: tuple[int, asyncio.Future[float]] | None = None
+        self.pause_until = 0.0
+
+    def count(self, size: int) -> None:
+        self.received += size
+        if self.expected is not None and self.received >= self.expected[0]:
+            future, self.expected = self.expected[1], None
+            future.set_result(time.monotonic())
+
+    async def connect(self, order: dict[str, Any]) -> dict[str, Any]:
+        """`n` clients to `port`, of which `concurrency` at a time are on their way; client i sends `say[i % len]`
+        once it is connected and has arrived when it has received `until`. Waits until all have arrived."""
+        loop = asyncio.get_running_loop()
+        todo = deque(range(order["n"]))
+        host, port = "127.0.0.1", order["port"]
+        opening = handshake(f"{host}:{port}", order["path"], order.get("deflate", False), order.get("subprotocol"))
+        says = [masked(say.encode()) if say else b"" for say in order["say"]]
+        began = time.monotonic()
+        came: list[float] = []
+        joined: list[float] = []
+
+        async def one() -> None:
+            while todo:
+                say = says[todo.popleft() % len(says)]
+                client = Client(self, opening, say, order["until"].encode(), loop.create_future())
+                started = time.monotonic()
+                await loop.create_connection(lambda client=client: client, host, port)  # type: ignore[misc]
+                self.clients.append(client)
+                await client.arrived
+                now = time.monotonic()
+                came.append(now - started)
+                joined.append(now - client.said_at)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(order.get("concurrency", 100)):
+                group.create_task(one())
+        answer = {"seconds": time.monotonic() - began}
+        for name, values in (("connect", came), ("join", joined)):
+            for share in (0.5, 0.99, 1.0):
+                answer[f"{name}_p{share * 100:g}"] = percentile(values, share)
+        return answer
+
+    async def say(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Clients `first` to `last` send a text each. With `until`: one after the other, each when it has its answer;
+        tells how long that took them."""
+        waits = []
+        frame = masked(order["text"].encode())
+        for client in self.clients[order.get("first", 0) : order.get("last")]:
+            if "until" in order:
+                waits.append(await client.ask(frame, order["until"].encode()))
+            elif client.transport is not None:
+                client.transport.write(frame)
+        if not waits:
+            return {}
+        return {f"p{share * 100:g}": percentile(waits, share) for share in (0.5, 0.99, 1.0)}
+
+    async def expect(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Waits until so many bytes have come since `reset`; when that was."""
+        if self.received >= order["bytes"]:
+            return {"at": time.monotonic()}
+        self.expected = (order["bytes"], asyncio.get_running_loop().create_future())
+        async with asyncio.timeout(order.get("seconds", 120)):
+            return {"at": await self.expected[1]}
+
+    async def obey(self, order: dict[str, Any]) -> dict[str, Any]:
+        match order["do"]:
+            case "connect":
+                return await self.connect(order)
+            case "say":
+                return await self.say(order)
+            case "expect":
+                return await self.expect(order)
+            case "reset":
+                self.received = 0
+            case "pause":
+                for client in self.clients[order.get("first", 0) : order.get("last")]:
+                    if client.transport is not None:
+                        client.transport.pause_reading()
+            case "resume":
+                for client in self.clients:
+                    if client.transport is not None:
+                        client.transport.resume_reading()
+            case "drop":
+                for client in self.clients:
+                    if client.transport is not None:
+                        client.transport.abort()
+                self.clients.clear()
+                self.lost = 0
+        return {"received": self.received, "clients": len(self.clients), "lost": self.lost}
+
+    async def heartbeats(self) -> None:
+        """Every client says that it is there, as phoenix.js does."""
+        at = 0
+        beat = masked(HEARTBEAT)
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS / BATCHES)
+            for client in self.clients[at::BATCHES]:
+                if client.beats and client.transport is not None:
+                    client.transport.write(beat)
+            at = (at + 1) % BATCHES
+
+
+class Client(asyncio.BufferedProtocol):
+    """One connection. Until it has arrived it looks at what it gets, from then on it counts."""
+
+    __slots__ = ("arrived", "beats", "head", "opening", "said_at", "say", "swarm", "transport", "until", "upgraded")
+
+    def __init__(self, swarm: Swarm, opening: bytes, say: bytes, until: bytes, arrived: asyncio.Future[None]) -> None:
+        self.swarm = swarm
+        self.opening = opening
+        self.say = say
+        self.until = until
+        self.arrived = arrived
+        self.upgraded = False
+        self.beats = b"phx_join" in say
+        self.head = b""
+        self.said_at = 0.0
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.write(self.opening)
+
+    async def ask(self, frame: bytes, until: bytes) -> float:
+        """Says something and waits for what answers it; returns the seconds."""
+        assert self.transport is not None
+        self.until, self.head = until, b""
+        self.arrived = asyncio.get_running_loop().create_future()
+        self.said_at = time.monotonic()
+        self.transport.write(frame)
+        await self.arrived
+        return time.monotonic() - self.said_at
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self.swarm.buffer
+
+    def buffer_updated(self, size: int) -> None:
+        if self.arrived.done():
+            self.swarm.count(size)
+        else:
+            self._look(bytes(self.swarm.buffer[:size]))
+
+    def _look(self, data: bytes) -> None:
+        self.head += data
+        if not self.upgraded:
+            end = self.head.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            if not self.head.startswith(b"HTTP/1.1 101"):
+                self.arrived.set_exception(ConnectionError(self.head[:60].decode(errors="replace")))
+                return
+            self.upgraded = True
+            self.head = self.head[end + 4 :]
+            self.said_at = time.monotonic()
+            if self.say and self.transport is not None:
+                self.transport.write(self.say)
+        if self.until in self.head:
+            self.head = b""
+            self.arrived.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self.swarm.lost += 1
+        if not self.arrived.done():
+            self.arrived.set_exception(ConnectionError("lost"))
+
+
+async def main() -> None:
+    swarm = Swarm()
+    loop = asyncio.get_running_loop()
+    commands = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
+    async with asyncio.TaskGroup() as group:
+        beating = group.create_task(swarm.heartbeats())
+        async for line in commands:
+            answer = await swarm.obey(orjson.loads(line))
+            sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
+            sys.stdout.buffer.flush()
+        beating.cancel()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
