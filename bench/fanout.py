@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import sys
 
 from bench import table
-from bench.processes import Process, module, running, swarm
+from bench.processes import module, running, swarm
 from bench.stage import rows, stage, topic_names
 
 SHAPES = ((1_000, 1), (10_000, 1), (2_000, 200))

@@ -62,7 +62,9 @@ class Process:
 
 
 @contextlib.asynccontextmanager
-async def running(*command: str, environment: dict[str, str] | None = None, errors: Path | None = None) -> AsyncIterator[Process]:
+async def running(
+    *command: str, environment: dict[str, str] | None = None, errors: Path | None = None
+) -> AsyncIterator[Process]:
     """A process with pipes, ended on leaving. `errors` is where its standard error goes."""
     with errors.open("wb") if errors is not None else contextlib.nullcontext() as log:
         process = await asyncio.create_subprocess_exec(

@@ -129,7 +129,7 @@ async def stage(
 
 async def _until_ready(port: int) -> None:
     async with asyncio.timeout(START_SECONDS):
-        while not await asyncio.to_thread(_ready, port):
+        while not await asyncio.to_thread(_ready, port):  # noqa: ASYNC110 - another process has no event to await
             await asyncio.sleep(0.1)
 
 

@@ -85,8 +85,9 @@ class Link:
         call = stub.Subscribe(self._requests())
         try:
             self._set_up(True)
-            async for frame in call:
-                self._on_frame(self.address, frame)
+            async for message in call:
+                for frame in message.frames:
+                    self._on_frame(self.address, feed_pb2.FeedFrame.FromString(frame))
         finally:
             call.cancel()
 

@@ -29,6 +29,9 @@ SERVICE = feed_pb2.DESCRIPTOR.services_by_name["Feed"].full_name
 QUEUE_BYTES = 8 * 1024 * 1024
 """Per gateway."""
 
+BATCH_BYTES = 64 * 1024
+"""Of one message to a gateway, which handles it in one go."""
+
 UNKNOWN = "unknown"
 """Instead of a state that a gateway was told: the frame that said it may have been dropped, or was of another epoch."""
 
@@ -100,16 +103,22 @@ class Stream:
         if name in self._told:
             self._told[name] = UNKNOWN
 
-    async def frames(self) -> AsyncIterator[bytes]:
-        """Everything that is to be sent, as it comes; never ends by itself."""
+    async def batches(self) -> AsyncIterator[list[bytes]]:
+        """All frames that are to be sent, those together that are ready at the same time, up to about BATCH_BYTES;
+        never ends by itself."""
         while True:
             while not self._waiting:
                 self._something.clear()
                 await self._something.wait()
-            name = next(iter(self._waiting))
-            frame = self._next(name)
-            if frame is not None:
-                yield frame
+            batch: list[bytes] = []
+            size = 0
+            while self._waiting and size < BATCH_BYTES:
+                frame = self._next(next(iter(self._waiting)))
+                if frame is not None:
+                    batch.append(frame)
+                    size += len(frame)
+            if batch:
+                yield batch
 
     def _next(self, name: str) -> bytes | None:
         waiting = self._waiting.pop(name)
@@ -203,13 +212,13 @@ class Feed:
 
 
 async def _write(stream: Stream, context: grpc.aio.ServicerContext[object, bytes]) -> None:
-    async for frame in stream.frames():
+    async for batch in stream.batches():
         try:
-            await context.write(frame)
+            await context.write(feed_pb2.FeedFrames(frames=batch).SerializeToString())
         except grpc.aio.InternalError:  # how grpc.aio says that the peer is gone
             return
-        metrics.FRAMES.inc()
-        metrics.FRAME_BYTES.inc(len(frame))
+        metrics.FRAMES.inc(len(batch))
+        metrics.FRAME_BYTES.inc(sum(map(len, batch)))
 
 
 async def _read(stream: Stream, requests: AsyncIterator[feed_pb2.FeedRequest]) -> None:

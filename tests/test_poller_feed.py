@@ -119,8 +119,8 @@ async def waiting(stream: Stream) -> list[feed_pb2.FeedFrame]:
     frames: list[bytes] = []
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0.02):
-            async for frame in stream.frames():
-                frames.append(frame)
+            async for batch in stream.batches():
+                frames += batch
     return read(frames)
 
 
@@ -171,8 +171,8 @@ async def test_pieces_that_are_under_way_are_never_mixed_with_a_newer_snapshot(t
     topic.answered([(b"[%d]" % n, b"x" * (PIECE_BYTES - 10)) for n in range(3)], 2)
     stream = Stream({"keyed": topic}, limit=1000)
     stream.attach("keyed", 0, 0)
-    sending = stream.frames()
-    first = read([await anext(sending)])[0]
+    sending = stream.batches()
+    (first,) = read(await anext(sending))
     for at in range(3, 6):
         stream.push("keyed", topic.answered(rows(at, size=2000), at))
     rest = await waiting(stream)

@@ -110,8 +110,9 @@ class Gateway:
         await self._call.write(feed_pb2.FeedRequest(detach=[topic]))
 
     async def read(self) -> None:
-        async for frame in self._call:
-            self.topics[frame.topic].take(frame)
+        async for message in self._call:
+            for frame in map(feed_pb2.FeedFrame.FromString, message.frames):
+                self.topics[frame.topic].take(frame)
 
 
 @dataclass

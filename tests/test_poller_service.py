@@ -105,9 +105,9 @@ async def first_frame(address: str, topic: str) -> feed_pb2.FeedFrame:
         call = feed_pb2_grpc.FeedStub(channel).Subscribe()
         await call.write(feed_pb2.FeedRequest(gateway="gateway-1", attach=[feed_pb2.Attach(topic=topic)]))
         async with asyncio.timeout(5):
-            frame = await call.read()
-    assert isinstance(frame, feed_pb2.FeedFrame)
-    return frame
+            message = await call.read()
+    assert isinstance(message, feed_pb2.FeedFrames)
+    return feed_pb2.FeedFrame.FromString(message.frames[0])
 
 
 async def test_a_topic_with_demand_is_owned_and_fed_and_released_after_its_linger(

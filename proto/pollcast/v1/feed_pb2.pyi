@@ -78,6 +78,30 @@ class Attach(_message.Message):
 Global___Attach: _TypeAlias = Attach  # noqa: Y015
 
 @_typing.final
+class FeedFrames(_message.Message):
+    """What was ready at the same time: one round of polls changes many topics, and a message is what costs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Each a FeedFrame, which was encoded once for all gateways."""
+
+    def __init__(
+        self,
+        *,
+        frames: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedFrames: _TypeAlias = FeedFrames  # noqa: Y015
+
+@_typing.final
 class FeedFrame(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

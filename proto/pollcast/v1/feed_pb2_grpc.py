@@ -39,7 +39,7 @@ class FeedStub:
         self.Subscribe = channel.stream_stream(
                 '/pollcast.v1.Feed/Subscribe',
                 request_serializer=proto_dot_pollcast_dot_v1_dot_feed__pb2.FeedRequest.SerializeToString,
-                response_deserializer=proto_dot_pollcast_dot_v1_dot_feed__pb2.FeedFrame.FromString,
+                response_deserializer=proto_dot_pollcast_dot_v1_dot_feed__pb2.FeedFrames.FromString,
                 _registered_method=True)
 
 
@@ -61,7 +61,7 @@ def add_FeedServicer_to_server(servicer, server):
             'Subscribe': grpc.stream_stream_rpc_method_handler(
                     servicer.Subscribe,
                     request_deserializer=proto_dot_pollcast_dot_v1_dot_feed__pb2.FeedRequest.FromString,
-                    response_serializer=proto_dot_pollcast_dot_v1_dot_feed__pb2.FeedFrame.SerializeToString,
+                    response_serializer=proto_dot_pollcast_dot_v1_dot_feed__pb2.FeedFrames.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,7 +92,7 @@ class Feed:
             target,
             '/pollcast.v1.Feed/Subscribe',
             proto_dot_pollcast_dot_v1_dot_feed__pb2.FeedRequest.SerializeToString,
-            proto_dot_pollcast_dot_v1_dot_feed__pb2.FeedFrame.FromString,
+            proto_dot_pollcast_dot_v1_dot_feed__pb2.FeedFrames.FromString,
             options,
             channel_credentials,
             insecure,
