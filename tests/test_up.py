@@ -140,7 +140,7 @@ def test_watch_finds_a_gateway_and_prints_each_change(up: Cluster) -> None:
     assert watching.returncode == 130
     entry = next(t for t in topics if t["topic"] == "branches")
     assert entry["owner"] == "poller-1"
-    assert entry["gateways"][0].startswith("gateway-")
+    assert entry["gateways"][0]["name"].startswith("gateway-")
 
 
 def test_watching_what_does_not_exist_is_refused(up: Cluster) -> None:
