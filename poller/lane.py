@@ -22,7 +22,7 @@ from poller.database import Database
 from poller.multiplexed import why_not
 from poller.owned import Frames, OwnedTopic
 from poller.rounds import Batching, run_round
-from poller.trouble import Trouble
+from poller.trouble import Scope, Trouble
 from services import clock, logs
 from services.catalog import Query
 
@@ -95,7 +95,7 @@ class Lane:
         interval = self._query.interval
         phase = schedule.phase(self._query.name, interval)
         failures = 0
-        probed: bytes | None = None
+        probed: bytes | Trouble | None = None
         await asyncio.sleep(schedule.next_round(interval, phase, loop.time(), loop.time()) - loop.time())
         while True:
             await self._some(self._steady)
@@ -104,38 +104,46 @@ class Lane:
             due = [topic for topic in self._steady.values() if topic.started <= started - interval / 2]
             reached = True
             if due and self._query.probe is not None:
-                probed, due = await self._unprobed(due, probed)
+                probed = await self._probe(due)
+                reached = not isinstance(probed, Trouble) or probed.scope is not Scope.DATABASE
+                due = self._unprobed(due, probed)
             if due:
                 reached = await self._round(self._steady, due, self._batching, probed)
             ended = loop.time()
             failures = 0 if reached else failures + 1
             if reached:
                 wait = schedule.next_round(interval, phase, started, ended) - ended
+                self.in_force = schedule.stretched(interval, ended - started)
             else:
                 wait = schedule.retry_delay(interval, failures, self._rng.random())
-            self.in_force = schedule.stretched(interval, ended - started)
+                self.in_force = max(interval, wait)
             metrics.INTERVAL_SECONDS.labels(self._query.name).set(self.in_force)
             await asyncio.sleep(wait)
 
-    async def _unprobed(self, due: list[OwnedTopic], before: bytes | None) -> tuple[bytes | None, list[OwnedTopic]]:
-        """Runs the probe: what it says, and the topics that have to be polled. None when it could not be run."""
+    async def _probe(self, due: list[OwnedTopic]) -> bytes | Trouble:
+        """What the probe says. Its trouble is that of all topics."""
         answer = await self._send(statement.probe(self._query))
-        if isinstance(answer, Trouble):
-            now = clock.now_us()
-            for topic in due:
-                self._settle(self._steady, topic, answer, now, False)
-            return None, []
-        said = b"".join(row for _, _, row in answer)
+        if not isinstance(answer, Trouble):
+            return b"".join(row for _, _, row in answer)
+        now = clock.now_us()
+        for topic in due:
+            self._settle(self._steady, topic, answer, now, False)
+        return answer
+
+    def _unprobed(self, due: list[OwnedTopic], said: bytes | Trouble) -> list[OwnedTopic]:
+        """The topics that have to be polled after the probe said this."""
+        if isinstance(said, Trouble):
+            return []
         refreshed = asyncio.get_running_loop().time() - self._query.refresh
-        stale = [t for t in due if t.probed != said or t.state != "live" or t.started <= refreshed]
-        metrics.SKIPPED.labels(self._query.name).inc(len(due) - len(stale))
-        return said, stale
+        left = [t for t in due if t.probed != said or t.state != "live" or t.started <= refreshed]
+        metrics.SKIPPED.labels(self._query.name).inc(len(due) - len(left))
+        return left
 
     async def _round(
-        self, place: Place, topics: Sequence[OwnedTopic], batching: Batching, probed: bytes | None = None
+        self, place: Place, topics: Sequence[OwnedTopic], batching: Batching, probed: bytes | Trouble | None = None
     ) -> bool:
-        """Polls these topics of this place. False when no topic got an outcome of its own."""
-        reached = False
+        """Polls these topics of this place. False when the database was not there, or went meanwhile."""
+        reached = True
         polled_at: dict[str, int] = {}
         possible = batching.possible
 
@@ -161,9 +169,10 @@ class Lane:
 
         def deliver(topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
             nonlocal reached
-            if not isinstance(outcome, Trouble):
-                topic.probed = probed
-            reached = reached or not isinstance(outcome, Trouble) or outcome.state == "failed"
+            if isinstance(outcome, Trouble):
+                reached = reached and outcome.scope is not Scope.DATABASE
+            else:
+                topic.probed = probed if isinstance(probed, bytes) else None
             self._settle(place, topic, outcome, polled_at.get(topic.name) or clock.now_us(), at_fault)
 
         await run_round(topics, batching, ask, deliver)

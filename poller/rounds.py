@@ -21,7 +21,8 @@ from poller.statement import types
 from poller.trouble import Scope, Trouble
 
 MAX_TIMEOUTS = 12
-"""In one round; what has no outcome by then is told the same, and is asked again in the next round."""
+"""In one round; what has no outcome by then is told the same, and is asked again in the next round. A round that comes
+after one without any answer ends with its first timeout: a database that is overloaded is left alone."""
 
 Ask = Callable[[Sequence[OwnedTopic]], Awaitable[list[Outcome] | Trouble]]
 """One outcome per topic, or what became of the statement as a whole."""
@@ -36,12 +37,14 @@ class Batching:
 
     size: BatchSize
     possible: bool = True
+    answering: bool = True  # the last round had an answer
 
 
 async def run_round(topics: Sequence[OwnedTopic], batching: Batching, ask: Ask, deliver: Deliver) -> None:
     """Delivers an outcome for each topic exactly once."""
     todo = deque(_of_one_kind(topics))
-    timeouts, doubted = 0, False
+    timeouts, doubted, answered = 0, False, False
+    patience = MAX_TIMEOUTS if batching.answering else 1
     before, too_slow_alone = batching.size.topics, False
     while todo:
         group = todo.popleft()
@@ -51,6 +54,7 @@ async def run_round(topics: Sequence[OwnedTopic], batching: Batching, ask: Ask, 
             group = group[:most]
         outcome = await ask(group)
         if not isinstance(outcome, Trouble):
+            answered, patience = True, MAX_TIMEOUTS
             for topic, each in zip(group, outcome, strict=True):
                 deliver(topic, each, isinstance(each, Trouble))
             continue
@@ -70,9 +74,11 @@ async def run_round(topics: Sequence[OwnedTopic], batching: Batching, ask: Ask, 
         if outcome.scope is Scope.WEIGHT:
             timeouts += 1
             batching.size.timed_out(len(group))
-        if outcome.scope is Scope.DATABASE or timeouts >= MAX_TIMEOUTS:
-            for topic in [*group, *(topic for rest in todo for topic in rest)]:
-                deliver(topic, outcome, False)
+        if outcome.scope is Scope.DATABASE or timeouts >= patience:
+            batching.answering = answered
+            # Those that were asked come last, so that the next round begins with others.
+            for topic in [*(topic for rest in todo for topic in rest), *group]:
+                deliver(topic, outcome, len(group) == 1 and topic is group[0] and outcome.scope is Scope.WEIGHT)
             return
         if outcome.scope is Scope.STATEMENT or len(group) == 1:
             too_slow_alone = too_slow_alone or outcome.scope is Scope.WEIGHT
@@ -80,6 +86,7 @@ async def run_round(topics: Sequence[OwnedTopic], batching: Batching, ask: Ask, 
                 deliver(topic, outcome, outcome.scope is not Scope.STATEMENT)
         else:
             todo.extend(_parts(group, 8 if outcome.scope is Scope.WEIGHT else 2))
+    batching.answering = answered
     if too_slow_alone:
         batching.size.topics = before  # it was not their number
 

@@ -141,3 +141,22 @@ async def test_a_table_that_is_put_back_between_two_statements_does_not_end_aski
     await run_round(done.topics, done.batching, ask, done.deliver)
     assert done.batching.possible
     assert [len(group) for group in done.asked] == [10, 1, 9]
+
+
+async def test_after_a_round_without_an_answer_the_next_ends_with_its_first_timeout_and_others_come_first() -> None:
+    done = await Round(512, dict.fromkeys(range(512), TIMEOUT)).run()
+    order = list(done.outcomes)
+    again = Round(512, dict.fromkeys(range(512), TIMEOUT))
+    again.batching = done.batching
+    again.topics = [again.topics[n] for n in order]
+    await again.run()
+    assert len(again.asked) == 1
+    assert list(again.outcomes)[-len(again.asked[0]) :] == again.asked[0]
+
+
+async def test_with_the_first_answer_a_round_has_its_patience_back() -> None:
+    done = Round(64, {40: TIMEOUT}, size=16)
+    done.batching.answering = False
+    await done.run()
+    assert done.blamed == {40}
+    assert done.batching.answering
