@@ -33,7 +33,7 @@ class Entry:
     polls: float
     changes: float
     rows: int
-    lag: float
+    lag: float | None  # None without a result
     cost: float
 
 
@@ -45,7 +45,7 @@ COLUMNS: dict[str, Callable[[Entry], str | float]] = {
     "polls/s": lambda e: -e.polls,
     "changes/s": lambda e: -e.changes,
     "rows": lambda e: -e.rows,
-    "lag": lambda e: -e.lag,
+    "lag": lambda e: -(e.lag or 0.0),
     "cost": lambda e: -e.cost,
 }
 """What each column sorts by: figures with the largest first."""
@@ -208,7 +208,7 @@ class Board:
 
 
 def _entry(topic: cluster_pb2.TopicInfo, now: datetime) -> Entry:
-    lag = 0.0
+    lag = None
     if topic.last_polled_at:
         lag = max(0.0, (now - datetime.fromisoformat(topic.last_polled_at)).total_seconds())
     load = topic.load

@@ -188,7 +188,7 @@ def drawn(board: Board, now: datetime, height: int) -> RenderableType:
             f"{entry.polls:.1f}",
             f"{entry.changes:.1f}",
             str(entry.rows),
-            f"{entry.lag:.1f} s",
+            f"{entry.lag:.1f} s" if entry.lag is not None else "-",
             f"{entry.cost:.1f} ms/s",
             style="reverse" if entry.topic == board.selected else "",
         )
