@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 
+from coordinator import metrics
 from coordinator.etcd import Etcd
 from coordinator.keys import Keys, NodeRecord
 from services import logs
@@ -64,6 +65,7 @@ class Coroner:
                 if await refuses(*split_host_port(node.grpc)):
                     await self._etcd.lease_revoke(entry.lease)
                     self.deaths += 1
+                    metrics.DEATHS.labels(node.role).inc()
                     log.info("node is dead, its lease revoked", dead=node.node, role=node.role, lease=node.lease)
                     return
         except LeaseLost:

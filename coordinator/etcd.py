@@ -22,6 +22,7 @@ import grpc
 import grpc.aio
 from etcd3 import etcdrpc
 
+from coordinator import metrics
 from services import logs
 from services.errors import Compacted, EtcdError, EtcdRefused, EtcdUnknown, LeaseLost
 from services.settings import EtcdSettings, HostPort
@@ -309,16 +310,20 @@ class Etcd:
         """Renews the lease and returns its time in seconds; 0 when etcd says that it is gone. EtcdRefused when nobody
         answered in time: renewing twice does no harm, so this is never unknown."""
         async with self._keepalive_turn:
-            deadline = asyncio.get_running_loop().time() + timeout
-            attempt = 0
-            while True:
-                endpoint = self._keepalive[0] if self._keepalive else self._endpoints[self._current]
-                try:
-                    async with asyncio.timeout_at(self._attempt_ends(deadline, timeout)):
-                        return await self._keepalive_once(endpoint, lease)
-                except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
-                    attempt += 1
-                    await self._next_attempt(error, attempt, deadline, endpoint)
+            with metrics.answering("LeaseKeepAlive"):
+                return await self._keep_alive(lease, timeout)
+
+    async def _keep_alive(self, lease: int, timeout: float) -> float:
+        deadline = asyncio.get_running_loop().time() + timeout
+        attempt = 0
+        while True:
+            endpoint = self._keepalive[0] if self._keepalive else self._endpoints[self._current]
+            try:
+                async with asyncio.timeout_at(self._attempt_ends(deadline, timeout)):
+                    return await self._keepalive_once(endpoint, lease)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
+                attempt += 1
+                await self._next_attempt(error, attempt, deadline, endpoint)
 
     async def _keepalive_once(self, endpoint: Endpoint, lease: int) -> float:
         answered = False
@@ -398,6 +403,10 @@ class Etcd:
     # --- calls
 
     async def _call(self, stub: str, method: str, request: Any, *, write: bool = False) -> Any:
+        with metrics.answering(method):
+            return await self._ask(stub, method, request, write=write)
+
+    async def _ask(self, stub: str, method: str, request: Any, *, write: bool) -> Any:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + CALL_SECONDS
         attempt = 0

@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
+from coordinator import metrics
 from coordinator.etcd import Etcd, Event, Kv, Listing
 from coordinator.session import backoff
 from services import logs
@@ -95,6 +96,7 @@ class Mirror:
 
     async def _list(self) -> None:
         listing = await self._etcd.range(self.prefix)
+        metrics.LISTINGS.inc()
         if self._incarnation != self._etcd.incarnation:
             self._incarnation = self._etcd.incarnation
             if self._on_new_cluster is not None:

@@ -14,6 +14,7 @@ import os
 from typing import NoReturn
 
 from coordinator import etcd as e
+from coordinator import metrics
 from coordinator.etcd import Etcd, Event, Kv
 from coordinator.keys import Keys, NodeRecord, NodeState, lease_hex
 from coordinator.mirror import Mirror
@@ -41,6 +42,7 @@ class Registration:
     def __init__(self, etcd: Etcd, keys: Keys, record: NodeRecord) -> None:
         self.record = record
         self.registered = asyncio.Event()  # set while etcd has the entry as it should be, as far as is known
+        metrics.NODE.labels(record.role, record.node, record.version).set(1)
         self._etcd = etcd
         self._key = keys.node(record.role, record.node)
         self._wake = asyncio.Event()

@@ -7,14 +7,17 @@ pollers see nothing of it. On `stop` it says that it drains, and its keys go wit
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import prometheus_client
 
+from coordinator import metrics
 from coordinator.auditor import Auditor
 from coordinator.cluster import SERVICES, Cluster
 from coordinator.drain import Asked
 from coordinator.election import Election
 from coordinator.etcd import Etcd
+from coordinator.figures import figures
 from coordinator.keys import Keys
 from coordinator.registry import Registration, node_record
 from coordinator.session import Session, keep_session
@@ -94,10 +97,11 @@ async def run(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     if catalog is not None:
         logs.hide_claims_of(catalog)
     keys = Keys(settings.namespace)
-    with bind(settings.http) as listener:
+    with bind(settings.http) as listener, contextlib.ExitStack() as scope:
         http = settings.advertised(*address_of(listener))
         async with Etcd.open(settings) as etcd:
             cluster = Cluster(etcd, keys, catalog)
+            scope.enter_context(metrics.counted_on_scrape(lambda: figures(cluster.view)))
             async with rpc.serve(settings, [cluster.add_to], SERVICES) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
                 grpc = settings.advertised(server.host, server.port)

@@ -17,6 +17,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NoReturn, TypeVar
 
+from coordinator import metrics
 from coordinator.etcd import CALL_SECONDS, Etcd
 from services import logs
 from services.errors import EtcdError, LeaseLost
@@ -146,9 +147,11 @@ async def keep_session(
         failures = 0
         log.info("session opened", lease=f"{session.lease:x}", ttl=session.ttl)
         try:
-            async with session._scope():
-                return await body(session)
+            with metrics.holding(session.margin):
+                async with session._scope():
+                    return await body(session)
         except LeaseLost as error:
+            metrics.SESSIONS_LOST.inc()
             # Before Python 3.13 a task group that fails while its task is being cancelled swallows the cancellation.
             task = asyncio.current_task()
             if task is not None and task.cancelling():

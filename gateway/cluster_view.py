@@ -75,6 +75,11 @@ class ClusterView:
         """The topic has another owner, or none."""
         self._takeovers.owned(topic, owner.node if owner is not None else None, now, now_rfc3339())
 
+    @property
+    def takeovers(self) -> int:
+        """That this gateway has seen, ever."""
+        return self._takeovers.total
+
     async def show(self, identity: Identity) -> dict[str, Any]:
         """What web/src/api.ts calls Cluster."""
         records = self._records()

@@ -147,6 +147,11 @@ class Feeds:
         link = self._links.get(address)
         return link is not None and link.up
 
+    @property
+    def standing(self) -> int:
+        """How many streams stand."""
+        return sum(link.up for link in self._links.values())
+
     def _link(self, address: HostPort) -> Link:
         link = self._links.get(address)
         if link is None:

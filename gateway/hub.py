@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol, cast
 
+from gateway import metrics
 from gateway.audience import Traffic
 from gateway.feeds import Feeds
 from gateway.presence import Presences
@@ -141,6 +142,8 @@ class Hub:
             delta = Delta(list(frame.delta.deletes), [(u.at, u.key, u.row) for u in frame.delta.upserts])
             try:
                 live.take_delta(version, frame.polled_at, delta)
+                age = (now_us() - frame.polled_at) / 1e6
+                metrics.DELTA_AGE_SECONDS.labels(live.topic.query.name).observe(age)
                 if live.status.state == "stale":  # it is polled, whatever was said
                     live.take_status(Status("live", None, now_us()))
             except LookupError as error:

@@ -1,10 +1,19 @@
-"""What a gateway tells Prometheus. Names are stable; labels are queries, never topics, whose number has no bound."""
+"""What a gateway tells Prometheus. Names are stable; labels are queries, never topics, whose number has no bound.
+
+What is counted elsewhere anyway, and only read when somebody scrapes, is in gateway/figures.py.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import Gauge
+from prometheus_client import Gauge, Histogram
 
 SOCKETS = Gauge("pollcast_gateway_sockets", "WebSocket clients that are connected.")
 SUBSCRIPTIONS = Gauge(
     "pollcast_gateway_subscriptions", "Topics joined by clients, each counted once per client, whatever the protocol."
+)
+DELTA_AGE_SECONDS = Histogram(
+    "pollcast_gateway_delta_age_seconds",
+    "From the start of the poll that found a change until this gateway handed the change on, by the hosts' clocks.",
+    ["query"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )

@@ -18,6 +18,7 @@ from coordinator.demand import Demand
 from coordinator.drain import Asked
 from coordinator.etcd import Etcd, Event
 from coordinator.keys import Foreign, Keys, NodeRecord, OwnerRecord
+from coordinator.metrics import counted_on_scrape
 from coordinator.mirror import Mirror
 from coordinator.presence import PresenceKeys
 from coordinator.registry import Registration, node_record
@@ -26,6 +27,7 @@ from coordinator.session import Session, keep_session
 from gateway.admission import Admission
 from gateway.channels import Context
 from gateway.cluster_view import ClusterView
+from gateway.figures import Figures
 from gateway.http import Gateway
 from gateway.hub import Hub, Owner
 from gateway.identity import Doorkeeper
@@ -65,7 +67,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
     doorkeeper = Doorkeeper(Verifier.from_settings(settings))
     keys = Keys(settings.namespace)
     readiness = Readiness()
-    with web.bind(settings.http) as listener:
+    with web.bind(settings.http) as listener, contextlib.ExitStack() as scope:
         http = settings.advertised(*web.address_of(listener))
         async with Etcd.open(settings) as etcd:
             demand = Demand(etcd, keys, settings.node)
@@ -80,6 +82,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             hub.on_owned = cluster.owned
             admission = Admission(settings.max_connections, lambda: len(context.sockets))
             app = Gateway(context, doorkeeper, Pages.of(settings), admission, readiness, Page.load(), cluster).app()
+            scope.enter_context(counted_on_scrape(Figures(context, cluster, presences, members)))
             live = LiveQuery(hub, catalog, doorkeeper, readiness, presences, admission)
             reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, hub))
             async with (

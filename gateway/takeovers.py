@@ -25,6 +25,7 @@ class Takeovers:
     """Feed it every change of an owner."""
 
     def __init__(self) -> None:
+        self.total = 0  # ever
         self._owners: dict[str, str] = {}
         self._left: dict[str, tuple[str, float]] = {}  # who owned it and when that ended, in order
         self._seen: deque[Takeover] = deque(maxlen=KEPT)
@@ -45,6 +46,7 @@ class Takeovers:
             gap = now - since
         if before not in (None, owner) and gap <= LAPSE_SECONDS:
             assert before is not None
+            self.total += 1
             self._seen.append(Takeover(topic, before, owner, at, gap))
 
     def latest(self) -> list[Takeover]:

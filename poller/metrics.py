@@ -21,6 +21,8 @@ INTERVAL_SECONDS = Gauge(
     "pollcast_poller_interval_seconds", "The interval in force: longer than the catalogue's while slow.", ["query"]
 )
 OWNED_TOPICS = Gauge("pollcast_poller_owned_topics", "Topics that this poller owns.", ["query"])
+GAINED = Counter("pollcast_poller_gained_topics", "Topics that came to this poller, whoever had them before.")
+LOST = Counter("pollcast_poller_lost_topics", "Topics that this poller let go, handed over, or lost.")
 GATEWAY_STREAMS = Gauge("pollcast_poller_gateway_streams", "Gateways that are connected.")
 FRAMES = Counter("pollcast_poller_frames", "Frames sent to gateways.")
 FRAME_BYTES = Counter("pollcast_poller_frame_bytes", "Bytes of the frames sent to gateways.")

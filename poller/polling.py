@@ -11,8 +11,11 @@ import asyncio
 import random
 from collections.abc import Iterator
 
+from coordinator.metrics import counted_on_scrape
+from poller import metrics
 from poller.database import Database
 from poller.feed import Feed
+from poller.figures import figures
 from poller.lane import Lane
 from poller.owned import OwnedTopic
 from services import clock, logs, topics
@@ -59,17 +62,20 @@ class Polling:
             log.error("gained a topic that is not in the catalogue", topic=topic, epoch=epoch, detail=error.detail)
             return
         self._owned[topic] = owned
+        metrics.GAINED.inc()
         self._lanes[owned.topic.query.name].add(owned)
 
     def lost(self, topic: str) -> None:
         """Not owned any more."""
         owned = self._owned.pop(topic, None)
         if owned is not None:
+            metrics.LOST.inc()
             self._lanes[owned.topic.query.name].remove(owned)
             self.feed.forget(topic)
 
     async def run(self) -> None:
         """Polls until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            for name, lane in self._lanes.items():
-                tasks.create_task(lane.run(), name=f"lane {name}")
+        with counted_on_scrape(lambda: figures(self._owned, self._lanes, clock.now_us())):
+            async with asyncio.TaskGroup() as tasks:
+                for name, lane in self._lanes.items():
+                    tasks.create_task(lane.run(), name=f"lane {name}")
