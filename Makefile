@@ -5,6 +5,7 @@ WITH_NODE := PATH="$(CURDIR)/$(BIN):$$PATH"
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
 MAYBE_PAGE = $(MAKE) --no-print-directory page || echo "Going on without the page: a gateway's / says what is missing."
 CHROMIUM := $(shell command -v chromium || command -v google-chrome)
+PGBOUNCER := $(shell PATH="$$PATH:/usr/sbin" command -v pgbouncer)
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 
 .PHONY: install page up test chaos check bench model model-broken proto proto-check fmt
@@ -42,7 +43,8 @@ node_modules/.package-lock.json: package-lock.json | .venv/ready
 
 test: install tests/js/node_modules/.package-lock.json
 	@$(if $(CHROMIUM),,echo "Leaving out tests/browser: there is no Chromium (Debian: apt install chromium).")
-	$(BIN)/pytest $(if $(CHROMIUM),,--ignore=tests/browser) $(ARGS)
+	@$(if $(PGBOUNCER),,echo "Leaving out tests/pgbouncer: there is no pgbouncer (Debian: apt install pgbouncer).")
+	$(BIN)/pytest $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/pgbouncer) $(ARGS)
 
 # The real phoenix.js, for Node.js, which comes into .venv as a wheel.
 tests/js/node_modules/.package-lock.json: tests/js/package-lock.json | install
