@@ -19,7 +19,7 @@ import pytest
 from services import ports
 from services.child import Child, User
 from services.embedded import POSTGRES_USER, PostgresServer
-from tests.polling_setting import polling_on
+from tests.polling_setting import Followed, polling_on
 from tests.waiting import eventually, eventually_sync
 
 CATALOG = """
@@ -110,7 +110,8 @@ async def test_pollers_share_the_connections_of_transactions_and_leave_nothing_o
         one.gateway() as gateway_one,
         two.gateway() as gateway_two,
     ):
-        followed, named = [], []
+        followed: list[Followed] = []
+        named: list[Followed] = []
         for poller, gateway in ((one, gateway_one), (two, gateway_two)):
             for topic in (*topics, "settings"):
                 (named if topic == "settings" else followed).append(await gateway.attach(topic))
