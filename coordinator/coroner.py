@@ -63,10 +63,10 @@ class Coroner:
             for pause in KNOCKS:
                 await asyncio.sleep(pause)
                 if await refuses(*split_host_port(node.grpc)):
+                    log.info("node is dead, revoking its lease", dead=node.node, dead_role=node.role, lease=node.lease)
                     await self._etcd.lease_revoke(entry.lease)
                     self.deaths += 1
                     metrics.DEATHS.labels(node.role).inc()
-                    log.info("node is dead, its lease revoked", dead=node.node, role=node.role, lease=node.lease)
                     return
         except LeaseLost:
             log.debug("a peer was quicker", key=key)

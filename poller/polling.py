@@ -17,7 +17,8 @@ from poller.database import Database
 from poller.feed import Feed
 from poller.figures import figures
 from poller.lane import Lane
-from poller.owned import OwnedTopic
+from poller.owned import Frames, OwnedTopic
+from poller.story import Story
 from services import clock, logs, topics
 from services.catalog import Catalog
 from services.errors import PollcastError
@@ -32,8 +33,9 @@ class Polling:
         self._catalog = catalog
         self._owned: dict[str, OwnedTopic] = {}
         self.feed = Feed(self._owned)
+        self._story = Story()
         rng = rng or random.Random()
-        self._lanes = {name: Lane(query, database, self.feed.publish, rng) for name, query in catalog.queries.items()}
+        self._lanes = {name: Lane(query, database, self._publish, rng) for name, query in catalog.queries.items()}
 
     @property
     def owned(self) -> int:
@@ -63,6 +65,7 @@ class Polling:
             return
         self._owned[topic] = owned
         metrics.GAINED.inc()
+        self._story.gained(topic, epoch)
         self._lanes[owned.topic.query.name].add(owned)
 
     def lost(self, topic: str) -> None:
@@ -70,8 +73,13 @@ class Polling:
         owned = self._owned.pop(topic, None)
         if owned is not None:
             metrics.LOST.inc()
+            self._story.lost(topic)
             self._lanes[owned.topic.query.name].remove(owned)
             self.feed.forget(topic)
+
+    def _publish(self, topic: str, frames: Frames) -> None:
+        self._story.told(topic)
+        self.feed.publish(topic, frames)
 
     async def run(self) -> None:
         """Polls until cancelled."""

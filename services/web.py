@@ -27,7 +27,8 @@ from services.settings import HostPort, split_host_port
 
 BACKLOG = 2048
 
-prometheus_client.disable_created_metrics()  # a second series beside each counter, which says when it began
+# They would be a second series beside each counter, which says when it began.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 Probe = Callable[[], tuple[bool, dict[str, object]]]
 """Whether it is well (200 or 503), and what the body says about it."""
