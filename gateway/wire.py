@@ -72,7 +72,12 @@ _EXTENSIONS: Final = [
 
 def frame(payload: bytes) -> bytes:
     """One text frame, unmasked as servers send it, ready to be written to any number of connections."""
-    return Frame(Opcode.TEXT, payload).serialize(mask=False)
+    size = len(payload)
+    if size < 126:
+        return b"\x81%c%b" % (size, payload)
+    if size < 65536:
+        return b"\x81\x7e%b%b" % (size.to_bytes(2), payload)
+    return b"\x81\x7f%b%b" % (size.to_bytes(8), payload)
 
 
 class Framed:

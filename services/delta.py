@@ -84,6 +84,8 @@ def _kept(before: Rows, after: Rows) -> set[int]:
 
 def apply(rows: Rows, delta: Delta) -> list[Row]:
     """The rows after the delta. `rows` stay as they are."""
+    if not delta.deletes and (replaced := _replaced(rows, delta)) is not None:
+        return replaced
     gone = {key for _, key, _ in delta.upserts}
     gone.update(delta.deletes)
     kept = [row for row in rows if row[0] not in gone]
@@ -97,4 +99,15 @@ def apply(rows: Rows, delta: Delta) -> list[Row]:
         taken = min(max(taken, wanted), len(kept))
         result.append((key, row))
     result += kept[taken:]
+    return result
+
+
+def _replaced(rows: Rows, delta: Delta) -> list[Row] | None:
+    """The rows after a delta that only changes rows where they stand, which is the usual one; None for another."""
+    result = list(rows)
+    size = len(result)
+    for at, key, row in delta.upserts:
+        if at >= size or result[at][0] != key:
+            return None
+        result[at] = (key, row)
     return result
