@@ -33,7 +33,7 @@ ENV PYTHONUNBUFFERED=1 \
 USER pollcast
 EXPOSE 4000 4001
 # Every service answers /readyz; an etcd outage alone leaves it ready.
-HEALTHCHECK --interval=2s --timeout=3s --start-period=20s --retries=3 \
+HEALTHCHECK --interval=2s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:4000/readyz', timeout=2)"]
 ENTRYPOINT ["pollcast"]
 CMD ["--help"]
