@@ -34,6 +34,9 @@ SYNC_SECONDS = 3.0
 REFRESH_SECONDS = 0.5
 """How long a call that lists topics waits for nodes to say how many clients they have."""
 
+SHOWN_SECONDS = 1.0
+"""How long a call that moves a topic waits for the view to show it."""
+
 Response = cluster_pb2.WatchClusterResponse
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -105,6 +108,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
             await self._synced()
             topic = self._canonical(request.topic)
             epoch = await moves.move(self._etcd, self._keys, topic, request.poller)
+            await self._shown(topic, epoch)
         return cluster_pb2.MoveTopicResponse(epoch=epoch)
 
     async def DrainNode(self, request: cluster_pb2.DrainNodeRequest, context: Context) -> cluster_pb2.DrainNodeResponse:
@@ -121,6 +125,24 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
                 await self.mirror.synced.wait()
         except TimeoutError:
             raise EtcdRefused("this coordinator has not reached etcd yet") from None
+
+    async def _shown(self, topic: str, epoch: int) -> None:
+        """Until the view shows this owner or a later one, so that who asks next sees what was done; at most a
+        moment."""
+        watcher = Watcher(self.view)
+        self._watchers.add(watcher)
+        try:
+            async with asyncio.timeout(SHOWN_SECONDS):
+                while not self._shows(topic, epoch) and not self._closed.is_set():
+                    await watcher.change()
+        except TimeoutError:
+            return  # it is done all the same
+        finally:
+            self._watchers.discard(watcher)
+
+    def _shows(self, topic: str, epoch: int) -> bool:
+        view = self.view.topics.get(topic)
+        return view is not None and view.owner is not None and view.owner.epoch >= epoch
 
     def _knows(self, query: str) -> bool:
         return self.view.knows(query) or (self._catalog is not None and query in self._catalog.queries)
@@ -172,6 +194,11 @@ class Watcher:
 
     def wake(self) -> None:
         self._wake.set()
+
+    async def change(self) -> None:
+        """Until the next change, or it was woken."""
+        self._wake.clear()
+        await self._wake.wait()
 
     async def something(self) -> None:
         """Until there is something to tell, or it was woken."""

@@ -86,6 +86,13 @@ async def topics(stub: Stub, query: str = "") -> dict[str, cluster_pb2.TopicInfo
     return {topic.topic: topic for topic in answer.topics}
 
 
+async def listed(stub: Stub, name: str) -> cluster_pb2.TopicInfo:
+    """Joins are answered before etcd knows of them: AssertionError while it is not there."""
+    found = await topics(stub)
+    assert name in found
+    return found[name]
+
+
 async def nobody_watches(stub: Stub) -> None:
     async def none() -> bool:
         return not await topics(stub)
@@ -123,16 +130,20 @@ async def test_topics_are_listed_with_their_clients_at_once_and_their_polls_soon
     async with stub_of(first) as stub, stub_of(second) as other:
         async with watching(up, "clock"), watching(up, "clock?zone=%75tc"), watching(up, "clock", gateway=1):
             for each in (stub, other):
+
+                async def all_joined(each: Stub = each) -> bool:
+                    return (await listed(each, name)).clients == 3
+
+                await eventually(all_joined)
                 topic = (await topics(each, "clock"))[name]
-                assert topic.clients == 3
                 assert {g.name: g.clients for g in topic.gateways} == {"gateway-1": 2, "gateway-2": 1}
 
                 async def polled(each: Stub = each) -> bool:
-                    topic = (await topics(each))[name]
+                    topic = await listed(each, name)
                     return bool(topic.last_polled_at) and topic.load.polls_per_second > 5
 
                 await eventually(polled)
-                topic = (await topics(each))[name]
+                topic = await listed(each, name)
                 assert topic.owner in {n.name for n in up.nodes("poller")}
                 assert topic.epoch > 0
                 assert (topic.state, topic.interval_ms, topic.load.rows) == ("live", 100, 1)
@@ -145,7 +156,7 @@ async def test_a_topic_at_fault_is_listed_as_failed(up: Cluster, coordinator: St
     async with watching(up, "broken"):
 
         async def failed() -> bool:
-            return (await topics(coordinator))["broken"].state == "failed"
+            return (await listed(coordinator, "broken")).state == "failed"
 
         await eventually(failed)
     await nobody_watches(coordinator)
@@ -172,17 +183,17 @@ async def test_a_moved_topic_stays_where_it_was_moved_to(up: Cluster, coordinato
     async with watching(up, "clock"):
 
         async def owner() -> str:
-            return (await topics(coordinator))["clock?zone=utc"].owner
+            return (await listed(coordinator, "clock?zone=utc")).owner
 
         for poller in sorted({n.name for n in up.nodes("poller")} - {await eventually(owner)}):
             answer = await coordinator.MoveTopic(cluster_pb2.MoveTopicRequest(topic="live:clock", poller=poller))
-            moved = (await topics(coordinator))["clock?zone=utc"]
+            moved = await listed(coordinator, "clock?zone=utc")
             assert (moved.owner, moved.epoch) == (poller, answer.epoch)
         async with etcd_of(up) as (etcd, keys):
             await etcd.delete(keys.owner("clock?zone=utc"))
 
             async def again() -> bool:
-                topic = (await topics(coordinator))["clock?zone=utc"]
+                topic = await listed(coordinator, "clock?zone=utc")
                 return topic.owner == poller and topic.epoch > answer.epoch
 
             await eventually(again)
@@ -267,7 +278,7 @@ async def test_a_drained_node_hands_over_and_leaves_and_watchers_are_told(up: Cl
     async with stub_of(up.nodes("coordinator")[1]) as stub, watching(up, "clock"):
 
         async def owner() -> str:
-            return (await topics(stub))["clock?zone=utc"].owner
+            return (await listed(stub, "clock?zone=utc")).owner
 
         before = await eventually(owner)
         call = stub.WatchCluster(cluster_pb2.WatchClusterRequest())
@@ -282,7 +293,7 @@ async def test_a_drained_node_hands_over_and_leaves_and_watchers_are_told(up: Cl
         call.cancel()
 
         async def taken_over() -> bool:
-            topic = (await topics(stub))["clock?zone=utc"]
+            topic = await listed(stub, "clock?zone=utc")
             return topic.owner not in ("", before) and topic.state == "live"
 
         await eventually(taken_over)
