@@ -10,7 +10,7 @@ import uvloop
 
 from bench.processes import raise_file_limit
 
-ALL = ("fanout", "memory", "latency", "storm", "slow", "compression", "peers")
+ALL = ("fanout", "memory", "latency", "storm", "slow", "compression", "peers", "polling")
 
 
 def main() -> None:

@@ -1,0 +1,314 @@
+"""What polling costs: statements, CPU of the poller and CPU of the database for each poll of a topic.
+
+Polls the top 20 rows of one region, of 10,000 regions with 100 rows each, on an embedded PostgreSQL of its own.
+Everything is measured in CPU seconds (this process is the poller), so that other work on the machine counts little, and
+compared within one run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import psycopg
+from prometheus_client import REGISTRY
+from psycopg_pool import AsyncConnectionPool
+
+from bench.table import show
+from poller.answer import divide
+from poller.database import Database
+from poller.polling import Polling
+from poller.statement import together
+from poller.trouble import Trouble
+from services import catalog as catalogue
+from services import logs
+from services.delta import Row
+from services.embedded import PostgresServer, program
+
+REGIONS, ROWS = 10_000, 100
+
+SQL = """
+select id, customer, amount, note from orders where region = %(region)s order by amount desc, id limit 20
+"""
+
+CATALOG = f'''
+[queries.quick]
+sql = """{SQL}"""
+key = ["id"]
+interval = "50ms"
+timeout = "10s"
+params = {{ region = "int" }}
+
+[queries.second]
+sql = """{SQL}"""
+key = ["id"]
+timeout = "10s"
+params = {{ region = "int" }}
+
+[queries.accounts]
+sql = """
+select aid, abalance from pgbench_accounts where aid between 1 + %(page)s * 20 and 20 + %(page)s * 20 order by aid
+"""
+key = ["aid"]
+timeout = "10s"
+params = {{ page = "int" }}
+
+[queries.wide]
+sql = "select g as id, repeat('x', 1000) as text from generate_series(1, 10000) g order by g"
+key = ["id"]
+timeout = "10s"
+'''
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one stretch of time, in seconds."""
+
+    seconds: float
+    ours: float  # CPU of this process
+    theirs: float  # CPU of the database
+    polls: float
+    statements: float
+
+
+def counted(name: str, query: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"pollcast_poller_{name}_total", {"query": query, **labels}) or 0
+
+
+def polls(query: str) -> float:
+    return sum(counted("polls", query, outcome=outcome) for outcome in ("changed", "unchanged", "stale", "failed"))
+
+
+def database_cpu(server: PostgresServer) -> float:
+    """Of all its processes that live, in seconds."""
+    nanoseconds = 0
+    for process in psutil.Process(server.pid).children():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            nanoseconds += int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0])
+    return nanoseconds / 1e9
+
+
+async def measured(server: PostgresServer, query: str, seconds: float) -> Cost:
+    before = time.monotonic(), time.process_time(), database_cpu(server), polls(query), counted("statements", query)
+    await asyncio.sleep(seconds)
+    after = time.monotonic(), time.process_time(), database_cpu(server), polls(query), counted("statements", query)
+    return Cost(*(b - a for a, b in zip(before, after, strict=True)))
+
+
+@contextlib.asynccontextmanager
+async def polled(url: str, query: str, names: Sequence[str], possible: bool = True) -> AsyncIterator[Polling]:
+    """A poller that owns these topics of one query; each was polled already, unless that takes more than 20 s."""
+    deadline = time.monotonic() + 20
+    async with Database.open(url, 4, "bench") as database, asyncio.TaskGroup() as tasks:
+        polling = Polling(catalogue.parse(CATALOG, "bench"), database, random.Random(1))
+        if not possible:
+            polling._lanes[query]._batching.possible = False
+        running = tasks.create_task(polling.run())
+        for epoch, name in enumerate(names, 1):
+            polling.gained(name, epoch)
+        # A poller tells of its polls nobody but gateways.
+        while any(topic.rows is None for topic, _ in polling.topics) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        yield polling
+        running.cancel()
+
+
+def topics(query: str, number: int) -> list[str]:
+    return [f"{query}?region={region}" for region in range(number)]
+
+
+async def run() -> None:
+    logs.configure(level=40)
+    with (
+        tempfile.TemporaryDirectory(prefix="pollcast-bench-") as folder,
+        PostgresServer.start(Path(folder) / "data", fsync=False) as server,
+    ):
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute(
+                "create table orders as select g as id, g % 10000 as region, 'customer ' || g % 977 as customer,"
+                f" (g * 7919::bigint % 100000) / 100.0 as amount, repeat('x', 40) as note"
+                f" from generate_series(1, {REGIONS * ROWS}) g"
+            )
+            connection.execute("create index on orders (region, amount desc, id)")
+            connection.execute("vacuum analyze orders")
+        for measure in (batch_sizes, as_people_do_it, per_topic, memory, beside_pgbench):
+            await measure(server)
+
+
+async def per_topic(server: PostgresServer) -> None:
+    rows = []
+    for number in (1, 100, 1_000, 10_000):
+        query = "quick" if number <= 100 else "second"
+        for possible in (True, False):
+            async with polled(server.url, query, topics(query, number), possible) as polling:
+                await measured(server, query, 1)
+                cost = await measured(server, query, 4 if number < 10_000 else 8)
+                in_force = max(seconds for _, seconds in polling.topics)
+            how = "together" if possible else "one by one"
+            each = 1e6 / max(cost.polls, 1)
+            rows.append(
+                (
+                    f"{number:,} {how}",
+                    cost.statements / max(cost.polls, 1),
+                    cost.ours * each,
+                    cost.theirs * each,
+                    cost.polls / cost.seconds,
+                    in_force,
+                )
+            )
+    head = ("topics", "statements per poll", "poller CPU µs", "database CPU µs", "polls/s", "interval in force s")
+    show("One poll of a topic, 20 rows, nothing changed", head, rows)
+
+
+async def batch_sizes(server: PostgresServer) -> None:
+    query = catalogue.parse(CATALOG, "bench").queries["second"]
+    values = [{"region": str(region)} for region in range(2048)]
+    rows = []
+    async with Database.open(server.url, 1, "bench") as database:
+        for size in (1, 8, 32, 64, 128, 256, 512, 1024, 2048):
+            known: list[list[Row] | None] = [None] * len(values)
+            took: list[float] = []
+            total = [0.0, 0.0, 0]
+            for turn in range(3):
+                ours, theirs = time.process_time(), database_cpu(server)
+                for start in range(0, len(values), size):
+                    began = time.monotonic()
+                    answer = await database.ask(together(query, values[start : start + size]), query)
+                    assert not isinstance(answer, Trouble)
+                    known[start : start + size] = [
+                        outcome if isinstance(outcome, list) else None
+                        for outcome in divide(answer, known[start : start + size], query)
+                    ]
+                    took.append(time.monotonic() - began)
+                    if size == 1 and start >= 256:
+                        break
+                if turn:  # the first fills caches
+                    total[0] += time.process_time() - ours
+                    total[1] += database_cpu(server) - theirs
+                    total[2] += min(len(values), start + size)
+            rows.append(
+                (
+                    f"{size:,}",
+                    total[0] / total[2] * 1e6,
+                    total[1] / total[2] * 1e6,
+                    (total[0] + total[1]) / total[2] * 1e6,
+                    statistics.median(took) * 1e3,
+                )
+            )
+    head = ("topics in a statement", "poller CPU µs", "database CPU µs", "both µs", "statement ms (wall)")
+    show("Batch size: one poll of a topic", head, rows)
+
+
+async def as_people_do_it(server: PostgresServer) -> None:
+    """1,000 clients on 100 topics at 1 s."""
+    seconds = 5.0
+    rows: list[tuple[str, float, float, float, float]] = []
+    sql = SQL.replace("%(region)s", "%s")
+
+    async def plain(label: str, pollers: int, what: Callable[[int], list[int]]) -> None:
+        async with AsyncConnectionPool(server.url, min_size=20, max_size=20, kwargs={"autocommit": True}) as pool:
+            await pool.wait(30)
+            done = 0
+
+            async def one(number: int) -> None:
+                nonlocal done
+                next_at = time.monotonic() + number / pollers
+                while True:
+                    await asyncio.sleep(max(0, next_at - time.monotonic()))
+                    for region in what(number):
+                        async with pool.connection() as connection:
+                            await (await connection.execute(sql.encode(), (region,))).fetchall()
+                        done += 1
+                    next_at = max(next_at + 1, time.monotonic())
+
+            async with asyncio.TaskGroup() as tasks:
+                working = [tasks.create_task(one(number)) for number in range(pollers)]
+                await asyncio.sleep(1)
+                before = time.monotonic(), time.process_time(), database_cpu(server), done
+                await asyncio.sleep(seconds)
+                after = time.monotonic(), time.process_time(), database_cpu(server), done
+                for task in working:
+                    task.cancel()
+        took, ours, theirs, sent = (b - a for a, b in zip(before, after, strict=True))
+        rows.append((label, sent / took, theirs / took * 1e3, ours / took * 1e3, 0.0))
+
+    await plain("1,000 clients, each polls", 1_000, lambda number: [number % 100])
+    await plain("4 servers, each polls the 100 topics", 4, lambda _: list(range(100)))
+    async with polled(server.url, "second", topics("second", 100)):
+        cost = await measured(server, "second", seconds)
+    rows.append(
+        (
+            "Pollcast",
+            cost.statements / cost.seconds,
+            cost.theirs / cost.seconds * 1e3,
+            cost.ours / cost.seconds * 1e3,
+            0.0,
+        )
+    )
+    least = rows[-1][2]
+    head = ("who polls", "statements/s", "database CPU ms per s", "pollers' CPU ms per s", "database CPU, Pollcast = 1")
+    show(
+        "1,000 clients on 100 topics at 1 s: the same work as people do it",
+        head,
+        [(*row[:4], row[2] / least) for row in rows],
+    )
+
+
+async def beside_pgbench(server: PostgresServer) -> None:
+    arguments = ["-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres", "postgres"]
+
+    async def pgbench(*options: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            program("pgbench"),
+            *options,
+            *arguments,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        out, _ = await process.communicate()
+        return out.decode()
+
+    await pgbench("-i", "-q", "-s", "10")
+    found: dict[str, list[float]] = {"alone": [], "with Pollcast": []}
+    names = [f"accounts?page={page}" for page in range(1_000)]
+    for _ in range(5):
+        for label in found:
+            scope = polled(server.url, "accounts", names) if label != "alone" else contextlib.nullcontext()
+            async with scope:
+                out = await pgbench("-c", "4", "-T", "3")
+            found[label].append(float(out.split("tps = ")[1].split()[0]))
+    medians = {label: statistics.median(each) for label, each in found.items()}
+    show(
+        "pgbench (4 clients), alone and while Pollcast watches 1,000 topics of its accounts at 1 s",
+        ("run", "transactions/s", "of alone %"),
+        [(label, median, median / medians["alone"] * 100) for label, median in medians.items()],
+    )
+
+
+async def memory(server: PostgresServer) -> None:
+    rows: list[tuple[str, float, float, float]] = []
+    for label, query, names, count in (
+        ("10,000 topics of 20 rows", "second", topics("second", 10_000), 20 * 10_000),
+        ("one topic of 10,000 rows of 1 KB", "wide", ["wide"], 10_000),
+    ):
+        gc.collect()
+        before = psutil.Process().memory_info().rss
+        async with polled(server.url, query, names) as polling:
+            data = sum(len(key) + len(row) for topic, _ in polling.topics for key, row in topic.rows or ())
+            gc.collect()
+            grown = psutil.Process().memory_info().rss - before
+        rows.append((label, grown / 1e6, data / 1e6, (grown - data) / count))
+    show("Memory of a poller", ("what it holds", "MB grown", "MB of rows and keys", "bytes a row beside them"), rows)
+
+
+if __name__ == "__main__":
+    asyncio.run(run())
