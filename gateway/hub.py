@@ -19,7 +19,7 @@ from gateway.status import State, Status
 from gateway.topic import RETAIN_SECONDS, UNREACHED_SECONDS, LiveTopic
 from gateway.version import Version
 from proto.pollcast.v1 import feed_pb2
-from services import logs
+from services import logs, tracing
 from services.clock import now_us
 from services.delta import Delta
 from services.settings import GatewaySettings, HostPort
@@ -136,6 +136,7 @@ class Hub:
             self.stale_frames += 1
             return
         live.unreached_since = None
+        received = now_us() if tracing.on else 0
         version = Version(frame.epoch, frame.seq)
         body = frame.WhichOneof("body")
         if body == "delta":
@@ -155,6 +156,9 @@ class Hub:
             live.take_piece(version, frame.polled_at, rows, frame.snapshot.more)
         elif body == "status":
             live.take_status(_status(frame.status))
+        if tracing.on and body == "delta":
+            query = live.topic.query.name
+            tracing.pushed(query, frame.topic, frame.epoch, frame.seq, (received, now_us()), live.clients)
 
     def on_link(self, address: HostPort, up: bool) -> None:
         """The stream to a poller stands, or has broken."""

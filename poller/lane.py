@@ -23,7 +23,7 @@ from poller.multiplexed import why_not
 from poller.owned import Frames, OwnedTopic
 from poller.rounds import Batching, run_round
 from poller.trouble import Scope, Trouble
-from services import clock, logs
+from services import clock, logs, tracing
 from services.catalog import Query
 
 log = logs.get_logger("lane")
@@ -145,9 +145,11 @@ class Lane:
         """Polls these topics of this place. False when the database was not there, or went meanwhile."""
         reached = True
         polled_at: dict[str, int] = {}
+        answered_at = 0
         possible = batching.possible
 
         async def ask(group: Sequence[OwnedTopic]) -> list[Outcome] | Trouble:
+            nonlocal answered_at
             started, now = asyncio.get_running_loop().time(), clock.now_us()
             for topic in group:
                 topic.started = started
@@ -161,6 +163,7 @@ class Lane:
             if isinstance(answer, Trouble):
                 return answer
             took = asyncio.get_running_loop().time() - started
+            answered_at = clock.now_us()
             for topic in group:
                 topic.cost(took / len(group))
             batching.size.answered(len(group), took, self._query.timeout, size(answer))
@@ -173,7 +176,7 @@ class Lane:
                 reached = reached and outcome.scope is not Scope.DATABASE
             else:
                 topic.probed = probed if isinstance(probed, bytes) else None
-            self._settle(place, topic, outcome, polled_at.get(topic.name) or clock.now_us(), at_fault)
+            self._settle(place, topic, outcome, polled_at.get(topic.name) or clock.now_us(), at_fault, answered_at)
 
         await run_round(topics, batching, ask, deliver)
         if possible and not batching.possible:
@@ -196,7 +199,9 @@ class Lane:
         metrics.ROWS.labels(name).inc(len(answer))
         return answer
 
-    def _settle(self, place: Place, topic: OwnedTopic, outcome: Outcome, polled_at: int, at_fault: bool) -> None:
+    def _settle(
+        self, place: Place, topic: OwnedTopic, outcome: Outcome, polled_at: int, at_fault: bool, answered_at: int = 0
+    ) -> None:
         """The outcome of a poll: told to gateways, and the topic is put where it belongs now."""
         if place.get(topic.name) is not topic:
             return  # lost meanwhile
@@ -212,8 +217,12 @@ class Lane:
             self._healed(topic)
             kind = "unchanged" if topic.seq == before else "changed"
         self._polls[kind].inc()
+        compared_at = clock.now_us() if tracing.on else 0
         if frames:
             self._publish(topic.name, frames)
+        if tracing.on and kind == "changed":
+            times = polled_at, answered_at or polled_at, compared_at, clock.now_us()
+            tracing.polled(self._query.name, topic.name, topic.epoch, topic.seq, times)
 
     def _healed(self, topic: OwnedTopic) -> None:
         if topic.name in self._troubled:

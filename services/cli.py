@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from services import lifecycle, logs
+from services import lifecycle, logs, tracing
 from services.errors import CatalogInvalid, PollcastError, Problem, SettingsInvalid
 from services.settings import (
     CoordinatorSettings,
@@ -176,6 +176,7 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
 
 def _configure_logs(role: str, settings: ServiceSettings) -> None:
     logs.configure(role=role, node=settings.node)
+    tracing.start(role, settings.node)
 
 
 # --- for people at a terminal -------------------------------------------------------------------------------------
