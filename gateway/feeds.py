@@ -46,6 +46,7 @@ class Link:
         self._attach: dict[str, bool] = {}  # topic → attach (True) or detach (False), not sent yet
         self._change = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._turn = 0  # counts the streams
 
     def attach(self, topic: str) -> None:
         self.attached.add(topic)
@@ -82,7 +83,8 @@ class Link:
                     pause = min(pause * 2, RETRY_SECONDS[1])
 
     async def _stream(self, stub: feed_pb2_grpc.FeedAsyncStub) -> None:
-        call = stub.Subscribe(self._requests())
+        self._turn += 1
+        call = stub.Subscribe(self._requests(self._turn))
         try:
             self._set_up(True)
             async for message in call:
@@ -91,11 +93,14 @@ class Link:
         finally:
             call.cancel()
 
-    async def _requests(self) -> AsyncIterator[feed_pb2.FeedRequest]:
+    async def _requests(self, turn: int) -> AsyncIterator[feed_pb2.FeedRequest]:
+        """Of one stream. grpc.aio goes on asking for the next after the stream has broken: that one is not for it."""
         self._attach = dict.fromkeys(self.attached, True)
         yield self._request()
         while True:
             await self._change.wait()
+            if turn != self._turn:
+                return
             yield self._request()
 
     def _request(self) -> feed_pb2.FeedRequest:
