@@ -1,8 +1,9 @@
-"""A network that can be cut: namespaces on a bridge, as root on Linux with iproute2.
+"""A network that can be cut: namespaces on a switch, as root on Linux with iproute2.
 
-Each host is a namespace with an address of its own; the tests themselves sit on the bridge and reach all of them. A cut
-between two hosts is silent, as a broken switch is: each sends its packets for the other to a hardware address that
-nobody has. Connections stay open until somebody gives them up.
+Each host is a namespace with an address of its own; the tests themselves are on the switch as well and reach all of
+them. The switch is a bridge in a namespace too, where no firewall of the machine (Docker's, say) applies. A cut between
+two hosts is silent, as a broken switch is: each sends its packets for the other to a hardware address that nobody has.
+Connections stay open until somebody gives them up.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ class Network:
 
     def __init__(self) -> None:
         self._id = uuid.uuid4().hex[:6]
-        self._bridge = f"pc{self._id}"
+        self._switch = self._namespace("switch")
         self._subnet = f"10.{100 + os.getpid() % 100}.{int(self._id[:2], 16)}"
         self._numbers: dict[str, int] = {}
 
     def host(self, name: str) -> str:
         """Adds a host, and returns its address."""
         number = self._numbers[name] = len(self._numbers) + 2
-        namespace, port = self._namespace(name), f"pc{self._id}-{number}"
+        namespace, port = self._namespace(name), f"port{number}"
         _ip("netns", "add", namespace)
-        _ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
-        _ip("link", "set", port, "master", self._bridge, "up")
+        _ip("-n", self._switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+        _ip("-n", self._switch, "link", "set", port, "master", "switch", "up")
         _ip("-n", namespace, "addr", "add", f"{self.address(name)}/24", "dev", "eth0")
         for device in ("eth0", "lo"):
             _ip("-n", namespace, "link", "set", device, "up")
@@ -69,14 +70,19 @@ class Network:
         return f"pc{self._id}-{name}"
 
     def _up(self) -> None:
-        _ip("link", "add", self._bridge, "type", "bridge")
-        _ip("addr", "add", f"{self._subnet}.1/24", "dev", self._bridge)
-        _ip("link", "set", self._bridge, "up")
+        mine = f"pc{self._id}"
+        _ip("netns", "add", self._switch)
+        _ip("-n", self._switch, "link", "add", "switch", "type", "bridge")
+        _ip("-n", self._switch, "link", "set", "switch", "up")
+        _ip("link", "add", mine, "type", "veth", "peer", "name", "port1", "netns", self._switch)
+        _ip("-n", self._switch, "link", "set", "port1", "master", "switch", "up")
+        _ip("addr", "add", f"{self._subnet}.1/24", "dev", mine)
+        _ip("link", "set", mine, "up")
 
     def _down(self) -> None:
-        for name in self._numbers:
+        _ip("link", "del", f"pc{self._id}")
+        for name in (*self._numbers, "switch"):
             _ip("netns", "del", self._namespace(name))
-        _ip("link", "del", self._bridge)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from gateway.version import Version
 from services.child import Child
 from services.embedded import ETCD_FLAGS, PostgresServer, program
 from services.settings import Role
@@ -28,6 +29,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root"
 TICK = "tick?n=1"
 ETCD_PORT = 2379
 HOSTS = ("poller-1", "poller-2", "gateway-1", "gateway-2")
+
+FLOWS_SECONDS = 1.5
+"""Between two polls, at most, for a topic that goes on (a loaded machine adds to its 0.1 s)."""
 
 NOTICED_SECONDS = 6.0
 """A connection that is silently cut is given up after 4 s (keep-alive), and told as stale a second later."""
@@ -133,11 +137,11 @@ async def test_a_poller_cut_off_from_etcd_goes_on_until_it_is_replaced(
     replaced_at = now()
     for client in clients:
         await client.hears_more(TICK)
-    assert world.gap(TICK, cut_at) < 1.0  # it went on meanwhile, and the clients heard it
+    assert world.gap(TICK, cut_at) < FLOWS_SECONDS  # it went on meanwhile, and the clients heard it
     divided.net.heal()
     await eventually(lambda: not _polled_by(world, now() - 1.0, owner), HEALED_SECONDS + 1.0)
     await world.ready(owner)
-    assert world.gap(TICK, replaced_at - 1.0) < 1.0
+    assert world.gap(TICK, replaced_at - 1.0) < FLOWS_SECONDS
     for client in clients:
         await client.hears_more(TICK)
         assert (client.seen[TICK].snapshots, client.seen[TICK].statuses) == (1, [])
@@ -187,7 +191,7 @@ async def test_a_gateway_cut_off_from_the_owner_says_stale_and_the_others_go_on(
         await client.hears_more(TICK)
         assert client.seen[TICK].snapshots == 1
     assert two.seen[TICK].statuses == []
-    assert world.gap(TICK, cut_at) < 1.0
+    assert world.gap(TICK, cut_at) < FLOWS_SECONDS
     assert world.alternations(TICK, cut_at) == 0
 
 
@@ -206,17 +210,23 @@ async def test_a_poller_and_a_gateway_cut_off_from_the_rest_go_on_among_themselv
         await client.hears_more(TICK)
     assert one.seen[TICK].statuses == []
     assert two.seen[TICK].statuses in ([], ["stale", "live"])
-    assert one.seen[TICK].version != two.seen[TICK].version
+    assert _epoch(one) < _epoch(two)
     divided.net.heal()
     for name in (owner, "gateway-1"):
         await world.ready(name)
     await eventually(lambda: not _polled_by(world, now() - 1.0, owner), HEALED_SECONDS + 1.0)
     healed_at = now()
     await eventually(lambda: len(world.of(TICK, healed_at)) > 10)
-    await eventually(lambda: one.seen[TICK].version == two.seen[TICK].version)
+    await eventually(lambda: _epoch(one) == _epoch(two), what="both follow the successor")
     for client in clients:
         await client.hears_more(TICK)
         assert client.seen[TICK].snapshots == 1
+
+
+def _epoch(client: Client) -> int:
+    version = Version.parse(client.seen[TICK].version or "")
+    assert version is not None
+    return version.epoch
 
 
 def _polled_by(world: World, since: float, name: str) -> bool:

@@ -19,8 +19,11 @@ from tests.faults.client import Client
 from tests.faults.world import INTERVAL, LEASE_TTL, World, now, own_database, start_world
 from tests.waiting import eventually
 
-NOISE = 0.3
+NOISE = 0.5
 """Seconds that a loaded machine may add to a gap."""
+
+STRAGGLERS = 1
+"""Polls that were under way when the topic was handed over, and that the database got to later."""
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +108,7 @@ async def test_a_poller_that_is_told_to_stop_leaves_no_gap_and_no_key(world: Wor
         await eventually(lambda: all(len(world.of(tick, told_at)) > 5 for tick in ticks))
         for tick in ticks:
             assert world.gap(tick, told_at - 1) < 2 * INTERVAL + NOISE
-            assert world.alternations(tick, told_at - 1) <= 1
+            assert world.alternations(tick, told_at - 1) <= 1 + 2 * STRAGGLERS
             await client.hears_more(tick)
         notices_nothing(client)
 
@@ -155,7 +158,7 @@ async def test_a_poller_that_joins_takes_its_share_without_gap_or_double(world: 
         await eventually(lambda: len({poll.node for poll in world.polls if poll.at > now() - 1}) == 3)
         for tick in ticks:
             assert world.gap(tick, started_at) < 2 * INTERVAL + NOISE
-            assert world.alternations(tick, started_at) <= 1
+            assert world.alternations(tick, started_at) <= 1 + 2 * STRAGGLERS
         told_at = now()
         assert await asyncio.to_thread(world.services["poller-3"].stop)  # and gives it back
         await eventually(lambda: all(len(world.of(tick, told_at)) > 10 for tick in ticks))
