@@ -217,7 +217,7 @@ async def as_people_do_it(server: PostgresServer) -> None:
     async def plain(label: str, pollers: int, what: Callable[[int], list[int]]) -> None:
         async with AsyncConnectionPool(server.url, min_size=20, max_size=20, kwargs={"autocommit": True}) as pool:
             await pool.wait(30)
-            done = 0
+            done, stopped = 0, False
 
             async def one(number: int) -> None:
                 nonlocal done
@@ -226,6 +226,8 @@ async def as_people_do_it(server: PostgresServer) -> None:
                     await asyncio.sleep(max(0, next_at - time.monotonic()))
                     for region in what(number):
                         async with pool.connection() as connection:
+                            if stopped:  # a cancellation may be dropped while the pool is busy
+                                return
                             await (await connection.execute(sql.encode(), (region,))).fetchall()
                         done += 1
                     next_at = max(next_at + 1, time.monotonic())
@@ -236,6 +238,7 @@ async def as_people_do_it(server: PostgresServer) -> None:
                 before = time.monotonic(), time.process_time(), database_cpu(server), done
                 await asyncio.sleep(seconds)
                 after = time.monotonic(), time.process_time(), database_cpu(server), done
+                stopped = True
                 for task in working:
                     task.cancel()
         took, ours, theirs, sent = (b - a for a, b in zip(before, after, strict=True))

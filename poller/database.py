@@ -92,6 +92,7 @@ class Database:
     async def _try(self, statement: Statement, query: Query) -> Answer | Trouble | Lost:
         try:
             async with self._pool.connection(timeout=max(WAIT_SECONDS, query.timeout)) as connection:
+                _heed_cancellation()
                 with _cut_after(connection, query.timeout + GRACE_SECONDS) as cut:
                     try:
                         return await self._run(connection, statement, query)
@@ -153,6 +154,14 @@ async def _roll_back(connection: AsyncConnection[Any]) -> None:
     except psycopg.Error as error:
         log.info("connection given up", detail=type(error).__name__)
         await connection.close()
+
+
+def _heed_cancellation() -> None:
+    """The pool waits by asyncio.wait_for, which before Python 3.12 drops a cancellation that comes together with the
+    connection: whoever is cancelled while the pool is busy would go on for ever."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 @contextlib.contextmanager

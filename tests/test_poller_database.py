@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -426,3 +427,21 @@ async def test_nothing_that_is_set_stays_on_the_connection(database: str) -> Non
                 "select application_name, state from pg_stat_activity where application_name like 'pollcast%'"
             ).fetchone()
     assert row == ("pollcast poller-1", "idle")
+
+
+async def test_who_waits_for_a_connection_when_all_are_cancelled_ends_as_well(database: str) -> None:
+    q = query("select pg_sleep(0.005)")
+
+    async def poll(db: Database) -> None:
+        while True:
+            await db.ask(alone(q, {}), q)
+
+    async with Database.open(database, 2, "poller-1") as db:
+        for _ in range(5):
+            polling = [asyncio.ensure_future(poll(db)) for _ in range(50)]
+            for _ in range(3):
+                assert not isinstance(await db.ask(alone(q, {}), q), Trouble)
+            for each in polling:
+                each.cancel()
+            _, left = await asyncio.wait(polling, timeout=20)
+            assert not left
