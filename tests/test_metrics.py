@@ -145,6 +145,8 @@ def test_what_happened_is_told(scraped: Scraped) -> None:
 @pytest.mark.parametrize("file", ["deploy/alerts.yml", "deploy/grafana.json", "docs/operations.md", "docs/scale.md"])
 def test_alerts_dashboard_and_pages_use_documented_names_only(file: str) -> None:
     known = {name for row in documented() for name in row.series}
+    if file.endswith(".md"):  # speaks of a histogram as a whole
+        known |= {row.name for row in documented()}
     used = {name for name in NAME.findall((ROOT / file).read_text()) if name != "pollcast_reader"}
     assert used <= known, used - known
 
