@@ -35,6 +35,8 @@ issue() {
 basicConstraints=CA:FALSE
 keyUsage=critical,digitalSignature
 extendedKeyUsage=serverAuth,clientAuth
+subjectKeyIdentifier=hash
+authorityKeyIdentifier=keyid
 subjectAltName=${names}IP:127.0.0.1,IP:::1
 END
     openssl x509 -req -in "$dir/$who/request.pem" -CA "$dir/ca.pem" -CAkey "$dir/ca.key" -CAcreateserial \
