@@ -1,4 +1,4 @@
-"""deploy/make-certificates.sh: what it makes is good for mutual TLS between all, and running it again changes nothing."""
+"""deploy/make-certificates.sh: what it makes is good for mutual TLS, and running it again changes nothing."""
 
 from __future__ import annotations
 
