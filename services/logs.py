@@ -46,7 +46,6 @@ def configure(*, level: int = logging.INFO, **bound: str) -> None:
         processors=[*shared, structlog.processors.format_exc_info, _hide, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(**bound)
     # Libraries log through the standard library: warnings and worse, in the same form.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import structlog
 
 from services import ports
 from services.embedded import EtcdServer, PostgresServer
@@ -34,6 +35,14 @@ def anyio_backend() -> str:
 async def one_event_loop(anyio_backend: str) -> AsyncIterator[None]:
     """Keeps one event loop for all tests: grpc.aio tells a loop that is closed of calls that ended late."""
     yield  # noqa: PT022 - returning would end the loop
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """A command that runs within a test sets up logs for the process."""
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture(scope="session", autouse=True)
