@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 import sys
 import time
 
 import uvloop
 
 from bench.processes import raise_file_limit
+from services import logs
 
 ALL = ("fanout", "memory", "latency", "storm", "slow", "compression", "peers", "polling")
 
@@ -18,6 +21,8 @@ def main() -> None:
     unknown = [name for name in names if name not in ALL]
     if unknown:
         raise SystemExit(f"no benchmark is called {unknown[0]}; there are {', '.join(ALL)}")
+    os.environ["GRPC_VERBOSITY"] = "ERROR"
+    logs.configure(level=logging.WARNING)
     raise_file_limit()
     for name in names:
         began = time.monotonic()

@@ -7,7 +7,7 @@ import statistics
 
 from bench import table
 from bench.processes import module, running, swarm
-from bench.stage import rows, stage, topic_names
+from bench.stage import SOCKET, rows, stage, topic_names
 
 SHAPES = ((1_000, 1), (10_000, 1), (2_000, 200))
 """Clients and topics."""
@@ -40,10 +40,10 @@ async def gateway_cost(clients: int, topics: int, deflate: bool = False) -> tupl
         await crowd.ask(
             do="connect",
             port=on.port,
-            path="/socket/websocket?vsn=2.0.0",
+            path=SOCKET,
             n=clients,
             say=on.joins(names),
-            until='"snapshot"',
+            until='"interval_ms"',
             deflate=deflate,
         )
         await asyncio.sleep(0.5)

@@ -36,6 +36,8 @@ interval = "1s"
 n = { type = "int", default = 0 }
 """
 
+SOCKET = "/socket/websocket?vsn=2.0.0"
+
 START_SECONDS = 20.0
 
 

@@ -56,7 +56,6 @@ class Swarm:
         self.clients: list[Client] = []
         self.lost = 0
         self.expected: tuple[int, asyncio.Future[float]] | None = None
-        self.pause_until = 0.0
 
     def count(self, size: int) -> None:
         self.received += size
@@ -66,7 +65,8 @@ class Swarm:
 
     async def connect(self, order: dict[str, Any]) -> dict[str, Any]:
         """`n` clients to `port`, of which `concurrency` at a time are on their way; client i sends `say[i % len]`
-        once it is connected and has arrived when it has received `until`. Waits until all have arrived."""
+        once it is connected and has arrived when it has received `until`. Waits until all have arrived. With `beats`
+        they send heartbeats from then on, whose answers are counted like everything else."""
         loop = asyncio.get_running_loop()
         todo = deque(range(order["n"]))
         host, port = "127.0.0.1", order["port"]
@@ -80,6 +80,7 @@ class Swarm:
             while todo:
                 say = says[todo.popleft() % len(says)]
                 client = Client(self, opening, say, order["until"].encode(), loop.create_future())
+                client.beats = order.get("beats", False)
                 started = time.monotonic()
                 await loop.create_connection(lambda client=client: client, host, port)  # type: ignore[misc]
                 self.clients.append(client)
@@ -169,7 +170,7 @@ class Client(asyncio.BufferedProtocol):
         self.until = until
         self.arrived = arrived
         self.upgraded = False
-        self.beats = b"phx_join" in say
+        self.beats = False
         self.head = b""
         self.said_at = 0.0
         self.transport: asyncio.Transport | None = None

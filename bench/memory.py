@@ -1,0 +1,43 @@
+"""Memory of a gateway per joined client, and what of it is what."""
+
+from __future__ import annotations
+
+import asyncio
+
+from bench import table
+from bench.processes import swarm
+from bench.stage import SOCKET, rows, stage, topic_names
+
+CLIENTS = 10_000
+SETTLE_SECONDS = 3.0
+BUSY_SECONDS = 30
+
+
+async def run() -> None:
+    lines = []
+    for deflate in (False, True):
+        idle, busy = await per_client(deflate)
+        lines.append(("permessage-deflate" if deflate else "plain", idle / 1024, busy / 1024))
+    table.show(
+        f"Memory: KiB of the gateway's RSS per joined client, {CLIENTS:,} clients on one topic (targets: 25, 30)",
+        ("connection", "idle", "1 message a second"),
+        lines,
+    )
+
+
+async def per_client(deflate: bool) -> tuple[float, float]:
+    """Bytes, idle and after half a minute of a message per second (1 KB; a delta that is kept in the log as well)."""
+    names = topic_names(1)
+    async with stage(names, rows(5, 180)) as on, swarm() as crowd:
+        warm = {"port": on.port, "path": SOCKET, "say": on.joins(names), "deflate": deflate, "beats": True}
+        await crowd.ask(do="connect", **warm, n=100, until='"interval_ms"')
+        await crowd.ask(do="drop")
+        await asyncio.sleep(SETTLE_SECONDS)
+        before = on.gateway.rss
+        await crowd.ask(do="connect", **warm, n=CLIENTS, until='"interval_ms"')
+        await asyncio.sleep(SETTLE_SECONDS)
+        idle = (on.gateway.rss - before) / CLIENTS
+        for stamp in range(1, BUSY_SECONDS + 1):
+            on.change(names[0], rows(5, 180, stamp))
+            await asyncio.sleep(1.0)
+        return idle, (on.gateway.rss - before) / CLIENTS
