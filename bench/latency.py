@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import count
 
 from bench import table
 from bench.processes import Process, swarm
@@ -14,6 +15,8 @@ RESULTS = 200
 PAUSE_SECONDS = 0.05
 JOINS = 2_000
 
+stamps = count(1)
+
 
 async def run() -> None:
     names = topic_names(1)
@@ -22,7 +25,8 @@ async def run() -> None:
             await crowd.ask(
                 do="connect", port=on.port, path=SOCKET, n=CLIENTS, say=on.joins(names), until='"snapshot"'
             )
-            took = await results(on, crowd, names[0])
+            size = await round_size(on, crowd, names[0])
+            took = [await result(on, crowd, names[0], size) for _ in range(RESULTS)]
         async with swarm() as crowd:
             joined, per_join, per_connection = await joins(on, crowd, names[0])
     table.show(
@@ -48,21 +52,23 @@ async def run() -> None:
     )
 
 
-async def results(on: Stage, crowd: Process, topic: str, count: int = RESULTS) -> list[float]:
-    """Seconds from `Stage.change` to the last byte at the last client, each time."""
+async def round_size(on: Stage, crowd: Process, topic: str) -> int:
+    """Bytes that all clients get together of one change."""
+    await asyncio.sleep(0.5)
     await crowd.ask(do="reset")
-    on.change(topic, rows(5, 180, 1))
-    await asyncio.sleep(1.0)
-    size = (await crowd.ask(do="state"))["received"]
-    took = []
-    for stamp in range(2, count + 2):
-        await crowd.ask(do="reset")
-        began = time.monotonic()
-        on.change(topic, rows(5, 180, stamp))
-        # A version that has become a digit longer is told twice in a message; one that is shorter never comes.
-        took.append((await crowd.ask(do="expect", bytes=size))["at"] - began)
-        await asyncio.sleep(PAUSE_SECONDS)
-    return took
+    on.change(topic, rows(5, 180, next(stamps)))
+    await asyncio.sleep(0.5)
+    return int((await crowd.ask(do="state"))["received"])
+
+
+async def result(on: Stage, crowd: Process, topic: str, size: int) -> float:
+    """Seconds from `Stage.change` to the last byte at the last client."""
+    await crowd.ask(do="reset")
+    began = time.monotonic()
+    on.change(topic, rows(5, 180, next(stamps)))
+    at = (await crowd.ask(do="expect", bytes=size))["at"]
+    await asyncio.sleep(PAUSE_SECONDS)
+    return float(at) - began
 
 
 async def joins(on: Stage, crowd: Process, topic: str) -> tuple[dict[str, float], float, float]:

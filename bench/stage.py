@@ -47,6 +47,11 @@ class Stage:
     ports: list[int]
     owned: dict[str, OwnedTopic]
     feed: Feed
+    etcd: Etcd
+
+    async def revision(self) -> int:
+        """Of etcd: grows by one with every change."""
+        return (await self.etcd.range("/bench/")).revision
 
     @property
     def gateway(self) -> Process:
@@ -125,7 +130,7 @@ async def stage(
                             started.append((await stack.enter_async_context(process), port))
                         for _, port in started:
                             await _until_ready(port)
-                        yield Stage([p for p, _ in started], [port for _, port in started], owned, feed)
+                        yield Stage([p for p, _ in started], [port for _, port in started], owned, feed, etcd)
                         feed.close()
 
 

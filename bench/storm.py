@@ -1,0 +1,58 @@
+"""A storm: a gateway is killed and its 2,000 clients come to another at once. What that costs those who were there."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from bench import table
+from bench.latency import result, round_size
+from bench.processes import swarm
+from bench.stage import SOCKET, rows, stage, topic_names
+
+OTHERS = 500
+REFUGEES = 2_000
+
+
+async def run() -> None:
+    names = topic_names(2)
+    async with stage(names, rows(5, 180), gateways=2) as on, swarm() as others, swarm() as refugees:
+        joins = on.joins(names)
+        await others.ask(do="connect", port=on.ports[1], path=SOCKET, n=OTHERS, say=joins[:1], until='"snapshot"')
+        # A few of the refugees' topic's clients are on the second gateway already, so that it is warm.
+        await others.ask(do="connect", port=on.ports[1], path=SOCKET, n=5, say=joins[1:], until='"snapshot"')
+        await refugees.ask(do="connect", port=on.ports[0], path=SOCKET, n=REFUGEES, say=joins[1:], until='"snapshot"')
+        size = await round_size(on, others, names[0])
+        calm = [await result(on, others, names[0], size) for _ in range(100)]
+        revision, cpu = await on.revision(), on.gateways[1].cpu
+        on.gateways[0].process.kill()
+        began = time.monotonic()
+        storm = {
+            "do": "connect",
+            "port": on.ports[1],
+            "path": SOCKET,
+            "n": REFUGEES,
+            "say": joins[1:],
+            "until": '"snapshot"',
+            "concurrency": REFUGEES,
+        }
+        arriving = asyncio.ensure_future(refugees.ask(**storm))
+        rough: list[float] = []
+        while not arriving.done():
+            rough.append(await result(on, others, names[0], size))
+        arrived = await arriving
+        writes = await on.revision() - revision
+        lines = [
+            ("a result to the last of the others before, p50", table.percentile(calm, 0.5) * 1e3),
+            ("… p99", table.percentile(calm, 0.99) * 1e3),
+            ("a result to the last of the others meanwhile, p50", table.percentile(rough, 0.5) * 1e3),
+            ("… worst", max(rough) * 1e3),
+            ("until all are back", arrived["seconds"] * 1e3),
+            ("one client's way, TCP to snapshot: p50", arrived["connect_p50"] * 1e3),
+            ("… worst", arrived["connect_p100"] * 1e3),
+        ]
+        table.show(
+            f"A storm: {REFUGEES:,} clients come at once to a gateway with {OTHERS} others, milliseconds", ("", "ms"), lines
+        )
+        print(f"Changes in etcd meanwhile (the dead gateway's keys included): {writes}. ", end="")
+        print(f"CPU of the gateway: {(on.gateways[1].cpu - cpu):.2f} s in {time.monotonic() - began:.2f} s.")
