@@ -39,6 +39,7 @@ from gateway.page import Page
 from gateway.presence import HOLD_SECONDS, Presences
 from gateway.readiness import Readiness
 from gateway.report import describe
+from gateway.turns import PacedHttp
 from gateway.wire import FrameProtocol
 from services import catalog as catalogue
 from services import logs, rpc, web
@@ -93,6 +94,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                 web.serve_app(
                     app,
                     listener,
+                    http=PacedHttp,
                     ws=FrameProtocol,
                     ws_max_size=settings.max_frame,
                     ws_ping_interval=None,

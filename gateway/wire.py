@@ -12,8 +12,8 @@ permessage-deflate is negotiated without context takeover on either side, so tha
 (`Wire.deflates` says who can take it) and no connection has compression state.
 
 The parser of inbound frames belongs to a connection only while a frame or a message is half read (`Framings`): between
-messages all are alike. What one peer sends is taken in slices, one per turn of the loop, so that a flood costs the
-others little. A peer that does not read is not read from either: what it is answered stays bounded.
+messages all are alike. What peers send is taken in slices and in turn (`gateway.turns`), so that a flood or a storm
+costs the others little. A peer that does not read is not read from either: what it is answered stays bounded.
 
 Relied on in uvicorn and websockets (tests/test_wire.py pins it): `run_asgi`, `handle_connect`'s scope, `queue`,
 `read_paused`, `connections`, `conn`, `close_sent`; `ServerProtocol.available_extensions`, that a Protocol in state OPEN
@@ -23,6 +23,7 @@ is ready to parse, and where its parser waits.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar, Final, Protocol, cast
 from weakref import WeakKeyDictionary
@@ -35,6 +36,7 @@ from websockets.protocol import Protocol as Framing
 from websockets.protocol import Side, State
 from websockets.streams import StreamReader
 
+from gateway.turns import Turns
 from services import logs
 
 log = logs.get_logger("wire")
@@ -48,7 +50,7 @@ CLOSE_SECONDS = 5.0
 """How long a peer may take to answer a close frame before the connection is cut."""
 
 SLICE_BYTES = 1024
-"""What is taken of one connection in one turn of the loop, when it sent more."""
+"""What is taken of one connection in its turn, when it sent more."""
 
 MIN_DEFLATED_BYTES = 512
 """Smaller messages are not compressed: they fit in one packet either way."""
@@ -177,6 +179,7 @@ class Wire(asyncio.Protocol):
         "_outbox",
         "_partial",
         "_rest",
+        "_turns",
         "blocked",
         "closing",
         "congested",
@@ -196,6 +199,7 @@ class Wire(asyncio.Protocol):
         self.transport: asyncio.Transport | None = handshake.transport
         self._connections: set[Any] = handshake.connections
         self._outbox = Outbox.of(handshake.loop)
+        self._turns = Turns.of(handshake.loop)
         self._held: bytes | list[bytes] | None = None  # written in this turn
         self._framings = framings(conn.max_message_size, bool(conn.extensions))
         self._framing: Framing | None = None  # while a frame or a message is half read
@@ -257,11 +261,16 @@ class Wire(asyncio.Protocol):
     # --- the transport's side ---------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self._rest or len(data) > SLICE_BYTES:
-            self._rest += data
-            self._take_slice()
-        else:
+        if self._turns.open and len(data) <= SLICE_BYTES and not self._rest:
+            started = time.perf_counter()
             self._take(data)
+            self._turns.spend(time.perf_counter() - started)
+            return
+        if self.transport is not None:
+            self.transport.pause_reading()
+        if not self._rest:
+            self._turns.later(self._take_slice)
+        self._rest += data
 
     def pause_writing(self) -> None:
         self.congested = self.blocked = True
@@ -296,20 +305,17 @@ class Wire(asyncio.Protocol):
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _take_slice(self) -> None:
-        """Takes a slice of the rest, and comes back for the next in the loop's next turn."""
-        transport = self.transport
-        if transport is None or (self.congested and not self.closing):
+        """Takes a slice of the rest, and comes back for the next in a later turn of the loop."""
+        if self.transport is None or (self.congested and not self.closing):
             return  # resume_writing goes on
         data, self._rest = self._rest[:SLICE_BYTES], self._rest[SLICE_BYTES:]
-        if self._rest:
-            transport.pause_reading()
         self._take(data)
         if not self.congested or self.closing:
             self._read_on()
 
     def _read_on(self) -> None:
         if self._rest:
-            self._outbox.loop.call_soon(self._take_slice)
+            self._turns.later(self._take_slice)
         elif self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
 
