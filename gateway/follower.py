@@ -90,7 +90,8 @@ class Follower:
             return events
         at = self._version or self._since
         steps = self._topic.history.since(at) if at is not None else None
-        if at is None or steps is None or len(steps) > MAX_STEPS or (steps and not self._deltas):
+        lags = self._version is not None and steps is not None and len(steps) > MAX_STEPS
+        if at is None or steps is None or lags or (steps and not self._deltas):
             events.append(present)
             at = present.version
         else:  # without steps: the same result, which the consumer goes on knowing by its own version

@@ -2,7 +2,8 @@
 
 A browser tells by `Origin` whose page asks. A page that gets its own name to point at this machine (DNS rebinding) is
 of the same origin as what it asks, and only the Host header gives it away: a gateway that nobody has decided on, which
-is bound to loopback and asks for no tokens, therefore answers to names of this machine only.
+is bound to loopback and asks for no tokens, therefore lets pages in by names of this machine only. What sends no Origin
+is no page.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Pages:
 
     def check(self, origin: str | None, host: str) -> None:
         """`origin` as the browser sent it (None: not a browser); `host` is the Host header. Raises Forbidden."""
-        if not self.allow_host(host):
+        if origin is not None and not self.allow_host(host):
             raise Forbidden("this gateway is for this machine only, and does not go by that name: see POLLCAST_AUTH")
         if not self.allow_origin(origin, host):
             raise Forbidden("pages of this Origin are not allowed: name it in POLLCAST_ORIGINS")

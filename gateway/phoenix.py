@@ -6,6 +6,7 @@ encoded again. Refs are echoed as they came.
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 import orjson
@@ -32,7 +33,9 @@ def decode(text: bytes | bytearray | memoryview) -> Message:
     try:
         parts = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise Malformed(f"not JSON: {str(error)[:60]}") from None
+        parts = _with_surrogates(bytes(text))
+        if parts is None:
+            raise Malformed(f"not JSON: {str(error)[:60]}") from None
     if type(parts) is not list or len(parts) != 5:
         raise Malformed("not an array of [join_ref, ref, topic, event, payload]")
     join_ref, ref, topic, event, payload = parts
@@ -46,7 +49,7 @@ def decode(text: bytes | bytearray | memoryview) -> Message:
 
 def encode(join_ref: Ref, ref: Ref, topic: bytes, event: bytes, payload: bytes) -> bytes:
     """`topic` is a JSON string with its quotes (`quote`), `event` a plain word, `payload` JSON."""
-    return b'[%b,%b,%b,"%b",%b]' % (orjson.dumps(join_ref), orjson.dumps(ref), topic, event, payload)
+    return b'[%b,%b,%b,"%b",%b]' % (_json(join_ref), _json(ref), topic, event, payload)
 
 
 def push(topic: bytes, event: bytes, payload: bytes) -> bytes:
@@ -56,7 +59,28 @@ def push(topic: bytes, event: bytes, payload: bytes) -> bytes:
 
 def quote(topic: str) -> bytes:
     """A topic as a JSON string."""
-    return orjson.dumps(topic)
+    return _json(topic)
+
+
+def _json(value: str | int | None) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:  # a lone surrogate, which is echoed as it came
+        return json.dumps(value).encode()
+
+
+def _with_surrogates(text: bytes) -> Any:
+    """JavaScript writes half a surrogate pair as an escape, which orjson refuses. In a topic that is an error of the
+    topic, not of the message, so such text is read by the standard library. None when it is no JSON there either, or
+    when it has such characters in the payload."""
+    if b"\\ud" not in text.lower():
+        return None
+    try:
+        parts = json.loads(text)
+        orjson.dumps(parts[4:] if isinstance(parts, list) else None)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return parts
 
 
 def reply(message: Message, topic: bytes, status: bytes, response: bytes = b"{}") -> bytes:

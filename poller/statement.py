@@ -49,10 +49,8 @@ def types(query: Query, values: Values) -> tuple[str, ...]:
 
 def alone(query: Query, values: Values) -> Statement:
     """The statement that polls one topic."""
-    names = sorted(query.params)
-    place = {
-        name: f"(${at}::{type})" for at, (name, type) in enumerate(zip(names, types(query, values), strict=True), 1)
-    }
+    names = sorted({fragment.name for fragment in split(query.sql) if isinstance(fragment, Placeholder)})
+    place = {name: f"(${at}::{pg_type(query.params[name].type, values[name])})" for at, name in enumerate(names, 1)}
     source = f'{_numbered(query, place, len(names) + 1)} as "R"'
     # The catalogue's text with bound parameters: no value is part of it.
     sql = f'select 1::int8, "R"."key", "R"."row" from {source} order by "R"."number"'  # noqa: S608

@@ -177,8 +177,6 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
     roles = table.take("roles", names_of("the roles that may watch the query"))
     declared = table.take("params", subtable) or {}
     table.end()
-    if table.has("refresh") and not table.has("probe"):
-        table.problem("refresh", "means nothing without a probe: add one, or leave it out")
     params = {p: _param(p, value, file, _shown(name), problems) for p, value in declared.items()}
     if sql is not None:
         used = {f.name for f in sql_text.split(sql) if isinstance(f, sql_text.Placeholder)}
@@ -186,9 +184,6 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
             table.problem(
                 "sql", f"the placeholder %({p})s has no parameter: add {p} to params{did_you_mean(p, params)}"
             )
-        for p in params:
-            if p not in used and NAME.fullmatch(p):
-                table.problem(f"params.{p}", f"is never used: the sql holds no %({p})s")
     if len(problems) > before or sql is None:
         return None
     effective = 1.0 if interval is None else interval

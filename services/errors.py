@@ -81,7 +81,7 @@ class TooManyJoins(PollcastError):
 class NoResult(PollcastError):
     """No result came in time."""
 
-    reason, http, grpc = "timeout", 504, "DEADLINE_EXCEEDED"
+    reason, http, grpc = "timeout", 504, "UNAVAILABLE"
 
 
 class Draining(PollcastError):

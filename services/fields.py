@@ -108,12 +108,10 @@ def duration(least: float) -> Callable[[object], float]:
 
 
 def names_of(what: str) -> Callable[[object], tuple[str, ...]]:
-    """Reads a list of names: at least one, none empty, none twice."""
+    """Reads a list of names: none empty, none twice."""
 
     def read(value: object) -> tuple[str, ...]:
         names = _strings(value, f"{what}, as a list of strings")
-        if not names:
-            raise ValueError("is empty: leave it out instead")
         if not all(name.strip() for name in names):
             raise ValueError(f"holds an empty name: it must be {what}")
         return _distinct(names)

@@ -147,7 +147,7 @@ def _float(text: str) -> str:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{quoted(text)} does not fit a float (8 bytes)")
-    return repr(value)
+    return repr(value + 0.0)  # -0.0 and 0.0 are equal: one topic
 
 
 def _numeric(text: str) -> str:

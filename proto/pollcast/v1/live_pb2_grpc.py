@@ -84,7 +84,7 @@ class LiveQueryServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
-        """The present result. DEADLINE_EXCEEDED when none came in time (10 s unless the call's deadline is shorter).
+        """The present result. UNAVAILABLE when none came within 10 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

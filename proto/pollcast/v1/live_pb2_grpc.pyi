@@ -44,7 +44,7 @@ class LiveQueryStub:
     A consumer that reads slowly misses intermediate versions and gets a snapshot when it catches up.
     """
     Get: _grpc.UnaryUnaryMultiCallable[_live_pb2.GetRequest, _types_pb2.Snapshot]
-    """The present result. DEADLINE_EXCEEDED when none came in time (10 s unless the call's deadline is shorter)."""
+    """The present result. UNAVAILABLE when none came within 10 s."""
     ListQueries: _grpc.UnaryUnaryMultiCallable[_live_pb2.ListQueriesRequest, _live_pb2.ListQueriesResponse]
     """What may be watched; never SQL, no parameter that is bound from a token."""
     ListPresence: _grpc.UnaryUnaryMultiCallable[_live_pb2.ListPresenceRequest, _live_pb2.ListPresenceResponse]
@@ -67,7 +67,7 @@ class LiveQueryAsyncStub(LiveQueryStub):
     A consumer that reads slowly misses intermediate versions and gets a snapshot when it catches up.
     """
     Get: _aio.UnaryUnaryMultiCallable[_live_pb2.GetRequest, _types_pb2.Snapshot]  # type: ignore[assignment]
-    """The present result. DEADLINE_EXCEEDED when none came in time (10 s unless the call's deadline is shorter)."""
+    """The present result. UNAVAILABLE when none came within 10 s."""
     ListQueries: _aio.UnaryUnaryMultiCallable[_live_pb2.ListQueriesRequest, _live_pb2.ListQueriesResponse]  # type: ignore[assignment]
     """What may be watched; never SQL, no parameter that is bound from a token."""
     ListPresence: _aio.UnaryUnaryMultiCallable[_live_pb2.ListPresenceRequest, _live_pb2.ListPresenceResponse]  # type: ignore[assignment]
@@ -99,7 +99,7 @@ class LiveQueryServicer(metaclass=_abc_1.ABCMeta):
         request: _live_pb2.GetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_types_pb2.Snapshot, _abc.Awaitable[_types_pb2.Snapshot]]:
-        """The present result. DEADLINE_EXCEEDED when none came in time (10 s unless the call's deadline is shorter)."""
+        """The present result. UNAVAILABLE when none came within 10 s."""
 
     @_abc_1.abstractmethod
     def ListQueries(
