@@ -44,11 +44,13 @@ class RpcServer:
     host: str
     port: int
     health: health_aio.HealthServicer
+    services: tuple[str, ...]
 
     async def set_serving(self, serving: bool) -> None:
-        """What grpc.health.v1 answers for the server as a whole."""
+        """What grpc.health.v1 answers for the server as a whole, and for each of its services by name."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        await self.health.set("", status)
+        for name in ("", *self.services):
+            await self.health.set(name, status)
 
 
 @contextlib.asynccontextmanager
@@ -67,7 +69,7 @@ async def serve(
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     for each in add:
         each(server)
-    names = [*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
+    names = (*services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     host, port = split_host_port(settings.grpc)
     address = join_host_port(host, port)
@@ -82,7 +84,9 @@ async def serve(
         raise OSError(f"can't bind gRPC to {address}: {error}") from None
     await server.start()
     try:
-        yield RpcServer(host, bound, health)
+        serving = RpcServer(host, bound, health, names)
+        await serving.set_serving(True)
+        yield serving
     finally:
         await health.enter_graceful_shutdown()
         await server.stop(DRAIN_SECONDS)

@@ -13,6 +13,7 @@ import grpc.aio
 import orjson
 import psycopg
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -465,3 +466,14 @@ async def test_when_the_last_client_left_polling_stops_after_linger_and_no_key_i
     await eventually(demand_is_gone, 1.0)
     assert topic in await keys_of(running, "owners")  # it lingers: one second, and within a second more it is gone
     await eventually(owner_is_gone, 2.5)
+
+
+async def test_health_is_told_for_the_server_and_for_each_service(running: Cluster) -> None:
+    for role, service in (("gateway", "LiveQuery"), ("poller", "Feed"), ("coordinator", "Cluster")):
+        address = running.nodes(role)[0].grpc
+        assert address is not None
+        async with grpc.aio.insecure_channel(address) as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)  # the stubs have no types
+            for name in ("", f"pollcast.v1.{service}"):
+                answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
