@@ -22,9 +22,7 @@ async def run() -> None:
     names = topic_names(1)
     async with stage(names, rows(5, 180), environment={"POLLCAST_JOIN_RATE": "1000000"}) as on:
         async with swarm() as crowd:
-            await crowd.ask(
-                do="connect", port=on.port, path=SOCKET, n=CLIENTS, say=on.joins(names), until='"snapshot"'
-            )
+            await crowd.ask(do="connect", port=on.port, path=SOCKET, n=CLIENTS, say=on.joins(names), until='"snapshot"')
             size = await round_size(on, crowd, names[0])
             took = [await result(on, crowd, names[0], size) for _ in range(RESULTS)]
         async with swarm() as crowd:

@@ -52,7 +52,9 @@ async def run() -> None:
             ("… worst", arrived["connect_p100"] * 1e3),
         ]
         table.show(
-            f"A storm: {REFUGEES:,} clients come at once to a gateway with {OTHERS} others, milliseconds", ("", "ms"), lines
+            f"A storm: {REFUGEES:,} clients come at once to a gateway with {OTHERS} others, milliseconds",
+            ("", "ms"),
+            lines,
         )
         print(f"Changes in etcd meanwhile (the dead gateway's keys included): {writes}. ", end="")
         print(f"CPU of the gateway: {(on.gateways[1].cpu - cpu):.2f} s in {time.monotonic() - began:.2f} s.")
