@@ -1,4 +1,4 @@
-"""Latency of a gateway: from a poll's result to the last client, and from a join to its snapshot; joins per CPU-second."""
+"""Latency of a gateway: from a result to the last client, and from a join to its snapshot; joins per CPU-second."""
 
 from __future__ import annotations
 
