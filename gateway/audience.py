@@ -52,13 +52,14 @@ class Channel(Protocol):
 
 
 class Cohort:
-    """Channels at the same version that are served by the same bytes."""
+    """Channels at the same version that are served by the same bytes. A wire has one channel at most in a cohort, as
+    it has one for a spelling."""
 
     __slots__ = ("members", "version")
 
     def __init__(self, version: Version) -> None:
         self.version = version
-        self.members: set[Channel] = set()
+        self.members: dict[Outlet, Channel] = {}
 
 
 class Traffic:
@@ -218,17 +219,16 @@ class Audience:
 
     def _send(self, group: Group, cohort: Cohort, event: bytes, framed: Framed) -> None:
         ready = framed.ready(group[2])
-        behind: list[Channel] = []
-        for channel in cohort.members:  # the hot loop: nothing but the write happens here
-            wire = channel.wire
+        behind: list[Outlet] = []
+        for wire in cohort.members:  # the hot loop: nothing but the write happens here
             if wire.blocked:
-                behind.append(channel)
+                behind.append(wire)
             else:
                 wire.write(ready)
         served = len(cohort.members) - len(behind)
         self._traffic.count(event, served, served * len(ready))
-        for channel in behind:
-            self._leave_behind(channel)
+        for wire in behind:
+            self._leave_behind(cohort.members[wire])
 
     def _leave_behind(self, channel: Channel) -> None:
         self._leave_cohort(channel)
@@ -240,7 +240,7 @@ class Audience:
         if cohort is None:
             cohort = Cohort(version)
             cohorts.append(cohort)
-        cohort.members.add(channel)
+        cohort.members[channel.wire] = channel
         channel.cohort = cohort
 
     def _leave_cohort(self, channel: Channel) -> None:
@@ -248,7 +248,9 @@ class Audience:
         if cohort is None:
             return
         channel.cohort = None
-        cohort.members.discard(channel)
+        if cohort.members.get(channel.wire) is not channel:
+            return  # another of its socket has replaced it
+        del cohort.members[channel.wire]
         if not cohort.members:
             group = _group(channel)
             cohorts = self._cohorts[group]
@@ -263,7 +265,7 @@ class Audience:
         first, *others = cohorts
         first.version = version
         for other in others:
-            for channel in other.members:
+            for channel in other.members.values():
                 channel.cohort = first
             first.members |= other.members
         del cohorts[1:]

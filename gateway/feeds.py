@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 
 from gateway.version import Version
+from gateway.wire import Outbox
 from proto.pollcast.v1 import feed_pb2, feed_pb2_grpc
 from services import logs, rpc
 from services.settings import GatewaySettings, HostPort
@@ -87,9 +88,14 @@ class Link:
         call = stub.Subscribe(self._requests(self._turn))
         try:
             self._set_up(True)
+            outbox = Outbox.of(asyncio.get_running_loop())
             async for message in call:
-                for frame in message.frames:
-                    self._on_frame(self.address, feed_pb2.FeedFrame.FromString(frame))
+                if len(message.frames) == 1:
+                    self._on_frame(self.address, feed_pb2.FeedFrame.FromString(message.frames[0]))
+                    continue
+                with outbox:  # a socket may have many of these topics
+                    for frame in message.frames:
+                        self._on_frame(self.address, feed_pb2.FeedFrame.FromString(frame))
         finally:
             call.cancel()
 

@@ -5,8 +5,8 @@ handshake stay uvicorn's, inbound framing stays websockets'. An ASGI application
 `scope["extensions"]["pollcast.frames"]` may, after `websocket.accept`, call `attach` on it and return: its task ends
 and the connection stays. From then on a `Wire` is the connection's protocol, and what the handshake needed is gone.
 Messages and the end of the connection reach the application's receiver as plain calls, and it writes frames that were
-made once (`frame`, `Framed`) to as many wires as it likes. What is written to one of them in one turn of the loop
-leaves in one system call.
+made once (`frame`, `Framed`) to as many wires as it likes. What one event brings to one of them (the answers to what
+it sent, the changes of many topics that arrive together) leaves in one system call (`Outbox`).
 
 permessage-deflate is negotiated without context takeover on either side, so that one compressed frame serves everybody
 (`Wire.deflates` says who can take it) and no connection has compression state.
@@ -176,6 +176,7 @@ class Wire(asyncio.Protocol):
         "_framing",
         "_framings",
         "_held",
+        "_loop",
         "_outbox",
         "_partial",
         "_rest",
@@ -198,9 +199,10 @@ class Wire(asyncio.Protocol):
         self.receiver: Receiver | None = None
         self.transport: asyncio.Transport | None = handshake.transport
         self._connections: set[Any] = handshake.connections
+        self._loop = handshake.loop
         self._outbox = Outbox.of(handshake.loop)
         self._turns = Turns.of(handshake.loop)
-        self._held: bytes | list[bytes] | None = None  # written in this turn
+        self._held: list[bytes] | None = None  # written while the outbox is held
         self._framings = framings(conn.max_message_size, bool(conn.extensions))
         self._framing: Framing | None = None  # while a frame or a message is half read
         if is_idle(conn):
@@ -213,26 +215,26 @@ class Wire(asyncio.Protocol):
         handshake.transport.set_write_buffer_limits(HIGH_WATER_BYTES, LOW_WATER_BYTES)
 
     def write(self, frames: bytes) -> None:
-        """Writes ready frames. Nothing happens on a connection that is closing."""
-        held = self._held
-        if held is None:
-            if not self.closing:
-                self._held = frames
-                self._outbox.add(self)
-        elif isinstance(held, list):
-            held.append(frames)
+        """Writes ready frames: at once, or with what else is written while the outbox is held. Nothing happens on a
+        connection that is closing."""
+        if self.closing or self.transport is None:
+            return
+        if not self._outbox.held:
+            self.transport.write(frames)
+        elif self._held is None:
+            self._held = [frames]
+            self._outbox.wires.append(self)
         else:
-            self._held = [held, frames]
+            self._held.append(frames)
 
     def flush(self) -> None:
-        """What was written in this turn goes out."""
+        """What was held goes out."""
         held, self._held = self._held, None
-        if held is None or self.transport is None:
-            return
-        if isinstance(held, list):
-            self.transport.writelines(held)
-        else:
-            self.transport.write(held)
+        if held is not None and self.transport is not None:
+            if len(held) == 1:
+                self.transport.write(held[0])
+            else:
+                self.transport.writelines(held)
 
     def close(self, code: int, reason: str = "") -> None:
         """Starts the closing handshake; `closed` follows, within CLOSE_SECONDS whatever the peer does."""
@@ -281,7 +283,8 @@ class Wire(asyncio.Protocol):
         self.congested = False
         self.blocked = self.closing
         if not self.closing and self.receiver is not None:
-            self.receiver.drained()
+            with self._outbox:
+                self.receiver.drained()
         if not self.congested:
             self._read_on()
 
@@ -322,8 +325,9 @@ class Wire(asyncio.Protocol):
     def _take(self, data: bytes) -> None:
         framing = self._framing = self._framing or self._framings.borrow()
         framing.receive_data(data)
-        for event in framing.events_received():
-            self._on_frame(cast(Frame, event))
+        with self._outbox:
+            for event in framing.events_received():
+                self._on_frame(cast(Frame, event))
         self._send_control(framing)
         if framing.parser_exc is not None:
             self._fail()
@@ -378,7 +382,7 @@ class Wire(asyncio.Protocol):
         self.closing = self.blocked = True
         self._partial = None
         if self._close_timer is None and self.transport is not None:
-            self._close_timer = self._outbox.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+            self._close_timer = self._loop.call_later(CLOSE_SECONDS, self.transport.abort)
 
 
 class Framings:
@@ -431,30 +435,31 @@ def framings(max_size: int | None, deflate: bool) -> Framings:
 
 
 class Outbox:
-    """The wires that have something to send when this turn of a loop is over."""
+    """The wires of one loop. While it is held (`with`), what is written to one of them waits for the end, and leaves in
+    one system call. To be held only within one turn of the loop."""
 
-    __slots__ = ("_wires", "loop")
+    __slots__ = ("held", "wires")
 
     _of: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Outbox]] = WeakKeyDictionary()
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._wires: list[Wire] = []
+    def __init__(self) -> None:
+        self.held = 0  # how many hold it
+        self.wires: list[Wire] = []
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Outbox:
         """A loop has one."""
         outbox = cls._of.get(loop)
         if outbox is None:
-            outbox = cls._of[loop] = cls(loop)
+            outbox = cls._of[loop] = cls()
         return outbox
 
-    def add(self, wire: Wire) -> None:
-        if not self._wires:
-            self.loop.call_soon(self._flush)
-        self._wires.append(wire)
+    def __enter__(self) -> None:
+        self.held += 1
 
-    def _flush(self) -> None:
-        wires, self._wires = self._wires, []
-        for wire in wires:
-            wire.flush()
+    def __exit__(self, *_: object) -> None:
+        self.held -= 1
+        if not self.held and self.wires:
+            wires, self.wires = self.wires, []
+            for wire in wires:
+                wire.flush()
