@@ -1,4 +1,4 @@
-"""What presence costs: `python -m bench.presence` starts a cluster of its own and measures
+"""What presence costs: `python -m bench presence` starts a cluster of its own and measures
 
 1. the requests to etcd of 5,000 joins in a second (100 sockets on two gateways, 50 topics each), and of their leaving;
 2. the messages and bytes that 2,000 clients get who join one topic within a second, until all have the list;
@@ -213,13 +213,9 @@ async def measure(running: Cluster) -> None:
     await one_topic(running)
 
 
-def main() -> None:
+async def run() -> None:
     with tempfile.TemporaryDirectory(prefix="pollcast-bench-") as folder:
         catalog = Path(folder) / "catalog.toml"
         catalog.write_text(CATALOG)
         with cluster(Path(folder) / "data", "--catalog", str(catalog), "--no-demo", "--pollers", "1") as running:
-            asyncio.run(measure(running))
-
-
-if __name__ == "__main__":
-    main()
+            await measure(running)

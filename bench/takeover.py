@@ -20,7 +20,7 @@ from coordinator.keys import DemandRecord, Keys, OwnerRecord
 from coordinator.session import Session
 from services.embedded import EtcdServer, PostgresServer
 from services.settings import EtcdSettings
-from tests.faults.world import LEASE_TTL, SCHEMA, World, now, start_world
+from tests.faults.world import LEASE_TTL, World, now, start_world
 from tests.waiting import eventually
 
 CATALOG = """
@@ -35,8 +35,6 @@ n = "int"
 SIZES = (10, 1_000, 5_000)
 DEEDS = ("kill", "freeze", "SIGTERM")
 ROUNDS = {10: 5, 1_000: 2, 5_000: 1}
-
-assert SCHEMA  # `noted` is made by the world
 
 
 async def demand(world: World, session: Session, topics: list[str]) -> None:
@@ -118,10 +116,6 @@ async def claim_rate() -> None:
         print(f"| {how} | {rate:,.0f} |")
 
 
-def run() -> None:
-    asyncio.run(takeovers())
-    asyncio.run(claim_rate())
-
-
-if __name__ == "__main__":
-    run()
+async def run() -> None:
+    await takeovers()
+    await claim_rate()
