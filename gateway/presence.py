@@ -279,12 +279,13 @@ class Presence:
         if self._flush_at is not None and now >= self._flush_at:
             self._flush_at = None
             self._flush()
-        self._tell_capped(now)
+        if self._flush_at is None:  # else what is shown is about to change
+            self._tell_capped(now)
 
     def tell_nobody(self) -> None:
         """Takes what there is as told: nobody has been told anything yet."""
         self.roster.flush()
-        self._total = self._more_than_shown()
+        self._total = self.roster.more_than_shown()
 
     # --- inside
 
@@ -325,7 +326,7 @@ class Presence:
             watcher.wake()
 
     def _tell_capped(self, now: float) -> None:
-        total = self._more_than_shown()
+        total = self.roster.more_than_shown()
         if total == self._total:
             return
         if now < self._capped_at:
@@ -336,10 +337,6 @@ class Presence:
         self._total, self._capped_at, self._capped_waits = total, now + CAPPED_SECONDS, False
         if self.audience is not None:
             self.audience.tell(b"presence_capped", self._capped_payload())
-
-    def _more_than_shown(self) -> int | None:
-        total = len(self.roster.members)
-        return total if total > len(self.roster.told) else None
 
     def _capped_payload(self) -> bytes:
         shown = len(self.roster.told)

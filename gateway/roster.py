@@ -148,6 +148,10 @@ class Roster:
         """Who is shown now."""
         return {member.ref: member for _, member in islice(self._order, MAX_SHOWN)}
 
+    def more_than_shown(self) -> int | None:
+        """How many members there are, when that is more than are shown."""
+        return len(self.members) if len(self.members) > MAX_SHOWN else None
+
     def flush(self) -> Diff | None:
         """From what was told last to what is shown now, which thereby is told."""
         if not self._changed:

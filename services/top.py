@@ -96,16 +96,15 @@ class Session:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def print_json(self) -> None:
-        """Until cancelled."""
-        while True:
-            await asyncio.sleep(REFRESH_SECONDS)
-            nodes = [
-                {"name": node.name, "role": node.role, "state": node.state, "topics": owned}
-                for node, owned in _nodes(self.board)
-            ]
-            topics = [topic_row(topic) for _, topic in sorted(self.board.topics.items())]
-            at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-            print(orjson.dumps({"at": at, "nodes": nodes, "topics": topics}).decode(), flush=True)
+        """Once, when the coordinator has had time to tell what there is."""
+        await asyncio.sleep(REFRESH_SECONDS)
+        nodes = [
+            {"name": node.name, "role": node.role, "state": node.state, "topics": owned}
+            for node, owned in _nodes(self.board)
+        ]
+        topics = [topic_row(topic) for _, topic in sorted(self.board.topics.items())]
+        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        print(orjson.dumps({"at": at, "nodes": nodes, "topics": topics}).decode(), flush=True)
 
     async def draw(self) -> None:
         """Until it is quit."""
