@@ -71,11 +71,14 @@ class Link:
                         await channel.channel_ready()
                     pause = RETRY_SECONDS[0]
                     await self._stream(feed_pb2_grpc.FeedStub(channel))
+                    detail = "ended by the poller"
                 except (grpc.aio.AioRpcError, TimeoutError) as error:
                     detail = error.code().name if isinstance(error, grpc.aio.AioRpcError) else "no connection"
-                    log.info("link broken", poller=self.address, detail=detail, topics=len(self.attached))
-                finally:
+                except asyncio.CancelledError:
                     self._set_up(False)
+                    raise
+                log.info("link broken", poller=self.address, detail=detail, topics=len(self.attached))
+                self._set_up(False)
                 self._hurry.clear()
                 try:
                     async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):

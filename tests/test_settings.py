@@ -161,12 +161,14 @@ def test_origins(origins: tuple[str, ...], origin: str | None, host: str, allowe
 def test_a_gateway_that_nobody_decided_on_answers_to_names_of_this_machine(host: str, answered: bool) -> None:
     undecided = Pages.of(load(GatewaySettings, catalog=CATALOG, origins="https://app.example.org"))
     decided = Pages.of(load(GatewaySettings, catalog=CATALOG, auth="none"))
-    decided.check(None, host)
+    for pages in (decided, undecided):
+        pages.check(None, host)  # no page
+    page = "https://app.example.org"
     if answered:
-        undecided.check(None, host)
+        undecided.check(page, host)
     else:
         with pytest.raises(Forbidden):
-            undecided.check(None, host)
+            undecided.check(page, host)
 
 
 def test_connections_of_all_kinds_are_counted_together() -> None:
