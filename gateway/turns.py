@@ -76,6 +76,7 @@ class Turns:
                 if self._waiting:
                     self._expect()
             if self._left <= 0:
+                self._expect()
                 break
         self.open = self._left > 0 and not self._waiting
 

@@ -241,8 +241,9 @@ class Wire(asyncio.Protocol):
         if self.closing or self.transport is None:
             return
         framing = self._framing = self._framing or self._framings.borrow()
-        framing.send_close(code, reason)
-        self.write(b"".join(framing.data_to_send()))
+        if framing.state is State.OPEN:  # else the peer has ended it in the same breath
+            framing.send_close(code, reason)
+        self._send_control(framing)
         self._stop_sending()
         self._read_on()
 

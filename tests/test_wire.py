@@ -14,8 +14,11 @@ from starlette.websockets import WebSocket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import Protocol as Framing
+from websockets.protocol import Side, State
+from websockets.server import ServerProtocol
 
-from gateway.wire import EXTENSION, HIGH_WATER_BYTES, FrameProtocol, Wire, frame
+from gateway.wire import EXTENSION, HIGH_WATER_BYTES, FrameProtocol, Wire, frame, is_idle
 from services import web
 
 
@@ -134,3 +137,20 @@ def test_what_the_extension_relies_on_is_there_in_uvicorn() -> None:
         "resume_writing",
     ):
         assert callable(getattr(WebSocketsSansIOProtocol, name)), name
+
+
+def test_what_the_extension_relies_on_is_there_in_websockets() -> None:
+    handshake = ServerProtocol(extensions=None)
+    assert handshake.available_extensions is None
+    assert handshake.state is State.CONNECTING
+    assert not is_idle(handshake)
+    framing = Framing(Side.SERVER, state=State.OPEN)
+    assert is_idle(framing)
+    text = b"\x81\x82\0\0\0\0ab"
+    for at in range(1, len(text)):  # wherever a frame is cut, the parser knows something
+        framing.receive_data(text[at - 1 : at])
+        assert not is_idle(framing)
+    framing.receive_data(text[-1:])
+    assert is_idle(framing)
+    framing.receive_data(b"\x01\x80\0\0\0\0")  # a message in fragments has begun
+    assert not is_idle(framing)
