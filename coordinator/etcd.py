@@ -23,7 +23,7 @@ import grpc.aio
 from etcd3 import etcdrpc
 
 from coordinator import metrics
-from services import logs
+from services import logs, rpc
 from services.errors import Compacted, EtcdError, EtcdRefused, EtcdUnknown, LeaseLost
 from services.settings import EtcdSettings, HostPort
 
@@ -331,10 +331,11 @@ class Etcd:
             if self._keepalive is None:
                 self._keepalive = endpoint, endpoint.lease.LeaseKeepAlive(metadata=await self._metadata(HAS_LEADER))
             call = self._keepalive[1]
-            await call.write(etcdrpc.LeaseKeepAliveRequest(ID=lease))
-            answer = await call.read()
-            if answer is grpc.aio.EOF:
-                raise TimeoutError(f"the keep-alive stream ended: {await call.details()}")
+            with rpc.heeding_cancellation():
+                await call.write(etcdrpc.LeaseKeepAliveRequest(ID=lease))
+                answer = await call.read()
+                if answer is grpc.aio.EOF:
+                    raise TimeoutError(f"the keep-alive stream ended: {await call.details()}")
             answered = True
         finally:
             if not answered:  # a late answer must not be taken for the next one's

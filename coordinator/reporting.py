@@ -69,9 +69,10 @@ class Reporting:
                 questions: asyncio.Queue[None] = asyncio.Queue()
                 questions.put_nowait(None)  # the first is to say who we are
                 try:
-                    async for _ in stub.Attend(self._answers(questions)):
-                        failures = 0
-                        questions.put_nowait(None)
+                    with rpc.heeding_cancellation():
+                        async for _ in stub.Attend(self._answers(questions)):
+                            failures = 0
+                            questions.put_nowait(None)
                 except grpc.aio.AioRpcError as error:
                     log.info("not reporting, trying on", to=address, code=error.code().name)
                 await asyncio.sleep(backoff(failures))

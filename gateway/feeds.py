@@ -92,13 +92,14 @@ class Link:
         try:
             self._set_up(True)
             outbox = Outbox.of(asyncio.get_running_loop())
-            async for message in call:
-                if len(message.frames) == 1:
-                    self._on_frame(self.address, feed_pb2.FeedFrame.FromString(message.frames[0]))
-                    continue
-                with outbox:  # a socket may have many of these topics
-                    for frame in message.frames:
-                        self._on_frame(self.address, feed_pb2.FeedFrame.FromString(frame))
+            with rpc.heeding_cancellation():
+                async for message in call:
+                    if len(message.frames) == 1:
+                        self._on_frame(self.address, feed_pb2.FeedFrame.FromString(message.frames[0]))
+                        continue
+                    with outbox:  # a socket may have many of these topics
+                        for frame in message.frames:
+                            self._on_frame(self.address, feed_pb2.FeedFrame.FromString(frame))
         finally:
             call.cancel()
 

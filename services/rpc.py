@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -108,6 +109,24 @@ def channel(address: HostPort, settings: ServiceSettings) -> grpc.aio.Channel:
         settings.tls_ca.read_bytes(), settings.tls_key.read_bytes(), settings.tls_cert.read_bytes()
     )
     return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+@contextlib.contextmanager
+def heeding_cancellation() -> Iterator[None]:
+    """Around what a task awaits of a stream. grpc.aio starts a stream in a task of its own; a cancellation of whoever
+    awaits that one is taken by it and goes no further. It cancels the call, so that the reader hears of it then, unless
+    the call ends by itself at that moment: that end is the cancellation here."""
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    try:
+        yield
+    except (grpc.aio.AioRpcError, TimeoutError):
+        if task.cancelling() > before:
+            raise asyncio.CancelledError from None
+        raise
+    if task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 def _server_credentials(settings: ServiceSettings, *, mutual: bool) -> grpc.ServerCredentials:
