@@ -83,7 +83,7 @@ Group = tuple[bytes, bool, bool]
 class Audience:
     """See the module."""
 
-    __slots__ = ("_cohorts", "_history", "_ready", "_ready_for", "_traffic", "_waiting", "channels", "serving")
+    __slots__ = ("_cohorts", "_history", "_ready", "_ready_for", "_traffic", "_untold", "_waiting", "channels", "serving")
 
     def __init__(self, history: History, traffic: Traffic) -> None:
         self._history = history
@@ -92,6 +92,7 @@ class Audience:
         self._ready: dict[tuple[bytes, Version | None], Way] = {}
         self._ready_for: Version | None = None
         self._waiting: dict[Channel, Version | None] = {}  # for a result, with their `since`
+        self._untold: dict[Channel, Status] = {}  # who missed a status, with the last that they were told
         self.channels: set[Channel] = set()
         self.serving = False  # whether the history's present result may be given to those who join
 
@@ -107,6 +108,7 @@ class Audience:
     def leave(self, channel: Channel) -> None:
         self.channels.discard(channel)
         self._waiting.pop(channel, None)
+        self._untold.pop(channel, None)
         self._leave_cohort(channel)
         if not self.channels:
             self._ready.clear()
@@ -157,13 +159,20 @@ class Audience:
                 size += len(ready)
         self._traffic.count(event, messages, size)
 
-    def tell_status(self, status: Status) -> None:
+    def tell_status(self, status: Status, before: Status) -> None:
+        """The status has changed."""
+        for channel in self.channels:
+            if channel.wire.blocked:
+                self._untold.setdefault(channel, before)
         self.tell(b"status", status.payload())
 
     def catch_up(self, channel: Channel, status: Status) -> None:
-        """A channel that fell behind and whose socket has drained gets the state and the present snapshot."""
+        """A channel that fell behind and whose socket has drained gets the status, if it knows another, and the present
+        snapshot."""
         self._leave_cohort(channel)  # where `serve` may have put it meanwhile
-        channel.wire.write(Framed(phoenix.push(channel.spelling, b"status", status.payload())).plain)
+        told = self._untold.pop(channel, status)
+        if not told.says_the_same_as(status):
+            channel.wire.write(Framed(phoenix.push(channel.spelling, b"status", status.payload())).plain)
         if self.serving:
             self._bring(channel, None)
         else:

@@ -82,8 +82,8 @@ class LiveTopic:
         """Tells everybody, when it says anything new."""
         if status.says_the_same_as(self.status):
             return
-        self.status = status
-        self.audience.tell_status(status)
+        before, self.status = self.status, status
+        self.audience.tell_status(status, before)
         self._wake()
 
     def drop_pieces(self) -> None:

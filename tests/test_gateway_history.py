@@ -170,8 +170,32 @@ def test_a_congested_client_gets_nothing_until_it_catches_up_with_one_snapshot()
     assert quick.events == ["snapshot", *["delta"] * 4]
     slow.blocked = False
     audience.catch_up(slow, Status("live", None, 0))
-    assert slow.events == ["snapshot", "status", "snapshot"]
+    assert slow.events == ["snapshot", "snapshot"]
     assert slow.rows == quick.rows == json_rows(rows((1, 5)))
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "told"),
+    [
+        ([Status("stale", "database_unreachable", 1)], ["status"]),
+        ([Status("stale", "database_unreachable", 1), Status("live", None, 2)], []),
+    ],
+)
+def test_who_catches_up_is_told_the_status_if_it_knows_another(meanwhile: list[Status], told: list[str]) -> None:
+    history = History(["id"])
+    audience = Audience(history, Traffic())
+    history.take_snapshot(Version(1, 1), 0, rows((1, 1)))
+    audience.serve()
+    slow = Client()
+    audience.join(slow, None)
+    slow.blocked = True
+    status = Status("live", None, 0)
+    for new in meanwhile:
+        audience.tell_status(new, status)
+        status = new
+    slow.blocked = False
+    audience.catch_up(slow, status)
+    assert slow.events == ["snapshot", *told, "snapshot"]
 
 
 actions = st.lists(
