@@ -13,10 +13,10 @@ from __future__ import annotations
 from typing import Protocol
 
 from gateway import phoenix
+from gateway.frames import Framed
 from gateway.history import Entry, History
 from gateway.status import Status
 from gateway.version import Version
-from gateway.wire import Framed
 
 MAX_READY = 16
 """How many ways to the present result are kept ready, by spelling and `since`."""
@@ -83,7 +83,17 @@ Group = tuple[bytes, bool, bool]
 class Audience:
     """See the module."""
 
-    __slots__ = ("_cohorts", "_history", "_ready", "_ready_for", "_traffic", "_untold", "_waiting", "channels", "serving")
+    __slots__ = (
+        "_cohorts",
+        "_history",
+        "_ready",
+        "_ready_for",
+        "_traffic",
+        "_untold",
+        "_waiting",
+        "channels",
+        "serving",
+    )
 
     def __init__(self, history: History, traffic: Traffic) -> None:
         self._history = history

@@ -15,6 +15,7 @@ import orjson
 
 from gateway import phoenix
 from gateway.audience import Cohort
+from gateway.frames import frame
 from gateway.hub import Hub
 from gateway.identity import Identity
 from gateway.limits import Bucket, Limits
@@ -23,7 +24,7 @@ from gateway.presence_request import PresenceRequest
 from gateway.roster import Member
 from gateway.topic import LiveTopic
 from gateway.version import Version
-from gateway.wire import Wire, frame
+from gateway.wire import Wire
 from services import topics
 from services.catalog import Catalog
 from services.errors import (

@@ -31,10 +31,10 @@ from coordinator.keys import PresenceRecord
 from coordinator.presence import Change, Place
 from gateway import phoenix
 from gateway.audience import Audience
+from gateway.frames import frame
 from gateway.phoenix import Ref
 from gateway.presence_request import PresenceRequest, check_key, check_meta
 from gateway.roster import Diff, Member, Roster, Shown, difference, state_payload
-from gateway.wire import frame
 from services import clock
 from services.errors import InvalidPayload
 from services.topics import Topic

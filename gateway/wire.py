@@ -5,19 +5,16 @@ handshake stay uvicorn's, inbound framing stays websockets'. An ASGI application
 `scope["extensions"]["pollcast.frames"]` may, after `websocket.accept`, call `attach` on it and return: its task ends
 and the connection stays. From then on a `Wire` is the connection's protocol, and what the handshake needed is gone.
 Messages and the end of the connection reach the application's receiver as plain calls, and it writes frames that were
-made once (`frame`, `Framed`) to as many wires as it likes. What one event brings to one of them (the answers to what
-it sent, the changes of many topics that arrive together) leaves in one system call (`Outbox`).
+made once (`gateway.frames`) to as many wires as it likes; `Wire.deflates` says who can take them compressed. What one
+event brings to one of them (the answers to what it sent, the changes of many topics that arrive together) leaves in one
+system call (`Outbox`).
 
-permessage-deflate is negotiated without context takeover on either side, so that one compressed frame serves everybody
-(`Wire.deflates` says who can take it) and no connection has compression state.
-
-The parser of inbound frames belongs to a connection only while a frame or a message is half read (`Framings`): between
-messages all are alike. What peers send is taken in slices and in turn (`gateway.turns`), so that a flood or a storm
-costs the others little. A peer that does not read is not read from either: what it is answered stays bounded.
+A connection has a parser only while a frame or a message is half read (`gateway.framings`). What peers send is taken in
+slices and in turn (`gateway.turns`), so that a flood or a storm costs the others little. A peer that does not read is
+not read from either: what it is answered stays bounded.
 
 Relied on in uvicorn and websockets (tests/test_wire.py pins it): `run_asgi`, `handle_connect`'s scope, `queue`,
-`read_paused`, `connections`, `conn`, `close_sent`; `ServerProtocol.available_extensions`, that a Protocol in state OPEN
-is ready to parse, and where its parser waits.
+`read_paused`, `connections`, `conn`, `close_sent`; `ServerProtocol.available_extensions`.
 """
 
 from __future__ import annotations
@@ -25,17 +22,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 from weakref import WeakKeyDictionary
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol as Framing
-from websockets.protocol import Side, State
-from websockets.streams import StreamReader
+from websockets.protocol import State
 
+from gateway.frames import EXTENSIONS, WINDOW_BITS
+from gateway.framings import framings, is_idle
 from gateway.turns import Turns
 from services import logs
 
@@ -52,59 +50,10 @@ CLOSE_SECONDS = 5.0
 SLICE_BYTES = 1024
 """What is taken of one connection in its turn, when it sent more."""
 
-MIN_DEFLATED_BYTES = 512
-"""Smaller messages are not compressed: they fit in one packet either way."""
-
-WINDOW_BITS: Final = 12
-"""Of what is sent. Clients that ask for a smaller window get everything uncompressed."""
-
 UNSUPPORTED_DATA = 1003
 """The close code for a binary message."""
 
 SERVICE_RESTART = 1012
-
-_DEFLATE: Final = PerMessageDeflate(True, True, 15, WINDOW_BITS, {"memLevel": 5})
-
-_EXTENSIONS: Final = [
-    ServerPerMessageDeflateFactory(
-        server_no_context_takeover=True, client_no_context_takeover=True, server_max_window_bits=WINDOW_BITS
-    )
-]
-
-
-def frame(payload: bytes) -> bytes:
-    """One text frame, unmasked as servers send it, ready to be written to any number of connections."""
-    size = len(payload)
-    if size < 126:
-        return b"\x81%c%b" % (size, payload)
-    if size < 65536:
-        return b"\x81\x7e%b%b" % (size.to_bytes(2), payload)
-    return b"\x81\x7f%b%b" % (size.to_bytes(8), payload)
-
-
-class Framed:
-    """One text message, framed once for all connections, and compressed once for those that take that, when the first
-    of them needs it."""
-
-    __slots__ = ("_deflated", "_size", "plain")
-
-    def __init__(self, payload: bytes) -> None:
-        self.plain = frame(payload)
-        self._size = len(payload)
-        self._deflated: bytes | None = None
-
-    def ready(self, deflates: bool) -> bytes:
-        """The bytes for a connection; smaller messages are the same for all."""
-        if not deflates or self._size < MIN_DEFLATED_BYTES:
-            return self.plain
-        if self._deflated is None:
-            self._deflated = deflated(self.plain[-self._size :])
-        return self._deflated
-
-
-def deflated(payload: bytes) -> bytes:
-    """One compressed text frame, for any connection that `deflates`."""
-    return Frame(Opcode.TEXT, payload).serialize(mask=False, extensions=[_DEFLATE])
 
 
 class Receiver(Protocol):
@@ -125,7 +74,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.conn.available_extensions = _EXTENSIONS
+        self.conn.available_extensions = EXTENSIONS
         self.attached = False
 
     def attach(self, make_receiver: Callable[[Wire], Receiver]) -> bool:
@@ -384,55 +333,6 @@ class Wire(asyncio.Protocol):
         self._partial = None
         if self._close_timer is None and self.transport is not None:
             self._close_timer = self._loop.call_later(CLOSE_SECONDS, self.transport.abort)
-
-
-class Framings:
-    """Parsers of inbound frames (and makers of control frames), for connections of one kind."""
-
-    SPARE = 8
-
-    def __init__(self, max_size: int | None, deflate: bool) -> None:
-        self._max_size = max_size
-        self._deflate = deflate
-        self._spare: list[Framing] = []
-
-    def borrow(self) -> Framing:
-        if self._spare:
-            return self._spare.pop()
-        framing = Framing(Side.SERVER, state=State.OPEN, max_size=self._max_size)
-        if self._deflate:
-            framing.extensions = [PerMessageDeflate(True, True, 15, WINDOW_BITS)]
-        return framing
-
-    def take_back(self, framing: Framing) -> None:
-        """One that is idle."""
-        if len(self._spare) < self.SPARE:
-            self._spare.append(framing)
-        else:
-            framing.parser.close()
-
-
-def is_idle(framing: Framing) -> bool:
-    """Whether it stands between two messages: then it knows nothing of its connection."""
-    waits_in = cast(Any, framing.parser).gi_yieldfrom
-    while getattr(waits_in, "gi_yieldfrom", None) is not None:
-        waits_in = waits_in.gi_yieldfrom
-    return (
-        framing.state is State.OPEN
-        and framing.current_size is None
-        and getattr(waits_in, "gi_code", None) is StreamReader.at_eof.__code__
-    )
-
-
-_framings: dict[tuple[int | None, bool], Framings] = {}
-
-
-def framings(max_size: int | None, deflate: bool) -> Framings:
-    """Those of a kind, one pool per process."""
-    kind = (max_size, deflate)
-    if kind not in _framings:
-        _framings[kind] = Framings(max_size, deflate)
-    return _framings[kind]
 
 
 class Outbox:

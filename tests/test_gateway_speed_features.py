@@ -24,13 +24,15 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 from websockets.protocol import Protocol as Framing
 from websockets.protocol import Side, State
 
-from gateway import wire as wire_module
+from gateway import frames as frames_module
 from gateway.channels import STUCK, SWEEPS, Socket
 from gateway.follower import DeltaEvent, following
+from gateway.frames import MIN_DEFLATED_BYTES, Framed
+from gateway.framings import is_idle
 from gateway.history import LOG_VERSIONS, Result
 from gateway.turns import BUDGET_SECONDS, Turns
 from gateway.version import Version
-from gateway.wire import HIGH_WATER_BYTES, MIN_DEFLATED_BYTES, Framed, is_idle
+from gateway.wire import HIGH_WATER_BYTES
 from services import topics
 from services.delta import Row
 from tests.gateway_in_process import Gateway, gateway, serving, turn
@@ -124,13 +126,13 @@ async def test_a_large_message_is_compressed_once_and_all_who_take_that_get_the_
     here: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[bytes] = []
-    deflated = wire_module.deflated
+    deflated = frames_module.deflated
 
     def counted(payload: bytes) -> bytes:
         made.append(payload)
         return deflated(payload)
 
-    monkeypatch.setattr(wire_module, "deflated", counted)
+    monkeypatch.setattr(frames_module, "deflated", counted)
     here.change(TOPIC, rows(3, 400))
     async with contextlib.AsyncExitStack() as stack:
         offer = "permessage-deflate; client_max_window_bits"

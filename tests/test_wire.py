@@ -18,7 +18,9 @@ from websockets.protocol import Protocol as Framing
 from websockets.protocol import Side, State
 from websockets.server import ServerProtocol
 
-from gateway.wire import EXTENSION, HIGH_WATER_BYTES, FrameProtocol, Wire, frame, is_idle
+from gateway.frames import frame
+from gateway.framings import is_idle
+from gateway.wire import EXTENSION, HIGH_WATER_BYTES, FrameProtocol, Wire
 from services import web
 
 
