@@ -13,7 +13,7 @@ import uvloop
 from bench.processes import raise_file_limit
 from services import logs
 
-ALL = ("fanout", "memory", "latency", "storm", "polling", "takeover", "presence")
+ALL = ("fanout", "memory", "latency", "storm", "slow", "compression", "peers", "polling", "takeover", "presence")
 
 
 def main() -> None:

@@ -9,10 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import os
+import random
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import orjson
 
 from bench.processes import Process, module, running
 from coordinator.etcd import Etcd
@@ -34,7 +38,16 @@ key = ["id"]
 interval = "1s"
 [queries.bench.params]
 n = { type = "int", default = 0 }
+
+[queries.whole]
+sql = "select text from bench"
+interval = "1s"
 """
+
+WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "jetty", "knoll", "larch"]
+
+WHOLE = "whole"
+"""A topic without a key: every change is a snapshot."""
 
 SOCKET = "/socket/websocket?vsn=2.0.0"
 
@@ -78,12 +91,26 @@ def topic_names(count: int) -> list[str]:
 
 
 def rows(count: int, size: int, stamp: int = 0) -> list[Row]:
-    """`count` rows of about `size` bytes of JSON; another stamp makes each of them another."""
-    filler = "the quick brown fox jumps over the lazy dog " * (size // 44 + 1)
-    return [
-        (b"[%d]" % number, (f'{{"id":{number},"text":"{stamp:08d} {number:06d} {filler}'[: size - 2] + '"}').encode())
-        for number in range(count)
-    ]
+    """`count` rows of `size` bytes of JSON, which differ like an application's; another stamp makes each of them
+    another."""
+    return [(b"[%d]" % number, _row(number, size, stamp)) for number in range(count)]
+
+
+def _row(number: int, size: int, stamp: int) -> bytes:
+    dice = random.Random(number * 1_000_003 + stamp)
+    row = {
+        "id": number,
+        "customer": f"{dice.choice(WORDS)} {dice.choice(WORDS)}",
+        "amount": dice.randrange(10**5, 10**6) / 100,
+        "updated_at": f"2026-11-23T{dice.randrange(10, 24)}:{dice.randrange(10, 60)}:{dice.randrange(10, 60)}Z",
+        "note": " ".join(dice.choices(WORDS, k=size // 5)),
+    }
+    return orjson.dumps(row)[: size - 2] + b'"}'
+
+
+def noise(size: int) -> list[Row]:
+    """One row of about `size` bytes that do not compress."""
+    return [(b"", b'{"text":"%b"}' % os.urandom(size // 2).hex().encode())]
 
 
 @contextlib.asynccontextmanager

@@ -135,7 +135,7 @@ class Swarm:
                     if client.transport is not None:
                         client.transport.pause_reading()
             case "resume":
-                for client in self.clients:
+                for client in self.clients[order.get("first", 0) : order.get("last")]:
                     if client.transport is not None:
                         client.transport.resume_reading()
             case "drop":

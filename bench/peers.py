@@ -1,0 +1,91 @@
+"""The same fan-out on what a Python user would pick instead: python-socketio, and Django Channels.
+
+They are installed into an environment of their own under the user's cache folder, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from bench import table
+from bench.fanout import gateway_cost, yardstick_cost
+from bench.processes import running, swarm
+from services import ports
+
+PACKAGES = ("python-socketio>=5.14", "uvicorn[standard]>=0.38", "uvloop", "channels>=4.3", "daphne>=4.2")
+
+CLIENTS = 1_000
+ROUNDS = 40
+RUNS = 3
+FRAME_BYTES = 4
+
+
+async def run() -> None:
+    python = await asyncio.to_thread(environment)
+    ours, size = await gateway_cost(CLIENTS, 1)
+    bare = await yardstick_cost(CLIENTS, 1, size)
+    payload = b"x" * (size - FRAME_BYTES)
+    lines = [("bare transport.write", bare, bare / ours), ("Pollcast", ours, 1.0)]
+    # Engine.IO: the server speaks first; "40" asks for the default namespace, "40{…" grants it.
+    path = "/socket.io/?EIO=4&transport=websocket"
+    cost = await peer_cost(python, "peer_socketio", path, "40", '40{"sid"', payload)
+    lines.append(("python-socketio on uvicorn and uvloop", cost, cost / ours))
+    cost = await peer_cost(python, "peer_channels", "/", "", "ready", payload)
+    lines.append(("Django Channels on Daphne, layer in memory", cost, cost / ours))
+    table.show(
+        f"The same on other servers: CPU-seconds per million messages of {size:,} bytes, {CLIENTS:,} clients",
+        ("server", "CPU-seconds", "× Pollcast"),
+        lines,
+    )
+
+
+async def peer_cost(python: Path, script: str, path: str, say: str, until: str, payload: bytes) -> float:
+    """CPU-seconds per million delivered messages; no compression is offered."""
+    port = ports.free_port()
+    file = Path(__file__).with_name(f"{script}.py")
+    async with running(str(python), str(file), str(port)) as server, swarm() as crowd:
+        await server.line()
+        await _until_open(port)
+        await crowd.ask(do="connect", port=port, path=path, n=CLIENTS, say=[say], until=until, concurrency=20)
+        costs = []
+        for _ in range(RUNS):
+            await crowd.ask(do="reset")
+            before = server.cpu
+            for number in range(1, ROUNDS + 1):
+                server.say(payload)
+                await crowd.ask(do="expect", bytes=number * CLIENTS * len(payload))
+            costs.append((server.cpu - before) / (ROUNDS * CLIENTS) * 1e6)
+        return statistics.median(costs)
+
+
+async def _until_open(port: int) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+            except OSError:
+                await asyncio.sleep(0.1)
+            else:
+                return
+
+
+def environment() -> Path:
+    """The Python of the peers' environment, which is made when it is not there."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pollcast-bench"
+    python = cache / "bin" / "python"
+    installed = cache / "installed"
+    wanted = "\n".join(PACKAGES)
+    if not installed.exists() or installed.read_text() != wanted:
+        print("Installing python-socketio and Django Channels into", cache, flush=True)
+        subprocess.run([sys.executable, "-m", "venv", str(cache)], check=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES], check=True
+        )
+        installed.write_text(wanted)
+    return python

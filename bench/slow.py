@@ -1,0 +1,62 @@
+"""Slow readers: 100 clients that do not read, on a topic whose every change is a snapshot of 100 KB."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+
+from bench import table
+from bench.processes import swarm
+from bench.stage import SOCKET, WHOLE, noise, stage
+
+SLOW = 100
+QUICK = 100
+SNAPSHOT_BYTES = 100_000
+CHANGES = 150
+PAUSE_SECONDS = 0.1
+STUCK_SECONDS = 30.0
+
+
+async def run() -> None:
+    async with stage([WHOLE], noise(SNAPSHOT_BYTES)) as on, swarm() as slow, swarm() as quick:
+        everybody = {"do": "connect", "port": on.port, "path": SOCKET, "say": on.joins([WHOLE]), "until": '"snapshot"'}
+        await slow.ask(**everybody, n=SLOW)
+        await quick.ask(**everybody, n=QUICK, beats=True)
+        await asyncio.sleep(1.0)
+        await slow.ask(do="pause")
+        await quick.ask(do="reset")
+        memory = []
+        for number in range(1, CHANGES + 1):
+            on.change(WHOLE, noise(SNAPSHOT_BYTES))
+            await quick.ask(do="expect", bytes=int(number * QUICK * SNAPSHOT_BYTES))
+            await asyncio.sleep(PAUSE_SECONDS)
+            if number % 30 == 0:
+                memory.append((number, on.gateway.rss / 1024 / 1024))
+        fell = counter(on.port, "pollcast_gateway_slow_readers_total")
+        # Half of them read again: each gets what its buffers hold and one snapshot, which is the newest.
+        await slow.ask(do="reset")
+        await slow.ask(do="resume", first=0, last=SLOW // 2)
+        await asyncio.sleep(2.0)
+        caught_up = (await slow.ask(do="state"))["received"] / (SLOW // 2) / SNAPSHOT_BYTES
+        await asyncio.sleep(STUCK_SECONDS)
+        closed = counter(on.port, "pollcast_gateway_stuck_sockets_total")
+    table.show(
+        f"Slow readers: RSS of the gateway while {SLOW} of {SLOW + QUICK} clients do not read snapshots of 100 KB",
+        ("changes", "MiB"),
+        memory,
+    )
+    print(
+        f"Sockets that fell behind: {fell:.0f}. Snapshots that those got who read again, of {CHANGES} (most of them "
+        f"from the kernel's buffers): {caught_up:.1f}. Closed with 1013 after {STUCK_SECONDS:.0f} s: {closed:.0f}."
+    )
+
+
+def counter(port: int, name: str) -> float:
+    """A sample of /metrics."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
+    try:
+        connection.request("GET", "/metrics")
+        lines = connection.getresponse().read().decode().splitlines()
+    finally:
+        connection.close()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
