@@ -1,19 +1,34 @@
-"""Latency of a gateway: from a result to the last client, and from a join to its snapshot; joins per CPU-second."""
+"""Latency: from a result to the last client, from a join to its snapshot, of topics that are polled already and of ones
+that are not; joins per CPU-second. The yardstick of the first is `bench.yardstick` with the same clients and bytes.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from itertools import count
+from pathlib import Path
 
 from bench import table
-from bench.processes import Process, swarm
+from bench.processes import Process, module, running, swarm
 from bench.stage import SOCKET, Stage, rows, stage, topic_names
+from services.embedded import EtcdServer, PostgresServer
+from tests.faults.world import start_world
 
 CLIENTS = 1_000
 RESULTS = 200
 PAUSE_SECONDS = 0.05
 JOINS = 2_000
+COLD = 200
+
+COLD_CATALOG = """
+[queries.one]
+sql = "select %(n)s as n"
+interval = "1s"
+[queries.one.params]
+n = "int"
+"""
 
 stamps = count(1)
 
@@ -27,17 +42,16 @@ async def run() -> None:
             took = [await result(on, crowd, names[0], size) for _ in range(RESULTS)]
         async with swarm() as crowd:
             joined, per_join, per_connection = await joins(on, crowd, names[0])
+    bare, per_bare_connection = await yardstick(size // CLIENTS)
+    cold = await cold_joins()
     table.show(
         "Latency, milliseconds",
         ("what", "p50", "p99", "target (p99)"),
         [
-            (
-                f"a result to the last of {CLIENTS:,} clients",
-                table.percentile(took, 0.5) * 1e3,
-                table.percentile(took, 0.99) * 1e3,
-                20,
-            ),
+            (f"a result to the last of {CLIENTS:,} clients", *in_milliseconds(took), 20),
+            ("… the same bytes by a bare transport.write", *in_milliseconds(bare), ""),
             ("a join of a warm topic to its snapshot", joined["p50"] * 1e3, joined["p99"] * 1e3, 5),
+            ("a join of a topic that nobody watched, until its first result", *in_milliseconds(cold), "50 + query"),
         ],
     )
     table.show(
@@ -46,6 +60,7 @@ async def run() -> None:
         [
             ("joins on sockets that are there, each with a snapshot", 1 / per_join),
             ("connections: TCP, HTTP, handshake, join, snapshot", 1 / per_connection),
+            ("… by a bare server that answers ready bytes once", 1 / per_bare_connection),
         ],
     )
 
@@ -67,6 +82,44 @@ async def result(on: Stage, crowd: Process, topic: str, size: int) -> float:
     at = (await crowd.ask(do="expect", bytes=size))["at"]
     await asyncio.sleep(PAUSE_SECONDS)
     return float(at) - began
+
+
+def in_milliseconds(seconds: list[float]) -> tuple[float, float]:
+    return table.percentile(seconds, 0.5) * 1e3, table.percentile(seconds, 0.99) * 1e3
+
+
+async def yardstick(size: int) -> tuple[list[float], float]:
+    """What `result` measures, and CPU-seconds per connection, of a server that does nothing but write."""
+    async with running(*module("bench.yardstick", 1, size)) as server, swarm() as crowd:
+        port = int(await server.line())
+        await crowd.ask(do="connect", port=port, path="/", n=CLIENTS, say=[""], until="ready")
+        took = []
+        for _ in range(RESULTS):
+            await crowd.ask(do="reset")
+            began = time.monotonic()
+            server.say(b"0")
+            took.append(float((await crowd.ask(do="expect", bytes=size * CLIENTS))["at"]) - began)
+            await asyncio.sleep(PAUSE_SECONDS)
+        before = server.cpu
+        await crowd.ask(do="connect", port=port, path=SOCKET, n=JOINS, say=[""], until="ready")
+        return took, (server.cpu - before) / JOINS
+
+
+async def cold_joins() -> list[float]:
+    """Seconds from the join to the snapshot, on a real cluster: demand, claim, poll, Feed. One after the other."""
+    with tempfile.TemporaryDirectory(prefix="pollcast-bench-") as name:
+        folder = Path(name)
+        with EtcdServer.start(folder / "etcd") as etcd, PostgresServer.start(folder / "pg") as postgres:
+            async with start_world(folder, etcd.endpoints, postgres.url, catalog=COLD_CATALOG) as world:
+                await world.start_all(pollers=2, gateways=1)
+                port = int((await world.http("gateway-1")).rpartition(":")[2])
+                took = []
+                async with swarm() as crowd:
+                    for n in range(COLD):
+                        say = Stage.joins([f"one?n={n}"])
+                        order = {"do": "connect", "port": port, "path": SOCKET, "n": 1, "say": say}
+                        took.append((await crowd.ask(**order, until='"snapshot"'))["join_p50"])
+                return took
 
 
 async def joins(on: Stage, crowd: Process, topic: str) -> tuple[dict[str, float], float, float]:
