@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
@@ -10,7 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from pollcast_client import Change, Refused, Watch, topic, watch
+from pollcast_client import Change, Connected, Disconnected, Event, Joined, Pushed, Refused, Watch, topic, watch
 
 from services.auth import sign
 from tests.balancer import Balancer
@@ -215,6 +217,99 @@ async def test_closing_ends_the_iteration(url: str, stock: psycopg.Connection[An
     async with asyncio.timeout(10):
         async for _ in watching:
             await watching.close()
+
+
+# --- what happens beneath, and where it begins ----------------------------------------------------------------------
+
+
+async def test_a_hook_is_told_of_connections_joins_and_all_that_is_pushed_before_it_is_applied(
+    running: Cluster, stock: psycopg.Connection[Any]
+) -> None:
+    told: list[Event | Change] = []
+    async with (
+        Balancer.start([running.gateway(0)]) as balancer,
+        changes_of(watch(STOCK, url=balancer.url, on_event=told.append)) as changes,
+    ):
+        told.append(first := await changes.until(lambda change: ids(change) == [1, 2]))
+        balancer.cut()
+        await changes.until(lambda change: change.status.state == "stale")
+        stock.execute("delete from stock where id = 2")
+        await changes.until(lambda change: ids(change) == [1])
+    said = [event for event in told if not (isinstance(event, Pushed) and event.event.startswith("presence"))]
+    ws = balancer.url.replace("http", "ws")
+    match said:
+        case [Connected(url), Joined() as joined, Pushed() as snapshot, Change(), Disconnected() as lost, *rest]:
+            assert url == lost.url == f"{ws}/socket/websocket?vsn=2.0.0"
+            assert (joined.topic, joined.canonical, joined.interval_ms) == (STOCK, "stock?shelf=a", 100)
+            assert (snapshot.topic, snapshot.event, snapshot.payload["version"]) == (STOCK, "snapshot", first.version)
+            assert lost.code is None
+        case _:
+            raise AssertionError(said)
+    match rest:
+        case [Connected(), Joined(), Pushed(event="delta", payload=payload)]:
+            assert payload["base"] == first.version
+        case _:
+            raise AssertionError(rest)
+
+
+async def test_what_the_hook_raises_ends_the_iteration(url: str, stock: psycopg.Connection[Any]) -> None:
+    def refuse(event: Event) -> None:
+        assert not isinstance(event, Joined), "seen"
+
+    async with changes_of(watch(STOCK, url=url, on_event=refuse)) as changes:
+        with pytest.raises(AssertionError, match="seen"):
+            await changes.until(lambda _: False)
+
+
+async def test_another_watch_goes_on_from_a_result_that_is_known(
+    running: Cluster, stock: psycopg.Connection[Any]
+) -> None:
+    one, two = (f"http://{running.gateway(number)}" for number in (0, 1))
+    async with changes_of(watch(STOCK, url=one)) as here, changes_of(watch(STOCK, url=two)) as there:
+        known = (await here.until(lambda change: ids(change) == [1, 2])).result
+        await there.until(lambda change: ids(change) == [1, 2])  # so that the other gateway has that version, too
+        stock.execute("delete from stock where id = 2")
+        await there.until(lambda change: ids(change) == [1])
+        later = watch(url=two)
+        await later.join(STOCK, known=known)
+        async with changes_of(later) as changes:
+            change = await changes.until(lambda change: change.kind in ("snapshot", "delta"))
+            assert (change.kind, ids(change)) == ("delta", [1])
+
+
+async def test_a_gateway_is_looked_for_at_each_connection(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+    async with Balancer.start([running.gateway(0)]) as first, Balancer.start([running.gateway(1)]) as second:
+        left = [first.url, second.url]
+
+        async def find() -> str:
+            return left.pop(0)
+
+        async with changes_of(watch(STOCK, url=find)) as changes:
+            await changes.until(lambda change: ids(change) == [1, 2])
+            first.cut()
+            await changes.until(lambda change: change.status.state == "stale")
+            await changes.until(lambda change: change.status.state == "live")
+        assert (first.connections, second.connections) == (1, 1)
+
+
+async def test_a_gateway_that_falls_silent_is_given_up_as_soon_as_the_heartbeat_says(
+    running: Cluster, stock: psycopg.Connection[Any]
+) -> None:
+    gateway = running.nodes("gateway")[1]
+    addresses = [running.gateway(1), running.gateway(0)]
+
+    async def find() -> str:
+        return addresses.pop(0)
+
+    async with changes_of(watch(STOCK, url=find, heartbeat=1.0)) as changes:
+        await changes.until(lambda change: ids(change) == [1, 2])
+        os.kill(gateway.pid, signal.SIGSTOP)
+        try:
+            lost = await changes.until(lambda change: change.status.state == "stale")
+            assert "does not answer" in str(lost.status.reason)
+            await changes.until(lambda change: change.status.state == "live")
+        finally:
+            os.kill(gateway.pid, signal.SIGCONT)
 
 
 # --- tokens -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""The whole way of a row: PostgreSQL → poller → gateways → the real phoenix.js, server-sent events, JSON and gRPC."""
+"""The whole way of a row: PostgreSQL → poller → gateways → the real phoenix.js, server-sent events, JSON and gRPC.
+
+What is said word for word (replies, close codes, refusals, `since`) is looked at in raw frames: `raw` and `ask`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import orjson
 import psycopg
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pollcast_client import Result
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -88,13 +92,11 @@ async def phoenix() -> AsyncIterator[PhoenixJs]:
 
 
 class Watcher:
-    """Applies what phoenix.js received to a copy of the rows, as strictly as CONTRACT.md §4 is written."""
+    """What phoenix.js received, applied by our Python client's strict `Result`."""
 
     def __init__(self, phoenix: PhoenixJs, socket: str, topic: str) -> None:
         self.phoenix, self.socket, self.topic = phoenix, socket, topic
-        self.rows: list[dict[str, Any]] | None = None
-        self.version: str | None = None
-        self.key: list[str] = []
+        self.result: Result | None = None
         self._read = 0
 
     def take_all(self) -> None:
@@ -102,43 +104,23 @@ class Watcher:
             self._read += 1
             if said.get("socket") != self.socket or said.get("topic") != self.topic:
                 continue
-            payload = said.get("payload")
             if said.get("event") == "snapshot":
-                assert payload is not None
-                self.rows, self.version, self.key = payload["rows"], payload["version"], payload["key"]
+                self.result = Result.of_snapshot(said["payload"])
             elif said.get("event") == "delta":
-                assert payload is not None
-                self._apply(payload)
-
-    def _apply(self, delta: dict[str, Any]) -> None:
-        assert self.rows is not None
-        assert delta["base"] == self.version
-        assert delta["deletes"] or delta["upserts"]
-        ats = [u["at"] for u in delta["upserts"]]
-        assert ats == sorted(set(ats))
-        known = {self._key_of(row) for row in self.rows}
-        deletes = {orjson.dumps(key) for key in delta["deletes"]}
-        assert deletes <= known
-        gone = deletes | {self._key_of(u["row"]) for u in delta["upserts"]}
-        rows = [row for row in self.rows if self._key_of(row) not in gone]
-        for upsert in delta["upserts"]:
-            rows.insert(upsert["at"], upsert["row"])
-        self.rows, self.version = rows, delta["version"]
-
-    def _key_of(self, row: dict[str, Any]) -> bytes:
-        return orjson.dumps([row[name] for name in self.key])
+                assert self.result is not None
+                self.result, _ = self.result.after(said["payload"])
 
     async def shows(self, rows: list[dict[str, Any]], seconds: float = 10.0) -> None:
         """Waits until the copy has these rows."""
 
         def same(_: Said) -> bool:
             self.take_all()
-            return self.rows == rows
+            return self.result is not None and self.result.rows == rows
 
         try:
             await self.phoenix.hears(same, seconds=seconds)
         except AssertionError:
-            raise AssertionError(f"expected {rows}, has {self.rows}") from None
+            raise AssertionError(f"expected {rows}, has {self.result}") from None
 
 
 def is_event(socket: str, event: str) -> Any:
@@ -173,7 +155,9 @@ async def test_phoenix_js_on_two_gateways_follows_the_database_through_deltas(
     stock.execute("insert into stock values (7, 'plum', 20, 'a')")
     for watcher in (one, two):
         await watcher.shows([{"id": 7, "name": "plum", "n": 20}, pear | {"n": 9}])
-    assert one.version == two.version
+    assert one.result is not None
+    assert two.result is not None
+    assert one.result.version == two.result.version
     for socket, spelling in (("one", topic), ("two", other)):
         assert len(phoenix.of(socket, spelling, "snapshot")) == 1
         assert phoenix.of(socket, spelling, "delta")

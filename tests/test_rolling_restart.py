@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
@@ -14,7 +15,8 @@ import psycopg
 import pytest
 
 from services.settings import Role
-from tests.faults.nemesis import Roamer
+from tests.faults.client import Client
+from tests.faults.nemesis import any_gateway
 from tests.faults.world import World, start_world
 from tests.waiting import eventually
 
@@ -66,17 +68,17 @@ class Phase:
 async def test_clients_notice_a_reconnect_at_most(world: World) -> None:
     world.execute("insert into stock values (1, 0, 'a'), (2, 0, 'a')")
     rng = random.Random(1)
-    roamers = [Roamer(world, [*rng.sample(TICKS, 4), STOCK], random.Random(rng.random())) for _ in range(CLIENTS)]
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(roamer.run()) for roamer in roamers]
+    async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+        finds = [any_gateway(world, random.Random(rng.random())) for _ in range(CLIENTS)]
+        roamers = [await stack.enter_async_context(Client.open(find)) for find in finds]
+        for roamer in roamers:
+            await roamer.join(*rng.sample(TICKS, 4), STOCK)
         writing = tasks.create_task(_write(world.url))
         await eventually(lambda: all(seen.version for roamer in roamers for seen in roamer.seen.values()), 20.0)
         phases = {role: await _restart(world, role, roamers) for role in ("coordinator", "poller", "gateway")}
         writing.cancel()
         truth = await _truth(world.url)
         await eventually(lambda: all(r.seen[STOCK].rows == truth for r in roamers), what="all clients show the truth")
-        for task in running:
-            task.cancel()
     print("", *phases.values(), sep="\n")  # noqa: T201
     for phase in phases.values():
         assert phase.silence < SILENCE_SECONDS[phase.role], phase
@@ -88,7 +90,7 @@ async def test_clients_notice_a_reconnect_at_most(world: World) -> None:
     assert phases["gateway"].snapshots <= phases["gateway"].reconnects * 5
 
 
-async def _restart(world: World, role: Role, roamers: list[Roamer]) -> Phase:
+async def _restart(world: World, role: Role, roamers: list[Client]) -> Phase:
     """One after the other; the next when the one before is ready and its clients have results."""
     began = time.monotonic()
     reconnects, snapshots, statuses = _reconnects(roamers), _snapshots(roamers), len(_statuses(roamers))
@@ -108,19 +110,19 @@ async def _restart(world: World, role: Role, roamers: list[Roamer]) -> Phase:
     )
 
 
-def _reconnects(roamers: list[Roamer]) -> int:
+def _reconnects(roamers: list[Client]) -> int:
     return sum(roamer.reconnects for roamer in roamers)
 
 
-def _snapshots(roamers: list[Roamer]) -> int:
+def _snapshots(roamers: list[Client]) -> int:
     return sum(seen.snapshots for roamer in roamers for seen in roamer.seen.values())
 
 
-def _statuses(roamers: list[Roamer]) -> list[str]:
+def _statuses(roamers: list[Client]) -> list[str]:
     return [status for roamer in roamers for seen in roamer.seen.values() for status in seen.statuses]
 
 
-def _heard_again(roamers: list[Roamer]) -> Callable[[], bool]:
+def _heard_again(roamers: list[Client]) -> Callable[[], bool]:
     """Whether each client has got a result of each topic that ticks since now."""
     ticking = [seen for roamer in roamers for topic, seen in roamer.seen.items() if topic in TICKS]
     began = time.monotonic()

@@ -1,4 +1,8 @@
-"""A client that believes nothing: applies what a gateway pushes as strictly as CONTRACT.md §4 is written."""
+"""A watcher that believes nothing: `pollcast_client` follows the topics, and applies as strictly as CONTRACT.md §4 is
+written; here is noted what was pushed and when, and each version is compared with the one before.
+
+It lives as long as the body of `Client.open`. Cut off, it connects again and resumes, and counts that.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from pollcast_client import Connected, Disconnected, Event, Joined, Pushed, Result, Row, Watch, watch
+from pollcast_client.watching import Url
 
 from gateway.version import Version
 from tests.waiting import eventually
@@ -23,87 +26,84 @@ HEARTBEAT_SECONDS = 5.0
 class Seen:
     """What a client knows of one topic, and how it came to."""
 
-    rows: list[dict[str, Any]] | None = None
-    version: str | None = None
-    key: list[str] = field(default_factory=list)
+    result: Result | None = None
     snapshots: int = 0
     deltas: int = 0
-    statuses: list[str] = field(default_factory=list)
-    reply: dict[str, Any] | None = None
+    statuses: list[str] = field(default_factory=list)  # the states that the gateway said, one after the other
+    status: tuple[str, str | None] | None = None  # and the last, with its reason, on this connection
+    reply: Joined | None = None
     replied_after: float = 0.0
     at: list[float] = field(default_factory=list)  # when each result came, monotonic
+    anew: bool = True  # nothing was pushed since the topic was joined on this connection
 
-    def take(self, event: str, payload: dict[str, Any]) -> None:
-        if event == "status":
-            self.statuses.append(payload["state"])
+    @property
+    def rows(self) -> list[Row] | None:
+        return list(self.result.rows) if self.result is not None else None
+
+    @property
+    def version(self) -> Version | None:
+        return _version(self.result.version) if self.result is not None else None
+
+    def check(self, pushed: Pushed) -> None:
+        """AssertionError when that must not come now. The client itself looks at what a delta holds."""
+        if pushed.event == "status":
+            said = pushed.payload["state"], pushed.payload["reason"]
+            assert said != self.status
+            if self.status is None or said[0] != self.status[0]:
+                self.statuses.append(said[0])
+            self.status = said
             return
-        assert event in ("snapshot", "delta"), event
-        self.at.append(time.monotonic())
-        if self.version is not None:
-            assert Version.parse(payload["version"]) > Version.parse(self.version)  # type: ignore[operator]
-        if event == "snapshot":
-            self.snapshots += 1
-            self.rows, self.key = payload["rows"], payload["key"]
-        else:
-            self.deltas += 1
-            self._apply(payload)
-        self.version = payload["version"]
-
-    def _apply(self, delta: dict[str, Any]) -> None:
-        assert self.rows is not None
-        assert delta["base"] == self.version
-        deletes = {orjson.dumps(key) for key in delta["deletes"]}
-        assert deletes <= {self._key_of(row) for row in self.rows}
-        assert delta["deletes"] or delta["upserts"]
-        gone = deletes | {self._key_of(upsert["row"]) for upsert in delta["upserts"]}
-        rows = [row for row in self.rows if self._key_of(row) not in gone]
-        for upsert in delta["upserts"]:
-            rows.insert(upsert["at"], upsert["row"])
-        self.rows = rows
-
-    def _key_of(self, row: dict[str, Any]) -> bytes:
-        return orjson.dumps([row[name] for name in self.key])
+        assert pushed.event in ("snapshot", "delta"), pushed
+        before, after = self.version, _version(pushed.payload["version"])
+        # A gateway that can't place `since` sends a snapshot, which may be of the very version that we have, or of one
+        # before it, where that gateway is a step behind the one that we came from.
+        if before is not None and not (self.anew and pushed.event == "snapshot"):
+            assert after > before
+        self.anew = False
+        self.snapshots += pushed.event == "snapshot"
+        self.deltas += pushed.event == "delta"
 
 
 class Client:
-    """One socket. `seen` by canonical topic; `closed` is the close code once it is closed."""
+    """`seen` by canonical topic; `closed` is the close code that the gateway sent last."""
 
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(self, url: Url) -> None:
         self.seen: dict[str, Seen] = {}
         self.closed: int | None = None
-        self._connection = connection
+        self.reconnects = -1
         self._joined_at: dict[str, float] = {}
+        self._watch: Watch = watch(url=url, heartbeat=HEARTBEAT_SECONDS, on_event=self._on_event)
 
     @staticmethod
     @contextlib.asynccontextmanager
-    async def open(address: str) -> AsyncIterator[Client]:
-        url = f"ws://{address}/socket/websocket?vsn=2.0.0"
-        async with connect(url, ping_interval=None, close_timeout=0.2) as connection, asyncio.TaskGroup() as tasks:
-            client = Client(connection)
-            working = [tasks.create_task(client._read()), tasks.create_task(client._beat())]
+    async def open(url: Url) -> AsyncIterator[Client]:
+        """Connected on entry. `url`: a gateway's, or what finds one for each connection. AssertionError, in a group,
+        when it was told what must not be."""
+        client = Client(url)
+        async with asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(client._follow())
+            await eventually(lambda: client.reconnects >= 0, what="there is a connection")
             yield client
-            for task in working:
-                task.cancel()
+            following.cancel()
 
     async def join(self, *topics: str) -> None:
         """Returns when all are answered (ok)."""
         for topic in topics:
-            await self._join(topic, Seen(), {})
+            await self._join(topic, None)
         await eventually(lambda: all(self.seen[topic].reply for topic in topics), 5.0, what="all joins are answered")
 
-    async def resume(self, topic: str, seen: Seen) -> None:
-        """Joins with what was seen (perhaps on another gateway) as `since`. Counts anew."""
-        again = Seen(list(seen.rows or ()), seen.version, list(seen.key))
-        await self._join(topic, again, {"since": seen.version})
-        await eventually(lambda: again.reply, 5.0)
+    async def resume(self, topic: str, known: Result) -> None:
+        """Joins with what was seen (perhaps on another gateway). Counts anew."""
+        await self._join(topic, known)
+        await eventually(lambda: self.seen[topic].reply, 5.0)
 
-    async def _join(self, topic: str, seen: Seen, payload: dict[str, Any]) -> None:
-        self.seen[topic] = seen
+    async def _join(self, topic: str, known: Result | None) -> None:
+        self.seen[topic] = Seen(known)
         self._joined_at[topic] = time.monotonic()
-        await self._send("1", topic, f"live:{topic}", "phx_join", payload)
+        await self._watch.join(f"live:{topic}", known=known)
 
     async def has_results(self, *topics: str, seconds: float = 10.0) -> None:
-        await eventually(lambda: all(self.seen[topic].rows is not None for topic in topics), seconds)
+        await eventually(lambda: all(self.seen[topic].result is not None for topic in topics), seconds)
 
     async def shows(self, topic: str, rows: list[dict[str, Any]], seconds: float = 10.0) -> None:
         await eventually(lambda: self.seen[topic].rows == rows, seconds, what=f"{topic} shows {rows}")
@@ -114,30 +114,34 @@ class Client:
         await eventually(lambda: len(self.seen[topic].at) > before, seconds, what=f"more of {topic}")
 
     async def leave(self, topic: str) -> None:
-        await self._send("1", f"leave {topic}", f"live:{topic}", "phx_leave", {})
+        await self._watch.leave(f"live:{topic}")
 
-    async def _send(self, join_ref: str | None, ref: str, topic: str, event: str, payload: dict[str, Any]) -> None:
-        await self._connection.send(orjson.dumps([join_ref, ref, topic, event, payload]).decode())
+    async def _follow(self) -> None:
+        async for change in self._watch:
+            if change.kind in ("snapshot", "delta"):
+                seen = self.seen[change.topic.removeprefix("live:")]
+                seen.result = change.result
+                seen.at.append(time.monotonic())
 
-    async def _read(self) -> None:
-        try:
-            async for message in self._connection:
-                _, ref, topic, event, payload = orjson.loads(message)
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case Connected():
+                self.reconnects += 1
+                for seen in self.seen.values():
+                    seen.anew, seen.status = True, None
+            case Disconnected(code=int() as code):
+                self.closed = code
+            case Joined(topic=topic):
                 name = topic.removeprefix("live:")
-                if event == "phx_reply":
-                    if ref in self.seen:
-                        assert payload["status"] == "ok", payload
-                        self.seen[ref].reply = payload["response"]
-                        self.seen[ref].replied_after = time.monotonic() - self._joined_at[ref]
-                elif event != "phx_close":
-                    self.seen[name].take(event, payload)
-        except ConnectionClosed:
-            pass
-        finally:
-            self.closed = self._connection.close_code
+                assert event.canonical == name
+                if self.seen[name].reply is None:
+                    self.seen[name].replied_after = time.monotonic() - self._joined_at[name]
+                self.seen[name].reply = event
+            case Pushed(topic=topic):
+                self.seen[topic.removeprefix("live:")].check(event)
 
-    async def _beat(self) -> None:
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                await asyncio.sleep(HEARTBEAT_SECONDS)
-                await self._send(None, "beat", "phoenix", "heartbeat", {})
+
+def _version(text: str) -> Version:
+    version = Version.parse(text)
+    assert version is not None, text
+    return version

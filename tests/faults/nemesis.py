@@ -1,4 +1,4 @@
-"""A seeded nemesis for a World, and clients that roam between its gateways while it is at work.
+"""A seeded nemesis for a World, and what makes clients roam between its gateways while it is at work.
 
 The nemesis does one thing at a time and heals it before the next: kill, freeze or stop a poller or a gateway (another
 of the same name takes its place), let a poller join or leave for good, kill or freeze a member of etcd (at times its
@@ -13,13 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-import orjson
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
-
-from gateway.version import Version
 from services.embedded import EtcdMember, EtcdServer
-from tests.faults.client import Seen
 from tests.faults.world import LEASE_TTL, Service, World
 from tests.waiting import eventually
 
@@ -27,59 +21,19 @@ MIN_POLLERS, MAX_POLLERS = 2, 4
 MEMBER_BACK_SECONDS = 15.0
 
 
-class Roamer:
-    """A client that connects to any gateway, again whenever it is cut off, and resumes where it was."""
+def any_gateway(world: World, rng: random.Random) -> Callable[[], Awaitable[str]]:
+    """For clients that roam: finds one that is ready, for each connection another."""
 
-    def __init__(self, world: World, topics: list[str], rng: random.Random) -> None:
-        self.seen = {topic: Seen() for topic in topics}
-        self.reconnects = -1
-        self._world = world
-        self._rng = rng
-        self._at = ""
+    async def address() -> str | None:
+        services = world.services.values()
+        names = [service.name for service in services if service.role == "gateway" and service.running]
+        record = await world.node(rng.choice(names)) if names else None
+        return record.http if record is not None and record.state == "ready" else None
 
-    async def run(self) -> None:
-        """Until cancelled. AssertionError when it was told what must not be."""
-        while True:
-            try:
-                await self._visit()
-            except (OSError, InvalidHandshake, ConnectionClosed, TimeoutError):
-                await asyncio.sleep(self._rng.uniform(0.05, 0.3))
+    async def find() -> str:
+        return str(await eventually(address, 30.0, what="a gateway is ready"))
 
-    async def _visit(self) -> None:
-        names = [
-            name for name, service in self._world.services.items() if service.role == "gateway" and service.running
-        ]
-        if not names:
-            return await asyncio.sleep(0.1)
-        record = await self._world.node(self._rng.choice(names))
-        if record is None or record.state != "ready":
-            return await asyncio.sleep(0.1)
-        url = f"ws://{record.http}/socket/websocket?vsn=2.0.0"
-        async with asyncio.timeout(3):
-            connection = await connect(url, ping_interval=0.5, ping_timeout=1.5, close_timeout=0.2)
-        async with connection:
-            self.reconnects += 1
-            for topic in self.seen:
-                payload = {"since": self.seen[topic].version}
-                await connection.send(orjson.dumps(["1", topic, f"live:{topic}", "phx_join", payload]).decode())
-            async for message in connection:
-                _, ref, name, event, payload = orjson.loads(message)
-                if event == "phx_reply":
-                    assert payload["status"] == "ok", (ref, payload)
-                else:
-                    self._take(self.seen[name.removeprefix("live:")], event, payload)
-        return None
-
-    def _take(self, seen: Seen, event: str, payload: dict[str, str]) -> None:
-        if event == "snapshot" and seen.version is not None:
-            # A gateway that can't place `since` sends a snapshot, which may be of the very version that we have, or of
-            # one before it, where that gateway is a step behind the one that we came from.
-            fresh, had = Version.parse(payload["version"]), Version.parse(seen.version)
-            assert fresh is not None
-            assert had is not None
-            if fresh <= had:
-                seen.version = None
-        seen.take(event, payload)
+    return find
 
 
 class Nemesis:

@@ -16,7 +16,8 @@ import psycopg
 import pytest
 
 from services.embedded import EtcdServer
-from tests.faults.nemesis import Nemesis, Roamer
+from tests.faults.client import Client
+from tests.faults.nemesis import Nemesis, any_gateway
 from tests.faults.world import INTERVAL, LEASE_TTL, World, now, start_world
 from tests.waiting import eventually
 
@@ -41,10 +42,12 @@ async def test_whatever_happens_all_clients_end_equal_to_the_database_and_nothin
     await world.start_all(pollers=3, gateways=2)
     rng = random.Random(SEED)
     topics = [f"stock?shelf={shelf}" for shelf in SHELVES]
-    roamers = [Roamer(world, topics, random.Random(rng.random())) for _ in range(6)]
     nemesis = Nemesis(world, etcd, SEED)
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(roamer.run()) for roamer in roamers]
+    async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+        finds = [any_gateway(world, random.Random(rng.random())) for _ in range(6)]
+        roamers = [await stack.enter_async_context(Client.open(find)) for find in finds]
+        for roamer in roamers:
+            await roamer.join(*topics)
         writing = tasks.create_task(_write(world.url, random.Random(rng.random())))
         await nemesis.rage(SECONDS)
         writing.cancel()
@@ -57,8 +60,6 @@ async def test_whatever_happens_all_clients_end_equal_to_the_database_and_nothin
                     what=f"a client shows the truth of {topic}",
                 )
         await _each_topic_is_polled_once(world, topics)
-        for task in running:
-            task.cancel()
     deeds = ", ".join(f"{count} × {deed}" for deed, count in sorted(nemesis.deeds.items()))
     print(f"\nchaos: {SECONDS:g} s, seed {SEED}: {deeds}; reconnects {sum(r.reconnects for r in roamers)}")  # noqa: T201
     await world.stop()

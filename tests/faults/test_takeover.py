@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -55,7 +54,8 @@ async def test_a_killed_poller_is_replaced_and_clients_notice_nothing(world: Wor
         if await world.owner(tick) != dying.name:
             await move(world.etcd, world.keys, tick, dying.name)
             await eventually(lambda: world.of(tick)[-1].node == dying.name)
-        before = copy.deepcopy(one.seen[topic])
+        before = one.seen[topic].result
+        assert before is not None
         killed_at = now()
         dying.kill()
         await eventually(lambda: [poll for poll in world.of(topic, killed_at) if poll.node != dying.name], LEASE_TTL)
@@ -85,7 +85,9 @@ async def test_a_takeover_without_a_change_tells_clients_nothing_and_since_goes_
         dying.kill()
         await eventually(lambda: len(world.of(topic, killed_at + 0.5)) > 3)
         assert (len(one.seen[topic].at), one.seen[topic].statuses) == (1, [])
-        await two.resume(topic, one.seen[topic])
+        known = one.seen[topic].result
+        assert known is not None
+        await two.resume(topic, known)
         world.execute("update stock set n = 11")
         await two.shows(topic, [{"id": 1, "n": 11}])
         assert (two.seen[topic].snapshots, two.seen[topic].deltas) == (0, 1)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pollcast_client.result import Delta, Row
+from pollcast_client.result import Delta, Result, Row
 
 State = Literal["live", "stale", "failed"]
 Kind = Literal["snapshot", "delta", "status", "presence"]
@@ -28,17 +28,33 @@ class Status:
 class Change:
     """One topic after something happened to it.
 
-    `topic` is spelled as it was joined; `rows` is the whole result, in order, not to be modified; `version` and
-    `polled_at` (RFC 3339) are None, and `rows` is empty, while there is no result yet. `delta` is there for
-    `kind == "delta"`. `presence` is who is on the topic, metas by key, as last told.
+    `topic` is spelled as it was joined; `result` is the whole result after it, None while there is none yet. `delta` is
+    there for `kind == "delta"`. `presence` is who is on the topic, metas by key, as last told.
     """
 
     topic: str
     kind: Kind
-    rows: Sequence[Row]
-    key: tuple[str, ...]
-    version: str | None
-    polled_at: str | None
+    result: Result | None
     status: Status
     delta: Delta | None
     presence: Mapping[str, Sequence[Mapping[str, Any]]]
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """In the query's order, not to be modified; empty while there is no result yet."""
+        return self.result.rows if self.result is not None else ()
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The names of the key columns; empty for a query without a key."""
+        return self.result.key if self.result is not None else ()
+
+    @property
+    def version(self) -> str | None:
+        """Opaque: it only says whether two results are the same."""
+        return self.result.version if self.result is not None else None
+
+    @property
+    def polled_at(self) -> str | None:
+        """RFC 3339."""
+        return self.result.polled_at if self.result is not None else None

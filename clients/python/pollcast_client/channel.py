@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pollcast_client.change import Change, Delta, Kind, Status
 from pollcast_client.errors import ProtocolViolated, Refused
+from pollcast_client.event import Event, Joined, Pushed
 from pollcast_client.phoenix import Message
 from pollcast_client.presence import Presence
 from pollcast_client.result import Result
@@ -16,16 +17,20 @@ from pollcast_client.result import Result
 PASSING = frozenset({"too_many_joins"})
 """Reasons of a refused join that are worth another try."""
 
+PUSHED = frozenset({"snapshot", "delta", "status", "presence_state", "presence_diff"})
+
 
 class Channel:
     """`state` says whether it is joined on the present connection; `rejoin` is set when that is to be done anew."""
 
-    def __init__(self, topic: str, *, deltas: bool, presence: dict[str, Any] | None) -> None:
+    def __init__(
+        self, topic: str, *, deltas: bool, presence: dict[str, Any] | None, known: Result | None = None
+    ) -> None:
         self.topic = topic
         self.state: Literal["away", "joining", "joined"] = "away"
         self.rejoin = False
         self.meta = presence
-        self.result: Result | None = None
+        self.result = known
         self.status = Status("live")
         self._deltas = deltas
         self._join_ref: str | None = None
@@ -57,10 +62,21 @@ class Channel:
         self.status = Status("stale", why, now)
         return [self._change("status")]
 
+    def tells(self, message: Message) -> Event | None:
+        """What the message says, before it is taken; None when it is of no interest."""
+        if self._outdated(message):
+            return None
+        if message.event in PUSHED:
+            return Pushed(self.topic, message.event, message.payload)
+        if not self._lets_in(message):
+            return None
+        response = message.payload["response"]
+        return Joined(self.topic, response["topic"], response["version"], response["interval_ms"])
+
     def take(self, message: Message) -> list[Change]:
         """What the message changes. Refused when the gateway said no, ProtocolViolated."""
-        if message.join_ref is not None and message.join_ref != self._join_ref:
-            return []  # of a join that is over
+        if self._outdated(message):
+            return []
         match message.event:
             case "phx_reply":
                 return self._replied(message)
@@ -94,7 +110,7 @@ class Channel:
             return []
         if not ok:
             raise Refused(response.get("reason", "error"), response.get("detail", ""), self.topic)
-        if self.state != "joining" or message.ref != self._join_ref:
+        if not self._lets_in(message):
             return []
         self.state = "joined"
         if not self._lost:
@@ -103,11 +119,14 @@ class Channel:
         self.status = Status("live")  # unless a status follows
         return [self._change("status")]
 
+    def _outdated(self, message: Message) -> bool:
+        """Whether it is of a join that is over."""
+        return message.join_ref is not None and message.join_ref != self._join_ref
+
+    def _lets_in(self, message: Message) -> bool:
+        """Whether it is the reply that we wait for, and says yes."""
+        answers = message.event == "phx_reply" and message.ref == self._join_ref and self.state == "joining"
+        return answers and message.payload["status"] == "ok"
+
     def _change(self, kind: Kind, delta: Delta | None = None) -> Change:
-        listed = self._presence.listed
-        if self.result is None:
-            return Change(self.topic, kind, (), (), None, None, self.status, delta, listed)
-        known = self.result
-        return Change(
-            self.topic, kind, known.rows, known.key, known.version, known.polled_at, self.status, delta, listed
-        )
+        return Change(self.topic, kind, self.result, self.status, delta, self._presence.listed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -24,17 +25,25 @@ from pollcast_client import phoenix
 from pollcast_client.change import Change
 from pollcast_client.channel import Channel
 from pollcast_client.errors import Refused
+from pollcast_client.event import Connected, Disconnected, Event
+from pollcast_client.result import Result
 
 Token = str | Callable[[], Awaitable[str]]
 """A token, or what gets a fresh one for every connection."""
 
+Url = str | Sequence[str] | Callable[[], Awaitable[str]]
+"""A gateway's address, several gateways' of which the next is taken when a connection is lost, or what finds one for
+every connection."""
+
 DEFAULT_URL = "http://127.0.0.1:4000"
 
 HEARTBEAT_SECONDS = 20.0
-ANSWER_SECONDS = 10.0
-"""A heartbeat that is not answered within this time means that the connection is dead."""
+ANSWER_PART = 0.5
+"""A gateway that leaves a heartbeat, or a new connection, without an answer for this part of its time is dead."""
 
-OPEN_SECONDS = 10.0
+CLOSE_SECONDS = 1.0
+"""A gateway that is dead does not confirm that a connection is closed: it is not waited for longer."""
+
 REJOIN_SECONDS = 1.0
 FIRST_BACKOFF_SECONDS = 0.1
 LAST_BACKOFF_SECONDS = 5.0
@@ -56,17 +65,18 @@ class Watch:
     def __init__(
         self,
         *topics: str,
-        url: str | Sequence[str] = DEFAULT_URL,
+        url: Url = DEFAULT_URL,
         token: Token | None = None,
         deltas: bool = True,
         presence: dict[str, Any] | None = None,
+        heartbeat: float = HEARTBEAT_SECONDS,
+        on_event: Callable[[Event], None] | None = None,
     ) -> None:
-        urls = [url] if isinstance(url, str) else list(url)
-        if not urls:
-            raise ValueError("needs the url of a gateway")
-        self._urls = [phoenix.socket_url(each) for each in urls]
+        self._find = url if callable(url) else _each_in_turn([url] if isinstance(url, str) else list(url))
         self._token = token
         self._deltas = deltas
+        self._heartbeat = heartbeat
+        self._on_event = on_event
         self._channels = {each: Channel(each, deltas=deltas, presence=presence) for each in topics}
         self._socket: ClientConnection | None = None
         self._closed = False
@@ -75,9 +85,10 @@ class Watch:
 
     # --- steering ---------------------------------------------------------------------------------------------
 
-    async def join(self, topic: str, *, presence: dict[str, Any] | None = None) -> None:
-        """Watches one more topic."""
-        channel = self._channels[topic] = Channel(topic, deltas=self._deltas, presence=presence)
+    async def join(self, topic: str, *, presence: dict[str, Any] | None = None, known: Result | None = None) -> None:
+        """Watches one more topic. `known` is a result that was seen before (`change.result`), by this watch or by
+        another: then only what is missing comes, as far as the gateway still has it."""
+        channel = self._channels[topic] = Channel(topic, deltas=self._deltas, presence=presence, known=known)
         await self._send_if_open(channel.join(self._next_ref()))
 
     async def leave(self, topic: str) -> None:
@@ -119,11 +130,13 @@ class Watch:
 
     async def __aiter__(self) -> AsyncGenerator[Change, None]:
         self._failures = 0
-        attempt = random.randrange(len(self._urls))
         while not self._closed:
+            url = phoenix.socket_url(await self._find())
+            code: int | None = None
             try:
-                async with connect(self._urls[attempt % len(self._urls)], **await self._options()) as socket:
+                async with connect(url, **await self._options()) as socket:
                     self._socket = socket
+                    self._say(Connected(url))
                     async with contextlib.aclosing(self._conversation(socket)) as changes:
                         async for change in changes:
                             yield change
@@ -132,28 +145,29 @@ class Watch:
                     raise Refused("unauthorized", _denial(error)) from None
                 why = f"the gateway answered {error.response.status_code}"
             except ConnectionClosed as error:
-                code, reason = (error.rcvd.code, error.rcvd.reason) if error.rcvd else (1006, "")
+                code, reason = (error.rcvd.code, error.rcvd.reason) if error.rcvd else (None, "")
                 if code in OUR_FAULT or (code == TOKEN_EXPIRED and not callable(self._token)):
                     raise Refused("unauthorized" if code == TOKEN_EXPIRED else "invalid_message", reason) from None
-                why = f"the connection was closed: {code} {reason}".strip()
+                why = f"the connection was closed: {code or 1006} {reason}".strip()
             except (OSError, TimeoutError, InvalidHandshake, EOFError, _Dead) as error:
                 why = f"not connected: {error or type(error).__name__}"
             finally:
                 self._socket = None
             if self._closed:
                 return
+            self._say(Disconnected(url, why, code))
             for channel in list(self._channels.values()):
                 for change in channel.lost(why, datetime.now(UTC).isoformat().replace("+00:00", "Z")):
                     yield change
-            attempt += 1
             await asyncio.sleep(_backoff(self._failures))
             self._failures += 1
 
     async def _conversation(self, socket: ClientConnection) -> AsyncGenerator[Change, None]:
         """Until the connection ends, which raises."""
         for channel in list(self._channels.values()):
-            await socket.send(channel.join(self._next_ref()).encode())
-        heartbeat, unanswered = time.monotonic() + HEARTBEAT_SECONDS, False
+            if self._channels.get(channel.topic) is channel:  # it may be left meanwhile
+                await socket.send(channel.join(self._next_ref()).encode())
+        heartbeat, unanswered = time.monotonic() + self._heartbeat, False
         while True:
             rejoin = any(channel.rejoin for channel in self._channels.values())
             patience = (
@@ -171,15 +185,18 @@ class Watch:
                     raise _Dead("the gateway does not answer") from None
                 message = phoenix.Message(None, self._next_ref(), "phoenix", "heartbeat", {})
                 await socket.send(message.encode())
-                heartbeat, unanswered = time.monotonic() + ANSWER_SECONDS, True
+                heartbeat, unanswered = time.monotonic() + self._heartbeat * ANSWER_PART, True
                 continue
             message = phoenix.decode(text)
             if message.topic == "phoenix":
-                heartbeat, unanswered = time.monotonic() + HEARTBEAT_SECONDS, False
+                heartbeat, unanswered = time.monotonic() + self._heartbeat, False
                 continue
             spoken_to = self._channels.get(message.topic)
             if spoken_to is None:
                 continue
+            told = spoken_to.tells(message)
+            if told is not None:
+                self._say(told)
             for change in spoken_to.take(message):
                 yield change
             if spoken_to.state == "joined":
@@ -191,11 +208,16 @@ class Watch:
         token = await self._token() if callable(self._token) else self._token
         return {
             "subprotocols": [Subprotocol(each) for each in phoenix.subprotocols(token)],
-            "open_timeout": OPEN_SECONDS,
+            "open_timeout": self._heartbeat * ANSWER_PART,
+            "close_timeout": CLOSE_SECONDS,
             "ping_interval": None,  # heartbeats do that
             "compression": None,
             "max_size": None,
         }
+
+    def _say(self, event: Event) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
 
     def _next_ref(self) -> str:
         self._ref += 1
@@ -210,18 +232,39 @@ class Watch:
 
 def watch(
     *topics: str,
-    url: str | Sequence[str] = DEFAULT_URL,
+    url: Url = DEFAULT_URL,
     token: Token | None = None,
     deltas: bool = True,
     presence: dict[str, Any] | None = None,
+    heartbeat: float = HEARTBEAT_SECONDS,
+    on_event: Callable[[Event], None] | None = None,
 ) -> Watch:
     """`async for change in watch("live:orders?region=north", url="http://127.0.0.1:4000"): …`
 
-    `url` is a gateway's, or several gateways', of which the next is taken when a connection is lost. `deltas=False`
-    makes every change a snapshot. `presence` is `{"key": "alice", "meta": {…}}`, for queries that have it. Raises
+    `url` is a gateway's, or several gateways', of which the next is taken when a connection is lost, or an async
+    function that finds one for each connection. `deltas=False` makes every change a snapshot. `presence` is
+    `{"key": "alice", "meta": {…}}`, for queries that have it. `heartbeat`, in seconds, says how soon a silent
+    connection is called dead: after one and a half times as much. `on_event` is told what happens beneath the changes,
+    as it happens; what it raises ends the iteration, and so does what a `url` or `token` function raises. Raises
     Refused for what the gateway does not allow; that it is not there is told as the status `stale`.
     """
-    return Watch(*topics, url=url, token=token, deltas=deltas, presence=presence)
+    return Watch(
+        *topics, url=url, token=token, deltas=deltas, presence=presence, heartbeat=heartbeat, on_event=on_event
+    )
+
+
+def _each_in_turn(urls: Sequence[str]) -> Callable[[], Awaitable[str]]:
+    """ValueError when one is none, or there is none."""
+    if not urls:
+        raise ValueError("needs the url of a gateway")
+    turns = itertools.cycle([phoenix.socket_url(url) for url in urls])
+    for _ in range(random.randrange(len(urls))):  # not everyone begins at the first
+        next(turns)
+
+    async def find() -> str:
+        return next(turns)
+
+    return find
 
 
 def _backoff(failures: int) -> float:
