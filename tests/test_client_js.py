@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,8 +16,11 @@ import orjson
 import psycopg
 import pytest
 
+from services.auth import sign
 from tests.balancer import Balancer
 from tests.cluster import Cluster, cluster
+
+SECRET = "a secret of at least thirty-two bytes"
 
 CATALOG = """
 [queries.stock]
@@ -73,12 +77,23 @@ class Follower:
             process.stdin.close()
             await process.wait()
 
+    def answer(self, ask: Said, token: str) -> None:
+        """Gives it the token that it asked for."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(orjson.dumps({"ask": ask["ask"], "token": token}) + b"\n")
+
+    async def asks(self, expiring: str | None) -> Said:
+        """What it asks next is a token, in place of this one."""
+        ask = (await self.until(lambda said: said["kind"] == "token"))[-1]
+        assert ask["expiring"] == expiring
+        return ask
+
     async def until(self, matches: Callable[[Said], bool]) -> list[Said]:
         """What it said up to the first that matches, which is the last."""
         assert self._process.stdout is not None
         said: list[Said] = []
         try:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(20):
                 async for line in self._process.stdout:
                     said.append(orjson.loads(line))
                     if matches(said[-1]):
@@ -91,6 +106,10 @@ class Follower:
 def rows(*pairs: tuple[int, int]) -> Callable[[Said], bool]:
     wanted = [{"id": key, "n": n} for key, n in pairs]
     return lambda said: said.get("rows") == wanted and said["status"]["state"] == "live"
+
+
+def closed(said: Said) -> bool:
+    return bool(said["kind"] == "closed")
 
 
 async def test_it_follows_through_deltas_and_resumes_with_what_is_missing(
@@ -122,3 +141,74 @@ async def test_what_the_gateway_refuses_is_told_once(running: Cluster) -> None:
     async with Follower.start(f"http://{running.gateway(0)}", "live:nothing") as follower:
         [said] = await follower.until(lambda said: said["kind"] == "refused")
         assert said["reason"] == "unknown_query"
+
+
+# --- tokens -------------------------------------------------------------------------------------------------------
+
+
+def token(seconds: float, subject: str = "alice") -> str:
+    return sign(SECRET, {"sub": subject, "exp": int(time.time() + seconds)})
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, running: Cluster) -> Iterator[Cluster]:
+    """A gateway that asks for tokens."""
+    folder = tmp_path_factory.mktemp("guarded")
+    catalog = folder / "catalog.toml"
+    catalog.write_text(CATALOG)
+    flags = ["--catalog", str(catalog), "--no-demo", "--gateways", "1", "--pollers", "1"]
+    flags += ["--database-url", running.database_url]
+    with cluster(folder / "data", *flags, environment={"POLLCAST_AUTH_SECRET": SECRET}) as up:
+        yield up
+
+
+async def test_a_token_is_renewed_before_it_expires_and_else_costs_a_connection(
+    guarded: Cluster, stock: psycopg.Connection[Any]
+) -> None:
+    brief = token(5)
+    async with (
+        Balancer.start([guarded.gateway()]) as kept,
+        Balancer.start([guarded.gateway()]) as lost,
+        Follower.start(kept.url, "live:stock", "--tokens") as renewing,
+        Follower.start(lost.url, "live:stock", "--tokens") as late,
+    ):
+        for follower in (renewing, late):
+            follower.answer(await follower.asks(None), brief)
+            await follower.until(rows((1, 5), (2, 3)))
+        for follower in (renewing, late):
+            ask = await follower.asks(brief)
+            if follower is renewing:
+                follower.answer(ask, token(300))
+        # The one that is not answered in time is closed; then the other would have been, too.
+        assert (await late.until(closed))[-1]["code"] == 4001
+        late.answer(await late.asks(None), token(300))
+        stock.execute("update stock set n = 9 where id = 2")
+        for follower in (renewing, late):
+            said = await follower.until(rows((2, 9), (1, 5)))
+            assert [each["kind"] for each in said if each["kind"] in ("snapshot", "delta")] == ["delta"]
+            assert follower is late or not any(map(closed, said))
+        assert (kept.connections, lost.connections) == (1, 2)
+
+
+async def test_a_token_that_is_no_renewal_is_told_and_another_is_asked_for(
+    guarded: Cluster, stock: psycopg.Connection[Any]
+) -> None:
+    brief = token(6)
+    async with Follower.start(f"http://{guarded.gateway()}", "live:stock", "--tokens") as follower:
+        follower.answer(await follower.asks(None), brief)
+        await follower.until(rows((1, 5), (2, 3)))
+        follower.answer(await follower.asks(brief), other := token(300, "bob"))
+        refused = (await follower.until(lambda said: said["kind"] == "token refused"))[-1]
+        assert (refused["reason"], refused["token"]) == ("forbidden", other)
+        follower.answer(await follower.asks(brief), token(300))
+        stock.execute("update stock set n = 9 where id = 2")
+        said = await follower.until(rows((2, 9), (1, 5)))
+        assert not any(map(closed, said))
+
+
+async def test_a_refused_token_is_asked_for_again(guarded: Cluster, stock: psycopg.Connection[Any]) -> None:
+    async with Follower.start(f"http://{guarded.gateway()}", "live:stock", "--tokens") as follower:
+        follower.answer(await follower.asks(None), token(-5))
+        await follower.until(closed)
+        follower.answer(await follower.asks(None), token(60))
+        await follower.until(rows((1, 5), (2, 3)))

@@ -5,7 +5,8 @@
  * only what is missing comes. While there is no connection the status is `stale`. What the gateway refuses for good is
  * told to `onRefused`, and ends it.
  */
-import { Presence, Socket, type Channel } from "phoenix"
+import { Presence, type Channel, type Socket } from "phoenix"
+import { LiveSocket, type Refusal } from "./socket.js"
 import { ProtocolViolated, Result, type DeltaPayload, type Json, type Row, type SnapshotPayload } from "./result.js"
 
 export interface Status {
@@ -30,11 +31,6 @@ export interface Change {
   presence: readonly Listed[]
   /** What came, when `kind` is `delta`. */
   delta: DeltaPayload | null
-}
-
-export interface Refusal {
-  reason: string
-  detail: string
 }
 
 export interface WatchOptions {
@@ -74,9 +70,10 @@ export class LiveQuery {
     this.channel?.push("presence", { meta })
   }
 
-  /** Gives the connection a new token before the old one expires; reconnections need it from the socket's options. */
+  /** Gives the connection a new token before the old one expires. Not needed where `connect` was given a function. */
   renew(token: string): void {
-    this.channel?.push("access_token", { token })
+    if (this.socket instanceof LiveSocket) this.socket.renew(token)
+    else this.channel?.push("access_token", { token })
   }
 
   stop(): void {
@@ -175,27 +172,4 @@ export function watch(
   onChange: (change: Change) => void,
 ): LiveQuery {
   return new LiveQuery(socket, topic, options, onChange)
-}
-
-export interface ConnectOptions {
-  /** Travels in the subprotocol, not in the address. */
-  token?: string
-  /** phoenix.js's own options win over everything here. */
-  socket?: object
-}
-
-const RECONNECT_MS = [100, 250, 500, 1000, 2000]
-
-/** A connected phoenix.js Socket, which reconnects quickly and with jitter. `url`: `/socket`, `wss://host/socket`. */
-export function connect(url: string, options: ConnectOptions = {}): Socket {
-  const wait = (tries: number): number => (RECONNECT_MS[tries - 1] ?? 5000) * (0.5 + Math.random() / 2)
-  const socket = new Socket(url, {
-    reconnectAfterMs: wait,
-    rejoinAfterMs: wait,
-    heartbeatIntervalMs: 20_000,
-    ...(options.token ? { authToken: options.token } : {}),
-    ...options.socket,
-  })
-  socket.connect()
-  return socket
 }

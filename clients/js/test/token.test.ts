@@ -1,0 +1,27 @@
+import { expect, it } from "vitest"
+import { claims, expiresAt } from "../src/index.js"
+import { renewIn } from "../src/token.js"
+
+const jwt = (payload: unknown): string => `e30.${Buffer.from(JSON.stringify(payload)).toString("base64url")}.sig`
+
+it("reads when a token expires, of whatever letters its claims are", () => {
+  expect(expiresAt(jwt({ exp: 1_800_000_000, name: "Zoë ✓ ÿÿÿ" }))).toBe(1_800_000_000_000)
+  expect(claims(jwt({ sub: "Zoë ✓" }))).toEqual({ sub: "Zoë ✓" })
+})
+
+it("knows of no expiry where none is said, or nothing can be read", () => {
+  for (const token of ["", "abc", "a.b.c", "a.!.c", jwt(5), jwt([1]), jwt(null), jwt({}), jwt({ exp: "soon" })]) {
+    expect(expiresAt(token), token).toBeNull()
+  }
+})
+
+it("renews a minute before, or after half of a short life", () => {
+  expect(renewIn(3_600_000, 0)).toBe(3_540_000)
+  expect(renewIn(61_000, 1_000)).toBe(30_000)
+  expect(renewIn(3_000, 1_000)).toBe(1_000)
+})
+
+it("leaves a token alone that is over by this clock", () => {
+  expect(renewIn(1_000, 1_000)).toBeNull()
+  expect(renewIn(1_000, 2_000)).toBeNull()
+})
