@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -329,22 +330,115 @@ async def test_the_cluster_is_shown_with_what_it_does(url: str, stock: psycopg.C
         await expect(page.locator(".number-card strong").first).not_to_have_text("…")
 
 
-async def test_where_tokens_are_needed_the_page_asks_for_one(
-    running: Cluster, tab: Opens, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+# --- tokens -------------------------------------------------------------------------------------------------------
+
+
+def token(seconds: float, subject: str = "alice") -> str:
+    return sign(SECRET, {"sub": subject, "exp": int(time.time() + seconds)})
+
+
+async def enter(opened: Watched, text: str) -> None:
+    await opened.page.get_by_label("Token", exact=True).last.fill(text)
+    await opened.page.get_by_role("button", name="Go on").click()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, running: Cluster) -> Iterator[Cluster]:
+    """A gateway that asks for tokens."""
     folder = tmp_path_factory.mktemp("guarded")
     catalog = folder / "catalog.toml"
     catalog.write_text(CATALOG)
     flags = ["--catalog", str(catalog), "--no-demo", "--gateways", "1", "--pollers", "1"]
     flags += ["--database-url", running.database_url]
-    with cluster(folder / "data", *flags, environment={"POLLCAST_AUTH_SECRET": SECRET}) as guarded:
-        async with tab(
-            f"http://{guarded.gateway()}/#/stock?shelf=a", calm=False
-        ) as opened:  # the 401 is on the console
-            await opened.page.get_by_label("Token").fill(sign(SECRET, {"sub": "alice"}))
-            await opened.page.get_by_role("button", name="Go on").click()
-            await opened.follows()
-            await expect(opened.page.locator(".people li")).to_have_count(1)
-            await opened.page.goto(f"http://{guarded.gateway()}/#/cluster/")
-            await expect(opened.page.locator(".owners")).to_contain_text("stock")
-            await expect(opened.page.locator(".owners")).not_to_contain_text("shelf")  # no parameters
+    with cluster(folder / "data", *flags, environment={"POLLCAST_AUTH_SECRET": SECRET}) as up:
+        yield up
+
+
+async def test_where_tokens_are_needed_the_page_asks_for_one(
+    guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
+    # The browser puts each 401 on the console.
+    async with tab(f"http://{guarded.gateway()}/#/stock?shelf=a", calm=False) as opened:
+        page = opened.page
+        await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
+        await expect(page.locator("#token")).to_be_focused()
+        await enter(opened, "no token at all".replace(" ", "-"))
+        await expect(page.locator("#access")).to_contain_text("The gateway says of yours")
+        await enter(opened, token(300))
+        await shows(opened, ["apple", "pear"])
+        await expect(page.locator("#access")).to_be_hidden()
+        await expect(page.locator(".people")).to_contain_text("(you)")
+        await expect(page.locator(".people li")).to_have_count(1)
+        await page.goto(f"http://{guarded.gateway()}/#/cluster/")
+        await expect(page.locator(".owners")).to_contain_text("stock")
+        await expect(page.locator(".owners")).not_to_contain_text("shelf")  # no parameters
+
+
+async def test_a_token_is_renewed_without_a_break(guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens) -> None:
+    brief, closes_at = token(8), time.time() + 8 + 10
+    async with tab(f"http://{guarded.gateway()}/#/stock?shelf=a", calm=False) as opened:
+        page = opened.page
+        sockets: list[str] = []
+        page.on("websocket", lambda socket: sockets.append(socket.url))
+        await enter(opened, brief)
+        await shows(opened, ["apple", "pear"])
+        await expect(page.get_by_role("heading", name="Your token expires soon")).to_be_visible(timeout=10_000)
+        await page.locator("#token").press("Escape")
+        await expect(page.locator("#access")).to_be_hidden()
+        await page.reload()  # a page that comes back has its token, and asks when it runs out
+        await opened.follows()
+        sockets.clear()
+        await expect(page.get_by_role("heading", name="Your token expires soon")).to_be_visible(timeout=10_000)
+        stock.execute("update stock set n = 9 where id = 2")
+        await shows(opened, ["pear", "apple"])  # meanwhile it goes on
+        await opened.picture("token")
+        await enter(opened, token(300))
+        await expect(page.locator("#access")).to_be_hidden()
+        await eventually(lambda: time.time() > closes_at + 1, 30)
+        stock.execute("update stock set n = 1 where id = 2")
+        await shows(opened, ["apple", "pear"])
+        await expect(page.locator("article")).to_have_attribute("data-kind", "delta")
+        assert sockets == []
+
+
+async def test_a_token_that_has_expired_leaves_what_is_shown_until_there_is_another(
+    guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
+    async with tab(f"http://{guarded.gateway()}/#/stock?shelf=a", calm=False) as opened:
+        page = opened.page
+        await enter(opened, token(3))
+        await shows(opened, ["apple", "pear"])
+        await expect(page.get_by_role("heading", name="Another token is needed")).to_be_visible(timeout=20_000)
+        await expect(page.locator(".freshness .state")).to_have_text("stale")
+        await shows(opened, ["apple", "pear"])
+        stock.execute("update stock set n = 9 where id = 2")
+        await enter(opened, token(300))
+        await shows(opened, ["pear", "apple"])
+        await opened.follows()
+        await expect(page.locator("article")).to_have_attribute("data-kind", "delta")  # it went on where it was
+
+
+async def test_somebody_elses_token_makes_one_somebody_else(
+    guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
+    async with tab(f"http://{guarded.gateway()}/#/stock?shelf=a", calm=False) as opened:
+        await opened.page.get_by_label("You are").fill("Tom")
+        await enter(opened, token(10, "alice"))
+        await shows(opened, ["apple", "pear"])
+        await expect(opened.page.get_by_role("heading", name="Your token expires soon")).to_be_visible(timeout=10_000)
+        await enter(opened, token(300, "bob"))
+        await expect(opened.page.locator(".people")).to_contain_text("(you)")
+        stock.execute("update stock set n = 9 where id = 2")
+        await shows(opened, ["pear", "apple"])
+        await opened.follows()
+
+
+async def test_the_cluster_view_asks_for_another_token_and_keeps_what_it_shows(guarded: Cluster, tab: Opens) -> None:
+    async with tab(f"http://{guarded.gateway()}/#/cluster/", calm=False) as opened:
+        page = opened.page
+        await enter(opened, token(4))
+        await expect(page.get_by_role("row", name="gateway-1")).to_be_visible()
+        await expect(page.get_by_role("heading", name="Another token is needed")).to_be_visible(timeout=15_000)
+        await expect(page.get_by_role("row", name="gateway-1")).to_be_visible()
+        await enter(opened, token(300))
+        await expect(page.locator("article > .why")).to_be_empty()

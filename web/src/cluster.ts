@@ -1,4 +1,5 @@
 /** The operator's window: nodes, who polls what, what it costs and whom it serves, and the last takeovers. */
+import * as access from "./access"
 import { ApiError, get, type Cluster, type ClusterNode, type Takeover } from "./api"
 import { el, setText } from "./dom"
 import * as self from "./self"
@@ -46,14 +47,16 @@ export class ClusterView {
   }
 
   private async follow(): Promise<void> {
+    const tried = self.token()
     try {
-      const cluster = await get<Cluster>("/api/cluster", self.token())
+      const cluster = await get<Cluster>("/api/cluster", tried)
       if (this.closed) return
       setText(this.trouble, "")
       this.show(cluster)
     } catch (error) {
       if (!(error instanceof ApiError)) throw error
-      setText(this.trouble, error.detail)
+      setText(this.trouble, `What follows is old: ${error.detail}.`)
+      if (error.status === 401) access.refuse(tried, error.detail)
     }
     if (!this.closed) this.timer = window.setTimeout(() => void this.follow(), EVERY_MS)
   }

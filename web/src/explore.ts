@@ -1,6 +1,7 @@
 /** One query: its parameters, its result as a table or a chart, how fresh it is, and who else looks. */
 import { watch, type Change, type LiveQuery } from "@pollcast/client"
 import type { Socket } from "phoenix"
+import * as access from "./access"
 import type { Query } from "./api"
 import { Chart } from "./chart"
 import { Controls } from "./controls"
@@ -109,7 +110,7 @@ export class Explore {
 
   private take({ kind, result, rows, status, presence }: Change): void {
     this.freshness.show(status, result)
-    if (kind === "presence") this.people.show(presence, self.id())
+    if (kind === "presence") this.people.show(presence, access.key())
     if (!result || kind === "status" || kind === "presence") return
     this.changes += 1
     const every = `polled every ${ago(this.query.interval_ms)}`

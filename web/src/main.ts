@@ -1,6 +1,7 @@
 /** The page: what is in the address is what is shown. */
 import { connect } from "@pollcast/client"
 import type { Socket } from "phoenix"
+import * as access from "./access"
 import { ApiError, get, type Query } from "./api"
 import { ClusterView } from "./cluster"
 import { byId, el } from "./dom"
@@ -12,14 +13,33 @@ const main = byId("main")
 const catalogue = byId<HTMLUListElement>("catalogue")
 const nameField = byId<HTMLInputElement>("name")
 
+const TOKEN_EXPIRED = 4001
+
 let socket: Socket | null = null
 let queries: Query[] = []
 let shown: Explore | ClusterView | null = null
 
 function open(): Socket {
-  const token = self.token()
-  socket ??= connect("/socket", token ? { token } : {})
-  return socket
+  if (socket) return socket
+  let opened = false
+  const made = connect("/socket", {
+    token: access.token,
+    onTokenRefused: (_, { reason }) => {
+      // A valid token of somebody else: they get a connection of their own.
+      if (reason === "forbidden") made.disconnect(() => made.connect())
+      else void access.probe()
+    },
+  })
+  made.onOpen(() => {
+    opened = true
+  })
+  made.onClose(({ code }) => {
+    if (code === TOKEN_EXPIRED) access.refuse(made.token, "the token has expired")
+    else if (!opened) void access.probe()
+    opened = false
+  })
+  socket = made
+  return made
 }
 
 function show(): void {
@@ -76,27 +96,16 @@ function list(): void {
   )
 }
 
-/** Asks for a token, where the gateway wants one. */
-function askForToken(detail: string): void {
-  const field = el("input", { id: "token", type: "password", required: true, autocomplete: "off" })
-  const form = el("form", { class: "card" }, el("h1", {}, "A token is needed"), el("p", { class: "quiet" }, detail), el("label", { for: "token" }, "Token"), field, el("button", { type: "submit" }, "Go on"))
-  form.addEventListener("submit", (event) => {
-    event.preventDefault()
-    self.setToken(field.value.trim())
-    void start()
-  })
-  main.replaceChildren(form)
-  field.focus()
-}
-
 async function start(): Promise<void> {
+  const tried = self.token()
   try {
-    queries = (await get<{ queries: Query[] }>("/api/queries", self.token())).queries
+    queries = (await get<{ queries: Query[] }>("/api/queries", tried)).queries
   } catch (error) {
     if (!(error instanceof ApiError)) throw error
     if (error.status === 401) {
-      askForToken(error.detail)
-      return
+      main.replaceChildren(el("p", { class: "quiet" }, "What there is to see is shown to those who have a token."))
+      access.refuse(tried, error.detail)
+      return // entering one starts again
     }
     main.replaceChildren(el("p", { class: "why", role: "alert" }, `The catalogue can't be read: ${error.detail}. Trying again …`))
     setTimeout(() => void start(), 2000)
@@ -106,6 +115,9 @@ async function start(): Promise<void> {
   show()
 }
 
+access.onEntered(() => {
+  if (!queries.length) void start()
+})
 nameField.value = self.name()
 byId<HTMLFormElement>("me").addEventListener("submit", (event) => {
   event.preventDefault()
