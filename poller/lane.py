@@ -1,13 +1,14 @@
 """All topics of one query that this poller owns, and when they are polled.
 
-A topic is in one of three places, and is polled only there, so never twice at a time:
+A topic is in one of four places, and is polled only there, so never twice at a time:
 
 - fresh: just gained; polled at once, together with whatever came with it;
 - steady: polled together once per interval, on the query's phase;
-- suspect: was found to fail by itself; polled alone, after the others, until it gives a result again.
+- suspect: was found to fail by itself; polled alone, once per interval, until it gives a result again;
+- slow: was found to run into the timeout by itself; likewise, with rests as long as its polls.
 
-Each place has a loop of its own, so that a slow suspect holds up neither neighbours nor newcomers. The loops live in
-the lane's `run`; a poll that ends after its topic was lost is thrown away.
+Each place has a loop of its own, so that a slow topic holds up neither neighbours nor newcomers, nor a suspect that is
+in order again. The loops live in the lane's `run`; a poll that ends after its topic was lost is thrown away.
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ class Lane:
         self._fresh: Place = {}
         self._steady: Place = {}
         self._suspects: Place = {}
-        self._came = {id(place): asyncio.Event() for place in (self._fresh, self._steady, self._suspects)}
+        self._slow: Place = {}
+        self._places = (self._fresh, self._steady, self._suspects, self._slow)
+        self._came = {id(place): asyncio.Event() for place in self._places}
         self._batching = Batching(schedule.BatchSize(), possible=why_not(query) is None)
-        self._alone = Batching(schedule.BatchSize(), possible=False)
         kinds = ("changed", "unchanged", "stale", "failed")
         self._polls = {kind: metrics.POLLS.labels(query.name, kind) for kind in kinds}
         self._troubled: set[str] = set()  # topics whose last poll gave no result
@@ -61,7 +63,7 @@ class Lane:
     def remove(self, topic: OwnedTopic) -> None:
         """Not owned any more: no poll of it that is under way counts."""
         self._troubled.discard(topic.name)
-        for place in (self._fresh, self._steady, self._suspects):
+        for place in self._places:
             if place.get(topic.name) is topic:
                 del place[topic.name]
                 metrics.OWNED_TOPICS.labels(self._query.name).dec()
@@ -71,24 +73,26 @@ class Lane:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._poll_fresh())
             tasks.create_task(self._poll_steady())
-            tasks.create_task(self._poll_suspects())
+            tasks.create_task(self._poll_alone(self._suspects))
+            tasks.create_task(self._poll_alone(self._slow))
 
     async def _poll_fresh(self) -> None:
         while True:
             await self._some(self._fresh)
             await self._round(self._fresh, list(self._fresh.values()), self._batching)
 
-    async def _poll_suspects(self) -> None:
+    async def _poll_alone(self, place: Place) -> None:
         loop = asyncio.get_running_loop()
+        interval = self._query.interval
+        batching = Batching(schedule.BatchSize(), possible=False)
         while True:
-            await self._some(self._suspects)
+            await self._some(place)
             started = loop.time()
-            delay = schedule.suspects_delay(self._query.interval, 0)
-            due = [topic for topic in self._suspects.values() if topic.started <= started - delay / 2]
+            # Who came here by a poll of a moment ago has its turn next time.
+            due = [topic for topic in place.values() if topic.started <= started - interval / 2]
             if due:
-                await self._round(self._suspects, due, self._alone)
-                delay = schedule.suspects_delay(self._query.interval, loop.time() - started)
-            await asyncio.sleep(delay)
+                await self._round(place, due, batching)
+            await asyncio.sleep(schedule.suspects_delay(interval, loop.time() - started))
 
     async def _poll_steady(self) -> None:
         loop = asyncio.get_running_loop()
@@ -206,7 +210,7 @@ class Lane:
         if place.get(topic.name) is not topic:
             return  # lost meanwhile
         del place[topic.name]
-        self._put(self._suspects if at_fault else self._steady, topic)
+        self._put(self._place_after(outcome) if at_fault else self._steady, topic)
         before = topic.seq
         if isinstance(outcome, Trouble):
             frames = topic.troubled(outcome, clock.now_us())
@@ -223,6 +227,10 @@ class Lane:
         if tracing.on and kind == "changed":
             times = polled_at, answered_at or polled_at, compared_at, clock.now_us()
             tracing.polled(self._query.name, topic.name, topic.epoch, topic.seq, times)
+
+    def _place_after(self, outcome: Outcome) -> Place:
+        """Of a topic that was found to be at fault by itself."""
+        return self._slow if isinstance(outcome, Trouble) and outcome.scope is Scope.WEIGHT else self._suspects
 
     def _healed(self, topic: OwnedTopic) -> None:
         if topic.name in self._troubled:

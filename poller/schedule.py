@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 SHORTEST_RETRY_SECONDS = 1.0
-"""A database in trouble is asked again at the query's interval, or this often where the interval is shorter."""
+"""A database that is not there is asked again at the query's interval, or this often where the interval is shorter."""
 
 LONGEST_STRETCH_SECONDS = 30.0
 """The interval stretches to at most this, unless it is longer by itself."""
@@ -47,8 +47,9 @@ def retry_delay(interval: float, failures: int, random: float) -> float:
 
 
 def suspects_delay(interval: float, took: float) -> float:
-    """Seconds from the end of a round of topics that failed alone to the next one."""
-    return max(interval, SHORTEST_RETRY_SECONDS, min(took, 5.0))
+    """Seconds from the end of a round of topics that failed alone to the next one: from start to start it is the
+    interval, and where the round is slow it takes at most half of the time, up to a rest of 5 s."""
+    return max(interval - took, min(took, 5.0))
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -31,6 +32,15 @@ sql = "select id, 100 / (%(by)s + 0 * v) as v from t order by id"
 key = ["id"]
 interval = "50ms"
 params = { by = "int" }
+
+[queries.mixed]
+sql = """
+select %(n)s as id, 100 / (%(n)s - d) as v from offsets, pg_sleep(case when %(n)s = 7 then 30 else 0 end)
+"""
+key = ["id"]
+interval = "200ms"
+timeout = "1s"
+params = { n = "int" }
 
 [queries.probed]
 sql = "select count(*) as id, max(v) as v from t"
@@ -255,6 +265,31 @@ async def test_a_topic_that_fails_alone_leaves_its_neighbours_live_and_heals(pol
         poller.execute("delete from t")
         await eventually(lambda: bad.state == "live" and bad.rows == [], 3)
         await eventually(lambda: good.rows == [], 2)
+
+
+async def test_a_topic_that_failed_alone_is_asked_once_per_interval_while_another_is_slow(poller: Setting) -> None:
+    poller.execute("create table offsets (d int)")
+    poller.execute("insert into offsets values (1)")
+    names = "mixed?n=1", "mixed?n=5", "mixed?n=7"
+    async with poller.gateway() as gateway:
+        bad, good, slow = [await gateway.attach(name) for name in names]
+        for name in names:
+            poller.polling.gained(name, 7)
+        await eventually(lambda: (bad.state, good.state, slow.state) == ("failed", "live", "stale"), 10)
+        before, began = polls_of(poller, *names), time.monotonic()
+        await eventually(lambda: polls_of(poller, *names)[0] >= before[0] + 10, 10)
+        assert time.monotonic() - began < 2 * 10 * 0.2
+        after = polls_of(poller, *names)
+        assert after[1] - before[1] >= 6
+        assert after[2] - before[2] <= 2  # 1 s each, and as long in between
+        poller.execute("update offsets set d = 2")
+        await eventually(lambda: bad.state == "live" and bad.values == [(1, -100)], 1)
+        assert slow.state == "stale"
+
+
+def polls_of(poller: Setting, *names: str) -> list[int]:
+    by_name = {owned.name: owned.polls for owned, _ in poller.polling.topics}
+    return [by_name[name] for name in names]
 
 
 async def test_a_database_that_goes_and_comes_back_is_stale_and_heals(

@@ -68,11 +68,13 @@ def test_retries_back_off_with_jitter() -> None:
     assert retry_delay(0.1, 9, 1.0) == 0.75
 
 
-def test_suspects_wait_as_long_as_they_took() -> None:
-    assert suspects_delay(0.1, 0.0) == 1.0
+def test_suspects_are_asked_once_per_interval_and_rest_as_long_as_they_took() -> None:
+    assert suspects_delay(0.1, 0.0) == 0.1
+    assert suspects_delay(1.0, 0.25) == 0.75
     assert suspects_delay(0.1, 3.0) == 3.0
     assert suspects_delay(0.1, 60.0) == 5.0
-    assert suspects_delay(10.0, 60.0) == 10.0
+    assert suspects_delay(10.0, 1.0) == 9.0
+    assert suspects_delay(10.0, 60.0) == 5.0
 
 
 def test_a_batch_grows_while_statements_are_quick_and_small() -> None:
