@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
+from coordinator.keys import lease_hex
 from coordinator.topicview import TopicView
 from coordinator.view import UNFAIR, View
 from services.clock import rfc3339
@@ -146,7 +147,7 @@ def _keys(view: View, now: float) -> Iterator[Finding]:
                     yield Finding("abandoned", key, "hangs on no lease, so it is nobody's", ((key, revision),))
         elif keys and lasted > NOBODYS_SECONDS:
             detail = f"{len(keys)} keys hang on it, such as {min(keys)}, and no node does"
-            yield Finding("abandoned", f"lease {lease:x}", detail, tuple(keys.items()))
+            yield Finding("abandoned", f"lease {lease_hex(lease)}", detail, tuple(keys.items()))
     for key, why in view.foreign.items():
         yield Finding("foreign", key, why)
 

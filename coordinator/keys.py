@@ -18,7 +18,7 @@ from services.settings import Role
 log = logs.get_logger("keys")
 
 LeaseHex = str
-"""As etcdctl prints a lease: lower case, no 0x, no padding."""
+"""As etcdctl prints a lease: 16 digits in lower case, no 0x."""
 
 NodeState = Literal["starting", "ready", "draining"]
 
@@ -29,7 +29,7 @@ ROLES = ("gateway", "poller", "coordinator")
 
 
 def lease_hex(lease: int) -> LeaseHex:
-    return f"{lease:x}"
+    return f"{lease:016x}"
 
 
 # --- values -------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import NoReturn, TypeVar
 
 from coordinator import metrics
 from coordinator.etcd import CALL_SECONDS, Etcd
+from coordinator.keys import lease_hex
 from services import logs
 from services.errors import EtcdError, LeaseLost
 
@@ -82,7 +83,7 @@ class Session:
         except BaseExceptionGroup as group:
             lost = group.subgroup(LeaseLost) is not None
             if lost and group.split(EtcdError)[1] is None:
-                raise LeaseLost(f"lease {self.lease:x} is gone") from None
+                raise LeaseLost(f"lease {lease_hex(self.lease)} is gone") from None
             raise _alone(group) from None
         finally:
             if not lost:
@@ -103,13 +104,15 @@ class Session:
             except EtcdError as error:
                 failures += 1
                 if self.reachable:
-                    log.warning("lease not renewed", lease=f"{self.lease:x}", margin=self.margin(), detail=error.detail)
+                    log.warning(
+                        "lease not renewed", lease=lease_hex(self.lease), margin=self.margin(), detail=error.detail
+                    )
                 self.reachable = False
                 continue
             if ttl <= 0:
-                raise LeaseLost(f"lease {self.lease:x} is gone")
+                raise LeaseLost(f"lease {lease_hex(self.lease)} is gone")
             if not self.reachable:
-                log.info("lease renewed again", lease=f"{self.lease:x}")
+                log.info("lease renewed again", lease=lease_hex(self.lease))
             self.valid_until, self.reachable, failures = sent + ttl, True, 0
 
     async def _revoke(self) -> None:
@@ -119,7 +122,7 @@ class Session:
         except LeaseLost:
             return  # somebody else did
         except (EtcdError, TimeoutError) as error:
-            log.warning("lease not revoked", lease=f"{self.lease:x}", ttl=self.ttl, detail=str(error))
+            log.warning("lease not revoked", lease=lease_hex(self.lease), ttl=self.ttl, detail=str(error))
 
 
 def _alone(error: BaseException) -> BaseException:
@@ -145,7 +148,7 @@ async def keep_session(
             failures += 1
             continue
         failures = 0
-        log.info("session opened", lease=f"{session.lease:x}", ttl=session.ttl)
+        log.info("session opened", lease=lease_hex(session.lease), ttl=session.ttl)
         try:
             with metrics.holding(session.margin):
                 async with session._scope():

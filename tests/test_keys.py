@@ -104,7 +104,7 @@ def test_any_value_is_decoded_or_a_value_error(value: bytes) -> None:
 
 def test_a_lease_is_written_as_etcdctl_prints_it() -> None:
     assert lease_hex(0x694DA206E03B1C07) == "694da206e03b1c07"
-    assert lease_hex(0xA) == "a"
+    assert lease_hex(0xA) == "000000000000000a"
     assert NODE.lease_number == 0x694DA206E03B1C07
 
 
