@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -43,10 +44,10 @@ class Claims:
 
 
 class KeySource(Protocol):
-    """Where the key for a token comes from."""
+    """Where the keys for a token come from."""
 
-    def find(self, algorithm: str, kid: str | None) -> VerifyKey:
-        """Raises Unauthorized when there is no such key."""
+    def find(self, algorithm: str, kid: str | None) -> Sequence[VerifyKey]:
+        """At least one; any of them may have signed the token. Raises Unauthorized when there is no such key."""
         ...
 
 
@@ -62,10 +63,10 @@ class Secret:
         except jwt.InvalidKeyError as error:
             raise ValueError(str(error)) from None
 
-    def find(self, algorithm: str, kid: str | None) -> VerifyKey:
+    def find(self, algorithm: str, kid: str | None) -> Sequence[VerifyKey]:
         if algorithm != "HS256":
             raise Unauthorized("the token is not signed with HS256, as it must be here")
-        return self._key
+        return (self._key,)
 
 
 class Verifier:
@@ -106,29 +107,38 @@ class Verifier:
             algorithm, kid = header.get("alg"), header.get("kid")
             if not isinstance(algorithm, str) or algorithm.lower() == "none":
                 raise Unauthorized("the token is not signed")
-            key = self._keys.find(algorithm, kid if isinstance(kid, str) else None)
-            payload = jwt.decode(
-                token,
-                key.key,
-                algorithms=[key.algorithm],
-                audience=self._audience,
-                issuer=self._issuer,
-                # Times, subject and roles are checked below, and by their JSON types.
-                options={
-                    "verify_exp": False,
-                    "verify_nbf": False,
-                    "verify_iat": False,
-                    "verify_sub": False,
-                    "verify_jti": False,
-                    "verify_aud": self._audience is not None,
-                    "verify_iss": self._issuer is not None,
-                },
-            )
+            payload = self._decoded(token, self._keys.find(algorithm, kid if isinstance(kid, str) else None))
         except jwt.PyJWTError as error:
             raise Unauthorized(_reason(error)) from None
         except RecursionError:  # from JSON nested without end
             raise Unauthorized("the token is no JWT") from None
         return read_claims(payload, time.time())
+
+    def _decoded(self, token: str, keys: Sequence[VerifyKey]) -> dict[str, Any]:
+        """The claims, by the first key that the signature fits. Raises jwt.PyJWTError."""
+        for key in keys[:-1]:
+            with contextlib.suppress(jwt.InvalidSignatureError):
+                return self._decoded_by(token, key)
+        return self._decoded_by(token, keys[-1])
+
+    def _decoded_by(self, token: str, key: VerifyKey) -> dict[str, Any]:
+        return jwt.decode(
+            token,
+            key.key,
+            algorithms=[key.algorithm],
+            audience=self._audience,
+            issuer=self._issuer,
+            # Times, subject and roles are checked in `read_claims`, and by their JSON types.
+            options={
+                "verify_exp": False,
+                "verify_nbf": False,
+                "verify_iat": False,
+                "verify_sub": False,
+                "verify_jti": False,
+                "verify_aud": self._audience is not None,
+                "verify_iss": self._issuer is not None,
+            },
+        )
 
 
 def read_claims(payload: Mapping[str, Any], now: float) -> Claims:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -80,14 +80,14 @@ class KeySet:
         self._keys = parse(path.read_text(encoding="utf-8"))
         self._looked_at = monotonic()
 
-    def find(self, algorithm: str, kid: str | None) -> VerifyKey:
-        """The key of that id; without an id the only key for the algorithm. Raises Unauthorized when there is none."""
+    def find(self, algorithm: str, kid: str | None) -> Sequence[VerifyKey]:
+        """The keys for the algorithm that may be meant: those of that id or without one; without an id all of them.
+        Raises Unauthorized when there is none."""
         self._look(missing=kid is not None and all(key.kid != kid for key in self._keys))
-        fitting = [key for key in self._keys if key.algorithm == algorithm and kid in (None, key.kid)]
-        if len(fitting) == 1:
-            return fitting[0]
+        keys = [key for key in self._keys if key.algorithm == algorithm]
+        fitting = [key for key in keys if kid is None or key.kid in (None, kid)]
         if fitting:
-            raise Unauthorized("the token does not say by which key it is signed (kid), and several may be meant")
+            return fitting
         raise Unauthorized("the token is signed by a key, or with an algorithm, that is not in the key set")
 
     def _look(self, *, missing: bool) -> None:
