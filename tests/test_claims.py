@@ -55,6 +55,20 @@ async def test_only_one_of_many_wins_a_race(etcd: Etcd, keys: Keys) -> None:
         assert sum(claims[topic] is not None for claims in won) == 1
 
 
+async def test_topics_of_any_length_are_claimed_handed_over_and_released(etcd: Etcd, keys: Keys) -> None:
+    topics = [f"q?n={i:03}" + "x" * (8 * 1024 - 7) for i in range(100)]  # the longest that there are
+    await demand(etcd, keys, *topics)
+    async with Session.open(etcd, 5) as mine, Session.open(etcd, 5) as other:
+        held = [each for each in (await claim(etcd, keys, mine, ME, topics)).values() if each is not None]
+        assert [each.topic for each in held] == topics
+        target = NodeRecord("p2", "poller", None, "127.0.0.1:2", 1, "0", "t", lease_hex(other.lease), "ready")
+        await etcd.put(keys.node("poller", "p2"), target.encode(), other.lease)
+        epochs = await hand_over(etcd, keys, held, target)
+        moved = [Claim(topic, epochs[topic], other.lease) for topic in topics]
+        assert await release(etcd, keys, moved) == dict.fromkeys(topics, False)
+        assert await let_go(etcd, keys, moved) == dict.fromkeys(topics, True)
+
+
 async def test_a_garbled_owner_is_no_owner(etcd: Etcd, keys: Keys) -> None:
     await demand(etcd, keys, "a")
     revision = await etcd.put(keys.owner("a"), b"garbage")
