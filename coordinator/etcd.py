@@ -24,7 +24,7 @@ from etcd3 import etcdrpc
 
 from coordinator import metrics
 from services import logs, rpc
-from services.errors import Compacted, EtcdError, EtcdRefused, EtcdUnknown, LeaseLost
+from services.errors import Compacted, EtcdError, EtcdRefused, EtcdUnknown, EtcdUnreachable, LeaseLost
 from services.settings import EtcdSettings, HostPort
 
 log = logs.get_logger("etcd")
@@ -536,10 +536,11 @@ def _is_definite(error: grpc.aio.AioRpcError) -> bool:
 def _refused(error: Exception, endpoint: Endpoint) -> EtcdError:
     where = endpoint.address
     if not isinstance(error, grpc.aio.AioRpcError):
-        return EtcdRefused(f"{where}: {str(error) or 'no answer in time'}")
+        return EtcdUnreachable(f"{where}: {str(error) or 'no answer in time'}")
     details = error.details() or ""
     if "requested lease not found" in details:
         return LeaseLost()
     if "compacted" in details:
         return Compacted(details)
-    return EtcdRefused(f"{where}: {error.code().name}: {details}")
+    kind = EtcdRefused if error.code() in DEFINITE else EtcdUnreachable
+    return kind(f"{where}: {error.code().name}: {details}")

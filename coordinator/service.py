@@ -92,7 +92,7 @@ class Coordinator:
 
 
 async def run(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
-    """Serves until `stop` is set. CatalogInvalid, OSError when an address is taken, NodeTaken when the name is."""
+    """Serves until `stop` is set. CatalogInvalid, CantListen when an address is taken, NodeTaken when the name is."""
     catalog = catalogue.load(settings.catalog) if settings.catalog is not None else None
     if catalog is not None:
         logs.hide_claims_of(catalog)

@@ -64,7 +64,7 @@ GC_THRESHOLDS = (20_000, 20, 50)
 
 
 async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
-    """The service, until `stop`. CatalogInvalid, SettingsInvalid, OSError when it can't start, NodeTaken when the
+    """The service, until `stop`. CatalogInvalid, SettingsInvalid, CantListen when it can't start, NodeTaken when the
     name is another's."""
     catalog = catalogue.load(settings.catalog)
     logs.hide_claims_of(catalog)

@@ -89,7 +89,7 @@ class Poller:
 
 
 async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
-    """The service, until `stop`. CatalogInvalid, SettingsInvalid, OSError when it can't start, NodeTaken when the
+    """The service, until `stop`. CatalogInvalid, SettingsInvalid, CantListen when it can't start, NodeTaken when the
     name is another's."""
     catalog = catalogue.load(settings.catalog)
     logs.hide_claims_of(catalog)

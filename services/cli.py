@@ -78,7 +78,9 @@ def up(
     etcd_nodes: Annotated[int, typer.Option(help="Members of the embedded etcd: 1 or 3.")] = 1,
     etcd: Annotated[str | None, typer.Option(metavar="URLS", help="Use a running etcd instead.")] = None,
     database_url: Annotated[str | None, typer.Option(metavar="URL", help="Use a running PostgreSQL instead.")] = None,
-    catalog: Annotated[Path | None, typer.Option(metavar="FILE", help="What to serve.  [default: the demo's]")] = None,
+    catalog: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What to serve.  \\[default: the demo's]")
+    ] = None,
     data_dir: Annotated[Path, typer.Option(metavar="DIR", help="Data, logs, cluster.json.")] = Path(".pollcast"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="The first gateway's; next P+1, …; 0: any.")] = 4000,
     no_demo: Annotated[bool, typer.Option("--no-demo", help="Leave the database empty.")] = False,

@@ -143,6 +143,10 @@ class SettingsInvalid(ConfigurationInvalid):
     """The settings (flags, POLLCAST_*) are wrong."""
 
 
+class CantListen(PollcastError):
+    """An address to serve on can't be bound."""
+
+
 # --- coordination -------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +158,10 @@ class EtcdError(PollcastError):
 
 class EtcdRefused(EtcdError):
     """etcd answered and refused, or could not be reached at all: the request was definitely not carried out."""
+
+
+class EtcdUnreachable(EtcdRefused):
+    """No endpoint of etcd answers."""
 
 
 class NodeTaken(EtcdRefused):

@@ -12,10 +12,9 @@ from typing import Any
 
 import orjson
 
-from coordinator.etcd import Etcd
 from coordinator.keys import Keys, OwnerRecord
 from proto.pollcast.v1 import cluster_pb2
-from services.reach import NoCoordinator, read_nodes, some_coordinator
+from services.reach import NoCoordinator, etcd_at, read_nodes, some_coordinator
 from services.settings import EtcdSettings, ServiceSettings
 
 Row = dict[str, Any]
@@ -25,14 +24,14 @@ DISPLAYED = ("topic", "owner", "state", "clients", "gateways", "interval_ms", "p
 
 
 async def show_nodes(settings: EtcdSettings, *, as_json: bool) -> None:
-    """EtcdError when etcd isn't reached."""
+    """NoEtcd when etcd isn't reached."""
     fields = ("role", "state", "http", "grpc", "pid", "version", "started_at")
     shown = [{"name": r.node} | {field: getattr(r, field) for field in fields} for r in await read_nodes(settings)]
     _show("nodes", shown, as_json)
 
 
 async def show_topics(settings: ServiceSettings, *, query: str, as_json: bool) -> None:
-    """EtcdError when etcd isn't reached, Refused for an unknown query."""
+    """NoEtcd when etcd isn't reached, Refused for an unknown query."""
     try:
         async with some_coordinator(settings) as coordinator:
             answer = await coordinator.ListTopics(cluster_pb2.ListTopicsRequest(query=query))
@@ -67,9 +66,9 @@ def topic_row(topic: cluster_pb2.TopicInfo) -> Row:
 
 
 async def read_topics(settings: EtcdSettings, query: str = "") -> list[Row]:
-    """As etcd has them: of a query that does not exist there are none. EtcdError when etcd isn't reached."""
+    """As etcd has them: of a query that does not exist there are none. NoEtcd when etcd isn't reached."""
     keys = Keys(settings.namespace)
-    async with Etcd.open(settings) as etcd:
+    async with etcd_at(settings) as etcd:
         demands = await etcd.range(keys.demands())
         owners = await etcd.range(keys.owners, demands.revision)
     found: dict[str, Row] = {}

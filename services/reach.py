@@ -12,13 +12,17 @@ from coordinator.etcd import Etcd
 from coordinator.keys import Keys, NodeRecord
 from proto.pollcast.v1 import cluster_pb2, cluster_pb2_grpc
 from services import rpc
-from services.errors import PollcastError
+from services.errors import EtcdUnreachable, PollcastError
 from services.settings import EtcdSettings, HostPort, ServiceSettings
 
 if TYPE_CHECKING:
     from proto.pollcast.v1.cluster_pb2_grpc import ClusterAsyncStub
 
 ANSWER_SECONDS = 5.0
+
+
+class NoEtcd(EtcdUnreachable):
+    """etcd does not answer."""
 
 
 class NoCoordinator(PollcastError):
@@ -35,10 +39,23 @@ class Refused(PollcastError):
         return Refused(error.details() or error.code().name.lower().replace("_", " "))
 
 
+@contextlib.asynccontextmanager
+async def etcd_at(settings: EtcdSettings) -> AsyncIterator[Etcd]:
+    """etcd for one look. NoEtcd when none answers, another EtcdError when it refuses."""
+    try:
+        async with Etcd.open(settings) as etcd:
+            yield etcd
+    except EtcdUnreachable as error:
+        raise NoEtcd(
+            f"etcd does not answer at {', '.join(settings.etcd)}. Is it running there? --etcd (or POLLCAST_ETCD) says "
+            f"where it is{'' if settings.etcd_ca else ', POLLCAST_ETCD_CA that it speaks TLS'}.\n  {error.detail}"
+        ) from None
+
+
 async def read_nodes(settings: EtcdSettings) -> list[NodeRecord]:
-    """Every node that holds a lease, sorted by role and name. EtcdError when etcd isn't reached."""
+    """Every node that holds a lease, sorted by role and name. NoEtcd when etcd isn't reached."""
     records = []
-    async with Etcd.open(settings) as etcd:
+    async with etcd_at(settings) as etcd:
         for kv in (await etcd.range(Keys(settings.namespace).nodes())).kvs:
             with contextlib.suppress(ValueError):  # somebody else has put it there
                 records.append(NodeRecord.decode(kv.value))
@@ -47,7 +64,7 @@ async def read_nodes(settings: EtcdSettings) -> list[NodeRecord]:
 
 @contextlib.asynccontextmanager
 async def some_coordinator(settings: ServiceSettings) -> AsyncIterator[ClusterAsyncStub]:
-    """The first that answers of those that etcd has. NoCoordinator when none does, EtcdError when etcd isn't reached;
+    """The first that answers of those that etcd has. NoCoordinator when none does, NoEtcd when etcd isn't reached;
     what the body's calls raise comes out as Refused."""
     failed: list[str] = []
     async with contextlib.AsyncExitStack() as stack:

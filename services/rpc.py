@@ -18,7 +18,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from services import logs
-from services.errors import PollcastError
+from services.errors import CantListen, PollcastError
 from services.settings import HostPort, ServiceSettings, is_loopback, join_host_port, split_host_port
 
 log = logs.get_logger("rpc")
@@ -63,7 +63,7 @@ async def serve(
     for_services: bool = True,
 ) -> AsyncIterator[RpcServer]:
     """Serves what each of `add` adds to the server; `services` are the full names for reflection. With TLS set up,
-    peers must show a certificate of the CA, unless this is not `for_services`: LiveQuery asks for tokens. OSError
+    peers must show a certificate of the CA, unless this is not `for_services`: LiveQuery asks for tokens. CantListen
     when the address is taken."""
     server = grpc.aio.server(options=[*OPTIONS, ("grpc.so_reuseport", 0)])
     health = health_aio.HealthServicer()
@@ -82,7 +82,7 @@ async def serve(
                 log.warning("gRPC is open to whoever reaches it: set POLLCAST_TLS_CERT, _KEY and _CA", address=address)
             bound = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise OSError(f"can't bind gRPC to {address}: {error}") from None
+        raise CantListen(f"can't serve gRPC on {address}: {error}") from None
     await server.start()
     try:
         serving = RpcServer(host, bound, health, names)

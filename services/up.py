@@ -32,6 +32,7 @@ from services.catalog import Catalog
 from services.child import Child, ProcessFailed
 from services.embedded import EtcdServer, PostgresServer
 from services.errors import EtcdError, PollcastError, Problem, SettingsInvalid
+from services.reach import etcd_at
 from services.settings import EtcdSettings, HostPort, Role, load
 
 READY_SECONDS = 60.0
@@ -320,7 +321,7 @@ async def _etcd_settings(options: Options) -> EtcdSettings:
         plain = dict.fromkeys(("etcd_ca", "etcd_cert", "etcd_key", "etcd_user", "etcd_password"))
         return load(EtcdSettings).model_copy(update=plain)
     settings = load(EtcdSettings, etcd=options.etcd)
-    async with Etcd.open(settings) as etcd:
+    async with etcd_at(settings) as etcd:
         await etcd.get(f"{settings.namespace}/leader")
     return settings
 

@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from services.errors import CantListen
 from services.http_guard import GuardedHttp
 from services.settings import HostPort, split_host_port
 
@@ -51,10 +52,13 @@ class Server(uvicorn.Server):
 
 
 def bind(address: HostPort) -> socket.socket:
-    """A listening TCP socket; port 0 lets the system choose. OSError when the address is taken or not ours."""
+    """A listening TCP socket; port 0 lets the system choose. CantListen when the address is taken or not ours."""
     host, port = split_host_port(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise CantListen(f"can't serve HTTP on {address}: {error.strerror or error}") from None
 
 
 def address_of(listener: socket.socket) -> tuple[str, int]:
@@ -68,7 +72,7 @@ async def serve_app(
     app: ASGIApp, address: HostPort | socket.socket, **uvicorn_config: Any
 ) -> AsyncIterator[tuple[str, int]]:
     """Serves the app on `host:port`, or on a socket from `bind`, and yields the host and the port that are bound.
-    `uvicorn_config` goes to uvicorn.Config. OSError when the address can't be bound."""
+    `uvicorn_config` goes to uvicorn.Config. CantListen when the address can't be bound."""
     given: dict[str, Any] = {"lifespan": "off", "log_config": None, "access_log": False, "backlog": BACKLOG}
     given |= {"http": GuardedHttp, "timeout_graceful_shutdown": 2, "server_header": False} | uvicorn_config
     with bind(address) if isinstance(address, str) else contextlib.nullcontext(address) as listener:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,7 +58,7 @@ def process(*arguments: str) -> Done:
 
 
 @pytest.mark.parametrize(
-    "command", ["up", "gateway", "poller", "coordinator", "check", "watch", "nodes", "topics", "token"]
+    "command", ["up", "gateway", "poller", "coordinator", "check", "watch", "nodes", "topics", "top", "token"]
 )
 def test_every_command_has_help_with_an_example(pollcast: Command, command: str) -> None:
     done = pollcast(command, "--help", TERMINAL_WIDTH="200")
@@ -137,9 +138,22 @@ def test_flags_beat_the_environment(pollcast: Command) -> None:
 
 
 def test_an_etcd_that_is_not_there_is_told(free_port: int) -> None:
-    done = process("nodes", "--etcd", f"127.0.0.1:{free_port}")
+    for command in (["nodes"], ["topics", "--json"], ["top", "--json"], ["watch", "anything"]):
+        done = process(*command, "--etcd", f"127.0.0.1:{free_port}")
+        assert done.returncode == 1
+        assert f"etcd does not answer at 127.0.0.1:{free_port}. Is it running there?" in done.stderr
+        assert "POLLCAST_ETCD" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("role", "kind"), [("coordinator", "http"), ("coordinator", "grpc"), ("gateway", "http")])
+def test_an_address_that_is_taken_is_told(etcd_endpoint: str, namespace: str, role: str, kind: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        where = ["--etcd", etcd_endpoint, "--namespace", namespace, "--catalog", str(CATALOG)]
+        done = process(role, *where, f"--{kind}", address)
     assert done.returncode == 1
-    assert str(free_port) in done.stderr
+    assert f"can't serve {'HTTP' if kind == 'http' else 'gRPC'} on {address}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
