@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from services.embedded import EtcdMember, EtcdServer, PostgresServer
+from services.settings import Role
 from tests.faults.client import Client
 from tests.faults.world import LEASE_TTL, World, now, own_database, start_world
 from tests.waiting import eventually
@@ -132,6 +133,35 @@ async def test_an_etcd_that_lost_everything_makes_all_start_afresh(world: World,
                 await client.join(*TICKS)
                 await client.has_results(*TICKS)
                 await everything_flows(world, client)
+
+
+@pytest.mark.parametrize("role", ["gateway", "poller"])
+async def test_who_slept_through_a_compaction_lists_again_and_goes_on(
+    world: World, three: EtcdServer, role: Role
+) -> None:
+    sleeper = await world.start(role, f"{role}-3", "--lease-ttl", "30")
+    async with ticking(world) as (one, two):
+        sleeper.freeze()
+        litter = world.keys.owner("no/topic")
+        for _ in range(1000):  # more than etcd keeps for who does not read
+            revision = await world.etcd.put(litter, b"x" * 16_384)
+        three.etcdctl("del", litter)
+        three.etcdctl("compact", str(revision + 1))
+        sleeper.thaw()
+        await eventually(lambda: "are compacted" in sleeper.log.read_text(), 20.0)
+        if role == "gateway":
+            async with Client.open(await world.http(sleeper.name)) as late:
+                await late.join(*TICKS, "tick?n=77")
+                await late.has_results(*TICKS, "tick?n=77")
+                world.services["poller-1"].kill()  # so that owners change
+                await everything_flows(world, one, two, late)
+        else:
+            for name in ("poller-1", "poller-2"):
+                world.services[name].kill()
+            await everything_flows(world, one, two)
+    sleeper.ask_to_stop()
+    assert await asyncio.to_thread(sleeper.wait, 10.0) == 0, sleeper.tail()
+    await world.start_all()
 
 
 async def test_services_that_are_told_to_stop_end_well_while_etcd_is_silent(world: World, three: EtcdServer) -> None:
