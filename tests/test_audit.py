@@ -185,7 +185,7 @@ def test_keys_on_a_lease_of_no_node_are_nobodys_after_a_while(world: World) -> N
     keep_alive(world, 10.0)
     assert world.wrong(1.0 + NOBODYS_SECONDS) == []
     (finding,) = audit(world.view, 1.1 + NOBODYS_SECONDS)
-    assert (finding.subject, finding.breaks) == ("lease 63", "§9.4")
+    assert (finding.subject, finding.breaks) == ("lease 0000000000000063", "§9.4")
     assert {key for key, _ in finding.abandoned} == {"/t/demand/stock/ghost", "/t/owners/stock"}
     world.node("poller", "ghost", 99, now=11.0)  # it was about to register
     world.polls("ghost", 11.0)
@@ -196,7 +196,7 @@ def test_keys_that_outlive_their_nodes_entry_are_nobodys_after_a_while(world: Wo
     world.delete(KEYS.node("poller", "p1"), now=20.0)
     keep_alive(world, 29.9)
     assert world.wrong(20.0 + NOBODYS_SECONDS) == []
-    assert world.wrong(20.1 + NOBODYS_SECONDS) == ["abandoned lease 15"]
+    assert world.wrong(20.1 + NOBODYS_SECONDS) == ["abandoned lease 0000000000000015"]
 
 
 def test_what_is_none_of_ours_is_told_and_never_deleted(world: World) -> None:
