@@ -57,11 +57,8 @@ class PresenceRequest:
             if key is not None and key != identity.subject:
                 raise InvalidPayload("presence.key is the token's sub: leave it out")
             key = identity.subject
-        if key is None:
-            if payload.get("meta") is not None:
-                raise InvalidPayload("presence.meta needs presence.key beside it")
-            return None
-        return PresenceRequest(check_key(key), check_meta(payload.get("meta")))
+        meta = check_meta(payload.get("meta"))
+        return None if key is None else PresenceRequest(check_key(key), meta)
 
 
 def check_key(key: str) -> str:

@@ -341,10 +341,11 @@ def test_who_is_listed_is_the_token_s_subject_or_who_sent_a_key() -> None:
     assert PresenceRequest.of(WITH, {"key": "ann"}, token) == PresenceRequest("ann", {})
     assert PresenceRequest.of(WITH, {"key": "bob"}, NOBODY) == PresenceRequest("bob", {})
     assert PresenceRequest.of(WITH, None, NOBODY) is None
+    assert PresenceRequest.of(WITH, {"meta": {"a": 1}}, NOBODY) is None
     assert PresenceRequest.of(WITHOUT, None, token) is None
     for topic, payload, identity in (
         (WITH, {"key": "bob"}, token),
-        (WITH, {"meta": {}}, NOBODY),
+        (WITH, {"meta": []}, NOBODY),
         (WITHOUT, {}, NOBODY),
     ):
         with pytest.raises(InvalidPayload):

@@ -192,7 +192,7 @@ async def test_grpc_lists_and_watches(running: Cluster, phoenix: PhoenixJs) -> N
         ({"key": "__proto__"}, "invalid_payload"),
         ({"key": "x" * 257}, "invalid_payload"),
         ({"key": "x", "meta": {"a": "b" * 1024}}, "invalid_payload"),
-        ({"meta": {}}, "invalid_payload"),
+        ({"meta": 5}, "invalid_payload"),
         ("ann", "invalid_payload"),
     ],
 )
