@@ -174,7 +174,7 @@ class GatewaySettings(ServiceSettings):
     auth_issuer: str | None = None
     origins: Annotated[tuple[str, ...], NoDecode] = ()  # empty: the gateway's own host
     max_topics: int = Field(default=100, ge=1)  # per socket
-    max_frame: int = Field(default=64 * 1024, ge=1024)  # bytes
+    max_frame: int = Field(default=64 * 1024, ge=64)  # bytes; a join of a short topic has about 40
     max_connections: int = Field(default=10_000, ge=1)
     join_rate: float = Field(default=100.0, gt=0, allow_inf_nan=False)  # joins per second and socket
 

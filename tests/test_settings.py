@@ -206,3 +206,8 @@ def test_what_must_not_be_read_is_hidden_in_logs(text: str, hidden: str) -> None
 
 def test_a_problem_names_where_it_is() -> None:
     assert str(Problem("environment", "", "POLLCAST_ETCD", "is wrong")) == "environment: POLLCAST_ETCD: is wrong"
+
+
+def test_a_frame_may_be_limited_to_little_more_than_a_join() -> None:
+    assert load(GatewaySettings, catalog=CATALOG, max_frame=64).max_frame == 64
+    assert "max_frame" in problems(GatewaySettings, catalog=CATALOG, max_frame=63)
