@@ -6,8 +6,9 @@ is longer than its parser takes is refused like one with a wrong token (CONTRACT
 taken: a peer that takes nothing for STUCK_SECONDS is cut off. Nothing here takes a body: no request to Pollcast has
 one.
 
-Relied on in uvicorn (tests/test_attacks.py pins it): the callbacks of HttpToolsProtocol, `cycle`, `scope`, `url`, and
-`timeout_keep_alive_task`, which is set while a kept connection waits for the next request.
+Relied on in uvicorn (tests/test_attacks.py pins it): the callbacks of HttpToolsProtocol, `cycle`, `scope`, `url`,
+`send_400_response` (for what its parser refuses), and `timeout_keep_alive_task`, which is set while a kept connection
+waits for the next request.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ MAX_UPGRADE_HEADERS: Final = 128
 
 SLOW: Final = b"408 Request Timeout", b'{"reason":"bad_request","detail":"the request did not come in time"}'
 LONG: Final = b"403 Forbidden", b'{"reason":"forbidden","detail":"a header, perhaps a token, is too long"}'
+BROKEN: Final = b"400 Bad Request", b'{"reason":"bad_request","detail":"this is no HTTP/1.1 request"}'
+UNESCAPED: Final = (
+    b"400 Bad Request",
+    b'{"reason":"invalid_params","detail":"the URL holds bytes that must be percent-encoded, as URLSearchParams does"}',
+)
 LARGE: Final = b"431 Request Header Fields Too Large", b'{"reason":"bad_request","detail":"the request is too large"}'
 
 
@@ -38,6 +44,7 @@ class GuardedHttp(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None  # of the request that is coming in
     _stuck: asyncio.TimerHandle | None = None
     _received = 0  # bytes of the request that is coming in, at least
+    _latest = b""  # what came last
     _over = False  # upgraded, refused or closed: nothing more to guard
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -55,7 +62,9 @@ class GuardedHttp(HttpToolsProtocol):
         if self._received > MAX_REQUEST_BYTES:
             self._refuse(*LARGE)
             return
+        self._latest = data
         super().data_received(data)
+        self._latest = b""
         if self._deadline is None and not self._over and not self._answering and self.timeout_keep_alive_task is None:
             self._start()  # it sent something that is no request yet
 
@@ -75,6 +84,12 @@ class GuardedHttp(HttpToolsProtocol):
             return
         self._end()
         super().handle_websocket_upgrade()
+
+    def send_400_response(self, msg: str) -> None:
+        """What came can't be parsed. A client that sends a URL's characters as they are is told so."""
+        path, _, tail = self._latest.partition(b"\n")[0].rstrip().rpartition(b" HTTP/1.")[0].partition(b"?")
+        unescaped = path.startswith((b"GET /live/", b"HEAD /live/")) and (b" " in tail or not tail.isascii())
+        self._refuse(*(UNESCAPED if unescaped else BROKEN))
 
     def pause_writing(self) -> None:
         super().pause_writing()

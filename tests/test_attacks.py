@@ -628,6 +628,22 @@ async def test_a_request_that_is_none_gets_a_clear_error(gateway: str, request_l
     assert (await raw(gateway, request_line))[0] == status
 
 
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ("GET /live/mine?least=ü HTTP/1.1\r\nHost: x\r\n\r\n".encode(), "invalid_params"),
+        (b"GET /live/mine?least=a b HTTP/1.1\r\nHost: x\r\n\r\n", "invalid_params"),
+        (b"GET /live/mine?least=\xff HTTP/1.1\r\nHost: x\r\n\r\n", "invalid_params"),
+        (b"GET /live/mine HTTP/1.1\r\nHost: x\r\nBad Header\r\n\r\n", "bad_request"),
+        (b"no request\r\n\r\n", "bad_request"),
+    ],
+)
+async def test_what_can_not_be_parsed_gets_json(gateway: str, data: bytes, reason: str) -> None:
+    status, headers, body = await raw(gateway, data)
+    assert (status, headers["content-type"], body["reason"]) == (400, "application/json", reason)
+    assert body["detail"]
+
+
 def test_no_attack_left_a_secret_or_an_unexpected_error_in_a_log(running: Cluster) -> None:
     """Last, so that all of them have been here."""
     logs = {file.name: file.read_text(errors="replace") for file in Path(running.data_dir, "logs").iterdir()}
