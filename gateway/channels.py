@@ -106,6 +106,9 @@ class Socket:
         else:
             self._on_channel(message)
 
+    def pinged(self) -> None:
+        self.last_heard = self._context.now()
+
     def drained(self) -> None:
         self.congested_since = None
         self.last_heard = self._context.now()  # it has not been read from meanwhile
@@ -165,6 +168,8 @@ class Socket:
     def _answer(self, message: Message, act: Callable[[Message], None]) -> None:
         """Does it, or replies with the error."""
         try:
+            if message.payload is phoenix.UNREADABLE:
+                raise InvalidPayload("the payload is not valid Unicode: it holds half of a surrogate pair")
             act(message)
         except PollcastError as error:
             self._context.refused(error.reason)

@@ -76,8 +76,8 @@ class Gateway:
 
     def app(self) -> Starlette:
         routes: list[BaseRoute] = [
-            Route("/live/{query}", self.live),
-            Route("/live/{query}", self.preflight, methods=["OPTIONS"]),
+            Route("/live/{query:path}", self.live),
+            Route("/live/{query:path}", self.preflight, methods=["OPTIONS"]),
             Route("/api/queries", self.queries),
             Route("/api/queries", self.preflight, methods=["OPTIONS"]),
             Route("/api/cluster", self.show_cluster),
@@ -85,6 +85,7 @@ class Gateway:
             Route("/readyz", self.readyz),
             Route("/metrics", self.metrics),
             WebSocketRoute("/socket/websocket", self.websocket),
+            WebSocketRoute("/{path:path}", _no_socket),
             *self.page.routes(),
         ]
         return Starlette(
@@ -106,13 +107,17 @@ class Gateway:
         topic = topics.parse(f"{query.name}?{raw}", self.context.catalog, identity.values)
         topics.check_roles(query, identity.roles)
         headers = _cors(request) | {"cache-control": "no-store", "vary": "Accept, Origin"}
-        if "text/event-stream" not in request.headers.get("accept", ""):
+        if "text/event-stream" not in ",".join(request.headers.getlist("accept")).lower():
             with self.admission.seat():
                 return Response(await self._snapshot(topic), media_type="application/json", headers=headers)
         since = Version.parse(request.headers.get("last-event-id", ""))
+        headers |= {"x-accel-buffering": "no"}
+        if request.method == "HEAD":  # there is no body, and thereby no end to wait for
+            head = Response(media_type=EventStream.media_type, headers=headers)
+            del head.headers["content-length"]
+            return head
         lifetime = identity.lifetime(time.time() - self.context.limits.expiry_grace_seconds)
-        events = self._events(topic, since, lifetime)
-        return EventStream(events, self.admission, headers=headers | {"x-accel-buffering": "no"})
+        return EventStream(self._events(topic, since, lifetime), self.admission, headers=headers)
 
     async def _snapshot(self, topic: topics.Topic) -> bytes:
         with following(self.context.hub, topic) as follower:
@@ -238,6 +243,11 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+async def _no_socket(websocket: WebSocket) -> None:
+    body = {"reason": "not_found", "detail": "WebSockets are served on /socket/websocket"}
+    await websocket.send_denial_response(_json(body, status=404))
+
+
 async def _until_disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -286,4 +296,5 @@ def _error_json(error: PollcastError, headers: dict[str, str] | None = None) -> 
 async def _http_error_response(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     reason = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-    return _json({"reason": reason, "detail": error.detail}, status=error.status_code)
+    headers = dict(error.headers or {})  # `Allow`, with 405
+    return _json({"reason": reason, "detail": error.detail}, status=error.status_code, headers=headers)

@@ -7,13 +7,16 @@ encoded again. Refs are echoed as they came.
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 import orjson
 
 VSN = "2.0.0"
 
 Ref = str | int | None
+
+UNREADABLE: Final = object()
+"""The payload of a message whose text is JSON, but holds half of a surrogate pair there."""
 
 
 class Malformed(Exception):
@@ -71,16 +74,24 @@ def _json(value: str | int | None) -> bytes:
 
 def _with_surrogates(text: bytes) -> Any:
     """JavaScript writes half a surrogate pair as an escape, which orjson refuses. In a topic that is an error of the
-    topic, not of the message, so such text is read by the standard library. None when it is no JSON there either, or
-    when it has such characters in the payload."""
+    topic or of the payload (which is UNREADABLE then), not of the message, so such text is read by the standard
+    library. None when it is no JSON there either."""
     if b"\\ud" not in text.lower():
         return None
     try:
-        parts = json.loads(text)
-        orjson.dumps(parts[4:] if isinstance(parts, list) else None)
-    except (ValueError, TypeError, RecursionError):
+        parts = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
         return None
+    if isinstance(parts, list) and len(parts) == 5:
+        try:
+            orjson.dumps(parts[4])
+        except orjson.JSONEncodeError:
+            parts[4] = UNREADABLE
     return parts
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
 
 
 def reply(message: Message, topic: bytes, status: bytes, response: bytes = b"{}") -> bytes:

@@ -62,6 +62,9 @@ class Receiver(Protocol):
     def received(self, text: bytes | bytearray | memoryview) -> None:
         """A whole text message, as it came (UTF-8 not yet checked)."""
 
+    def pinged(self) -> None:
+        """A ping or a pong came: the peer is there."""
+
     def drained(self) -> None:
         """The connection was congested and is not any more."""
 
@@ -296,6 +299,8 @@ class Wire(asyncio.Protocol):
                 self.receiver.received(event.data)
             else:
                 self._partial = bytearray(event.data)
+        elif opcode is Opcode.PING or opcode is Opcode.PONG:
+            self.receiver.pinged()
         elif opcode is Opcode.BINARY:
             self.close(UNSUPPORTED_DATA, "text frames only")
         elif opcode is Opcode.CONT and self._partial is not None:

@@ -272,7 +272,9 @@ async def test_with_since_only_what_is_missing_is_sent(running: Cluster, stock: 
         assert [u["row"]["n"] for u in payload["upserts"]] == [105]
 
 
-@pytest.mark.parametrize("text", ["not json", "[1,2]", '["1","1",5,"phx_join",{}]', "[" * 5000])
+@pytest.mark.parametrize(
+    "text", ["not json", "[1,2]", '["1","1",5,"phx_join",{}]', r'["1","1","live:\ud800","phx_join",NaN]', "[" * 5000]
+)
 async def test_what_is_no_message_closes_the_socket_with_1007(running: Cluster, text: str) -> None:
     async with raw(running) as client:
         await client.send(text)
@@ -280,6 +282,20 @@ async def test_what_is_no_message_closes_the_socket_with_1007(running: Cluster, 
             await client.recv()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1007
+
+
+@pytest.mark.parametrize(
+    "payload", [r'{"since":"\ud800"}', r'{"presence":{"key":"\udc00"}}', r'{"\ud83d":1}', r'"\ud83d"']
+)
+async def test_half_a_surrogate_pair_in_a_payload_is_an_error_of_that_message(running: Cluster, payload: str) -> None:
+    async with raw(running) as client:
+        for event in ("phx_join", "access_token", "nothing"):
+            await client.send(f'["1","1","live:stock?shelf=a","{event}",{payload}]')
+            reply = orjson.loads(await client.recv())
+            expected = "invalid_payload" if event == "phx_join" else "unmatched_topic"
+            assert reply[4]["response"]["reason"] == expected
+        await client.send(f'[null,"2","phoenix","heartbeat",{payload}]')
+        assert orjson.loads(await client.recv())[4]["status"] == "ok"
 
 
 @pytest.mark.parametrize("query", ["", "vsn=1.0.0", "vsn=3.0.0"])
@@ -312,6 +328,9 @@ def test_one_snapshot_as_json(running: Cluster, stock: psycopg.Connection[Any]) 
     ("path", "status", "reason"),
     [
         ("/live/nothing", 404, "unknown_query"),
+        ("/live/", 404, "unknown_query"),
+        ("/live/stock/", 404, "unknown_query"),
+        ("/live/stock/a/b?shelf=a", 404, "unknown_query"),
         ("/live/stock", 400, "invalid_params"),
         ("/live/sales", 403, "forbidden"),
         ("/live/mine", 403, "forbidden"),
@@ -321,6 +340,48 @@ def test_http_errors_are_json_with_reason_and_detail(running: Cluster, path: str
     answered, body = get(running, path)
     assert (answered, body["reason"]) == (status, reason)
     assert body["detail"]
+
+
+async def test_a_socket_elsewhere_is_told_where_they_are(running: Cluster) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(f"ws://{running.gateway(0)}/socket?vsn=2.0.0"):
+            raise AssertionError("accepted")
+    assert refused.value.response.status_code == 404
+    assert orjson.loads(refused.value.response.body)["reason"] == "not_found"
+
+
+@pytest.mark.parametrize("path", ["/live/stock?shelf=b", "/api/queries", "/healthz", "/"])
+def test_another_method_is_told_which_are_allowed(running: Cluster, path: str) -> None:
+    connection = http.client.HTTPConnection(running.gateway(0), timeout=15)
+    connection.request("POST", path, body=b"{}")
+    response = connection.getresponse()
+    assert (response.status, orjson.loads(response.read())["reason"]) == (405, "method_not_allowed")
+    assert "GET" in response.headers["allow"]
+    connection.close()
+
+
+@pytest.mark.parametrize("accept", ["text/event-stream", "application/json"])
+def test_head_has_an_end_and_the_connection_goes_on(running: Cluster, accept: str) -> None:
+    connection = http.client.HTTPConnection(running.gateway(0), timeout=5)
+    for method, path in (("HEAD", "/live/stock?shelf=b"), ("GET", "/healthz")):
+        connection.request(method, path, headers={"Accept": accept} if method == "HEAD" else {})
+        response = connection.getresponse()
+        response.read()
+        assert response.status == 200
+        if method == "HEAD":
+            assert response.headers["content-type"].startswith(accept)
+    connection.close()
+
+
+@pytest.mark.parametrize("accept", ["Text/Event-Stream", "text/html, text/event-stream;q=0.5"])
+def test_a_media_type_is_one_in_any_case(running: Cluster, accept: str) -> None:
+    connection = http.client.HTTPConnection(running.gateway(0), timeout=5)
+    connection.putrequest("GET", "/live/stock?shelf=b")
+    connection.putheader("Accept", "application/json")
+    connection.putheader("Accept", accept)
+    connection.endheaders()
+    assert connection.getresponse().headers["content-type"].startswith("text/event-stream")
+    connection.close()
 
 
 def test_the_public_catalogue_tells_no_sql_and_no_claim(running: Cluster) -> None:

@@ -377,6 +377,18 @@ async def test_a_socket_that_says_nothing_is_closed_after_a_minute(here: Gateway
         assert closed.value.rcvd.code == 1001
 
 
+async def test_a_socket_that_only_pings_is_not_silent(here: Gateway) -> None:
+    async with connect(here.url) as client:
+        await (await client.ping())
+        socket = next(iter(here.context.sockets))
+        socket.last_heard -= 61
+        await (await client.ping())
+        for _ in range(SWEEPS):
+            here.context.sweep(time.monotonic(), time.time())
+        await (await client.ping())
+        assert not socket.wire.closing
+
+
 # --- resume -------------------------------------------------------------------------------------------------------
 
 

@@ -31,12 +31,16 @@ class Echo:
         self.wire = wire
         self.heard: list[bytes] = []
         self.drains = 0
+        self.pings = 0
         self.gone = asyncio.Event()
         self.drained_once = asyncio.Event()
 
     def received(self, text: bytes | bytearray | memoryview) -> None:
         self.heard.append(bytes(text))
         self.wire.write(frame(bytes(text)))
+
+    def pinged(self) -> None:
+        self.pings += 1
 
     def drained(self) -> None:
         self.drained_once.set()
@@ -79,6 +83,12 @@ async def test_a_message_in_fragments_arrives_whole() -> None:
         await client.send(["a", "b", "c"])
         assert await client.recv() == "abc"
         assert echoes[0].heard == [b"abc"]
+
+
+async def test_a_ping_is_answered_and_told() -> None:
+    async with serving() as (url, echoes), connect(url) as client:
+        await (await client.ping())
+        assert echoes[0].pings == 1
 
 
 async def test_a_binary_message_closes_with_1003() -> None:
