@@ -1,6 +1,6 @@
-"""The same fan-out on what a Python user would pick instead: python-socketio, and Django Channels.
+"""The same fan-out on what a Python user would pick instead: plain Starlette, python-socketio, and Django Channels.
 
-They are installed into an environment of their own under the user's cache folder, once.
+The latter two are installed into an environment of their own under the user's cache folder, once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 from bench import table
-from bench.fanout import gateway_cost, yardstick_cost
+from bench.fanout import ROW_BYTES, ROWS, gateway_cost, yardstick_cost
 from bench.processes import running, swarm
+from bench.stage import rows
 from services import ports
 
 PACKAGES = ("python-socketio>=5.14", "uvicorn[standard]>=0.38", "uvloop", "channels>=4.3", "daphne>=4.2")
@@ -29,8 +30,10 @@ async def run() -> None:
     python = await asyncio.to_thread(environment)
     ours, size = await gateway_cost(CLIENTS, 1)
     bare = await yardstick_cost(CLIENTS, 1, size)
-    payload = b"x" * (size - FRAME_BYTES)
+    payload = (b"".join(text for _, text in rows(ROWS, ROW_BYTES)) * 2)[: size - FRAME_BYTES]
     lines = [("bare transport.write", bare, bare / ours), ("Pollcast", ours, 1.0)]
+    cost = await peer_cost(Path(sys.executable), "peer_starlette", "/", "", "ready", payload)
+    lines.append(("Starlette on uvicorn and uvloop", cost, cost / ours))
     # Engine.IO: the server speaks first; "40" asks for the default namespace, "40{…" grants it.
     path = "/socket.io/?EIO=4&transport=websocket"
     cost = await peer_cost(python, "peer_socketio", path, "40", '40{"sid"', payload)
