@@ -7,8 +7,8 @@ taken: a peer that takes nothing for STUCK_SECONDS is cut off. Nothing here take
 one.
 
 Relied on in uvicorn (tests/test_attacks.py pins it): the callbacks of HttpToolsProtocol, `cycle`, `scope`, `url`,
-`send_400_response` (for what its parser refuses), and `timeout_keep_alive_task`, which is set while a kept connection
-waits for the next request.
+`send_400_response` (for what its parser refuses), `timeout_keep_alive_task`, which is set while a kept connection waits
+for the next request, and `response_started` and `disconnected` of a cycle, which then sends nothing more.
 """
 
 from __future__ import annotations
@@ -134,7 +134,10 @@ class GuardedHttp(HttpToolsProtocol):
 
     def _refuse(self, status: bytes, body: bytes) -> None:
         self._end()
-        if not self._answering:  # else the peer is in the middle of another answer
+        unanswered = self.cycle is not None and not self.cycle.response_started
+        if unanswered:  # a request whose body went wrong: this is its answer
+            self.cycle.disconnected = True
+        if unanswered or not self._answering:  # else the peer is in the middle of another answer
             head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
             self.transport.write(head % (status, len(body)) + body)
         self.transport.close()

@@ -636,6 +636,7 @@ async def test_a_request_that_is_none_gets_a_clear_error(gateway: str, request_l
         (b"GET /live/mine?least=\xff HTTP/1.1\r\nHost: x\r\n\r\n", "invalid_params"),
         (b"GET /live/mine HTTP/1.1\r\nHost: x\r\nBad Header\r\n\r\n", "bad_request"),
         (b"no request\r\n\r\n", "bad_request"),
+        (b"GET /live/beat HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "bad_request"),
     ],
 )
 async def test_what_can_not_be_parsed_gets_json(gateway: str, data: bytes, reason: str) -> None:
