@@ -9,7 +9,7 @@ import { claims, expiresAt } from "@pollcast/client"
 import { ApiError, get } from "./api"
 import { byId, el, setText } from "./dom"
 import * as self from "./self"
-import { ago } from "./values"
+import { clock } from "./values"
 
 interface Waiting {
   /** What it has already: another is wanted. */
@@ -66,8 +66,8 @@ export function token(expiring: string | null = null): Promise<string | null> {
     waiting.push({ but: expiring, give })
     if (expiring !== null && place.hidden) {
       const at = expiresAt(expiring)
-      const left = at === null ? "soon" : `in ${ago(at - Date.now())}`
-      ask("Your token expires soon", `It ends ${left}. With another one everything goes on without a break.`, true)
+      const when = at === null ? "soon" : `at ${clock(at)}`
+      ask("Your token expires soon", `It ends ${when}. With another one everything goes on without a break.`, true)
     }
   })
 }

@@ -4,9 +4,19 @@ import uPlot from "uplot"
 import "uplot/dist/uPlot.min.css"
 import { el, perFrame, setText } from "./dom"
 import { MOST_BARS, plan, type Plan } from "./shape"
-import { short, show } from "./values"
+import { show, ticks, timeTicks } from "./values"
 
 const HISTORY = 600 // points
+
+const MINUTE = 60
+const HOUR = 60 * MINUTE
+const DAY = 24 * HOUR
+const TIME_STEPS = [
+  ...[1, 2, 5, 10, 15, 30],
+  ...[1, 2, 5, 10, 15, 30].map((minutes) => minutes * MINUTE),
+  ...[1, 2, 3, 6, 12].map((hours) => hours * HOUR),
+  ...[1, 2, 7, 14, 30, 91, 365].map((days) => days * DAY),
+]
 
 export class Chart {
   readonly element: HTMLElement
@@ -116,8 +126,8 @@ export class Chart {
       legend: { show: true },
       scales: { x: { time: !bars, ...(bars ? { range: (_, min, max): [number, number] => [min - 0.6, max + 0.6] } : {}) }, y: bars ? { range: fromZero } : {} },
       axes: [
-        { ...axis, ...(bars ? { values: (_, splits) => splits.map((at) => this.labels[at] ?? ""), incrs: [1, 2, 5, 10, 20] } : {}) },
-        { ...axis, size: 64, values: (_, splits) => splits.map(short) },
+        { ...axis, ...(bars ? { values: (_, splits) => splits.map((at) => this.labels[at] ?? ""), incrs: [1, 2, 5, 10, 20] } : { values: (_, splits) => timeTicks(splits), incrs: TIME_STEPS, space: 72 }) },
+        { ...axis, size: 64, values: (_, splits) => ticks(splits) },
       ],
       series: [
         drawn.kind === "bars" ? { label: drawn.label, value: (_, at) => this.labels[at ?? -1] ?? "–" } : { label: "time" },

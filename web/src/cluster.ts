@@ -3,10 +3,12 @@ import * as access from "./access"
 import { ApiError, get, type Cluster, type ClusterNode, type Takeover } from "./api"
 import { el, setText } from "./dom"
 import * as self from "./self"
-import { ago, count, short } from "./values"
+import { ago, clock, count, short } from "./values"
 
 const EVERY_MS = 1000
 const SPARK_POINTS = 120
+const SPARK_FEWEST = 8
+const SPARK_PX = 56
 
 export class ClusterView {
   readonly element: HTMLElement
@@ -15,8 +17,8 @@ export class ClusterView {
   private readonly nodes = el("div", { class: "nodes" })
   private readonly owners = el("div", { class: "owners" })
   private readonly takeovers = el("ol", { class: "timeline", "aria-live": "polite" })
-  private readonly spark = el("canvas", { class: "spark", width: 600, height: 60, role: "img", "aria-label": "Polls per second, over time" })
-  private readonly figure = el("figure", { hidden: true }, this.spark, el("figcaption", { class: "quiet" }, "polls per second while you look"))
+  private readonly spark = el("canvas", { class: "spark", role: "img", "aria-label": "Polls per second, over time" })
+  private readonly figure = el("figure", { class: "card", hidden: true }, el("figcaption", { class: "quiet" }, "polls per second while you look"), this.spark)
   private readonly history: number[] = []
   private timer = 0
   private closed = false
@@ -71,7 +73,7 @@ export class ClusterView {
     this.numbers.replaceChildren(
       number(polls === null ? "…" : short(polls), "polls per second", `in ${statements} statements to the database`),
       number(short(cluster.subscriptions), "subscriptions served", `to ${count(clients, "connected client")}`),
-      number(alone, "polls per second without Pollcast", "if everyone polled for themselves"),
+      number(alone, "polls/s without Pollcast", "if everyone polled for themselves"),
       number(short(cluster.topics_total), "topics", factor === null ? "nobody watches now" : `each shared by ${short(factor)} on average`),
     )
     if (polls !== null) this.drawSpark(polls)
@@ -87,7 +89,7 @@ export class ClusterView {
         const rate = node.polls_per_second === null ? "…" : short(node.polls_per_second)
         return `${count(node.topics ?? 0, "topic")}, ${rate} polls/s`
       }
-      return ""
+      return "–"
     }
     const head = ["node", "role", "state", "load", "up"].map((text) => el("th", { scope: "col" }, text))
     const rows = nodes.map((node) =>
@@ -130,12 +132,12 @@ export class ClusterView {
       ...takeovers.map(({ topic, from, to, at, gap_ms }) =>
         el(
           "li",
-          {},
-          el("time", { datetime: at }, at.slice(11, 19)),
+          { "data-how": gap_ms > 0 ? "taken" : "handed" },
+          el("time", { datetime: at }, clock(at)),
           " ",
           el("strong", {}, topic),
           ` ${from} → ${to} `,
-          el("span", { class: "quiet" }, gap_ms > 0 ? `without an owner for ${Math.max(1, Math.round(gap_ms))} ms` : "handed over"),
+          el("span", { class: "quiet" }, gap_ms > 0 ? `no owner for ${Math.max(1, Math.round(gap_ms))}\u00a0ms` : "handed over"),
         ),
       ),
     )
@@ -144,17 +146,20 @@ export class ClusterView {
   private drawSpark(polls: number): void {
     this.history.push(polls)
     if (this.history.length > SPARK_POINTS) this.history.shift()
-    this.figure.hidden = this.history.length < 8
+    this.figure.hidden = this.history.length < SPARK_FEWEST
     const canvas = this.spark.getContext("2d")
-    if (!canvas) return
-    const { width, height } = this.spark
+    if (!canvas || this.figure.hidden) return
+    const [width, height] = [this.spark.clientWidth, SPARK_PX]
+    this.spark.width = width * devicePixelRatio // which clears it
+    this.spark.height = height * devicePixelRatio
+    canvas.scale(devicePixelRatio, devicePixelRatio)
     const most = Math.max(...this.history, 1)
-    canvas.clearRect(0, 0, width, height)
+    const step = width / Math.max(this.history.length - 1, 30)
     canvas.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--accent")
     canvas.lineWidth = 2
     canvas.beginPath()
     this.history.forEach((value, at) => {
-      const x = width - (this.history.length - 1 - at) * (width / (SPARK_POINTS - 1))
+      const x = at * step
       const y = height - 3 - (value / most) * (height - 6)
       if (at === 0) canvas.moveTo(x, y)
       else canvas.lineTo(x, y)

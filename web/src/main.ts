@@ -81,6 +81,9 @@ function mark(query: string | null): void {
     if (current) link.setAttribute("aria-current", "page")
     else link.removeAttribute("aria-current")
   }
+  const chosen = catalogue.querySelector<HTMLElement>("[aria-current]")
+  const strip = catalogue.parentElement // on a phone
+  if (chosen && strip) strip.scrollLeft = chosen.offsetLeft - (strip.clientWidth - chosen.offsetWidth) / 2
   document.body.dataset["view"] = query === null ? "cluster" : "explore"
 }
 

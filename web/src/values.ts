@@ -3,6 +3,9 @@ import type { Json, Row } from "@pollcast/client"
 
 const NUMBER = new Intl.NumberFormat("en", { maximumFractionDigits: 20 })
 const SHORT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 })
+const CLOCK = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" })
+const MOST_DIGITS = 10
+const DAY = new Intl.DateTimeFormat("en", { month: "short", day: "numeric" })
 const TIME = /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d/
 
 export function show(value: Json | undefined): string {
@@ -57,6 +60,32 @@ export function ago(ms: number): string {
   if (seconds < 10) return `${seconds.toFixed(1)} s`
   if (seconds < 120) return `${Math.round(seconds)} s`
   return seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`
+}
+
+/** `13:45:09`, of this computer's time zone. */
+export function clock(at: number | string): string {
+  return CLOCK.format(new Date(at))
+}
+
+/** Numbers beside an axis, with as many digits as tell them apart. */
+export function ticks(values: readonly number[]): string[] {
+  const step = Math.abs((values[1] ?? 0) - (values[0] ?? 0))
+  if (!step || Math.max(...values.map(Math.abs)) >= 10_000) return values.map(short)
+  let digits = 0
+  for (let left = step; digits < MOST_DIGITS && Math.abs(left - Math.round(left)) > 1e-6 * left; left *= 10) digits += 1
+  const format = new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })
+  return values.map((value) => format.format(value))
+}
+
+/** Times (seconds since the Unix epoch) beside an axis, as fine as they are apart. */
+export function timeTicks(values: readonly number[]): string[] {
+  const step = (values[1] ?? 0) - (values[0] ?? 0)
+  return values.map((at) => {
+    const date = new Date(at * 1000)
+    const midnight = date.getHours() === 0 && date.getMinutes() === 0 && date.getSeconds() === 0
+    if (step >= 86_400 || (midnight && step >= 60)) return DAY.format(date)
+    return step < 60 ? CLOCK.format(date) : CLOCK.format(date).slice(0, 5)
+  })
 }
 
 /** `1 client`, `1.2K clients` */

@@ -1,7 +1,7 @@
 import { describe, expect, it, test } from "vitest"
 import { format, parse, spelling } from "../src/route"
 import { plan } from "../src/shape"
-import { ago, columns, count, short, show } from "../src/values"
+import { ago, columns, count, short, show, ticks, timeTicks } from "../src/values"
 
 describe("the address", () => {
   it("holds a topic, so that a link can be shared", () => {
@@ -52,4 +52,21 @@ test("values are shown for people", () => {
   expect(ago(400)).toBe("0.4 s")
   expect(ago(90_000)).toBe("90 s")
   expect(ago(600_000)).toBe("10 min")
+})
+
+describe("an axis", () => {
+  it("tells its numbers apart", () => {
+    expect(ticks([20.1, 20.15, 20.2])).toEqual(["20.10", "20.15", "20.20"])
+    expect(ticks([0, 0.25, 0.5])).toEqual(["0.00", "0.25", "0.50"])
+    expect(ticks([0, 5, 10])).toEqual(["0", "5", "10"])
+    expect(ticks([0, 50_000, 100_000])).toEqual(["0", "50K", "100K"])
+    expect(ticks([3])).toEqual(["3"])
+    expect(ticks([])).toEqual([])
+  })
+  it("says times as finely as they are apart", () => {
+    const at = (...time: [number, number, number]): number => new Date(2026, 0, 2, ...time).getTime() / 1000
+    expect(timeTicks([at(12, 0, 58), at(12, 0, 59), at(12, 1, 0)])).toEqual(["12:00:58", "12:00:59", "12:01:00"])
+    expect(timeTicks([at(0, 0, 0), at(6, 0, 0)])).toEqual(["Jan 2", "06:00"])
+    expect(timeTicks([at(0, 0, 0), at(24, 0, 0)])).toEqual(["Jan 2", "Jan 3"])
+  })
 })
