@@ -4,7 +4,8 @@
 2. the messages and bytes that 2,000 clients get who join one topic within a second, until all have the list;
 3. how long a single join takes to be seen.
 
-The clients speak just enough WebSocket for that, in this process, so that its share of the machine is small.
+The third is measured with `pollcast_client`. The others count the bytes of thousands of sockets: those clients speak
+just enough WebSocket for that, in this process, so that its share of the machine is small.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 
 import orjson
+from pollcast_client import Change, Connected, Event, watch
 
 from tests.cluster import Cluster, cluster
 
@@ -184,27 +187,42 @@ async def one_topic(running: Cluster) -> None:
 
 async def latency(running: Cluster) -> None:
     """From a join to the diff at a client of the same gateway, and of the other."""
-    watchers = await open_sockets(running, 2, Counter(), Counter())
-    everybody = list(watchers)
-    for watcher in watchers:
-        watcher.join("live:room?id=2000", "watcher")
-    await until(lambda: all(watcher.listed == 2 for watcher in watchers))
-    for name, watcher in zip(("the same gateway", "the other gateway"), watchers, strict=True):
+    topic = "live:room?id=2000"
+    for name, number in (("the same gateway", 0), ("the other gateway", 1)):
         took = []
-        for number in range(20):
-            [client] = await open_sockets(running, 1, Counter(), Counter())
-            everybody.append(client)
-            before = watcher.listed
-            client.join("live:room?id=2000", f"{name} {number}")
-            took.append(await until(partial(lists_more_than, watcher, before), pause=0.001))
+        url = f"http://{running.gateway(number)}"
+        async with watch(topic, url=url, presence={"key": "watcher"}) as watcher, aclosing(aiter(watcher)) as changes:
+            await sees(changes, "watcher")
+            for each in range(20):
+                member = f"{name} {each}"
+                joined = asyncio.Event()
+                async with asyncio.TaskGroup() as tasks:
+                    joining = tasks.create_task(stay(running, topic, member, joined))
+                    await joined.wait()
+                    started = time.monotonic()
+                    await sees(changes, member)
+                    took.append(time.monotonic() - started)
+                    joining.cancel()
         print(f"a join is seen on {name} after {statistics.median(took) * 1000:.0f} ms (the median of {len(took)})")
-    for client in everybody:
-        client.close()
     await until(partial(are_in_etcd, running, 0))
 
 
-def lists_more_than(client: Client, number: int) -> bool:
-    return client.listed > number
+async def stay(running: Cluster, topic: str, member: str, joined: asyncio.Event) -> None:
+    """On the first gateway, until cancelled. `joined` is set right before the join is sent."""
+
+    def told(event: Event) -> None:
+        if isinstance(event, Connected):
+            joined.set()
+
+    async for _ in watch(topic, url=f"http://{running.gateway(0)}", presence={"key": member}, on_event=told):
+        pass
+
+
+async def sees(changes: AsyncGenerator[Change, None], member: str) -> None:
+    async with asyncio.timeout(10):
+        async for change in changes:
+            if member in change.presence:
+                return
 
 
 async def measure(running: Cluster) -> None:

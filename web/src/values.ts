@@ -3,6 +3,7 @@ import type { Json, Row } from "@pollcast/client"
 
 const NUMBER = new Intl.NumberFormat("en", { maximumFractionDigits: 20 })
 const SHORT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 })
+const COMPACT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 3 })
 const CLOCK = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" })
 const MOST_DIGITS = 10
 const DAY = new Intl.DateTimeFormat("en", { month: "short", day: "numeric" })
@@ -70,7 +71,8 @@ export function clock(at: number | string): string {
 /** Numbers beside an axis, with as many digits as tell them apart. */
 export function ticks(values: readonly number[]): string[] {
   const step = Math.abs((values[1] ?? 0) - (values[0] ?? 0))
-  if (!step || Math.max(...values.map(Math.abs)) >= 10_000) return values.map(short)
+  if (Math.max(...values.map(Math.abs)) >= 10_000) return values.map((value) => COMPACT.format(value))
+  if (!step) return values.map(short)
   let digits = 0
   for (let left = step; digits < MOST_DIGITS && Math.abs(left - Math.round(left)) > 1e-6 * left; left *= 10) digits += 1
   const format = new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })

@@ -59,7 +59,7 @@ describe("an axis", () => {
     expect(ticks([20.1, 20.15, 20.2])).toEqual(["20.10", "20.15", "20.20"])
     expect(ticks([0, 0.25, 0.5])).toEqual(["0.00", "0.25", "0.50"])
     expect(ticks([0, 5, 10])).toEqual(["0", "5", "10"])
-    expect(ticks([0, 50_000, 100_000])).toEqual(["0", "50K", "100K"])
+    expect(ticks([0, 5_000, 10_000])).toEqual(["0", "5K", "10K"])
     expect(ticks([3])).toEqual(["3"])
     expect(ticks([])).toEqual([])
   })
