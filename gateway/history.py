@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 
@@ -26,8 +26,7 @@ LOG_VERSIONS = 128
 LOG_BYTES = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One step of the log. `size` is about its bytes as JSON."""
 
     base: Version
@@ -41,8 +40,8 @@ class Entry:
         assert self.delta is not None
         upserts = b",".join([b'{"at":%d,"row":%b}' % (at, row) for at, _, row in self.delta.upserts])
         return b'{"version":"%b","base":"%b","polled_at":"%b","deletes":[%b],"upserts":[%b]}' % (
-            str(self.version).encode(),
-            str(base).encode(),
+            b"%d-%d" % self.version,
+            b"%d-%d" % base,
             rfc3339(self.polled_at).encode(),
             b",".join(self.delta.deletes),
             upserts,

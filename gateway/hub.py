@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from gateway import metrics
 from gateway.audience import Traffic
 from gateway.feeds import Feeds
 from gateway.presence import Presences
@@ -140,11 +139,11 @@ class Hub:
         version = Version(frame.epoch, frame.seq)
         body = frame.WhichOneof("body")
         if body == "delta":
-            delta = Delta(list(frame.delta.deletes), [(u.at, u.key, u.row) for u in frame.delta.upserts])
+            sent = frame.delta
+            delta = Delta(list(sent.deletes), [(u.at, u.key, u.row) for u in sent.upserts])
             try:
                 live.take_delta(version, frame.polled_at, delta)
-                age = (now_us() - frame.polled_at) / 1e6
-                metrics.DELTA_AGE_SECONDS.labels(live.topic.query.name).observe(age)
+                live.delta_age.observe((now_us() - frame.polled_at) / 1e6)
                 if live.status.state == "stale":  # it is polled, whatever was said
                     live.take_status(Status("live", None, now_us()))
             except LookupError as error:

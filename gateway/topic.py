@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from gateway.audience import Audience, Traffic
 from gateway.follower import Follower
 from gateway.history import Entry, History, Result
+from gateway.metrics import DELTA_AGE_SECONDS
 from gateway.presence import Presence
 from gateway.status import Status
 from gateway.version import Version
@@ -35,6 +36,7 @@ class LiveTopic:
 
     def __init__(self, topic: Topic, traffic: Traffic) -> None:
         self.topic = topic
+        self.delta_age = DELTA_AGE_SECONDS.labels(topic.query.name)
         self.history = History(topic.query.key)
         self.audience = Audience(self.history, traffic)
         self.followers: set[Follower] = set()

@@ -154,7 +154,7 @@ class Wire(asyncio.Protocol):
         self._loop = handshake.loop
         self._outbox = Outbox.of(handshake.loop)
         self._turns = Turns.of(handshake.loop)
-        self._held: list[bytes] | None = None  # written while the outbox is held
+        self._held: bytes | list[bytes] | None = None  # written while the outbox is held
         self._framings = framings(conn.max_message_size, bool(conn.extensions))
         self._framing: Framing | None = None  # while a frame or a message is half read
         if is_idle(conn):
@@ -174,19 +174,21 @@ class Wire(asyncio.Protocol):
         if not self._outbox.held:
             self.transport.write(frames)
         elif self._held is None:
-            self._held = [frames]
+            self._held = frames
             self._outbox.wires.append(self)
-        else:
+        elif isinstance(self._held, list):
             self._held.append(frames)
+        else:
+            self._held = [self._held, frames]
 
     def flush(self) -> None:
         """What was held goes out."""
         held, self._held = self._held, None
         if held is not None and self.transport is not None:
-            if len(held) == 1:
-                self.transport.write(held[0])
-            else:
+            if isinstance(held, list):
                 self.transport.writelines(held)
+            else:
+                self.transport.write(held)
 
     def close(self, code: int, reason: str = "") -> None:
         """Starts the closing handshake; `closed` follows, within CLOSE_SECONDS whatever the peer does."""
