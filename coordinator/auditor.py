@@ -14,7 +14,7 @@ import prometheus_client
 
 from coordinator import etcd as e
 from coordinator.audit import BREAKS, Finding, audit
-from coordinator.claims import BATCH
+from coordinator.claims import batches
 from coordinator.etcd import Etcd, Outcome
 from coordinator.mirror import Mirror
 from coordinator.view import View
@@ -96,8 +96,7 @@ class Auditor:
     async def _repair(self, findings: list[Finding]) -> None:
         """Deletes what is nobody's, each key only if it is as it was when that was found."""
         abandoned = [item for finding in findings for item in finding.abandoned]
-        for start in range(0, len(abandoned), BATCH):
-            batch = abandoned[start : start + BATCH]
+        for batch in batches(abandoned, lambda item: item[0]):
             try:
                 deletes = [e.nested([e.unchanged(key, revision)], [e.delete(key)]) for key, revision in batch]
                 done = await self._etcd.txn([], deletes)

@@ -26,6 +26,7 @@ BATCH = 100  # nested transactions in a request; etcd's default --max-txn-ops is
 BATCH_CHARS = 128 * 1024
 """Of the topics in a request, each of which is in it about five times: etcd takes 1.5 MiB."""
 
+T = TypeVar("T")
 Item = TypeVar("Item", str, "Claim")
 Answer = TypeVar("Answer")
 
@@ -164,7 +165,7 @@ async def _in_batches(
     attempt: Callable[[Sequence[Item]], Awaitable[dict[str, Answer]]],
 ) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
-    for batch in _batches(items, text_of):
+    for batch in batches(items, text_of):
         try:
             answers |= await attempt(batch)
         except LeaseLost:
@@ -175,9 +176,10 @@ async def _in_batches(
     return answers
 
 
-def _batches(items: Iterable[Item], text_of: Callable[[Item], str]) -> Iterator[list[Item]]:
-    """What fits in one request: a client that asks for long topics must not keep those of others from being claimed."""
-    batch: list[Item] = []
+def batches(items: Iterable[T], text_of: Callable[[T], str]) -> Iterator[list[T]]:
+    """What fits in one request, by the topic or the key of each: a client that asks for long topics must not keep those
+    of others from being claimed."""
+    batch: list[T] = []
     chars = 0
     for item in items:
         more = len(text_of(item))

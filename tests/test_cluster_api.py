@@ -15,13 +15,13 @@ import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from websockets.asyncio.client import ClientConnection, connect
 
 from coordinator.etcd import Etcd
 from coordinator.keys import DemandRecord, Keys, OwnerRecord
 from proto.pollcast.v1 import cluster_pb2, cluster_pb2_grpc
 from services.settings import EtcdSettings
 from tests.cluster import Cluster, Node, cluster
+from tests.faults.client import Client
 from tests.oracle import oracle
 from tests.waiting import eventually
 
@@ -70,14 +70,10 @@ async def coordinator(up: Cluster) -> AsyncIterator[Stub]:
 
 
 @contextlib.asynccontextmanager
-async def watching(up: Cluster, *topics: str, gateway: int = 0) -> AsyncIterator[ClientConnection]:
+async def watching(up: Cluster, *topics: str, gateway: int = 0) -> AsyncIterator[Client]:
     """A client on these topics."""
-    async with connect(f"ws://{up.gateway(gateway)}/socket/websocket?vsn=2.0.0") as client:
-        for ref, topic in enumerate(topics):
-            await client.send(orjson.dumps([str(ref), str(ref), f"live:{topic}", "phx_join", {}]).decode())
-            while (said := orjson.loads(await client.recv()))[3] != "phx_reply":
-                pass
-            assert said[4]["status"] == "ok"
+    async with Client.open(f"http://{up.gateway(gateway)}") as client:
+        await client.join(*topics)
         yield client
 
 
@@ -304,14 +300,11 @@ async def test_with_all_coordinators_dead_everything_else_works_on(up: Cluster) 
     async with watching(up, "clock") as client:
         for node in up.nodes("coordinator"):
             node.kill()
-        versions: set[str] = set()
-        while len(versions) < 3:  # results go on flowing
-            event, payload = orjson.loads(await client.recv())[3:]
-            if event in ("snapshot", "delta"):
-                versions.add(payload["version"])
-            assert event != "status"
+        for _ in range(3):
+            await client.hears_more("clock")  # results go on flowing
+        assert client.seen["clock"].statuses == []
         async with watching(up, "clock?zone=new", gateway=1) as newcomer:  # new topics are claimed
-            assert orjson.loads(await newcomer.recv())[3] == "snapshot"
+            await newcomer.has_results("clock?zone=new")
         async with etcd_of(up) as (etcd, keys):  # and released
 
             async def released() -> bool:

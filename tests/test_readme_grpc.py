@@ -18,9 +18,9 @@ from google.protobuf import json_format
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from websockets.asyncio.client import connect
 
 from tests.cluster import Cluster, cluster
+from tests.faults.client import Client
 from tests.waiting import eventually
 
 README = Path(__file__).parent.parent / "README.md"
@@ -90,8 +90,8 @@ def grpcurl(up: Cluster, command: str) -> dict[str, Any]:
 
 async def test_the_grpcurl_examples_work_by_reflection_alone(up: Cluster) -> None:
     get, list_topics, move = re.findall(r"^    (grpcurl .*)$", SECTION, re.MULTILINE)
-    async with connect(f"ws://{up.gateway()}/socket/websocket?vsn=2.0.0") as client:
-        await client.send('["1","1","live:richest_tellers?limit=3","phx_join",{}]')
+    async with Client.open(f"http://{up.gateway()}") as client:
+        await client.join("richest_tellers?limit=3")
         snapshot = await asyncio.to_thread(grpcurl, up, get)
         assert (len(snapshot["rows"]), snapshot["key"]) == (3, ["teller"])
 

@@ -15,15 +15,14 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import orjson
 import pytest
 from rich.console import Console
-from websockets.asyncio.client import connect
 
 from proto.pollcast.v1 import cluster_pb2
 from services.board import Board, Drain, Move, Quit, keys_in
 from services.top import drawn
 from tests.cluster import Cluster, cluster
+from tests.faults.client import Client
 from tests.waiting import eventually
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -191,10 +190,9 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture
 async def watched(up: Cluster) -> AsyncIterator[None]:
     """A client on the topic `clock`."""
-    async with connect(f"ws://{up.gateway()}/socket/websocket?vsn=2.0.0") as client:
-        await client.send('["1","1","live:clock","phx_join",{}]')
-        while orjson.loads(await client.recv())[3] != "snapshot":
-            pass
+    async with Client.open(f"http://{up.gateway()}") as client:
+        await client.join("clock")
+        await client.has_results("clock")
         yield
 
 
