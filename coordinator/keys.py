@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, cast
 import orjson
 
 from services import logs
+from services.compact import compact
 from services.settings import Role
 
 log = logs.get_logger("keys")
@@ -40,7 +41,7 @@ class Record:
     """A value: one line of JSON with the fields in the order in which they are declared."""
 
     def encode(self) -> bytes:
-        return orjson.dumps(self)
+        return compact(orjson.dumps(self))
 
     @classmethod
     def decode(cls, value: bytes) -> Self:

@@ -11,6 +11,8 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import orjson
 
+from services.compact import compact
+
 VSN = "2.0.0"
 
 Ref = str | int | None
@@ -62,7 +64,7 @@ def push(topic: bytes, event: bytes, payload: bytes) -> bytes:
 
 def quote(topic: str) -> bytes:
     """A topic as a JSON string."""
-    return _json(topic)
+    return compact(_json(topic))
 
 
 def _json(value: str | int | None) -> bytes:

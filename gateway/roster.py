@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 
 from coordinator.presence import Place
+from services.compact import compact
 
 MAX_SHOWN = 1000
 
@@ -38,7 +39,7 @@ class Member:
 
     @staticmethod
     def of(place: Place, key: str, online_at: str, meta: dict[str, Any]) -> Member:
-        said = orjson.dumps({name: value for name, value in meta.items() if name not in OURS})
+        said = compact(orjson.dumps({name: value for name, value in meta.items() if name not in OURS}))
         return Member(place, key, online_at, said)
 
     @property
