@@ -159,7 +159,7 @@ async def test_a_topic_at_fault_is_listed_as_failed(up: Cluster, coordinator: St
 
 
 async def test_watch_tells_everything_first_and_then_each_change(up: Cluster, coordinator: Stub) -> None:
-    async with watching(up, "clock"):
+    async with watching(up, "clock?zone=utc"):
         call = coordinator.WatchCluster(cluster_pb2.WatchClusterRequest())
         first = [await call.read() for _ in range(8)]
         assert {e.node_up.name for e in first[:7]} == {
@@ -176,7 +176,7 @@ async def test_watch_tells_everything_first_and_then_each_change(up: Cluster, co
 
 
 async def test_a_moved_topic_stays_where_it_was_moved_to(up: Cluster, coordinator: Stub) -> None:
-    async with watching(up, "clock"):
+    async with watching(up, "clock?zone=utc"):
 
         async def owner() -> str:
             return (await listed(coordinator, "clock?zone=utc")).owner
@@ -215,7 +215,7 @@ async def test_what_is_not_there_is_told_by_status_and_reason(
 
 
 async def test_a_topic_is_not_moved_to_an_unknown_poller(up: Cluster, coordinator: Stub) -> None:
-    async with watching(up, "clock"):
+    async with watching(up, "clock?zone=utc"):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await coordinator.MoveTopic(cluster_pb2.MoveTopicRequest(topic="clock", poller="gateway-1"))
         assert refused.value.code() == grpc.StatusCode.NOT_FOUND
@@ -271,7 +271,7 @@ async def test_a_cluster_at_work_has_no_findings(up: Cluster, coordinator: Stub)
 
 async def test_a_drained_node_hands_over_and_leaves_and_watchers_are_told(up: Cluster) -> None:
     """One of three pollers is used up."""
-    async with stub_of(up.nodes("coordinator")[1]) as stub, watching(up, "clock"):
+    async with stub_of(up.nodes("coordinator")[1]) as stub, watching(up, "clock?zone=utc"):
 
         async def owner() -> str:
             return (await listed(stub, "clock?zone=utc")).owner
@@ -297,12 +297,12 @@ async def test_a_drained_node_hands_over_and_leaves_and_watchers_are_told(up: Cl
 
 async def test_with_all_coordinators_dead_everything_else_works_on(up: Cluster) -> None:
     """The last one: no coordinator is left."""
-    async with watching(up, "clock") as client:
+    async with watching(up, "clock?zone=utc") as client:
         for node in up.nodes("coordinator"):
             node.kill()
         for _ in range(3):
-            await client.hears_more("clock")  # results go on flowing
-        assert client.seen["clock"].statuses == []
+            await client.hears_more("clock?zone=utc")  # results go on flowing
+        assert client.seen["clock?zone=utc"].statuses == []
         async with watching(up, "clock?zone=new", gateway=1) as newcomer:  # new topics are claimed
             await newcomer.has_results("clock?zone=new")
         async with etcd_of(up) as (etcd, keys):  # and released

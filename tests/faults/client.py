@@ -65,7 +65,7 @@ class Seen:
 
 
 class Client:
-    """`seen` by canonical topic; `closed` is the close code that the gateway sent last."""
+    """`seen` by topic, as it was joined; `closed` is the close code that the gateway sent last."""
 
     def __init__(self, url: Url) -> None:
         self.seen: dict[str, Seen] = {}
@@ -133,10 +133,12 @@ class Client:
                 self.closed = code
             case Joined(topic=topic):
                 name = topic.removeprefix("live:")
-                assert event.canonical == name
-                if self.seen[name].reply is None:
-                    self.seen[name].replied_after = time.monotonic() - self._joined_at[name]
-                self.seen[name].reply = event
+                seen = self.seen[name]
+                if seen.reply is None:
+                    seen.replied_after = time.monotonic() - self._joined_at[name]
+                else:
+                    assert event.canonical == seen.reply.canonical
+                seen.reply = event
             case Pushed(topic=topic):
                 self.seen[topic.removeprefix("live:")].check(event)
 
