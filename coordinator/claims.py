@@ -178,7 +178,7 @@ async def _in_batches(
 
 def batches(items: Iterable[T], text_of: Callable[[T], str]) -> Iterator[list[T]]:
     """What fits in one request, by the topic or the key of each: a client that asks for long topics must not keep those
-    of others from being claimed."""
+    of others from being claimed. Who asks batch by batch can tell what is gained or lost before the next."""
     batch: list[T] = []
     chars = 0
     for item in items:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import NoReturn, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NoReturn, Protocol
 
-from coordinator.claims import BATCH, Claim, claim, hand_over, let_go, release, remove
+from coordinator.claims import Claim, batches, claim, hand_over, let_go, release, remove
 from coordinator.etcd import Etcd, Event, Kv
 from coordinator.keys import DemandRecord, Foreign, Keys, NodeRecord, OwnerRecord, PinRecord, Record
 from coordinator.mirror import Mirror
@@ -31,8 +31,6 @@ DRAIN_SECONDS = 3.0
 
 
 GiveUp = Callable[[Etcd, Keys, Sequence[Claim]], Awaitable[dict[str, bool]]]
-
-Item = TypeVar("Item", str, Claim)
 
 
 class Holder(Protocol):
@@ -145,7 +143,7 @@ class Term:
             await self._until_due()
             work = self.placement.due(self._now())
             left = Work(
-                [topic for batch in _batches(work.claims) for topic in await self._claim(batch)],
+                [topic for batch in batches(work.claims, str) for topic in await self._claim(batch)],
                 await self._give_up(release, work.releases),
                 await self._hand_over(work.moves),
                 await self._give_up(let_go, work.strays),
@@ -189,7 +187,7 @@ class Term:
         left: list[tuple[Claim, str]] = []
         targets = {node: self._ready[node] for _, node in moves if node in self._ready}
         for node, record in targets.items():
-            for batch in _batches([held for held, to in moves if to == node]):
+            for batch in batches([held for held, to in moves if to == node], lambda held: held.topic):
                 answers = await hand_over(self._etcd, self._keys, batch, record)
                 for held in batch:
                     if held.topic in answers:
@@ -299,8 +297,3 @@ def _fault(kv: Kv, kind: type[Record]) -> str | None:
     except ValueError as error:
         return f"garbled: {error}"
     return None
-
-
-def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    """Small enough for one request each, so that what is gained or lost is told before the next is asked for."""
-    return (items[start : start + BATCH] for start in range(0, len(items), BATCH))

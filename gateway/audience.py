@@ -151,9 +151,10 @@ class Audience:
                     self._send(group, cohort, b"snapshot", framed)
             self._merge(group, entry.version)
 
-    def tell(self, event: bytes, payload: bytes) -> None:
-        """A message for everybody: one frame per spelling."""
+    def tell(self, event: bytes, payload: bytes) -> list[Channel]:
+        """A message for everybody: one frame per spelling. Returns who missed it, as they are behind."""
         frames: dict[bytes, Framed] = {}
+        missed: list[Channel] = []
         messages = size = 0
         for channel in self.channels:
             framed = frames.get(channel.spelling)
@@ -161,6 +162,7 @@ class Audience:
                 framed = frames[channel.spelling] = Framed(phoenix.push(channel.spelling, event, payload))
             wire = channel.wire
             if wire.blocked:
+                missed.append(channel)
                 self._leave_behind(channel)
             else:
                 ready = framed.ready(wire.deflates)
@@ -168,13 +170,12 @@ class Audience:
                 messages += 1
                 size += len(ready)
         self._traffic.count(event, messages, size)
+        return missed
 
     def tell_status(self, status: Status, before: Status) -> None:
         """The status has changed."""
-        for channel in self.channels:
-            if channel.wire.blocked:
-                self._untold.setdefault(channel, before)
-        self.tell(b"status", status.payload())
+        for channel in self.tell(b"status", status.payload()):
+            self._untold.setdefault(channel, before)
 
     def catch_up(self, channel: Channel, status: Status) -> None:
         """A channel that fell behind and whose socket has drained gets the status, if it knows another, and the present

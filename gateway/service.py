@@ -128,11 +128,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                     readiness.draining = True
                     await server.set_serving(False)
                     await member.registration.announce("draining")
-                    presences.end_watchers()
-                    await _drain(hub, context)
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(HOLD_SECONDS):  # their clients are on their way to other gateways
-                            await presences.nobody_departing()
+                    await _send_away(hub, context, presences)
                     drained.set()
                     await membership
                     for task in forever:
@@ -264,6 +260,15 @@ async def _sweep(hub: Hub, context: Context, view: EtcdView, readiness: Readines
         hub.sweep(time.monotonic())
         context.sweep(time.monotonic(), time.time())
         await asyncio.sleep(SWEEP_SECONDS)
+
+
+async def _send_away(hub: Hub, context: Context, presences: Presences) -> None:
+    """Clients are told to go, and those who were listed stay so until they are seen on other gateways, for a moment."""
+    presences.end_watchers()
+    await _drain(hub, context)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(HOLD_SECONDS):  # their clients are on their way to other gateways
+            await presences.nobody_departing()
 
 
 async def _drain(hub: Hub, context: Context) -> None:

@@ -72,6 +72,16 @@ class Cluster:
 
 
 @contextlib.contextmanager
+def guarded_cluster(folder: Path, catalog: str, database_url: str, secret: str) -> Iterator[Cluster]:
+    """One gateway that asks for tokens, and one poller."""
+    file = folder / "catalog.toml"
+    file.write_text(catalog)
+    flags = ["--catalog", str(file), "--no-demo", "--gateways", "1", "--pollers", "1", "--database-url", database_url]
+    with cluster(folder / "data", *flags, environment={"POLLCAST_AUTH_SECRET": secret}) as up:
+        yield up
+
+
+@contextlib.contextmanager
 def cluster(data_dir: Path, *flags: str, environment: dict[str, str] | None = None) -> Iterator[Cluster]:
     """`pollcast up --port 0` with these flags, ready to be used; stopped with SIGINT on leaving."""
     command = [sys.executable, "-m", "services.cli", "up", "--port", "0", "--data-dir", str(data_dir), *flags]

@@ -18,7 +18,7 @@ import pytest
 
 from services.auth import sign
 from tests.balancer import Balancer
-from tests.cluster import Cluster, cluster
+from tests.cluster import Cluster, cluster, guarded_cluster
 
 SECRET = "a secret of at least thirty-two bytes"
 
@@ -153,12 +153,7 @@ def token(seconds: float, subject: str = "alice") -> str:
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory, running: Cluster) -> Iterator[Cluster]:
     """A gateway that asks for tokens."""
-    folder = tmp_path_factory.mktemp("guarded")
-    catalog = folder / "catalog.toml"
-    catalog.write_text(CATALOG)
-    flags = ["--catalog", str(catalog), "--no-demo", "--gateways", "1", "--pollers", "1"]
-    flags += ["--database-url", running.database_url]
-    with cluster(folder / "data", *flags, environment={"POLLCAST_AUTH_SECRET": SECRET}) as up:
+    with guarded_cluster(tmp_path_factory.mktemp("guarded"), CATALOG, running.database_url, SECRET) as up:
         yield up
 
 

@@ -70,10 +70,10 @@ async def coordinator(up: Cluster) -> AsyncIterator[Stub]:
 
 
 @contextlib.asynccontextmanager
-async def watching(up: Cluster, *topics: str, gateway: int = 0) -> AsyncIterator[Client]:
+async def watching(up: Cluster, *topics: str, gateway: int = 0, canonical: str | None = None) -> AsyncIterator[Client]:
     """A client on these topics."""
     async with Client.open(f"http://{up.gateway(gateway)}") as client:
-        await client.join(*topics)
+        await client.join(*topics, canonical=canonical)
         yield client
 
 
@@ -124,7 +124,11 @@ async def test_topics_are_listed_with_their_clients_at_once_and_their_polls_soon
     first, second = up.nodes("coordinator")
     name = "clock?zone=utc"
     async with stub_of(first) as stub, stub_of(second) as other:
-        async with watching(up, "clock"), watching(up, "clock?zone=%75tc"), watching(up, "clock", gateway=1):
+        async with (
+            watching(up, "clock", canonical=name),
+            watching(up, "clock?zone=%75tc", canonical=name),
+            watching(up, "clock", gateway=1, canonical=name),
+        ):
             for each in (stub, other):
 
                 async def all_joined(each: Stub = each) -> bool:

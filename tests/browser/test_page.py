@@ -12,7 +12,7 @@ from playwright.async_api import expect
 
 from services.auth import sign
 from tests.browser.conftest import Opens, Watched
-from tests.cluster import Cluster, cluster
+from tests.cluster import Cluster, cluster, guarded_cluster
 from tests.waiting import eventually
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -345,12 +345,7 @@ async def enter(opened: Watched, text: str) -> None:
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory, running: Cluster) -> Iterator[Cluster]:
     """A gateway that asks for tokens."""
-    folder = tmp_path_factory.mktemp("guarded")
-    catalog = folder / "catalog.toml"
-    catalog.write_text(CATALOG)
-    flags = ["--catalog", str(catalog), "--no-demo", "--gateways", "1", "--pollers", "1"]
-    flags += ["--database-url", running.database_url]
-    with cluster(folder / "data", *flags, environment={"POLLCAST_AUTH_SECRET": SECRET}) as up:
+    with guarded_cluster(tmp_path_factory.mktemp("guarded"), CATALOG, running.database_url, SECRET) as up:
         yield up
 
 

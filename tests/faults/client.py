@@ -49,8 +49,7 @@ class Seen:
         if pushed.event == "status":
             said = pushed.payload["state"], pushed.payload["reason"]
             assert said != self.status
-            if self.status is None or said[0] != self.status[0]:
-                self.statuses.append(said[0])
+            self.statuses.append(said[0])
             self.status = said
             return
         assert pushed.event in ("snapshot", "delta"), pushed
@@ -72,6 +71,7 @@ class Client:
         self.closed: int | None = None
         self.reconnects = -1
         self._joined_at: dict[str, float] = {}
+        self._canonical: dict[str, str] = {}
         self._watch: Watch = watch(url=url, heartbeat=HEARTBEAT_SECONDS, on_event=self._on_event)
 
     @staticmethod
@@ -86,8 +86,9 @@ class Client:
             yield client
             following.cancel()
 
-    async def join(self, *topics: str) -> None:
-        """Returns when all are answered (ok)."""
+    async def join(self, *topics: str, canonical: str | None = None) -> None:
+        """Returns when all are answered (ok). They are spelled canonically, unless it is said what they are."""
+        self._canonical |= dict.fromkeys(topics, canonical) if canonical else {}
         for topic in topics:
             await self._join(topic, None)
         await eventually(lambda: all(self.seen[topic].reply for topic in topics), 5.0, what="all joins are answered")
@@ -133,11 +134,10 @@ class Client:
                 self.closed = code
             case Joined(topic=topic):
                 name = topic.removeprefix("live:")
+                assert event.canonical == self._canonical.get(name, name)
                 seen = self.seen[name]
                 if seen.reply is None:
                     seen.replied_after = time.monotonic() - self._joined_at[name]
-                else:
-                    assert event.canonical == seen.reply.canonical
                 seen.reply = event
             case Pushed(topic=topic):
                 self.seen[topic.removeprefix("live:")].check(event)

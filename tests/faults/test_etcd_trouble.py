@@ -102,12 +102,13 @@ async def test_while_all_of_etcd_is_gone_what_flows_goes_on_and_what_is_new_wait
         new = "tick?n=99"
         await one.join(new)
         assert one.seen[new].replied_after < 0.5
-        await eventually(lambda: one.seen[new].statuses == ["stale"], 3.0)
+        await eventually(lambda: set(one.seen[new].statuses) == {"stale"}, 3.0)  # its reason may change meanwhile
         await eventually(lambda: time.monotonic() - began > LEASE_TTL + 1.5)
         await everything_flows(world, one, two)
         three.restart()
         await one.has_results(new)
-        await eventually(lambda: one.seen[new].statuses == ["stale", "live"], 3.0)
+        await eventually(lambda: one.seen[new].statuses[-1] == "live", 3.0)
+        assert set(one.seen[new].statuses[:-1]) == {"stale"}
         back_at = now()
         await everything_flows(world, one, two)
         for client in (one, two):

@@ -5,6 +5,7 @@ The database is reached by its Unix socket, so that it is on everybody's side.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -165,8 +166,9 @@ async def test_the_last_poller_cut_off_from_etcd_goes_on_as_long_as_it_takes(
         assert client.seen[TICK].statuses == []
     assert {poll.node for poll in world.of(TICK, cut_at)} == {owner}
     divided.net.heal()
-    for name in pollers:  # until it has learned of it, the old owner may poll beside its successor
-        await world.ready(name)
+    async with asyncio.timeout(HEALED_SECONDS):
+        for name in pollers:  # until it has learned of it, the old owner may poll beside its successor
+            await world.ready(name)
     await world.owned_by(TICK)
     healed_at = now()
     await eventually(lambda: len(world.of(TICK, healed_at)) > 20)
