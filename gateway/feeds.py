@@ -47,7 +47,7 @@ class Link:
         self._attach: dict[str, bool] = {}  # topic → attach (True) or detach (False), not sent yet
         self._change = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._turn = 0  # counts the streams
+        self._turn = 0  # counts the streams, and their ends
 
     def attach(self, topic: str) -> None:
         self.attached.add(topic)
@@ -102,9 +102,12 @@ class Link:
                             self._on_frame(self.address, feed_pb2.FeedFrame.FromString(frame))
         finally:
             call.cancel()
+            self._turn += 1
+            self._change.set()
 
     async def _requests(self, turn: int) -> AsyncIterator[feed_pb2.FeedRequest]:
-        """Of one stream. grpc.aio goes on asking for the next after the stream has broken: that one is not for it."""
+        """Of one stream. grpc.aio goes on asking for the next, in a task that nobody else ends, after the stream has
+        broken by itself: then there is none."""
         self._attach = dict.fromkeys(self.attached, True)
         yield self._request()
         while True:

@@ -36,11 +36,21 @@ Probe = Callable[[], tuple[bool, dict[str, object]]]
 
 
 class Server(uvicorn.Server):
-    """uvicorn without signals, which says when it has started."""
+    """uvicorn without signals, which says when it has started. Also when it is cancelled, it stops to listen before the
+    caller closes the socket: a loop goes on watching a socket that is closed under it, and is blind for the next one of
+    that number."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.serving = asyncio.Event()
+        self.servers = []
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().serve(sockets)
+        finally:
+            for each in self.servers:
+                each.close()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

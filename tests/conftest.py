@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import gc
 import resource
 import shutil
 import tempfile
@@ -26,6 +29,24 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
+SECONDS = 240.0
+"""After which a coroutine of a test is cancelled, and so says where it hung. What does not heed that, or is not a
+coroutine, ends the run a minute later (`timeout` in pyproject.toml)."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    test = pyfuncitem.obj
+    if asyncio.iscoroutinefunction(test):
+
+        @functools.wraps(test)
+        async def in_time(**fixtures: object) -> None:
+            async with asyncio.timeout(SECONDS):
+                await test(**fixtures)
+
+        pyfuncitem.obj = in_time
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
@@ -35,6 +56,14 @@ def anyio_backend() -> str:
 async def one_event_loop(anyio_backend: str) -> AsyncIterator[None]:
     """Keeps one event loop for all tests: grpc.aio tells a loop that is closed of calls that ended late."""
     yield  # noqa: PT022 - returning would end the loop
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def _garbage_is_told_of_where_it_was_made() -> AsyncIterator[None]:
+    """A task that was forgotten fails this module, not whatever test the garbage collector meets it in."""
+    yield
+    gc.collect()
+    await asyncio.sleep(0.01)
 
 
 @pytest.fixture(autouse=True)

@@ -48,6 +48,7 @@ async def test_what_is_attached_after_a_link_broke_reaches_the_next_stream(free_
     poller = Poller()
     settings = GatewaySettings(catalog=tmp_path / "none.toml", node="gw")
     link = Link(f"127.0.0.1:{free_port}", settings, lambda *_: None, lambda *_: None, lambda _: None)
+    before = asyncio.all_tasks()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(link.run())
         async with poller.serving(free_port):
@@ -59,3 +60,4 @@ async def test_what_is_attached_after_a_link_broke_reaches_the_next_stream(free_
             link.attach("b")
             await eventually(lambda: poller.streams[1] == ["a", "b"])
         running.cancel()
+    await eventually(lambda: asyncio.all_tasks() <= before)  # grpc.aio's that asks for more requests, too
