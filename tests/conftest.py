@@ -55,6 +55,8 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session", autouse=True)
 async def one_event_loop(anyio_backend: str) -> AsyncIterator[None]:
     """Keeps one event loop for all tests: grpc.aio tells a loop that is closed of calls that ended late."""
+    gc.collect()
+    gc.freeze()  # what is there for good is not looked through again
     yield  # noqa: PT022 - returning would end the loop
 
 

@@ -32,6 +32,11 @@ class Collector(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answer)
         self.spans: dict[str, list[Span]] = {}  # by service.name
 
+    def of(self, role: str, name: str) -> dict[bytes, tuple[bytes, bytes]]:
+        """Span and parent of each trace that has a span of that name."""
+        spans = self.spans.get(f"pollcast-{role}", [])
+        return {trace: (span, parent) for found, trace, span, parent in spans if found == name}
+
 
 class Answer(BaseHTTPRequestHandler):
     """Takes spans."""
@@ -82,12 +87,13 @@ async def test_a_change_is_one_trace_from_the_poll_to_the_socket(
         await world.start_all(pollers=1, gateways=1)
         async with Client.open(await world.http("gateway-1")) as client:
             await client.join("tick?n=1")
-            await eventually(lambda: collector.spans.keys() >= {"pollcast-poller", "pollcast-gateway"}, 15.0)
-        polls = {trace: span for name, trace, span, _ in collector.spans["pollcast-poller"] if name == "poll"}
-        pushes = [span for span in collector.spans["pollcast-gateway"] if span[0] == "socket"]
-        assert pushes
-        assert all(polls.get(trace, parent) == parent for _, trace, _, parent in pushes)
-        assert {trace for _, trace, _, _ in pushes} & polls.keys()
+            await eventually(
+                lambda: collector.of("gateway", "socket").keys() & collector.of("poller", "poll").keys(), 15.0
+            )
+        polls = collector.of("poller", "poll")
+        for name, role in (("diff", "poller"), ("feed", "poller"), ("socket", "gateway")):
+            for trace, (_, parent) in collector.of(role, name).items():
+                assert trace not in polls or parent == polls[trace][0]
         assert {name for name, *_ in collector.spans["pollcast-poller"]} == {"poll", "diff", "feed"}
 
 

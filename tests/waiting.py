@@ -17,7 +17,7 @@ PAUSE_SECONDS = 0.02
 async def eventually(condition: Callable[[], Awaitable[T]], deadline: float = ..., *, what: str = ...) -> T: ...
 @overload
 async def eventually(condition: Callable[[], T], deadline: float = ..., *, what: str = ...) -> T: ...
-async def eventually(condition: Callable[[], T | Awaitable[T]], deadline: float = 10.0, *, what: str = "") -> T:
+async def eventually(condition: Callable[[], T | Awaitable[T]], deadline: float = 20.0, *, what: str = "") -> T:
     """Calls `condition` (plain or async) until it gives something true, and returns that. One that raises
     AssertionError is not there yet. AssertionError, which says `what`, after `deadline` seconds."""
     ends = time.monotonic() + deadline
@@ -36,7 +36,7 @@ async def eventually(condition: Callable[[], T | Awaitable[T]], deadline: float 
         await asyncio.sleep(PAUSE_SECONDS)
 
 
-def eventually_sync(condition: Callable[[], T], deadline: float = 10.0, *, what: str = "") -> T:
+def eventually_sync(condition: Callable[[], T], deadline: float = 20.0, *, what: str = "") -> T:
     """`eventually` for tests without an event loop."""
     ends = time.monotonic() + deadline
     while True:
