@@ -126,8 +126,11 @@ class Child:
             self._process.send_signal(number)
 
     def freeze(self) -> None:
-        """Stops it in its tracks: its connections stay open, and nothing answers."""
-        self.send(signal.SIGSTOP)
+        """Stops it in its tracks: its connections stay open, and nothing answers. Returns when all of its threads
+        stand."""
+        if self.running:
+            self.send(signal.SIGSTOP)
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         self.send(signal.SIGCONT)

@@ -293,7 +293,9 @@ class PostgresServer:
     def freeze(self) -> None:
         """The server and all its backends."""
         self.process.freeze()
-        self._signal_backends(signal.SIGSTOP)
+        backends = self._signal_backends(signal.SIGSTOP)
+        while not all(map(_stands, backends)):
+            time.sleep(POLL_SECONDS)
 
     def thaw(self) -> None:
         self._signal_backends(signal.SIGCONT)
@@ -343,6 +345,16 @@ def _postgres_command(data_dir: Path, port: int, fsync: bool) -> list[str]:
     for name, value in settings.items():
         command += ["-c", f"{name}={value}"]
     return command
+
+
+def _stands(process: psutil.Process) -> bool:
+    """Frozen, or gone."""
+    import psutil
+
+    try:
+        return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _runs(process: psutil.Process) -> bool:
