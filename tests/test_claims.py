@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -14,6 +15,7 @@ from coordinator.etcd import Etcd
 from coordinator.keys import Keys, NodeRecord, OwnerRecord, lease_hex
 from coordinator.session import Session
 from services.errors import EtcdUnknown, LeaseLost
+from tests.waiting import stood_still
 
 pytest_plugins = ("tests.etcd_fixture",)
 
@@ -177,8 +179,8 @@ async def test_thousands_are_claimed_in_batches_and_fast(etcd: Etcd, keys: Keys)
     topics = [f"q?n={i}" for i in range(3000)]
     await demand(etcd, keys, *topics)
     async with Session.open(etcd, 5) as session:
-        started = asyncio.get_running_loop().time()
+        started = time.monotonic()
         claims = await claim(etcd, keys, session, ME, topics)
-        assert asyncio.get_running_loop().time() - started < 3
+        assert time.monotonic() - started < 3 + stood_still(started)
         assert all(claims.values())
         assert len({held.epoch for held in claims.values() if held}) == len(topics) / c.BATCH

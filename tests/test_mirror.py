@@ -51,10 +51,10 @@ async def test_a_mirror_shows_what_was_there_and_what_changes(etcd: Etcd, namesp
 async def test_a_break_is_not_deletes_and_the_difference_is_told_once(
     own_etcd: BreakableEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(e, "CALL_SECONDS", 0.5)
     changes: list[Event] = []
     async with Etcd.open(own_etcd.settings) as etcd:
         await etcd.txn([], [e.put(f"/m/{name}", b"1") for name in "abc"])
+        monkeypatch.setattr(e, "CALL_SECONDS", 0.5)
         async with running(Mirror(etcd, "/m/", changes.extend)) as mirror:
             await eventually(lambda: mirror.healthy)
             changes.clear()
@@ -63,6 +63,7 @@ async def test_a_break_is_not_deletes_and_the_difference_is_told_once(
             assert len(mirror.items) == 3
             own_etcd.server.members[0].start()
             await eventually(lambda: mirror.healthy)
+            monkeypatch.undo()
             assert changes == []
             await etcd.put("/m/a", b"2")
             await eventually(lambda: len(changes) == 1)
@@ -71,16 +72,17 @@ async def test_a_break_is_not_deletes_and_the_difference_is_told_once(
 async def test_a_stalled_watch_is_noticed_and_what_was_missed_is_found(
     own_etcd: BreakableEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("CALL_SECONDS", "QUIET_SECONDS", "STALL_SECONDS"):
-        monkeypatch.setattr(e, name, 0.3)
     async with Etcd.open(own_etcd.settings) as etcd:
         await etcd.put("/m/a", b"1")
+        for name in ("CALL_SECONDS", "QUIET_SECONDS", "STALL_SECONDS"):
+            monkeypatch.setattr(e, name, 0.3)
         async with running(Mirror(etcd, "/m/", lambda _: None)) as mirror:
             await eventually(lambda: mirror.healthy)
             own_etcd.server.freeze()
             await eventually(lambda: not mirror.healthy)
             own_etcd.server.thaw()
             await eventually(lambda: mirror.healthy)
+            monkeypatch.undo()
             revision = await etcd.put("/m/b", b"2")
             own_etcd.server.etcdctl("compact", str(revision))
             await eventually(lambda: values(mirror) == {"a": b"1", "b": b"2"})

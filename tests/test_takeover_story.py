@@ -32,16 +32,16 @@ async def test_a_takeover_is_told_in_order(world: World, tmp_path: Path) -> None
         dying = await world.owned_by(TOPICS[0])
         owned = [topic for topic in TOPICS if await world.owner(topic) == dying.name]
         address = (await world.ready(dying.name)).grpc
-        lines = len(_events(tmp_path))
+        before = await eventually(lambda: _first_polls(_events(tmp_path)) == len(TOPICS) and _events(tmp_path))
+        assert before
         dying.kill()
         heir = next(name for name in ("poller-1", "poller-2") if name != dying.name)
 
         def told() -> list[dict[str, Any]]:
             """The story, once it is whole."""
-            events = _events(tmp_path)[lines:]
+            events = [event for event in _events(tmp_path) if event["timestamp"] > before[-1]["timestamp"]]
             story = [event for event in events if event["event"] in STORY]
-            gained = sum(event["topics"] for event in story if event["event"] == "first polls")
-            return story if gained >= len(owned) else []
+            return story if _first_polls(story) >= len(owned) else []
 
         story = await eventually(told)
         for topic in owned:
@@ -54,6 +54,11 @@ async def test_a_takeover_is_told_in_order(world: World, tmp_path: Path) -> None
     assert gained["node"] == polled["node"] == heir
     assert gained["epoch"] > 0
     assert sum(event["topics"] for event in story if event["event"] == "topics gained") == len(owned)
+
+
+def _first_polls(events: list[dict[str, Any]]) -> int:
+    """Of how many topics they tell."""
+    return sum(event["topics"] for event in events if event["event"] == "first polls")
 
 
 def _events(folder: Path) -> list[dict[str, Any]]:

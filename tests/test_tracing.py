@@ -37,6 +37,10 @@ class Collector(ThreadingHTTPServer):
         spans = self.spans.get(f"pollcast-{role}", [])
         return {trace: (span, parent) for found, trace, span, parent in spans if found == name}
 
+    def names(self, role: str) -> set[str]:
+        """Of the spans that it has sent."""
+        return {name for name, *_ in self.spans.get(f"pollcast-{role}", [])}
+
 
 class Answer(BaseHTTPRequestHandler):
     """Takes spans."""
@@ -87,14 +91,13 @@ async def test_a_change_is_one_trace_from_the_poll_to_the_socket(
         await world.start_all(pollers=1, gateways=1)
         async with Client.open(await world.http("gateway-1")) as client:
             await client.join("tick?n=1")
-            await eventually(
-                lambda: collector.of("gateway", "socket").keys() & collector.of("poller", "poll").keys(), 15.0
-            )
+            await eventually(lambda: collector.of("gateway", "socket").keys() & collector.of("poller", "poll").keys())
+            await eventually(lambda: collector.names("poller") >= {"poll", "diff", "feed"})
         polls = collector.of("poller", "poll")
         for name, role in (("diff", "poller"), ("feed", "poller"), ("socket", "gateway")):
             for trace, (_, parent) in collector.of(role, name).items():
                 assert trace not in polls or parent == polls[trace][0]
-        assert {name for name, *_ in collector.spans["pollcast-poller"]} == {"poll", "diff", "feed"}
+        assert collector.names("poller") == {"poll", "diff", "feed"}
 
 
 def test_spans_hang_together_and_hold_no_parameter() -> None:

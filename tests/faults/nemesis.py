@@ -92,8 +92,7 @@ class Nemesis:
     async def _stop(self) -> str:
         service = self._pick("poller", "gateway")
         service.ask_to_stop()
-        status = await asyncio.to_thread(service.wait, 12.0)
-        assert status == 0, f"{service.name} {service.how_it_ended()}\n{service.tail(40)}"
+        await self._world.ended(service.name, 12.0)
         await self._replace(service)
         return f"{service.role} stopped"
 
@@ -109,7 +108,7 @@ class Nemesis:
             return await self._scale_out()
         service = self._pick("poller")
         service.ask_to_stop()
-        assert await asyncio.to_thread(service.wait, 12.0) == 0, f"{service.name} {service.how_it_ended()}"
+        await self._world.ended(service.name, 12.0)
         del self._world.services[service.name]
         return "poller left"
 

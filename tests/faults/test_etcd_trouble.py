@@ -48,11 +48,19 @@ async def ticking(world: World) -> AsyncIterator[tuple[Client, Client]]:
         yield one, two
 
 
-def leader(server: EtcdServer) -> EtcdMember:
-    for said in json.loads(server.etcdctl("endpoint", "status", "--write-out=json")):
-        if said["Status"]["leader"] == said["Status"]["header"]["member_id"]:
-            return next(member for member in server.members if member.client == said["Endpoint"])
-    raise AssertionError("etcd has no leader")
+async def leader(server: EtcdServer) -> EtcdMember:
+    """The one of whom all say so: who was frozen may think for a moment that nothing has changed."""
+
+    def elected() -> EtcdMember | None:
+        told = json.loads(server.etcdctl("endpoint", "status", "--write-out=json"))
+        said_of = {said["Status"]["header"]["member_id"]: said["Endpoint"] for said in told}
+        leaders = {said["Status"]["leader"] for said in told}
+        endpoints = [said_of.get(leader) for leader in leaders]
+        return next((member for member in server.members if endpoints == [member.client]), None)
+
+    found = await eventually(lambda: asyncio.to_thread(elected), what="all members have the same leader")
+    assert found is not None
+    return found
 
 
 async def everything_flows(world: World, *clients: Client) -> None:
@@ -62,15 +70,13 @@ async def everything_flows(world: World, *clients: Client) -> None:
 
 
 def nothing_doubled(world: World, since: float) -> None:
-    """No topic is polled by two in turns."""
-    for tick in TICKS:
-        assert world.alternations(tick, since) <= 1
+    assert [tick for tick in TICKS if world.is_doubled(tick, since)] == []
 
 
 @pytest.mark.parametrize("how", ["freeze the first", "kill the leader", "kill a follower"])
 async def test_a_member_that_is_lost_is_not_noticed_by_clients(world: World, three: EtcdServer, how: str) -> None:
     async with ticking(world) as (one, two):
-        first = leader(three)
+        first = await leader(three)
         member = first if "leader" in how else next(other for other in three.members if other is not first)
         if "freeze" in how:
             member = three.members[0]  # where all watches are, as nothing has happened yet
@@ -84,13 +90,13 @@ async def test_a_member_that_is_lost_is_not_noticed_by_clients(world: World, thr
         await one.has_results(new)
         await everything_flows(world, one, two)
         for client in (one, two):
-            for tick in TICKS:
-                assert (client.seen[tick].snapshots, client.seen[tick].statuses) == (1, [])
+            client.noticed_nothing(*TICKS)
         nothing_doubled(world, lost_at)
     if "kill" in how:
         member.restart()
     else:
         member.thaw()
+        await eventually(lambda: asyncio.to_thread(member.healthy))
 
 
 async def test_while_all_of_etcd_is_gone_what_flows_goes_on_and_what_is_new_waits(
@@ -99,21 +105,21 @@ async def test_while_all_of_etcd_is_gone_what_flows_goes_on_and_what_is_new_wait
     async with ticking(world) as (one, two):
         gone_at, began = now(), time.monotonic()
         three.kill()
-        new = "tick?n=99"
-        await one.join(new)
-        assert one.seen[new].replied_after < 0.5
+        new, *others = [f"tick?n={n}" for n in range(95, 100)]
+        for topic in (new, *others):
+            await one.join(topic)
+        assert min(one.seen[topic].replied_after for topic in (new, *others)) < 0.5  # the machine may slow one down
         await eventually(lambda: set(one.seen[new].statuses) == {"stale"}, 3.0)  # its reason may change meanwhile
         await eventually(lambda: time.monotonic() - began > LEASE_TTL + 1.5)
         await everything_flows(world, one, two)
         three.restart()
         await one.has_results(new)
-        await eventually(lambda: one.seen[new].statuses[-1] == "live", 3.0)
+        await eventually(lambda: one.seen[new].statuses[-1] == "live")
         assert set(one.seen[new].statuses[:-1]) == {"stale"}
         back_at = now()
         await everything_flows(world, one, two)
         for client in (one, two):
-            for tick in TICKS:
-                assert (client.seen[tick].snapshots, client.seen[tick].statuses) == (1, []), tick
+            client.noticed_nothing(*TICKS)
         await asyncio.gather(*(world.ready(name) for name in world.services))
         await eventually(lambda: all(len(world.of(tick, back_at)) > 20 for tick in TICKS))
         nothing_doubled(world, back_at)
@@ -149,7 +155,7 @@ async def test_who_slept_through_a_compaction_lists_again_and_goes_on(
         three.etcdctl("del", litter)
         three.etcdctl("compact", str(revision + 1))
         sleeper.thaw()
-        await eventually(lambda: "are compacted" in sleeper.log.read_text(), 20.0)
+        await eventually(lambda: "are compacted" in sleeper.log.read_text())
         if role == "gateway":
             async with Client.open(await world.http(sleeper.name)) as late:
                 await late.join(*TICKS, "tick?n=77")
@@ -161,7 +167,7 @@ async def test_who_slept_through_a_compaction_lists_again_and_goes_on(
                 world.services[name].kill()
             await everything_flows(world, one, two)
     sleeper.ask_to_stop()
-    assert await asyncio.to_thread(sleeper.wait, 10.0) == 0, sleeper.tail()
+    await world.ended(sleeper.name)
     await world.start_all()
 
 
@@ -170,7 +176,6 @@ async def test_services_that_are_told_to_stop_end_well_while_etcd_is_silent(worl
         three.freeze()
         for service in world.services.values():
             service.ask_to_stop()
-        for service in world.services.values():
-            assert await asyncio.to_thread(service.wait, 10.0) == 0, f"{service.name}\n{service.tail()}"
+        await asyncio.gather(*(world.ended(name) for name in world.services))
         await eventually(lambda: [client.closed for client in clients] == [1012, 1012])
     three.thaw()

@@ -1,6 +1,6 @@
 """A cluster that a test takes apart: every service a process of its own, every poll noted by the database.
 
-`async with World.start(…)` gives servers that stand; services are started one by one by `start`, and stopped with
+`async with start_world(…)` gives servers that stand; services are started one by one by `start`, and stopped with
 SIGTERM on leaving, unless the test ended them.
 """
 
@@ -26,11 +26,14 @@ from coordinator.keys import Keys, NodeRecord, OwnerRecord
 from services.child import Child
 from services.embedded import PostgresServer
 from services.settings import EtcdSettings, Role
-from tests.waiting import eventually
+from tests.waiting import eventually, stood_still
 
 INTERVAL = 0.1
 LEASE_TTL = 2
 LINGER = 0.5
+
+STRAGGLERS = 1
+"""Polls that were under way when a topic was handed over, and that the database got to later."""
 
 CATALOG = """
 [queries.stock]
@@ -122,7 +125,7 @@ class World:
         kv = await self.etcd.get(self.keys.node(self.services[name].role, name))
         return NodeRecord.decode(kv.value) if kv is not None else None
 
-    async def ready(self, name: str) -> NodeRecord:
+    async def ready(self, name: str, seconds: float = 30.0) -> NodeRecord:
         async def entry() -> list[NodeRecord]:
             service = self.services[name]
             if not service.running:
@@ -130,7 +133,13 @@ class World:
             record = await self.node(name)
             return [record] if record is not None and record.state == "ready" else []
 
-        return (await eventually(entry, 30.0, what=f"{name} is ready"))[0]
+        return (await eventually(entry, seconds, what=f"{name} is ready"))[0]
+
+    async def ended(self, name: str, seconds: float = 10.0) -> None:
+        """It ends within so long, and well."""
+        service = self.services[name]
+        await eventually(lambda: not service.running, seconds, what=f"{name} has ended")
+        assert service.status == 0, f"{name} {service.how_it_ended()}\n{service.tail(40)}"
 
     async def http(self, name: str) -> str:
         record = await self.node(name)
@@ -148,6 +157,14 @@ class World:
 
         return self.services[str(await eventually(owner, what=f"{topic} has an owner"))]
 
+    async def nothing_owned(self) -> None:
+        """What nobody watches any more has been released."""
+
+        async def released() -> bool:
+            return not (await self.etcd.range(self.keys.owners)).kvs
+
+        await eventually(released, what="no topic has an owner")
+
     async def keys_left(self) -> list[str]:
         return [kv.key for kv in (await self.etcd.range(self.keys.namespace + "/")).kvs]
 
@@ -160,14 +177,20 @@ class World:
         return sorted((poll for poll in self.polls if poll.topic == topic and poll.at >= since), key=lambda p: p.at)
 
     def gap(self, topic: str, since: float) -> float:
-        """The longest time between two polls of the topic, from a time on, in seconds."""
+        """The longest time between two polls of the topic, from a time on, in seconds; less what the machine stood
+        still meanwhile."""
         times = [poll.at for poll in self.of(topic, since)]
-        return max((after - before for before, after in itertools.pairwise(times)), default=0.0)
+        return max((waited(before, after) for before, after in itertools.pairwise(times)), default=0.0)
 
     def alternations(self, topic: str, since: float) -> int:
         """How often another poller polled than before: once per hand-over, more when two poll at a time."""
         nodes = [poll.node for poll in self.of(topic, since)]
         return sum(before != after for before, after in itertools.pairwise(nodes))
+
+    def is_doubled(self, topic: str, since: float, hand_overs: int = 2) -> bool:
+        """Whether two poll it at a time, rather than one after the other with so many hand-overs (balancing adds one to
+        what the test does)."""
+        return self.alternations(topic, since) > hand_overs * (1 + 2 * STRAGGLERS)
 
     async def stop(self) -> None:
         """All services, which must end well if the test left them running."""
@@ -175,10 +198,7 @@ class World:
         for service in left:
             service.ask_to_stop()
         for service in left:
-            status = await asyncio.to_thread(service.wait, 15.0)
-            if status != 0:
-                service.kill()
-                raise AssertionError(f"{service.name} {service.how_it_ended()} (was told to stop)\n{service.tail(60)}")
+            await self.ended(service.name, 15.0)
 
 
 @contextlib.contextmanager
@@ -223,3 +243,9 @@ async def _listen(listener: psycopg.AsyncConnection[Any], polls: list[Poll]) -> 
 def now() -> float:
     """Seconds since the Unix epoch, as Poll counts them."""
     return time.time()
+
+
+def waited(since: float, until: float) -> float:
+    """Seconds between two such times, less those for which the machine stood still."""
+    ahead = time.time() - time.monotonic()
+    return until - since - stood_still(since - ahead, until - ahead)
