@@ -136,7 +136,7 @@ class Audience:
         deltas: dict[tuple[bytes, Version], Framed] = {}
         for group, cohorts in list(self._cohorts.items()):
             spelling, with_deltas, _ = group
-            for cohort in cohorts:
+            for cohort in list(cohorts):  # one whose members all fall behind is taken out meanwhile
                 if with_deltas and self._history.key:
                     framed = deltas.get((spelling, cohort.version))
                     if framed is None:

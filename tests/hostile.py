@@ -54,8 +54,8 @@ async def join(socket: ClientConnection, topic: str, payload: object = None) -> 
     return await reply_to(socket, "j")
 
 
-async def reply_to(socket: ClientConnection, ref: str) -> dict[str, Any]:
-    async with asyncio.timeout(20):
+async def reply_to(socket: ClientConnection, ref: str, seconds: float = 20.0) -> dict[str, Any]:
+    async with asyncio.timeout(seconds):
         async for text in socket:
             message = json.loads(text)
             if message[1] == ref and message[3] == "phx_reply":
@@ -89,12 +89,21 @@ async def raw(gateway: str, request: bytes) -> tuple[int, dict[str, str], Any]:
     try:
         async with asyncio.timeout(30):
             writer.write(request)
-            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            head, _, body = (await _all(reader)).partition(b"\r\n\r\n")
     finally:
         writer.close()
     status, *lines = head.decode("latin-1").split("\r\n")
     found = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
     return int(status.split()[1]), found, json.loads(body) if body.startswith(b"{") else body
+
+
+async def _all(reader: asyncio.StreamReader) -> bytes:
+    """Up to the end, or up to the reset that one may get after the answer who sent more than was taken."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while block := await reader.read(65536):
+            received += block
+    return received
 
 
 class Neighbour:

@@ -59,7 +59,7 @@ class PhoenixJs:
         assert self._process.stdin is not None
         self._process.stdin.write(orjson.dumps({"op": op, **command}) + b"\n")
 
-    async def hears(self, matches: Callable[[Said], bool], *, after: int = 0, seconds: float = 10.0) -> Said:
+    async def hears(self, matches: Callable[[Said], bool], *, after: int = 0, seconds: float = 20.0) -> Said:
         """The first thing said, from index `after` on, that matches; AssertionError with all that was said instead."""
         try:
             async with asyncio.timeout(seconds):

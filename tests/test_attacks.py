@@ -7,6 +7,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -250,18 +251,19 @@ async def test_a_bad_token_does_not_renew_a_socket_and_another_subject_neither(g
 
 
 async def test_what_an_expired_token_opened_ends_after_the_grace_unless_renewed(gateway: str, running: Cluster) -> None:
-    soon = token(exp=int(time.time()) + 2)
     address = running.nodes("gateway")[0].grpc
     assert address is not None
     async with asyncio.timeout(40), grpc.aio.insecure_channel(address) as channel, asyncio.TaskGroup() as tasks:
+        await channel.channel_ready()
+        soon = token(exp=math.ceil(time.time()) + 3)
         stream = live_pb2_grpc.LiveQueryStub(channel).Watch(
             live_pb2.WatchRequest(topic="echo_text?value=a"), metadata=[("authorization", f"Bearer {soon}")]
         )
-        await stream.read()
         events = tasks.create_task(
             http(gateway, "/live/echo_text?value=b", {"Authorization": f"Bearer {soon}", "Accept": "text/event-stream"})
         )
         async with joined(gateway, "live:beat", soon) as (dies, _), joined(gateway, "live:beat", soon) as (lives, _):
+            await stream.read()
             await lives.send(json.dumps(["1", "r", "live:beat", "access_token", {"token": token()}]))
             assert (await reply_to(lives, "r"))["status"] == "ok"
             assert await until_closed(dies) == 4001
@@ -501,7 +503,7 @@ async def test_a_flood_of_frames_is_answered_and_harms_nobody(gateway: str, neig
                 await socket.send(f'[null,"{number}","phoenix","heartbeat",{{}}]')
 
         async def answers() -> None:
-            await reply_to(socket, "19999")
+            await reply_to(socket, "19999", 60.0)
 
         tasks.create_task(flood())
         answered = tasks.create_task(answers())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import shutil
 import sys
@@ -40,7 +41,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("js")
     catalog = folder / "catalog.toml"
     catalog.write_text(CATALOG)
-    with cluster(folder / "data", "--catalog", str(catalog), "--no-demo", "--lease-ttl", "2") as up:
+    with cluster(folder / "data", "--catalog", str(catalog), "--no-demo") as up:
         with psycopg.connect(up.database_url, autocommit=True) as database:
             database.execute("create table stock (id int primary key, n int)")
         yield up
@@ -49,8 +50,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture
 def stock(running: Cluster) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(running.database_url, autocommit=True) as database:
-        database.execute("truncate stock")
-        database.execute("insert into stock values (1, 5), (2, 3)")
+        with database.transaction():
+            database.execute("truncate stock")
+            database.execute("insert into stock values (1, 5), (2, 3)")
         yield database
 
 
@@ -93,7 +95,7 @@ class Follower:
         assert self._process.stdout is not None
         said: list[Said] = []
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(30):
                 async for line in self._process.stdout:
                     said.append(orjson.loads(line))
                     if matches(said[-1]):
@@ -147,7 +149,8 @@ async def test_what_the_gateway_refuses_is_told_once(running: Cluster) -> None:
 
 
 def token(seconds: float, subject: str = "alice") -> str:
-    return sign(SECRET, {"sub": subject, "exp": int(time.time() + seconds)})
+    """Good for so long, and up to a second longer."""
+    return sign(SECRET, {"sub": subject, "exp": math.ceil(time.time() + seconds)})
 
 
 @pytest.fixture(scope="module")
@@ -160,15 +163,17 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, running: Cluster) -> Itera
 async def test_a_token_is_renewed_before_it_expires_and_else_costs_a_connection(
     guarded: Cluster, stock: psycopg.Connection[Any]
 ) -> None:
-    brief = token(5)
     async with (
         Balancer.start([guarded.gateway()]) as kept,
         Balancer.start([guarded.gateway()]) as lost,
         Follower.start(kept.url, "live:stock", "--tokens") as renewing,
         Follower.start(lost.url, "live:stock", "--tokens") as late,
     ):
+        asked = [(follower, await follower.asks(None)) for follower in (renewing, late)]
+        brief = token(4)  # from now on: a process may take long to start
+        for follower, ask in asked:
+            follower.answer(ask, brief)
         for follower in (renewing, late):
-            follower.answer(await follower.asks(None), brief)
             await follower.until(rows((1, 5), (2, 3)))
         for follower in (renewing, late):
             ask = await follower.asks(brief)
@@ -188,9 +193,9 @@ async def test_a_token_is_renewed_before_it_expires_and_else_costs_a_connection(
 async def test_a_token_that_is_no_renewal_is_told_and_another_is_asked_for(
     guarded: Cluster, stock: psycopg.Connection[Any]
 ) -> None:
-    brief = token(6)
     async with Follower.start(f"http://{guarded.gateway()}", "live:stock", "--tokens") as follower:
-        follower.answer(await follower.asks(None), brief)
+        ask = await follower.asks(None)
+        follower.answer(ask, brief := token(4))
         await follower.until(rows((1, 5), (2, 3)))
         follower.answer(await follower.asks(brief), other := token(300, "bob"))
         refused = (await follower.until(lambda said: said["kind"] == "token refused"))[-1]

@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import http.client
 import json
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any
 
 import grpc.aio
@@ -70,7 +71,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("delivery")
     catalog = folder / "catalog.toml"
     catalog.write_text(CATALOG)
-    with cluster(folder / "data", "--catalog", str(catalog), "--no-demo", "--lease-ttl", "2") as up:
+    with cluster(folder / "data", "--catalog", str(catalog), "--no-demo") as up:
         with psycopg.connect(up.database_url, autocommit=True) as database:
             database.execute("create table stock (id int primary key, name text, n int, shelf text)")
         yield up
@@ -110,7 +111,7 @@ class Watcher:
                 assert self.result is not None
                 self.result, _ = self.result.after(said["payload"])
 
-    async def shows(self, rows: list[dict[str, Any]], seconds: float = 10.0) -> None:
+    async def shows(self, rows: list[dict[str, Any]]) -> None:
         """Waits until the copy has these rows."""
 
         def same(_: Said) -> bool:
@@ -118,7 +119,7 @@ class Watcher:
             return self.result is not None and self.result.rows == rows
 
         try:
-            await self.phoenix.hears(same, seconds=seconds)
+            await self.phoenix.hears(same)
         except AssertionError:
             raise AssertionError(f"expected {rows}, has {self.result}") from None
 
@@ -129,6 +130,14 @@ def is_event(socket: str, event: str) -> Any:
 
 def is_reply(socket: str, topic: str) -> Any:
     return lambda said: said.get("socket") == socket and said.get("topic") == topic and "reply" in said
+
+
+def troubles(phoenix: PhoenixJs, socket: str, topic: str) -> list[Any]:
+    """What a client was told to be wrong, from its first result on: it is told of one that takes its time, too."""
+    told = [said for said in phoenix.said if (said.get("socket"), said.get("topic")) == (socket, topic)]
+    first = next(number for number, said in enumerate(told) if said.get("event") == "snapshot")
+    states = [said["payload"] for said in told[first:] if said.get("event") == "status"]
+    return [state for state in states if state["state"] != "live"]
 
 
 async def test_phoenix_js_on_two_gateways_follows_the_database_through_deltas(
@@ -161,7 +170,7 @@ async def test_phoenix_js_on_two_gateways_follows_the_database_through_deltas(
     for socket, spelling in (("one", topic), ("two", other)):
         assert len(phoenix.of(socket, spelling, "snapshot")) == 1
         assert phoenix.of(socket, spelling, "delta")
-        assert not phoenix.of(socket, spelling, "status")
+        assert not troubles(phoenix, socket, spelling)
     phoenix.do("leave", socket="one", topic=topic)
     await phoenix.hears(lambda said: said.get("to") == "phx_leave" and said.get("reply") == "ok")
 
@@ -186,8 +195,7 @@ async def test_a_query_without_a_key_and_a_client_without_deltas_get_snapshots(
 async def test_a_query_at_fault_says_failed(running: Cluster, phoenix: PhoenixJs) -> None:
     phoenix.do("connect", socket="s", url=f"ws://{running.gateway(0)}/socket")
     phoenix.do("join", socket="s", topic="live:broken")
-    said = await phoenix.hears(lambda said: said.get("event") == "status")
-    assert said["payload"]["state"] == "failed"
+    said = await phoenix.hears(lambda said: said.get("event") == "status" and said["payload"]["state"] == "failed")
     assert said["payload"]["reason"]
 
 
@@ -199,8 +207,16 @@ async def raw(running: Cluster) -> AsyncIterator[ClientConnection]:
 
 async def ask(client: ClientConnection, *message: Any) -> list[Any]:
     await client.send(orjson.dumps(list(message)).decode())
-    answer: list[Any] = orjson.loads(await client.recv())
-    return answer
+    return await heard(client)
+
+
+async def heard(client: ClientConnection) -> list[Any]:
+    """The next message that is no status: a client is told of a first result that takes longer than a second."""
+    async with asyncio.timeout(20):
+        message: list[Any] = orjson.loads(await client.recv())
+        while message[3] == "status":
+            message = orjson.loads(await client.recv())
+    return message
 
 
 @pytest.mark.parametrize(
@@ -235,19 +251,19 @@ async def test_a_join_that_can_not_be_is_answered_with_its_reason(
 
 
 async def test_a_second_join_replaces_the_first(running: Cluster, stock: psycopg.Connection[Any]) -> None:
-    topic = "live:stock?shelf=a"
+    topic = "live:stock?shelf=a&limit=6"  # nobody else's, so that nothing changes meanwhile
     async with raw(running) as client:
         assert (await ask(client, "1", "1", topic, "phx_join", {}))[3:] != []
-        assert orjson.loads(await client.recv())[3] == "snapshot"
+        assert (await heard(client))[3] == "snapshot"
         reply = await ask(client, "2", "2", topic, "phx_join", None)
         assert reply[:2] == ["2", "2"]
         assert reply[4]["status"] == "ok"
-        assert orjson.loads(await client.recv())[:4] == ["1", "1", topic, "phx_close"]
-        assert orjson.loads(await client.recv())[3] == "snapshot"
+        assert (await heard(client))[:4] == ["1", "1", topic, "phx_close"]
+        assert (await heard(client))[3] == "snapshot"
         await client.send(orjson.dumps(["1", "3", topic, "phx_leave", {}]).decode())  # stale: ignored
         assert (await ask(client, "2", "4", topic, "no_such", {}))[4]["response"]["reason"] == "unknown_event"
         assert (await ask(client, "2", "5", topic, "phx_leave", {}))[4]["status"] == "ok"
-        assert orjson.loads(await client.recv())[:4] == ["2", "2", topic, "phx_close"]
+        assert (await heard(client))[:4] == ["2", "2", topic, "phx_close"]
         assert (await ask(client, None, "6", "phoenix", "heartbeat", {}))[3:] == [
             "phx_reply",
             {"status": "ok", "response": {}},
@@ -256,20 +272,20 @@ async def test_a_second_join_replaces_the_first(running: Cluster, stock: psycopg
 
 async def test_with_since_only_what_is_missing_is_sent(running: Cluster, stock: psycopg.Connection[Any]) -> None:
     topic = "live:stock?shelf=a&limit=7"  # nobody else's, so that its first result is of this test
-    async with raw(running) as client:
-        await ask(client, "1", "1", topic, "phx_join", {})
-        version = orjson.loads(await client.recv())[4]["version"]
-    async with raw(running) as client:
-        reply = await ask(client, "1", "1", topic, "phx_join", {"since": version})
-        assert reply[4]["response"]["version"] == version
-        stock.execute("update stock set n = n + 100 where id = 1")
-        event, payload = orjson.loads(await client.recv())[3:]
-        assert (event, payload["base"]) == ("delta", version)
-    async with raw(running) as client:
-        await ask(client, "1", "1", topic, "phx_join", {"since": version})
-        event, payload = orjson.loads(await client.recv())[3:]
-        assert (event, payload["base"]) == ("delta", version)
-        assert [u["row"]["n"] for u in payload["upserts"]] == [105]
+    async with raw(running) as first:  # stays, so that the topic does
+        await ask(first, "1", "1", topic, "phx_join", {})
+        version = (await heard(first))[4]["version"]
+        async with raw(running) as client:
+            reply = await ask(client, "1", "1", topic, "phx_join", {"since": version})
+            assert reply[4]["response"]["version"] == version
+            stock.execute("update stock set n = n + 100 where id = 1")
+            event, payload = (await heard(client))[3:]
+            assert (event, payload["base"]) == ("delta", version)
+        async with raw(running) as client:
+            await ask(client, "1", "1", topic, "phx_join", {"since": version})
+            event, payload = (await heard(client))[3:]
+            assert (event, payload["base"]) == ("delta", version)
+            assert [u["row"]["n"] for u in payload["upserts"]] == [105]
 
 
 @pytest.mark.parametrize(
@@ -307,7 +323,7 @@ async def test_another_vsn_is_refused(running: Cluster, query: str) -> None:
 
 
 def get(running: Cluster, path: str, **headers: str) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection(running.gateway(0), timeout=15)
+    connection = http.client.HTTPConnection(running.gateway(0), timeout=20)
     try:
         connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
         response = connection.getresponse()
@@ -352,7 +368,7 @@ async def test_a_socket_elsewhere_is_told_where_they_are(running: Cluster) -> No
 
 @pytest.mark.parametrize("path", ["/live/stock?shelf=b", "/api/queries", "/healthz", "/"])
 def test_another_method_is_told_which_are_allowed(running: Cluster, path: str) -> None:
-    connection = http.client.HTTPConnection(running.gateway(0), timeout=15)
+    connection = http.client.HTTPConnection(running.gateway(0), timeout=20)
     connection.request("POST", path, body=b"{}")
     response = connection.getresponse()
     assert (response.status, orjson.loads(response.read())["reason"]) == (405, "method_not_allowed")
@@ -362,7 +378,7 @@ def test_another_method_is_told_which_are_allowed(running: Cluster, path: str) -
 
 @pytest.mark.parametrize("accept", ["text/event-stream", "application/json"])
 def test_head_has_an_end_and_the_connection_goes_on(running: Cluster, accept: str) -> None:
-    connection = http.client.HTTPConnection(running.gateway(0), timeout=5)
+    connection = http.client.HTTPConnection(running.gateway(0), timeout=20)
     for method, path in (("HEAD", "/live/stock?shelf=b"), ("GET", "/healthz")):
         connection.request(method, path, headers={"Accept": accept} if method == "HEAD" else {})
         response = connection.getresponse()
@@ -375,7 +391,7 @@ def test_head_has_an_end_and_the_connection_goes_on(running: Cluster, accept: st
 
 @pytest.mark.parametrize("accept", ["Text/Event-Stream", "text/html, text/event-stream;q=0.5"])
 def test_a_media_type_is_one_in_any_case(running: Cluster, accept: str) -> None:
-    connection = http.client.HTTPConnection(running.gateway(0), timeout=5)
+    connection = http.client.HTTPConnection(running.gateway(0), timeout=20)
     connection.putrequest("GET", "/live/stock?shelf=b")
     connection.putheader("Accept", "application/json")
     connection.putheader("Accept", accept)
@@ -402,33 +418,35 @@ async def test_server_sent_events_carry_ids_and_resume(running: Cluster, stock: 
         stock.execute("update stock set n = n + 1 where id = 1")
         name, newer, payload = await anext(events)
         assert (name, payload["version"], payload["base"]) == ("delta", newer, version)
-    async with server_sent(running, "/live/stock?shelf=a&limit=8", version) as events:
-        name, again, payload = await anext(events)
-        assert (name, again, payload["base"]) == ("delta", newer, version)
+        async with server_sent(running, "/live/stock?shelf=a&limit=8", version) as others:
+            name, again, payload = await anext(others)
+            assert (name, again, payload["base"]) == ("delta", newer, version)
 
 
 @contextlib.asynccontextmanager
 async def server_sent(
     running: Cluster, path: str, last: str | None = None
 ) -> AsyncIterator[AsyncIterator[tuple[str, str, Any]]]:
+    """(name, id, data) of its events but `status`, which tells of a first result that takes longer than a second."""
     host, _, port = running.gateway(0).rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     resume = f"Last-Event-ID: {last}\r\n" if last is not None else ""
     writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{resume}\r\n".encode())
 
-    async def events() -> AsyncIterator[tuple[str, str, Any]]:
+    async def events() -> AsyncGenerator[tuple[str, str, Any], None]:
         fields: dict[str, str] = {}
-        async with asyncio.timeout(20):
-            async for line in reader:
-                name, colon, value = line.decode().rstrip("\r\n").partition(": ")
-                if colon and name in ("event", "id", "data"):
-                    fields[name] = value
-                elif not line.strip() and "data" in fields:
+        async for line in reader:
+            name, colon, value = line.decode().rstrip("\r\n").partition(": ")
+            if colon and name in ("event", "id", "data"):
+                fields[name] = value
+            elif not line.strip() and "data" in fields:
+                if fields["event"] != "status":
                     yield fields["event"], fields["id"], orjson.loads(fields["data"])
-                    fields = {}
+                fields = {}
 
     try:
-        yield events()
+        async with asyncio.timeout(20), contextlib.aclosing(events()) as found:
+            yield found
     finally:
         writer.close()
 
@@ -439,16 +457,16 @@ async def test_grpc_watch_and_get(running: Cluster, stock: psycopg.Connection[An
     async with grpc.aio.insecure_channel(address) as channel:
         live = live_pb2_grpc.LiveQueryStub(channel)
         call = live.Watch(live_pb2.WatchRequest(topic="live:stock?shelf=a&limit=9"))
-        changes = aiter(call)
+        changes = (change async for change in call if change.WhichOneof("event") != "status")
         first = await anext(changes)
         assert [orjson.loads(row)["id"] for row in first.snapshot.rows] == [1, 2]
         stock.execute("update stock set n = n - 4 where id = 1")
         second = await anext(changes)
         assert second.delta.base == first.snapshot.version
         assert [(u.at, orjson.loads(u.row)["id"]) for u in second.delta.upserts] in ([(1, 1)], [(0, 2)])
-        call.cancel()
         snapshot = await live.Get(live_pb2.GetRequest(topic="stock?shelf=a&limit=9"))
         assert snapshot.version == second.delta.version
+        call.cancel()
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await live.Get(live_pb2.GetRequest(topic="nothing"))
         assert refused.value.code() == grpc.StatusCode.NOT_FOUND
@@ -481,11 +499,10 @@ async def test_ten_clients_on_two_gateways_cost_one_poll_per_interval(
         phoenix.do("join", socket=str(number), topic="live:counted")
     for number in range(10):
         await phoenix.hears(is_event(str(number), "snapshot"))
-    before, started = polls(stock, "counted_mark"), asyncio.get_running_loop().time()
-    wanted = before + 10
-    await eventually(lambda: polls(stock, "counted_mark") >= wanted, 20.0)
-    intervals = (asyncio.get_running_loop().time() - started) / 0.2
-    assert polls(stock, "counted_mark") - before <= intervals + 2
+    started, before = time.monotonic(), polls(stock, "counted_mark")
+    await eventually(lambda: polls(stock, "counted_mark") >= before + 10)
+    done = polls(stock, "counted_mark") - before
+    assert done <= (time.monotonic() - started) / 0.2 + 2
 
 
 async def test_when_the_last_client_left_polling_stops_after_linger_and_no_key_is_left(
@@ -496,9 +513,14 @@ async def test_when_the_last_client_left_polling_stops_after_linger_and_no_key_i
         phoenix.do("connect", socket=socket, url=f"ws://{running.gateway(number)}/socket")
         phoenix.do("join", socket=socket, topic="live:stock?shelf=b&limit=3")
         await phoenix.hears(is_event(socket, "snapshot"))
-    assert {f"{topic}/gateway-1", f"{topic}/gateway-2"} <= set(await keys_of(running, "demand"))
+
+    async def demand_of_both() -> bool:  # who comes second may have a result before its key is written
+        return {f"{topic}/gateway-1", f"{topic}/gateway-2"} <= set(await keys_of(running, "demand"))
+
+    await eventually(demand_of_both)
     owner = (await keys_of(running, "owners"))[topic]
     assert set(owner) == {"node", "grpc", "since"}
+    left = time.monotonic()
     phoenix.do("leave", socket="one", topic="live:stock?shelf=b&limit=3")
     phoenix.do("disconnect", socket="two")
 
@@ -509,8 +531,8 @@ async def test_when_the_last_client_left_polling_stops_after_linger_and_no_key_i
         return topic not in await keys_of(running, "owners")
 
     await eventually(demand_is_gone, 1.0)
-    assert topic in await keys_of(running, "owners")  # it lingers: one second, and within a second more it is gone
     await eventually(owner_is_gone, 2.5)
+    assert time.monotonic() - left >= 1.0  # it lingers: one second, and within a second more it is gone
 
 
 async def test_health_is_told_for_the_server_and_for_each_service(running: Cluster) -> None:

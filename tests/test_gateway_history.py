@@ -174,6 +174,25 @@ def test_a_congested_client_gets_nothing_until_it_catches_up_with_one_snapshot()
     assert slow.rows == quick.rows == json_rows(rows((1, 5)))
 
 
+def test_who_falls_behind_alone_at_its_version_takes_nothing_from_those_at_another() -> None:
+    history = History(["id"])
+    audience = Audience(history, Traffic())
+    history.take_snapshot(Version(1, 1), 0, rows((1, 1)))
+    audience.serve()
+    slow, quick = Client(), Client()
+    audience.join(slow, None)
+    history.take_snapshot(Version(2, 1), 0, rows((1, 1)))  # another owner, the same result
+    audience.join(quick, None)
+    slow.blocked = True
+    for seq in (2, 3):
+        entry = history.take_snapshot(Version(2, seq), 0, rows((1, seq)))
+        assert entry is not None
+        audience.step(entry)
+    assert slow.behind
+    assert quick.events == ["snapshot", "delta", "delta"]
+    assert quick.rows == json_rows(rows((1, 3)))
+
+
 @pytest.mark.parametrize(
     ("meanwhile", "told"),
     [

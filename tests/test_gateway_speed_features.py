@@ -65,7 +65,7 @@ async def join(client: ClientConnection, topic: str = "live:keyed", payload: obj
 
 
 async def heard(client: ClientConnection) -> list[Any]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         message: list[Any] = orjson.loads(await client.recv())
     return message
 
@@ -90,7 +90,7 @@ class Bare:
 
     async def frame(self) -> tuple[int, bytes]:
         """The first byte of the next frame, and its payload."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             first, size = await self.reader.readexactly(2)
             if size == 126:
                 size = int.from_bytes(await self.reader.readexactly(2))
@@ -295,7 +295,7 @@ async def test_one_that_does_not_read_costs_one_message_and_gets_the_present_sta
             lambda: len(here.context.sockets) == 2 and sum(len(s.channels) for s in here.context.sockets) == 2
         )
         changes = 0
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while changes < 60:
                 changes += 1
                 here.change("whole", noise(size))

@@ -70,7 +70,7 @@ def take_client(world: World, client: Client, what: str, *rest: int) -> None:
             client.drain()
 
 
-@settings(max_examples=100, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=100, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(STEPS)
 def test_every_list_equals_the_truth_whatever_happens(steps: list[tuple[Any, ...]]) -> None:
     world = World()
@@ -87,7 +87,7 @@ def test_every_list_equals_the_truth_whatever_happens(steps: list[tuple[Any, ...
         )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.integers(0, 1), st.sampled_from((0.0, 0.05, 0.15, 0.5, 1.9))), min_size=1, max_size=6),
     st.booleans(),

@@ -137,7 +137,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
             "POLLCAST_AUTH_AUDIENCE": "pollcast",
             "POLLCAST_AUTH_ISSUER": "tests",
         }
-        flags = ["--etcd", f"https://{etcd.endpoint}", "--database-url", postgres.url(), "--lease-ttl", "2"]
+        flags = ["--etcd", f"https://{etcd.endpoint}", "--database-url", postgres.url()]
         flags += ["--gateways", "1", "--pollers", "1", "--catalog", str(folder / "catalog.toml")]
         with cluster(folder / "data", *flags, environment=environment) as up:
             yield Secured(up, etcd, postgres, issuer, ours, foreign)
@@ -150,16 +150,16 @@ def credentials(ca: Path, own: Certificate | None = None) -> grpc.ChannelCredent
 
 
 async def joined(secured: Secured, topic: str, token: str) -> dict[str, Any]:
-    """The first result of a topic, over WebSocket."""
+    """The first result of a topic, or the status that says why there will be none, over WebSocket."""
     url = f"ws://{secured.cluster.gateway()}/socket/websocket?vsn=2.0.0&token={token}"
-    async with asyncio.timeout(15), connect(url) as socket:
+    async with asyncio.timeout(20), connect(url) as socket:
         await socket.send(json.dumps(["1", "1", topic, "phx_join", {}]))
         reply = json.loads(await socket.recv())
         assert reply[4]["status"] == "ok", reply
         async for text in socket:
             message = json.loads(text)
-            if message[3] in ("snapshot", "status"):
-                payload: dict[str, Any] = message[4]
+            payload: dict[str, Any] = message[4]
+            if message[3] == "snapshot" or (message[3] == "status" and payload["state"] == "failed"):
                 return payload
     raise AssertionError("closed")
 

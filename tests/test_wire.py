@@ -74,7 +74,7 @@ async def test_an_attached_connection_outlives_its_application_and_gets_ready_fr
             await client.send(text)
             assert await client.recv() == text
         await client.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await echoes[0].gone.wait()
 
 
@@ -118,7 +118,7 @@ async def test_the_application_closes_with_a_code_of_its_own() -> None:
             await client.recv()
         assert closed.value.rcvd is not None
         assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "enough")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await echoes[0].gone.wait()
 
 
@@ -128,7 +128,7 @@ async def test_one_that_does_not_read_is_congested_and_is_told_when_it_has_drain
         await client.recv()
         wire = echoes[0].wire
         written = 0
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while not wire.congested:
                 wire.write(frame(b"x" * HIGH_WATER_BYTES))
                 written += 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
 from tests.waiting import eventually
 
@@ -23,6 +23,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+expect.set_options(timeout=20_000)
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +49,9 @@ class Watched:
         if message.type in ("error", "warning"):
             self.troubles.append(message.text)
 
-    async def follows(self, seconds: float = 10.0) -> None:
+    async def follows(self) -> None:
         """Waits until the topic is live and has a result."""
-        await self.page.locator(".freshness[data-state=live]").wait_for(timeout=seconds * 1000)
+        await self.page.locator(".freshness[data-state=live]").wait_for(timeout=20_000)
 
     async def column(self, number: int) -> list[str]:
         """The cells of a column (from 0) in the order in which one sees them."""
@@ -67,7 +69,7 @@ class Watched:
         async def true() -> bool:
             return bool(await self.page.evaluate(expression))
 
-        await eventually(true, 20, what=expression)
+        await eventually(true, what=expression)
 
     async def picture(self, name: str) -> None:
         """A screenshot, where they are wanted."""
