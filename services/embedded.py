@@ -293,7 +293,9 @@ class PostgresServer:
     def freeze(self) -> None:
         """The server and all its backends."""
         self.process.freeze()
-        self._signal_backends(signal.SIGSTOP)
+        backends = self._signal_backends(signal.SIGSTOP)
+        while any(map(_moves, backends)):
+            time.sleep(POLL_SECONDS)
 
     def thaw(self) -> None:
         self._signal_backends(signal.SIGCONT)
@@ -351,6 +353,16 @@ def _runs(process: psutil.Process) -> bool:
 
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _moves(process: psutil.Process) -> bool:
+    """A signal takes effect a moment after it was sent."""
+    import psutil
+
+    try:
+        return process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
