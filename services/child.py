@@ -7,6 +7,7 @@ kernel sends it `death_signal` (Linux; see services.leash). Blocking; usable fro
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -126,11 +127,11 @@ class Child:
             self._process.send_signal(number)
 
     def freeze(self) -> None:
-        """Stops it in its tracks: its connections stay open, and nothing answers. Returns when all of its threads
-        stand."""
+        """Stops it in its tracks: its connections stay open, and nothing answers. Returns when all of it stands."""
         if self.running:
             self.send(signal.SIGSTOP)
-            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         self.send(signal.SIGCONT)

@@ -294,7 +294,7 @@ class PostgresServer:
         """The server and all its backends."""
         self.process.freeze()
         backends = self._signal_backends(signal.SIGSTOP)
-        while not all(map(_stands, backends)):
+        while any(map(_moves, backends)):
             time.sleep(POLL_SECONDS)
 
     def thaw(self) -> None:
@@ -347,22 +347,22 @@ def _postgres_command(data_dir: Path, port: int, fsync: bool) -> list[str]:
     return command
 
 
-def _stands(process: psutil.Process) -> bool:
-    """Frozen, or gone."""
-    import psutil
-
-    try:
-        return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
-
-
 def _runs(process: psutil.Process) -> bool:
     """A zombie holds nothing any more; that nobody has waited for it yet is init's affair."""
     import psutil
 
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _moves(process: psutil.Process) -> bool:
+    """A signal takes effect a moment after it was sent."""
+    import psutil
+
+    try:
+        return process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

@@ -67,6 +67,16 @@ def test_a_frozen_etcd_does_not_answer_until_it_is_thawed(tmp_path: Path) -> Non
         eventually_sync(server.members[0].healthy)
 
 
+def test_what_is_frozen_stands_at_once(tmp_path: Path) -> None:
+    """All of its threads, before anybody can ask it something more."""
+    with EtcdServer.start(tmp_path, fsync=False) as server:
+        for _ in range(50):
+            server.freeze()
+            tasks = Path(f"/proc/{server.members[0].pid}/task").glob("*/stat")
+            assert {task.read_text().rpartition(")")[2].split()[0] for task in tasks} == {"T"}
+            server.thaw()
+
+
 def test_an_etcd_takes_the_port_that_is_wanted_if_it_is_free(tmp_path: Path) -> None:
     port = free_port()
     with EtcdServer.start(tmp_path / "1", wanted_port=port, fsync=False) as first:
