@@ -15,9 +15,14 @@ from pathlib import Path
 import psycopg
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from services import ports
 from services.embedded import EtcdServer, PostgresServer
+
+# By default an example that takes more than 200 ms fails its test, and a busy machine may stand still for longer.
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
