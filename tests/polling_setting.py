@@ -97,9 +97,14 @@ class Setting:
             yield gateway
             reading.cancel()
 
-    def execute(self, sql: str) -> None:
-        with psycopg.connect(self.database, autocommit=True) as connection:
-            connection.execute(sql.encode())
+    async def execute(self, sql: str) -> None:
+        """While polling goes on: a poll may have to end before a lock is given."""
+        await asyncio.to_thread(execute, self.database, sql)
+
+
+def execute(url: str, sql: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(sql.encode())
 
 
 @contextlib.asynccontextmanager
