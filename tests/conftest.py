@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import os
 import resource
 import shutil
 import tempfile
@@ -12,18 +13,20 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import hypothesis
 import psycopg
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from services import ports
 from services.embedded import EtcdServer, PostgresServer
 
 # A machine that stands still for a moment says nothing of what is tested: by default an example that takes more than
-# 200 ms fails, and so does a test whose first examples take a second to make.
-hypothesis.settings.register_profile("pollcast", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("pollcast")
+# 200 ms fails, and so does a test whose first examples take a second to make. In CI the examples are always the same.
+settings.register_profile(
+    "pollcast", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
+)
+settings.load_profile("pollcast")
 
 
 def pytest_configure(config: pytest.Config) -> None:

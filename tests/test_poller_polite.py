@@ -51,11 +51,11 @@ async def test_the_interval_stretches_while_the_database_is_slow_is_told_and_com
         topic = await gateway.attach("paced_a?n=5")
         poller.polling.gained("paced_a?n=5", 1)
         await eventually(lambda: topic.rows and told_interval(poller, "paced_a?n=5") == 200)
-        poller.execute("update pace set seconds = 0.5")
+        await poller.execute("update pace set seconds = 0.5")
         await eventually(lambda: told_interval(poller, "paced_a?n=5") >= 1000)
         assert metric() >= 1.0
         assert topic.state == "live"
-        poller.execute("update pace set seconds = 0")
+        await poller.execute("update pace set seconds = 0")
         await eventually(lambda: told_interval(poller, "paced_a?n=5") == 200 and metric() == 0.2)
 
 
@@ -68,8 +68,8 @@ async def test_never_more_connections_than_the_pool_and_never_two_polls_of_a_que
         followed = [await gateway.attach(topic) for topic in topics]
         for topic in topics:
             poller.polling.gained(topic, 1)
-        await eventually(lambda: all(each.rows for each in followed), 20)
-        poller.execute("update pace set seconds = 0.02")
+        await eventually(lambda: all(each.rows for each in followed))
+        await poller.execute("update pace set seconds = 0.02")
         with psycopg.connect(database, autocommit=True) as dba:
             most, twice = 0, 0
             for _ in range(40):
@@ -97,7 +97,7 @@ async def test_a_migration_waits_for_the_poll_under_way_at_most_and_polling_goes
         followed = [await gateway.attach(topic) for topic in topics]
         for topic in topics:
             poller.polling.gained(topic, 1)
-        poller.execute("update pace set seconds = 0.1")
+        await poller.execute("update pace set seconds = 0.1")
         await eventually(lambda: all(each.rows for each in followed))
 
         def migrate() -> float:
@@ -109,5 +109,5 @@ async def test_a_migration_waits_for_the_poll_under_way_at_most_and_polling_goes
 
         for _ in range(5):
             assert await asyncio.to_thread(migrate) < 4
-        poller.execute("insert into t values (2, 20)")
+        await poller.execute("insert into t values (2, 20)")
         await eventually(lambda: all(len(each.rows or ()) == 2 and each.state == "live" for each in followed))

@@ -5,6 +5,7 @@ One row per cause (docs/polling.md has them as a table). Each is real: PostgreSQ
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from prometheus_client import REGISTRY
 
 from services.embedded import PostgresServer
 from tests.balancer import Balancer
-from tests.polling_setting import Followed, Gateway, Setting, polling_on
+from tests.polling_setting import Followed, Gateway, Setting, execute, polling_on
 from tests.waiting import eventually
 
 CATALOG = '''
@@ -24,6 +25,13 @@ CATALOG = '''
 sql = "select id, v + 1 as v from secret_table where go() order by id"
 key = ["id"]
 interval = "200ms"
+timeout = "10s"
+
+[queries.hasty]
+sql = "select id, v + 1 as v from secret_table where go() order by id"
+key = ["id"]
+interval = "200ms"
+timeout = "1s"
 
 [queries.many]
 sql = "select id, v + 1 as v from secret_table where go() and id <> %(but)s order by id"
@@ -38,6 +46,7 @@ select id, v from secret_table, (select count(*) as n from
 """
 key = ["id"]
 interval = "200ms"
+timeout = "10s"
 '''
 
 SETUP = """
@@ -54,6 +63,8 @@ BEFORE = [(1, 11), (2, 21), (3, 31)]
 
 @dataclass(frozen=True)
 class Cause:
+    """Each line of what breaks and ends it is a transaction of its own."""
+
     breaks: str
     ends: str
     state: str
@@ -62,7 +73,7 @@ class Cause:
 
 
 RENEWS = (
-    "; select pg_terminate_backend(pid) from pg_stat_activity"
+    "\nselect pg_terminate_backend(pid) from pg_stat_activity"
     " where datname = current_database() and pid <> pg_backend_pid()"
 )
 
@@ -98,6 +109,7 @@ CAUSES = {
         "create or replace function go() returns boolean language plpgsql as 'begin return true; end'",
         "stale",
         "the query took longer than its timeout of 1 s",
+        "hasty",
     ),
     "the query raises an error of its own": Cause(
         "create or replace function go() returns boolean language plpgsql as"
@@ -119,12 +131,14 @@ CAUSES = {
         "alter role {role} connection limit -1",
         "stale",
         "the database can't be reached, or all connections to it are busy",
+        "hasty",
     ),
     "the login is taken away": Cause(
         "alter role {role} nologin" + RENEWS,
         "alter role {role} login",
         "stale",
         "the database can't be reached, or all connections to it are busy",
+        "hasty",
     ),
     "somebody terminates the connections, again and again": Cause(
         "create or replace function go() returns boolean language plpgsql security definer as"
@@ -163,11 +177,11 @@ async def test_a_client_keeps_its_result_and_learns_why_and_it_heals_when_the_ca
     cause = CAUSES[name]
     names = {"database": database.rpartition("/")[2], "role": role}
 
-    def as_owner(sql: str) -> None:
-        with psycopg.connect(database, autocommit=True) as connection:
-            connection.execute((sql.format(**names) if "{" in sql else sql).encode())
+    async def as_owner(sql: str) -> None:
+        for line in (sql.format(**names) if "{" in sql else sql).split("\n"):
+            await asyncio.to_thread(execute, database, line)
 
-    before = BEFORE if cause.query == "one" else [(1, 10), (2, 20), (3, 30)]
+    before = [(1, 10), (2, 20), (3, 30)] if cause.query == "sorted" else BEFORE
     async with (
         polling_on(database.replace("postgres@", f"{role}@"), tmp_path, CATALOG) as poller,
         poller.gateway() as gateway,
@@ -175,19 +189,19 @@ async def test_a_client_keeps_its_result_and_learns_why_and_it_heals_when_the_ca
         topic = await gateway.attach(cause.query)
         poller.polling.gained(cause.query, 7)
         await eventually(lambda: topic.values == before and topic.state == "live")
-        as_owner(cause.breaks)
-        await eventually(lambda: topic.state == cause.state, 20)
+        await as_owner(cause.breaks)
+        await eventually(lambda: topic.state == cause.state)
         assert topic.reason == cause.reason
         assert not leaks(topic.reason)
         late = await gateway.attach(cause.query)
-        await eventually(lambda: late.state == cause.state, 20)
+        await eventually(lambda: late.state == cause.state)
         assert late.values == before
-        as_owner(cause.ends)
+        await as_owner(cause.ends)
         asked = statements(cause.query)
-        await eventually(lambda: late.state == "live", 20)
+        await eventually(lambda: late.state == "live")
         # One poll may have begun before the end, and each lost connection is tried twice.
         assert statements(cause.query) - asked <= 3
-        as_owner("insert into secret_table values (4, 40)")
+        await as_owner("insert into secret_table values (4, 40)")
         await eventually(lambda: late.values is not None and len(late.values) == 4)
         assert [kind(frame) for frame in late.frames] == ["snapshot", "status", "status", "delta"]
 
@@ -207,20 +221,20 @@ async def watching(poller: Setting, topics: int) -> AsyncIterator[tuple[Gateway,
         for but in range(100, 100 + topics):
             followed.append(await gateway.attach(f"many?but={but}"))
             poller.polling.gained(f"many?but={but}", but)
-        await eventually(lambda: all(each.state == "live" and each.values for each in followed), 20)
+        await eventually(lambda: all(each.state == "live" and each.values for each in followed))
         yield gateway, followed
 
 
 async def test_a_table_made_anew_does_not_end_polling_together(database: str, role: str, tmp_path: Path) -> None:
     async with polling_on(database, tmp_path, CATALOG) as poller, watching(poller, 50) as (_, followed):
         for _ in range(3):
-            poller.execute("alter table secret_table rename to away")
-            await eventually(lambda: all(each.state == "failed" for each in followed), 20)
-            poller.execute("alter table away rename to secret_table")
-            await eventually(lambda: all(each.state == "live" for each in followed), 20)
+            await poller.execute("alter table secret_table rename to away")
+            await eventually(lambda: all(each.state == "failed" for each in followed))
+            await poller.execute("alter table away rename to secret_table")
+            await eventually(lambda: all(each.state == "live" for each in followed))
         before = statements("many")
-        poller.execute("insert into secret_table values (4, 40)")
-        await eventually(lambda: all(len(each.values or ()) == 4 for each in followed), 20)
+        await poller.execute("insert into secret_table values (4, 40)")
+        await eventually(lambda: all(len(each.values or ()) == 4 for each in followed))
         assert statements("many") - before <= 10
 
 
@@ -236,16 +250,16 @@ async def test_a_server_that_is_killed_is_asked_by_one_connection_at_a_time_and_
             async with polling_on(url, tmp_path, CATALOG) as poller, watching(poller, 200) as (_, followed):
                 assert proxy.connections <= 4
                 server.kill()
-                await eventually(lambda: all(each.state == "stale" for each in followed), 20)
+                await eventually(lambda: all(each.state == "stale" for each in followed))
                 assert not any(leaks(each.reason) for each in followed)
                 assert all(each.values == BEFORE for each in followed)
                 attempts, asked = proxy.connections, statements("many")
-                await eventually(lambda: statements("many") >= asked + 3, 20)
+                await eventually(lambda: statements("many") >= asked + 3)
                 # Each statement waits a second or more for a connection, and one is tried every half second.
                 assert proxy.connections - attempts <= 5 * (statements("many") - asked)
                 attempts = proxy.connections
                 server.restart()
-                await eventually(lambda: all(each.state == "live" for each in followed), 20)
+                await eventually(lambda: all(each.state == "live" for each in followed))
                 assert proxy.connections - attempts <= 8
                 assert all(each.values == BEFORE for each in followed)
                 assert all(len(each.bodies("snapshot")) == 1 for each in followed)

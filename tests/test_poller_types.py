@@ -61,7 +61,8 @@ async def answer(db: Database) -> Any:
 
 
 QUERY = catalog.parse(
-    '[queries.q]\nsql = "select k, part, v from t order by v desc, part, k"\nkey = ["k", "part"]', "test.toml"
+    '[queries.q]\nsql = "select k, part, v from t order by v desc, part, k"\nkey = ["k", "part"]\ntimeout = "10s"',
+    "test.toml",
 ).query("q")
 
 
