@@ -53,7 +53,7 @@ def pollcast(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 def process(*arguments: str) -> Done:
     """Runs a command as a process of its own."""
     command = [sys.executable, "-m", "services.cli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return Done(done.returncode, done.stdout, done.stderr)
 
 

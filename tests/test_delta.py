@@ -105,11 +105,15 @@ def test_a_row_that_leaves_a_top_n_makes_one_delete_and_one_upsert() -> None:
 
 
 def test_one_change_in_ten_thousand_rows_takes_milliseconds() -> None:
-    old = [(b"[%d]" % n, b'{"id":%d,"text":"%s"}' % (n, b"x" * 1000)) for n in range(10_000)]
-    new = [(bytes(key), row[:-1] + b"}") for key, row in old]
-    new[5_000] = (new[5_000][0], b"{}")
-    started = time.perf_counter()
-    delta = diff(old, new)
-    took = time.perf_counter() - started
-    assert delta == Delta([], [(5_000, b"[5000]", b"{}")])
-    assert took < 0.1  # about 2 ms on an idle machine
+    def seconds() -> float:
+        old = [(b"[%d]" % n, b'{"id":%d,"text":"%s"}' % (n, b"x" * 1000)) for n in range(10_000)]
+        new = [(bytes(key), row[:-1] + b"}") for key, row in old]
+        new[5_000] = (new[5_000][0], b"{}")
+        started = time.thread_time()
+        delta = diff(old, new)
+        took = time.thread_time() - started
+        assert delta == Delta([], [(5_000, b"[5000]", b"{}")])
+        return took
+
+    # About 2 ms on an idle machine. Of this thread alone, and the best of some: others may take the core meanwhile.
+    assert min(seconds() for _ in range(5)) < 0.1

@@ -39,7 +39,7 @@ def lives_and_ends_well(process: subprocess.Popen[bytes], etcd: EtcdServer, name
         eventually_sync(lambda: '"ready"' in etcd.etcdctl("get", node))
     assert process.poll() is None
     process.terminate()
-    assert process.wait(10) == 0
+    assert process.wait(20) == 0
     assert etcd.etcdctl("get", node) == ""
 
 

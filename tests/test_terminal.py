@@ -183,7 +183,7 @@ linger = "500ms"
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("terminal")
     (folder / "catalog.toml").write_text(CATALOG)
-    with cluster(folder / "data", "--catalog", str(folder / "catalog.toml"), "--no-demo", "--lease-ttl", "2") as up:
+    with cluster(folder / "data", "--catalog", str(folder / "catalog.toml"), "--no-demo") as up:
         yield up
 
 
@@ -204,19 +204,29 @@ async def pollcast(up: Cluster, *arguments: str) -> subprocess.CompletedProcess[
     """Knows the cluster by POLLCAST_ETCD alone."""
     environment = os.environ | {"POLLCAST_ETCD": ",".join(up.etcd)}
     return await asyncio.to_thread(
-        subprocess.run, command(*arguments), capture_output=True, text=True, timeout=30, check=False, env=environment
+        subprocess.run, command(*arguments), capture_output=True, text=True, timeout=60, check=False, env=environment
     )
 
 
 async def test_topics_tells_who_polls_for_whom(up: Cluster, watched: None) -> None:
-    done = await pollcast(up, "topics", "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    (told,) = json.loads(done.stdout)["topics"]
-    assert (told["topic"], told["state"], told["clients"], told["interval_ms"]) == ("clock", "live", 1, 100)
-    assert told["gateways"] == [{"name": "gateway-1", "clients": 1}]
-    table = (await pollcast(up, "topics", "--query", "clock")).stdout.splitlines()
-    assert table[0].split()[:4] == ["topic", "owner", "state", "clients"]
-    assert table[1].split()[:5] == ["clock", told["owner"], "live", "1", "gateway-1:1"]
+    async def told() -> dict[str, Any]:
+        """The interval is longer while the machine is slow."""
+        done = await pollcast(up, "topics", "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        (topic,) = json.loads(done.stdout)["topics"]
+        assert (topic["topic"], topic["state"], topic["clients"], topic["interval_ms"]) == ("clock", "live", 1, 100)
+        assert topic["gateways"] == [{"name": "gateway-1", "clients": 1}]
+        found: dict[str, Any] = topic
+        return found
+
+    owner = (await eventually(told))["owner"]
+
+    async def listed() -> bool:
+        table = (await pollcast(up, "topics", "--query", "clock")).stdout.splitlines()
+        assert table[0].split()[:4] == ["topic", "owner", "state", "clients"]
+        return table[1].split()[:5] == ["clock", owner, "live", "1", "gateway-1:1"]
+
+    await eventually(listed)
 
 
 async def test_topics_of_an_unknown_query_are_an_error(up: Cluster) -> None:
@@ -235,7 +245,7 @@ async def test_top_prints_what_there_is_for_scripts(up: Cluster, watched: None) 
         assert answer["topics"][0]["rows"] == 1
         return answer
 
-    assert (await eventually(told, 15.0))["at"]
+    assert (await eventually(told))["at"]
 
 
 async def test_top_without_a_terminal_says_what_to_do(up: Cluster) -> None:
@@ -285,7 +295,13 @@ async def test_top_moves_a_topic_and_quits_by_keys(up: Cluster, watched: None) -
         screen.type("\r")
         await screen.shows("now, epoch")
         screen.type("q")
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+
+        def ended() -> bool:
+            screen.read()  # or it waits for room on its terminal
+            return process.returncode is not None
+
+        await eventually(ended)
+        assert process.returncode == 0
     finally:
         if process.returncode is None:
             process.kill()

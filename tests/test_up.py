@@ -58,7 +58,7 @@ def output(running: Cluster) -> str:
     return running.data_dir.with_name(f"{running.data_dir.name}.log").read_text()
 
 
-def run(*arguments: str, timeout: float = 30, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*POLLCAST, *arguments],
         env=os.environ | environment,
@@ -132,15 +132,23 @@ def test_watch_finds_a_gateway_and_prints_each_change(up: Cluster) -> None:
     command = [*POLLCAST, "watch", "live:branches", "--json", "--etcd", up.etcd[0]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
-        first, second = (json.loads(watching.stdout.readline()) for _ in range(2))
-        topics = json.loads(run("topics", "--json", "--etcd", up.etcd[0]).stdout)["topics"]
+        results = (line for line in map(json.loads, watching.stdout) if line["event"] != "status")
+        first, second = next(results), next(results)
+
+        def entry() -> dict[str, Any] | None:
+            """A coordinator hears of it in its own time."""
+            topics = json.loads(run("topics", "--json", "--etcd", up.etcd[0]).stdout)["topics"]
+            return next((t for t in topics if t["topic"] == "branches" and t["owner"] and t["gateways"]), None)
+
+        listed = eventually_sync(entry)
         watching.send_signal(signal.SIGINT)
+        watching.stdout.read()  # to the end: who prints to a pipe that is closed ends with another status
     assert (first["event"], len(first["rows"]), first["key"]) == ("snapshot", 4, ["branch"])
     assert (second["event"], second["base"]) == ("delta", first["version"])
     assert watching.returncode == 130
-    entry = next(t for t in topics if t["topic"] == "branches")
-    assert entry["owner"] == "poller-1"
-    assert entry["gateways"][0]["name"].startswith("gateway-")
+    assert listed is not None
+    assert listed["owner"] == "poller-1"
+    assert listed["gateways"][0]["name"].startswith("gateway-")
 
 
 def test_watching_what_does_not_exist_is_refused(up: Cluster) -> None:
