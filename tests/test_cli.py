@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,8 +139,10 @@ def test_flags_beat_the_environment(pollcast: Command) -> None:
 
 
 def test_an_etcd_that_is_not_there_is_told(free_port: int) -> None:
-    for command in (["nodes"], ["topics", "--json"], ["top", "--json"], ["watch", "anything"]):
-        done = process(*command, "--etcd", f"127.0.0.1:{free_port}")
+    commands = ["nodes"], ["topics", "--json"], ["top", "--json"], ["watch", "anything"]
+    with ThreadPoolExecutor() as at_once:  # each looks for etcd for a while
+        ended = at_once.map(lambda command: process(*command, "--etcd", f"127.0.0.1:{free_port}"), commands)
+    for done in ended:
         assert done.returncode == 1
         assert f"etcd does not answer at 127.0.0.1:{free_port}. Is it running there?" in done.stderr
         assert "POLLCAST_ETCD" in done.stderr
