@@ -374,11 +374,16 @@ async def test_where_tokens_are_needed_the_page_asks_for_one(
         await expect(page.locator(".owners")).not_to_contain_text("shelf")  # no parameters
 
 
-async def test_a_token_is_renewed_without_a_break(guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens) -> None:
-    async with tab(f"http://{guarded.gateway()}/#/stock?shelf=a", calm=False) as opened:
+async def test_a_token_is_renewed_without_a_break_and_one_that_has_expired_leaves_what_is_shown_until_there_is_another(
+    guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
+    url = f"http://{guarded.gateway()}/#/stock?shelf="
+    async with tab(f"{url}a", calm=False) as opened, tab(f"{url}b", calm=False) as late:
         page = opened.page
         sockets: list[str] = []
         page.on("websocket", lambda socket: sockets.append(socket.url))
+        await enter(late, token(3))
+        await shows(late, ["fig"])
         brief = token(8)
         closes_at = jwt.decode(brief, options={"verify_signature": False})["exp"] + 10
         await enter(opened, brief)
@@ -395,28 +400,21 @@ async def test_a_token_is_renewed_without_a_break(guarded: Cluster, stock: psyco
         await opened.picture("token")
         await enter(opened, token(300))
         await expect(page.locator("#access")).to_be_hidden()
+
+        await expect(late.page.get_by_role("heading", name="Another token is needed")).to_be_visible(timeout=30_000)
+        await expect(late.page.locator(".freshness .state")).to_have_text("stale")
+        await shows(late, ["fig"])
+        stock.execute("insert into stock values (4, 'lime', 9, 'b')")
+        await enter(late, token(300))
+        await shows(late, ["lime", "fig"])
+        await late.follows()
+        await expect(late.page.locator("article")).to_have_attribute("data-kind", "delta")  # it went on where it was
+
         await eventually(lambda: time.time() > closes_at + 1, 30)
         stock.execute("update stock set n = 1 where id = 2")
         await shows(opened, ["apple", "pear"])
         await expect(page.locator("article")).to_have_attribute("data-kind", "delta")
         assert sockets == []
-
-
-async def test_a_token_that_has_expired_leaves_what_is_shown_until_there_is_another(
-    guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens
-) -> None:
-    async with tab(f"http://{guarded.gateway()}/#/stock?shelf=a", calm=False) as opened:
-        page = opened.page
-        await enter(opened, token(3))
-        await shows(opened, ["apple", "pear"])
-        await expect(page.get_by_role("heading", name="Another token is needed")).to_be_visible(timeout=30_000)
-        await expect(page.locator(".freshness .state")).to_have_text("stale")
-        await shows(opened, ["apple", "pear"])
-        stock.execute("update stock set n = 9 where id = 2")
-        await enter(opened, token(300))
-        await shows(opened, ["pear", "apple"])
-        await opened.follows()
-        await expect(page.locator("article")).to_have_attribute("data-kind", "delta")  # it went on where it was
 
 
 async def test_somebody_elses_token_makes_one_somebody_else(
