@@ -38,19 +38,21 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
-SECONDS = 240.0
-"""After which a coroutine of a test is cancelled, and so says where it hung. What does not heed that, or is not a
-coroutine, ends the run a minute later (`timeout` in pyproject.toml)."""
+TELLING_SECONDS = 60.0
+"""So long before its `timeout` (pyproject.toml, or its mark) a coroutine of a test is cancelled, and so says where it
+hung. What does not heed that, or is not a coroutine, ends the run."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
     test = pyfuncitem.obj
     if asyncio.iscoroutinefunction(test):
+        mark = pyfuncitem.get_closest_marker("timeout")
+        seconds = float(mark.args[0] if mark else pyfuncitem.config.getini("timeout")) - TELLING_SECONDS
 
         @functools.wraps(test)
         async def in_time(**fixtures: object) -> None:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(seconds):
                 await test(**fixtures)
 
         pyfuncitem.obj = in_time

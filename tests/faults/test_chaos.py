@@ -35,6 +35,7 @@ async def chaos_world(tmp_path: Path, database: str) -> AsyncIterator[tuple[Worl
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(SECONDS + 300)
 async def test_whatever_happens_all_clients_end_equal_to_the_database_and_nothing_is_left(
     chaos_world: tuple[World, EtcdServer],
 ) -> None:
