@@ -294,7 +294,7 @@ class PostgresServer:
         """The server and all its backends."""
         self.process.freeze()
         backends = self._signal_backends(signal.SIGSTOP)
-        while any(map(_moves, backends)):
+        while any(_status(each) not in ("stopped", "zombie") for each in backends):  # a signal takes a moment
             time.sleep(POLL_SECONDS)
 
     def thaw(self) -> None:
@@ -307,7 +307,7 @@ class PostgresServer:
             self.process.freeze()  # so that it starts no more
             backends = self._signal_backends(signal.SIGKILL)
             self.process.kill()
-            while any(map(_runs, backends)):
+            while any(_status(each) != "zombie" for each in backends):
                 time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
@@ -347,24 +347,15 @@ def _postgres_command(data_dir: Path, port: int, fsync: bool) -> list[str]:
     return command
 
 
-def _runs(process: psutil.Process) -> bool:
-    """A zombie holds nothing any more; that nobody has waited for it yet is init's affair."""
+def _status(process: psutil.Process) -> str:
+    """psutil's. Who is gone is a zombie, which holds nothing any more; that nobody has waited for it yet is init's
+    affair."""
     import psutil
 
     try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+        return str(process.status() if process.is_running() else psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
-        return False
-
-
-def _moves(process: psutil.Process) -> bool:
-    """A signal takes effect a moment after it was sent."""
-    import psutil
-
-    try:
-        return process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+        return str(psutil.STATUS_ZOMBIE)
 
 
 def _initdb(data_dir: Path, user: User | None, log: Path) -> None:

@@ -152,11 +152,17 @@ def test_those_who_wait_are_served_when_the_first_result_comes() -> None:
     assert client.events == ["snapshot"]
 
 
-def test_a_congested_client_gets_nothing_until_it_catches_up_with_one_snapshot() -> None:
+def served() -> tuple[History, Audience]:
+    """With a first result."""
     history = History(["id"])
     audience = Audience(history, Traffic())
     history.take_snapshot(Version(1, 1), 0, rows((1, 1)))
     audience.serve()
+    return history, audience
+
+
+def test_a_congested_client_gets_nothing_until_it_catches_up_with_one_snapshot() -> None:
+    history, audience = served()
     slow, quick = Client(), Client()
     audience.join(slow, None)
     audience.join(quick, None)
@@ -175,10 +181,7 @@ def test_a_congested_client_gets_nothing_until_it_catches_up_with_one_snapshot()
 
 
 def test_who_falls_behind_alone_at_its_version_takes_nothing_from_those_at_another() -> None:
-    history = History(["id"])
-    audience = Audience(history, Traffic())
-    history.take_snapshot(Version(1, 1), 0, rows((1, 1)))
-    audience.serve()
+    history, audience = served()
     slow, quick = Client(), Client()
     audience.join(slow, None)
     history.take_snapshot(Version(2, 1), 0, rows((1, 1)))  # another owner, the same result

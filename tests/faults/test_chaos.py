@@ -21,7 +21,7 @@ from tests.faults.nemesis import Nemesis, any_gateway
 from tests.faults.world import INTERVAL, World, now, start_world
 from tests.waiting import eventually
 
-SECONDS = float(os.environ.get("CHAOS_SECONDS", "15"))
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "25"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 
 SHELVES = ["a", "b", "c", "d"]

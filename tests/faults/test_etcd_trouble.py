@@ -15,7 +15,7 @@ from services.embedded import EtcdMember, EtcdServer, PostgresServer
 from services.settings import Role
 from tests.faults.client import Client
 from tests.faults.world import LEASE_TTL, World, now, own_database, start_world
-from tests.waiting import eventually
+from tests.waiting import eventually, stood_still
 
 TICKS = [f"tick?n={n}" for n in range(10)]
 
@@ -105,10 +105,9 @@ async def test_while_all_of_etcd_is_gone_what_flows_goes_on_and_what_is_new_wait
     async with ticking(world) as (one, two):
         gone_at, began = now(), time.monotonic()
         three.kill()
-        new, *others = [f"tick?n={n}" for n in range(95, 100)]
-        for topic in (new, *others):
-            await one.join(topic)
-        assert min(one.seen[topic].replied_after for topic in (new, *others)) < 0.5  # the machine may slow one down
+        new, asked = "tick?n=99", time.monotonic()
+        await one.join(new)
+        assert one.seen[new].replied_after < 0.5 + stood_still(asked)
         await eventually(lambda: set(one.seen[new].statuses) == {"stale"}, 3.0)  # its reason may change meanwhile
         await eventually(lambda: time.monotonic() - began > LEASE_TTL + 1.5)
         await everything_flows(world, one, two)

@@ -187,10 +187,10 @@ class World:
         nodes = [poll.node for poll in self.of(topic, since)]
         return sum(before != after for before, after in itertools.pairwise(nodes))
 
-    def is_doubled(self, topic: str, since: float, hand_overs: int = 2) -> bool:
-        """Whether two poll it at a time, rather than one after the other with so many hand-overs (balancing adds one to
-        what the test does)."""
-        return self.alternations(topic, since) > hand_overs * (1 + 2 * STRAGGLERS)
+    def is_doubled(self, topic: str, since: float) -> bool:
+        """Whether two poll it at a time, rather than one after the other with a hand-over at most
+        (and the polls that were under way then)."""
+        return self.alternations(topic, since) > 1 + 2 * STRAGGLERS
 
     async def stop(self) -> None:
         """All services, which must end well if the test left them running."""
