@@ -17,7 +17,7 @@ from pollcast.coordinator.election import Election
 from pollcast.coordinator.figures import figures
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.coordination import metrics
-from pollcast.services.coordination.drain import Asked
+from pollcast.services.coordination.drain import DrainRequests
 from pollcast.services.coordination.etcd import Etcd
 from pollcast.services.coordination.keys import Keys
 from pollcast.services.coordination.registry import Registration, node_record
@@ -42,14 +42,14 @@ class Coordinator:
         cluster: Cluster,
         server: rpc.RpcServer,
         stop: asyncio.Event,
-        asked: Asked,
+        drain_requests: DrainRequests,
     ) -> None:
         self.registration = registration
         self.election = election
         self._cluster = cluster
         self._server = server
         self._stop = stop
-        self._asked = asked
+        self._drain_requests = drain_requests
         self._session: Session | None = None  # the last one
         self._was_ready = False
         LEADING.set_function(lambda: float(election.leading))
@@ -61,7 +61,7 @@ class Coordinator:
                 self.registration.run(session),
                 self.election.run(session),
                 self._say_ready(),
-                self._asked.run(session),
+                self._drain_requests.run(session),
             )
             running = [tasks.create_task(part) for part in parts]
             await self._stop.wait()
@@ -108,8 +108,8 @@ async def run(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
                 grpc = settings.advertised(server.host, server.port)
                 registration = Registration(etcd, keys, node_record("coordinator", settings.node, http, grpc))
                 election = Election(etcd, keys, settings.node)
-                asked = Asked(etcd, keys, "coordinator", settings.node, stop)
-                coordinator = Coordinator(registration, election, cluster, server, stop, asked)
+                drain_requests = DrainRequests(etcd, keys, "coordinator", settings.node, stop)
+                coordinator = Coordinator(registration, election, cluster, server, stop, drain_requests)
                 auditor = Auditor(etcd, cluster.view, cluster.mirror, lambda: election.leading)
                 forever = [tasks.create_task(work) for work in (cluster.run(), auditor.run())]
                 async with serve_app(service_app(coordinator.healthz, coordinator.readyz), listener):

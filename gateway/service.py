@@ -35,7 +35,7 @@ from pollcast.gateway.wire import FrameProtocol
 from pollcast.services.auth.tokens import Verifier
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.coordination.coroner import Coroner
-from pollcast.services.coordination.drain import Asked
+from pollcast.services.coordination.drain import DrainRequests
 from pollcast.services.coordination.etcd import Etcd, Event
 from pollcast.services.coordination.keys import Foreign, Keys, NodeRecord, OwnerRecord
 from pollcast.services.coordination.metrics import counted_on_scrape
@@ -105,8 +105,8 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                 grpc = settings.advertised(server.host, server.port)
                 record = node_record("gateway", settings.node, http, grpc)
                 drained = asyncio.Event()
-                asked = Asked(etcd, keys, "gateway", settings.node, stop)
-                member = Member(Registration(etcd, keys, record), demand, members, view, asked, drained)
+                drain_requests = DrainRequests(etcd, keys, "gateway", settings.node, stop)
+                member = Member(Registration(etcd, keys, record), demand, members, view, drain_requests, drained)
                 async with asyncio.TaskGroup() as tasks:
                     membership = tasks.create_task(keep_session(etcd, settings.lease_ttl, member.term, drained))
                     forever = [
@@ -146,14 +146,14 @@ class Member:
         demand: Demand,
         members: PresenceKeys,
         view: EtcdView,
-        asked: Asked,
+        drain_requests: DrainRequests,
         drained: asyncio.Event,
     ) -> None:
         self.registration = registration
         self._demand = demand
         self._members = members
         self._view = view
-        self._asked = asked
+        self._drain_requests = drain_requests
         self._drained = drained
 
     async def term(self, session: Session) -> None:
@@ -164,7 +164,7 @@ class Member:
                 self._demand.run(session),
                 self._members.run(session),
                 self._say_ready(),
-                self._asked.run(session),
+                self._drain_requests.run(session),
             )
             running = [tasks.create_task(work) for work in works]
             await self._drained.wait()

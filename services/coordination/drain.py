@@ -1,7 +1,7 @@
 """Asking a node to drain, as SIGTERM does, through etcd.
 
 `ask` writes a mark for the node on the node's own lease: it is gone with the node, and means nothing to another that
-takes its name later. `Asked` is the node's side; its `run` lives as long as a session.
+takes its name later. `DrainRequests` is the node's side; its `run` lives as long as a session.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ async def ask(etcd: Etcd, keys: Keys, node: str) -> list[Role]:
     return asked
 
 
-class Asked:
+class DrainRequests:
     """The node's side: sets `stop` when the node is asked to drain."""
 
     def __init__(self, etcd: Etcd, keys: Keys, role: Role, node: str, stop: asyncio.Event) -> None:

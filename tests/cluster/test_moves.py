@@ -83,11 +83,11 @@ async def test_a_node_that_is_asked_to_drain_hears_of_it_and_no_later_one_of_its
             await register(etcd, keys, "n", session)
             await register(etcd, keys, "n", other, role="gateway")
             stop, later = asyncio.Event(), asyncio.Event()
-            heard = tasks.create_task(drain.Asked(etcd, keys, "poller", "n", stop).run(session))
+            heard = tasks.create_task(drain.DrainRequests(etcd, keys, "poller", "n", stop).run(session))
             await etcd.put(keys.drain("poller", "n"), b"")  # on no lease: nobody's word
             assert sorted(await drain.ask(etcd, keys, "n")) == ["gateway", "poller"]
             await eventually(stop.is_set)
-            deaf = tasks.create_task(drain.Asked(etcd, keys, "poller", "n", later).run(other))
+            deaf = tasks.create_task(drain.DrainRequests(etcd, keys, "poller", "n", later).run(other))
             await etcd.put(keys.drain("poller", "other"), b"", other.lease)
             assert not later.is_set()
             for task in (heard, deaf):
