@@ -15,8 +15,8 @@ from typing import Any
 import grpc.aio
 
 from pollcast.coordinator import moves
-from pollcast.coordinator.inquiry import SERVICE as REPORT
-from pollcast.coordinator.inquiry import Inquiry
+from pollcast.coordinator.reports import SERVICE as REPORT
+from pollcast.coordinator.reports import ReportCollector
 from pollcast.coordinator.view import Changes, NodeName, View
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
@@ -49,7 +49,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
     def __init__(self, etcd: Etcd, keys: Keys, catalog: Catalog | None) -> None:
         self.view = View(keys)
         self.mirror = Mirror(etcd, f"{keys.namespace}/", self._etcd_changed)
-        self._inquiry = Inquiry(self.view, self._tell)
+        self._reports = ReportCollector(self.view, self._tell)
         self._etcd = etcd
         self._keys = keys
         self._catalog = catalog
@@ -58,7 +58,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
 
     def add_to(self, server: grpc.aio.Server) -> None:
         cluster_pb2_grpc.add_ClusterServicer_to_server(self, server)
-        self._inquiry.add_to(server)
+        self._reports.add_to(server)
 
     async def run(self) -> None:
         """Follows the cluster until cancelled."""
@@ -67,7 +67,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
     def close(self) -> None:
         """Ends every stream: who watches looks for another coordinator."""
         self._closed.set()
-        self._inquiry.close()
+        self._reports.close()
         for watcher in self._watchers:
             watcher.wake()
 
@@ -84,7 +84,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
     ) -> cluster_pb2.ListTopicsResponse:
         async with _answering(context):
             await self._synced()
-            await self._inquiry.refresh(REFRESH_SECONDS)
+            await self._reports.refresh(REFRESH_SECONDS)
             if request.query and not self._knows(request.query):
                 raise UnknownQuery(f"there is no query {request.query!r}")
         listed = sorted(self.view.listed(), key=lambda topic: topic.name)
@@ -170,7 +170,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
     def _etcd_changed(self, events: list[Event]) -> None:
         changes = self.view.changed(events, asyncio.get_running_loop().time())
         if changes.nodes:
-            self._inquiry.nodes_changed()
+            self._reports.nodes_changed()
         self._tell(changes)
 
     def _tell(self, changes: Changes) -> None:
