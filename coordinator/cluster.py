@@ -17,7 +17,7 @@ import grpc.aio
 from pollcast.coordinator import moves
 from pollcast.coordinator.reports import SERVICE as REPORT
 from pollcast.coordinator.reports import ReportCollector
-from pollcast.coordinator.view import Changes, NodeName, View
+from pollcast.coordinator.view import NodeName, View, ViewChanges
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.coordination import drain
@@ -173,7 +173,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
             self._reports.nodes_changed()
         self._tell(changes)
 
-    def _tell(self, changes: Changes) -> None:
+    def _tell(self, changes: ViewChanges) -> None:
         for watcher in self._watchers:
             watcher.note(changes)
 
@@ -189,7 +189,7 @@ class Watcher:
         self._topics: dict[str, None] = dict.fromkeys(sorted(view.topics))
         self._wake = asyncio.Event()
 
-    def note(self, changes: Changes) -> None:
+    def note(self, changes: ViewChanges) -> None:
         self._nodes |= dict.fromkeys(sorted(changes.nodes))
         self._topics |= dict.fromkeys(sorted(changes.topics))
         self._wake.set()

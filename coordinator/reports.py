@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import grpc.aio
 
-from pollcast.coordinator.view import Changes, NodeName, Reported, View
+from pollcast.coordinator.view import NodeName, Reported, View, ViewChanges
 from pollcast.services import clock
 from pollcast.services.coordination.keys import ROLES
 from pollcast.services.errors import Draining, InvalidPayload
@@ -38,7 +38,7 @@ SHARE = 20
 class ReportCollector(report_pb2_grpc.ReportServicer):
     """See the module. `on_changes` is called after the view has the report."""
 
-    def __init__(self, view: View, on_changes: Callable[[Changes], None]) -> None:
+    def __init__(self, view: View, on_changes: Callable[[ViewChanges], None]) -> None:
         self._view = view
         self._on_changes = on_changes
         self._streams: dict[NodeName, ReportStream] = {}
