@@ -14,7 +14,7 @@ import prometheus_client
 from pollcast.coordinator.auditor import Auditor
 from pollcast.coordinator.cluster import SERVICES, Cluster
 from pollcast.coordinator.election import Election
-from pollcast.coordinator.figures import figures
+from pollcast.coordinator.gauges import gauges
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.coordination import metrics
 from pollcast.services.coordination.drain import DrainRequests
@@ -102,7 +102,7 @@ async def run(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
         http = settings.advertised(*address_of(listener))
         async with Etcd.open(settings) as etcd:
             cluster = Cluster(etcd, keys, catalog)
-            scope.enter_context(metrics.counted_on_scrape(lambda: figures(cluster.view)))
+            scope.enter_context(metrics.counted_on_scrape(lambda: gauges(cluster.view)))
             async with rpc.serve(settings, [cluster.add_to], SERVICES) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
                 grpc = settings.advertised(server.host, server.port)
