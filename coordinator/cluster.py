@@ -53,7 +53,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
         self._etcd = etcd
         self._keys = keys
         self._catalog = catalog
-        self._watchers: set[Watcher] = set()
+        self._watchers: set[ClusterWatch] = set()
         self._closed = asyncio.Event()
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -94,7 +94,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
     async def WatchCluster(self, request: cluster_pb2.WatchClusterRequest, context: Context) -> AsyncIterator[Response]:
         async with _answering(context):
             await self._synced()
-        watcher = Watcher(self.view)
+        watcher = ClusterWatch(self.view)
         self._watchers.add(watcher)
         try:
             while not self._closed.is_set():
@@ -131,7 +131,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
     async def _shown(self, topic: str, epoch: int) -> None:
         """Until the view shows this owner or a later one, so that who asks next sees what was done; at most a
         moment."""
-        watcher = Watcher(self.view)
+        watcher = ClusterWatch(self.view)
         self._watchers.add(watcher)
         try:
             async with asyncio.timeout(SHOWN_SECONDS):
@@ -178,7 +178,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
             watcher.note(changes)
 
 
-class Watcher:
+class ClusterWatch:
     """What one consumer has not been told yet: names only, so that one who reads slowly costs little."""
 
     def __init__(self, view: View) -> None:
