@@ -1,6 +1,6 @@
 """Asks every gateway and poller, about once a second, what it does: the Report service (report.proto).
 
-A node opens a stream to each coordinator; one that takes long to answer is stream less often, so that being stream costs
+A node opens a stream to each coordinator; one that takes long to answer is asked less often, so that being asked costs
 none of them more than about a twentieth of its time. One that does not answer, or is gone, is as it said last until
 etcd shows it no more.
 """
@@ -48,7 +48,7 @@ class ReportCollector(report_pb2_grpc.ReportServicer):
         report_pb2_grpc.add_ReportServicer_to_server(self, server)
 
     def nodes_changed(self) -> None:
-        """The view shows other nodes: those that had not been seen there are stream at once."""
+        """The view shows other nodes: those that had not been seen there are asked at once."""
         for name, stream in self._streams.items():
             if name in self._view.nodes and name not in self._view.reports:
                 stream.hurry()
@@ -96,7 +96,7 @@ class ReportCollector(report_pb2_grpc.ReportServicer):
         finally:
             settled()
             stream.begin()()
-            if name is not None and self._streams.get(name) is stream:
+            if name is not None and self._streams.get(name) is asked:
                 del self._streams[name]
         if self._closed:
             await rpc.abort(context, Draining())
