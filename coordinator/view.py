@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pollcast.coordinator.leases import Leases
-from pollcast.coordinator.topicview import Owner, TopicView
+from pollcast.coordinator.topicview import OwnerView, TopicView
 from pollcast.services.coordination.etcd import Event, Kv
 from pollcast.services.coordination.keys import (
     DemandRecord,
@@ -153,7 +153,7 @@ class View:
             self._demand(*demand, _read(event, DemandRecord) is not None, now, changes)
         elif (owned := keys.parse_owner(key)) is not None:
             record = _read(event, OwnerRecord)
-            owner = Owner(record.node, event.kv.mod_revision) if record is not None else None
+            owner = OwnerView(record.node, event.kv.mod_revision) if record is not None else None
             self._owner(owned, owner, now, changes)
         elif (pinned := keys.parse_pin(key)) is not None:
             self._pin(pinned, event, now)
@@ -198,7 +198,7 @@ class View:
         changes.topics.add(topic)
         self._drop_if_empty(view)
 
-    def _owner(self, topic: str, owner: Owner | None, now: float, changes: ViewChanges) -> None:
+    def _owner(self, topic: str, owner: OwnerView | None, now: float, changes: ViewChanges) -> None:
         view = self._topic(topic, now)
         view.has_owner(owner, now)
         changes.topics.add(topic)
