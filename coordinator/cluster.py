@@ -43,7 +43,7 @@ Response = cluster_pb2.WatchClusterResponse
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Cluster(cluster_pb2_grpc.ClusterServicer):
+class ClusterService(cluster_pb2_grpc.ClusterServicer):
     """See the module. `view` and `mirror` are for the auditor as well."""
 
     def __init__(self, etcd: Etcd, keys: Keys, catalog: Catalog | None) -> None:

@@ -12,7 +12,7 @@ import contextlib
 import prometheus_client
 
 from pollcast.coordinator.auditor import Auditor
-from pollcast.coordinator.cluster import SERVICES, Cluster
+from pollcast.coordinator.cluster import SERVICES, ClusterService
 from pollcast.coordinator.election import Election
 from pollcast.coordinator.gauges import gauges
 from pollcast.services.catalogue import catalog as catalogue
@@ -39,7 +39,7 @@ class Coordinator:
         self,
         registration: Registration,
         election: Election,
-        cluster: Cluster,
+        cluster: ClusterService,
         server: rpc.RpcServer,
         stop: asyncio.Event,
         drain_requests: DrainRequests,
@@ -101,7 +101,7 @@ async def run(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     with bind(settings.http) as listener, contextlib.ExitStack() as scope:
         http = settings.advertised(*address_of(listener))
         async with Etcd.open(settings) as etcd:
-            cluster = Cluster(etcd, keys, catalog)
+            cluster = ClusterService(etcd, keys, catalog)
             scope.enter_context(metrics.counted_on_scrape(lambda: gauges(cluster.view)))
             async with rpc.serve(settings, [cluster.add_to], SERVICES) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
