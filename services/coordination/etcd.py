@@ -107,13 +107,13 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TxnResult:
     """What a transaction did. `revision` is the mod_revision of everything it wrote. `results` has one entry for each
-    operation: the keys of a `read`, the Outcome of a `nested`, None for the others."""
+    operation: the keys of a `read`, the TxnResult of a `nested`, None for the others."""
 
     succeeded: bool
     revision: int
-    results: tuple[tuple[Kv, ...] | Outcome | None, ...] = ()
+    results: tuple[tuple[Kv, ...] | TxnResult | None, ...] = ()
 
 
 # --- what a transaction is built from -----------------------------------------------------------------------------
@@ -279,7 +279,7 @@ class Etcd:
 
     async def txn(
         self, compare: Sequence[Compare], success: Sequence[Operation], failure: Sequence[Operation] = ()
-    ) -> Outcome:
+    ) -> TxnResult:
         """All of `success` when every comparison holds, else all of `failure`. At most 128 of each by etcd's default,
         where those of a `nested` count as well. Raises LeaseLost when it puts on a lease that is gone."""
         request = etcdrpc.TxnRequest(compare=compare, success=success, failure=failure)
@@ -505,9 +505,9 @@ def _event(event: Any) -> Event:
     return Event(_kv(event.kv), deleted=event.type == event.DELETE)
 
 
-def _outcome(answer: Any, revision: int = 0) -> Outcome:
+def _outcome(answer: Any, revision: int = 0) -> TxnResult:
     revision = revision or answer.header.revision  # a nested answer's own header is empty
-    results: list[tuple[Kv, ...] | Outcome | None] = []
+    results: list[tuple[Kv, ...] | TxnResult | None] = []
     for response in answer.responses:
         match response.WhichOneof("response"):
             case "response_range":
@@ -516,7 +516,7 @@ def _outcome(answer: Any, revision: int = 0) -> Outcome:
                 results.append(_outcome(response.response_txn, revision))
             case _:
                 results.append(None)
-    return Outcome(answer.succeeded, revision, tuple(results))
+    return TxnResult(answer.succeeded, revision, tuple(results))
 
 
 def _watch_request(prefix: str, start_revision: int) -> Any:

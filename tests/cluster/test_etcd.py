@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Batch, Etcd, Outcome
+from pollcast.services.coordination.etcd import Batch, Etcd, TxnResult
 from pollcast.services.errors import Compacted, EtcdRefused, EtcdUnknown, LeaseLost
 from pollcast.services.local.ports import free_port
 from pollcast.services.process.settings import EtcdSettings
@@ -61,8 +61,8 @@ async def test_nested_transactions_succeed_and_fail_each_on_its_own(etcd: Etcd, 
     there = await etcd.put(b, b"old")
     done = await etcd.txn([], [e.nested([e.absent(k)], [e.put(k, b"new")], [e.read(k)]) for k in (a, b)])
     first, second = done.results
-    assert isinstance(first, Outcome)
-    assert isinstance(second, Outcome)
+    assert isinstance(first, TxnResult)
+    assert isinstance(second, TxnResult)
     assert first.succeeded
     assert first.revision == done.revision
     assert not second.succeeded
