@@ -96,7 +96,7 @@ class ReportCollector(report_pb2_grpc.ReportServicer):
         finally:
             settled()
             stream.begin()()
-            if name is not None and self._streams.get(name) is asked:
+            if name is not None and self._streams.get(name) is stream:
                 del self._streams[name]
         if self._closed:
             await rpc.abort(context, Draining())

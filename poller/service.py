@@ -16,9 +16,9 @@ from pollcast.poller.ownership import Ownership
 from pollcast.poller.polling import Polling
 from pollcast.poller.report import describe
 from pollcast.services.catalogue import catalog as catalogue
-from pollcast.services.coordination.coroner import Coroner
 from pollcast.services.coordination.drain import DrainRequests
 from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Keys
 from pollcast.services.coordination.registry import Registration, node_record
 from pollcast.services.coordination.reporting import Reporting
@@ -100,8 +100,8 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
         http = settings.advertised(*address_of(listener))
         async with Etcd.open(settings) as etcd, Database.open(url, settings.pool, settings.node) as database:
             polling = Polling(catalog, database)
-            coroner = Coroner(etcd, keys)
-            polling.feed.on_gateway_gone = lambda gateway: coroner.suspect("gateway", gateway)
+            failure_detector = FailureDetector(etcd, keys)
+            polling.feed.on_gateway_gone = lambda gateway: failure_detector.suspect("gateway", gateway)
             reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, polling))
             async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
@@ -110,7 +110,7 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
                 ownership = Ownership(etcd, keys, settings.node, grpc, polling)
                 drain_requests = DrainRequests(etcd, keys, "poller", settings.node, stop)
                 poller = Poller(registration, ownership, polling, server, stop, drain_requests)
-                works = (polling.run(), coroner.run(), reporting.run())
+                works = (polling.run(), failure_detector.run(), reporting.run())
                 forever = [tasks.create_task(work) for work in works]
                 async with serve_app(service_app(poller.healthz, poller.readyz), listener):
                     log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))

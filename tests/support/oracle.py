@@ -20,7 +20,7 @@ from pollcast.services.serving import rpc
 class Oracle:
     """Sees what a coordinator sees. It never leads, so that nothing is repaired on its account."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: ClusterService) -> None:
         self.view = cluster.view
 
     def findings(self, *but: str) -> list[Finding]:
