@@ -21,7 +21,7 @@ from pollcast.coordinator.view import NodeName, View, ViewChanges
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.coordination import drain
-from pollcast.services.coordination.etcd import Etcd, Event
+from pollcast.services.coordination.etcd import Etcd, KeyEvent
 from pollcast.services.coordination.keys import Keys, NodeRecord
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.errors import Draining, EtcdRefused, EtcdUnknown, PollcastError, UnknownQuery, UnknownTopic
@@ -167,7 +167,7 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
             raise UnknownQuery(f"there is no query {query!r}")
         raise UnknownTopic(f"nobody watches {spelled!r} now (say it as ListTopics does)")
 
-    def _etcd_changed(self, events: list[Event]) -> None:
+    def _etcd_changed(self, events: list[KeyEvent]) -> None:
         changes = self.view.changed(events, asyncio.get_running_loop().time())
         if changes.nodes:
             self._reports.nodes_changed()

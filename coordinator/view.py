@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from pollcast.coordinator.leases import Leases
 from pollcast.coordinator.topicview import OwnerView, TopicView
-from pollcast.services.coordination.etcd import Event, Kv
+from pollcast.services.coordination.etcd import KeyEvent, Kv
 from pollcast.services.coordination.keys import (
     DemandRecord,
     Keys,
@@ -81,7 +81,7 @@ class View:
 
     # --- what is told -----------------------------------------------------------------------------------------
 
-    def changed(self, events: Iterable[Event], now: float) -> ViewChanges:
+    def changed(self, events: Iterable[KeyEvent], now: float) -> ViewChanges:
         """What the mirror of the whole namespace shows."""
         changes = ViewChanges()
         for event in events:
@@ -144,7 +144,7 @@ class View:
 
     # --- etcd -------------------------------------------------------------------------------------------------
 
-    def _apply(self, event: Event, now: float, changes: ViewChanges) -> None:
+    def _apply(self, event: KeyEvent, now: float, changes: ViewChanges) -> None:
         key, keys = event.kv.key, self._keys
         self.foreign.pop(key, None)
         if (node := keys.parse_node(key)) is not None:
@@ -204,7 +204,7 @@ class View:
         changes.topics.add(topic)
         self._drop_if_empty(view)
 
-    def _pin(self, topic: str, event: Event, now: float) -> None:
+    def _pin(self, topic: str, event: KeyEvent, now: float) -> None:
         view = self._topic(topic, now)
         record = _read(event, PinRecord)
         view.pin = record.node if record is not None else ""
@@ -266,7 +266,7 @@ class View:
                 self._drop_if_empty(view)
 
 
-def _read(event: Event, kind: type[R]) -> R | None:
+def _read(event: KeyEvent, kind: type[R]) -> R | None:
     """What counts: a value as one of us writes it, on a lease."""
     if event.deleted or not event.kv.lease:
         return None

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from pollcast.services import clock
 from pollcast.services.coordination.desired import Desired
-from pollcast.services.coordination.etcd import Etcd, Event
+from pollcast.services.coordination.etcd import Etcd, KeyEvent
 from pollcast.services.coordination.keys import DemandRecord, Keys
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.session import Session
@@ -59,7 +59,7 @@ class Demand:
             await self._desired.run(session, mirror)
         raise AssertionError("unreachable")
 
-    def _changed(self, events: list[Event]) -> None:
+    def _changed(self, events: list[KeyEvent]) -> None:
         self._desired.changed(event for event in events if self._is_ours(event.kv.key))
 
     def _is_ours(self, key: str) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, NoReturn
 
 from pollcast.services.coordination.desired import Desired
-from pollcast.services.coordination.etcd import Etcd, Event, Kv
+from pollcast.services.coordination.etcd import Etcd, KeyEvent, Kv
 from pollcast.services.coordination.keys import Foreign, Keys, PresenceRecord
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.session import Session
@@ -91,8 +91,8 @@ class PresenceKeys:
         """Writes. Raises LeaseLost when etcd says that the session is over."""
         await self._desired.run(session, self.mirror)
 
-    def _changed(self, events: Iterable[Event]) -> None:
-        ours: list[Event] = []
+    def _changed(self, events: Iterable[KeyEvent]) -> None:
+        ours: list[KeyEvent] = []
         changes: list[Change] = []
         for event in events:
             parsed = self._keys.parse_presence(event.kv.key)

@@ -35,7 +35,7 @@ from pollcast.gateway.wire import FrameProtocol
 from pollcast.services.auth.tokens import Verifier
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.coordination.drain import DrainRequests
-from pollcast.services.coordination.etcd import Etcd, Event
+from pollcast.services.coordination.etcd import Etcd, KeyEvent
 from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Foreign, Keys, NodeRecord, OwnerRecord
 from pollcast.services.coordination.metrics import counted_on_scrape
@@ -212,7 +212,7 @@ class EtcdView:
     def healthy(self) -> bool:
         return all(mirror.healthy for mirror in self._mirrors)
 
-    def _on_owners(self, events: list[Event]) -> None:
+    def _on_owners(self, events: list[KeyEvent]) -> None:
         now = time.monotonic()
         for event in events:
             topic = self._keys.parse_owner(event.kv.key)
@@ -228,7 +228,7 @@ class EtcdView:
                     self._foreign.report(event.kv.key, event.kv.mod_revision, str(error))
             self._hub.on_owner(topic, owner, now)
 
-    def _on_pollers(self, events: list[Event]) -> None:
+    def _on_pollers(self, events: list[KeyEvent]) -> None:
         self._at = {}
         for kv in self.pollers.items.values():
             try:

@@ -10,7 +10,7 @@ import asyncio
 from typing import NoReturn
 
 from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Etcd, Event
+from pollcast.services.coordination.etcd import Etcd, KeyEvent
 from pollcast.services.coordination.keys import DrainRecord, Foreign, Keys
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.session import Session
@@ -51,7 +51,7 @@ class DrainRequests:
         """Looks for a mark on this session's lease."""
         await Mirror(self._etcd, self._key, lambda events: self._changed(events, session)).run()
 
-    def _changed(self, events: list[Event], session: Session) -> None:
+    def _changed(self, events: list[KeyEvent], session: Session) -> None:
         for event in events:
             if event.kv.key != self._key or event.deleted:
                 continue

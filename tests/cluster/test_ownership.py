@@ -10,7 +10,7 @@ from pollcast.coordinator.moves import move
 from pollcast.poller.balance import rank
 from pollcast.poller.ownership import Ownership
 from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Etcd, Event
+from pollcast.services.coordination.etcd import Etcd, KeyEvent
 from pollcast.services.coordination.keys import DemandRecord, Keys, NodeRecord, OwnerRecord, lease_hex
 from pollcast.services.coordination.session import Session, keep_session
 from tests.support.breakable_etcd import BreakableEtcd
@@ -165,7 +165,7 @@ async def test_a_drained_poller_hands_over_without_a_gap(etcd: Etcd, keys: Keys)
         await leaving.ownership.drain()
         assert leaving.topics == {}
         await eventually(lambda: len(staying.topics) == 120)
-        events: list[Event] = []
+        events: list[KeyEvent] = []
         async with contextlib.aclosing(etcd.watch(keys.owners, revision + 1)) as batches:
             while len(events) < moving:
                 events += (await anext(batches)).events
@@ -182,7 +182,7 @@ async def test_a_poller_that_joins_gets_its_share_by_hand_over(etcd: Etcd, keys:
             pollers = [*old, *new]
             await eventually(lambda: max(len(poller.topics) for poller in pollers) <= 1.25 * 200 / 3, 8.0)
             await eventually(lambda: sum(len(poller.topics) for poller in pollers) == 200)
-            events: list[Event] = []
+            events: list[KeyEvent] = []
             async with contextlib.aclosing(etcd.watch(keys.owners, revision + 1)) as batches:
                 while len(events) < len(new[0].topics):
                     events += (await anext(batches)).events

@@ -22,7 +22,7 @@ from pollcast.coordinator.audit import (
 )
 from pollcast.coordinator.auditor import Ledger
 from pollcast.coordinator.view import Reported, View, ViewChanges
-from pollcast.services.coordination.etcd import Event, Kv
+from pollcast.services.coordination.etcd import KeyEvent, Kv
 from pollcast.services.coordination.keys import (
     DemandRecord,
     Keys,
@@ -50,11 +50,11 @@ class World:
 
     def put(self, key: str, value: bytes, lease: int, now: float = 0.0) -> ViewChanges:
         self.revision += 1
-        return self.view.changed([Event(Kv(key, value, self.revision, self.revision, lease))], now)
+        return self.view.changed([KeyEvent(Kv(key, value, self.revision, self.revision, lease))], now)
 
     def delete(self, key: str, now: float = 0.0) -> ViewChanges:
         self.revision += 1
-        return self.view.changed([Event(Kv(key, b"", 0, self.revision, 0), deleted=True)], now)
+        return self.view.changed([KeyEvent(Kv(key, b"", 0, self.revision, 0), deleted=True)], now)
 
     def node(
         self,
@@ -360,7 +360,7 @@ def test_the_view_of_all_events_is_the_view_of_what_is_there(steps: list[tuple[s
             world.put(key, value, lease)
             stored[key] = Kv(key, value, world.revision, world.revision, lease)
     fresh = View(KEYS)
-    fresh.changed([Event(kv) for kv in stored.values()], 0.0)
+    fresh.changed([KeyEvent(kv) for kv in stored.values()], 0.0)
     assert world.view.nodes.keys() == fresh.nodes.keys()
     assert {t.name: t.info() for t in world.view.listed()} == {t.name: t.info() for t in fresh.listed()}
     assert world.view.topics.keys() == fresh.topics.keys()
