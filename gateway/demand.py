@@ -1,4 +1,4 @@
-"""The gateway's side of demand: makes etcd show the topics that this gateway has clients on (coordination.desired)."""
+"""The gateway's side of demand: makes etcd show the topics that this gateway has clients on (coordination.desired_keys)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from typing import NoReturn
 
 from pollcast.services import clock
-from pollcast.services.coordination.desired import Desired
+from pollcast.services.coordination.desired_keys import DesiredKeys
 from pollcast.services.coordination.etcd import Etcd, KeyEvent
 from pollcast.services.coordination.keys import DemandRecord, Keys
 from pollcast.services.coordination.mirror import Mirror
@@ -21,7 +21,7 @@ class Demand:
         self._keys = keys
         self._gateway = gateway
         self._topics: set[str] = set()
-        self._desired = Desired(etcd, "demand")
+        self._desired = DesiredKeys(etcd, "demand")
 
     def want(self, topic: str) -> None:
         """The gateway has a client on the topic. Wanting twice is wanting."""

@@ -25,7 +25,7 @@ log = logs.get_logger("desired")
 BATCH = 100  # operations in a request; etcd's default --max-txn-ops is 128
 
 
-class Desired:
+class DesiredKeys:
     """`wanted` by key: the values that should be stored. `requests` counts the transactions, ever."""
 
     def __init__(self, etcd: Etcd, what: str, gather_seconds: float = 0.0) -> None:
