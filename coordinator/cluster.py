@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc.aio
 
-from pollcast.coordinator import moves
+from pollcast.coordinator.move_topic import move_topic
 from pollcast.coordinator.reports import SERVICE as REPORT
 from pollcast.coordinator.reports import ReportCollector
 from pollcast.coordinator.view import NodeName, View, ViewChanges
@@ -109,7 +109,7 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         async with _answering(context):
             await self._synced()
             topic = self._canonical(request.topic)
-            epoch = await moves.move(self._etcd, self._keys, topic, request.poller)
+            epoch = await move_topic(self._etcd, self._keys, topic, request.poller)
             await self._shown(topic, epoch)
         return cluster_pb2.MoveTopicResponse(epoch=epoch)
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from pollcast.coordinator.moves import move
+from pollcast.coordinator.move_topic import move_topic
 from pollcast.poller.balance import rank
 from pollcast.poller.ownership import Ownership
 from pollcast.services.coordination import etcd as e
@@ -213,7 +213,7 @@ async def test_a_pinned_topic_is_handed_over_and_claimed_again_by_its_poller(etc
         await eventually(lambda: any(poller.topics for poller in pollers))
         before = next(poller for poller in pollers if poller.topics)
         target = next(poller for poller in pollers if not poller.topics)
-        epoch = await move(etcd, keys, "a", target.name)
+        epoch = await move_topic(etcd, keys, "a", target.name)
         await eventually(lambda: target.topics == {"a": epoch} and not before.topics)
         await etcd.delete(keys.owner("a"))
         await eventually(lambda: target.topics.get("a", 0) > epoch and not before.topics, 1.0)
