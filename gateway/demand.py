@@ -1,4 +1,4 @@
-"""The gateway's side of demand: makes etcd show the topics that this gateway has clients on (coordination.desired_keys)."""
+"""The gateway's demand keys: makes etcd show the topics that this gateway has clients on (coordination.desired_keys)."""
 
 from __future__ import annotations
 
