@@ -36,7 +36,7 @@ class DeltaEvent:
     base: Version
 
 
-Event = Result | DeltaEvent | Status
+TopicEvent = Result | DeltaEvent | Status
 
 
 class Follower:
@@ -63,7 +63,7 @@ class Follower:
         self._ended = True
         self._wake.set()
 
-    async def events(self, silence: float | None = None) -> AsyncGenerator[Event | None, None]:
+    async def events(self, silence: float | None = None) -> AsyncGenerator[TopicEvent | None, None]:
         """What is new, as it comes; None whenever nothing came for `silence` seconds."""
         while not self._ended:
             self._wake.clear()
@@ -75,8 +75,8 @@ class Follower:
             except TimeoutError:
                 yield None
 
-    def _due(self) -> list[Event]:
-        events: list[Event] = []
+    def _due(self) -> list[TopicEvent]:
+        events: list[TopicEvent] = []
         status = self._topic.status
         if self._told is None:
             if status.state != "live":
