@@ -27,7 +27,7 @@ from pollcast.v1 import feed_pb2
 log = logs.get_logger("hub")
 
 
-class Demand(Protocol):
+class DemandSink(Protocol):
     """What the hub needs of pollcast.gateway.demand: both return at once."""
 
     def want(self, topic: str) -> None: ...
@@ -49,7 +49,7 @@ class Owner:
 class Hub:
     """See the module. All methods return at once; times are monotonic seconds."""
 
-    def __init__(self, settings: GatewaySettings, demand: Demand, presences: Presences) -> None:
+    def __init__(self, settings: GatewaySettings, demand: DemandSink, presences: Presences) -> None:
         self.topics: dict[str, LiveTopic] = {}
         self.owners: dict[str, Owner] = {}
         self.feeds = Feeds(settings, self.on_update, self.on_link, self._have)
