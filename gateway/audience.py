@@ -151,7 +151,7 @@ class Audience:
                     self._send(group, cohort, b"snapshot", framed)
             self._merge(group, entry.version)
 
-    def tell(self, event: bytes, payload: bytes) -> list[Subscriber]:
+    def broadcast(self, event: bytes, payload: bytes) -> list[Subscriber]:
         """A message for everybody: one frame per spelling. Returns who missed it, as they are behind."""
         frames: dict[bytes, Framed] = {}
         missed: list[Subscriber] = []
@@ -172,9 +172,9 @@ class Audience:
         self._traffic.count(event, messages, size)
         return missed
 
-    def tell_status(self, status: Status, before: Status) -> None:
+    def broadcast_status(self, status: Status, before: Status) -> None:
         """The status has changed."""
-        for channel in self.tell(b"status", status.payload()):
+        for channel in self.broadcast(b"status", status.payload()):
             self._untold.setdefault(channel, before)
 
     def catch_up(self, channel: Subscriber, status: Status) -> None:
@@ -182,7 +182,7 @@ class Audience:
         snapshot."""
         self._leave_cohort(channel)  # where `serve` may have put it meanwhile
         told = self._untold.pop(channel, status)
-        if not told.says_the_same_as(status):
+        if not told.same_as(status):
             channel.wire.write(Framed(phoenix.push(channel.spelling, b"status", status.payload())).plain)
         if self.serving:
             self._bring(channel, None)

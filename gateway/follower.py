@@ -82,7 +82,7 @@ class Follower:
             if status.state != "live":
                 events.append(status)
             self._told = status
-        elif not status.says_the_same_as(self._told):
+        elif not status.same_as(self._told):
             events.append(status)
             self._told = status
         present = self._topic.present
