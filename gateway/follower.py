@@ -116,7 +116,7 @@ def following(
             yield follower
     finally:
         live.followers.discard(follower)
-        hub.left(live, time.monotonic())
+        hub.leave(live, time.monotonic())
 
 
 @contextlib.contextmanager

@@ -64,7 +64,7 @@ class Hub:
     # --- clients ----------------------------------------------------------------------------------------------
 
     def enter(self, topic: Topic, now: float) -> LiveTopic:
-        """The live topic, for somebody who is about to join it; every call is matched by one of `left`."""
+        """The live topic, for somebody who is about to join it; every call is matched by one of `leave`."""
         live = self.topics.get(topic.canonical)
         if live is None:
             live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic)
@@ -83,7 +83,7 @@ class Hub:
             live.presence.audience = live.audience
         return live
 
-    def left(self, live: LiveTopic, now: float) -> None:
+    def leave(self, live: LiveTopic, now: float) -> None:
         """Somebody is no longer on the topic. When it was the last one, demand ends at once."""
         if live.clients or live.idle_since is not None or self.topics.get(live.topic.canonical) is not live:
             return
