@@ -50,7 +50,7 @@ class Figures:
             for state in ("live", "stale", "failed"):
                 topics.add_metric([name, state], watched[name, state])
         yield topics
-        yield _gauge("pollcast_gateway_links", "Pollers whose feed stands.", hub.feeds.standing)
+        yield _gauge("pollcast_gateway_links", "Pollers whose feed stands.", hub.feeds.connected)
         yield _gauge(
             "pollcast_gateway_owned_topics", "Topics that have an owner, in the whole cluster.", len(hub.owners)
         )

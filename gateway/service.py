@@ -232,7 +232,7 @@ class EtcdView:
                 continue
             if record.grpc is not None:
                 self._at[record.grpc] = record.node
-        self._hub.feeds.pollers_are_at(set(self._at))
+        self._hub.feeds.set_pollers(set(self._at))
 
     def _on_broken_link(self, address: HostPort) -> None:
         if address in self._at:
