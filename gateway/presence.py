@@ -51,7 +51,7 @@ topic is left in etcd a second after its end (CONTRACT.md §9)."""
 CAPPED_SECONDS = 1.0
 
 
-class Channel(Protocol):
+class PresenceChannel(Protocol):
     """One join. `member` is what it is listed as, if it is."""
 
     join_ref: Ref
@@ -62,7 +62,7 @@ class Channel(Protocol):
         """Writes to its socket."""
 
 
-class Keys(Protocol):
+class PresenceStore(Protocol):
     """What the lists need of pollcast.gateway.presence_keys: all return at once."""
 
     gateway: str
@@ -79,7 +79,7 @@ class Keys(Protocol):
 class Presences:
     """The lists of this gateway's topics. `run` tells what is due; times are monotonic seconds."""
 
-    def __init__(self, keys: Keys, now: Callable[[], float]) -> None:
+    def __init__(self, keys: PresenceStore, now: Callable[[], float]) -> None:
         self.keys = keys
         self.now = now
         self.diffs = 0  # made, ever
@@ -156,20 +156,20 @@ class Presences:
             await self._ticked.wait()
 
     @contextlib.contextmanager
-    def watching(self, topic: Topic) -> Iterator[Watcher]:
+    def watching(self, topic: Topic) -> Iterator[PresenceWatch]:
         """Inside the scope the watcher follows the topic's list; it is no client of the topic."""
         presence = self.of(topic)
-        watcher = Watcher(presence)
-        presence.watchers.add(watcher)
+        watcher = PresenceWatch(presence)
+        presence.watches.add(watcher)
         try:
             yield watcher
         finally:
             presence.unwatch(watcher)
 
-    def end_watchers(self) -> None:
+    def end_watches(self) -> None:
         """Ends every watcher: the gateway drains."""
         for presence in self._lists.values():
-            for watcher in presence.watchers:
+            for watcher in presence.watches:
                 watcher.end()
 
 
@@ -180,7 +180,7 @@ class Presence:
         self.topic = topic
         self.roster = Roster()
         self.audience: Audience | None = None
-        self.watchers: set[Watcher] = set()
+        self.watches: set[PresenceWatch] = set()
         self._presences = presences
         self._state: tuple[Shown, bytes] = ({}, b"{}")
         self._flush_at: float | None = None
@@ -193,11 +193,11 @@ class Presence:
     def idle(self) -> bool:
         """Whether nobody here is on it or looks at it."""
         clients = self.audience is not None and self.audience.channels
-        return not clients and not self.watchers and not self._has_members_here()
+        return not clients and not self.watches and not self._has_members_here()
 
     # --- channels
 
-    def join(self, channel: Channel, request: PresenceRequest | None) -> Member | None:
+    def join(self, channel: PresenceChannel, request: PresenceRequest | None) -> Member | None:
         """Sends the list to a channel that joins (call before it is in the audience), and lists it if it asks so."""
         member = None
         if request is not None:
@@ -208,13 +208,13 @@ class Presence:
         self.send_state(channel)
         return member
 
-    def leave(self, channel: Channel) -> None:
+    def leave(self, channel: PresenceChannel) -> None:
         """The channel is left."""
         if channel.member is not None:
             self._remove(channel.member.place)
         self._change()  # be it that nobody is here any more
 
-    def depart(self, channel: Channel) -> None:
+    def depart(self, channel: PresenceChannel) -> None:
         """The channel's socket has closed: who is on it may come back."""
         if channel.member is None:
             self._change()
@@ -223,7 +223,7 @@ class Presence:
         self.roster.depart(channel.member.place, now + self._hold_seconds())
         self._expect_expiry(now)
 
-    def update(self, channel: Channel, meta: Any) -> None:
+    def update(self, channel: PresenceChannel, meta: Any) -> None:
         """Replaces what the channel's client says of itself. Raises InvalidPayload."""
         old = channel.member
         if old is None:
@@ -234,7 +234,7 @@ class Presence:
             self._remove(old.place)
             channel.member = new
 
-    def send_state(self, channel: Channel) -> None:
+    def send_state(self, channel: PresenceChannel) -> None:
         """The list as it was told last: the next diff goes on from there."""
         told = self.roster.told
         if self._state[0] is not told:
@@ -244,8 +244,8 @@ class Presence:
         if self._total is not None:
             channel.write(frame(phoenix.push(channel.spelling, b"presence_capped", self._capped_payload())))
 
-    def unwatch(self, watcher: Watcher) -> None:
-        self.watchers.discard(watcher)
+    def unwatch(self, watcher: PresenceWatch) -> None:
+        self.watches.discard(watcher)
         self._change()
 
     # --- other gateways
@@ -322,7 +322,7 @@ class Presence:
             self._presences.diffs += 1
             if self.audience is not None:
                 self.audience.tell(b"presence_diff", diff.payload())
-        for watcher in self.watchers:
+        for watcher in self.watches:
             watcher.wake()
 
     def _tell_capped(self, now: float) -> None:
@@ -352,7 +352,7 @@ class Presence:
         return any(place.gateway == here for place in self.roster.members)
 
 
-class Watcher:
+class PresenceWatch:
     """Follows one list, at its consumer's pace: what it misses is told in one difference. Made by
     `Presences.watching`."""
 

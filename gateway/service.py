@@ -265,7 +265,7 @@ async def _sweep(hub: Hub, context: Context, view: EtcdView, readiness: Readines
 
 async def _send_away(hub: Hub, context: Context, presences: Presences) -> None:
     """Clients are told to go, and those who were listed stay so until they are seen on other gateways, for a moment."""
-    presences.end_watchers()
+    presences.end_watches()
     await _drain(hub, context)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(HOLD_SECONDS):  # their clients are on their way to other gateways

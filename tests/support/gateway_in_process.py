@@ -48,7 +48,7 @@ OWNER = "127.0.0.1:1"
 
 
 class NoEtcd:
-    """What is wanted is told, and nobody else is there (`hub.Demand`, `presence.Keys`)."""
+    """What is wanted is told, and nobody else is there (`hub.Demand`, `presence.PresenceStore`)."""
 
     gateway = "here"
 

@@ -162,7 +162,7 @@ class World:
 
 
 class Gateway:
-    """The lists of one gateway, and its side of the log (`pollcast.gateway.presence.Keys`)."""
+    """The lists of one gateway, and its side of the log (`pollcast.gateway.presence.PresenceStore`)."""
 
     def __init__(self, world: World, name: str) -> None:
         self.name = self.gateway = name

@@ -270,7 +270,7 @@ async def test_a_watcher_that_was_away_gets_one_difference() -> None:
         assert isinstance(diff, Diff)
         assert [member.key for member in diff.joins] == ["bob"]
         assert (diff.leaves, total) == ((), 1)
-        world.gateways[0].presences.end_watchers()
+        world.gateways[0].presences.end_watches()
         assert [event async for event in events] == []
 
 
