@@ -30,7 +30,7 @@ from pollcast.gateway import phoenix
 from pollcast.gateway.audience import Audience
 from pollcast.gateway.frames import frame
 from pollcast.gateway.phoenix import Ref
-from pollcast.gateway.presence_keys import Change, Place
+from pollcast.gateway.presence_keys import Change, MemberId
 from pollcast.gateway.presence_request import PresenceRequest, check_key, check_meta
 from pollcast.gateway.roster import Diff, Member, Roster, Shown, difference, state_payload
 from pollcast.services import clock
@@ -71,7 +71,7 @@ class PresenceStore(Protocol):
 
     def hide(self, topic: str, ref: str) -> None: ...
 
-    def others(self, topic: str) -> Mapping[Place, Kv]: ...
+    def others(self, topic: str) -> Mapping[MemberId, Kv]: ...
 
     def ignore(self, kv: Kv, why: str) -> None: ...
 
@@ -106,7 +106,7 @@ class Presences:
         for change in changes:
             presence = self._lists.get(change.topic)
             if presence is not None:
-                presence.take([(change.place, None if change.deleted else change.kv)])
+                presence.take([(change.member_id, None if change.deleted else change.kv)])
 
     @property
     def departing(self) -> int:
@@ -118,8 +118,8 @@ class Presences:
         """On the lists here, of all gateways."""
         return sum(len(presence.roster.members) for presence in self._lists.values())
 
-    def new_place(self) -> Place:
-        return Place(self.keys.gateway, f"{self._mark}.{next(self._refs):x}")
+    def new_member_id(self) -> MemberId:
+        return MemberId(self.keys.gateway, f"{self._mark}.{next(self._refs):x}")
 
     def look_at(self, presence: Presence, when: float) -> None:
         """To call the list's `tick` at that time."""
@@ -201,7 +201,7 @@ class Presence:
         """Sends the list to a channel that joins (call before it is in the audience), and lists it if it asks so."""
         member = None
         if request is not None:
-            member = Member.of(self._presences.new_place(), request.key, clock.now_rfc3339(), request.meta)
+            member = Member.of(self._presences.new_member_id(), request.key, clock.now_rfc3339(), request.meta)
             self._add(member)
         if self.audience is None or not self.audience.channels:
             self.tell_nobody()
@@ -211,7 +211,7 @@ class Presence:
     def leave(self, channel: PresenceChannel) -> None:
         """The channel is left."""
         if channel.member is not None:
-            self._remove(channel.member.place)
+            self._remove(channel.member.id)
         self._change()  # be it that nobody is here any more
 
     def depart(self, channel: PresenceChannel) -> None:
@@ -220,7 +220,7 @@ class Presence:
             self._change()
             return
         now = self._presences.now()
-        self.roster.depart(channel.member.place, now + self._hold_seconds())
+        self.roster.depart(channel.member.id, now + self._hold_seconds())
         self._expect_expiry(now)
 
     def update(self, channel: PresenceChannel, meta: Any) -> None:
@@ -228,10 +228,10 @@ class Presence:
         old = channel.member
         if old is None:
             raise InvalidPayload("nobody is listed by this channel: join with presence.key")
-        new = Member.of(self._presences.new_place(), old.key, old.online_at, check_meta(meta))
+        new = Member.of(self._presences.new_member_id(), old.key, old.online_at, check_meta(meta))
         if new.said != old.said:
             self._add(new)
-            self._remove(old.place)
+            self._remove(old.id)
             channel.member = new
 
     def send_state(self, channel: PresenceChannel) -> None:
@@ -250,18 +250,18 @@ class Presence:
 
     # --- other gateways
 
-    def take(self, members: Iterable[tuple[Place, Kv | None]]) -> None:
+    def take(self, members: Iterable[tuple[MemberId, Kv | None]]) -> None:
         """Members of other gateways, or None for one that is gone. Who is none is reported and not listed."""
-        for place, kv in members:
+        for member_id, kv in members:
             if kv is None:
-                self._remove(place)
+                self._remove(member_id)
                 continue
             try:
                 record = PresenceRecord.decode(kv.value)
-                member = Member.of(place, check_key(record.key), record.online_at, check_meta(record.meta))
+                member = Member.of(member_id, check_key(record.key), record.online_at, check_meta(record.meta))
             except (ValueError, InvalidPayload) as error:
                 self._presences.keys.ignore(kv, str(error))
-                self._remove(place)
+                self._remove(member_id)
             else:
                 self._list(member)
 
@@ -271,8 +271,8 @@ class Presence:
         """Lets go whose time is up, tells what has changed."""
         if self._expire_at is not None and now >= self._expire_at:
             self._expire_at = None
-            for place in self.roster.expire(now):
-                self._presences.keys.hide(self.topic.canonical, place.ref)
+            for member_id in self.roster.expire(now):
+                self._presences.keys.hide(self.topic.canonical, member_id.ref)
                 self._change()
             if self.roster.departing:
                 self._expect_expiry(now)
@@ -299,10 +299,10 @@ class Presence:
             self._presences.keys.hide(self.topic.canonical, went.ref)
         self._change()
 
-    def _remove(self, place: Place) -> None:
-        if place.gateway == self._presences.keys.gateway:
-            self._presences.keys.hide(self.topic.canonical, place.ref)
-        if self.roster.leave(place):
+    def _remove(self, member_id: MemberId) -> None:
+        if member_id.gateway == self._presences.keys.gateway:
+            self._presences.keys.hide(self.topic.canonical, member_id.ref)
+        if self.roster.leave(member_id):
             self._change()
 
     def _change(self) -> None:
@@ -349,7 +349,7 @@ class Presence:
 
     def _has_members_here(self) -> bool:
         here = self._presences.keys.gateway
-        return any(place.gateway == here for place in self.roster.members)
+        return any(member_id.gateway == here for member_id in self.roster.members)
 
 
 class PresenceWatch:
