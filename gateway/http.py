@@ -52,7 +52,7 @@ COMMENT_SECONDS = 15.0
 """A silent event stream says so as often, so that proxies keep it and a dead peer is noticed."""
 
 
-class Gateway:
+class GatewayApp:
     """What the routes need."""
 
     def __init__(

@@ -19,7 +19,7 @@ from pollcast.gateway.channels import Context
 from pollcast.gateway.cluster_view import ClusterView
 from pollcast.gateway.demand import Demand
 from pollcast.gateway.gauges import GatewayGauges
-from pollcast.gateway.http import Gateway
+from pollcast.gateway.http import GatewayApp
 from pollcast.gateway.hub import Hub, Owner
 from pollcast.gateway.identity import Doorkeeper
 from pollcast.gateway.limits import Limits
@@ -86,7 +86,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             cluster = ClusterView(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, hub.owners)
             hub.on_owned = cluster.owned
             admission = Admission(settings.max_connections, lambda: len(context.sockets))
-            app = Gateway(context, doorkeeper, Pages.of(settings), admission, readiness, Page.load(), cluster).app()
+            app = GatewayApp(context, doorkeeper, Pages.of(settings), admission, readiness, Page.load(), cluster).app()
             scope.enter_context(counted_on_scrape(GatewayGauges(context, cluster, presences, members)))
             live = LiveQuery(hub, catalog, doorkeeper, readiness, presences, admission)
             reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, hub))
