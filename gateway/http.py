@@ -29,7 +29,7 @@ from pollcast.gateway.channels import Context
 from pollcast.gateway.cluster_view import ClusterView
 from pollcast.gateway.follower import DeltaEvent, Event, following
 from pollcast.gateway.history import Result
-from pollcast.gateway.identity import Doorkeeper, Identity
+from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.origin import Pages
 from pollcast.gateway.page import Page
 from pollcast.gateway.readiness import Readiness
@@ -58,7 +58,7 @@ class GatewayApp:
     def __init__(
         self,
         context: Context,
-        doorkeeper: Doorkeeper,
+        authenticator: Authenticator,
         pages: Pages,
         admission: Admission,
         readiness: Readiness,
@@ -66,7 +66,7 @@ class GatewayApp:
         cluster: ClusterView,
     ) -> None:
         self.context = context
-        self.doorkeeper = doorkeeper
+        self.authenticator = authenticator
         self.pages = pages
         self.admission = admission
         self.readiness = readiness
@@ -101,7 +101,7 @@ class GatewayApp:
         if self.readiness.draining:
             raise Draining()
         raw = request.scope["query_string"].decode("latin-1")
-        identity = self.doorkeeper.identify(auth.from_header(request.headers.get("authorization")) or _token(raw))
+        identity = self.authenticator.identify(auth.from_header(request.headers.get("authorization")) or _token(raw))
         query = self.context.catalog.query(request.path_params["query"])
         if "token" not in query.params:
             raw = _without_token(raw)
@@ -178,7 +178,7 @@ class GatewayApp:
             offered = websocket.scope["subprotocols"]
             token = auth.bearer_from_subprotocols(offered) or websocket.query_params.get("token")
             try:
-                identity = self.doorkeeper.identify(token)
+                identity = self.authenticator.identify(token)
             except PollcastError as error:
                 raise Forbidden(error.detail) from None
             if self.readiness.draining:
@@ -194,7 +194,7 @@ class GatewayApp:
         """Who asks. Raises Forbidden for a page of somebody else, Unauthorized."""
         self._check_origin(request)
         token = auth.from_header(request.headers.get("authorization")) or _token(request.url.query or "")
-        return self.doorkeeper.identify(token)
+        return self.authenticator.identify(token)
 
     def _check_origin(self, connection: HTTPConnection) -> None:
         """Raises Forbidden for a page of somebody else."""
