@@ -170,7 +170,7 @@ class ClusterView:
         return name
 
 
-def _alone(figures: NodeFigures | None) -> Figures | None:
+def _alone(figures: NodeFigures | None) -> NodeFigures | None:
     return NodeFigures(figures.at, figures.totals, None) if figures is not None else None
 
 
