@@ -30,7 +30,7 @@ from pollcast.gateway.cluster_view import ClusterView
 from pollcast.gateway.follower import DeltaEvent, Event, following
 from pollcast.gateway.history import Result
 from pollcast.gateway.identity import Authenticator, Identity
-from pollcast.gateway.origin import Pages
+from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
 from pollcast.gateway.readiness import Readiness
 from pollcast.gateway.version import Version
@@ -59,7 +59,7 @@ class GatewayApp:
         self,
         context: Context,
         authenticator: Authenticator,
-        pages: Pages,
+        origins: OriginPolicy,
         admission: Admission,
         readiness: Readiness,
         page: Page,
@@ -67,7 +67,7 @@ class GatewayApp:
     ) -> None:
         self.context = context
         self.authenticator = authenticator
-        self.pages = pages
+        self.origins = origins
         self.admission = admission
         self.readiness = readiness
         self.page = page
@@ -198,7 +198,7 @@ class GatewayApp:
 
     def _check_origin(self, connection: HTTPConnection) -> None:
         """Raises Forbidden for a page of somebody else."""
-        self.pages.check(connection.headers.get("origin"), connection.headers.get("host", ""))
+        self.origins.check(connection.headers.get("origin"), connection.headers.get("host", ""))
 
     async def preflight(self, request: Request) -> Response:
         """A browser asks before it sends a token's header to another Origin."""
@@ -208,7 +208,7 @@ class GatewayApp:
     async def _error_response(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, PollcastError)
         headers = {} if error.http != 401 else {"www-authenticate": "Bearer"}
-        if self.pages.allow_origin(request.headers.get("origin"), request.headers.get("host", "")):
+        if self.origins.allow_origin(request.headers.get("origin"), request.headers.get("host", "")):
             headers |= _cors(request)
         return _error_json(error, headers)
 

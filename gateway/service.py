@@ -24,7 +24,7 @@ from pollcast.gateway.hub import Hub, Owner
 from pollcast.gateway.identity import Authenticator
 from pollcast.gateway.limits import Limits
 from pollcast.gateway.live import SERVICE, LiveQuery
-from pollcast.gateway.origin import Pages
+from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
 from pollcast.gateway.presence import HOLD_SECONDS, Presences
 from pollcast.gateway.presence_keys import PresenceKeys
@@ -87,7 +87,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             hub.on_owned = cluster.owned
             admission = Admission(settings.max_connections, lambda: len(context.sockets))
             app = GatewayApp(
-                context, authenticator, Pages.of(settings), admission, readiness, Page.load(), cluster
+                context, authenticator, OriginPolicy.of(settings), admission, readiness, Page.load(), cluster
             ).app()
             scope.enter_context(counted_on_scrape(GatewayGauges(context, cluster, presences, members)))
             live = LiveQuery(hub, catalog, authenticator, readiness, presences, admission)
