@@ -50,7 +50,7 @@ class GatewayGauges:
             for state in ("live", "stale", "failed"):
                 topics.add_metric([name, state], watched[name, state])
         yield topics
-        yield _gauge("pollcast_gateway_links", "Pollers whose feed stands.", hub.feeds.standing)
+        yield _gauge("pollcast_gateway_links", "Pollers whose feed stands.", hub.feeds.connected)
         yield _gauge(
             "pollcast_gateway_owned_topics", "Topics that have an owner, in the whole cluster.", len(hub.owners)
         )
@@ -58,7 +58,7 @@ class GatewayGauges:
             "pollcast_gateway_takeovers", "Topics that went from one poller to another.", self._cluster.takeovers
         )
         yield _counter(
-            "pollcast_gateway_stale_frames", "Frames of owners of the past that the fence dropped.", hub.stale_frames
+            "pollcast_gateway_stale_frames", "Updates of owners of the past that the fence dropped.", hub.stale_updates
         )
 
     def _clients(self) -> Iterator[Metric]:

@@ -27,7 +27,7 @@ from pollcast.gateway import metrics, phoenix
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.channels import Context
 from pollcast.gateway.cluster_view import ClusterView
-from pollcast.gateway.follower import DeltaEvent, Event, following
+from pollcast.gateway.follower import DeltaEvent, TopicEvent, following
 from pollcast.gateway.history import Result
 from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.origin import OriginPolicy
@@ -254,7 +254,7 @@ async def _until_disconnected(receive: Receive) -> None:
         pass
 
 
-def server_sent(event: Event, known: Version | None) -> bytes:
+def server_sent(event: TopicEvent, known: Version | None) -> bytes:
     """One server-sent event; `known` is the version that the client has after it."""
     if isinstance(event, Result):
         name, payload = b"snapshot", event.payload

@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 
 from pollcast.gateway.admission import Admission
-from pollcast.gateway.follower import DeltaEvent, Event, ending_after, following
+from pollcast.gateway.follower import DeltaEvent, TopicEvent, ending_after, following
 from pollcast.gateway.history import Result
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Authenticator, Identity
@@ -179,7 +179,7 @@ def _presence_response(event: Shown | Diff, total: int) -> live_pb2.WatchPresenc
     return live_pb2.WatchPresenceResponse(state=state)
 
 
-def _response(event: Event) -> live_pb2.WatchResponse:
+def _response(event: TopicEvent) -> live_pb2.WatchResponse:
     if isinstance(event, Result):
         return live_pb2.WatchResponse(snapshot=_snapshot(event))
     if isinstance(event, DeltaEvent):

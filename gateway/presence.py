@@ -321,7 +321,7 @@ class Presence:
         if diff is not None:
             self._presences.diffs += 1
             if self.audience is not None:
-                self.audience.tell(b"presence_diff", diff.payload())
+                self.audience.broadcast(b"presence_diff", diff.payload())
         for watcher in self.watches:
             watcher.wake()
 
@@ -336,7 +336,7 @@ class Presence:
             return
         self._total, self._capped_at, self._capped_waits = total, now + CAPPED_SECONDS, False
         if self.audience is not None:
-            self.audience.tell(b"presence_capped", self._capped_payload())
+            self.audience.broadcast(b"presence_capped", self._capped_payload())
 
     def _capped_payload(self) -> bytes:
         shown = len(self.roster.told)

@@ -108,9 +108,9 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                 record = node_record("gateway", settings.node, http, grpc)
                 drained = asyncio.Event()
                 asked = Asked(etcd, keys, "gateway", settings.node, stop)
-                member = Member(Registration(etcd, keys, record), demand, members, view, asked, drained)
+                leased = LeasedWork(Registration(etcd, keys, record), demand, members, view, asked, drained)
                 async with asyncio.TaskGroup() as tasks:
-                    membership = tasks.create_task(keep_session(etcd, settings.lease_ttl, member.term, drained))
+                    membership = tasks.create_task(keep_session(etcd, settings.lease_ttl, leased.term, drained))
                     forever = [
                         tasks.create_task(work)
                         for work in (
@@ -130,7 +130,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                     await stop.wait()
                     readiness.draining = True
                     await server.set_serving(False)
-                    await member.registration.announce("draining")
+                    await leased.registration.announce("draining")
                     await _send_away(hub, context, presences)
                     drained.set()
                     await membership
@@ -139,7 +139,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
     log.info("drained")
 
 
-class Member:
+class LeasedWork:
     """What hangs on the session: the node's entry, the demand and the presences."""
 
     def __init__(
@@ -234,7 +234,7 @@ class EtcdView:
                 continue
             if record.grpc is not None:
                 self._at[record.grpc] = record.node
-        self._hub.feeds.pollers_are_at(set(self._at))
+        self._hub.feeds.set_pollers(set(self._at))
 
     def _on_broken_link(self, address: HostPort) -> None:
         if address in self._at:
