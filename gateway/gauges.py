@@ -20,7 +20,7 @@ EVENTS = (b"snapshot", b"delta", b"status", b"presence_diff")
 """Told from the start, at 0."""
 
 
-class Figures:
+class GatewayGauges:
     """What is read on scrape."""
 
     def __init__(self, context: Context, cluster: ClusterView, presences: Presences, keys: PresenceKeys) -> None:
