@@ -15,7 +15,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn, Protocol
 
-from pollcast.poller.placement import PlacementChanges, Placement, PlacementSteps
+from pollcast.poller.placement import Placement, PlacementChanges, PlacementSteps
 from pollcast.services import clock
 from pollcast.services.coordination.claims import Claim, batches, claim, hand_over, let_go, release, remove
 from pollcast.services.coordination.etcd import Etcd, Event, Kv

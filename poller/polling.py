@@ -17,7 +17,7 @@ from pollcast.poller.feed import Feed
 from pollcast.poller.figures import figures
 from pollcast.poller.lane import Lane
 from pollcast.poller.owned import Frames, OwnedTopic
-from pollcast.poller.story import Story
+from pollcast.poller.ownership_log import OwnershipLog
 from pollcast.services import clock
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
@@ -35,7 +35,7 @@ class Polling:
         self._catalog = catalog
         self._owned: dict[str, OwnedTopic] = {}
         self.feed = Feed(self._owned)
-        self._story = Story()
+        self._log = OwnershipLog()
         rng = rng or random.Random()
         self._lanes = {name: Lane(query, database, self._publish, rng) for name, query in catalog.queries.items()}
 
@@ -67,7 +67,7 @@ class Polling:
             return
         self._owned[topic] = owned
         metrics.GAINED.inc()
-        self._story.gained(topic, epoch)
+        self._log.gained(topic, epoch)
         self._lanes[owned.topic.query.name].add(owned)
 
     def lost(self, topic: str) -> None:
@@ -75,12 +75,12 @@ class Polling:
         owned = self._owned.pop(topic, None)
         if owned is not None:
             metrics.LOST.inc()
-            self._story.lost(topic)
+            self._log.lost(topic)
             self._lanes[owned.topic.query.name].remove(owned)
             self.feed.forget(topic)
 
     def _publish(self, topic: str, frames: Frames) -> None:
-        self._story.told(topic)
+        self._log.told(topic)
         self.feed.publish(topic, frames)
 
     async def run(self) -> None:

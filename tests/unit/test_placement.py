@@ -15,8 +15,8 @@ from pollcast.poller.placement import (
     RETRY_SECONDS,
     SETTLE_SECONDS,
     STEP_SECONDS,
-    PlacementChanges,
     Placement,
+    PlacementChanges,
     PlacementSteps,
     claim_delay,
 )
