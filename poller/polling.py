@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pollcast.poller import metrics
 from pollcast.poller.database import Database
 from pollcast.poller.feed import Feed
-from pollcast.poller.figures import figures
+from pollcast.poller.gauges import topic_gauges
 from pollcast.poller.lane import Lane
 from pollcast.poller.owned import Frames, OwnedTopic
 from pollcast.poller.ownership_log import OwnershipLog
@@ -85,7 +85,7 @@ class Polling:
 
     async def run(self) -> None:
         """Polls until cancelled."""
-        with counted_on_scrape(lambda: figures(self._owned, self._lanes, clock.now_us())):
+        with counted_on_scrape(lambda: topic_gauges(self._owned, self._lanes, clock.now_us())):
             async with asyncio.TaskGroup() as tasks:
                 for name, lane in self._lanes.items():
                     tasks.create_task(lane.run(), name=f"lane {name}")
