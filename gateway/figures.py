@@ -58,7 +58,7 @@ class Figures:
             "pollcast_gateway_takeovers", "Topics that went from one poller to another.", self._cluster.takeovers
         )
         yield _counter(
-            "pollcast_gateway_stale_frames", "Frames of owners of the past that the fence dropped.", hub.stale_frames
+            "pollcast_gateway_stale_frames", "Updates of owners of the past that the fence dropped.", hub.stale_updates
         )
 
     def _clients(self) -> Iterator[Metric]:

@@ -1,7 +1,7 @@
-"""What this poller owns, from the word of the coordination to the frames for the gateways.
+"""What this poller owns, from the word of the coordination to the updates for the gateways.
 
 `gained` and `lost` come from poller/ownership.py and take effect at once: a gained topic is polled now, and after
-`lost` no frame of it leaves. `run` polls until cancelled. When this poller dies, gateways see their streams break and
+`lost` no update of it leaves. `run` polls until cancelled. When this poller dies, gateways see their streams break and
 keep what they have until the next owner's first result.
 """
 
@@ -16,7 +16,7 @@ from pollcast.poller.database import Database
 from pollcast.poller.feed import Feed
 from pollcast.poller.gauges import topic_gauges
 from pollcast.poller.lane import Lane
-from pollcast.poller.owned import Frames, OwnedTopic
+from pollcast.poller.owned import OwnedTopic, Updates
 from pollcast.poller.ownership_log import OwnershipLog
 from pollcast.services import clock
 from pollcast.services.catalogue import topics
@@ -79,9 +79,9 @@ class Polling:
             self._lanes[owned.topic.query.name].remove(owned)
             self.feed.forget(topic)
 
-    def _publish(self, topic: str, frames: Frames) -> None:
+    def _publish(self, topic: str, updates: Updates) -> None:
         self._log.told(topic)
-        self.feed.publish(topic, frames)
+        self.feed.publish(topic, updates)
 
     async def run(self) -> None:
         """Polls until cancelled."""

@@ -82,10 +82,10 @@ class Gateway:
         host, port = self.address
         return f"ws://{host}:{port}/"
 
-    def take(self, frames: list[bytes]) -> None:
-        """Frames of an owner."""
-        for frame in frames:
-            self.hub.on_frame(OWNER, feed_pb2.FeedFrame.FromString(frame))
+    def take(self, updates: list[bytes]) -> None:
+        """Updates of an owner."""
+        for update in updates:
+            self.hub.on_update(OWNER, feed_pb2.FeedUpdate.FromString(update))
 
     def attach(self, canonical: str) -> None:
         """The owner sends what it has, soon."""
