@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from pollcast.poller import metrics
 from pollcast.poller.database import Database
-from pollcast.poller.feed import Feed
+from pollcast.poller.feed import Feed, OnGatewayGone
 from pollcast.poller.gauges import topic_gauges
 from pollcast.poller.lane import Lane
 from pollcast.poller.owned import OwnedTopic, Updates
@@ -31,10 +31,16 @@ log = logs.get_logger("polling")
 class Polling:
     """The Holder of poller/ownership.py."""
 
-    def __init__(self, catalog: Catalog, database: Database, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        database: Database,
+        rng: random.Random | None = None,
+        on_gateway_gone: OnGatewayGone | None = None,
+    ) -> None:
         self._catalog = catalog
         self._owned: dict[str, OwnedTopic] = {}
-        self.feed = Feed(self._owned)
+        self.feed = Feed(self._owned, on_gateway_gone)
         self._log = OwnershipLog()
         rng = rng or random.Random()
         self._lanes = {name: Lane(query, database, self._publish, rng) for name, query in catalog.queries.items()}
