@@ -23,7 +23,7 @@ from pollcast.services.auth.keyset import LOOK_SECONDS, KeySet
 from pollcast.services.auth.tokens import (
     MAX_SUBJECT_BYTES,
     MAX_TOKEN_CHARS,
-    Claims,
+    TokenClaims,
     Verifier,
     bearer_from_subprotocols,
     from_header,
@@ -74,7 +74,7 @@ def test_a_signed_token_is_verified_and_its_claims_are_read() -> None:
 
 
 def test_a_token_needs_no_claims_at_all() -> None:
-    assert verifier().verify(sign(SECRET, {})) == Claims(None, (), None, {})
+    assert verifier().verify(sign(SECRET, {})) == TokenClaims(None, (), None, {})
 
 
 @pytest.mark.parametrize(
