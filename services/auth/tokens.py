@@ -19,8 +19,9 @@ from typing import Any, Final, Protocol
 
 import jwt
 
-from pollcast.services.auth.keyset import KeySet, VerifyKey
+from pollcast.services.auth.keyset import KeySet
 from pollcast.services.errors import Problem, SettingsInvalid, Unauthorized
+from pollcast.services.process.jwks import VerifyKey
 from pollcast.services.process.logs import get_logger
 from pollcast.services.process.settings import GatewaySettings
 
