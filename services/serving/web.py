@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from pollcast.services.errors import CantListen
+from pollcast.services.errors import CantListen, unwrapped
 from pollcast.services.process.settings import HostPort, split_host_port
 from pollcast.services.serving.http_guard import GuardedHttp
 
@@ -95,8 +95,8 @@ async def serve_app(
                     yield address_of(listener)
                 finally:
                     server.should_exit = True
-        except BaseExceptionGroup as group:  # what the body raised, as it raised it
-            raise group.exceptions[0] if len(group.exceptions) == 1 else group from None
+        except BaseExceptionGroup as group:
+            raise unwrapped(group) from None
 
 
 def service_app(healthz: ReadinessCheck, readyz: ReadinessCheck) -> Starlette:
