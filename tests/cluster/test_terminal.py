@@ -293,7 +293,7 @@ async def test_top_moves_a_topic_and_quits_by_keys(up: Cluster, watched: None) -
         screen.type("m")
         await screen.shows("move clock to")
         screen.type("\r")
-        await screen.shows("now, epoch")
+        await screen.shows("owns clock, epoch")
         screen.type("q")
 
         def ended() -> bool:
