@@ -15,7 +15,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn, Protocol
 
-from pollcast.poller.placement import Changes, Placement, Work
+from pollcast.poller.placement import Placement, PlacementChanges, PlacementSteps
 from pollcast.services import clock
 from pollcast.services.coordination.claims import Claim, batches, claim, hand_over, let_go, release, remove
 from pollcast.services.coordination.client import Etcd
@@ -120,7 +120,7 @@ class Term:
             await self._work()
         raise AssertionError("unreachable")
 
-    def tell(self, changes: Changes) -> None:
+    def tell(self, changes: PlacementChanges) -> None:
         for topic in changes.lost:
             self._holder.lost(topic)
         for topic, epoch in changes.gained.items():
@@ -144,13 +144,13 @@ class Term:
         while True:
             await self._until_due()
             work = self.placement.due(self._now())
-            left = Work(
+            left = PlacementSteps(
                 [topic for batch in batches(work.claims, str) for topic in await self._claim(batch)],
                 await self._give_up(release, work.releases),
                 await self._hand_over(work.moves),
                 await self._give_up(let_go, work.strays),
             )
-            if left != Work([], []):
+            if left != PlacementSteps([], []):
                 self.placement.unanswered(left, self._now(), backoff(failures))
                 failures += 1
             elif work != left:

@@ -99,9 +99,10 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
     with bind(settings.http) as listener:
         http = settings.advertised(*address_of(listener))
         async with Etcd.open(settings) as etcd, Database.open(url, settings.pool, settings.node) as database:
-            polling = Polling(catalog, database)
             failure_detector = FailureDetector(etcd, keys)
-            polling.feed.on_gateway_gone = lambda gateway: failure_detector.suspect("gateway", gateway)
+            polling = Polling(
+                catalog, database, on_gateway_gone=lambda gateway: failure_detector.suspect("gateway", gateway)
+            )
             reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, polling))
             async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
