@@ -175,7 +175,7 @@ async def test_a_dead_or_frozen_endpoint_is_left_for_the_next(own_etcd: Breakabl
 
 
 @pytest.mark.parametrize("same_cluster_id", [True, False])
-async def test_an_etcd_that_lost_its_data_begins_a_new_incarnation(
+async def test_losing_the_data_begins_a_new_incarnation(
     own_etcd: BreakableEtcd, same_cluster_id: bool
 ) -> None:
     async with Etcd.open(own_etcd.settings) as etcd:
