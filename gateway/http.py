@@ -32,11 +32,11 @@ from pollcast.gateway.history import Result
 from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
-from pollcast.gateway.readiness import Readiness
 from pollcast.gateway.version import Version
 from pollcast.gateway.wire import EXTENSION, FrameProtocol
 from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
+from pollcast.services.coordination.node import Readiness
 from pollcast.services.errors import Draining, Forbidden, NoResult, PollcastError
 
 RESULT_SECONDS = 10.0
@@ -164,8 +164,8 @@ class GatewayApp:
         return _json({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        status, body = self.readiness.answer()
-        return _json(body, status=status)
+        ready, body = self.readiness.answer()
+        return _json(body, status=200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -22,13 +22,13 @@ from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.limits import EXPIRY_GRACE_SECONDS
 from pollcast.gateway.presence import Presences
-from pollcast.gateway.readiness import Readiness
 from pollcast.gateway.roster import Diff, Member, Shown, metas_by_key
 from pollcast.gateway.version import Version
 from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog, Param, Query
 from pollcast.services.clock import rfc3339
+from pollcast.services.coordination.node import Readiness
 from pollcast.services.errors import Draining, InvalidPayload, NoResult, PollcastError, Unauthorized
 from pollcast.services.serving import rpc
 from pollcast.v1 import live_pb2, live_pb2_grpc, types_pb2

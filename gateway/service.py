@@ -28,21 +28,20 @@ from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
 from pollcast.gateway.presence import HOLD_SECONDS, Presences
 from pollcast.gateway.presence_keys import PresenceKeys
-from pollcast.gateway.readiness import Readiness
 from pollcast.gateway.report import describe
 from pollcast.gateway.turns import PacedHttp
 from pollcast.gateway.wire import FrameProtocol
 from pollcast.services.auth.tokens import Verifier
 from pollcast.services.catalogue import catalog as catalogue
-from pollcast.services.coordination.drain import DrainRequests
-from pollcast.services.coordination.etcd import Etcd, KeyEvent
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Foreign, Keys, NodeRecord, OwnerRecord
 from pollcast.services.coordination.metrics import counted_on_scrape
 from pollcast.services.coordination.mirror import Mirror
-from pollcast.services.coordination.registry import Registration, node_record
+from pollcast.services.coordination.node import Node, Readiness
+from pollcast.services.coordination.operations import KeyEvent
+from pollcast.services.coordination.registry import node_record
 from pollcast.services.coordination.reporting import Reporting
-from pollcast.services.coordination.session import Session, keep_session
 from pollcast.services.process import logs
 from pollcast.services.process.settings import GatewaySettings, HostPort
 from pollcast.services.serving import rpc, web
@@ -71,7 +70,6 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
     logs.hide_claims_of(catalog)
     authenticator = Authenticator(Verifier.from_settings(settings))
     keys = Keys(settings.namespace)
-    readiness = Readiness()
     with web.bind(settings.http) as listener, contextlib.ExitStack() as scope:
         http = settings.advertised(*web.address_of(listener))
         async with Etcd.open(settings) as etcd:
@@ -83,6 +81,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             context = Context(hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
             failure_detector = FailureDetector(etcd, keys)
             view = EtcdView(etcd, keys, hub, context, failure_detector, members)
+            readiness = Readiness("gateway", stop, lambda: {"etcd": "reached" if view.healthy else "not reached"})
             cluster = ClusterView(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, hub.owners)
             hub.on_owned = cluster.owned
             admission = Admission(settings.max_connections, lambda: len(context.sockets))
@@ -106,11 +105,11 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             ):
                 grpc = settings.advertised(server.host, server.port)
                 record = node_record("gateway", settings.node, http, grpc)
+                parts = [demand.run, members.run]
+                node = Node(etcd, keys, record, server, readiness, synced=view.wait_synced, parts=parts)
                 drained = asyncio.Event()
-                drain_requests = DrainRequests(etcd, keys, "gateway", settings.node, stop)
-                leased = LeasedWork(Registration(etcd, keys, record), demand, members, view, drain_requests, drained)
                 async with asyncio.TaskGroup() as tasks:
-                    membership = tasks.create_task(keep_session(etcd, settings.lease_ttl, leased.term, drained))
+                    membership = tasks.create_task(node.run(settings.lease_ttl, drained))
                     forever = [
                         tasks.create_task(work)
                         for work in (
@@ -128,55 +127,13 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                     _settle()
                     log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))
                     await stop.wait()
-                    readiness.draining = True
-                    await server.set_serving(False)
-                    await leased.registration.announce("draining")
+                    await node.start_draining()
                     await _send_away(hub, context, presences)
                     drained.set()
                     await membership
                     for task in forever:
                         task.cancel()
     log.info("drained")
-
-
-class LeasedWork:
-    """What hangs on the session: the node's entry, the demand and the presences."""
-
-    def __init__(
-        self,
-        registration: Registration,
-        demand: Demand,
-        members: PresenceKeys,
-        view: EtcdView,
-        drain_requests: DrainRequests,
-        drained: asyncio.Event,
-    ) -> None:
-        self.registration = registration
-        self._demand = demand
-        self._members = members
-        self._view = view
-        self._drain_requests = drain_requests
-        self._drained = drained
-
-    async def term(self, session: Session) -> None:
-        """Until the session or the gateway ends."""
-        async with asyncio.TaskGroup() as tasks:
-            works = (
-                self.registration.run(session),
-                self._demand.run(session),
-                self._members.run(session),
-                self._say_ready(),
-                self._drain_requests.run(session),
-            )
-            running = [tasks.create_task(work) for work in works]
-            await self._drained.wait()
-            for task in running:
-                task.cancel()
-
-    async def _say_ready(self) -> None:
-        await self._view.wait_synced()
-        if self.registration.record.state == "starting":
-            self.registration.set_state("ready")
 
 
 class EtcdView:
@@ -265,7 +222,7 @@ def _settle() -> None:
 async def _sweep(hub: Hub, context: Context, view: EtcdView, readiness: Readiness) -> None:
     while True:
         readiness.synced = readiness.synced or view.synced
-        readiness.etcd_reached = hub.coordination_reached = view.healthy
+        hub.coordination_reached = view.healthy
         hub.sweep(time.monotonic())
         context.sweep(time.monotonic(), time.time())
         await asyncio.sleep(SWEEP_SECONDS)
