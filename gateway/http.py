@@ -27,7 +27,7 @@ from pollcast.gateway import metrics, phoenix
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.channels import Context
 from pollcast.gateway.cluster_view import ClusterView
-from pollcast.gateway.follower import DeltaEvent, TopicEvent, following
+from pollcast.gateway.follower import DeltaEvent, TopicEvent, first_result, following
 from pollcast.gateway.history import Result
 from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.origin import OriginPolicy
@@ -37,10 +37,7 @@ from pollcast.gateway.wire import EXTENSION, FrameProtocol
 from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
 from pollcast.services.coordination.node import Readiness
-from pollcast.services.errors import Draining, Forbidden, NoResult, PollcastError
-
-RESULT_SECONDS = 10.0
-"""How long a request for one snapshot waits for a first result."""
+from pollcast.services.errors import Draining, Forbidden, PollcastError
 
 PREFLIGHT = {
     "access-control-allow-methods": "GET",
@@ -110,7 +107,8 @@ class GatewayApp:
         headers = _cors(request) | {"cache-control": "no-store", "vary": "Accept, Origin"}
         if "text/event-stream" not in ",".join(request.headers.getlist("accept")).lower():
             with self.admission.seat():
-                return Response(await self._snapshot(topic), media_type="application/json", headers=headers)
+                result = await first_result(self.context.hub, topic)
+            return Response(result.payload, media_type="application/json", headers=headers)
         since = Version.parse(request.headers.get("last-event-id", ""))
         headers |= {"x-accel-buffering": "no"}
         if request.method == "HEAD":  # there is no body, and thereby no end to wait for
@@ -119,19 +117,6 @@ class GatewayApp:
             return head
         lifetime = identity.lifetime(time.time() - self.context.limits.expiry_grace_seconds)
         return EventStream(self._events(topic, since, lifetime), self.admission, headers=headers)
-
-    async def _snapshot(self, topic: topics.Topic) -> bytes:
-        with following(self.context.hub, topic) as follower:
-            try:
-                async with asyncio.timeout(RESULT_SECONDS), aclosing(follower.events()) as events:
-                    async for event in events:
-                        if isinstance(event, Result):
-                            return event.payload
-                raise Draining()
-            except TimeoutError:
-                status = follower.status
-                why = f"the topic is {status.state}: {status.reason}" if status.reason else "no answer to the query yet"
-                raise NoResult(f"no result within {RESULT_SECONDS:g} s; {why}") from None
 
     async def _events(
         self, topic: topics.Topic, since: Version | None, lifetime: float | None

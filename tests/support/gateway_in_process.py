@@ -16,6 +16,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from pollcast.gateway.channels import Context
+from pollcast.gateway.feeds import decode
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import NOBODY
 from pollcast.gateway.limits import Limits
@@ -31,7 +32,6 @@ from pollcast.services.coordination.operations import Kv
 from pollcast.services.delta import Row
 from pollcast.services.process.settings import GatewaySettings
 from pollcast.services.serving import web
-from pollcast.v1 import feed_pb2
 
 CATALOG = """
 [queries.keyed]
@@ -85,7 +85,7 @@ class Gateway:
     def take(self, updates: list[bytes]) -> None:
         """Updates of an owner."""
         for update in updates:
-            self.hub.on_update(OWNER, feed_pb2.FeedUpdate.FromString(update))
+            self.hub.on_update(OWNER, decode(update))
 
     def attach(self, canonical: str) -> None:
         """The owner sends what it has, soon."""
@@ -107,7 +107,7 @@ def gateway(folder: Path, limits: Limits | None = None) -> Gateway:
     file.write_text(CATALOG)
     catalog = catalogue.load(file)
     nothing = NoEtcd()
-    hub = Hub(GatewaySettings(catalog=file), nothing, Presences(nothing, time.monotonic))
+    hub = Hub(GatewaySettings(catalog=file), nothing, Presences(nothing, time.monotonic), lambda _: None)
     limits = limits or Limits(max_topics=100, join_rate=1e6, max_connections=10_000)
     here = Gateway(hub, Context(hub, catalog, limits, lambda _: NOBODY, time.monotonic))
     nothing.on_want = here.attach
