@@ -15,6 +15,7 @@ import orjson
 
 from pollcast.gateway import phoenix
 from pollcast.gateway.audience import Cohort
+from pollcast.gateway.close_codes import GOING_AWAY, INVALID_MESSAGE, STUCK, TOKEN_EXPIRED
 from pollcast.gateway.frames import frame
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Identity
@@ -36,11 +37,6 @@ from pollcast.services.errors import (
     UnknownEvent,
     UnknownQuery,
 )
-
-INVALID_MESSAGE = 1007
-GOING_AWAY = 1001
-TOKEN_EXPIRED = 4001
-STUCK = 1013
 
 PREFIX = "live:"
 

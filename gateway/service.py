@@ -16,6 +16,7 @@ import time
 
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.channels import Context
+from pollcast.gateway.close_codes import SERVICE_RESTART
 from pollcast.gateway.cluster_view import ClusterView
 from pollcast.gateway.demand import Demand
 from pollcast.gateway.gauges import GatewayGauges
@@ -58,8 +59,6 @@ GONE_SECONDS = 2.0
 """How long clients may take to answer the close."""
 
 SWEEP_SECONDS = 0.25
-
-SERVICE_RESTART = 1012
 
 GC_THRESHOLDS = (20_000, 20, 50)
 

@@ -32,6 +32,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol as Framing
 from websockets.protocol import State
 
+from pollcast.gateway.close_codes import SERVICE_RESTART, UNSUPPORTED_DATA
 from pollcast.gateway.frames import EXTENSIONS, WINDOW_BITS
 from pollcast.gateway.framings import framings, is_idle
 from pollcast.gateway.turns import Turns
@@ -49,11 +50,6 @@ CLOSE_SECONDS = 5.0
 
 SLICE_BYTES = 1024
 """What is taken of one connection in its turn, when it sent more."""
-
-UNSUPPORTED_DATA = 1003
-"""The close code for a binary message."""
-
-SERVICE_RESTART = 1012
 
 
 class Receiver(Protocol):
