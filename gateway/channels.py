@@ -7,15 +7,15 @@ is no task and no queue per client. The reply to a join never waits for a result
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from pollcast.gateway import phoenix
 from pollcast.gateway.audience import Cohort
-from pollcast.gateway.close_codes import GOING_AWAY, INVALID_MESSAGE, STUCK, TOKEN_EXPIRED
+from pollcast.gateway.close_codes import INVALID_MESSAGE
 from pollcast.gateway.frames import frame
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Identity
@@ -40,8 +40,34 @@ from pollcast.services.errors import (
 
 PREFIX = "live:"
 
-SWEEPS = 4
-"""How many calls of `Context.sweep` go once through all sockets."""
+
+class SocketCounts:
+    """Numbers of events on a gateway's sockets since it started."""
+
+    __slots__ = ("malformed", "refusals", "slow", "stuck")
+
+    def __init__(self) -> None:
+        self.malformed = 0  # messages that closed their socket
+        self.slow = 0  # times that a socket fell behind
+        self.stuck = 0  # sockets that were closed because they did not read
+        self.refusals: dict[str, int] = {}  # error replies by reason
+
+    def refused(self, reason: str) -> None:
+        """Count an error reply."""
+        self.refusals[reason] = self.refusals.get(reason, 0) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class SocketContext:
+    """Objects that all sockets of a gateway share. `identify` raises Unauthorized; `now` returns monotonic seconds."""
+
+    hub: Hub
+    catalog: Catalog
+    limits: Limits
+    identify: Callable[[str], Identity]
+    now: Callable[[], float]
+    counts: SocketCounts
+    on_closed: Callable[[Socket], None]
 
 
 class Channel:
@@ -75,7 +101,7 @@ class Socket:
 
     __slots__ = ("_behind", "_bucket", "_context", "channels", "congested_since", "identity", "last_heard", "wire")
 
-    def __init__(self, wire: Wire, identity: Identity, context: Context) -> None:
+    def __init__(self, wire: Wire, identity: Identity, context: SocketContext) -> None:
         self.wire = wire
         self.identity = identity
         self.channels: dict[str, Channel] = {}
@@ -92,7 +118,7 @@ class Socket:
         try:
             message = phoenix.decode(text)
         except Malformed as error:
-            self._context.malformed += 1
+            self._context.counts.malformed += 1
             self.wire.close(INVALID_MESSAGE, str(error)[:120])
             return
         if message.topic == "phoenix":
@@ -121,7 +147,7 @@ class Socket:
         for channel in self.channels.values():
             self._part(channel, broken=True)
         self.channels.clear()
-        self._context.remove(self)
+        self._context.on_closed(self)
 
     def fell_behind(self, channel: Channel) -> None:
         """The channel missed something because this socket is congested."""
@@ -129,7 +155,7 @@ class Socket:
             return
         if self._behind is None:
             self._behind = set()
-            self._context.slow += 1
+            self._context.counts.slow += 1
         self._behind.add(channel)
 
     # --- messages ---------------------------------------------------------------------------------------------
@@ -168,7 +194,7 @@ class Socket:
                 raise InvalidPayload("the payload is not valid Unicode: it holds half of a surrogate pair")
             act(message)
         except PollcastError as error:
-            self._context.refused(error.reason)
+            self._context.counts.refused(error.reason)
             self._send(phoenix.reply_error(message, phoenix.quote(message.topic), error.reason, error.detail))
 
     def _join(self, message: Message) -> None:
@@ -250,77 +276,6 @@ class Socket:
 
     def _send(self, message: bytes) -> None:
         self.wire.write(frame(message))
-
-
-class Context:
-    """What all sockets of a gateway share."""
-
-    def __init__(
-        self,
-        hub: Hub,
-        catalog: Catalog,
-        limits: Limits,
-        identify: Callable[[str], Identity],
-        now: Callable[[], float],
-    ) -> None:
-        self.hub = hub
-        self.catalog = catalog
-        self.limits = limits
-        self.identify = identify  # raises Unauthorized
-        self.now = now  # monotonic seconds
-        self.sockets: set[Socket] = set()
-        self._unswept: list[Socket] = []
-        self._part_size = 0
-        self._none_left = asyncio.Event()
-        self._none_left.set()
-        self.malformed = 0  # messages, ever
-        self.slow = 0  # times that a socket fell behind, ever
-        self.stuck = 0  # sockets that were closed because they did not read, ever
-        self.refusals: dict[str, int] = {}  # error replies by reason, ever
-
-    def open(self, wire: Wire, identity: Identity) -> Socket:
-        """A socket for a connection that is there now."""
-        socket = Socket(wire, identity, self)
-        self.sockets.add(socket)
-        self._none_left.clear()
-        return socket
-
-    def remove(self, socket: Socket) -> None:
-        self.sockets.discard(socket)
-        if not self.sockets:
-            self._none_left.set()
-
-    async def all_gone(self) -> None:
-        """Waits until there is no socket."""
-        await self._none_left.wait()
-
-    def refused(self, reason: str) -> None:
-        self.refusals[reason] = self.refusals.get(reason, 0) + 1
-
-    def sweep(self, now: float, wall: float) -> None:
-        """Call SWEEPS times a second: ends sockets that are silent, stuck, or whose token has expired, each time among
-        another part of them."""
-        if not self._unswept:
-            self._unswept = list(self.sockets)
-            self._part_size = -(-len(self._unswept) // SWEEPS)
-        for socket in self._unswept[: self._part_size]:
-            self._check(socket, now, wall)
-        del self._unswept[: self._part_size]
-
-    def _check(self, socket: Socket, now: float, wall: float) -> None:
-        wire = socket.wire
-        if wire.closing:
-            return
-        if socket.identity.expired(wall - self.limits.expiry_grace_seconds):
-            wire.close(TOKEN_EXPIRED, "the token has expired")
-        elif wire.congested:  # and thereby not read from either
-            if socket.congested_since is None:
-                socket.congested_since = now
-            elif now - socket.congested_since > self.limits.stuck_seconds:
-                self.stuck += 1
-                wire.close(STUCK, "reads too slowly")
-        elif now - socket.last_heard > self.limits.silent_seconds:
-            wire.close(GOING_AWAY, "nothing heard, not even a heartbeat")
 
 
 def _unknown_event(message: Message) -> None:

@@ -15,7 +15,6 @@ import gc
 import time
 
 from pollcast.gateway.admission import Admission
-from pollcast.gateway.channels import Context
 from pollcast.gateway.close_codes import SERVICE_RESTART
 from pollcast.gateway.cluster_view import ClusterView
 from pollcast.gateway.demand import Demand
@@ -31,6 +30,7 @@ from pollcast.gateway.presence import HOLD_SECONDS, Presences
 from pollcast.gateway.presence_keys import PresenceKeys
 from pollcast.gateway.readiness import Readiness
 from pollcast.gateway.report import describe
+from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.turns import PacedHttp
 from pollcast.gateway.wire import FrameProtocol
 from pollcast.services.auth.tokens import Verifier
@@ -79,16 +79,16 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             presences = Presences(members, time.monotonic)
             members.on_changes(presences.take)
             hub = Hub(settings, demand, presences)
-            context = Context(hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
+            sockets = Sockets(hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
             coroner = Coroner(etcd, keys)
-            view = EtcdView(etcd, keys, hub, context, coroner, members)
+            view = EtcdView(etcd, keys, hub, sockets, coroner, members)
             cluster = ClusterView(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, hub.owners)
             hub.on_owned = cluster.owned
-            admission = Admission(settings.max_connections, lambda: len(context.sockets))
+            admission = Admission(settings.max_connections, lambda: len(sockets))
             app = GatewayApp(
-                context, authenticator, OriginPolicy.of(settings), admission, readiness, Page.load(), cluster
+                sockets, authenticator, OriginPolicy.of(settings), admission, readiness, Page.load(), cluster
             ).app()
-            scope.enter_context(counted_on_scrape(GatewayGauges(context, cluster, presences, members)))
+            scope.enter_context(counted_on_scrape(GatewayGauges(sockets, cluster, presences, members)))
             live = LiveQuery(hub, catalog, authenticator, readiness, presences, admission)
             reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, hub))
             async with (
@@ -121,7 +121,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                             hub.feeds.run(),
                             coroner.run(),
                             reporting.run(),
-                            _sweep(hub, context, view, readiness),
+                            _sweep(hub, sockets, view, readiness),
                         )
                     ]
                     _settle()
@@ -130,7 +130,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                     readiness.draining = True
                     await server.set_serving(False)
                     await leased.registration.announce("draining")
-                    await _send_away(hub, context, presences)
+                    await _send_away(hub, sockets, presences)
                     drained.set()
                     await membership
                     for task in forever:
@@ -182,7 +182,7 @@ class EtcdView:
     """What the gateway sees of etcd: who owns what, where the pollers are, who is on which topic."""
 
     def __init__(
-        self, etcd: Etcd, keys: Keys, hub: Hub, context: Context, coroner: Coroner, members: PresenceKeys
+        self, etcd: Etcd, keys: Keys, hub: Hub, sockets: Sockets, coroner: Coroner, members: PresenceKeys
     ) -> None:
         self.owners = Mirror(etcd, keys.owners, self._on_owners, self._on_new_cluster)
         self.pollers = Mirror(etcd, keys.nodes("poller"), self._on_pollers)
@@ -192,7 +192,7 @@ class EtcdView:
         self._coroner = coroner
         hub.on_broken_link = self._on_broken_link
         self._hub = hub
-        self._context = context
+        self._sockets = sockets
         self._foreign = Foreign()
 
     @property
@@ -241,8 +241,8 @@ class EtcdView:
 
     def _on_new_cluster(self) -> None:
         """etcd lost its data: versions of the old cluster mean nothing, so everybody starts afresh."""
-        log.warning("etcd is another cluster: closing all sockets", sockets=len(self._context.sockets))
-        for socket in list(self._context.sockets):
+        log.warning("etcd is another cluster: closing all sockets", sockets=len(self._sockets))
+        for socket in list(self._sockets):
             socket.wire.close(SERVICE_RESTART, "coordination starts afresh")
         self._hub.reset()
 
@@ -255,38 +255,38 @@ def _settle() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-async def _sweep(hub: Hub, context: Context, view: EtcdView, readiness: Readiness) -> None:
+async def _sweep(hub: Hub, sockets: Sockets, view: EtcdView, readiness: Readiness) -> None:
     while True:
         readiness.synced = readiness.synced or view.synced
         readiness.etcd_reached = hub.coordination_reached = view.healthy
         hub.sweep(time.monotonic())
-        context.sweep(time.monotonic(), time.time())
+        sockets.sweep(time.monotonic(), time.time())
         await asyncio.sleep(SWEEP_SECONDS)
 
 
-async def _send_away(hub: Hub, context: Context, presences: Presences) -> None:
+async def _send_away(hub: Hub, sockets: Sockets, presences: Presences) -> None:
     """Clients are told to go, and those who were listed stay so until they are seen on other gateways, for a moment."""
     presences.end_watches()
-    await _drain(hub, context)
+    await _drain(hub, sockets)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(HOLD_SECONDS):  # their clients are on their way to other gateways
             await presences.nobody_departing()
 
 
-async def _drain(hub: Hub, context: Context) -> None:
+async def _drain(hub: Hub, sockets: Sockets) -> None:
     """Ends followers at once and sockets a few at a time, and waits until they are gone."""
     for live in hub.topics.values():
         for follower in live.followers:
             follower.end()
-    sockets = list(context.sockets)
-    batch = max(1, len(sockets) // DRAIN_STEPS)
-    for start in range(0, len(sockets), batch):
-        for socket in sockets[start : start + batch]:
+    leaving = list(sockets)
+    batch = max(1, len(leaving) // DRAIN_STEPS)
+    for start in range(0, len(leaving), batch):
+        for socket in leaving[start : start + batch]:
             socket.wire.close(SERVICE_RESTART, "this gateway is shutting down")
         await asyncio.sleep(DRAIN_SECONDS / DRAIN_STEPS)
     try:
         async with asyncio.timeout(GONE_SECONDS):
-            await context.all_gone()
+            await sockets.all_closed()
     except TimeoutError:
-        for socket in list(context.sockets):
+        for socket in list(sockets):
             socket.wire.abort(SERVICE_RESTART, "this gateway is shutting down")
