@@ -16,10 +16,10 @@ import orjson
 from pollcast.gateway import phoenix
 from pollcast.gateway.audience import Cohort
 from pollcast.gateway.close_codes import INVALID_MESSAGE
-from pollcast.gateway.frames import frame
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Identity
 from pollcast.gateway.limits import Bucket, Limits
+from pollcast.gateway.outbound_frames import frame
 from pollcast.gateway.phoenix import Malformed, Message, Ref
 from pollcast.gateway.presence_request import PresenceRequest
 from pollcast.gateway.roster import Member

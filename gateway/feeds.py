@@ -16,8 +16,8 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 import grpc.aio
 
+from pollcast.gateway.outbox import Outbox
 from pollcast.gateway.version import Version
-from pollcast.gateway.wire import Outbox
 from pollcast.services.process import logs
 from pollcast.services.process.settings import GatewaySettings, HostPort
 from pollcast.services.serving import rpc

@@ -27,6 +27,7 @@ from pollcast.gateway import metrics, phoenix
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.cluster_view import ClusterView
 from pollcast.gateway.follower import DeltaEvent, TopicEvent, following
+from pollcast.gateway.handshake import SCOPE_KEY, Handshake
 from pollcast.gateway.history import Result
 from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.origin import OriginPolicy
@@ -34,7 +35,6 @@ from pollcast.gateway.page import Page
 from pollcast.gateway.readiness import Readiness
 from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.version import Version
-from pollcast.gateway.wire import EXTENSION, FrameProtocol
 from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
 from pollcast.services.errors import Draining, Forbidden, NoResult, PollcastError
@@ -188,7 +188,7 @@ class GatewayApp:
                 raise Draining()
             with self.admission.seat():
                 await websocket.accept(subprotocol="phoenix" if "phoenix" in offered else None)
-                handshake = cast(FrameProtocol, websocket.scope["extensions"][EXTENSION])
+                handshake = cast(Handshake, websocket.scope["extensions"][SCOPE_KEY])
                 handshake.attach(lambda wire: self.sockets.open(wire, identity))
         except PollcastError as error:
             await websocket.send_denial_response(_error_json(error))

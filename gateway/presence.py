@@ -28,7 +28,7 @@ import orjson
 
 from pollcast.gateway import phoenix
 from pollcast.gateway.audience import Audience
-from pollcast.gateway.frames import frame
+from pollcast.gateway.outbound_frames import frame
 from pollcast.gateway.phoenix import Ref
 from pollcast.gateway.presence_keys import Change, MemberId
 from pollcast.gateway.presence_request import PresenceRequest, check_key, check_meta

@@ -19,6 +19,7 @@ from pollcast.gateway.close_codes import SERVICE_RESTART
 from pollcast.gateway.cluster_view import ClusterView
 from pollcast.gateway.demand import Demand
 from pollcast.gateway.gauges import GatewayGauges
+from pollcast.gateway.handshake import Handshake
 from pollcast.gateway.http import GatewayApp
 from pollcast.gateway.hub import Hub, Owner
 from pollcast.gateway.identity import Authenticator
@@ -32,7 +33,6 @@ from pollcast.gateway.readiness import Readiness
 from pollcast.gateway.report import describe
 from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.turns import PacedHttp
-from pollcast.gateway.wire import FrameProtocol
 from pollcast.services.auth.tokens import Verifier
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.coordination.coroner import Coroner
@@ -97,7 +97,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                     app,
                     listener,
                     http=PacedHttp,
-                    ws=FrameProtocol,
+                    ws=Handshake,
                     ws_max_size=settings.max_frame,
                     ws_ping_interval=None,
                     ws_per_message_deflate=False,

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
+from pollcast.gateway.handshake import SCOPE_KEY, Handshake
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import NOBODY
 from pollcast.gateway.limits import Limits
@@ -22,7 +23,6 @@ from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import MemberId
 from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.turns import PacedHttp
-from pollcast.gateway.wire import EXTENSION, FrameProtocol
 from pollcast.poller.owned import OwnedTopic
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue import topics
@@ -121,14 +121,14 @@ async def serving(folder: Path, limits: Limits | None = None) -> AsyncIterator[G
 
     async def endpoint(websocket: WebSocket) -> None:
         await websocket.accept()
-        handshake = cast(FrameProtocol, websocket.scope["extensions"][EXTENSION])
+        handshake = cast(Handshake, websocket.scope["extensions"][SCOPE_KEY])
         handshake.attach(lambda wire: here.sockets.open(wire, NOBODY))
 
     async with web.serve_app(
         Starlette(routes=[WebSocketRoute("/", endpoint)]),
         "127.0.0.1:0",
         http=PacedHttp,
-        ws=FrameProtocol,
+        ws=Handshake,
         ws_max_size=64 * 1024,
         ws_ping_interval=None,
         ws_per_message_deflate=False,

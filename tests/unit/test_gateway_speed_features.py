@@ -21,17 +21,17 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory, PerMessageDeflate
-from websockets.protocol import Protocol as Framing
+from websockets.protocol import Protocol as SansIO
 from websockets.protocol import Side, State
 
-from pollcast.gateway import frames as frames_module
+from pollcast.gateway import outbound_frames
 from pollcast.gateway.channels import Socket
 from pollcast.gateway.close_codes import STUCK
 from pollcast.gateway.follower import DeltaEvent, following
-from pollcast.gateway.frames import MIN_DEFLATED_BYTES, Framed
-from pollcast.gateway.framings import is_idle
+from pollcast.gateway.frame_parsers import is_idle
 from pollcast.gateway.history import LOG_VERSIONS, Result
 from pollcast.gateway.identity import NOBODY
+from pollcast.gateway.outbound_frames import MIN_DEFLATED_BYTES, Framed
 from pollcast.gateway.sockets import SWEEPS
 from pollcast.gateway.turns import BUDGET_SECONDS, Turns
 from pollcast.gateway.version import Version
@@ -129,13 +129,13 @@ async def test_a_large_message_is_compressed_once_and_all_who_take_that_get_the_
     here: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[bytes] = []
-    deflated = frames_module.deflated
+    deflated = outbound_frames.deflated
 
     def counted(payload: bytes) -> bytes:
         made.append(payload)
         return deflated(payload)
 
-    monkeypatch.setattr(frames_module, "deflated", counted)
+    monkeypatch.setattr(outbound_frames, "deflated", counted)
     here.change(TOPIC, rows(3, 400))
     async with contextlib.AsyncExitStack() as stack:
         offer = "permessage-deflate; client_max_window_bits"
@@ -184,7 +184,7 @@ async def test_a_client_may_compress_what_it_sends(here: Gateway) -> None:
 def test_what_is_framed_is_what_comes_out(payload: bytes) -> None:
     framed = Framed(payload)
     for deflates in (False, True):
-        framing = Framing(Side.CLIENT, state=State.OPEN)
+        framing = SansIO(Side.CLIENT, state=State.OPEN)
         framing.extensions = [PerMessageDeflate(True, True, 12, 12)]
         ready = framed.ready(deflates)
         framing.receive_data(ready)
@@ -494,8 +494,8 @@ async def test_between_messages_a_connection_has_no_parser(here: Gateway) -> Non
     async with connect(here.url) as client:
         await join(client)
         (socket,) = here.sockets
-        assert socket.wire._framing is None
-        assert is_idle(Framing(Side.SERVER, state=State.OPEN))
+        assert socket.wire._parser is None
+        assert is_idle(SansIO(Side.SERVER, state=State.OPEN))
 
 
 KNOWN = st.sampled_from(
@@ -561,7 +561,7 @@ def test_whatever_a_client_says_it_gets_a_reply_that_is_one_or_is_closed(said: l
             assert wire.code == 1007
             break
         for ready in wire.written[before:]:
-            framing = Framing(Side.CLIENT, state=State.OPEN)
+            framing = SansIO(Side.CLIENT, state=State.OPEN)
             framing.receive_data(ready)
             for event in framing.events_received():
                 _, _, topic, name, payload = orjson.loads(event.data)  # type: ignore[union-attr]
