@@ -1,6 +1,6 @@
 """A gateway's side of presence in etcd: shows its own members, and follows everybody else's.
 
-One key per member on the gateway's lease, written and deleted in batches (coordination.desired): 5,000 joins in a
+One key per member on the gateway's lease, written and deleted in batches (coordination.desired_keys): 5,000 joins in a
 second are some 50 requests. The whole prefix is mirrored by one watch, whatever topics there are clients on here: a
 watch per topic would be a stream each that has to be asked for signs of life every second, and a key of a topic that
 nobody watches here costs one event and a few hundred bytes. Following goes on without a session; what is known stays as
@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, NoReturn
 
-from pollcast.services.coordination.desired import Desired
-from pollcast.services.coordination.etcd import Etcd, Event, Kv
+from pollcast.services.coordination.desired_keys import DesiredKeys
+from pollcast.services.coordination.etcd import Etcd, KeyEvent, Kv
 from pollcast.services.coordination.keys import Foreign, Keys, PresenceRecord
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.session import Session
@@ -47,7 +47,7 @@ class PresenceKeys:
     def __init__(self, etcd: Etcd, keys: Keys, gateway: str) -> None:
         self.gateway = gateway
         self._keys = keys
-        self._desired = Desired(etcd, "presence", GATHER_SECONDS)
+        self._desired = DesiredKeys(etcd, "presence", GATHER_SECONDS)
         self.mirror = Mirror(etcd, keys.presences(), self._changed, on_listed=self._desired.listed)
         self._others: dict[str, dict[MemberId, Kv]] = {}
         self._foreign = Foreign()
@@ -91,8 +91,8 @@ class PresenceKeys:
         """Writes. Raises LeaseLost when etcd says that the session is over."""
         await self._desired.run(session, self.mirror)
 
-    def _changed(self, events: Iterable[Event]) -> None:
-        ours: list[Event] = []
+    def _changed(self, events: Iterable[KeyEvent]) -> None:
+        ours: list[KeyEvent] = []
         changes: list[Change] = []
         for event in events:
             parsed = self._keys.parse_presence(event.kv.key)

@@ -35,9 +35,9 @@ from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.turns import PacedHttp
 from pollcast.services.auth.tokens import Verifier
 from pollcast.services.catalogue import catalog as catalogue
-from pollcast.services.coordination.coroner import Coroner
-from pollcast.services.coordination.drain import Asked
-from pollcast.services.coordination.etcd import Etcd, Event
+from pollcast.services.coordination.drain import DrainRequests
+from pollcast.services.coordination.etcd import Etcd, KeyEvent
+from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Foreign, Keys, NodeRecord, OwnerRecord
 from pollcast.services.coordination.metrics import counted_on_scrape
 from pollcast.services.coordination.mirror import Mirror
@@ -80,8 +80,8 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             members.on_changes(presences.take)
             hub = Hub(settings, demand, presences)
             sockets = Sockets(hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
-            coroner = Coroner(etcd, keys)
-            view = EtcdView(etcd, keys, hub, sockets, coroner, members)
+            failure_detector = FailureDetector(etcd, keys)
+            view = EtcdView(etcd, keys, hub, sockets, failure_detector, members)
             cluster = ClusterView(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, hub.owners)
             hub.on_owned = cluster.owned
             admission = Admission(settings.max_connections, lambda: len(sockets))
@@ -106,8 +106,8 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                 grpc = settings.advertised(server.host, server.port)
                 record = node_record("gateway", settings.node, http, grpc)
                 drained = asyncio.Event()
-                asked = Asked(etcd, keys, "gateway", settings.node, stop)
-                leased = LeasedWork(Registration(etcd, keys, record), demand, members, view, asked, drained)
+                drain_requests = DrainRequests(etcd, keys, "gateway", settings.node, stop)
+                leased = LeasedWork(Registration(etcd, keys, record), demand, members, view, drain_requests, drained)
                 async with asyncio.TaskGroup() as tasks:
                     membership = tasks.create_task(keep_session(etcd, settings.lease_ttl, leased.term, drained))
                     forever = [
@@ -119,7 +119,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                             members.follow(),
                             presences.run(),
                             hub.feeds.run(),
-                            coroner.run(),
+                            failure_detector.run(),
                             reporting.run(),
                             _sweep(hub, sockets, view, readiness),
                         )
@@ -147,14 +147,14 @@ class LeasedWork:
         demand: Demand,
         members: PresenceKeys,
         view: EtcdView,
-        asked: Asked,
+        drain_requests: DrainRequests,
         drained: asyncio.Event,
     ) -> None:
         self.registration = registration
         self._demand = demand
         self._members = members
         self._view = view
-        self._asked = asked
+        self._drain_requests = drain_requests
         self._drained = drained
 
     async def term(self, session: Session) -> None:
@@ -165,7 +165,7 @@ class LeasedWork:
                 self._demand.run(session),
                 self._members.run(session),
                 self._say_ready(),
-                self._asked.run(session),
+                self._drain_requests.run(session),
             )
             running = [tasks.create_task(work) for work in works]
             await self._drained.wait()
@@ -182,14 +182,20 @@ class EtcdView:
     """What the gateway sees of etcd: who owns what, where the pollers are, who is on which topic."""
 
     def __init__(
-        self, etcd: Etcd, keys: Keys, hub: Hub, sockets: Sockets, coroner: Coroner, members: PresenceKeys
+        self,
+        etcd: Etcd,
+        keys: Keys,
+        hub: Hub,
+        sockets: Sockets,
+        failure_detector: FailureDetector,
+        members: PresenceKeys,
     ) -> None:
         self.owners = Mirror(etcd, keys.owners, self._on_owners, self._on_new_cluster)
         self.pollers = Mirror(etcd, keys.nodes("poller"), self._on_pollers)
         self._mirrors = (self.owners, self.pollers, members.mirror)
         self._keys = keys
         self._at: dict[HostPort, str] = {}  # the poller's node by the address of its feed
-        self._coroner = coroner
+        self._failure_detector = failure_detector
         hub.on_broken_link = self._on_broken_link
         self._hub = hub
         self._sockets = sockets
@@ -207,7 +213,7 @@ class EtcdView:
     def healthy(self) -> bool:
         return all(mirror.healthy for mirror in self._mirrors)
 
-    def _on_owners(self, events: list[Event]) -> None:
+    def _on_owners(self, events: list[KeyEvent]) -> None:
         now = time.monotonic()
         for event in events:
             topic = self._keys.parse_owner(event.kv.key)
@@ -223,7 +229,7 @@ class EtcdView:
                     self._foreign.report(event.kv.key, event.kv.mod_revision, str(error))
             self._hub.on_owner(topic, owner, now)
 
-    def _on_pollers(self, events: list[Event]) -> None:
+    def _on_pollers(self, events: list[KeyEvent]) -> None:
         self._at = {}
         for kv in self.pollers.items.values():
             try:
@@ -237,7 +243,7 @@ class EtcdView:
 
     def _on_broken_link(self, address: HostPort) -> None:
         if address in self._at:
-            self._coroner.suspect("poller", self._at[address])
+            self._failure_detector.suspect("poller", self._at[address])
 
     def _on_new_cluster(self) -> None:
         """etcd lost its data: versions of the old cluster mean nothing, so everybody starts afresh."""
