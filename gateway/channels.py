@@ -1,15 +1,15 @@
-"""One WebSocket client: its channels, and what its messages do.
+"""One WebSocket client: its channels, and the handling of its messages (docs/reference/channels.md#messages).
 
-A socket is attached to a connection of `gateway.wire` right after the handshake and lives until that is gone. It holds
-one channel per topic it has joined, by the topic's spelling. Everything here runs in the event loop's callbacks: there
-is no task and no queue per client. The reply to a join never waits for a result, an owner or etcd.
+A socket is attached to a connection of `gateway.wire` right after the handshake, and lives until the connection is
+gone. It holds one channel per topic that it has joined, by the topic's spelling. Everything here runs in callbacks of
+the event loop: there is no task and no queue per client. The reply to a join never waits for a result, an owner or
+etcd.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
@@ -18,13 +18,13 @@ from pollcast.gateway.audience import Cohort
 from pollcast.gateway.close_codes import INVALID_MESSAGE
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Identity
+from pollcast.gateway.join_payload import JoinPayload
 from pollcast.gateway.limits import Bucket, Limits
 from pollcast.gateway.outbound_frames import frame
 from pollcast.gateway.phoenix import Malformed, Message, Ref
 from pollcast.gateway.presence_request import PresenceRequest
 from pollcast.gateway.roster import Member
 from pollcast.gateway.topic import LiveTopic
-from pollcast.gateway.version import Version
 from pollcast.gateway.wire import Wire
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
@@ -39,6 +39,7 @@ from pollcast.services.errors import (
 )
 
 PREFIX = "live:"
+"""The beginning of every topic's spelling (docs/reference/topics.md#spellings)."""
 
 
 class SocketCounts:
@@ -71,7 +72,7 @@ class SocketContext:
 
 
 class Channel:
-    """One join of one socket; what `pollcast.gateway.audience` writes to."""
+    """One join of one socket: the subscriber that a topic's audience and presence list write to."""
 
     __slots__ = ("cohort", "deltas", "join_ref", "live", "member", "socket", "spelling", "wire")
 
@@ -86,18 +87,25 @@ class Channel:
         self.member: Member | None = None
 
     def write(self, frames: bytes) -> None:
-        """Writes what is part of the state that a channel is given when it catches up."""
+        """Write frames that are part of the state which a channel gets when it catches up.
+
+        A channel whose socket is congested gets all of that state later instead.
+        """
         if self.wire.blocked:
             self.fell_behind()
         else:
             self.wire.write(frames)
 
     def fell_behind(self) -> None:
+        """Take note that the channel missed a message because its socket is congested."""
         self.socket.fell_behind(self)
 
 
 class Socket:
-    """The receiver of one connection (`pollcast.gateway.wire.Receiver`)."""
+    """One client's connection (a `pollcast.gateway.wire.Receiver`) with its channels by spelling and its identity.
+
+    `last_heard` and `congested_since` are monotonic seconds, for `pollcast.gateway.sockets`.
+    """
 
     __slots__ = ("_behind", "_bucket", "_context", "channels", "congested_since", "identity", "last_heard", "wire")
 
@@ -111,7 +119,7 @@ class Socket:
         self._bucket: Bucket | None = None
         self._behind: set[Channel] | None = None
 
-    # --- the wire's side --------------------------------------------------------------------------------------
+    # --- calls by the wire ------------------------------------------------------------------------------------
 
     def received(self, text: bytes | bytearray | memoryview) -> None:
         self.last_heard = self._context.now()
@@ -133,7 +141,7 @@ class Socket:
 
     def drained(self) -> None:
         self.congested_since = None
-        self.last_heard = self._context.now()  # it has not been read from meanwhile
+        self.last_heard = self._context.now()  # its silence proves nothing: the gateway did not read from it
         behind, self._behind = self._behind, None
         for channel in behind or ():
             if self.wire.blocked:
@@ -150,7 +158,7 @@ class Socket:
         self._context.on_closed(self)
 
     def fell_behind(self, channel: Channel) -> None:
-        """The channel missed something because this socket is congested."""
+        """Remember to bring the channel up to date once this socket has drained."""
         if self.wire.closing:
             return
         if self._behind is None:
@@ -169,7 +177,7 @@ class Socket:
     def _on_channel(self, message: Message) -> None:
         channel = self.channels.get(message.topic)
         if channel is None:
-            if message.event == "phx_leave":  # it is gone already: so be it
+            if message.event == "phx_leave":  # leaving twice is no error
                 self._send(phoenix.reply(message, phoenix.quote(message.topic), b"ok"))
             else:
                 spelling = phoenix.quote(message.topic)
@@ -177,7 +185,7 @@ class Socket:
                 self._send(phoenix.reply_error(message, spelling, "unmatched_topic", detail))
             return
         if message.join_ref is not None and message.join_ref != channel.join_ref:
-            return  # of a join that is over
+            return  # the message belongs to an earlier join
         if message.event == "phx_leave":
             self._leave(message, channel)
         elif message.event == "access_token":
@@ -188,7 +196,7 @@ class Socket:
             self._answer(message, _unknown_event)
 
     def _answer(self, message: Message, act: Callable[[Message], None]) -> None:
-        """Does it, or replies with the error."""
+        """Call `act` with the message; send an error reply when it raises a PollcastError."""
         try:
             if message.payload is phoenix.UNREADABLE:
                 raise InvalidPayload("the payload is not valid Unicode: it holds half of a surrogate pair")
@@ -206,17 +214,18 @@ class Socket:
         old = self.channels.get(message.topic)
         if old is None and len(self.channels) >= self._context.limits.max_topics:
             raise TooManyTopics(f"at most {self._context.limits.max_topics} topics on one socket: leave some first")
-        since, deltas, presence = _join_payload(message.payload)
+        payload = JoinPayload.parse(message.payload)
         if not message.topic.startswith(PREFIX):
             raise UnknownQuery(f"topics start with {PREFIX!r}, as in 'live:<query>'")
         topic = topics.parse(message.topic, self._context.catalog, self.identity.values)
         topics.check_roles(topic.query, self.identity.roles)
-        request = PresenceRequest.of(topic, presence, self.identity)
+        request = PresenceRequest.of(topic, payload.presence, self.identity)
 
         live = self._context.hub.enter(topic, now)
-        channel = Channel(self, live, phoenix.quote(message.topic), message.join_ref, deltas)
+        channel = Channel(self, live, phoenix.quote(message.topic), message.join_ref, payload.deltas)
         self.channels[message.topic] = channel
         present = live.present
+        since = payload.since
         known = since is not None and present is not None and live.history.since(since) == []
         response = orjson.dumps(
             {
@@ -266,7 +275,7 @@ class Socket:
         self._send(phoenix.reply(message, channel.spelling, b"ok"))
 
     def _part(self, channel: Channel, *, broken: bool = False) -> None:
-        """The channel is over. `broken`: because its socket is, so that its client may come back."""
+        """Take the channel off its topic. `broken` tells that its socket is gone, so that its client may come back."""
         if self._behind is not None:
             self._behind.discard(channel)
         if channel.live.presence is not None:
@@ -280,19 +289,3 @@ class Socket:
 
 def _unknown_event(message: Message) -> None:
     raise UnknownEvent(f"there is no event {message.event[:40]!r} here")
-
-
-def _join_payload(payload: Any) -> tuple[Version | None, bool, dict[str, Any] | None]:
-    """`(since, deltas, presence)` of a join payload. Raises InvalidPayload."""
-    if payload is None:
-        payload = {}
-    if not isinstance(payload, dict):
-        raise InvalidPayload("the join payload must be an object")
-    since, deltas, presence = payload.get("since"), payload.get("deltas"), payload.get("presence")
-    if since is not None and not isinstance(since, str):
-        raise InvalidPayload("since must be a version, as a string")
-    if deltas is not None and not isinstance(deltas, bool):
-        raise InvalidPayload("deltas must be true or false")
-    if presence is not None and not isinstance(presence, dict):
-        raise InvalidPayload('presence must be an object: {"key": "…", "meta": {…}}')
-    return (Version.parse(since) if since is not None else None), deltas is not False, presence
