@@ -28,7 +28,7 @@ import orjson
 
 from pollcast.gateway import phoenix
 from pollcast.gateway.audience import Audience
-from pollcast.gateway.frames import frame
+from pollcast.gateway.outbound_frames import frame
 from pollcast.gateway.phoenix import Ref
 from pollcast.gateway.presence_keys import Change, MemberId
 from pollcast.gateway.presence_request import PresenceRequest, check_key, check_meta
@@ -91,7 +91,7 @@ class Presences:
         self._refs = count(1)
         self._mark = secrets.token_urlsafe(9)  # makes refs unique in the cluster, whatever gateway was here before
 
-    def of(self, topic: Topic) -> Presence:
+    def of(self, topic: Topic, audience: Audience | None = None) -> Presence:
         """The topic's list. It is kept while it has clients, watchers or members here: ask again each time."""
         presence = self._lists.get(topic.canonical)
         if presence is None:
@@ -99,6 +99,8 @@ class Presences:
             presence.take(self.keys.others(topic.canonical).items())
             presence.tell_nobody()
             self.look_at(presence, self.now() + WINDOW_SECONDS)
+        if audience is not None:
+            presence.serve(audience)
         return presence
 
     def take(self, changes: Iterable[Change]) -> None:
@@ -179,7 +181,7 @@ class Presence:
     def __init__(self, topic: Topic, presences: Presences) -> None:
         self.topic = topic
         self.roster = Roster()
-        self.audience: Audience | None = None
+        self._audience: Audience | None = None
         self.watches: set[PresenceWatch] = set()
         self._presences = presences
         self._state: tuple[Shown, bytes] = ({}, b"{}")
@@ -192,10 +194,14 @@ class Presence:
     @property
     def idle(self) -> bool:
         """Whether nobody here is on it or looks at it."""
-        clients = self.audience is not None and self.audience.channels
+        clients = self._audience is not None and self._audience.channels
         return not clients and not self.watches and not self._has_members_here()
 
     # --- channels
+
+    def serve(self, audience: Audience) -> None:
+        """Send this list and its differences to the audience from now on: the topic's clients on this gateway."""
+        self._audience = audience
 
     def join(self, channel: PresenceChannel, request: PresenceRequest | None) -> Member | None:
         """Sends the list to a channel that joins (call before it is in the audience), and lists it if it asks so."""
@@ -203,7 +209,7 @@ class Presence:
         if request is not None:
             member = Member.of(self._presences.new_member_id(), request.key, clock.now_rfc3339(), request.meta)
             self._add(member)
-        if self.audience is None or not self.audience.channels:
+        if self._audience is None or not self._audience.channels:
             self.tell_nobody()
         self.send_state(channel)
         return member
@@ -320,8 +326,8 @@ class Presence:
         diff = self.roster.flush()
         if diff is not None:
             self._presences.diffs += 1
-            if self.audience is not None:
-                self.audience.broadcast(b"presence_diff", diff.payload())
+            if self._audience is not None:
+                self._audience.broadcast(b"presence_diff", diff.payload())
         for watcher in self.watches:
             watcher.wake()
 
@@ -335,15 +341,15 @@ class Presence:
                 self._presences.look_at(self, self._capped_at)
             return
         self._total, self._capped_at, self._capped_waits = total, now + CAPPED_SECONDS, False
-        if self.audience is not None:
-            self.audience.broadcast(b"presence_capped", self._capped_payload())
+        if self._audience is not None:
+            self._audience.broadcast(b"presence_capped", self._capped_payload())
 
     def _capped_payload(self) -> bytes:
         shown = len(self.roster.told)
         return orjson.dumps({"shown": shown, "total": shown if self._total is None else self._total})
 
     def _hold_seconds(self) -> float:
-        clients = len(self.audience.channels) if self.audience is not None else 0
+        clients = len(self._audience.channels) if self._audience is not None else 0
         alone = clients <= 1 and len(self.roster.members) - self.roster.departing <= 1
         return min(HOLD_SECONDS, self.topic.query.linger + LINGER_SECONDS) if alone else HOLD_SECONDS
 

@@ -15,12 +15,12 @@ import gc
 import time
 
 from pollcast.gateway.admission import Admission
-from pollcast.gateway.channels import Context
 from pollcast.gateway.closing import drain, start_afresh
 from pollcast.gateway.cluster_view import ClusterView
 from pollcast.gateway.demand import Demand
 from pollcast.gateway.etcd_view import EtcdView, PollerAddresses
 from pollcast.gateway.gauges import GatewayGauges
+from pollcast.gateway.handshake import Handshake
 from pollcast.gateway.http import GatewayApp
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Authenticator
@@ -31,8 +31,8 @@ from pollcast.gateway.page import Page
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import PresenceKeys
 from pollcast.gateway.report import describe
+from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.turns import PacedHttp
-from pollcast.gateway.wire import FrameProtocol
 from pollcast.services.auth.tokens import Verifier
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.coordination.client import Etcd
@@ -71,15 +71,15 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             failure_detector = FailureDetector(etcd, keys)
             addresses = PollerAddresses(failure_detector)
             hub = Hub(settings, demand, presences, addresses.suspect)
-            context = Context(hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
+            sockets = Sockets(hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
             cluster = ClusterView(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, hub.owners)
-            view = EtcdView(etcd, keys, hub, cluster, addresses, members.mirror, lambda: start_afresh(hub, context))
+            view = EtcdView(etcd, keys, hub, cluster, addresses, members.mirror, lambda: start_afresh(hub, sockets))
             readiness = Readiness("gateway", stop, lambda: {"etcd": "reached" if view.healthy else "not reached"})
-            admission = Admission(settings.max_connections, lambda: len(context.sockets))
+            admission = Admission(settings.max_connections, lambda: len(sockets))
             app = GatewayApp(
-                context, authenticator, OriginPolicy.of(settings), admission, readiness, Page.load(), cluster
+                sockets, authenticator, OriginPolicy.of(settings), admission, readiness, Page.load(), cluster
             ).app()
-            scope.enter_context(counted_on_scrape(GatewayGauges(context, cluster, presences, members)))
+            scope.enter_context(counted_on_scrape(GatewayGauges(sockets, cluster, presences, members)))
             live = LiveQuery(hub, catalog, authenticator, readiness, presences, admission)
             reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, hub))
             async with (
@@ -88,7 +88,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                     app,
                     listener,
                     http=PacedHttp,
-                    ws=FrameProtocol,
+                    ws=Handshake,
                     ws_max_size=settings.max_frame,
                     ws_ping_interval=None,
                     ws_per_message_deflate=False,
@@ -112,14 +112,14 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                             hub.feeds.run(),
                             failure_detector.run(),
                             reporting.run(),
-                            _sweep(hub, context, view, readiness),
+                            _sweep(hub, sockets, view, readiness),
                         )
                     ]
                     _settle()
                     log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))
                     await stop.wait()
                     await node.start_draining()
-                    await drain(hub, context, presences)
+                    await drain(hub, sockets, presences)
                     drained.set()
                     await membership
                     for task in forever:
@@ -135,10 +135,10 @@ def _settle() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-async def _sweep(hub: Hub, context: Context, view: EtcdView, readiness: Readiness) -> None:
+async def _sweep(hub: Hub, sockets: Sockets, view: EtcdView, readiness: Readiness) -> None:
     while True:
         readiness.synced = readiness.synced or view.synced
         hub.coordination_reached = view.healthy
         hub.sweep(time.monotonic())
-        context.sweep(time.monotonic(), time.time())
+        sockets.sweep(time.monotonic(), time.time())
         await asyncio.sleep(SWEEP_SECONDS)

@@ -198,9 +198,7 @@ class Here:
 
     @property
     def presence(self) -> Presence:
-        presence = self.presences.of(TOPIC)
-        presence.audience = self.live.audience
-        return presence
+        return self.presences.of(TOPIC, self.live.audience)
 
     def join(self, number: int, key: str | None) -> Client:
         client = Client(self, str(number))

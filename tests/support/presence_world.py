@@ -178,9 +178,7 @@ class Gateway:
     @property
     def presence(self) -> Presence:
         """As Hub.enter does it."""
-        presence = self.presences.of(TOPIC)
-        presence.audience = self.live.audience
-        return presence
+        return self.presences.of(TOPIC, self.live.audience)
 
     def show(self, topic: str, ref: str, record: PresenceRecord) -> None:
         self.shown[MemberId(self.name, ref)] = record.encode()
