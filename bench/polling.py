@@ -27,9 +27,9 @@ from psycopg_pool import AsyncConnectionPool
 from bench.table import show
 from pollcast.poller.answer import divide
 from pollcast.poller.database import Database
+from pollcast.poller.poll_error import PollError
 from pollcast.poller.polling import Polling
 from pollcast.poller.statement import together
-from pollcast.poller.trouble import Trouble
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.delta import Row
 from pollcast.services.local.embedded import PostgresServer, program
@@ -184,7 +184,7 @@ async def batch_sizes(server: PostgresServer) -> None:
                 for start in range(0, len(values), size):
                     began = time.monotonic()
                     answer = await database.ask(together(query, values[start : start + size]), query)
-                    assert not isinstance(answer, Trouble)
+                    assert not isinstance(answer, PollError)
                     known[start : start + size] = [
                         outcome if isinstance(outcome, list) else None
                         for outcome in divide(answer, known[start : start + size], query)

@@ -22,8 +22,8 @@ from pollcast.poller.answer import Answer, Outcome, divide, size
 from pollcast.poller.database import Database
 from pollcast.poller.multiplexed import why_not
 from pollcast.poller.owned import OwnedTopic, Updates
+from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.rounds import Batching, run_round
-from pollcast.poller.trouble import Scope, Trouble
 from pollcast.services import clock
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.process import logs, tracing
@@ -100,7 +100,7 @@ class Lane:
         interval = self._query.interval
         phase = schedule.phase(self._query.name, interval)
         failures = 0
-        probed: bytes | Trouble | None = None
+        probed: bytes | PollError | None = None
         await asyncio.sleep(schedule.next_round(interval, phase, loop.time(), loop.time()) - loop.time())
         while True:
             await self._some(self._steady)
@@ -110,7 +110,7 @@ class Lane:
             reached = True
             if due and self._query.probe is not None:
                 probed = await self._probe(due)
-                reached = not isinstance(probed, Trouble) or probed.scope is not Scope.DATABASE
+                reached = not isinstance(probed, PollError) or probed.scope is not Scope.DATABASE
                 due = self._unprobed(due, probed)
             if due:
                 reached = await self._round(self._steady, due, self._batching, probed)
@@ -125,19 +125,19 @@ class Lane:
             metrics.INTERVAL_SECONDS.labels(self._query.name).set(self.in_force)
             await asyncio.sleep(wait)
 
-    async def _probe(self, due: list[OwnedTopic]) -> bytes | Trouble:
+    async def _probe(self, due: list[OwnedTopic]) -> bytes | PollError:
         """What the probe says. Its trouble is that of all topics."""
         answer = await self._send(statement.probe(self._query))
-        if not isinstance(answer, Trouble):
+        if not isinstance(answer, PollError):
             return b"".join(row for _, _, row in answer)
         now = clock.now_us()
         for topic in due:
             self._settle(self._steady, topic, answer, now, False)
         return answer
 
-    def _unprobed(self, due: list[OwnedTopic], said: bytes | Trouble) -> list[OwnedTopic]:
+    def _unprobed(self, due: list[OwnedTopic], said: bytes | PollError) -> list[OwnedTopic]:
         """The topics that have to be polled after the probe said this."""
-        if isinstance(said, Trouble):
+        if isinstance(said, PollError):
             return []
         refreshed = asyncio.get_running_loop().time() - self._query.refresh
         left = [t for t in due if t.probed != said or t.state != "live" or t.started <= refreshed]
@@ -145,7 +145,7 @@ class Lane:
         return left
 
     async def _round(
-        self, place: Place, topics: Sequence[OwnedTopic], batching: Batching, probed: bytes | Trouble | None = None
+        self, place: Place, topics: Sequence[OwnedTopic], batching: Batching, probed: bytes | PollError | None = None
     ) -> bool:
         """Polls these topics of this place. False when the database was not there, or went meanwhile."""
         reached = True
@@ -153,7 +153,7 @@ class Lane:
         answered_at = 0
         possible = batching.possible
 
-        async def ask(group: Sequence[OwnedTopic]) -> list[Outcome] | Trouble:
+        async def ask(group: Sequence[OwnedTopic]) -> list[Outcome] | PollError:
             nonlocal answered_at
             started, now = asyncio.get_running_loop().time(), clock.now_us()
             for topic in group:
@@ -165,7 +165,7 @@ class Lane:
             else:
                 text = statement.together(self._query, values)
             answer = await self._send(text)
-            if isinstance(answer, Trouble):
+            if isinstance(answer, PollError):
                 return answer
             took = asyncio.get_running_loop().time() - started
             answered_at = clock.now_us()
@@ -177,7 +177,7 @@ class Lane:
 
         def deliver(topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
             nonlocal reached
-            if isinstance(outcome, Trouble):
+            if isinstance(outcome, PollError):
                 reached = reached and outcome.scope is not Scope.DATABASE
             else:
                 topic.probed = probed if isinstance(probed, bytes) else None
@@ -188,12 +188,12 @@ class Lane:
             log.warning("query can't be polled together, goes on one by one", query=self._query.name)
         return reached
 
-    async def _send(self, text: statement.Statement) -> Answer | Trouble:
+    async def _send(self, text: statement.Statement) -> Answer | PollError:
         name = self._query.name
         metrics.STATEMENTS.labels(name).inc()
         with metrics.STATEMENT_SECONDS.labels(name).time():
             answer = await self._database.ask(text, self._query)
-        if isinstance(answer, Trouble):
+        if isinstance(answer, PollError):
             if self._told != answer.error.detail:
                 # The server's words may quote values, and those of claims are not logged.
                 told = all(param.claim is None for param in self._query.params.values())
@@ -213,8 +213,8 @@ class Lane:
         del place[topic.name]
         self._put(self._place_after(outcome) if at_fault else self._steady, topic)
         before = topic.seq
-        if isinstance(outcome, Trouble):
-            updates = topic.troubled(outcome, clock.now_us())
+        if isinstance(outcome, PollError):
+            updates = topic.record_error(outcome, clock.now_us())
             kind = outcome.state
             self._troubled.add(topic.name)
         else:
@@ -231,7 +231,7 @@ class Lane:
 
     def _place_after(self, outcome: Outcome) -> Place:
         """Of a topic that was found to be at fault by itself."""
-        return self._slow if isinstance(outcome, Trouble) and outcome.scope is Scope.WEIGHT else self._suspects
+        return self._slow if isinstance(outcome, PollError) and outcome.scope is Scope.TOPIC_OR_SIZE else self._suspects
 
     def _healed(self, topic: OwnedTopic) -> None:
         if topic.name in self._troubled:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from pollcast.poller.trouble import Trouble
+from pollcast.poller.poll_error import PollError
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.delta import Delta, Row, diff
 from pollcast.v1 import feed_pb2
@@ -84,7 +84,7 @@ class OwnedTopic:
             updates = self._changed(rows, polled_at)
         return updates + self._turned("live", "", polled_at)
 
-    def troubled(self, trouble: Trouble, now: int) -> Updates:
+    def record_error(self, trouble: PollError, now: int) -> Updates:
         """A poll ended with this. The last result stays."""
         self.polls += 1
         return self._turned(trouble.state, trouble.error.detail, now)

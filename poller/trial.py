@@ -15,8 +15,8 @@ from psycopg import Connection, RawCursor
 
 from pollcast.poller.database import CONNECT_SECONDS, LOCK_SECONDS, checked_url
 from pollcast.poller.multiplexed import why_not
+from pollcast.poller.poll_error import QUERY_ALIAS, Scope, classify, condition
 from pollcast.poller.statement import Statement, alone, probe, together
-from pollcast.poller.trouble import QUERY_ALIAS, Scope, condition, judge
 from pollcast.services.catalogue.catalog import Catalog, Param, Query
 from pollcast.services.errors import CatalogInvalid, PollStale, Problem
 
@@ -91,7 +91,7 @@ def _problems(connection: Connection, field: str, text: Statement, query: Query,
     except psycopg.Error as error:
         if error.sqlstate is None:
             raise
-        trouble = judge(error, query)
+        trouble = classify(error, query)
         if trouble.scope is Scope.STATEMENT and trouble.state == "failed":
             said = error.diag.message_primary or ""
             if QUERY_ALIAS in said:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pollcast.poller.feed import Stream
 from pollcast.poller.owned import PIECE_BYTES, OwnedTopic
-from pollcast.poller.trouble import Scope, Trouble
+from pollcast.poller.poll_error import PollError, Scope
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.delta import Delta, Row, apply
@@ -39,8 +39,8 @@ def kinds(updates: list[feed_pb2.FeedUpdate]) -> list[str]:
     return [update.WhichOneof("body") or "" for update in updates]
 
 
-STALE = Trouble(PollStale("gone"), Scope.DATABASE)
-FAILED = Trouble(PollFailed("wrong"), Scope.TOPIC)
+STALE = PollError(PollStale("gone"), Scope.DATABASE)
+FAILED = PollError(PollFailed("wrong"), Scope.TOPIC)
 
 
 # --- one topic ----------------------------------------------------------------------------------------------------
@@ -70,20 +70,20 @@ def test_a_topic_that_had_no_trouble_is_live_since_it_was_gained() -> None:
 def test_trouble_keeps_the_last_result_and_is_told_once() -> None:
     topic = owned()
     topic.answered(rows(1), 1000)
-    (told,) = read(topic.troubled(STALE, 2000))
+    (told,) = read(topic.record_error(STALE, 2000))
     assert (told.seq, told.status.state, told.status.reason, told.status.since) == (1, "stale", "gone", 2000)
-    assert topic.troubled(STALE, 3000) == []
+    assert topic.record_error(STALE, 3000) == []
     assert topic.rows == rows(1)
-    (told,) = read(topic.troubled(FAILED, 4000))
+    (told,) = read(topic.record_error(FAILED, 4000))
     assert (told.status.state, told.status.since) == ("failed", 4000)
 
 
 def test_after_trouble_the_new_result_comes_first_and_then_that_it_is_live() -> None:
     topic = owned()
     topic.answered(rows(1), 1000)
-    topic.troubled(STALE, 2000)
+    topic.record_error(STALE, 2000)
     assert kinds(read(topic.answered(rows(2), 3000))) == ["delta", "status"]
-    topic.troubled(STALE, 4000)
+    topic.record_error(STALE, 4000)
     assert kinds(read(topic.answered(rows(2), 5000))) == ["status"]
 
 
@@ -160,7 +160,7 @@ async def test_a_status_that_was_dropped_is_told_with_the_snapshot(topic: OwnedT
     stream = Stream({"keyed": topic}, limit=1000)
     stream.attach("keyed", 7, 1)
     await waiting(stream)
-    stream.push("keyed", topic.troubled(STALE, 5))
+    stream.push("keyed", topic.record_error(STALE, 5))
     stream.push("keyed", topic.answered(rows(2, size=5000), 6))
     updates = await waiting(stream)
     assert kinds(updates) == ["snapshot", "status"]
