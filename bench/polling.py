@@ -112,7 +112,7 @@ async def polled(url: str, query: str, names: Sequence[str], possible: bool = Tr
     async with Database.open(url, 4, "bench") as database, asyncio.TaskGroup() as tasks:
         polling = Polling(catalogue.parse(CATALOG, "bench"), database, random.Random(1))
         if not possible:
-            polling._lanes[query]._batching.possible = False
+            polling.query_pollers[query].batching.possible = False
         running = tasks.create_task(polling.run())
         for epoch, name in enumerate(names, 1):
             polling.gained(name, epoch)

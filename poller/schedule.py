@@ -30,9 +30,9 @@ def stretched(interval: float, took: float) -> float:
 def next_round(interval: float, phase: float, started: float, ended: float) -> float:
     """When the round after one that started and ended at these times starts. Counted from start to start: on the
     query's phase while rounds are quick, later while they are slow; never before the round ended."""
-    in_force = stretched(interval, ended - started)
-    if in_force > interval:
-        return max(started + in_force, ended)
+    current_interval = stretched(interval, ended - started)
+    if current_interval > interval:
+        return max(started + current_interval, ended)
     # Half an interval of slack, so that a round that started a little late does not skip the next turn.
     turn = math.floor((started + interval / 2 - phase) / interval) + 1
     return max(phase + turn * interval, ended)

@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 
 from pollcast.poller import metrics, schedule, statement
 from pollcast.poller.answer import Answer, Outcome, divide, size
+from pollcast.poller.batchable import unbatchable_reason
 from pollcast.poller.database import Database
-from pollcast.poller.multiplexed import why_not
 from pollcast.poller.owned import OwnedTopic, Updates
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.rounds import Batching, run_round
@@ -28,29 +28,29 @@ from pollcast.services import clock
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.process import logs, tracing
 
-log = logs.get_logger("lane")
+log = logs.get_logger("query_poller")
 
 Publish = Callable[[str, Updates], None]
 
-Place = dict[str, OwnedTopic]
+TopicsByName = dict[str, OwnedTopic]
 
 
-class Lane:
+class QueryPoller:
     """`add` and `remove` are called at any time from the event loop; `run` polls until it is cancelled."""
 
     def __init__(self, query: Query, database: Database, publish: Publish, rng: random.Random) -> None:
-        self.in_force = query.interval  # seconds: longer than the catalogue's while the database is slow
+        self.current_interval = query.interval  # seconds: longer than the catalogue's while the database is slow
         self._query = query
         self._database = database
         self._publish = publish
         self._rng = rng
-        self._fresh: Place = {}
-        self._steady: Place = {}
-        self._suspects: Place = {}
-        self._slow: Place = {}
+        self._fresh: TopicsByName = {}
+        self._steady: TopicsByName = {}
+        self._suspects: TopicsByName = {}
+        self._slow: TopicsByName = {}
         self._places = (self._fresh, self._steady, self._suspects, self._slow)
         self._came = {id(place): asyncio.Event() for place in self._places}
-        self._batching = Batching(schedule.BatchSize(), possible=why_not(query) is None)
+        self.batching = Batching(schedule.BatchSize(), possible=unbatchable_reason(query) is None)
         kinds = ("changed", "unchanged", "stale", "failed")
         self._polls = {kind: metrics.POLLS.labels(query.name, kind) for kind in kinds}
         self._troubled: set[str] = set()  # topics whose last poll gave no result
@@ -80,9 +80,9 @@ class Lane:
     async def _poll_fresh(self) -> None:
         while True:
             await self._some(self._fresh)
-            await self._round(self._fresh, list(self._fresh.values()), self._batching)
+            await self._round(self._fresh, list(self._fresh.values()), self.batching)
 
-    async def _poll_alone(self, place: Place) -> None:
+    async def _poll_alone(self, place: TopicsByName) -> None:
         loop = asyncio.get_running_loop()
         interval = self._query.interval
         batching = Batching(schedule.BatchSize(), possible=False)
@@ -113,16 +113,16 @@ class Lane:
                 reached = not isinstance(probed, PollError) or probed.scope is not Scope.DATABASE
                 due = self._unprobed(due, probed)
             if due:
-                reached = await self._round(self._steady, due, self._batching, probed)
+                reached = await self._round(self._steady, due, self.batching, probed)
             ended = loop.time()
             failures = 0 if reached else failures + 1
             if reached:
                 wait = schedule.next_round(interval, phase, started, ended) - ended
-                self.in_force = schedule.stretched(interval, ended - started)
+                self.current_interval = schedule.stretched(interval, ended - started)
             else:
                 wait = schedule.retry_delay(interval, failures, self._rng.random())
-                self.in_force = max(interval, wait)
-            metrics.INTERVAL_SECONDS.labels(self._query.name).set(self.in_force)
+                self.current_interval = max(interval, wait)
+            metrics.INTERVAL_SECONDS.labels(self._query.name).set(self.current_interval)
             await asyncio.sleep(wait)
 
     async def _probe(self, due: list[OwnedTopic]) -> bytes | PollError:
@@ -145,7 +145,11 @@ class Lane:
         return left
 
     async def _round(
-        self, place: Place, topics: Sequence[OwnedTopic], batching: Batching, probed: bytes | PollError | None = None
+        self,
+        place: TopicsByName,
+        topics: Sequence[OwnedTopic],
+        batching: Batching,
+        probed: bytes | PollError | None = None,
     ) -> bool:
         """Polls these topics of this place. False when the database was not there, or went meanwhile."""
         reached = True
@@ -205,7 +209,13 @@ class Lane:
         return answer
 
     def _settle(
-        self, place: Place, topic: OwnedTopic, outcome: Outcome, polled_at: int, at_fault: bool, answered_at: int = 0
+        self,
+        place: TopicsByName,
+        topic: OwnedTopic,
+        outcome: Outcome,
+        polled_at: int,
+        at_fault: bool,
+        answered_at: int = 0,
     ) -> None:
         """The outcome of a poll: told to gateways, and the topic is put where it belongs now."""
         if place.get(topic.name) is not topic:
@@ -229,7 +239,7 @@ class Lane:
             times = polled_at, answered_at or polled_at, compared_at, clock.now_us()
             tracing.polled(self._query.name, topic.name, topic.epoch, topic.seq, times)
 
-    def _place_after(self, outcome: Outcome) -> Place:
+    def _place_after(self, outcome: Outcome) -> TopicsByName:
         """Of a topic that was found to be at fault by itself."""
         return self._slow if isinstance(outcome, PollError) and outcome.scope is Scope.TOPIC_OR_SIZE else self._suspects
 
@@ -240,11 +250,11 @@ class Lane:
                 log.info("polls in order again", query=self._query.name)
                 self._told = ""
 
-    def _put(self, place: Place, topic: OwnedTopic) -> None:
+    def _put(self, place: TopicsByName, topic: OwnedTopic) -> None:
         place[topic.name] = topic
         self._came[id(place)].set()
 
-    async def _some(self, place: Place) -> None:
+    async def _some(self, place: TopicsByName) -> None:
         """Waits until the place is not empty."""
         came = self._came[id(place)]
         while not place:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import psycopg
 from psycopg import Connection, RawCursor
 
+from pollcast.poller.batchable import unbatchable_reason
 from pollcast.poller.database import CONNECT_SECONDS, LOCK_SECONDS, checked_url
-from pollcast.poller.multiplexed import why_not
 from pollcast.poller.poll_error import QUERY_ALIAS, Scope, classify, condition
 from pollcast.poller.statement import Statement, alone, probe, together
 from pollcast.services.catalogue.catalog import Catalog, Param, Query
@@ -38,7 +38,7 @@ def check(catalog: Catalog, file: str, url: str | None) -> dict[str, str | None]
     not take `url`.
     """
     if url is None:
-        return {name: why_not(query) for name, query in catalog.queries.items()}
+        return {name: unbatchable_reason(query) for name, query in catalog.queries.items()}
     problems: list[Problem] = []
     one_by_one: dict[str, str | None] = {}
     try:
@@ -60,11 +60,11 @@ def _try(connection: Connection, query: Query, file: str, problems: list[Problem
     if query.probe is not None:
         found += _problems(connection, "probe", probe(query), query, file)
     problems += found
-    why = why_not(query)
-    return why if found or why is not None else refusal_together(connection, query, file)
+    why = unbatchable_reason(query)
+    return why if found or why is not None else batch_refusal(connection, query, file)
 
 
-def refusal_together(connection: Connection, query: Query, file: str) -> str | None:
+def batch_refusal(connection: Connection, query: Query, file: str) -> str | None:
     """Why PostgreSQL does not take two topics of a query, which has parameters and is fine alone, in one statement."""
     values = {name: _made_up(param) for name, param in query.params.items()}
     refused = next(_problems(connection, "sql", together(query, [values, values]), query, file), None)
