@@ -29,7 +29,7 @@ from pollcast.poller.answer import divide
 from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError
 from pollcast.poller.polling import Polling
-from pollcast.poller.statement import together
+from pollcast.poller.statement import batch_statement
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.delta import Row
 from pollcast.services.local.embedded import PostgresServer, program
@@ -183,7 +183,7 @@ async def batch_sizes(server: PostgresServer) -> None:
                 ours, theirs = time.process_time(), database_cpu(server)
                 for start in range(0, len(values), size):
                     began = time.monotonic()
-                    answer = await database.ask(together(query, values[start : start + size]), query)
+                    answer = await database.execute(batch_statement(query, values[start : start + size]), query)
                     assert not isinstance(answer, PollError)
                     known[start : start + size] = [
                         outcome if isinstance(outcome, list) else None

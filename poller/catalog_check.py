@@ -16,7 +16,7 @@ from psycopg import Connection, RawCursor
 from pollcast.poller.batchable import unbatchable_reason
 from pollcast.poller.database import CONNECT_SECONDS, LOCK_SECONDS, checked_url
 from pollcast.poller.poll_error import QUERY_ALIAS, Scope, classify, condition
-from pollcast.poller.statement import Statement, alone, probe, together
+from pollcast.poller.statement import Statement, batch_statement, probe_statement, single_statement
 from pollcast.services.catalogue.catalog import Catalog, Param, Query
 from pollcast.services.errors import CatalogInvalid, PollStale, Problem
 
@@ -56,9 +56,9 @@ def check(catalog: Catalog, file: str, url: str | None) -> dict[str, str | None]
 
 def _try(connection: Connection, query: Query, file: str, problems: list[Problem]) -> str | None:
     values = {name: _made_up(param) for name, param in query.params.items()}
-    found = list(_problems(connection, "sql", alone(query, values), query, file))
+    found = list(_problems(connection, "sql", single_statement(query, values), query, file))
     if query.probe is not None:
-        found += _problems(connection, "probe", probe(query), query, file)
+        found += _problems(connection, "probe", probe_statement(query), query, file)
     problems += found
     why = unbatchable_reason(query)
     return why if found or why is not None else batch_refusal(connection, query, file)
@@ -67,7 +67,7 @@ def _try(connection: Connection, query: Query, file: str, problems: list[Problem
 def batch_refusal(connection: Connection, query: Query, file: str) -> str | None:
     """Why PostgreSQL does not take two topics of a query, which has parameters and is fine alone, in one statement."""
     values = {name: _made_up(param) for name, param in query.params.items()}
-    refused = next(_problems(connection, "sql", together(query, [values, values]), query, file), None)
+    refused = next(_problems(connection, "sql", batch_statement(query, [values, values]), query, file), None)
     return f"PostgreSQL refuses to take its topics together: {refused.reason}" if refused else None
 
 

@@ -80,16 +80,16 @@ class Database:
         finally:
             await pool.close()
 
-    async def ask(self, statement: Statement, query: Query) -> Answer | PollError:
+    async def execute(self, statement: Statement, query: Query) -> Answer | PollError:
         """Runs one statement of the query. A connection that was lost while it lay in the pool is no trouble yet: the
         statement is tried once more, on a new one."""
         answer = await self._try(statement, query)
-        if isinstance(answer, Lost):
+        if isinstance(answer, LostConnection):
             await self._pool.drain()
             answer = await self._try(statement, query)
-        return answer.trouble if isinstance(answer, Lost) else answer
+        return answer.trouble if isinstance(answer, LostConnection) else answer
 
-    async def _try(self, statement: Statement, query: Query) -> Answer | PollError | Lost:
+    async def _try(self, statement: Statement, query: Query) -> Answer | PollError | LostConnection:
         try:
             async with self._pool.connection(timeout=max(WAIT_SECONDS, query.timeout)) as connection:
                 _heed_cancellation()
@@ -101,7 +101,7 @@ class Database:
                         lost = connection.closed or trouble.scope is Scope.DATABASE
                         if not connection.closed:
                             await _roll_back(connection)
-                    return Lost(trouble) if lost and not cut() else trouble
+                    return LostConnection(trouble) if lost and not cut() else trouble
         except psycopg.Error as error:  # no connection, or none any more
             return classify(error, query)
 
@@ -118,7 +118,7 @@ class Database:
         return answer
 
 
-class Lost:
+class LostConnection:
     """The connection broke under a statement, which may go well on another."""
 
     __slots__ = ("trouble",)

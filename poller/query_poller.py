@@ -17,13 +17,14 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 
-from pollcast.poller import metrics, schedule, statement
+from pollcast.poller import metrics, schedule
 from pollcast.poller.answer import Answer, Outcome, divide, size
 from pollcast.poller.batchable import unbatchable_reason
 from pollcast.poller.database import Database
 from pollcast.poller.owned import OwnedTopic, Updates
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.rounds import Batching, run_round
+from pollcast.poller.statement import Statement, batch_statement, probe_statement, single_statement
 from pollcast.services import clock
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.process import logs, tracing
@@ -127,7 +128,7 @@ class QueryPoller:
 
     async def _probe(self, due: list[OwnedTopic]) -> bytes | PollError:
         """What the probe says. Its trouble is that of all topics."""
-        answer = await self._send(statement.probe(self._query))
+        answer = await self._send(probe_statement(self._query))
         if not isinstance(answer, PollError):
             return b"".join(row for _, _, row in answer)
         now = clock.now_us()
@@ -157,25 +158,22 @@ class QueryPoller:
         answered_at = 0
         possible = batching.possible
 
-        async def ask(group: Sequence[OwnedTopic]) -> list[Outcome] | PollError:
+        async def execute(group: Sequence[OwnedTopic]) -> list[Outcome] | PollError:
             nonlocal answered_at
             started, now = asyncio.get_running_loop().time(), clock.now_us()
             for topic in group:
                 topic.started = started
                 polled_at[topic.name] = now
             values = [topic.topic.values for topic in group]
-            if len(group) == 1:
-                text = statement.alone(self._query, values[0])
-            else:
-                text = statement.together(self._query, values)
+            text = single_statement(self._query, values[0]) if len(group) == 1 else batch_statement(self._query, values)
             answer = await self._send(text)
             if isinstance(answer, PollError):
                 return answer
             took = asyncio.get_running_loop().time() - started
             answered_at = clock.now_us()
             for topic in group:
-                topic.cost(took / len(group))
-            batching.size.answered(len(group), took, self._query.timeout, size(answer))
+                topic.record_cost(took / len(group))
+            batching.size.record_statement(len(group), took, self._query.timeout, size(answer))
             metrics.BATCH_TOPICS.labels(self._query.name).set(batching.size.topics)
             return divide(answer, [topic.rows for topic in group], self._query)
 
@@ -187,16 +185,16 @@ class QueryPoller:
                 topic.probed = probed if isinstance(probed, bytes) else None
             self._settle(place, topic, outcome, polled_at.get(topic.name) or clock.now_us(), at_fault, answered_at)
 
-        await run_round(topics, batching, ask, deliver)
+        await run_round(topics, batching, execute, deliver)
         if possible and not batching.possible:
             log.warning("query can't be polled together, goes on one by one", query=self._query.name)
         return reached
 
-    async def _send(self, text: statement.Statement) -> Answer | PollError:
+    async def _send(self, text: Statement) -> Answer | PollError:
         name = self._query.name
         metrics.STATEMENTS.labels(name).inc()
         with metrics.STATEMENT_SECONDS.labels(name).time():
-            answer = await self._database.ask(text, self._query)
+            answer = await self._database.execute(text, self._query)
         if isinstance(answer, PollError):
             if self._told != answer.error.detail:
                 # The server's words may quote values, and those of claims are not logged.
@@ -228,7 +226,7 @@ class QueryPoller:
             kind = outcome.state
             self._troubled.add(topic.name)
         else:
-            updates = topic.answered(outcome, polled_at)
+            updates = topic.record_result(outcome, polled_at)
             self._healed(topic)
             kind = "unchanged" if topic.seq == before else "changed"
         self._polls[kind].inc()

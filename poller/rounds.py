@@ -24,7 +24,7 @@ MAX_TIMEOUTS = 12
 """In one round; what has no outcome by then is told the same, and is asked again in the next round. A round that comes
 after one without any answer ends with its first timeout: a database that is overloaded is left alone."""
 
-Ask = Callable[[Sequence[OwnedTopic]], Awaitable[list[Outcome] | PollError]]
+Execute = Callable[[Sequence[OwnedTopic]], Awaitable[list[Outcome] | PollError]]
 """One outcome per topic, or what became of the statement as a whole."""
 
 Deliver = Callable[[OwnedTopic, Outcome, bool], None]
@@ -40,7 +40,7 @@ class Batching:
     answering: bool = True  # the last round had an answer
 
 
-async def run_round(topics: Sequence[OwnedTopic], batching: Batching, ask: Ask, deliver: Deliver) -> None:
+async def run_round(topics: Sequence[OwnedTopic], batching: Batching, execute: Execute, deliver: Deliver) -> None:
     """Delivers an outcome for each topic exactly once."""
     todo = deque(_of_one_kind(topics))
     timeouts, doubted, answered = 0, False, False
@@ -52,14 +52,14 @@ async def run_round(topics: Sequence[OwnedTopic], batching: Batching, ask: Ask, 
         if len(group) > most:
             todo.appendleft(group[most:])
             group = group[:most]
-        outcome = await ask(group)
+        outcome = await execute(group)
         if not isinstance(outcome, PollError):
             answered, patience = True, MAX_TIMEOUTS
             for topic, each in zip(group, outcome, strict=True):
                 deliver(topic, each, isinstance(each, PollError))
             continue
         if outcome.scope is Scope.STATEMENT and outcome.state == "failed" and len(group) > 1:
-            first = await ask(group[:1])
+            first = await execute(group[:1])
             if not isinstance(first, PollError):
                 # Twice, as a table may have been put back between the two.
                 batching.possible, doubted = not doubted, True
@@ -73,7 +73,7 @@ async def run_round(topics: Sequence[OwnedTopic], batching: Batching, ask: Ask, 
             outcome = first
         if outcome.scope is Scope.TOPIC_OR_SIZE:
             timeouts += 1
-            batching.size.timed_out(len(group))
+            batching.size.record_timeout(len(group))
         if outcome.scope is Scope.DATABASE or timeouts >= patience:
             batching.answering = answered
             # Those that were asked come last, so that the next round begins with others.

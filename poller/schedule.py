@@ -65,13 +65,13 @@ class BatchSize:
     SMALL_BYTES = 4 * 1024 * 1024
     LARGE_BYTES = 16 * 1024 * 1024
 
-    def answered(self, topics: int, seconds: float, timeout: float, size: int) -> None:
+    def record_statement(self, topics: int, seconds: float, timeout: float, size: int) -> None:
         """A statement with so many topics gave `size` bytes of rows."""
         if size > self.LARGE_BYTES or seconds > timeout / 2:
             self.topics = max(1, min(self.topics, topics) // 2)
         elif topics >= self.topics and size < self.SMALL_BYTES and seconds < timeout * self.QUICK_SHARE:
             self.topics = min(self.topics * 4, self.largest)
 
-    def timed_out(self, topics: int) -> None:
+    def record_timeout(self, topics: int) -> None:
         """A statement with so many topics ran into the timeout."""
         self.topics = max(1, min(self.topics, topics) // 2)

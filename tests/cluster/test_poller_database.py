@@ -16,7 +16,7 @@ from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.rounds import Batching, run_round
 from pollcast.poller.schedule import BatchSize
-from pollcast.poller.statement import Statement, alone, together, types
+from pollcast.poller.statement import Statement, batch_statement, single_statement, types
 from pollcast.services.catalogue import catalog, topics
 from pollcast.services.catalogue.catalog import Query
 from tests.support.waiting import eventually
@@ -25,7 +25,7 @@ from tests.support.waiting import eventually
 async def connected(db: Database) -> bool:
     """A busy machine may take longer for the first connection than a poll waits for it."""
     ready = catalog.parse("[queries.q]\nsql = 'select 1'", "test.toml").query("q")
-    return not isinstance(await db.ask(alone(ready, {}), ready), PollError)
+    return not isinstance(await db.execute(single_statement(ready, {}), ready), PollError)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def setup(database: str, *statements: str) -> None:
 
 
 async def outcome(db: Database, q: Query, values: Mapping[str, str] | None = None) -> Outcome:
-    answer = await db.ask(alone(q, values or {}), q)
+    answer = await db.execute(single_statement(q, values or {}), q)
     return answer if isinstance(answer, PollError) else divide(answer, [None], q)[0]
 
 
@@ -73,7 +73,7 @@ async def trouble(db: Database, q: Query, values: Mapping[str, str] | None = Non
 
 async def both_ways(db: Database, q: Query, *topics: Mapping[str, str]) -> list[Outcome]:
     """Polls the topics together, and checks that one by one gives the same."""
-    answer = await db.ask(together(q, topics), q)
+    answer = await db.execute(batch_statement(q, topics), q)
     assert not isinstance(answer, PollError), answer
     outcomes = divide(answer, [None] * len(topics), q)
     assert outcomes == [await outcome(db, q, values) for values in topics]
@@ -258,9 +258,11 @@ async def round_of(db: Database, q: Query, *values: Mapping[str, str]) -> tuple[
     async def ask(group: Any) -> list[Outcome] | PollError:
         asked.append(len(group))
         text: Statement = (
-            together(q, [t.topic.values for t in group]) if len(group) > 1 else alone(q, group[0].topic.values)
+            batch_statement(q, [t.topic.values for t in group])
+            if len(group) > 1
+            else single_statement(q, group[0].topic.values)
         )
-        answer = await db.ask(text, q)
+        answer = await db.execute(text, q)
         return answer if isinstance(answer, PollError) else divide(answer, [None] * len(group), q)
 
     def deliver(topic: OwnedTopic, result: Outcome, at_fault: bool) -> None:
@@ -342,7 +344,7 @@ async def test_a_result_beyond_max_rows_fails_alone_and_says_the_limit(db: Datab
 
 async def test_a_result_beyond_max_rows_is_not_fetched_whole(db: Database) -> None:
     q = query("select g as id from generate_series(1, 1000000) g", max_rows=5)
-    answer = await db.ask(alone(q, {}), q)
+    answer = await db.execute(single_statement(q, {}), q)
     assert not isinstance(answer, PollError)
     assert len(answer) == 6
 
@@ -443,13 +445,13 @@ async def test_who_waits_for_a_connection_when_all_are_cancelled_ends_as_well(da
 
     async def poll(db: Database) -> None:
         while True:
-            await db.ask(alone(q, {}), q)
+            await db.execute(single_statement(q, {}), q)
 
     async with Database.open(database, 2, "poller-1") as db:
         for _ in range(5):
             polling = [asyncio.ensure_future(poll(db)) for _ in range(50)]
             for _ in range(3):
-                assert not isinstance(await db.ask(alone(q, {}), q), PollError)
+                assert not isinstance(await db.execute(single_statement(q, {}), q), PollError)
             for each in polling:
                 each.cancel()
             _, left = await asyncio.wait(polling, timeout=20)
