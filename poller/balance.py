@@ -2,7 +2,7 @@
 
 Topics are ranked by rendezvous hashing: the same in every process, and a poller that comes or goes moves no topic
 between the others. Hashing alone leaves loads that differ by a third at a few hundred topics; so loads are counted as
-well, and bounded: who has more than SLACK times the mean hands its excess over the mean to those below it. Nobody is
+well, and bounded: who has more than SLACK times the mean hands its next_moves over the mean to those below it. Nobody is
 given more than the mean, so that no topic is passed on and on, and a difference of less than MIN_DIFFERENCE topics is
 none. What ranks the taker before the giver goes first.
 """
@@ -20,7 +20,7 @@ MIN_DIFFERENCE = 4
 
 STEP_TOPICS = 20
 STEP_SHARE = 30
-"""In one step at most 20 topics go, or a thirtieth of the excess, so that even many thousands go within seconds."""
+"""In one step at most 20 topics go, or a thirtieth of the next_moves, so that even many thousands go within seconds."""
 
 
 def rank(topic: str, pollers: Iterable[str]) -> list[str]:
@@ -53,19 +53,19 @@ class Balance:
             self._owner[topic] = poller
             self.load[poller] += 1
 
-    def spare(self, poller: str, topic: str) -> None:
+    def lacks_query(self, poller: str, topic: str) -> None:
         """The poller let go of the topic: its catalogue has no such query."""
         self._spared.setdefault(poller, set()).add(_query(topic))
 
-    def suits(self, poller: str, topic: str) -> bool:
+    def can_take(self, poller: str, topic: str) -> bool:
         return _query(topic) not in self._spared.get(poller, ())
 
-    def forget_all_but(self, pollers: Collection[str]) -> None:
+    def keep_only(self, pollers: Collection[str]) -> None:
         """Who comes back may have another catalogue."""
         for poller in self._spared.keys() - set(pollers):
             del self._spared[poller]
 
-    def excess(self, movable: Collection[str], pollers: Collection[str], takers: Collection[str]) -> dict[str, str]:
+    def next_moves(self, movable: Collection[str], pollers: Collection[str], takers: Collection[str]) -> dict[str, str]:
         """The next step: which of my topics should go to whom. `pollers` share the load, `takers` may be given some."""
         loads = {poller: self.load[poller] for poller in pollers}
         mean = sum(loads.values()) / len(loads)
@@ -85,7 +85,7 @@ class Balance:
             (weight(topic, taker) > weight(topic, self.me), weight(topic, taker), topic, taker)
             for topic in movable
             for taker in room
-            if self.suits(taker, topic)
+            if self.can_take(taker, topic)
         ]
         step: dict[str, str] = {}
         for *_, topic, taker in heapq.nlargest(count * len(room), wishes):

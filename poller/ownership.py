@@ -65,7 +65,7 @@ class Ownership:
         try:
             await self._term.run()
         finally:
-            self._term.tell(self._term.placement.start_over())
+            self._term.tell(self._term.placement.reset())
             self._term = None
 
     @property
@@ -130,7 +130,7 @@ class Term:
         others = self._ready.keys() - {self._record.node}
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
-                for node, claims in self.placement.heirs(others).items():
+                for node, claims in self.placement.drain_targets(others).items():
                     left = await self._hand_over([(held, node) for held in claims])
                     log.info("topics handed over", to=node, topics=len(claims) - len(left), of=len(claims))
         except TimeoutError:
@@ -147,7 +147,7 @@ class Term:
                 [topic for batch in batches(work.claims, str) for topic in await self._claim(batch)],
                 await self._give_up(release, work.releases),
                 await self._hand_over(work.moves),
-                await self._give_up(let_go, work.strays),
+                await self._give_up(let_go, work.surrenders),
             )
             if left != PlacementSteps([], []):
                 self.placement.unanswered(left, self._now(), backoff(failures))
@@ -206,9 +206,9 @@ class Term:
             ours = self._is_ours(event, parsed is not None, DemandRecord)
             self._note_litter(event.kv, litter=not ours and not event.deleted)
             if ours and parsed:
-                self.placement.demand_came(*parsed, now)
+                self.placement.add_demand(*parsed, now)
             elif parsed:
-                self.placement.demand_went(*parsed, now)
+                self.placement.remove_demand(*parsed, now)
         self._wake.set()
 
     def _note_litter(self, kv: Kv, *, litter: bool) -> None:
@@ -231,11 +231,11 @@ class Term:
             self._garbled.pop(topic, None)
             if ours:
                 node = OwnerRecord.decode(event.kv.value).node
-                self.tell(self.placement.owner_came(topic, event.kv.mod_revision, event.kv.lease, now, node))
+                self.tell(self.placement.owner_set(topic, event.kv.mod_revision, event.kv.lease, now, node))
                 continue
             if not event.deleted:
                 self._garbled[topic] = event.kv.mod_revision
-            changes = self.placement.owner_went(topic, event.kv.mod_revision, now)
+            changes = self.placement.owner_deleted(topic, event.kv.mod_revision, now)
             self.tell(changes)
             if changes.lost:
                 self._session.verify()  # an operator's doing, or the end of the lease
@@ -253,9 +253,9 @@ class Term:
         for event in events:
             topic = self._keys.parse_pin(event.kv.key)
             if self._is_ours(event, topic is not None, PinRecord) and topic is not None:
-                self.placement.pin_came(topic, PinRecord.decode(event.kv.value).node, self._now())
+                self.placement.set_pin(topic, PinRecord.decode(event.kv.value).node, self._now())
             elif topic is not None:
-                self.placement.pin_went(topic, self._now())
+                self.placement.remove_pin(topic, self._now())
         self._wake.set()
 
     def _pollers_changed(self, events: list[KeyEvent]) -> None:
@@ -269,7 +269,7 @@ class Term:
                 record = NodeRecord.decode(event.kv.value)
                 if record.state == "ready":
                     self._ready[parsed[1]] = record
-        self.placement.pollers_are(self._ready, self._now())
+        self.placement.set_pollers(self._ready, self._now())
         self._wake.set()
 
     def _is_ours(self, event: KeyEvent, parsed: bool, kind: type[Record]) -> bool:
@@ -283,7 +283,7 @@ class Term:
         return not why
 
     def _on_new_cluster(self) -> None:
-        self.tell(self.placement.start_over())
+        self.tell(self.placement.reset())
         self._session.verify()
 
     def _now(self) -> float:

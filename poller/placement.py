@@ -7,9 +7,9 @@ for everything: the first in rank claims at once, the others after a short wait 
 
 A topic is at each moment in one of these states: not demanded or owned by another (nothing to do); free and demanded
 (`_claims`: to claim at a time); held (`held`: ours, with its epoch); held and not demanded (`_releases`: to release
-at a time); held and of a query that our catalogue does not have (`_strays`: to let go of).
+at a time); held and of a query that our catalogue does not have (`_surrenders`: to let go of).
 
-Who holds more than its share hands the excess to those who hold less (poller/balance.py), some at a time, when it
+Who holds more than its share hands the next_moves to those who hold less (poller/balance.py), some at a time, when it
 has been so for SETTLE_SECONDS: that is how a poller that joins gets its own.
 """
 
@@ -30,7 +30,7 @@ SETTLE_SECONDS = 2.0
 STEP_SECONDS = 0.1
 """Between two steps of moving topics (how many at a time: poller/balance.py)."""
 
-STRAY_SECONDS = 5.0
+SURRENDER_SECONDS = 5.0
 """A topic that loses its owner so soon after we handed it over was let go of, as of an unknown query."""
 
 
@@ -54,12 +54,12 @@ class PlacementChanges:
 
 @dataclass(frozen=True, slots=True)
 class PlacementSteps:
-    """What to ask of etcd now. `moves` go to the poller that stands beside them, `strays` to whoever wants them."""
+    """What to ask of etcd now. `moves` go to the poller that stands beside them, `surrenders` to whoever wants them."""
 
     claims: list[str]
     releases: list[Claim]
     moves: list[tuple[Claim, str]] = field(default_factory=list)
-    strays: list[Claim] = field(default_factory=list)
+    surrenders: list[Claim] = field(default_factory=list)
 
 
 class Placement:
@@ -79,7 +79,7 @@ class Placement:
         self._pins: dict[str, str] = {}  # topic → the poller that it should stay with
         self._claims: dict[str, tuple[float, float]] = {}  # topic → since when it is free, when to claim it
         self._releases: dict[str, float] = {}
-        self._strays: dict[str, float] = {}
+        self._surrenders: dict[str, float] = {}
         self._step_at: float | None = None  # when to look whether topics should move; None while nothing has changed
         self._given: dict[str, tuple[str, float]] = {}  # topic → whom we handed it to, and when
         # The mirror and the answers to our transactions overtake each other: what one of them has told is over.
@@ -88,12 +88,12 @@ class Placement:
 
     # --- what etcd shows
 
-    def demand_came(self, topic: str, gateway: str, now: float) -> None:
+    def add_demand(self, topic: str, gateway: str, now: float) -> None:
         self._demand.setdefault(topic, set()).add(gateway)
         self._releases.pop(topic, None)
         self._consider(topic, now)
 
-    def demand_went(self, topic: str, gateway: str, now: float) -> None:
+    def remove_demand(self, topic: str, gateway: str, now: float) -> None:
         gateways = self._demand.get(topic, set())
         gateways.discard(gateway)
         if not gateways:
@@ -101,18 +101,18 @@ class Placement:
             self._claims.pop(topic, None)
             self._release_after_linger(topic, now)
 
-    def pin_came(self, topic: str, poller: str, now: float) -> None:
+    def set_pin(self, topic: str, poller: str, now: float) -> None:
         """The topic should be owned by that poller while it is ready."""
         self._pins[topic] = poller
         self._think_over({topic}, now)
         if topic in self.held and poller != self.me:
             self._step_at = now
 
-    def pin_went(self, topic: str, now: float) -> None:
+    def remove_pin(self, topic: str, now: float) -> None:
         if self._pins.pop(topic, None) is not None:
             self._think_over({topic}, now)
 
-    def owner_came(self, topic: str, epoch: int, lease: int, now: float, node: str = "") -> PlacementChanges:
+    def owner_set(self, topic: str, epoch: int, lease: int, now: float, node: str = "") -> PlacementChanges:
         """The owner key was written. `lease` tells whether by or for me, `node` who else owns it."""
         if self._is_over(topic, epoch):
             return PlacementChanges()
@@ -124,16 +124,16 @@ class Placement:
             return PlacementChanges(lost=self._lose(topic))
         return self._gain(topic, epoch, now)
 
-    def owner_went(self, topic: str, revision: int, now: float) -> PlacementChanges:
+    def owner_deleted(self, topic: str, revision: int, now: float) -> PlacementChanges:
         """The owner key was deleted (or overwritten by something that is no owner) at `revision`."""
         if self._is_over(topic, revision):
             return PlacementChanges()
         self._free(topic, now)
         changes = PlacementChanges(lost=self._lose(topic))
         given = self._given.pop(topic, None)
-        came_back = given is not None and given[0] in self.pollers and now - given[1] < STRAY_SECONDS
+        came_back = given is not None and given[0] in self.pollers and now - given[1] < SURRENDER_SECONDS
         if came_back and given is not None and topic in self._demand:
-            self.balance.spare(given[0], topic)
+            self.balance.lacks_query(given[0], topic)
         self._consider(topic, now, wait=0.0 if came_back else None)
         return changes
 
@@ -143,14 +143,14 @@ class Placement:
         self._mirrored = max(self._mirrored, revision)
         changes = PlacementChanges()
         for topic in [topic for topic, epoch in self.owners.items() if epoch <= revision and topic not in present]:
-            changes.lost += self.owner_went(topic, revision, now).lost
+            changes.lost += self.owner_deleted(topic, revision, now).lost
         return changes
 
-    def pollers_are(self, pollers: Iterable[str], now: float) -> None:
+    def set_pollers(self, pollers: Iterable[str], now: float) -> None:
         """Those that are ready. Who should wait for whom is thought over."""
         before = self.pollers
         self.pollers = {poller: before.get(poller, now) for poller in pollers}
-        self.balance.forget_all_but(self.pollers)
+        self.balance.keep_only(self.pollers)
         self._think_over(self._claims, now)
         if self.pollers.keys() != before.keys():
             self._step_at = None
@@ -176,7 +176,7 @@ class Placement:
             return PlacementChanges()
         if not gone:
             if self._linger(claim.topic) is None:
-                self._strays[claim.topic] = now + RETRY_SECONDS
+                self._surrenders[claim.topic] = now + RETRY_SECONDS
             elif claim.topic not in self._demand:
                 self._releases[claim.topic] = now + max(RETRY_SECONDS, self._linger(claim.topic) or 0.0)
             return PlacementChanges()
@@ -204,9 +204,9 @@ class Placement:
         for claim in work.releases:
             if self.held.get(claim.topic) == claim.epoch and claim.topic not in self._demand:
                 self._releases[claim.topic] = now + wait
-        for claim in work.strays:
+        for claim in work.surrenders:
             if self.held.get(claim.topic) == claim.epoch:
-                self._strays[claim.topic] = now + wait
+                self._surrenders[claim.topic] = now + wait
         if work.moves:
             self._step_at = now + wait
 
@@ -216,35 +216,35 @@ class Placement:
         """What to ask of etcd now. It is handed out once: answer by `claimed`, `released`, `moved` or `unanswered`."""
         claims = [] if self.draining else [topic for topic, (_, at) in self._claims.items() if at <= now]
         releases = [topic for topic, at in self._releases.items() if at <= now]
-        strays = [topic for topic, at in self._strays.items() if at <= now]
+        surrenders = [topic for topic, at in self._surrenders.items() if at <= now]
         for topic in claims:
             del self._claims[topic]
         for topic in releases:
             del self._releases[topic]
-        for topic in strays:
-            del self._strays[topic]
-        return PlacementSteps(claims, self._held(releases), self._moves(now), self._held(strays))
+        for topic in surrenders:
+            del self._surrenders[topic]
+        return PlacementSteps(claims, self._held(releases), self._moves(now), self._held(surrenders))
 
     def next_due(self) -> float | None:
         """When `due` has something next; None while nothing is to be done."""
-        times = [*self._releases.values(), *self._strays.values()]
+        times = [*self._releases.values(), *self._surrenders.values()]
         if not self.draining:
             times += [at for _, at in self._claims.values()]
             if self._step_at is not None:
                 times.append(self._step_at)
         return min(times, default=None)
 
-    def heirs(self, pollers: Iterable[str]) -> dict[str, list[Claim]]:
+    def drain_targets(self, pollers: Iterable[str]) -> dict[str, list[Claim]]:
         """Whom to leave what we hold: each topic to the next in rank of `pollers`, those first that know its query."""
         shares: dict[str, list[Claim]] = {}
         for claim in self._held(self.held):
             order = rank(claim.topic, pollers)
             if order:
-                heir = next((poller for poller in order if self.balance.suits(poller, claim.topic)), order[0])
+                heir = next((poller for poller in order if self.balance.can_take(poller, claim.topic)), order[0])
                 shares.setdefault(heir, []).append(claim)
         return shares
 
-    def start_over(self) -> PlacementChanges:
+    def reset(self) -> PlacementChanges:
         """Nothing is ours any more: the lease is lost, or another etcd answers, whose revisions begin anew."""
         lost = list(self.held)
         self.held.clear()
@@ -252,7 +252,7 @@ class Placement:
         self.balance = Balance(self.me)
         self._claims.clear()
         self._releases.clear()
-        self._strays.clear()
+        self._surrenders.clear()
         self._given.clear()
         self._step_at = None
         self._mirrored = 0
@@ -292,7 +292,7 @@ class Placement:
             return []
         ready = {poller for poller, since in self.pollers.items() if now - since >= SETTLE_SECONDS}
         movable = {topic for topic in self.held if topic in self._demand and topic not in self._pins}
-        moves = self.balance.excess(movable, self.pollers, ready) if self.me in self.pollers else {}
+        moves = self.balance.next_moves(movable, self.pollers, ready) if self.me in self.pollers else {}
         for topic, poller in self._pins.items():
             if topic in self.held and poller in self.pollers and poller != self.me:
                 moves[topic] = poller
@@ -323,16 +323,16 @@ class Placement:
         changes = PlacementChanges({topic: epoch}, self._lose(topic))
         self.held[topic] = epoch
         if self._linger(topic) is None:
-            self._strays[topic] = now
+            self._surrenders[topic] = now
         elif topic not in self._demand:
             self._release_after_linger(topic, now)
         return changes
 
     def _lose(self, topic: str) -> list[str]:
         self._releases.pop(topic, None)
-        self._strays.pop(topic, None)
+        self._surrenders.pop(topic, None)
         return [topic] if self.held.pop(topic, None) is not None else []
 
     def _release_after_linger(self, topic: str, now: float) -> None:
-        if topic in self.held and topic not in self._strays:
+        if topic in self.held and topic not in self._surrenders:
             self._releases[topic] = now + (self._linger(topic) or 0.0)
