@@ -53,12 +53,12 @@ typedef Poller {
     /* The mirror of owners, and what Placement makes of it. */
     byte told;                  /* up to which revision */
     byte item;                  /* Mirror.items: the owner key's epoch, 0: none */
-    byte mirrored;              /* Placement._mirrored */
-    byte answered;              /* Placement._answered */
+    byte mirrored;              /* RevisionOrder.mirrored */
+    byte answered;              /* RevisionOrder.answered */
     byte known;                 /* Placement.owners: the epoch, 0: none */
     byte held;                  /* Placement.held: the epoch that its updates carry, 0: not ours */
-    bool to_claim;              /* Placement._claims */
-    bool to_release;            /* Placement._releases */
+    bool to_claim;              /* the ClaimQueue */
+    bool to_release;            /* the releases of HeldTopics */
     byte demand[2];             /* the mirror of demand: how many of `events` it was told */
     /* The transaction under way; there is one at a time. */
     mtype request;

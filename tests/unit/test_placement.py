@@ -10,16 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pollcast.poller.balance import rank
-from pollcast.poller.placement import (
-    RANK_WAIT_SECONDS,
-    RETRY_SECONDS,
-    SETTLE_SECONDS,
-    STEP_SECONDS,
-    Placement,
-    PlacementChanges,
-    PlacementSteps,
-    claim_delay,
-)
+from pollcast.poller.placement import RETRY_SECONDS, Placement, PlacementChanges, PlacementSteps
+from pollcast.poller.ranking import RANK_WAIT_SECONDS, claim_delay
+from pollcast.poller.rebalancing import SETTLE_SECONDS, STEP_SECONDS
 from pollcast.services.coordination.claims import Claim
 
 MINE, OTHERS = 7, 8
@@ -341,9 +334,9 @@ def test_who_lets_go_of_a_topic_is_given_none_of_its_query_any_more_and_we_claim
     assert view.due(0.2).claims == [claim.topic]
     view.claimed(claim.topic, Claim(claim.topic, 102, MINE), 0.3)
     assert claim.topic not in [held.topic for held, _ in view.due(0.4).moves]
-    assert not view.balance.can_take("you", claim.topic)
+    assert not view.rebalancing.balance.can_take("you", claim.topic)
     view.set_pollers({"me"}, 1)
-    assert view.balance.can_take("you", claim.topic)  # when it comes back, its catalogue may be another
+    assert view.rebalancing.balance.can_take("you", claim.topic)  # when it comes back, its catalogue may be another
 
 
 def test_a_pinned_topic_goes_to_its_poller_and_stays_there() -> None:
