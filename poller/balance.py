@@ -1,4 +1,4 @@
-"""Distribution of topics over pollers: the ranking of pollers for a topic, and the topics one poller should hand over. Pure.
+"""Distribution of topics over pollers: the ranking of pollers for a topic, and the topics one poller hands over. Pure.
 
 Topics are ranked by rendezvous hashing: the ranking is the same in every process, and a poller that joins or leaves
 moves no topic between the others. Hashing alone leaves loads that differ by a third at a few hundred topics, so loads
