@@ -1,4 +1,5 @@
-"""The gateway's demand keys: makes etcd show the topics that this gateway has clients on (coordination.desired_keys)."""
+"""The gateway's demand keys: makes etcd show the topics that this gateway has clients on
+(coordination.desired_keys)."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ class Feeds:
         self._pollers: set[HostPort] = set()
         self._change = asyncio.Event()
 
-    def pollers_are_at(self, addresses: set[HostPort]) -> None:
+    def set_pollers(self, addresses: set[HostPort]) -> None:
         """The pollers that are registered now."""
         self._pollers = addresses
         self._change.set()
@@ -167,7 +167,7 @@ class Feeds:
         return link is not None and link.up
 
     @property
-    def standing(self) -> int:
+    def connected(self) -> int:
         """How many streams stand."""
         return sum(link.up for link in self._links.values())
 

@@ -27,7 +27,7 @@ from pollcast.v1 import feed_pb2
 log = logs.get_logger("hub")
 
 
-class Demand(Protocol):
+class DemandSink(Protocol):
     """What the hub needs of pollcast.gateway.demand: both return at once."""
 
     def want(self, topic: str) -> None: ...
@@ -49,7 +49,7 @@ class Owner:
 class Hub:
     """See the module. All methods return at once; times are monotonic seconds."""
 
-    def __init__(self, settings: GatewaySettings, demand: Demand, presences: Presences) -> None:
+    def __init__(self, settings: GatewaySettings, demand: DemandSink, presences: Presences) -> None:
         self.topics: dict[str, LiveTopic] = {}
         self.owners: dict[str, Owner] = {}
         self.feeds = Feeds(settings, self.on_update, self.on_link, self._have)
@@ -64,7 +64,7 @@ class Hub:
     # --- clients ----------------------------------------------------------------------------------------------
 
     def enter(self, topic: Topic, now: float) -> LiveTopic:
-        """The live topic, for somebody who is about to join it; every call is matched by one of `left`."""
+        """The live topic, for somebody who is about to join it; every call is matched by one of `leave`."""
         live = self.topics.get(topic.canonical)
         if live is None:
             live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic)
@@ -83,7 +83,7 @@ class Hub:
             live.presence.audience = live.audience
         return live
 
-    def left(self, live: LiveTopic, now: float) -> None:
+    def leave(self, live: LiveTopic, now: float) -> None:
         """Somebody is no longer on the topic. When it was the last one, demand ends at once."""
         if live.clients or live.idle_since is not None or self.topics.get(live.topic.canonical) is not live:
             return

@@ -22,7 +22,7 @@ GATHER_SECONDS = 0.02
 """A batch that is not full waits so long for more: a steady trickle costs at most 50 requests a second."""
 
 
-class Place(NamedTuple):
+class MemberId(NamedTuple):
     """Where a member is: unique among those of a topic."""
 
     gateway: str
@@ -33,7 +33,7 @@ class Change(NamedTuple):
     """Another gateway's member is there with this value, or is gone."""
 
     topic: str
-    place: Place
+    member_id: MemberId
     kv: Kv
     deleted: bool
 
@@ -49,7 +49,7 @@ class PresenceKeys:
         self._keys = keys
         self._desired = DesiredKeys(etcd, "presence", GATHER_SECONDS)
         self.mirror = Mirror(etcd, keys.presences(), self._changed, on_listed=self._desired.listed)
-        self._others: dict[str, dict[Place, Kv]] = {}
+        self._others: dict[str, dict[MemberId, Kv]] = {}
         self._foreign = Foreign()
         self._on_changes: OnChanges | None = None
 
@@ -65,7 +65,7 @@ class PresenceKeys:
         """Our member is gone."""
         self._desired.drop(self._keys.presence(topic, self.gateway, ref))
 
-    def others(self, topic: str) -> Mapping[Place, Kv]:
+    def others(self, topic: str) -> Mapping[MemberId, Kv]:
         """The members of other gateways on the topic, as last known."""
         return self._others.get(topic, {})
 
@@ -99,22 +99,22 @@ class PresenceKeys:
             if parsed is None:
                 self._foreign.report(event.kv.key, event.kv.mod_revision, "no presence key of a topic")
                 continue
-            topic, place = parsed[0], Place(*parsed[1:])
-            if place.gateway == self.gateway:
+            topic, member_id = parsed[0], MemberId(*parsed[1:])
+            if member_id.gateway == self.gateway:
                 ours.append(event)
                 continue
             if event.deleted:
                 self._foreign.forget(event.kv.key)
-                self._forget(topic, place)
+                self._forget(topic, member_id)
             else:
-                self._others.setdefault(topic, {})[place] = event.kv
-            changes.append(Change(topic, place, event.kv, event.deleted))
+                self._others.setdefault(topic, {})[member_id] = event.kv
+            changes.append(Change(topic, member_id, event.kv, event.deleted))
         self._desired.changed(ours)
         if changes and self._on_changes is not None:
             self._on_changes(changes)
 
-    def _forget(self, topic: str, place: Place) -> None:
-        places = self._others.get(topic, {})
-        places.pop(place, None)
-        if not places:
+    def _forget(self, topic: str, member_id: MemberId) -> None:
+        members = self._others.get(topic, {})
+        members.pop(member_id, None)
+        if not members:
             self._others.pop(topic, None)

@@ -18,13 +18,13 @@ from pollcast.gateway.admission import Admission
 from pollcast.gateway.channels import Context
 from pollcast.gateway.cluster_view import ClusterView
 from pollcast.gateway.demand import Demand
-from pollcast.gateway.figures import Figures
-from pollcast.gateway.http import Gateway
+from pollcast.gateway.gauges import GatewayGauges
+from pollcast.gateway.http import GatewayApp
 from pollcast.gateway.hub import Hub, Owner
-from pollcast.gateway.identity import Doorkeeper
+from pollcast.gateway.identity import Authenticator
 from pollcast.gateway.limits import Limits
 from pollcast.gateway.live import SERVICE, LiveQuery
-from pollcast.gateway.origin import Pages
+from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
 from pollcast.gateway.presence import HOLD_SECONDS, Presences
 from pollcast.gateway.presence_keys import PresenceKeys
@@ -69,7 +69,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
     name is another's."""
     catalog = catalogue.load(settings.catalog)
     logs.hide_claims_of(catalog)
-    doorkeeper = Doorkeeper(Verifier.from_settings(settings))
+    authenticator = Authenticator(Verifier.from_settings(settings))
     keys = Keys(settings.namespace)
     readiness = Readiness()
     with web.bind(settings.http) as listener, contextlib.ExitStack() as scope:
@@ -80,15 +80,17 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             presences = Presences(members, time.monotonic)
             members.on_changes(presences.take)
             hub = Hub(settings, demand, presences)
-            context = Context(hub, catalog, Limits.of(settings), doorkeeper.identify, time.monotonic)
+            context = Context(hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
             failure_detector = FailureDetector(etcd, keys)
             view = EtcdView(etcd, keys, hub, context, failure_detector, members)
             cluster = ClusterView(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, hub.owners)
             hub.on_owned = cluster.owned
             admission = Admission(settings.max_connections, lambda: len(context.sockets))
-            app = Gateway(context, doorkeeper, Pages.of(settings), admission, readiness, Page.load(), cluster).app()
-            scope.enter_context(counted_on_scrape(Figures(context, cluster, presences, members)))
-            live = LiveQuery(hub, catalog, doorkeeper, readiness, presences, admission)
+            app = GatewayApp(
+                context, authenticator, OriginPolicy.of(settings), admission, readiness, Page.load(), cluster
+            ).app()
+            scope.enter_context(counted_on_scrape(GatewayGauges(context, cluster, presences, members)))
+            live = LiveQuery(hub, catalog, authenticator, readiness, presences, admission)
             reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, hub))
             async with (
                 rpc.serve(settings, [live.add_to], [SERVICE], for_services=False) as server,
@@ -106,9 +108,9 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                 record = node_record("gateway", settings.node, http, grpc)
                 drained = asyncio.Event()
                 drain_requests = DrainRequests(etcd, keys, "gateway", settings.node, stop)
-                member = Member(Registration(etcd, keys, record), demand, members, view, drain_requests, drained)
+                leased = LeasedWork(Registration(etcd, keys, record), demand, members, view, drain_requests, drained)
                 async with asyncio.TaskGroup() as tasks:
-                    membership = tasks.create_task(keep_session(etcd, settings.lease_ttl, member.term, drained))
+                    membership = tasks.create_task(keep_session(etcd, settings.lease_ttl, leased.term, drained))
                     forever = [
                         tasks.create_task(work)
                         for work in (
@@ -128,7 +130,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                     await stop.wait()
                     readiness.draining = True
                     await server.set_serving(False)
-                    await member.registration.announce("draining")
+                    await leased.registration.announce("draining")
                     await _send_away(hub, context, presences)
                     drained.set()
                     await membership
@@ -137,7 +139,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
     log.info("drained")
 
 
-class Member:
+class LeasedWork:
     """What hangs on the session: the node's entry, the demand and the presences."""
 
     def __init__(
@@ -238,7 +240,7 @@ class EtcdView:
                 continue
             if record.grpc is not None:
                 self._at[record.grpc] = record.node
-        self._hub.feeds.pollers_are_at(set(self._at))
+        self._hub.feeds.set_pollers(set(self._at))
 
     def _on_broken_link(self, address: HostPort) -> None:
         if address in self._at:
@@ -271,7 +273,7 @@ async def _sweep(hub: Hub, context: Context, view: EtcdView, readiness: Readines
 
 async def _send_away(hub: Hub, context: Context, presences: Presences) -> None:
     """Clients are told to go, and those who were listed stay so until they are seen on other gateways, for a moment."""
-    presences.end_watchers()
+    presences.end_watches()
     await _drain(hub, context)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(HOLD_SECONDS):  # their clients are on their way to other gateways

