@@ -24,7 +24,7 @@ from pollcast.poller.owned import OwnedTopic
 from pollcast.services import clock
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue import topics
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, OwnerRecord
 from pollcast.services.coordination.registry import node_record
 from pollcast.services.delta import Row

@@ -17,8 +17,8 @@ from pollcast.coordinator.election import Election
 from pollcast.coordinator.gauges import gauges
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.coordination import metrics
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.drain import DrainRequests
-from pollcast.services.coordination.etcd import Etcd
 from pollcast.services.coordination.keys import Keys
 from pollcast.services.coordination.registry import Registration, node_record
 from pollcast.services.coordination.session import Session, keep_session

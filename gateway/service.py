@@ -34,12 +34,13 @@ from pollcast.gateway.turns import PacedHttp
 from pollcast.gateway.wire import FrameProtocol
 from pollcast.services.auth.tokens import Verifier
 from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.drain import DrainRequests
-from pollcast.services.coordination.etcd import Etcd, KeyEvent
 from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Foreign, Keys, NodeRecord, OwnerRecord
 from pollcast.services.coordination.metrics import counted_on_scrape
 from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.operations import KeyEvent
 from pollcast.services.coordination.registry import Registration, node_record
 from pollcast.services.coordination.reporting import Reporting
 from pollcast.services.coordination.session import Session, keep_session

@@ -18,9 +18,10 @@ from typing import NoReturn, Protocol
 from pollcast.poller.placement import Placement, PlacementChanges, PlacementSteps
 from pollcast.services import clock
 from pollcast.services.coordination.claims import Claim, batches, claim, hand_over, let_go, release, remove
-from pollcast.services.coordination.etcd import Etcd, KeyEvent, Kv
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import DemandRecord, Foreign, Keys, NodeRecord, OwnerRecord, PinRecord, Record
 from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.operations import KeyEvent, Kv
 from pollcast.services.coordination.session import Session, backoff
 from pollcast.services.process import logs
 from pollcast.services.process.settings import HostPort

@@ -16,8 +16,8 @@ from pollcast.poller.ownership import Ownership
 from pollcast.poller.polling import Polling
 from pollcast.poller.report import describe
 from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.drain import DrainRequests
-from pollcast.services.coordination.etcd import Etcd
 from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Keys
 from pollcast.services.coordination.registry import Registration, node_record

@@ -26,7 +26,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.process.settings import EtcdSettings
 from pollcast.services.serving.http_guard import MAX_REQUEST_BYTES
 from pollcast.v1 import live_pb2, live_pb2_grpc

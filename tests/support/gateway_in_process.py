@@ -26,8 +26,8 @@ from pollcast.gateway.wire import EXTENSION, FrameProtocol
 from pollcast.poller.owned import OwnedTopic
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue import topics
-from pollcast.services.coordination.etcd import Kv
 from pollcast.services.coordination.keys import PresenceRecord
+from pollcast.services.coordination.operations import Kv
 from pollcast.services.delta import Row
 from pollcast.services.process.settings import GatewaySettings
 from pollcast.services.serving import web
