@@ -201,7 +201,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check a catalogue: print every problem and exit with 2, or list its queries and those polled one by one."""
-    from pollcast.poller import trial
+    from pollcast.poller import catalog_check
     from pollcast.services.catalogue import catalog as catalogue
 
     named = os.environ.get("POLLCAST_CATALOG")
@@ -210,7 +210,7 @@ def check(
         raise SettingsInvalid([Problem("pollcast check", "", "FILE", "is required, unless POLLCAST_CATALOG is set")])
     try:
         catalog = catalogue.load(path)
-        one_by_one = trial.check(catalog, str(path), database_url)
+        one_by_one = catalog_check.check(catalog, str(path), database_url)
     except CatalogInvalid as error:
         if not as_json:
             raise

@@ -91,7 +91,7 @@ class Gateway:
         """The owner sends what it has, soon."""
         owned = self.owned.get(canonical)
         if owned is not None:
-            asyncio.get_running_loop().call_soon(self.take, list(owned.current("live")))
+            asyncio.get_running_loop().call_soon(self.take, list(owned.current_updates("live")))
 
     def change(self, canonical: str, rows: list[Row], epoch: int = 1) -> None:
         """The owner of that epoch found these rows."""
@@ -99,7 +99,7 @@ class Gateway:
         if owned is None or owned.epoch != epoch:
             topic = topics.parse_canonical(canonical, self.sockets.context.catalog)
             owned = self.owned[canonical] = OwnedTopic(topic, epoch, 0)
-        self.take(owned.answered(rows, time.time_ns() // 1000))
+        self.take(owned.record_result(rows, time.time_ns() // 1000))
 
 
 def gateway(folder: Path, limits: Limits | None = None) -> Gateway:
