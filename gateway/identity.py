@@ -29,7 +29,7 @@ class Identity:
 NOBODY = Identity()
 
 
-class Doorkeeper:
+class Authenticator:
     """Turns tokens into identities. Without a verifier no tokens are asked for, and none is looked at."""
 
     def __init__(self, verifier: Verifier | None) -> None:
