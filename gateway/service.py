@@ -27,8 +27,9 @@ from pollcast.gateway.limits import Limits
 from pollcast.gateway.live import SERVICE, LiveQuery
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
-from pollcast.gateway.presence import HOLD_SECONDS, Presences
+from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import PresenceKeys
+from pollcast.gateway.presence_list import HOLD_SECONDS
 from pollcast.gateway.readiness import Readiness
 from pollcast.gateway.report import describe
 from pollcast.gateway.sockets import Sockets
@@ -77,7 +78,6 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             demand = Demand(etcd, keys, settings.node)
             members = PresenceKeys(etcd, keys, settings.node)
             presences = Presences(members, time.monotonic)
-            members.on_changes(presences.take)
             hub = Hub(settings, demand, presences)
             sockets = Sockets(hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
             failure_detector = FailureDetector(etcd, keys)
@@ -116,7 +116,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                             view.owners.run(),
                             view.pollers.run(),
                             cluster.nodes.run(),
-                            members.follow(),
+                            members.follow(presences.apply),
                             presences.run(),
                             hub.feeds.run(),
                             failure_detector.run(),
