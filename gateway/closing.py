@@ -7,7 +7,8 @@ import contextlib
 
 from pollcast.gateway.close_codes import SERVICE_RESTART
 from pollcast.gateway.hub import Hub
-from pollcast.gateway.presence import HOLD_SECONDS, Presences
+from pollcast.gateway.presence import Presences
+from pollcast.gateway.presence_list import HOLD_SECONDS
 from pollcast.gateway.sockets import Sockets
 from pollcast.services.process import logs
 

@@ -67,7 +67,6 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             demand = Demand(etcd, keys, settings.node)
             members = PresenceKeys(etcd, keys, settings.node)
             presences = Presences(members, time.monotonic)
-            members.on_changes(presences.take)
             failure_detector = FailureDetector(etcd, keys)
             addresses = PollerAddresses(failure_detector)
             hub = Hub(settings, demand, presences, addresses.suspect)
@@ -107,7 +106,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                             view.owners.run(),
                             view.pollers.run(),
                             cluster.nodes.run(),
-                            members.follow(),
+                            members.follow(presences.apply),
                             presences.run(),
                             hub.feeds.run(),
                             failure_detector.run(),

@@ -48,7 +48,7 @@ OWNER = "127.0.0.1:1"
 
 
 class NoEtcd:
-    """What is wanted is told, and nobody else is there (`hub.DemandSink`, `presence.PresenceStore`)."""
+    """What is wanted is told, and nobody else is there (`hub.DemandSink`, `presence_list.PresenceStore`)."""
 
     gateway = "here"
 
