@@ -14,17 +14,19 @@ from typing import Any
 
 import grpc.aio
 
-from coordinator import drain, moves
-from coordinator.etcd import Etcd, Event
-from coordinator.inquiry import SERVICE as REPORT
-from coordinator.inquiry import Inquiry
-from coordinator.keys import Keys, NodeRecord
-from coordinator.mirror import Mirror
-from coordinator.view import Changes, NodeName, View
-from proto.pollcast.v1 import cluster_pb2, cluster_pb2_grpc
-from services import rpc, topics
-from services.catalog import Catalog
-from services.errors import Draining, EtcdRefused, EtcdUnknown, PollcastError, UnknownQuery, UnknownTopic
+from pollcast.coordinator import moves
+from pollcast.coordinator.inquiry import SERVICE as REPORT
+from pollcast.coordinator.inquiry import Inquiry
+from pollcast.coordinator.view import Changes, NodeName, View
+from pollcast.services.catalogue import topics
+from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.coordination import drain
+from pollcast.services.coordination.etcd import Etcd, Event
+from pollcast.services.coordination.keys import Keys, NodeRecord
+from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.errors import Draining, EtcdRefused, EtcdUnknown, PollcastError, UnknownQuery, UnknownTopic
+from pollcast.services.serving import rpc
+from pollcast.v1 import cluster_pb2, cluster_pb2_grpc
 
 SERVICES = (cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].full_name, REPORT)
 

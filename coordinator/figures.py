@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from coordinator.view import View
+from pollcast.coordinator.view import View
 
 ROLES = ("gateway", "poller", "coordinator")
 

@@ -14,12 +14,14 @@ from typing import Any, cast
 
 import grpc.aio
 
-from coordinator.keys import ROLES
-from coordinator.view import Changes, NodeName, Reported, View
-from proto.pollcast.v1 import report_pb2, report_pb2_grpc
-from services import clock, logs, rpc
-from services.errors import Draining, InvalidPayload
-from services.settings import Role
+from pollcast.coordinator.view import Changes, NodeName, Reported, View
+from pollcast.services import clock
+from pollcast.services.coordination.keys import ROLES
+from pollcast.services.errors import Draining, InvalidPayload
+from pollcast.services.process import logs
+from pollcast.services.process.settings import Role
+from pollcast.services.serving import rpc
+from pollcast.v1 import report_pb2, report_pb2_grpc
 
 log = logs.get_logger("inquiry")
 

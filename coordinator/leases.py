@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from coordinator.etcd import Event
+from pollcast.services.coordination.etcd import Event
 
 
 class Leases:

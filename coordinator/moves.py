@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 
-from coordinator import etcd as e
-from coordinator.etcd import Etcd, Kv
-from coordinator.keys import Keys, NodeRecord, OwnerRecord, PinRecord
-from services import clock, logs
-from services.errors import EtcdUnknown, UnknownNode, UnknownTopic
+from pollcast.services import clock
+from pollcast.services.coordination import etcd as e
+from pollcast.services.coordination.etcd import Etcd, Kv
+from pollcast.services.coordination.keys import Keys, NodeRecord, OwnerRecord, PinRecord
+from pollcast.services.errors import EtcdUnknown, UnknownNode, UnknownTopic
+from pollcast.services.process import logs
 
 log = logs.get_logger("moves")
 

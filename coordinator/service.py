@@ -11,20 +11,21 @@ import contextlib
 
 import prometheus_client
 
-from coordinator import metrics
-from coordinator.auditor import Auditor
-from coordinator.cluster import SERVICES, Cluster
-from coordinator.drain import Asked
-from coordinator.election import Election
-from coordinator.etcd import Etcd
-from coordinator.figures import figures
-from coordinator.keys import Keys
-from coordinator.registry import Registration, node_record
-from coordinator.session import Session, keep_session
-from services import catalog as catalogue
-from services import logs, rpc
-from services.settings import CoordinatorSettings
-from services.web import address_of, bind, serve_app, service_app
+from pollcast.coordinator.auditor import Auditor
+from pollcast.coordinator.cluster import SERVICES, Cluster
+from pollcast.coordinator.election import Election
+from pollcast.coordinator.figures import figures
+from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.coordination import metrics
+from pollcast.services.coordination.drain import Asked
+from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.keys import Keys
+from pollcast.services.coordination.registry import Registration, node_record
+from pollcast.services.coordination.session import Session, keep_session
+from pollcast.services.process import logs
+from pollcast.services.process.settings import CoordinatorSettings
+from pollcast.services.serving import rpc
+from pollcast.services.serving.web import address_of, bind, serve_app, service_app
 
 log = logs.get_logger("coordinator")
 

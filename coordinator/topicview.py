@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from proto.pollcast.v1 import cluster_pb2, report_pb2
-from services.clock import rfc3339
+from pollcast.services.clock import rfc3339
+from pollcast.v1 import cluster_pb2, report_pb2
 
 RATE_SECONDS = 5.0
 """Rates are smoothed over about so long."""

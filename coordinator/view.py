@@ -12,12 +12,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from coordinator.etcd import Event, Kv
-from coordinator.keys import DemandRecord, Keys, NodeRecord, OwnerRecord, PinRecord, PresenceRecord, Record
-from coordinator.leases import Leases
-from coordinator.topicview import Owner, TopicView
-from proto.pollcast.v1 import report_pb2
-from services.settings import Role
+from pollcast.coordinator.leases import Leases
+from pollcast.coordinator.topicview import Owner, TopicView
+from pollcast.services.coordination.etcd import Event, Kv
+from pollcast.services.coordination.keys import (
+    DemandRecord,
+    Keys,
+    NodeRecord,
+    OwnerRecord,
+    PinRecord,
+    PresenceRecord,
+    Record,
+)
+from pollcast.services.process.settings import Role
+from pollcast.v1 import report_pb2
 
 UNFAIR = 1.25
 """The most topics of one poller, as a multiple of the mean."""

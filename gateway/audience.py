@@ -12,18 +12,18 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from gateway import phoenix
-from gateway.frames import Framed
-from gateway.history import Entry, History
-from gateway.status import Status
-from gateway.version import Version
+from pollcast.gateway import phoenix
+from pollcast.gateway.frames import Framed
+from pollcast.gateway.history import Entry, History
+from pollcast.gateway.status import Status
+from pollcast.gateway.version import Version
 
 MAX_READY = 16
 """How many ways to the present result are kept ready, by spelling and `since`."""
 
 
 class Outlet(Protocol):
-    """Where a channel's frames go (`gateway.wire.Wire`)."""
+    """Where a channel's frames go (`pollcast.gateway.wire.Wire`)."""
 
     @property
     def blocked(self) -> bool:

@@ -15,17 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from coordinator.keys import NodeRecord
-from coordinator.mirror import Mirror
-from gateway import scrape, takeovers
-from gateway.hub import Owner
-from gateway.identity import Identity
-from gateway.takeovers import Takeovers
-from services import topics
-from services.catalog import Catalog
-from services.clock import now_rfc3339
-from services.errors import PollcastError
-from services.settings import GatewaySettings
+from pollcast.gateway import scrape, takeovers
+from pollcast.gateway.hub import Owner
+from pollcast.gateway.identity import Identity
+from pollcast.gateway.takeovers import Takeovers
+from pollcast.services.catalogue import topics
+from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.clock import now_rfc3339
+from pollcast.services.coordination.keys import NodeRecord
+from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.errors import PollcastError
+from pollcast.services.process.settings import GatewaySettings
 
 GATHER_SECONDS = 0.9
 

@@ -16,11 +16,12 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 import grpc.aio
 
-from gateway.version import Version
-from gateway.wire import Outbox
-from proto.pollcast.v1 import feed_pb2, feed_pb2_grpc
-from services import logs, rpc
-from services.settings import GatewaySettings, HostPort
+from pollcast.gateway.version import Version
+from pollcast.gateway.wire import Outbox
+from pollcast.services.process import logs
+from pollcast.services.process.settings import GatewaySettings, HostPort
+from pollcast.services.serving import rpc
+from pollcast.v1 import feed_pb2, feed_pb2_grpc
 
 log = logs.get_logger("feeds")
 

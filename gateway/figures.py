@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from coordinator.presence import PresenceKeys
-from gateway.channels import Context
-from gateway.cluster_view import ClusterView
-from gateway.presence import Presences
+from pollcast.gateway.channels import Context
+from pollcast.gateway.cluster_view import ClusterView
+from pollcast.gateway.presence import Presences
+from pollcast.gateway.presence_keys import PresenceKeys
 
 EVENTS = (b"snapshot", b"delta", b"status", b"presence_diff")
 """Told from the start, at 0."""

@@ -14,14 +14,14 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.history import Entry, Result
-from gateway.status import Status
-from gateway.version import Version
-from services.topics import Topic
+from pollcast.gateway.history import Entry, Result
+from pollcast.gateway.status import Status
+from pollcast.gateway.version import Version
+from pollcast.services.catalogue.topics import Topic
 
 if TYPE_CHECKING:
-    from gateway.hub import Hub
-    from gateway.topic import LiveTopic
+    from pollcast.gateway.hub import Hub
+    from pollcast.gateway.topic import LiveTopic
 
 MAX_LIFETIME_SECONDS = 365 * 24 * 3600.0
 """A token may be good for longer than a timer can be set."""

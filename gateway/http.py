@@ -1,7 +1,7 @@
 """HTTP on a gateway (CONTRACT.md §5) and the WebSocket handshake (§4): a Starlette application around the hub.
 
 Errors are JSON `{"reason","detail"}`, which a page of an allowed Origin may read. The WebSocket endpoint checks who is
-there, accepts, attaches a Socket to the connection and returns; the rest is `gateway.channels`.
+there, accepts, attaches a Socket to the connection and returns; the rest is `pollcast.gateway.channels`.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from gateway import metrics, phoenix
-from gateway.admission import Admission
-from gateway.channels import Context
-from gateway.cluster_view import ClusterView
-from gateway.follower import DeltaEvent, Event, following
-from gateway.history import Result
-from gateway.identity import Doorkeeper, Identity
-from gateway.origin import Pages
-from gateway.page import Page
-from gateway.readiness import Readiness
-from gateway.version import Version
-from gateway.wire import EXTENSION, FrameProtocol
-from services import auth, topics
-from services.errors import Draining, Forbidden, NoResult, PollcastError
+from pollcast.gateway import metrics, phoenix
+from pollcast.gateway.admission import Admission
+from pollcast.gateway.channels import Context
+from pollcast.gateway.cluster_view import ClusterView
+from pollcast.gateway.follower import DeltaEvent, Event, following
+from pollcast.gateway.history import Result
+from pollcast.gateway.identity import Doorkeeper, Identity
+from pollcast.gateway.origin import Pages
+from pollcast.gateway.page import Page
+from pollcast.gateway.readiness import Readiness
+from pollcast.gateway.version import Version
+from pollcast.gateway.wire import EXTENSION, FrameProtocol
+from pollcast.services.auth import tokens as auth
+from pollcast.services.catalogue import topics
+from pollcast.services.errors import Draining, Forbidden, NoResult, PollcastError
 
 RESULT_SECONDS = 10.0
 """How long a request for one snapshot waits for a first result."""

@@ -11,24 +11,24 @@ import time
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from gateway.audience import Traffic
-from gateway.feeds import Feeds
-from gateway.presence import Presences
-from gateway.status import State, Status
-from gateway.topic import RETAIN_SECONDS, UNREACHED_SECONDS, LiveTopic
-from gateway.version import Version
-from proto.pollcast.v1 import feed_pb2
-from services import logs, tracing
-from services.clock import now_us
-from services.delta import Delta
-from services.settings import GatewaySettings, HostPort
-from services.topics import Topic
+from pollcast.gateway.audience import Traffic
+from pollcast.gateway.feeds import Feeds
+from pollcast.gateway.presence import Presences
+from pollcast.gateway.status import State, Status
+from pollcast.gateway.topic import RETAIN_SECONDS, UNREACHED_SECONDS, LiveTopic
+from pollcast.gateway.version import Version
+from pollcast.services.catalogue.topics import Topic
+from pollcast.services.clock import now_us
+from pollcast.services.delta import Delta
+from pollcast.services.process import logs, tracing
+from pollcast.services.process.settings import GatewaySettings, HostPort
+from pollcast.v1 import feed_pb2
 
 log = logs.get_logger("hub")
 
 
 class Demand(Protocol):
-    """What the hub needs of coordinator.demand: both return at once."""
+    """What the hub needs of pollcast.gateway.demand: both return at once."""
 
     def want(self, topic: str) -> None: ...
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from services.auth import Claims, Verifier
-from services.errors import Unauthorized
+from pollcast.services.auth.tokens import Claims, Verifier
+from pollcast.services.errors import Unauthorized
 
 
 @dataclass(frozen=True, slots=True)

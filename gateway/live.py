@@ -15,21 +15,23 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from gateway.admission import Admission
-from gateway.follower import DeltaEvent, Event, ending_after, following
-from gateway.history import Result
-from gateway.hub import Hub
-from gateway.identity import Doorkeeper, Identity
-from gateway.limits import EXPIRY_GRACE_SECONDS
-from gateway.presence import Presences
-from gateway.readiness import Readiness
-from gateway.roster import Diff, Member, Shown, metas_by_key
-from gateway.version import Version
-from proto.pollcast.v1 import live_pb2, live_pb2_grpc, types_pb2
-from services import auth, rpc, topics
-from services.catalog import Catalog, Param, Query
-from services.clock import rfc3339
-from services.errors import Draining, InvalidPayload, NoResult, PollcastError, Unauthorized
+from pollcast.gateway.admission import Admission
+from pollcast.gateway.follower import DeltaEvent, Event, ending_after, following
+from pollcast.gateway.history import Result
+from pollcast.gateway.hub import Hub
+from pollcast.gateway.identity import Doorkeeper, Identity
+from pollcast.gateway.limits import EXPIRY_GRACE_SECONDS
+from pollcast.gateway.presence import Presences
+from pollcast.gateway.readiness import Readiness
+from pollcast.gateway.roster import Diff, Member, Shown, metas_by_key
+from pollcast.gateway.version import Version
+from pollcast.services.auth import tokens as auth
+from pollcast.services.catalogue import topics
+from pollcast.services.catalogue.catalog import Catalog, Param, Query
+from pollcast.services.clock import rfc3339
+from pollcast.services.errors import Draining, InvalidPayload, NoResult, PollcastError, Unauthorized
+from pollcast.services.serving import rpc
+from pollcast.v1 import live_pb2, live_pb2_grpc, types_pb2
 
 RESULT_SECONDS = 10.0
 

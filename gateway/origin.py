@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit
 
-from services.errors import Forbidden
-from services.settings import GatewaySettings
+from pollcast.services.errors import Forbidden
+from pollcast.services.process.settings import GatewaySettings
 
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 

@@ -26,18 +26,18 @@ from typing import Any, NoReturn, Protocol
 
 import orjson
 
-from coordinator.etcd import Kv
-from coordinator.keys import PresenceRecord
-from coordinator.presence import Change, Place
-from gateway import phoenix
-from gateway.audience import Audience
-from gateway.frames import frame
-from gateway.phoenix import Ref
-from gateway.presence_request import PresenceRequest, check_key, check_meta
-from gateway.roster import Diff, Member, Roster, Shown, difference, state_payload
-from services import clock
-from services.errors import InvalidPayload
-from services.topics import Topic
+from pollcast.gateway import phoenix
+from pollcast.gateway.audience import Audience
+from pollcast.gateway.frames import frame
+from pollcast.gateway.phoenix import Ref
+from pollcast.gateway.presence_keys import Change, Place
+from pollcast.gateway.presence_request import PresenceRequest, check_key, check_meta
+from pollcast.gateway.roster import Diff, Member, Roster, Shown, difference, state_payload
+from pollcast.services import clock
+from pollcast.services.catalogue.topics import Topic
+from pollcast.services.coordination.etcd import Kv
+from pollcast.services.coordination.keys import PresenceRecord
+from pollcast.services.errors import InvalidPayload
 
 WINDOW_SECONDS = 0.1
 """Changes are gathered so long, which makes at most ten diffs a second."""
@@ -63,7 +63,7 @@ class Channel(Protocol):
 
 
 class Keys(Protocol):
-    """What the lists need of coordinator.presence: all return at once."""
+    """What the lists need of pollcast.gateway.presence_keys: all return at once."""
 
     gateway: str
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import orjson
 
-from coordinator.presence import Place
-from services.compact import compact
+from pollcast.gateway.presence_keys import Place
+from pollcast.services.compact import compact
 
 MAX_SHOWN = 1000
 

@@ -14,37 +14,38 @@ import contextlib
 import gc
 import time
 
-from coordinator.coroner import Coroner
-from coordinator.demand import Demand
-from coordinator.drain import Asked
-from coordinator.etcd import Etcd, Event
-from coordinator.keys import Foreign, Keys, NodeRecord, OwnerRecord
-from coordinator.metrics import counted_on_scrape
-from coordinator.mirror import Mirror
-from coordinator.presence import PresenceKeys
-from coordinator.registry import Registration, node_record
-from coordinator.reporting import Reporting
-from coordinator.session import Session, keep_session
-from gateway.admission import Admission
-from gateway.channels import Context
-from gateway.cluster_view import ClusterView
-from gateway.figures import Figures
-from gateway.http import Gateway
-from gateway.hub import Hub, Owner
-from gateway.identity import Doorkeeper
-from gateway.limits import Limits
-from gateway.live import SERVICE, LiveQuery
-from gateway.origin import Pages
-from gateway.page import Page
-from gateway.presence import HOLD_SECONDS, Presences
-from gateway.readiness import Readiness
-from gateway.report import describe
-from gateway.turns import PacedHttp
-from gateway.wire import FrameProtocol
-from services import catalog as catalogue
-from services import logs, rpc, web
-from services.auth import Verifier
-from services.settings import GatewaySettings, HostPort
+from pollcast.gateway.admission import Admission
+from pollcast.gateway.channels import Context
+from pollcast.gateway.cluster_view import ClusterView
+from pollcast.gateway.demand import Demand
+from pollcast.gateway.figures import Figures
+from pollcast.gateway.http import Gateway
+from pollcast.gateway.hub import Hub, Owner
+from pollcast.gateway.identity import Doorkeeper
+from pollcast.gateway.limits import Limits
+from pollcast.gateway.live import SERVICE, LiveQuery
+from pollcast.gateway.origin import Pages
+from pollcast.gateway.page import Page
+from pollcast.gateway.presence import HOLD_SECONDS, Presences
+from pollcast.gateway.presence_keys import PresenceKeys
+from pollcast.gateway.readiness import Readiness
+from pollcast.gateway.report import describe
+from pollcast.gateway.turns import PacedHttp
+from pollcast.gateway.wire import FrameProtocol
+from pollcast.services.auth.tokens import Verifier
+from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.coordination.coroner import Coroner
+from pollcast.services.coordination.drain import Asked
+from pollcast.services.coordination.etcd import Etcd, Event
+from pollcast.services.coordination.keys import Foreign, Keys, NodeRecord, OwnerRecord
+from pollcast.services.coordination.metrics import counted_on_scrape
+from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.registry import Registration, node_record
+from pollcast.services.coordination.reporting import Reporting
+from pollcast.services.coordination.session import Session, keep_session
+from pollcast.services.process import logs
+from pollcast.services.process.settings import GatewaySettings, HostPort
+from pollcast.services.serving import rpc, web
 
 log = logs.get_logger("gateway")
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import orjson
 
-from services.clock import rfc3339
+from pollcast.services.clock import rfc3339
 
 State = Literal["live", "stale", "failed"]
 

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.audience import Audience, Traffic
-from gateway.follower import Follower
-from gateway.history import Entry, History, Result
-from gateway.metrics import DELTA_AGE_SECONDS
-from gateway.presence import Presence
-from gateway.status import Status
-from gateway.version import Version
-from services.clock import now_us
-from services.delta import Delta, Row
-from services.settings import HostPort
-from services.topics import Topic
+from pollcast.gateway.audience import Audience, Traffic
+from pollcast.gateway.follower import Follower
+from pollcast.gateway.history import Entry, History, Result
+from pollcast.gateway.metrics import DELTA_AGE_SECONDS
+from pollcast.gateway.presence import Presence
+from pollcast.gateway.status import Status
+from pollcast.gateway.version import Version
+from pollcast.services.catalogue.topics import Topic
+from pollcast.services.clock import now_us
+from pollcast.services.delta import Delta, Row
+from pollcast.services.process.settings import HostPort
 
 RETAIN_SECONDS = 30.0
 

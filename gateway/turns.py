@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
-from services.http_guard import GuardedHttp
+from pollcast.services.serving.http_guard import GuardedHttp
 
 BUDGET_SECONDS = 0.004
 """Of each turn."""

@@ -116,7 +116,7 @@ inline demand_written(g) {
 #define NO_DEMAND (!DEMANDED)
 #endif
 
-/* One transaction of coordinator/claims.py: sets `ok`, and `over` when the lease to put on is gone. */
+/* One transaction of services/coordination/claims.py: sets `ok`, and `over` when the lease to put on is gone. */
 inline carry_out(request_, lease_, epoch_, target_) {
     ok = false; over = false;
     if

@@ -17,10 +17,10 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from poller import metrics
-from poller.owned import Frames, OwnedTopic
-from proto.pollcast.v1 import feed_pb2
-from services import logs
+from pollcast.poller import metrics
+from pollcast.poller.owned import Frames, OwnedTopic
+from pollcast.services.process import logs
+from pollcast.v1 import feed_pb2
 
 log = logs.get_logger("feed")
 

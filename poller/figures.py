@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from poller.owned import OwnedTopic
+from pollcast.poller.owned import OwnedTopic
 
 
 def figures(owned: Mapping[str, OwnedTopic], queries: Iterable[str], now: int) -> Iterator[Metric]:

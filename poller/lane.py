@@ -17,15 +17,16 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 
-from poller import metrics, schedule, statement
-from poller.answer import Answer, Outcome, divide, size
-from poller.database import Database
-from poller.multiplexed import why_not
-from poller.owned import Frames, OwnedTopic
-from poller.rounds import Batching, run_round
-from poller.trouble import Scope, Trouble
-from services import clock, logs, tracing
-from services.catalog import Query
+from pollcast.poller import metrics, schedule, statement
+from pollcast.poller.answer import Answer, Outcome, divide, size
+from pollcast.poller.database import Database
+from pollcast.poller.multiplexed import why_not
+from pollcast.poller.owned import Frames, OwnedTopic
+from pollcast.poller.rounds import Batching, run_round
+from pollcast.poller.trouble import Scope, Trouble
+from pollcast.services import clock
+from pollcast.services.catalogue.catalog import Query
+from pollcast.services.process import logs, tracing
 
 log = logs.get_logger("lane")
 

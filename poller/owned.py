@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from poller.trouble import Trouble
-from proto.pollcast.v1 import feed_pb2
-from services.delta import Delta, Row, diff
-from services.topics import Topic
+from pollcast.poller.trouble import Trouble
+from pollcast.services.catalogue.topics import Topic
+from pollcast.services.delta import Delta, Row, diff
+from pollcast.v1 import feed_pb2
 
 PIECE_BYTES = 1024 * 1024
 """A snapshot is sent in pieces of about this size."""

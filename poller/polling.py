@@ -1,6 +1,6 @@
 """What this poller owns, from the word of the coordination to the frames for the gateways.
 
-`gained` and `lost` come from coordinator/ownership.py and take effect at once: a gained topic is polled now, and after
+`gained` and `lost` come from poller/ownership.py and take effect at once: a gained topic is polled now, and after
 `lost` no frame of it leaves. `run` polls until cancelled. When this poller dies, gateways see their streams break and
 keep what they have until the next owner's first result.
 """
@@ -11,23 +11,25 @@ import asyncio
 import random
 from collections.abc import Iterator
 
-from coordinator.metrics import counted_on_scrape
-from poller import metrics
-from poller.database import Database
-from poller.feed import Feed
-from poller.figures import figures
-from poller.lane import Lane
-from poller.owned import Frames, OwnedTopic
-from poller.story import Story
-from services import clock, logs, topics
-from services.catalog import Catalog
-from services.errors import PollcastError
+from pollcast.poller import metrics
+from pollcast.poller.database import Database
+from pollcast.poller.feed import Feed
+from pollcast.poller.figures import figures
+from pollcast.poller.lane import Lane
+from pollcast.poller.owned import Frames, OwnedTopic
+from pollcast.poller.story import Story
+from pollcast.services import clock
+from pollcast.services.catalogue import topics
+from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.coordination.metrics import counted_on_scrape
+from pollcast.services.errors import PollcastError
+from pollcast.services.process import logs
 
 log = logs.get_logger("polling")
 
 
 class Polling:
-    """The Holder of coordinator/ownership.py."""
+    """The Holder of poller/ownership.py."""
 
     def __init__(self, catalog: Catalog, database: Database, rng: random.Random | None = None) -> None:
         self._catalog = catalog

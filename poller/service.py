@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import asyncio
 
-from coordinator.coroner import Coroner
-from coordinator.drain import Asked
-from coordinator.etcd import Etcd
-from coordinator.keys import Keys
-from coordinator.ownership import Ownership
-from coordinator.registry import Registration, node_record
-from coordinator.reporting import Reporting
-from coordinator.session import Session, keep_session
-from poller.database import Database, checked_url
-from poller.feed import SERVICE
-from poller.polling import Polling
-from poller.report import describe
-from services import catalog as catalogue
-from services import logs, rpc
-from services.settings import PollerSettings
-from services.web import address_of, bind, serve_app, service_app
+from pollcast.poller.database import Database, checked_url
+from pollcast.poller.feed import SERVICE
+from pollcast.poller.ownership import Ownership
+from pollcast.poller.polling import Polling
+from pollcast.poller.report import describe
+from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.coordination.coroner import Coroner
+from pollcast.services.coordination.drain import Asked
+from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.keys import Keys
+from pollcast.services.coordination.registry import Registration, node_record
+from pollcast.services.coordination.reporting import Reporting
+from pollcast.services.coordination.session import Session, keep_session
+from pollcast.services.process import logs
+from pollcast.services.process.settings import PollerSettings
+from pollcast.services.serving import rpc
+from pollcast.services.serving.web import address_of, bind, serve_app, service_app
 
 log = logs.get_logger("poller")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from services import logs
+from pollcast.services.process import logs
 
 log = logs.get_logger("polling")
 

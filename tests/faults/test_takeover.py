@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from coordinator import drain
-from coordinator.keys import OwnerRecord
-from coordinator.moves import move
-from services.embedded import EtcdServer, PostgresServer
-from tests.faults.client import Client
-from tests.faults.world import INTERVAL, LEASE_TTL, World, now, own_database, start_world, waited
-from tests.waiting import eventually
+from pollcast.coordinator.moves import move
+from pollcast.services.coordination import drain
+from pollcast.services.coordination.keys import OwnerRecord
+from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from tests.support.client import Client
+from tests.support.waiting import eventually
+from tests.support.world import INTERVAL, LEASE_TTL, World, now, own_database, start_world, waited
 
 NOISE = 0.5
 """Seconds that a loaded machine may add to a gap."""

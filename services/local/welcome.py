@@ -1,0 +1,57 @@
+"""What `pollcast up` says when everything answers: what runs where, and what to try next."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.local.embedded import program
+
+if TYPE_CHECKING:
+    from pollcast.services.local.up import Cluster
+
+ETCD_PORT = 2379
+"""Where commands look for etcd unless they are told."""
+
+
+def tell(console: Console, cluster: Cluster, catalog: Catalog) -> None:
+    """A few lines: what runs where, and what to try next."""
+    by_role: dict[str, list[str]] = {}
+    for record in cluster.records.values():
+        address = record.http if record.role == "gateway" else record.grpc
+        by_role.setdefault(record.role, []).append(f"{record.node} {address}")
+    for role in ("gateway", "poller", "coordinator"):
+        console.print(f"  {role + 's':<13}{'   '.join(by_role.get(role, ['none']))}", markup=False)
+    console.print(f"  {'etcd':<13}{'   '.join(cluster.settings.etcd)}", markup=False)
+    if cluster.postgres is not None:
+        console.print(f"  {'PostgreSQL':<13}{cluster.postgres.url}", markup=False)
+    console.print(f"  {'logs':<13}{cluster.data_dir / 'logs'}\n", markup=False)
+    console.print("Try, in another terminal:", markup=False)
+    for line in _suggestions(cluster, catalog):
+        console.print(f"  {line}", markup=False)
+    console.print("Ctrl-C stops everything.", markup=False)
+
+
+def _suggestions(cluster: Cluster, catalog: Catalog) -> Iterator[str]:
+    # A query that can be watched as it is, the liveliest of the demo if that is there.
+    simple = [q.name for q in catalog.queries.values() if not any(p.required for p in q.params.values())]
+    topic = "richest_tellers" if "richest_tellers" in simple else next(iter(simple), None)
+    gateway = next((r.http for r in cluster.records.values() if r.role == "gateway"), None)
+    endpoints = ",".join(cluster.settings.etcd)
+    if topic is not None and gateway is not None:
+        yield f"curl -N -H 'Accept: text/event-stream' http://{gateway}/live/{topic}"
+        where = "" if endpoints == f"127.0.0.1:{ETCD_PORT}" else f"POLLCAST_ETCD={endpoints} "
+        yield f"{where}{_nearest(Path(sys.executable).with_name('pollcast'))} watch {topic}"
+    if cluster.etcd is not None:
+        etcdctl = _nearest(Path(program("etcdctl")))
+        yield f"{etcdctl} --endpoints={endpoints} get --prefix {cluster.settings.namespace}"
+
+
+def _nearest(path: Path) -> Path:
+    """Relative where it is below the current folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
