@@ -11,7 +11,8 @@ RUN npm ci --no-audit --no-fund && npm run build
 
 FROM python:3.12-slim AS wheels
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml constraints.txt MANIFEST.in README.md LICENSE ./
+COPY web/build_backend.py web/
 COPY src src
 COPY proto proto
 COPY services services
@@ -20,7 +21,7 @@ COPY gateway gateway
 COPY poller poller
 COPY examples examples
 COPY --from=page /src/gateway/static gateway/static
-RUN pip wheel --no-cache-dir --wheel-dir /wheels .
+RUN pip wheel --no-cache-dir --constraint constraints.txt --wheel-dir /wheels .
 
 FROM python:3.12-slim
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin pollcast

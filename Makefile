@@ -2,19 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WITH_NODE := PATH="$(CURDIR)/$(BIN):$$PATH"
-PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt
 MAYBE_PAGE = $(MAKE) --no-print-directory page || echo "Going on without the page: a gateway's / says what is missing."
 CHROMIUM := $(shell command -v chromium || command -v google-chrome)
 PGBOUNCER := $(shell PATH="$$PATH:/usr/sbin" command -v pgbouncer)
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 
-.PHONY: install page up test chaos check bench model model-broken proto proto-check fmt
+.PHONY: install page up test chaos check bench model model-broken proto proto-check fmt lock dist
 
 install: .venv/installed
 	@$(MAYBE_PAGE)
 
-# What `up` needs, and what the rest needs beyond that.
-.venv/ready: pyproject.toml
+# What `up` needs, and what the rest needs beyond that. constraints.txt has the version of each package.
+.venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.12"; exit 1; }
 	@echo "Installing Pollcast and what it needs into .venv (about a minute the first time) ..."
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Debian and Ubuntu: apt install python3-venv"; exit 1; }
@@ -84,3 +84,15 @@ proto-check: proto
 fmt: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The versions that are installed: the newest ones that pyproject.toml allows. Commit the result.
+lock: install
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
+		--custom-compile-command "make lock" --output-file constraints.txt pyproject.toml clients/python/pyproject.toml
+
+# The distributions: pollcast with its page, pollcast-client, and the npm package, in dist/.
+dist: install
+	@rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --outdir dist clients/python
+	$(WITH_NODE) npm pack --silent --workspace clients/js --pack-destination dist

@@ -11,7 +11,7 @@ import asyncio
 from typing import NoReturn
 
 from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Etcd, Event
+from pollcast.services.coordination.etcd import Etcd, KeyEvent
 from pollcast.services.coordination.keys import Keys, LeaderRecord
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.session import Session, backoff
@@ -43,7 +43,7 @@ class Election:
             self.leading = False
         raise AssertionError("unreachable")
 
-    def _changed(self, events: list[Event], session: Session) -> None:
+    def _changed(self, events: list[KeyEvent], session: Session) -> None:
         for event in events:
             if event.kv.key == self._key:
                 leading = event.kv.lease == session.lease and not event.deleted

@@ -250,7 +250,7 @@ class Socket:
         if channel.live.presence is not None:
             (channel.live.presence.depart if broken else channel.live.presence.leave)(channel)
         channel.live.audience.leave(channel)
-        self._context.hub.left(channel.live, self._context.now())
+        self._context.hub.leave(channel.live, self._context.now())
 
     def _send(self, message: bytes) -> None:
         self.wire.write(frame(message))

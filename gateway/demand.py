@@ -1,4 +1,5 @@
-"""The gateway's side of demand: makes etcd show the topics that this gateway has clients on (coordination.desired)."""
+"""The gateway's demand keys: makes etcd show the topics that this gateway has clients on
+(coordination.desired_keys)."""
 
 from __future__ import annotations
 
@@ -6,8 +7,8 @@ import asyncio
 from typing import NoReturn
 
 from pollcast.services import clock
-from pollcast.services.coordination.desired import Desired
-from pollcast.services.coordination.etcd import Etcd, Event
+from pollcast.services.coordination.desired_keys import DesiredKeys
+from pollcast.services.coordination.etcd import Etcd, KeyEvent
 from pollcast.services.coordination.keys import DemandRecord, Keys
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.session import Session
@@ -21,7 +22,7 @@ class Demand:
         self._keys = keys
         self._gateway = gateway
         self._topics: set[str] = set()
-        self._desired = Desired(etcd, "demand")
+        self._desired = DesiredKeys(etcd, "demand")
 
     def want(self, topic: str) -> None:
         """The gateway has a client on the topic. Wanting twice is wanting."""
@@ -59,7 +60,7 @@ class Demand:
             await self._desired.run(session, mirror)
         raise AssertionError("unreachable")
 
-    def _changed(self, events: list[Event]) -> None:
+    def _changed(self, events: list[KeyEvent]) -> None:
         self._desired.changed(event for event in events if self._is_ours(event.kv.key))
 
     def _is_ours(self, key: str) -> bool:

@@ -1,6 +1,6 @@
 """A gateway's side of presence in etcd: shows its own members, and follows everybody else's.
 
-One key per member on the gateway's lease, written and deleted in batches (coordination.desired): 5,000 joins in a
+One key per member on the gateway's lease, written and deleted in batches (coordination.desired_keys): 5,000 joins in a
 second are some 50 requests. The whole prefix is mirrored by one watch, whatever topics there are clients on here: a
 watch per topic would be a stream each that has to be asked for signs of life every second, and a key of a topic that
 nobody watches here costs one event and a few hundred bytes. Following goes on without a session; what is known stays as
@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, NoReturn
 
-from pollcast.services.coordination.desired import Desired
-from pollcast.services.coordination.etcd import Etcd, Event, Kv
+from pollcast.services.coordination.desired_keys import DesiredKeys
+from pollcast.services.coordination.etcd import Etcd, KeyEvent, Kv
 from pollcast.services.coordination.keys import Foreign, Keys, PresenceRecord
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.session import Session
@@ -22,7 +22,7 @@ GATHER_SECONDS = 0.02
 """A batch that is not full waits so long for more: a steady trickle costs at most 50 requests a second."""
 
 
-class Place(NamedTuple):
+class MemberId(NamedTuple):
     """Where a member is: unique among those of a topic."""
 
     gateway: str
@@ -33,7 +33,7 @@ class Change(NamedTuple):
     """Another gateway's member is there with this value, or is gone."""
 
     topic: str
-    place: Place
+    member_id: MemberId
     kv: Kv
     deleted: bool
 
@@ -47,9 +47,9 @@ class PresenceKeys:
     def __init__(self, etcd: Etcd, keys: Keys, gateway: str) -> None:
         self.gateway = gateway
         self._keys = keys
-        self._desired = Desired(etcd, "presence", GATHER_SECONDS)
+        self._desired = DesiredKeys(etcd, "presence", GATHER_SECONDS)
         self.mirror = Mirror(etcd, keys.presences(), self._changed, on_listed=self._desired.listed)
-        self._others: dict[str, dict[Place, Kv]] = {}
+        self._others: dict[str, dict[MemberId, Kv]] = {}
         self._foreign = Foreign()
         self._on_changes: OnChanges | None = None
 
@@ -65,7 +65,7 @@ class PresenceKeys:
         """Our member is gone."""
         self._desired.drop(self._keys.presence(topic, self.gateway, ref))
 
-    def others(self, topic: str) -> Mapping[Place, Kv]:
+    def others(self, topic: str) -> Mapping[MemberId, Kv]:
         """The members of other gateways on the topic, as last known."""
         return self._others.get(topic, {})
 
@@ -91,30 +91,30 @@ class PresenceKeys:
         """Writes. Raises LeaseLost when etcd says that the session is over."""
         await self._desired.run(session, self.mirror)
 
-    def _changed(self, events: Iterable[Event]) -> None:
-        ours: list[Event] = []
+    def _changed(self, events: Iterable[KeyEvent]) -> None:
+        ours: list[KeyEvent] = []
         changes: list[Change] = []
         for event in events:
             parsed = self._keys.parse_presence(event.kv.key)
             if parsed is None:
                 self._foreign.report(event.kv.key, event.kv.mod_revision, "no presence key of a topic")
                 continue
-            topic, place = parsed[0], Place(*parsed[1:])
-            if place.gateway == self.gateway:
+            topic, member_id = parsed[0], MemberId(*parsed[1:])
+            if member_id.gateway == self.gateway:
                 ours.append(event)
                 continue
             if event.deleted:
                 self._foreign.forget(event.kv.key)
-                self._forget(topic, place)
+                self._forget(topic, member_id)
             else:
-                self._others.setdefault(topic, {})[place] = event.kv
-            changes.append(Change(topic, place, event.kv, event.deleted))
+                self._others.setdefault(topic, {})[member_id] = event.kv
+            changes.append(Change(topic, member_id, event.kv, event.deleted))
         self._desired.changed(ours)
         if changes and self._on_changes is not None:
             self._on_changes(changes)
 
-    def _forget(self, topic: str, place: Place) -> None:
-        places = self._others.get(topic, {})
-        places.pop(place, None)
-        if not places:
+    def _forget(self, topic: str, member_id: MemberId) -> None:
+        members = self._others.get(topic, {})
+        members.pop(member_id, None)
+        if not members:
             self._others.pop(topic, None)

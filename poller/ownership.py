@@ -15,10 +15,10 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn, Protocol
 
-from pollcast.poller.placement import Changes, Placement, Work
+from pollcast.poller.placement import Placement, PlacementChanges, PlacementSteps
 from pollcast.services import clock
 from pollcast.services.coordination.claims import Claim, batches, claim, hand_over, let_go, release, remove
-from pollcast.services.coordination.etcd import Etcd, Event, Kv
+from pollcast.services.coordination.etcd import Etcd, KeyEvent, Kv
 from pollcast.services.coordination.keys import DemandRecord, Foreign, Keys, NodeRecord, OwnerRecord, PinRecord, Record
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.session import Session, backoff
@@ -119,7 +119,7 @@ class Term:
             await self._work()
         raise AssertionError("unreachable")
 
-    def tell(self, changes: Changes) -> None:
+    def tell(self, changes: PlacementChanges) -> None:
         for topic in changes.lost:
             self._holder.lost(topic)
         for topic, epoch in changes.gained.items():
@@ -143,13 +143,13 @@ class Term:
         while True:
             await self._until_due()
             work = self.placement.due(self._now())
-            left = Work(
+            left = PlacementSteps(
                 [topic for batch in batches(work.claims, str) for topic in await self._claim(batch)],
                 await self._give_up(release, work.releases),
                 await self._hand_over(work.moves),
                 await self._give_up(let_go, work.strays),
             )
-            if left != Work([], []):
+            if left != PlacementSteps([], []):
                 self.placement.unanswered(left, self._now(), backoff(failures))
                 failures += 1
             elif work != left:
@@ -199,7 +199,7 @@ class Term:
 
     # --- what etcd shows
 
-    def _demand_changed(self, events: list[Event]) -> None:
+    def _demand_changed(self, events: list[KeyEvent]) -> None:
         now = self._now()
         for event in events:
             parsed = self._keys.parse_demand(event.kv.key)
@@ -221,7 +221,7 @@ class Term:
             if not self._litter[topic]:
                 del self._litter[topic]
 
-    def _owners_changed(self, events: list[Event]) -> None:
+    def _owners_changed(self, events: list[KeyEvent]) -> None:
         now = self._now()
         for event in events:
             topic = self._keys.parse_owner(event.kv.key)
@@ -249,7 +249,7 @@ class Term:
             self._session.verify()
         self._wake.set()
 
-    def _pins_changed(self, events: list[Event]) -> None:
+    def _pins_changed(self, events: list[KeyEvent]) -> None:
         for event in events:
             topic = self._keys.parse_pin(event.kv.key)
             if self._is_ours(event, topic is not None, PinRecord) and topic is not None:
@@ -258,7 +258,7 @@ class Term:
                 self.placement.pin_went(topic, self._now())
         self._wake.set()
 
-    def _pollers_changed(self, events: list[Event]) -> None:
+    def _pollers_changed(self, events: list[KeyEvent]) -> None:
         for event in events:
             parsed = self._keys.parse_node(event.kv.key)
             if parsed is None:
@@ -272,7 +272,7 @@ class Term:
         self.placement.pollers_are(self._ready, self._now())
         self._wake.set()
 
-    def _is_ours(self, event: Event, parsed: bool, kind: type[Record]) -> bool:
+    def _is_ours(self, event: KeyEvent, parsed: bool, kind: type[Record]) -> bool:
         """Whether the event shows a key as one of us writes it; reports what is not."""
         if event.deleted:
             self._foreign.forget(event.kv.key)

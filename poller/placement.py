@@ -45,7 +45,7 @@ def claim_delay(topic: str, me: str, pollers: Iterable[str], pinned: str | None 
 
 
 @dataclass(slots=True)
-class Changes:
+class PlacementChanges:
     """What became of topics at once: first lost, then gained with their epoch (both, where the epoch is another)."""
 
     gained: dict[str, int] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class PlacementSteps:
     """What to ask of etcd now. `moves` go to the poller that stands beside them, `strays` to whoever wants them."""
 
     claims: list[str]
@@ -112,24 +112,24 @@ class Placement:
         if self._pins.pop(topic, None) is not None:
             self._think_over({topic}, now)
 
-    def owner_came(self, topic: str, epoch: int, lease: int, now: float, node: str = "") -> Changes:
+    def owner_came(self, topic: str, epoch: int, lease: int, now: float, node: str = "") -> PlacementChanges:
         """The owner key was written. `lease` tells whether by or for me, `node` who else owns it."""
         if self._is_over(topic, epoch):
-            return Changes()
+            return PlacementChanges()
         self._claims.pop(topic, None)
         self._owned(topic, epoch, self.me if lease == self.lease else node, now)
         if self._given.get(topic, ("",))[0] != node:
             self._given.pop(topic, None)
         if lease != self.lease:
-            return Changes(lost=self._lose(topic))
+            return PlacementChanges(lost=self._lose(topic))
         return self._gain(topic, epoch, now)
 
-    def owner_went(self, topic: str, revision: int, now: float) -> Changes:
+    def owner_went(self, topic: str, revision: int, now: float) -> PlacementChanges:
         """The owner key was deleted (or overwritten by something that is no owner) at `revision`."""
         if self._is_over(topic, revision):
-            return Changes()
+            return PlacementChanges()
         self._free(topic, now)
-        changes = Changes(lost=self._lose(topic))
+        changes = PlacementChanges(lost=self._lose(topic))
         given = self._given.pop(topic, None)
         came_back = given is not None and given[0] in self.pollers and now - given[1] < STRAY_SECONDS
         if came_back and given is not None and topic in self._demand:
@@ -137,11 +137,11 @@ class Placement:
         self._consider(topic, now, wait=0.0 if came_back else None)
         return changes
 
-    def owners_listed(self, present: Container[str], revision: int, now: float) -> Changes:
+    def owners_listed(self, present: Container[str], revision: int, now: float) -> PlacementChanges:
         """At `revision` these topics had an owner key. What an answer told of, and the mirror never did because it was
         gone again before the list, is over (docs/model.md)."""
         self._mirrored = max(self._mirrored, revision)
-        changes = Changes()
+        changes = PlacementChanges()
         for topic in [topic for topic, epoch in self.owners.items() if epoch <= revision and topic not in present]:
             changes.lost += self.owner_went(topic, revision, now).lost
         return changes
@@ -158,46 +158,46 @@ class Placement:
 
     # --- what came of our work
 
-    def claimed(self, topic: str, claim: Claim | None, now: float) -> Changes:
+    def claimed(self, topic: str, claim: Claim | None, now: float) -> PlacementChanges:
         """etcd's answer to a claim. None: somebody else has it or nobody wants it, which the mirrors are about to
         show."""
         if claim is None or claim.epoch <= self._mirrored:
             self._consider(topic, now, wait=RETRY_SECONDS)
-            return Changes()
+            return PlacementChanges()
         self._answered[topic] = claim.epoch
         self._claims.pop(topic, None)
         self._owned(topic, claim.epoch, self.me, now)
         return self._gain(topic, claim.epoch, now)
 
-    def released(self, claim: Claim, gone: bool, now: float) -> Changes:
+    def released(self, claim: Claim, gone: bool, now: float) -> PlacementChanges:
         """etcd's answer to a release, or to letting go of a stray. Not gone: there is demand, which the mirror is about
         to show."""
         if self.held.get(claim.topic) != claim.epoch:
-            return Changes()
+            return PlacementChanges()
         if not gone:
             if self._linger(claim.topic) is None:
                 self._strays[claim.topic] = now + RETRY_SECONDS
             elif claim.topic not in self._demand:
                 self._releases[claim.topic] = now + max(RETRY_SECONDS, self._linger(claim.topic) or 0.0)
-            return Changes()
+            return PlacementChanges()
         self._answered[claim.topic] = claim.epoch + 1
         self._free(claim.topic, now)
-        changes = Changes(lost=self._lose(claim.topic))
+        changes = PlacementChanges(lost=self._lose(claim.topic))
         self._consider(claim.topic, now)
         return changes
 
-    def moved(self, claim: Claim, to: str, epoch: int, now: float) -> Changes:
+    def moved(self, claim: Claim, to: str, epoch: int, now: float) -> PlacementChanges:
         """etcd's answer to a hand-over: the epoch that the topic has now, 0 where it has no owner (any more)."""
         if epoch == 0:
             return self.released(claim, True, now)
         if self.held.get(claim.topic) != claim.epoch or epoch == claim.epoch:
-            return Changes()
+            return PlacementChanges()
         self._given[claim.topic] = to, now
         self._answered[claim.topic] = epoch
         self._owned(claim.topic, epoch, to, now)
-        return Changes(lost=self._lose(claim.topic))
+        return PlacementChanges(lost=self._lose(claim.topic))
 
-    def unanswered(self, work: Work, now: float, wait: float) -> None:
+    def unanswered(self, work: PlacementSteps, now: float, wait: float) -> None:
         """Nobody knows what came of this work: again after `wait` seconds, unless the mirrors show that it was done."""
         for topic in work.claims:
             self._consider(topic, now, wait=wait)
@@ -212,7 +212,7 @@ class Placement:
 
     # --- what to do
 
-    def due(self, now: float) -> Work:
+    def due(self, now: float) -> PlacementSteps:
         """What to ask of etcd now. It is handed out once: answer by `claimed`, `released`, `moved` or `unanswered`."""
         claims = [] if self.draining else [topic for topic, (_, at) in self._claims.items() if at <= now]
         releases = [topic for topic, at in self._releases.items() if at <= now]
@@ -223,7 +223,7 @@ class Placement:
             del self._releases[topic]
         for topic in strays:
             del self._strays[topic]
-        return Work(claims, self._held(releases), self._moves(now), self._held(strays))
+        return PlacementSteps(claims, self._held(releases), self._moves(now), self._held(strays))
 
     def next_due(self) -> float | None:
         """When `due` has something next; None while nothing is to be done."""
@@ -244,7 +244,7 @@ class Placement:
                 shares.setdefault(heir, []).append(claim)
         return shares
 
-    def start_over(self) -> Changes:
+    def start_over(self) -> PlacementChanges:
         """Nothing is ours any more: the lease is lost, or another etcd answers, whose revisions begin anew."""
         lost = list(self.held)
         self.held.clear()
@@ -257,7 +257,7 @@ class Placement:
         self._step_at = None
         self._mirrored = 0
         self._answered.clear()
-        return Changes(lost=lost)
+        return PlacementChanges(lost=lost)
 
     # --- inside
 
@@ -317,10 +317,10 @@ class Placement:
         self.balance.owned(topic, None)
         self._look_later(now)
 
-    def _gain(self, topic: str, epoch: int, now: float) -> Changes:
+    def _gain(self, topic: str, epoch: int, now: float) -> PlacementChanges:
         if self.held.get(topic) == epoch:
-            return Changes()
-        changes = Changes({topic: epoch}, self._lose(topic))
+            return PlacementChanges()
+        changes = PlacementChanges({topic: epoch}, self._lose(topic))
         self.held[topic] = epoch
         if self._linger(topic) is None:
             self._strays[topic] = now

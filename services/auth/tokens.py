@@ -19,8 +19,9 @@ from typing import Any, Final, Protocol
 
 import jwt
 
-from pollcast.services.auth.keyset import KeySet, VerifyKey
+from pollcast.services.auth.keyset import KeySet
 from pollcast.services.errors import Problem, SettingsInvalid, Unauthorized
+from pollcast.services.process.jwks import VerifyKey
 from pollcast.services.process.logs import get_logger
 from pollcast.services.process.settings import GatewaySettings
 
@@ -34,7 +35,7 @@ log = get_logger("auth")
 
 
 @dataclass(frozen=True, slots=True)
-class Claims:
+class TokenClaims:
     """What a verified token says."""
 
     subject: str | None  # `sub`: the presence key, 1 to 256 bytes of UTF-8
@@ -96,7 +97,7 @@ class Verifier:
             return None
         return cls(keys, settings.auth_audience, settings.auth_issuer)
 
-    def verify(self, token: str) -> Claims:
+    def verify(self, token: str) -> TokenClaims:
         """Raises Unauthorized, whose detail never holds the token, unless the token is good now."""
         if not token:
             raise Unauthorized("the token is empty")
@@ -141,7 +142,7 @@ class Verifier:
         )
 
 
-def read_claims(payload: Mapping[str, Any], now: float) -> Claims:
+def read_claims(payload: Mapping[str, Any], now: float) -> TokenClaims:
     """Claims of a token whose signature is good. Raises Unauthorized where a claim has the wrong shape, or when the
     token is not good at `now` (seconds since the Unix epoch)."""
     expires_at, not_before = _seconds(payload, "exp"), _seconds(payload, "nbf")
@@ -152,7 +153,7 @@ def read_claims(payload: Mapping[str, Any], now: float) -> Claims:
     subject = payload.get("sub")
     if "sub" in payload and not _is_subject(subject):
         raise Unauthorized(f"the token's sub must be a string of 1 to {MAX_SUBJECT_BYTES} bytes")
-    return Claims(subject, _roles(payload.get("roles", [])), expires_at, MappingProxyType(dict(payload)))
+    return TokenClaims(subject, _roles(payload.get("roles", [])), expires_at, MappingProxyType(dict(payload)))
 
 
 def sign(secret: str, claims: Mapping[str, object]) -> str:

@@ -57,7 +57,7 @@ def parse(spelling: str, catalog: Catalog, claims: Mapping[str, object] | None) 
 
 
 def parse_canonical(canonical: str, catalog: Catalog) -> Topic:
-    """The topic of a canonical text, as it stands in etcd and in frames: the values of claims and defaults included.
+    """The topic of a canonical text, as it stands in etcd and in updates: the values of claims and defaults included.
 
     Raises UnknownQuery and InvalidParams; the latter also for a text that is not canonical.
     """

@@ -87,13 +87,14 @@ def up(
     lease_ttl: LeaseTtl = None,
 ) -> None:
     """Start a whole cluster on this machine, with etcd and PostgreSQL, until Ctrl-C."""
-    from pollcast.services.local import up as cluster
+    from pollcast.services.local.cluster import Options
+    from pollcast.services.local.up import run
 
     if etcd_nodes not in (1, 3):
         raise SettingsInvalid([Problem("pollcast up", "", "--etcd-nodes", f"is {etcd_nodes}: it must be 1 or 3")])
     if lease_ttl is not None and lease_ttl < 2:
         raise SettingsInvalid([Problem("pollcast up", "", "--lease-ttl", f"is {lease_ttl}: at least 2 s are needed")])
-    options = cluster.Options(
+    options = Options(
         gateways=gateways,
         pollers=pollers,
         coordinators=coordinators,
@@ -107,7 +108,7 @@ def up(
         lease_ttl=lease_ttl,
     )
     logs.configure(level=logging.ERROR)
-    asyncio.run(lifecycle.until_stopped(lambda stop: cluster.run(options, stop)))
+    asyncio.run(lifecycle.until_stopped(lambda stop: run(options, stop)))
 
 
 # --- services -----------------------------------------------------------------------------------------------------

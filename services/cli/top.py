@@ -27,7 +27,7 @@ from rich.text import Text
 from pollcast.services.cli.board import COLUMNS, Board, Command, Drain, Key, Move, Quit, keys_in
 from pollcast.services.cli.listing import topic_row
 from pollcast.services.coordination.reach import NoCoordinator, Refused, some_coordinator
-from pollcast.services.errors import PollcastError
+from pollcast.services.errors import PollcastError, unwrapped
 from pollcast.services.process.settings import ServiceSettings
 from pollcast.v1 import cluster_pb2
 
@@ -62,8 +62,8 @@ async def top(settings: ServiceSettings, *, as_json: bool) -> None:
             else:
                 await session.draw()
             following.cancel()
-    except BaseExceptionGroup as group:  # what either raised, as it raised it
-        raise group.exceptions[0] if len(group.exceptions) == 1 else group from None
+    except BaseExceptionGroup as group:
+        raise unwrapped(group) from None
 
 
 class Session:

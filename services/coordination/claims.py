@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from pollcast.services import clock
 from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Etcd, Kv, Operation, Outcome
+from pollcast.services.coordination.etcd import Etcd, Kv, Operation, TxnResult
 from pollcast.services.coordination.keys import Keys, NodeRecord, OwnerRecord
 from pollcast.services.coordination.session import Session
 from pollcast.services.errors import EtcdRefused, EtcdUnknown, LeaseLost
@@ -147,7 +147,7 @@ async def _each(
             return {topic_of(i): outcome(i, False, 0, key) for i, key in zip(batch, found, strict=True)}
         answers = {}
         for item, result in zip(batch, done.results, strict=True):
-            assert isinstance(result, Outcome)
+            assert isinstance(result, TxnResult)
             key = None if result.succeeded or not result.results else _only(result.results[0])
             answers[topic_of(item)] = outcome(item, result.succeeded, done.revision, key)
         return answers
@@ -155,7 +155,7 @@ async def _each(
     return await _in_batches(items, topic_of, attempt)
 
 
-def _only(found: tuple[Kv, ...] | Outcome | None) -> Kv | None:
+def _only(found: tuple[Kv, ...] | TxnResult | None) -> Kv | None:
     assert isinstance(found, tuple)
     return found[0] if found else None
 

@@ -1,7 +1,7 @@
 """Asking a node to drain, as SIGTERM does, through etcd.
 
 `ask` writes a mark for the node on the node's own lease: it is gone with the node, and means nothing to another that
-takes its name later. `Asked` is the node's side; its `run` lives as long as a session.
+takes its name later. `DrainRequests` is the node's side; its `run` lives as long as a session.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 from typing import NoReturn
 
 from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Etcd, Event
+from pollcast.services.coordination.etcd import Etcd, KeyEvent
 from pollcast.services.coordination.keys import DrainRecord, Foreign, Keys
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.session import Session
@@ -38,7 +38,7 @@ async def ask(etcd: Etcd, keys: Keys, node: str) -> list[Role]:
     return asked
 
 
-class Asked:
+class DrainRequests:
     """The node's side: sets `stop` when the node is asked to drain."""
 
     def __init__(self, etcd: Etcd, keys: Keys, role: Role, node: str, stop: asyncio.Event) -> None:
@@ -51,7 +51,7 @@ class Asked:
         """Looks for a mark on this session's lease."""
         await Mirror(self._etcd, self._key, lambda events: self._changed(events, session)).run()
 
-    def _changed(self, events: list[Event], session: Session) -> None:
+    def _changed(self, events: list[KeyEvent], session: Session) -> None:
         for event in events:
             if event.kv.key != self._key or event.deleted:
                 continue

@@ -82,7 +82,7 @@ class Kv:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class KeyEvent:
     """A put or a delete. Of a delete `kv` holds the key and the delete's revision. Mirror fills in `previous`."""
 
     kv: Kv
@@ -91,10 +91,10 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class WatchBatch:
     """What a watch tells at once; without events it is a sign of life."""
 
-    events: tuple[Event, ...]
+    events: tuple[KeyEvent, ...]
     revision: int
 
 
@@ -107,13 +107,13 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TxnResult:
     """What a transaction did. `revision` is the mod_revision of everything it wrote. `results` has one entry for each
-    operation: the keys of a `read`, the Outcome of a `nested`, None for the others."""
+    operation: the keys of a `read`, the TxnResult of a `nested`, None for the others."""
 
     succeeded: bool
     revision: int
-    results: tuple[tuple[Kv, ...] | Outcome | None, ...] = ()
+    results: tuple[tuple[Kv, ...] | TxnResult | None, ...] = ()
 
 
 # --- what a transaction is built from -----------------------------------------------------------------------------
@@ -279,7 +279,7 @@ class Etcd:
 
     async def txn(
         self, compare: Sequence[Compare], success: Sequence[Operation], failure: Sequence[Operation] = ()
-    ) -> Outcome:
+    ) -> TxnResult:
         """All of `success` when every comparison holds, else all of `failure`. At most 128 of each by etcd's default,
         where those of a `nested` count as well. Raises LeaseLost when it puts on a lease that is gone."""
         request = etcdrpc.TxnRequest(compare=compare, success=success, failure=failure)
@@ -351,7 +351,7 @@ class Etcd:
 
     # --- watches
 
-    async def watch(self, prefix: str, start_revision: int) -> AsyncGenerator[Batch, None]:
+    async def watch(self, prefix: str, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
         """Every event under the prefix from a revision on, in order; use with contextlib.aclosing. It ends by raising
         only: Compacted when the revision is gone, else EtcdRefused (broken, stalled, no leader, another cluster): list
         again. The revision of a batch without events proves nothing: etcd before 3.5.8 lets progress overtake events
@@ -379,7 +379,7 @@ class Etcd:
                 if answer.canceled:
                     self._forget_token(answer.cancel_reason)
                     raise EtcdRefused(f"etcd cancelled the watch of {prefix}: {answer.cancel_reason}")
-                yield Batch(tuple(map(_event, answer.events)), answer.header.revision)
+                yield WatchBatch(tuple(map(_event, answer.events)), answer.header.revision)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
             self._leave(endpoint)
             raise _refused(error, endpoint) from None
@@ -501,13 +501,13 @@ def _kv(kv: Any) -> Kv:
     return Kv(key, kv.value, kv.create_revision, kv.mod_revision, kv.lease)
 
 
-def _event(event: Any) -> Event:
-    return Event(_kv(event.kv), deleted=event.type == event.DELETE)
+def _event(event: Any) -> KeyEvent:
+    return KeyEvent(_kv(event.kv), deleted=event.type == event.DELETE)
 
 
-def _outcome(answer: Any, revision: int = 0) -> Outcome:
+def _outcome(answer: Any, revision: int = 0) -> TxnResult:
     revision = revision or answer.header.revision  # a nested answer's own header is empty
-    results: list[tuple[Kv, ...] | Outcome | None] = []
+    results: list[tuple[Kv, ...] | TxnResult | None] = []
     for response in answer.responses:
         match response.WhichOneof("response"):
             case "response_range":
@@ -516,7 +516,7 @@ def _outcome(answer: Any, revision: int = 0) -> Outcome:
                 results.append(_outcome(response.response_txn, revision))
             case _:
                 results.append(None)
-    return Outcome(answer.succeeded, revision, tuple(results))
+    return TxnResult(answer.succeeded, revision, tuple(results))
 
 
 def _watch_request(prefix: str, start_revision: int) -> Any:

@@ -14,29 +14,29 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
 from pollcast.services.coordination import metrics
-from pollcast.services.coordination.etcd import Etcd, Event, Kv, Listing
+from pollcast.services.coordination.etcd import Etcd, KeyEvent, Kv, Listing
 from pollcast.services.coordination.session import backoff
 from pollcast.services.errors import Compacted, EtcdError
 from pollcast.services.process import logs
 
 log = logs.get_logger("mirror")
 
-OnChange = Callable[[list[Event]], None]
+OnChange = Callable[[list[KeyEvent]], None]
 
 
-def diff(items: Mapping[str, Kv], listing: Listing) -> list[Event]:
+def diff(items: Mapping[str, Kv], listing: Listing) -> list[KeyEvent]:
     """What leads from the items to the listing: deletes (as of the listing's revision), then puts by revision."""
     found = {kv.key: kv for kv in listing.kvs}
     deletes = [
-        Event(Kv(key, b"", 0, listing.revision, 0), deleted=True, previous=kv)
+        KeyEvent(Kv(key, b"", 0, listing.revision, 0), deleted=True, previous=kv)
         for key, kv in items.items()
         if key not in found
     ]
-    puts = [Event(kv, previous=items.get(key)) for key, kv in found.items() if items.get(key) != kv]
+    puts = [KeyEvent(kv, previous=items.get(key)) for key, kv in found.items() if items.get(key) != kv]
     return deletes + sorted(puts, key=lambda event: event.kv.mod_revision)
 
 
-def apply(items: dict[str, Kv], events: Iterable[Event]) -> list[Event]:
+def apply(items: dict[str, Kv], events: Iterable[KeyEvent]) -> list[KeyEvent]:
     """Changes the items, and returns the events with what each replaced, without those that change nothing."""
     changes = []
     for event in events:
@@ -47,7 +47,7 @@ def apply(items: dict[str, Kv], events: Iterable[Event]) -> list[Event]:
             items[event.kv.key] = event.kv
         else:
             continue
-        changes.append(Event(event.kv, event.deleted, previous))
+        changes.append(KeyEvent(event.kv, event.deleted, previous))
     return changes
 
 
@@ -119,7 +119,7 @@ class Mirror:
                     self._change(list(batch.events))
                     self.revision = batch.events[-1].kv.mod_revision
 
-    def _change(self, events: list[Event]) -> None:
+    def _change(self, events: list[KeyEvent]) -> None:
         changes = apply(self.items, events)
         if changes:
             self._on_change(changes)

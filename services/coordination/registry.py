@@ -16,7 +16,7 @@ from typing import NoReturn
 from pollcast.services import clock
 from pollcast.services.coordination import etcd as e
 from pollcast.services.coordination import metrics
-from pollcast.services.coordination.etcd import Etcd, Event, Kv
+from pollcast.services.coordination.etcd import Etcd, KeyEvent, Kv
 from pollcast.services.coordination.keys import Keys, NodeRecord, NodeState, lease_hex
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.session import Session, backoff
@@ -79,7 +79,7 @@ class Registration:
         self.registered.clear()
         self._wake.set()
 
-    def _changed(self, events: list[Event], session: Session) -> None:
+    def _changed(self, events: list[KeyEvent], session: Session) -> None:
         for event in events:
             if event.kv.key == self._key and not self._is_mine(event.kv, session):
                 self._stale()

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 
 import grpc.aio
 
-from pollcast.services.coordination.etcd import Etcd, Event
+from pollcast.services.coordination.etcd import Etcd, KeyEvent
 from pollcast.services.coordination.keys import Keys, NodeRecord
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.session import backoff
@@ -48,7 +48,7 @@ class Reporting:
                 for address in addresses - links.keys():
                     links[address] = tasks.create_task(self._attend(address), name=f"reports to {address}")
 
-    def _changed(self, _: list[Event]) -> None:
+    def _changed(self, _: list[KeyEvent]) -> None:
         self._wake.set()
 
     def _addresses(self) -> set[HostPort]:

@@ -1,9 +1,9 @@
-"""`pollcast up`: a whole cluster on this machine, each service a process of its own (CONTRACT.md §8).
+"""The command `pollcast up`: a whole cluster on this machine, each service a process of its own.
 
 `run(options, stop)` starts etcd, then PostgreSQL with the demo, then coordinators, pollers and gateways, and waits
-until all of them are ready. Then it writes `cluster.json`, and until `stop` tells of every process that ends: it
-restarts none. On `stop`, or when something does not start, the services are drained, then the servers under them
-stopped. When it is killed itself, the kernel ends everything it started (pollcast.services.local.leash).
+until all of them are ready. Then it writes `cluster.json`, and reports every process that ends until `stop` is set; it
+restarts none. On `stop`, or when a process does not start, it drains the services and then stops the servers. When it
+is killed itself, the kernel ends everything it started (services/local/leash.py). See docs/reference/commands.md#up.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,92 +31,33 @@ from pollcast.services.coordination.reach import etcd_at
 from pollcast.services.errors import EtcdError, PollcastError, Problem, SettingsInvalid
 from pollcast.services.local import demo, ports, welcome
 from pollcast.services.local.child import Child, ProcessFailed
+from pollcast.services.local.cluster import ETCD_PORT, LocalCluster, Options
 from pollcast.services.local.embedded import EtcdServer, PostgresServer
 from pollcast.services.process.settings import EtcdSettings, HostPort, Role, load
 
 READY_SECONDS = 60.0
-LOOK_SECONDS = 0.1
-DRAIN_SECONDS = 15.0
+"""Time that all services together have to become ready."""
 
-Node = dict[str, Any]
-"""An entry of `nodes` in cluster.json."""
+CHECK_SECONDS = 0.1
+"""Interval between two checks of the processes."""
+
+DRAIN_SECONDS = 15.0
+"""Time that all services together have to drain before they are killed."""
 
 
 class AlreadyUp(PollcastError):
-    """A cluster runs on this data directory already."""
+    """Another cluster runs on this data directory."""
 
 
 class Stopped(Exception):
-    """Asked to stop while still starting."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """The flags of `pollcast up`, with their defaults."""
-
-    gateways: int = 2
-    pollers: int = 2
-    coordinators: int = 1
-    etcd_nodes: int = 1
-    etcd: str | None = None  # endpoints of a running one, comma-separated
-    database_url: str | None = None
-    catalog: Path | None = None
-    data_dir: Path = Path(".pollcast")
-    port: int = 4000  # of the first gateway; 0: any
-    demo: bool = True
-    lease_ttl: int | None = None  # seconds
-
-    @property
-    def with_demo(self) -> bool:
-        """Nobody's own database is ever written to."""
-        return self.demo and self.database_url is None
-
-
-@dataclass
-class Cluster:
-    """What has been started so far."""
-
-    options: Options
-    data_dir: Path
-    settings: EtcdSettings
-    database_url: str = ""
-    etcd: EtcdServer | None = None
-    postgres: PostgresServer | None = None
-    workload: Child | None = None
-    services: dict[str, Child] = field(default_factory=dict)
-    records: dict[str, NodeRecord] = field(default_factory=dict)
-
-    def log(self, name: str) -> Path:
-        return self.data_dir / "logs" / f"{name}.log"
-
-    def children(self) -> Iterator[Child]:
-        """Everything whose end must be told."""
-        if self.etcd is not None:
-            yield from self.etcd.members
-        if self.postgres is not None:
-            yield self.postgres.process
-        yield from self.services.values()
-
-    def description(self) -> dict[str, Any]:
-        """The content of cluster.json."""
-        nodes: list[Node] = [
-            {"role": r.role, "name": r.node, "pid": r.pid, "http": r.http, "grpc": r.grpc}
-            for r in self.records.values()
-        ]
-        for member in self.etcd.members if self.etcd is not None else ():
-            nodes.append(
-                {"role": "etcd", "name": member.name, "pid": member.pid, "http": member.client, "grpc": member.client}
-            )
-        return {
-            "etcd": list(self.settings.etcd),
-            "namespace": self.settings.namespace,
-            "database_url": self.database_url,
-            "nodes": nodes,
-        }
+    """The stop was requested before the cluster was ready."""
 
 
 async def run(options: Options, stop: asyncio.Event, console: Console | None = None) -> None:
-    """Returns when stopped and everything has ended. PollcastError when the cluster can't be started."""
+    """Run the cluster until `stop` is set; return when every process has ended.
+
+    Raises PollcastError when the cluster cannot be started.
+    """
     console = console or Console(highlight=False, soft_wrap=True)
     catalog_path, catalog = _catalog_of(options)
     if options.port:
@@ -130,7 +70,7 @@ async def run(options: Options, stop: asyncio.Event, console: Console | None = N
         async with _cluster(options, data_dir, catalog_path, stop, console) as cluster:
             _write(file, cluster.description())
             try:
-                welcome.tell(console, cluster, catalog)
+                welcome.show(console, cluster, catalog)
                 await _watch(cluster, stop, console)
             finally:
                 file.unlink(missing_ok=True)
@@ -139,10 +79,10 @@ async def run(options: Options, stop: asyncio.Event, console: Console | None = N
 @contextlib.asynccontextmanager
 async def _cluster(
     options: Options, data_dir: Path, catalog: Path, stop: asyncio.Event, console: Console
-) -> AsyncIterator[Cluster]:
+) -> AsyncIterator[LocalCluster]:
     async with contextlib.AsyncExitStack() as stack:
         with console.status("Starting …") as status:
-            cluster = Cluster(options, data_dir, await _etcd_settings(options))
+            cluster = LocalCluster(options, data_dir, await _etcd_settings(options))
             stack.push_async_callback(_stop_all, cluster, console)
             await _start_servers(cluster, stop, status, console)
             await _start_services(cluster, catalog, stop, status, console)
@@ -150,20 +90,20 @@ async def _cluster(
         console.print("Stopping …")
 
 
-async def _start_servers(cluster: Cluster, stop: asyncio.Event, status: Status, console: Console) -> None:
+async def _start_servers(cluster: LocalCluster, stop: asyncio.Event, status: Status, console: Console) -> None:
     options = cluster.options
     logs = cluster.data_dir / "logs"
     logs.mkdir(exist_ok=True)
-    for old in logs.glob("*.log"):  # of the run before
+    for old in logs.glob("*.log"):  # from the previous run
         old.unlink()
     if options.etcd is None:
         status.update("Starting etcd …")
         began = time.monotonic()
         cluster.etcd = await asyncio.to_thread(
-            EtcdServer.start, cluster.data_dir / "etcd", options.etcd_nodes, wanted_port=welcome.ETCD_PORT, log_dir=logs
+            EtcdServer.start, cluster.data_dir / "etcd", options.etcd_nodes, wanted_port=ETCD_PORT, log_dir=logs
         )
         cluster.settings = cluster.settings.model_copy(update={"etcd": cluster.etcd.endpoints})
-        # Whatever an earlier run left there when it was killed is nobody's any more.
+        # An earlier run that was killed has left keys that no process of this run owns.
         await asyncio.to_thread(cluster.etcd.etcdctl, "del", "--prefix", f"{cluster.settings.namespace}/")
         _done(console, "etcd", began)
     _unless(stop)
@@ -189,7 +129,7 @@ async def _start_servers(cluster: Cluster, stop: asyncio.Event, status: Status, 
 
 
 async def _start_services(
-    cluster: Cluster, catalog: Path, stop: asyncio.Event, status: Status, console: Console
+    cluster: LocalCluster, catalog: Path, stop: asyncio.Event, status: Status, console: Console
 ) -> None:
     options = cluster.options
     began = time.monotonic()
@@ -203,7 +143,7 @@ async def _start_services(
             name = f"{role}-{number}"
             http = f"127.0.0.1:{options.port + number - 1}" if role == "gateway" and options.port else "127.0.0.1:0"
             environment = _environment(cluster, catalog, name, http)
-            # -P: a folder called services where the user happens to be is not ours.
+            # -P keeps the modules of the current folder out of the way of ours.
             command = [sys.executable, "-P", "-m", "pollcast", role]
             child = Child(name, command, cluster.log(name), env=environment)
             cluster.services[name] = child
@@ -213,8 +153,8 @@ async def _start_services(
     _done(console, f"{len(cluster.services)} services", began)
 
 
-async def _until_ready(cluster: Cluster, etcd: Etcd, stop: asyncio.Event, status: Status) -> None:
-    """Until every service has said in etcd that it is ready, and its /readyz says so too."""
+async def _until_ready(cluster: LocalCluster, etcd: Etcd, stop: asyncio.Event, status: Status) -> None:
+    """Wait until every service is ready by its key in etcd and by its `/readyz`."""
     keys = Keys(cluster.settings.namespace)
     deadline = time.monotonic() + READY_SECONDS
     ready: dict[str, NodeRecord] = {}
@@ -233,7 +173,7 @@ async def _until_ready(cluster: Cluster, etcd: Etcd, stop: asyncio.Event, status
                 continue
             if record.http is not None and await _answers(record.http):
                 ready[record.node] = record
-        await _pause(stop, LOOK_SECONDS)
+        await _pause(stop, CHECK_SECONDS)
         _unless(stop)
     cluster.records = {name: ready[name] for name in cluster.services}
 
@@ -242,16 +182,16 @@ async def _records(etcd: Etcd, keys: Keys) -> list[NodeRecord]:
     try:
         listing = await etcd.range(keys.nodes())
     except EtcdError:
-        return []  # looked at again soon, until the deadline
+        return []  # the caller tries again until its deadline
     records = []
     for kv in listing.kvs:
-        with contextlib.suppress(ValueError):  # a foreign key
+        with contextlib.suppress(ValueError):  # a key that Pollcast did not write
             records.append(NodeRecord.decode(kv.value))
     return records
 
 
 async def _answers(http: HostPort) -> bool:
-    """Whether `/readyz` there is 200."""
+    """Return whether `GET /readyz` at this address is answered with 200."""
     host, _, port = http.rpartition(":")
     try:
         async with asyncio.timeout(2.0):
@@ -265,25 +205,25 @@ async def _answers(http: HostPort) -> bool:
         return False
 
 
-async def _watch(cluster: Cluster, stop: asyncio.Event, console: Console) -> None:
-    """Tells of what ends, once each, and keeps the demo's clients at work."""
-    told: set[str] = set()
+async def _watch(cluster: LocalCluster, stop: asyncio.Event, console: Console) -> None:
+    """Report each process that ends, once, and restart the demo's clients when their hour is over."""
+    reported: set[str] = set()
     while not stop.is_set():
         for child in cluster.children():
-            if child.status is not None and child.name not in told:
-                told.add(child.name)
+            if child.status is not None and child.name not in reported:
+                reported.add(child.name)
                 console.print(f"{child.name} (pid {child.pid}) {child.how_it_ended()} and is not restarted.")
-                console.print(f"Its log, {child.log}, ends so:\n{child.tail()}", markup=False)
+                console.print(f"The end of its log, {child.log}:\n{child.tail()}", markup=False)
         workload, postgres = cluster.workload, cluster.postgres
         if workload is not None and postgres is not None and not workload.running and postgres.process.running:
-            with contextlib.suppress(psycopg.Error):  # not taking connections: again at the next look
+            with contextlib.suppress(psycopg.Error):  # it takes no connections now: try again at the next check
                 await asyncio.to_thread(demo.prune, postgres)
                 workload.start()
-        await _pause(stop, LOOK_SECONDS)
+        await _pause(stop, CHECK_SECONDS)
 
 
-async def _stop_all(cluster: Cluster, console: Console) -> None:
-    """Services first, all at once: they need etcd to say goodbye."""
+async def _stop_all(cluster: LocalCluster, console: Console) -> None:
+    """Stop the services, all at once, and then the servers, which the services need to drain."""
     deadline = time.monotonic() + DRAIN_SECONDS
     for child in cluster.services.values():
         child.ask_to_stop()
@@ -304,19 +244,19 @@ async def _stop_all(cluster: Cluster, console: Console) -> None:
 
 
 def _catalog_of(options: Options) -> tuple[Path, Catalog]:
-    """Raises CatalogInvalid, and SettingsInvalid when there is none."""
+    """Return the catalogue and its path. Raises CatalogInvalid, or SettingsInvalid when no catalogue is named."""
     path = options.catalog
     if path is None:
         if not options.with_demo:
             which = "--no-demo" if options.database_url is None else "--database-url"
-            reason = f"with {which}, say what to serve: --catalog FILE (examples/pgbench.toml shows how one looks)"
+            reason = f"is required with {which}: a catalogue to serve (examples/pgbench.toml is an example)"
             raise SettingsInvalid([Problem("pollcast up", "", "--catalog", reason)])
         path = demo.CATALOG
     return path.resolve(), catalogue.load(path)
 
 
 async def _etcd_settings(options: Options) -> EtcdSettings:
-    """Of the running etcd that is meant, once it has answered. An embedded one fills in its endpoints later."""
+    """Return how to reach etcd. A running etcd must have answered; the endpoints of an embedded one are set later."""
     if options.etcd is None:
         plain = dict.fromkeys(("etcd_ca", "etcd_cert", "etcd_key", "etcd_user", "etcd_password"))
         return load(EtcdSettings).model_copy(update=plain)
@@ -326,10 +266,11 @@ async def _etcd_settings(options: Options) -> EtcdSettings:
     return settings
 
 
-def _environment(cluster: Cluster, catalog: Path, name: str, http: HostPort) -> Mapping[str, str]:
-    """Ours, so that POLLCAST_AUTH_SECRET and the like reach the services, with what `up` decides on top."""
+def _environment(cluster: LocalCluster, catalog: Path, name: str, http: HostPort) -> Mapping[str, str]:
+    """Return the environment of a service: this process's own, so that POLLCAST_AUTH_SECRET and the like reach it, with
+    the settings that `pollcast up` decides."""
     environment = {k: v for k, v in os.environ.items() if k != "POLLCAST_ADVERTISE"}
-    if cluster.etcd is not None:  # embedded: no TLS, no users
+    if cluster.etcd is not None:  # the embedded etcd has neither TLS nor users
         environment = {k: v for k, v in environment.items() if not k.startswith("POLLCAST_ETCD_")}
     environment |= {
         "POLLCAST_ETCD": ",".join(cluster.settings.etcd),
@@ -347,6 +288,7 @@ def _environment(cluster: Cluster, catalog: Path, name: str, http: HostPort) -> 
 
 @contextlib.contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory's lock. Raises AlreadyUp when another process holds it."""
     data_dir.mkdir(parents=True, exist_ok=True)
     with (data_dir / "up.lock").open("a+") as lock:
         try:
@@ -355,7 +297,7 @@ def _locked(data_dir: Path) -> Iterator[None]:
             lock.seek(0)
             pid = lock.read().strip()
             raise AlreadyUp(
-                f"a cluster runs on {data_dir} already (pollcast up, pid {pid}): stop it, or say --data-dir"
+                f"a cluster runs on {data_dir} already (pollcast up, pid {pid}): stop it, or choose another --data-dir"
             ) from None
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
@@ -364,7 +306,7 @@ def _locked(data_dir: Path) -> Iterator[None]:
 
 
 def _write(file: Path, description: dict[str, Any]) -> None:
-    """All of it or nothing is to be seen. For the owner's eyes only: the database's URL may hold a password."""
+    """Write cluster.json atomically. Only its owner may read it: the database's URL may hold a password."""
     whole = file.with_suffix(".json.new")
     whole.unlink(missing_ok=True)
     whole.touch(mode=0o600)
@@ -377,12 +319,13 @@ def _done(console: Console, what: str, began: float) -> None:
 
 
 def _unless(stop: asyncio.Event) -> None:
+    """Raise Stopped when the stop was requested."""
     if stop.is_set():
         raise Stopped
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    """Until `stop`, at most."""
+    """Wait for `seconds`, or until `stop` is set."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stop.wait()

@@ -1,26 +1,20 @@
-"""What `pollcast up` says when everything answers: what runs where, and what to try next."""
+"""The summary that `pollcast up` prints when the cluster is ready: its addresses, and commands to try."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.local.cluster import ETCD_PORT, LocalCluster
 from pollcast.services.local.embedded import program
 
-if TYPE_CHECKING:
-    from pollcast.services.local.up import Cluster
 
-ETCD_PORT = 2379
-"""Where commands look for etcd unless they are told."""
-
-
-def tell(console: Console, cluster: Cluster, catalog: Catalog) -> None:
-    """A few lines: what runs where, and what to try next."""
+def show(console: Console, cluster: LocalCluster, catalog: Catalog) -> None:
+    """Print the address of each node and server, and commands to try."""
     by_role: dict[str, list[str]] = {}
     for record in cluster.records.values():
         address = record.http if record.role == "gateway" else record.grpc
@@ -37,8 +31,8 @@ def tell(console: Console, cluster: Cluster, catalog: Catalog) -> None:
     console.print("Ctrl-C stops everything.", markup=False)
 
 
-def _suggestions(cluster: Cluster, catalog: Catalog) -> Iterator[str]:
-    # A query that can be watched as it is, the liveliest of the demo if that is there.
+def _suggestions(cluster: LocalCluster, catalog: Catalog) -> Iterator[str]:
+    # A query without required parameters: the busiest one of the demo, if the catalogue has it.
     simple = [q.name for q in catalog.queries.values() if not any(p.required for p in q.params.values())]
     topic = "richest_tellers" if "richest_tellers" in simple else next(iter(simple), None)
     gateway = next((r.http for r in cluster.records.values() if r.role == "gateway"), None)
@@ -53,5 +47,5 @@ def _suggestions(cluster: Cluster, catalog: Catalog) -> Iterator[str]:
 
 
 def _nearest(path: Path) -> Path:
-    """Relative where it is below the current folder."""
+    """Return `path` relative to the current folder when it is below it, else unchanged."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

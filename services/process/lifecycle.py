@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import uvloop
 
-from pollcast.services.errors import PollcastError
+from pollcast.services.errors import PollcastError, leaves
 from pollcast.services.process import logs
 from pollcast.services.process.settings import unknown_variables
 
@@ -62,12 +62,7 @@ def main(run: Run) -> NoReturn:
         if known is None:
             log.exception("ended")
             raise SystemExit(1) from None
-        first = _first(known)
+        first = next(leaves(known))
         log.error("ended", detail=str(first))
         raise SystemExit(getattr(first, "exit", 1)) from None
     raise SystemExit(0)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error

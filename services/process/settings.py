@@ -19,8 +19,8 @@ from pydantic import Field, ModelWrapValidatorHandler, SecretStr, ValidationErro
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from pollcast.services.auth import keyfiles
 from pollcast.services.errors import Problem, SettingsInvalid
+from pollcast.services.process import keyfiles
 
 Role = Literal["gateway", "poller", "coordinator"]
 

@@ -3,8 +3,8 @@
 `start` switches them on for the process when OpenTelemetry's own OTEL_EXPORTER_OTLP_ENDPOINT (or its …_TRACES_ENDPOINT)
 is set; without that nothing is imported and `on` stays False, which is all that the way of a row looks at. A trace is
 one change of one topic. Its number is made from topic, epoch and seq, which poller and gateways know anyway: nothing
-travels with the frames, and all agree which traces are kept (OTEL_TRACES_SAMPLER_ARG, a ratio; default 0.01). Spans are
-sent in the background; a collector that is not there costs nobody anything. No span holds a topic's parameters.
+travels with the updates, and all agree which traces are kept (OTEL_TRACES_SAMPLER_ARG, a ratio; default 0.01). Spans
+are sent in the background; a collector that is not there costs nobody anything. No span holds a topic's parameters.
 """
 
 from __future__ import annotations

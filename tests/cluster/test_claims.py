@@ -156,7 +156,7 @@ class Unanswering(Etcd):
 
     async def txn(
         self, compare: Sequence[e.Compare], success: Sequence[e.Operation], failure: Sequence[e.Operation] = ()
-    ) -> e.Outcome:
+    ) -> e.TxnResult:
         if self.carried_out:
             await super().txn(compare, success, failure)
         raise EtcdUnknown

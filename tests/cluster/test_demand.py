@@ -10,7 +10,7 @@ import pytest
 
 from pollcast.gateway.demand import Demand
 from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.desired import Desired
+from pollcast.services.coordination.desired_keys import DesiredKeys
 from pollcast.services.coordination.etcd import Etcd
 from pollcast.services.coordination.keys import DemandRecord, Keys
 from pollcast.services.coordination.mirror import Mirror
@@ -70,7 +70,7 @@ async def test_what_is_wanted_is_shown_and_goes_with_the_last_client(etcd: Etcd,
 
 
 async def test_what_is_deleted_between_the_answer_and_a_list_is_put_back(etcd: Etcd, keys: Keys) -> None:
-    desired = Desired(etcd, "demand")
+    desired = DesiredKeys(etcd, "demand")
     mirror = Mirror(etcd, keys.demands(), desired.changed, on_listed=desired.listed)
     async with Session.open(etcd, 2) as session, asyncio.TaskGroup() as tasks:
         await mirror._list()  # by hand: a watch would show the put and the delete

@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Batch, Etcd, Outcome
+from pollcast.services.coordination.etcd import Etcd, TxnResult, WatchBatch
 from pollcast.services.errors import Compacted, EtcdRefused, EtcdUnknown, LeaseLost
 from pollcast.services.local.ports import free_port
 from pollcast.services.process.settings import EtcdSettings
@@ -61,8 +61,8 @@ async def test_nested_transactions_succeed_and_fail_each_on_its_own(etcd: Etcd, 
     there = await etcd.put(b, b"old")
     done = await etcd.txn([], [e.nested([e.absent(k)], [e.put(k, b"new")], [e.read(k)]) for k in (a, b)])
     first, second = done.results
-    assert isinstance(first, Outcome)
-    assert isinstance(second, Outcome)
+    assert isinstance(first, TxnResult)
+    assert isinstance(second, TxnResult)
     assert first.succeeded
     assert first.revision == done.revision
     assert not second.succeeded
@@ -111,7 +111,7 @@ async def test_a_watch_tells_everything_from_its_revision_on(etcd: Etcd, namespa
 
 async def test_a_quiet_watch_gives_signs_of_life(etcd: Etcd, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(e, "QUIET_SECONDS", 0.05)
-    signs: list[Batch] = []
+    signs: list[WatchBatch] = []
     async with contextlib.aclosing(etcd.watch(f"{namespace}/", 1)) as batches:
         async for batch in batches:
             signs.append(batch)
@@ -207,7 +207,7 @@ async def test_a_user_logs_in_and_again_when_the_token_is_no_good(own_etcd: Brea
             await etcd.get("/k")
 
 
-async def until_it_ends(batches: AsyncGenerator[Batch, None]) -> None:
+async def until_it_ends(batches: AsyncGenerator[WatchBatch, None]) -> None:
     async for batch in batches:
         assert not batch.events
 

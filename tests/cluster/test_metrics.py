@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from pollcast.coordinator.moves import move
+from pollcast.coordinator.move_topic import move_topic
 from pollcast.services.local.embedded import EtcdServer, PostgresServer
 from tests.support.client import Client
 from tests.support.repository import ROOT
@@ -78,8 +78,8 @@ async def scraped(
                 tick = "tick?n=1"
                 await client.join(tick)
                 await client.has_results(tick)
-                await move(world.etcd, world.keys, tick, "poller-2")
-                epoch = await move(world.etcd, world.keys, tick, "poller-1")
+                await move_topic(world.etcd, world.keys, tick, "poller-2")
+                epoch = await move_topic(world.etcd, world.keys, tick, "poller-1")
                 await eventually(lambda: (client.seen[tick].version or (0, 0)) >= (epoch, 6))
 
                 async def told() -> Scraped | None:

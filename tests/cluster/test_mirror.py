@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Etcd, Event, Kv, Listing
+from pollcast.services.coordination.etcd import Etcd, KeyEvent, Kv, Listing
 from pollcast.services.coordination.mirror import Mirror, apply, diff
 from tests.support.breakable_etcd import BreakableEtcd
 from tests.support.waiting import eventually
@@ -36,7 +36,7 @@ def values(mirror: Mirror) -> dict[str, bytes]:
 
 
 async def test_a_mirror_shows_what_was_there_and_what_changes(etcd: Etcd, namespace: str) -> None:
-    changes: list[Event] = []
+    changes: list[KeyEvent] = []
     await etcd.put(f"{namespace}/a", b"1")
     async with running(Mirror(etcd, f"{namespace}/", changes.extend)) as mirror:
         assert values(mirror) == {"a": b"1"}
@@ -51,7 +51,7 @@ async def test_a_mirror_shows_what_was_there_and_what_changes(etcd: Etcd, namesp
 async def test_a_break_is_not_deletes_and_the_difference_is_told_once(
     own_etcd: BreakableEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes: list[Event] = []
+    changes: list[KeyEvent] = []
     async with Etcd.open(own_etcd.settings) as etcd:
         await etcd.txn([], [e.put(f"/m/{name}", b"1") for name in "abc"])
         monkeypatch.setattr(e, "CALL_SECONDS", 0.5)

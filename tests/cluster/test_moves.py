@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from pollcast.coordinator.moves import move
+from pollcast.coordinator.move_topic import move_topic
 from pollcast.services.coordination import drain
 from pollcast.services.coordination import etcd as e
 from pollcast.services.coordination.etcd import Etcd
@@ -41,23 +41,23 @@ async def test_a_moved_topic_has_a_new_epoch_and_a_pin_on_the_lease_of_its_owner
         await register(etcd, keys, "p1", before)
         await register(etcd, keys, "p2", target)
         old = await etcd.put(keys.owner("a"), OwnerRecord("p1", "127.0.0.1:1", SINCE).encode(), before.lease)
-        epoch = await move(etcd, keys, "a", "p2")
+        epoch = await move_topic(etcd, keys, "a", "p2")
         assert epoch > old
         owner, pin = await etcd.read_all([keys.owner("a"), keys.pin("a")])
         assert owner is not None
         assert pin is not None
         assert (OwnerRecord.decode(owner.value).node, owner.lease, owner.mod_revision) == ("p2", target.lease, epoch)
         assert (PinRecord.decode(pin.value), pin.lease) == (PinRecord("p2"), target.lease)
-        assert await move(etcd, keys, "a", "p2") == epoch
+        assert await move_topic(etcd, keys, "a", "p2") == epoch
 
 
 async def test_a_free_topic_that_is_wanted_can_be_moved(etcd: Etcd, keys: Keys) -> None:
     async with Session.open(etcd, 5) as target:
         await register(etcd, keys, "p2", target)
         with pytest.raises(UnknownTopic):
-            await move(etcd, keys, "a", "p2")
+            await move_topic(etcd, keys, "a", "p2")
         await etcd.put(keys.demand("a", "gw"), DemandRecord("gw", SINCE).encode(), target.lease)
-        epoch = await move(etcd, keys, "a", "p2")
+        epoch = await move_topic(etcd, keys, "a", "p2")
         owner = await etcd.get(keys.owner("a"))
         assert owner is not None
         assert owner.mod_revision == epoch
@@ -70,11 +70,11 @@ async def test_a_topic_moves_to_a_ready_poller_only(etcd: Etcd, keys: Keys, stat
         await etcd.put(keys.demand("a", "gw"), b"{}", target.lease)
         for poller in ("p2", "nobody"):
             with pytest.raises(UnknownNode):
-                await move(etcd, keys, "a", poller)
+                await move_topic(etcd, keys, "a", poller)
         assert await etcd.get(keys.owner("a")) is None
         await etcd.put(keys.node("poller", "p2"), b"garbage", target.lease)
         with pytest.raises(UnknownNode):
-            await move(etcd, keys, "a", "p2")
+            await move_topic(etcd, keys, "a", "p2")
 
 
 async def test_a_node_that_is_asked_to_drain_hears_of_it_and_no_later_one_of_its_name(etcd: Etcd, keys: Keys) -> None:
@@ -83,11 +83,11 @@ async def test_a_node_that_is_asked_to_drain_hears_of_it_and_no_later_one_of_its
             await register(etcd, keys, "n", session)
             await register(etcd, keys, "n", other, role="gateway")
             stop, later = asyncio.Event(), asyncio.Event()
-            heard = tasks.create_task(drain.Asked(etcd, keys, "poller", "n", stop).run(session))
+            heard = tasks.create_task(drain.DrainRequests(etcd, keys, "poller", "n", stop).run(session))
             await etcd.put(keys.drain("poller", "n"), b"")  # on no lease: nobody's word
             assert sorted(await drain.ask(etcd, keys, "n")) == ["gateway", "poller"]
             await eventually(stop.is_set)
-            deaf = tasks.create_task(drain.Asked(etcd, keys, "poller", "n", later).run(other))
+            deaf = tasks.create_task(drain.DrainRequests(etcd, keys, "poller", "n", later).run(other))
             await etcd.put(keys.drain("poller", "other"), b"", other.lease)
             assert not later.is_set()
             for task in (heard, deaf):

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from pollcast.coordinator.moves import move
+from pollcast.coordinator.move_topic import move_topic
 from pollcast.poller.balance import rank
 from pollcast.poller.ownership import Ownership
 from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Etcd, Event
+from pollcast.services.coordination.etcd import Etcd, KeyEvent
 from pollcast.services.coordination.keys import DemandRecord, Keys, NodeRecord, OwnerRecord, lease_hex
 from pollcast.services.coordination.session import Session, keep_session
 from tests.support.breakable_etcd import BreakableEtcd
@@ -165,7 +165,7 @@ async def test_a_drained_poller_hands_over_without_a_gap(etcd: Etcd, keys: Keys)
         await leaving.ownership.drain()
         assert leaving.topics == {}
         await eventually(lambda: len(staying.topics) == 120)
-        events: list[Event] = []
+        events: list[KeyEvent] = []
         async with contextlib.aclosing(etcd.watch(keys.owners, revision + 1)) as batches:
             while len(events) < moving:
                 events += (await anext(batches)).events
@@ -182,7 +182,7 @@ async def test_a_poller_that_joins_gets_its_share_by_hand_over(etcd: Etcd, keys:
             pollers = [*old, *new]
             await eventually(lambda: max(len(poller.topics) for poller in pollers) <= 1.25 * 200 / 3, 8.0)
             await eventually(lambda: sum(len(poller.topics) for poller in pollers) == 200)
-            events: list[Event] = []
+            events: list[KeyEvent] = []
             async with contextlib.aclosing(etcd.watch(keys.owners, revision + 1)) as batches:
                 while len(events) < len(new[0].topics):
                     events += (await anext(batches)).events
@@ -213,7 +213,7 @@ async def test_a_pinned_topic_is_handed_over_and_claimed_again_by_its_poller(etc
         await eventually(lambda: any(poller.topics for poller in pollers))
         before = next(poller for poller in pollers if poller.topics)
         target = next(poller for poller in pollers if not poller.topics)
-        epoch = await move(etcd, keys, "a", target.name)
+        epoch = await move_topic(etcd, keys, "a", target.name)
         await eventually(lambda: target.topics == {"a": epoch} and not before.topics)
         await etcd.delete(keys.owner("a"))
         await eventually(lambda: target.topics.get("a", 0) > epoch and not before.topics, 1.0)

@@ -1,4 +1,4 @@
-"""The poller from `gained` to the frames that a gateway receives, on a real PostgreSQL and a real gRPC stream."""
+"""The poller from `gained` to the updates that a gateway receives, on a real PostgreSQL and a real gRPC stream."""
 
 from __future__ import annotations
 
@@ -86,13 +86,13 @@ async def test_a_gained_topic_is_polled_at_once_and_sent_as_a_snapshot(poller: S
         await eventually(lambda: topic.rows)
         assert topic.values == [(3, 30), (2, 20), (1, 10)]
         assert topic.version == (7, 1)
-        assert topic.frames[0].polled_at > 1_700_000_000_000_000
+        assert topic.updates[0].polled_at > 1_700_000_000_000_000
 
 
 async def test_a_topic_attached_while_it_is_owned_is_sent_at_once(poller: Setting) -> None:
     async with poller.gateway() as first, poller.gateway() as second:
         poller.polling.gained("all", 7)
-        await eventually((await first.attach("all")).frames.copy)
+        await eventually((await first.attach("all")).updates.copy)
         topic = await second.attach("all")
         await eventually(lambda: topic.rows)
         assert topic.version == (7, 1)
@@ -121,7 +121,7 @@ async def test_nothing_is_sent_while_nothing_changes(poller: Setting) -> None:
         await eventually(lambda: topic.rows and topic.state == "live")
         before = polls("all", "unchanged")
         await eventually(lambda: polls("all", "unchanged") >= before + 5)
-        assert [frame.WhichOneof("body") for frame in topic.frames] == ["snapshot", "status"]
+        assert [update.WhichOneof("body") for update in topic.updates] == ["snapshot", "status"]
 
 
 async def test_while_the_probe_says_the_same_the_query_is_not_run(poller: Setting) -> None:
@@ -155,7 +155,7 @@ async def test_a_query_without_a_key_sends_every_change_as_a_snapshot(poller: Se
         await poller.execute("update t set v = 0")
         await eventually(lambda: topic.values == [(1, 0), (2, 0), (3, 0)])
         assert not topic.bodies("delta")
-        assert all(row.key == b"" for frame in topic.bodies("snapshot") for row in frame.snapshot.rows)
+        assert all(row.key == b"" for update in topic.bodies("snapshot") for row in update.snapshot.rows)
 
 
 async def test_what_a_gateway_has_already_is_not_sent_again_but_the_state_is(poller: Setting) -> None:
@@ -193,19 +193,19 @@ async def test_a_big_snapshot_travels_in_pieces_and_one_change_in_it_as_one_row(
 # --- ownership ----------------------------------------------------------------------------------------------------
 
 
-async def test_no_frame_leaves_after_a_topic_was_lost(poller: Setting) -> None:
+async def test_no_update_leaves_after_a_topic_was_lost(poller: Setting) -> None:
     async with poller.gateway() as gateway:
         topic, other = await gateway.attach("all"), await gateway.attach("keyless")
         poller.polling.gained("all", 7)
         poller.polling.gained("keyless", 8)
         await eventually(lambda: topic.state == other.state == "live")
         poller.polling.lost("all")
-        sent = len(topic.frames)
+        sent = len(topic.updates)
         await poller.execute("update t set v = v + 1")
         await eventually(lambda: other.version == (8, 2))
         await poller.execute("update t set v = v + 1")
         await eventually(lambda: other.version == (8, 3))
-        assert len(topic.frames) == sent
+        assert len(topic.updates) == sent
 
 
 async def test_a_topic_owned_anew_starts_over_under_its_new_epoch_on_the_same_attachment(poller: Setting) -> None:
@@ -216,7 +216,7 @@ async def test_a_topic_owned_anew_starts_over_under_its_new_epoch_on_the_same_at
         poller.polling.lost("all")
         poller.polling.gained("all", 12)
         await eventually(lambda: topic.version == (12, 1))
-        assert [frame.epoch for frame in topic.bodies("snapshot")] == [7, 12]
+        assert [update.epoch for update in topic.bodies("snapshot")] == [7, 12]
 
 
 async def test_a_detached_topic_is_not_sent_any_more(poller: Setting) -> None:
@@ -228,10 +228,10 @@ async def test_a_detached_topic_is_not_sent_any_more(poller: Setting) -> None:
         await gateway.detach("all")
         await gateway.attach("keyless", 8, 0)
         await eventually(lambda: gateway.topics["keyless"].rows)
-        sent = len(topic.frames)
+        sent = len(topic.updates)
         await poller.execute("update t set v = v + 1")
         await eventually(lambda: gateway.topics["keyless"].version == (8, 2))
-        assert len(topic.frames) == sent
+        assert len(topic.updates) == sent
 
 
 def test_the_linger_of_a_topic_that_the_catalogue_does_not_know_is_none(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def settings(etcd_endpoint: str, namespace: str, database: str, tmp_path: Path) 
     )
 
 
-async def first_frame(address: str, topic: str, kind: str) -> feed_pb2.FeedFrame:
+async def first_update(address: str, topic: str, kind: str) -> feed_pb2.FeedUpdate:
     """The first of this kind: on a busy machine a status may come before the first result."""
     async with grpc.aio.insecure_channel(address) as channel:
         call = feed_pb2_grpc.FeedStub(channel).Subscribe()
@@ -108,10 +108,10 @@ async def first_frame(address: str, topic: str, kind: str) -> feed_pb2.FeedFrame
         async with asyncio.timeout(20):
             while True:
                 message = await call.read()
-                assert isinstance(message, feed_pb2.FeedFrames)
-                for frame in map(feed_pb2.FeedFrame.FromString, message.frames):
-                    if frame.WhichOneof("body") == kind:
-                        return frame
+                assert isinstance(message, feed_pb2.FeedUpdates)
+                for update in map(feed_pb2.FeedUpdate.FromString, message.updates):
+                    if update.WhichOneof("body") == kind:
+                        return update
 
 
 async def test_a_topic_with_demand_is_owned_and_fed_and_released_after_its_linger(
@@ -121,9 +121,9 @@ async def test_a_topic_with_demand_is_owned_and_fed_and_released_after_its_linge
         await cluster.want("one")
         owner, epoch = await cluster.owner("one")
         assert owner.node == "poller-1"
-        frame = await first_frame(owner.grpc, "one", "snapshot")
-        assert (frame.topic, frame.epoch, frame.seq) == ("one", epoch, 1)
-        assert [row.row for row in frame.snapshot.rows] == [b'{"id":1}']
+        update = await first_update(owner.grpc, "one", "snapshot")
+        assert (update.topic, update.epoch, update.seq) == ("one", epoch, 1)
+        assert [row.row for row in update.snapshot.rows] == [b'{"id":1}']
         await cluster.unwant("one")
         await cluster.released("one")
 
@@ -153,9 +153,9 @@ async def test_without_a_database_a_topic_is_owned_and_stale(cluster: Cluster, s
     async with poller(nowhere):
         await cluster.want("one")
         owner, _ = await cluster.owner("one")
-        frame = await first_frame(owner.grpc, "one", "status")
-        assert (frame.seq, frame.status.state) == (0, "stale")
-        assert "127.0.0.1" not in frame.status.reason
+        update = await first_update(owner.grpc, "one", "status")
+        assert (update.seq, update.status.state) == (0, "stale")
+        assert "127.0.0.1" not in update.status.reason
 
 
 async def test_probes_and_metrics_are_served(cluster: Cluster, settings: PollerSettings) -> None:

@@ -203,11 +203,11 @@ async def test_a_client_keeps_its_result_and_learns_why_and_it_heals_when_the_ca
         assert statements(cause.query) - asked <= 3
         await as_owner("insert into secret_table values (4, 40)")
         await eventually(lambda: late.values is not None and len(late.values) == 4)
-        assert [kind(frame) for frame in late.frames] == ["snapshot", "status", "status", "delta"]
+        assert [kind(update) for update in late.updates] == ["snapshot", "status", "status", "delta"]
 
 
-def kind(frame: object) -> str:
-    return str(frame.WhichOneof("body"))  # type: ignore[attr-defined]
+def kind(update: object) -> str:
+    return str(update.WhichOneof("body"))  # type: ignore[attr-defined]
 
 
 # --- many topics, and a server that is gone -------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pollcast.gateway.presence import Presence, Presences
 from pollcast.gateway.presence_keys import Change, PresenceKeys
 from pollcast.gateway.presence_request import PresenceRequest
 from pollcast.gateway.topic import LiveTopic
-from pollcast.services.coordination.desired import BATCH
+from pollcast.services.coordination.desired_keys import BATCH
 from pollcast.services.coordination.etcd import Etcd
 from pollcast.services.coordination.keys import Keys, PresenceRecord
 from pollcast.services.coordination.session import Session, keep_session
@@ -54,7 +54,7 @@ class Side:
                     task.cancel()
 
     def sees(self, topic: str = "room") -> set[str]:
-        return {place.ref for place in self.members.others(topic)}
+        return {member_id.ref for member_id in self.members.others(topic)}
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ async def test_an_etcd_that_stalls_freezes_the_list(own_etcd: BreakableEtcd, key
         assert two.sees() == {"r1"}
         own_etcd.server.thaw()
         await eventually(lambda: two.sees() == {"r1", "r2"})
-        assert [change.deleted for change in two.changes if change.place.ref == "r1"].count(True) <= 1
+        assert [change.deleted for change in two.changes if change.member_id.ref == "r1"].count(True) <= 1
 
 
 async def test_what_is_no_member_is_not_listed(etcd: Etcd, keys: Keys, sides: tuple[Side, Side]) -> None:
@@ -220,14 +220,14 @@ async def test_lists_on_two_gateways_equal_the_truth_after_random_joins_leaves_a
 ) -> None:
     chance = random.Random(seed)
     async with Side(etcd, keys, "one").running() as one, Side(etcd, keys, "two").running() as two:
-        places = {one: Here(one), two: Here(two)}
-        clients: list[tuple[Here, Client]] = [(here, here.join(0, None)) for here in places.values()]
+        lists = {one: Here(one), two: Here(two)}
+        clients: list[tuple[Here, Client]] = [(here, here.join(0, None)) for here in lists.values()]
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(here.presences.run()) for here in places.values()]
+            running = [tasks.create_task(here.presences.run()) for here in lists.values()]
             for number in range(1, 120):
                 action = chance.random()
                 if action < 0.55:
-                    here = chance.choice(list(places.values()))
+                    here = chance.choice(list(lists.values()))
                     clients.append((here, here.join(number, f"user {chance.randrange(8)}")))
                 elif action < 0.9 and len(clients) > 2:
                     here, client = clients.pop(chance.randrange(2, len(clients)))

@@ -20,7 +20,7 @@ from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import NOBODY
 from pollcast.gateway.limits import Limits
 from pollcast.gateway.presence import Presences
-from pollcast.gateway.presence_keys import Place
+from pollcast.gateway.presence_keys import MemberId
 from pollcast.gateway.turns import PacedHttp
 from pollcast.gateway.wire import EXTENSION, FrameProtocol
 from pollcast.poller.owned import OwnedTopic
@@ -48,7 +48,7 @@ OWNER = "127.0.0.1:1"
 
 
 class NoEtcd:
-    """What is wanted is told, and nobody else is there (`hub.Demand`, `presence.Keys`)."""
+    """What is wanted is told, and nobody else is there (`hub.DemandSink`, `presence.PresenceStore`)."""
 
     gateway = "here"
 
@@ -64,7 +64,7 @@ class NoEtcd:
 
     def hide(self, topic: str, ref: str) -> None: ...
 
-    def others(self, topic: str) -> Mapping[Place, Kv]:
+    def others(self, topic: str) -> Mapping[MemberId, Kv]:
         return {}
 
     def ignore(self, kv: Kv, why: str) -> None: ...
@@ -82,10 +82,10 @@ class Gateway:
         host, port = self.address
         return f"ws://{host}:{port}/"
 
-    def take(self, frames: list[bytes]) -> None:
-        """Frames of an owner."""
-        for frame in frames:
-            self.hub.on_frame(OWNER, feed_pb2.FeedFrame.FromString(frame))
+    def take(self, updates: list[bytes]) -> None:
+        """Updates of an owner."""
+        for update in updates:
+            self.hub.on_update(OWNER, feed_pb2.FeedUpdate.FromString(update))
 
     def attach(self, canonical: str) -> None:
         """The owner sends what it has, soon."""

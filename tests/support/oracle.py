@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator
 
 from pollcast.coordinator.audit import Finding, audit
-from pollcast.coordinator.cluster import SERVICES, Cluster
+from pollcast.coordinator.cluster import SERVICES, ClusterService
 from pollcast.services.coordination.etcd import Etcd
 from pollcast.services.coordination.keys import Keys
 from pollcast.services.coordination.registry import Registration, node_record
@@ -20,7 +20,7 @@ from pollcast.services.serving import rpc
 class Oracle:
     """Sees what a coordinator sees. It never leads, so that nothing is repaired on its account."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: ClusterService) -> None:
         self.view = cluster.view
 
     def findings(self, *but: str) -> list[Finding]:
@@ -36,7 +36,7 @@ async def oracle(endpoints: list[str], namespace: str) -> AsyncIterator[Oracle]:
     settings = CoordinatorSettings(etcd=tuple(endpoints), namespace=namespace, node=name)
     keys = Keys(namespace)
     async with Etcd.open(settings) as etcd:
-        cluster = Cluster(etcd, keys, None)
+        cluster = ClusterService(etcd, keys, None)
         async with (
             rpc.serve(settings, [cluster.add_to], SERVICES) as server,
             Session.open(etcd, 5) as session,

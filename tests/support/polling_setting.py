@@ -31,36 +31,36 @@ class Followed:
     state: str = ""
     reason: str = ""
     pieces: list[Row] = field(default_factory=list)
-    frames: list[feed_pb2.FeedFrame] = field(default_factory=list)
+    updates: list[feed_pb2.FeedUpdate] = field(default_factory=list)
 
-    def take(self, frame: feed_pb2.FeedFrame) -> None:
-        self.frames.append(frame)
-        version = (frame.epoch, frame.seq)
-        match frame.WhichOneof("body"):
+    def take(self, update: feed_pb2.FeedUpdate) -> None:
+        self.updates.append(update)
+        version = (update.epoch, update.seq)
+        match update.WhichOneof("body"):
             case "snapshot":
-                self.pieces += [(row.key, row.row) for row in frame.snapshot.rows]
-                if not frame.snapshot.more:
+                self.pieces += [(row.key, row.row) for row in update.snapshot.rows]
+                if not update.snapshot.more:
                     self.rows, self.pieces, self.version = self.pieces, [], version
             case "delta":
                 assert self.rows is not None
                 assert version == (self.version[0], self.version[1] + 1)
-                upserts = [(u.at, u.key, u.row) for u in frame.delta.upserts]
-                self.rows, self.version = apply(self.rows, Delta(list(frame.delta.deletes), upserts)), version
+                upserts = [(u.at, u.key, u.row) for u in update.delta.upserts]
+                self.rows, self.version = apply(self.rows, Delta(list(update.delta.deletes), upserts)), version
             case "status":
-                self.state, self.reason = frame.status.state, frame.status.reason
+                self.state, self.reason = update.status.state, update.status.reason
 
     @property
     def values(self) -> list[tuple[int, int]] | None:
         return None if self.rows is None else [tuple(json.loads(row).values()) for _, row in self.rows]
 
-    def bodies(self, kind: str) -> list[feed_pb2.FeedFrame]:
-        return [frame for frame in self.frames if frame.WhichOneof("body") == kind]
+    def bodies(self, kind: str) -> list[feed_pb2.FeedUpdate]:
+        return [update for update in self.updates if update.WhichOneof("body") == kind]
 
 
 class Gateway:
     """One stream to the poller."""
 
-    def __init__(self, call: grpc.aio.StreamStreamCall[feed_pb2.FeedRequest, feed_pb2.FeedFrames]) -> None:
+    def __init__(self, call: grpc.aio.StreamStreamCall[feed_pb2.FeedRequest, feed_pb2.FeedUpdates]) -> None:
         self._call = call
         self.topics: dict[str, Followed] = {}
 
@@ -75,8 +75,8 @@ class Gateway:
 
     async def read(self) -> None:
         async for message in self._call:
-            for frame in map(feed_pb2.FeedFrame.FromString, message.frames):
-                self.topics[frame.topic].take(frame)
+            for update in map(feed_pb2.FeedUpdate.FromString, message.updates):
+                self.topics[update.topic].take(update)
 
 
 @dataclass

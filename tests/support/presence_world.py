@@ -14,7 +14,7 @@ import orjson
 from pollcast.gateway.audience import Cohort, Traffic
 from pollcast.gateway.phoenix import Ref
 from pollcast.gateway.presence import Presence, Presences
-from pollcast.gateway.presence_keys import Change, Place
+from pollcast.gateway.presence_keys import Change, MemberId
 from pollcast.gateway.presence_request import PresenceRequest
 from pollcast.gateway.roster import Member
 from pollcast.gateway.status import Status
@@ -89,13 +89,13 @@ class World:
 
     def __init__(self, gateways: int = 2) -> None:
         self.now = 0.0
-        self.log: list[tuple[Place, Kv | None]] = []
+        self.log: list[tuple[MemberId, Kv | None]] = []
         self.gateways = [Gateway(self, f"gw-{number}") for number in range(gateways)]
         self.clients: list[Client] = []
 
-    def append(self, place: Place, value: bytes | None) -> None:
-        kv = Kv(f"{place.gateway}/{place.ref}", value, 1, len(self.log) + 1, 1) if value is not None else None
-        self.log.append((place, kv))
+    def append(self, member_id: MemberId, value: bytes | None) -> None:
+        kv = Kv(f"{member_id.gateway}/{member_id.ref}", value, 1, len(self.log) + 1, 1) if value is not None else None
+        self.log.append((member_id, kv))
 
     def truth(self) -> list[tuple[str, Any]]:
         """Who is listed: (key, (name,)) for every client that is joined and asked for it."""
@@ -134,8 +134,8 @@ class World:
         """The gateway is gone, and its keys with its lease; another of its name starts."""
         dead = self.gateways[number]
         self.clients = [client for client in self.clients if client.gateway is not dead]
-        for place in dead.shown:
-            self.append(place, None)
+        for member_id in dead.shown:
+            self.append(member_id, None)
         self.gateways[number] = Gateway(self, dead.name)
 
     def deliver(self, number: int, upto: int | None = None) -> None:
@@ -162,16 +162,16 @@ class World:
 
 
 class Gateway:
-    """The lists of one gateway, and its side of the log (`pollcast.gateway.presence.Keys`)."""
+    """The lists of one gateway, and its side of the log (`pollcast.gateway.presence.PresenceStore`)."""
 
     def __init__(self, world: World, name: str) -> None:
         self.name = self.gateway = name
-        self.shown: dict[Place, bytes] = {}
+        self.shown: dict[MemberId, bytes] = {}
         self._world = world
         self._read = len(world.log)
-        self._others: dict[Place, Kv] = {}
-        for place, kv in world.log:
-            self._learn(place, kv)
+        self._others: dict[MemberId, Kv] = {}
+        for member_id, kv in world.log:
+            self._learn(member_id, kv)
         self.presences = Presences(self, lambda: world.now)
         self.live = LiveTopic(TOPIC, Traffic())
 
@@ -183,14 +183,14 @@ class Gateway:
         return presence
 
     def show(self, topic: str, ref: str, record: PresenceRecord) -> None:
-        self.shown[Place(self.name, ref)] = record.encode()
-        self._world.append(Place(self.name, ref), record.encode())
+        self.shown[MemberId(self.name, ref)] = record.encode()
+        self._world.append(MemberId(self.name, ref), record.encode())
 
     def hide(self, topic: str, ref: str) -> None:
-        if self.shown.pop(Place(self.name, ref), None) is not None:
-            self._world.append(Place(self.name, ref), None)
+        if self.shown.pop(MemberId(self.name, ref), None) is not None:
+            self._world.append(MemberId(self.name, ref), None)
 
-    def others(self, topic: str) -> Mapping[Place, Kv]:
+    def others(self, topic: str) -> Mapping[MemberId, Kv]:
         return self._others
 
     def ignore(self, kv: Kv, why: str) -> None:
@@ -200,16 +200,16 @@ class Gateway:
         entries = self._world.log[self._read : None if upto is None else self._read + upto]
         self._read += len(entries)
         changes = []
-        for place, kv in entries:
-            if self._learn(place, kv):
-                changes.append(Change(TOPIC.canonical, place, kv or Kv("", b"", 0, 0, 0), kv is None))
+        for member_id, kv in entries:
+            if self._learn(member_id, kv):
+                changes.append(Change(TOPIC.canonical, member_id, kv or Kv("", b"", 0, 0, 0), kv is None))
         self.presences.take(changes)
 
-    def _learn(self, place: Place, kv: Kv | None) -> bool:
-        if place.gateway == self.name:
+    def _learn(self, member_id: MemberId, kv: Kv | None) -> bool:
+        if member_id.gateway == self.name:
             return False
         if kv is None:
-            self._others.pop(place, None)
+            self._others.pop(member_id, None)
         else:
-            self._others[place] = kv
+            self._others[member_id] = kv
         return True

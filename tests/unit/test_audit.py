@@ -21,8 +21,8 @@ from pollcast.coordinator.audit import (
     audit,
 )
 from pollcast.coordinator.auditor import Ledger
-from pollcast.coordinator.view import Changes, Reported, View
-from pollcast.services.coordination.etcd import Event, Kv
+from pollcast.coordinator.view import Reported, View, ViewChanges
+from pollcast.services.coordination.etcd import KeyEvent, Kv
 from pollcast.services.coordination.keys import (
     DemandRecord,
     Keys,
@@ -48,13 +48,13 @@ class World:
     view: View = field(default_factory=lambda: View(KEYS))
     revision: int = 1
 
-    def put(self, key: str, value: bytes, lease: int, now: float = 0.0) -> Changes:
+    def put(self, key: str, value: bytes, lease: int, now: float = 0.0) -> ViewChanges:
         self.revision += 1
-        return self.view.changed([Event(Kv(key, value, self.revision, self.revision, lease))], now)
+        return self.view.changed([KeyEvent(Kv(key, value, self.revision, self.revision, lease))], now)
 
-    def delete(self, key: str, now: float = 0.0) -> Changes:
+    def delete(self, key: str, now: float = 0.0) -> ViewChanges:
         self.revision += 1
-        return self.view.changed([Event(Kv(key, b"", 0, self.revision, 0), deleted=True)], now)
+        return self.view.changed([KeyEvent(Kv(key, b"", 0, self.revision, 0), deleted=True)], now)
 
     def node(
         self,
@@ -66,22 +66,22 @@ class World:
         state: NodeState = "ready",
         version: str = "1",
         pid: int = 7,
-    ) -> Changes:
+    ) -> ViewChanges:
         record = NodeRecord(name, role, None, f"{name}:1", pid, version, "then", lease_hex(lease), state)
         return self.put(KEYS.node(role, name), record.encode(), lease, now)
 
-    def demand(self, topic: str = TOPIC, gateway: str = "g1", lease: int = 11, now: float = 0.0) -> Changes:
+    def demand(self, topic: str = TOPIC, gateway: str = "g1", lease: int = 11, now: float = 0.0) -> ViewChanges:
         return self.put(KEYS.demand(topic, gateway), DemandRecord(gateway, "then").encode(), lease, now)
 
-    def owner(self, topic: str = TOPIC, poller: str = "p1", lease: int = 21, now: float = 0.0) -> Changes:
+    def owner(self, topic: str = TOPIC, poller: str = "p1", lease: int = 21, now: float = 0.0) -> ViewChanges:
         return self.put(KEYS.owner(topic), OwnerRecord(poller, f"{poller}:1", "then").encode(), lease, now)
 
-    def polls(self, poller: str, now: float, *polled: report_pb2.PolledTopic, ahead: float = 0.0) -> Changes:
+    def polls(self, poller: str, now: float, *polled: report_pb2.PolledTopic, ahead: float = 0.0) -> ViewChanges:
         made = EPOCH_US + round((now + ahead) * 1e6)
         report = report_pb2.NodeReport(node=poller, role="poller", now=made, queries=["stock"], polled=polled)
         return self.view.reported(("poller", poller), Reported(report, now, ahead, 0.001))
 
-    def watches(self, gateway: str, now: float, clients: int, state: str = "live", topic: str = TOPIC) -> Changes:
+    def watches(self, gateway: str, now: float, clients: int, state: str = "live", topic: str = TOPIC) -> ViewChanges:
         watched = [report_pb2.WatchedTopic(topic=topic, clients=clients, state=state)] if clients else []
         report = report_pb2.NodeReport(node=gateway, role="gateway", now=EPOCH_US, queries=["stock"], watched=watched)
         return self.view.reported(("gateway", gateway), Reported(report, now))
@@ -317,7 +317,7 @@ def test_a_node_that_is_gone_takes_its_reports_with_it(world: World) -> None:
     assert world.view.topics[TOPIC].polled == {}
     world.node("gateway", "g1", 12, pid=8)  # started again
     assert world.view.topics[TOPIC].watched == {}
-    assert world.polls("gone", 1.0, polled()) == Changes()
+    assert world.polls("gone", 1.0, polled()) == ViewChanges()
 
 
 def test_a_query_is_known_from_catalogues_and_topics(world: World) -> None:
@@ -360,7 +360,7 @@ def test_the_view_of_all_events_is_the_view_of_what_is_there(steps: list[tuple[s
             world.put(key, value, lease)
             stored[key] = Kv(key, value, world.revision, world.revision, lease)
     fresh = View(KEYS)
-    fresh.changed([Event(kv) for kv in stored.values()], 0.0)
+    fresh.changed([KeyEvent(kv) for kv in stored.values()], 0.0)
     assert world.view.nodes.keys() == fresh.nodes.keys()
     assert {t.name: t.info() for t in world.view.listed()} == {t.name: t.info() for t in fresh.listed()}
     assert world.view.topics.keys() == fresh.topics.keys()

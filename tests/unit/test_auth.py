@@ -6,7 +6,7 @@ import base64
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from pollcast.services.auth.keyset import LOOK_SECONDS, KeySet
 from pollcast.services.auth.tokens import (
     MAX_SUBJECT_BYTES,
     MAX_TOKEN_CHARS,
-    Claims,
+    TokenClaims,
     Verifier,
     bearer_from_subprotocols,
     from_header,
@@ -31,6 +31,7 @@ from pollcast.services.auth.tokens import (
     sign,
 )
 from pollcast.services.errors import SettingsInvalid, Unauthorized
+from pollcast.services.process import jwks
 from pollcast.services.process.settings import GatewaySettings
 from pollcast.services.process.settings import load as load_settings
 
@@ -74,7 +75,7 @@ def test_a_signed_token_is_verified_and_its_claims_are_read() -> None:
 
 
 def test_a_token_needs_no_claims_at_all() -> None:
-    assert verifier().verify(sign(SECRET, {})) == Claims(None, (), None, {})
+    assert verifier().verify(sign(SECRET, {})) == TokenClaims(None, (), None, {})
 
 
 @pytest.mark.parametrize(
@@ -378,14 +379,14 @@ def test_a_key_that_is_gone_is_refused(file: Path, logged: list[str]) -> None:
 def test_an_unknown_key_is_looked_for_at_most_once_per_second(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     by, clock = rotation(file, rsa_jwk("a"))
     reads = 0
-    parse: Callable[[str], tuple[keyset.VerifyKey, ...]] = keyset.parse
+    parse = jwks.parse
 
-    def counted(text: str) -> tuple[keyset.VerifyKey, ...]:
+    def counted(text: str, on_broken: jwks.OnBroken) -> tuple[jwks.VerifyKey, ...]:
         nonlocal reads
         reads += 1
-        return parse(text)
+        return parse(text, on_broken)
 
-    monkeypatch.setattr(keyset, "parse", counted)
+    monkeypatch.setattr(jwks, "parse", counted)
     for _ in range(10):
         clock.pass_seconds(LOOK_SECONDS / 4)
         refusal(rs256("b", kid="b"), by)

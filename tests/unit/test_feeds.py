@@ -25,12 +25,12 @@ class Poller(feed_pb2_grpc.FeedServicer):
 
     async def Subscribe(
         self, request_iterator: AsyncIterator[feed_pb2.FeedRequest], context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[feed_pb2.FeedFrames]:
+    ) -> AsyncIterator[feed_pb2.FeedUpdates]:
         attached: list[str] = []
         self.streams.append(attached)
         async for request in request_iterator:
             attached += [attach.topic for attach in request.attach]
-        yield feed_pb2.FeedFrames()
+        yield feed_pb2.FeedUpdates()
 
     @contextlib.asynccontextmanager
     async def serving(self, port: int) -> AsyncIterator[None]:

@@ -213,7 +213,7 @@ def test_who_catches_up_is_told_the_status_if_it_knows_another(meanwhile: list[S
     slow.blocked = True
     status = Status("live", None, 0)
     for new in meanwhile:
-        audience.tell_status(new, status)
+        audience.broadcast_status(new, status)
         status = new
     slow.blocked = False
     audience.catch_up(slow, status)

@@ -13,7 +13,7 @@ State-vector 148 byte, depth reached 57, errors: 0
 
 pan: elapsed time 15.2 seconds
 """
-FAILS = "pan:1: assertion violated (slow_frame>=accepted) (at depth 42)\n" + HOLDS.replace("errors: 0", "errors: 3")
+FAILS = "pan:1: assertion violated (slow_update>=accepted) (at depth 42)\n" + HOLDS.replace("errors: 0", "errors: 3")
 
 
 def test_a_check_without_errors_holds() -> None:
@@ -22,7 +22,7 @@ def test_a_check_without_errors_holds() -> None:
 
 
 def test_a_failure_is_told() -> None:
-    assert parse(FAILS).failure == "assertion violated (slow_frame>=accepted) (at depth 42)"
+    assert parse(FAILS).failure == "assertion violated (slow_update>=accepted) (at depth 42)"
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from pollcast.poller.placement import (
     RETRY_SECONDS,
     SETTLE_SECONDS,
     STEP_SECONDS,
-    Changes,
     Placement,
-    Work,
+    PlacementChanges,
+    PlacementSteps,
     claim_delay,
 )
 from pollcast.services.coordination.claims import Claim
@@ -37,8 +37,8 @@ def holding(epoch: int = 10) -> Placement:
     """One that holds t, demanded by gw."""
     view = placement()
     view.demand_came("t", "gw", 0)
-    assert view.due(0) == Work(["t"], [])
-    assert view.claimed("t", Claim("t", epoch, MINE), 0) == Changes({"t": epoch})
+    assert view.due(0) == PlacementSteps(["t"], [])
+    assert view.claimed("t", Claim("t", epoch, MINE), 0) == PlacementChanges({"t": epoch})
     return view
 
 
@@ -57,18 +57,18 @@ def test_each_waits_for_those_before_it() -> None:
 
 def test_what_an_answer_told_and_a_list_does_not_show_is_lost_and_claimed_again() -> None:
     view = holding(epoch=10)
-    assert view.owners_listed(set(), 9, 0) == Changes()
-    assert view.owners_listed({"t"}, 12, 0) == Changes()
-    assert view.owners_listed(set(), 12, 0) == Changes(lost=["t"])
-    assert view.due(0) == Work(["t"], [])
+    assert view.owners_listed(set(), 9, 0) == PlacementChanges()
+    assert view.owners_listed({"t"}, 12, 0) == PlacementChanges()
+    assert view.owners_listed(set(), 12, 0) == PlacementChanges(lost=["t"])
+    assert view.due(0) == PlacementSteps(["t"], [])
 
 
 def test_an_answer_from_before_a_list_counts_for_nothing() -> None:
     view = placement()
     view.demand_came("t", "gw", 0)
-    assert view.due(0) == Work(["t"], [])
+    assert view.due(0) == PlacementSteps(["t"], [])
     view.owners_listed(set(), 11, 0)
-    assert view.claimed("t", Claim("t", 10, MINE), 0) == Changes()
+    assert view.claimed("t", Claim("t", 10, MINE), 0) == PlacementChanges()
     assert view.next_due() == RETRY_SECONDS
 
 
@@ -80,8 +80,8 @@ def test_a_free_topic_with_demand_is_claimed_once() -> None:
     view.demand_came("t", "gw", 0)
     view.demand_came("t", "gw2", 0)
     assert view.next_due() == 0
-    assert view.due(0) == Work(["t"], [])
-    assert view.due(100) == Work([], [])
+    assert view.due(0) == PlacementSteps(["t"], [])
+    assert view.due(100) == PlacementSteps([], [])
 
 
 def test_a_topic_that_the_catalogue_does_not_know_is_left_to_others() -> None:
@@ -95,33 +95,33 @@ def test_the_second_in_rank_waits_and_is_relieved_of_waiting_when_the_first_dies
     view = placement()
     view.pollers_are({"me", other}, 0)
     view.demand_came("t", "gw", 0)
-    assert view.due(0) == Work([], [])
+    assert view.due(0) == PlacementSteps([], [])
     assert view.next_due() == RANK_WAIT_SECONDS
     view.pollers_are({"me"}, 0.1)
-    assert view.due(0.1) == Work(["t"], [])
+    assert view.due(0.1) == PlacementSteps(["t"], [])
 
 
 def test_a_topic_that_another_took_is_not_claimed() -> None:
     view = placement()
     view.demand_came("t", "gw", 0)
-    assert view.owner_came("t", 10, OTHERS, 0) == Changes()
-    assert view.due(0) == Work([], [])
+    assert view.owner_came("t", 10, OTHERS, 0) == PlacementChanges()
+    assert view.due(0) == PlacementSteps([], [])
 
 
 def test_demand_that_went_before_the_claim_needs_none() -> None:
     view = placement()
     view.demand_came("t", "gw", 0)
     view.demand_went("t", "gw", 0)
-    assert view.due(0) == Work([], [])
+    assert view.due(0) == PlacementSteps([], [])
 
 
 def test_a_held_topic_is_released_after_linger_and_lost_when_it_is_gone() -> None:
     view = holding()
     view.demand_went("t", "gw", 1)
-    assert view.due(1 + LINGER - 0.01) == Work([], [])
+    assert view.due(1 + LINGER - 0.01) == PlacementSteps([], [])
     held = Claim("t", 10, MINE)
-    assert view.due(1 + LINGER) == Work([], [held])
-    assert view.released(held, True, 7) == Changes(lost=["t"])
+    assert view.due(1 + LINGER) == PlacementSteps([], [held])
+    assert view.released(held, True, 7) == PlacementChanges(lost=["t"])
     assert view.held == {}
 
 
@@ -145,7 +145,7 @@ def test_a_release_that_etcd_refused_is_tried_again_unless_demand_shows() -> Non
     view = holding()
     view.demand_went("t", "gw", 0)
     (held,) = view.due(LINGER).releases
-    assert view.released(held, False, LINGER) == Changes()
+    assert view.released(held, False, LINGER) == PlacementChanges()
     assert view.next_due() == 2 * LINGER
     view.demand_came("t", "gw", LINGER)
     assert view.next_due() is None
@@ -154,43 +154,43 @@ def test_a_release_that_etcd_refused_is_tried_again_unless_demand_shows() -> Non
 
 def test_a_topic_taken_by_another_is_lost_at_once() -> None:
     view = holding()
-    assert view.owner_came("t", 11, OTHERS, 1) == Changes(lost=["t"])
+    assert view.owner_came("t", 11, OTHERS, 1) == PlacementChanges(lost=["t"])
 
 
 def test_a_deleted_owner_key_is_lost_and_raced_for_again() -> None:
     view = holding()
-    assert view.owner_went("t", 11, 1) == Changes(lost=["t"])
-    assert view.due(1) == Work(["t"], [])
+    assert view.owner_went("t", 11, 1) == PlacementChanges(lost=["t"])
+    assert view.due(1) == PlacementSteps(["t"], [])
 
 
 def test_a_topic_handed_to_us_is_gained() -> None:
     view = placement()
     view.demand_came("t", "gw", 0)
     view.owner_came("t", 10, OTHERS, 0)
-    assert view.owner_came("t", 11, MINE, 1) == Changes({"t": 11})
+    assert view.owner_came("t", 11, MINE, 1) == PlacementChanges({"t": 11})
     assert view.next_due() is None
 
 
 def test_a_topic_gained_without_demand_lingers() -> None:
     view = placement()
-    assert view.owner_came("t", 10, MINE, 0) == Changes({"t": 10})
+    assert view.owner_came("t", 10, MINE, 0) == PlacementChanges({"t": 10})
     assert view.next_due() == LINGER
 
 
 def test_another_epoch_of_ours_is_lost_and_gained() -> None:
     view = holding()
-    assert view.owner_came("t", 12, MINE, 1) == Changes({"t": 12}, ["t"])
+    assert view.owner_came("t", 12, MINE, 1) == PlacementChanges({"t": 12}, ["t"])
 
 
 def test_what_the_mirror_tells_late_is_over() -> None:
     view = holding(10)
-    assert view.owner_came("t", 8, OTHERS, 1) == Changes()
-    assert view.owner_went("t", 9, 1) == Changes()
-    assert view.owner_came("t", 10, MINE, 1) == Changes()
+    assert view.owner_came("t", 8, OTHERS, 1) == PlacementChanges()
+    assert view.owner_went("t", 9, 1) == PlacementChanges()
+    assert view.owner_came("t", 10, MINE, 1) == PlacementChanges()
     view.demand_went("t", "gw", 2)
     held = Claim("t", 10, MINE)
-    assert view.released(held, True, 8) == Changes(lost=["t"])
-    assert view.owner_came("t", 10, MINE, 8) == Changes()
+    assert view.released(held, True, 8) == PlacementChanges(lost=["t"])
+    assert view.owner_came("t", 10, MINE, 8) == PlacementChanges()
     assert view.held == {}
 
 
@@ -198,18 +198,18 @@ def test_an_answer_that_comes_after_the_mirror_is_over() -> None:
     view = placement()
     view.demand_came("t", "gw", 0)
     view.due(0)
-    assert view.owner_came("t", 10, MINE, 0) == Changes({"t": 10})
-    assert view.owner_went("t", 11, 0) == Changes(lost=["t"])
-    assert view.claimed("t", Claim("t", 10, MINE), 0) == Changes()
+    assert view.owner_came("t", 10, MINE, 0) == PlacementChanges({"t": 10})
+    assert view.owner_went("t", 11, 0) == PlacementChanges(lost=["t"])
+    assert view.claimed("t", Claim("t", 10, MINE), 0) == PlacementChanges()
     assert view.held == {}
-    assert view.due(1) == Work(["t"], [])
+    assert view.due(1) == PlacementSteps(["t"], [])
 
 
 def test_an_answer_to_a_release_of_an_older_epoch_is_over() -> None:
     view = holding(10)
     view.owner_went("t", 11, 0)
     view.owner_came("t", 12, MINE, 0)
-    assert view.released(Claim("t", 10, MINE), True, 1) == Changes()
+    assert view.released(Claim("t", 10, MINE), True, 1) == PlacementChanges()
     assert view.held == {"t": 12}
 
 
@@ -217,7 +217,7 @@ def test_a_claim_that_failed_is_tried_again_until_the_mirror_tells_why() -> None
     view = placement()
     view.demand_came("t", "gw", 0)
     view.due(0)
-    assert view.claimed("t", None, 0) == Changes()
+    assert view.claimed("t", None, 0) == PlacementChanges()
     assert view.next_due() == RETRY_SECONDS
     view.owner_came("t", 10, OTHERS, 0.1)
     assert view.next_due() is None
@@ -228,9 +228,9 @@ def test_unanswered_work_waits() -> None:
     view.demand_came("u", "gw", 0)
     view.demand_went("t", "gw", 0)
     work = view.due(LINGER)
-    assert work == Work(["u"], [Claim("t", 10, MINE)])
+    assert work == PlacementSteps(["u"], [Claim("t", 10, MINE)])
     view.unanswered(work, LINGER, 3.0)
-    assert view.due(LINGER + 2.9) == Work([], [])
+    assert view.due(LINGER + 2.9) == PlacementSteps([], [])
     assert view.due(LINGER + 3) == work
 
 
@@ -239,14 +239,14 @@ def test_a_draining_poller_claims_nothing() -> None:
     view.demand_came("t", "gw", 0)
     view.draining = True
     assert view.next_due() is None
-    assert view.due(9) == Work([], [])
+    assert view.due(9) == PlacementSteps([], [])
 
 
 def test_starting_over_loses_everything() -> None:
     view = holding()
-    assert view.start_over() == Changes(lost=["t"])
+    assert view.start_over() == PlacementChanges(lost=["t"])
     assert view.next_due() is None
-    assert view.owner_came("t", 2, OTHERS, 0) == Changes()  # revisions begin anew
+    assert view.owner_came("t", 2, OTHERS, 0) == PlacementChanges()  # revisions begin anew
 
 
 # --- moving
@@ -272,9 +272,9 @@ def test_what_is_too_much_is_moved_when_it_has_been_so_for_a_while() -> None:
     assert len(moves) == 15
     assert {to for _, to in moves} == {"you"}
     claim, to = moves[0]
-    assert view.moved(claim, to, 100, 0.1) == Changes(lost=[claim.topic])
+    assert view.moved(claim, to, 100, 0.1) == PlacementChanges(lost=[claim.topic])
     assert view.owners[claim.topic] == 100
-    assert view.owner_came(claim.topic, 100, OTHERS, 0.2, "you") == Changes()
+    assert view.owner_came(claim.topic, 100, OTHERS, 0.2, "you") == PlacementChanges()
     assert view.due(STEP_SECONDS).moves != []  # the others were not done
 
 
@@ -298,14 +298,14 @@ def test_a_draining_poller_moves_nothing_by_itself_and_leaves_everything_to_heir
 def test_a_move_that_etcd_refused_changes_nothing_and_is_tried_again() -> None:
     view = crowd(30, 0)
     (claim, to), *_ = view.due(0).moves
-    assert view.moved(claim, to, claim.epoch, 0) == Changes()
+    assert view.moved(claim, to, claim.epoch, 0) == PlacementChanges()
     assert len(view.due(STEP_SECONDS).moves) == 15
 
 
 def test_a_move_of_a_topic_that_has_no_owner_any_more_loses_it_and_claims_anew() -> None:
     view = crowd(30, 0)
     (claim, to), *_ = view.due(0).moves
-    assert view.moved(claim, to, 0, 0) == Changes(lost=[claim.topic])
+    assert view.moved(claim, to, 0, 0) == PlacementChanges(lost=[claim.topic])
     assert claim.topic in view.due(1).claims
 
 
@@ -320,15 +320,15 @@ def test_moves_without_an_answer_wait() -> None:
 def test_a_topic_of_an_unknown_query_that_is_handed_to_us_is_let_go_of() -> None:
     view = placement(linger=None)
     view.demand_came("t", "gw", 0)
-    assert view.owner_came("t", 10, MINE, 0) == Changes({"t": 10})
+    assert view.owner_came("t", 10, MINE, 0) == PlacementChanges({"t": 10})
     held = Claim("t", 10, MINE)
     work = view.due(0)
-    assert work == Work([], [], strays=[held])
+    assert work == PlacementSteps([], [], strays=[held])
     view.unanswered(work, 0, 1.0)
     assert view.due(1.0) == work
-    assert view.released(held, False, 1.0) == Changes()
+    assert view.released(held, False, 1.0) == PlacementChanges()
     assert view.due(1.0 + RETRY_SECONDS) == work
-    assert view.released(held, True, 2.0) == Changes(lost=["t"])
+    assert view.released(held, True, 2.0) == PlacementChanges(lost=["t"])
     assert view.next_due() is None
 
 
@@ -386,7 +386,7 @@ class World:
         self.demand = False
         self.epoch, self.lease = 0, 0  # no epoch: no owner
         self.events: list[tuple[str, int, int]] = []
-        self.answers: list[tuple[Work, Callable[[], Changes]]] = []
+        self.answers: list[tuple[PlacementSteps, Callable[[], PlacementChanges]]] = []
         self.holder: dict[str, int] = {}
         self.highest = 0
 
@@ -424,17 +424,17 @@ class World:
             if not self.epoch and self.demand:
                 self.write("owner", MINE)
             mine = Claim(topic, self.epoch, MINE) if self.lease == MINE else None
-            self.answers.append((Work([topic], []), partial(self.claimed, mine)))
+            self.answers.append((PlacementSteps([topic], []), partial(self.claimed, mine)))
         for held in work.releases:
             if self.epoch == held.epoch and not self.demand:
                 self.write("none")
             gone = self.epoch != held.epoch
-            self.answers.append((Work([], [held]), partial(self.released, held, gone)))
+            self.answers.append((PlacementSteps([], [held]), partial(self.released, held, gone)))
 
-    def claimed(self, mine: Claim | None) -> Changes:
+    def claimed(self, mine: Claim | None) -> PlacementChanges:
         return self.view.claimed("t", mine, self.now)
 
-    def released(self, held: Claim, gone: bool) -> Changes:
+    def released(self, held: Claim, gone: bool) -> PlacementChanges:
         return self.view.released(held, gone, self.now)
 
     def mirror(self) -> None:
@@ -449,7 +449,7 @@ class World:
             case "none":
                 self.tell(self.view.owner_went("t", revision, self.now))
 
-    def tell(self, changes: Changes) -> None:
+    def tell(self, changes: PlacementChanges) -> None:
         for topic in changes.lost:
             del self.holder[topic]
         for topic, epoch in changes.gained.items():

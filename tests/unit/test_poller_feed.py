@@ -1,4 +1,4 @@
-"""What waits for one gateway (poller/feed.py), and the frames of one topic (poller/owned.py), without a network."""
+"""What waits for one gateway (poller/feed.py), and the updates of one topic (poller/owned.py), without a network."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def rows(*values: int, size: int = 0) -> list[Row]:
     return [(b"[%d]" % n, b'{"id":%d%s}' % (n, b" " * size)) for n in values]
 
 
-def read(frames: list[bytes]) -> list[feed_pb2.FeedFrame]:
-    return [feed_pb2.FeedFrame.FromString(frame) for frame in frames]
+def read(updates: list[bytes]) -> list[feed_pb2.FeedUpdate]:
+    return [feed_pb2.FeedUpdate.FromString(update) for update in updates]
 
 
-def kinds(frames: list[feed_pb2.FeedFrame]) -> list[str]:
-    return [frame.WhichOneof("body") or "" for frame in frames]
+def kinds(updates: list[feed_pb2.FeedUpdate]) -> list[str]:
+    return [update.WhichOneof("body") or "" for update in updates]
 
 
 STALE = Trouble(PollStale("gone"), Scope.DATABASE)
@@ -98,30 +98,30 @@ def test_pieces_put_together_are_the_result(sizes: list[int], name: str) -> None
 
 
 @given(st.lists(st.lists(st.integers(0, 9), unique=True), min_size=1))
-def test_frames_of_a_topic_lead_a_gateway_through_its_results(results: list[list[int]]) -> None:
+def test_updates_of_a_topic_lead_a_gateway_through_its_results(results: list[list[int]]) -> None:
     topic = owned()
     known: list[Row] = []
     for at, result in enumerate(results):
-        for frame in read(topic.answered(rows(*result), at)):
-            if frame.WhichOneof("body") == "snapshot":
-                known = [(row.key, row.row) for row in frame.snapshot.rows]
+        for update in read(topic.answered(rows(*result), at)):
+            if update.WhichOneof("body") == "snapshot":
+                known = [(row.key, row.row) for row in update.snapshot.rows]
             else:
-                upserts = [(u.at, u.key, u.row) for u in frame.delta.upserts]
-                known = apply(known, Delta(list(frame.delta.deletes), upserts))
+                upserts = [(u.at, u.key, u.row) for u in update.delta.upserts]
+                known = apply(known, Delta(list(update.delta.deletes), upserts))
         assert known == rows(*result)
 
 
 # --- one gateway --------------------------------------------------------------------------------------------------
 
 
-async def waiting(stream: Stream) -> list[feed_pb2.FeedFrame]:
+async def waiting(stream: Stream) -> list[feed_pb2.FeedUpdate]:
     """Everything that the stream would send now."""
-    frames: list[bytes] = []
+    updates: list[bytes] = []
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0.02):
             async for batch in stream.batches():
-                frames += batch
-    return read(frames)
+                updates += batch
+    return read(updates)
 
 
 @pytest.fixture
@@ -137,9 +137,9 @@ async def test_a_gateway_that_reads_slowly_gets_the_present_state_instead_of_a_l
     for at in range(2, 200):
         stream.push("keyed", topic.answered(rows(at, size=1000), at))
         assert stream._queued <= 10_000 + 2000
-    frames = await waiting(stream)
-    assert kinds(frames) == ["snapshot", "status"]
-    assert frames[0].seq == 199
+    updates = await waiting(stream)
+    assert kinds(updates) == ["snapshot", "status"]
+    assert updates[0].seq == 199
     stream.push("keyed", topic.answered(rows(1), 1))
     assert kinds(await waiting(stream)) == ["delta"]
 
@@ -162,9 +162,9 @@ async def test_a_status_that_was_dropped_is_told_with_the_snapshot(topic: OwnedT
     await waiting(stream)
     stream.push("keyed", topic.troubled(STALE, 5))
     stream.push("keyed", topic.answered(rows(2, size=5000), 6))
-    frames = await waiting(stream)
-    assert kinds(frames) == ["snapshot", "status"]
-    assert frames[1].status.state == "live"
+    updates = await waiting(stream)
+    assert kinds(updates) == ["snapshot", "status"]
+    assert updates[1].status.state == "live"
 
 
 async def test_pieces_that_are_under_way_are_never_mixed_with_a_newer_snapshot(topic: OwnedTopic) -> None:
@@ -191,7 +191,7 @@ async def test_topics_take_turns(topic: OwnedTopic) -> None:
     stream = Stream({"keyed": topic, "keyless": other})
     stream.attach("keyed", 0, 0)
     stream.attach("keyless", 0, 0)
-    assert "keyless" in [frame.topic for frame in (await waiting(stream))[:2]]
+    assert "keyless" in [update.topic for update in (await waiting(stream))[:2]]
 
 
 async def test_nothing_waits_for_a_topic_that_was_lost(topic: OwnedTopic) -> None:

@@ -10,7 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from pollcast.gateway.identity import NOBODY, Identity
-from pollcast.gateway.presence_keys import Place
+from pollcast.gateway.presence_keys import MemberId
 from pollcast.gateway.presence_request import RESERVED_KEYS, PresenceRequest, check_key, check_meta
 from pollcast.gateway.roster import Diff, Member, Roster, difference
 from pollcast.services.catalogue.catalog import Query
@@ -270,7 +270,7 @@ async def test_a_watcher_that_was_away_gets_one_difference() -> None:
         assert isinstance(diff, Diff)
         assert [member.key for member in diff.joins] == ["bob"]
         assert (diff.leaves, total) == ((), 1)
-        world.gateways[0].presences.end_watchers()
+        world.gateways[0].presences.end_watches()
         assert [event async for event in events] == []
 
 
@@ -353,7 +353,7 @@ def test_who_is_listed_is_the_token_s_subject_or_who_sent_a_key() -> None:
 
 
 def test_a_meta_can_not_forge_what_is_ours() -> None:
-    member = Member.of(Place("gw", "r1"), "ann", "t", {"phx_ref": "x", "online_at": "y", "name": 1})
+    member = Member.of(MemberId("gw", "r1"), "ann", "t", {"phx_ref": "x", "online_at": "y", "name": 1})
     assert orjson.loads(member.meta) == {"phx_ref": "r1", "online_at": "t", "name": 1}
 
 
@@ -362,11 +362,11 @@ def test_differences_lead_from_each_state_to_the_next(steps: list[tuple[str, int
     roster, client = Roster(), PhoenixPresence()
     client.on_message("presence_state", {})
     for what, ref, key, name in steps:
-        place = Place("gw", f"{ref}.{key}.{name}")
+        member_id = MemberId("gw", f"{ref}.{key}.{name}")
         if what == "j":
-            roster.join(Member.of(place, key, str(name), {"name": name}))
+            roster.join(Member.of(member_id, key, str(name), {"name": name}))
         else:
-            roster.leave(place)
+            roster.leave(member_id)
         if ref % 2:
             diff = roster.flush()
             if diff is not None:

@@ -39,7 +39,7 @@ class FeedStub:
         self.Subscribe = channel.stream_stream(
                 '/pollcast.v1.Feed/Subscribe',
                 request_serializer=pollcast_dot_v1_dot_feed__pb2.FeedRequest.SerializeToString,
-                response_deserializer=pollcast_dot_v1_dot_feed__pb2.FeedFrames.FromString,
+                response_deserializer=pollcast_dot_v1_dot_feed__pb2.FeedUpdates.FromString,
                 _registered_method=True)
 
 
@@ -61,7 +61,7 @@ def add_FeedServicer_to_server(servicer, server):
             'Subscribe': grpc.stream_stream_rpc_method_handler(
                     servicer.Subscribe,
                     request_deserializer=pollcast_dot_v1_dot_feed__pb2.FeedRequest.FromString,
-                    response_serializer=pollcast_dot_v1_dot_feed__pb2.FeedFrames.SerializeToString,
+                    response_serializer=pollcast_dot_v1_dot_feed__pb2.FeedUpdates.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,7 +92,7 @@ class Feed:
             target,
             '/pollcast.v1.Feed/Subscribe',
             pollcast_dot_v1_dot_feed__pb2.FeedRequest.SerializeToString,
-            pollcast_dot_v1_dot_feed__pb2.FeedFrames.FromString,
+            pollcast_dot_v1_dot_feed__pb2.FeedUpdates.FromString,
             options,
             channel_credentials,
             insecure,

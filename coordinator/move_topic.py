@@ -17,12 +17,12 @@ from pollcast.services.coordination.keys import Keys, NodeRecord, OwnerRecord, P
 from pollcast.services.errors import EtcdUnknown, UnknownNode, UnknownTopic
 from pollcast.services.process import logs
 
-log = logs.get_logger("moves")
+log = logs.get_logger("move_topic")
 
 MOVE_SECONDS = 5.0
 
 
-async def move(etcd: Etcd, keys: Keys, topic: str, poller: str) -> int:
+async def move_topic(etcd: Etcd, keys: Keys, topic: str, poller: str) -> int:
     """Makes the poller the owner of the canonical topic and returns the epoch, which stays where it owns it already.
 
     UnknownTopic when nobody wants the topic, UnknownNode when no such poller is ready; EtcdError, or TimeoutError after

@@ -1,12 +1,14 @@
 """Finds out at once whether a peer is dead, so that nobody has to wait for its lease.
 
-A process that is killed takes its connections with it: its peers see their streams break within a millisecond. Whoever
-sees it asks the coroner, who knocks at the address that the node has registered. Refused means that no process listens
-there any more: the node is gone, and its lease is revoked, which takes its keys (the topics it owned, the demand it
-had) out of etcd in one event. No answer in time, or an open door, means nothing: a frozen process or a host cut off may
-come back, and its lease tells. A verdict that is wrong costs its victim a new session, never correctness: epochs fence.
+When a process is killed, the kernel closes its connections: its peers see their streams break within a millisecond. A
+peer that sees a stream break reports the node to `FailureDetector.suspect`, which connects to the address that the node
+has registered. A refused connection means that no process listens there any more: the node is dead, and its lease is
+revoked, which deletes its keys (the topics it owned, the demand it had) in one event. A timeout or an accepted
+connection proves nothing: a frozen process or an unreachable host may come back, and its lease decides. A wrong verdict
+costs the node a new session, never correctness, because epochs fence what it sends
+(docs/reference/guarantees.md#failover).
 
-Every peer may hold an inquest; revoking twice is revoking. `run` lives as long as the service.
+Every peer may probe the same node; revoking a lease twice is harmless.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pollcast.services.errors import EtcdError, LeaseLost
 from pollcast.services.process import logs
 from pollcast.services.process.settings import Role, split_host_port
 
-log = logs.get_logger("coroner")
+log = logs.get_logger("failure_detector")
 
 KNOCKS = (0.0, 0.005, 0.02, 0.05, 0.1, 0.3, 1.0, 2.0)
 """Seconds between looks: the kernel may take a moment to close what a killed process had open."""
@@ -29,7 +31,7 @@ KNOCK_SECONDS = 0.5
 """How long one look waits for an answer."""
 
 
-class Coroner:
+class FailureDetector:
     """See the module."""
 
     def __init__(self, etcd: Etcd, keys: Keys) -> None:

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import NoReturn
 
 from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Etcd, Event
+from pollcast.services.coordination.etcd import Etcd, KeyEvent
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.session import Session, backoff
 from pollcast.services.errors import EtcdRefused, EtcdUnknown, LeaseLost
@@ -25,7 +25,7 @@ log = logs.get_logger("desired")
 BATCH = 100  # operations in a request; etcd's default --max-txn-ops is 128
 
 
-class Desired:
+class DesiredKeys:
     """`wanted` by key: the values that should be stored. `requests` counts the transactions, ever."""
 
     def __init__(self, etcd: Etcd, what: str, gather_seconds: float = 0.0) -> None:
@@ -48,7 +48,7 @@ class Desired:
         if self.wanted.pop(key, None) is not None:
             self._look_at(key)
 
-    def changed(self, events: Iterable[Event]) -> None:
+    def changed(self, events: Iterable[KeyEvent]) -> None:
         """What the mirror has seen of our keys."""
         if self._shown is not None:
             for key in self._shown.changed(events):
@@ -161,7 +161,7 @@ class Shown:
         """The keys whose last write the mirror has passed without a word of it."""
         return [key for key, (_, revision) in self._written.items() if revision <= self.mirror.revision]
 
-    def changed(self, events: Iterable[Event]) -> list[str]:
+    def changed(self, events: Iterable[KeyEvent]) -> list[str]:
         """The keys that are not as they were, as far as was known."""
         differing = []
         for event in events:

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-from pollcast.services.auth import keyset
+from pollcast.services.process import jwks
 
 
 def tls_problems(ca: Path | None, cert: Path | None, key: Path | None) -> Iterator[tuple[str, str]]:
@@ -35,7 +35,7 @@ def tls_problems(ca: Path | None, cert: Path | None, key: Path | None) -> Iterat
 def key_set_problem(path: Path) -> str | None:
     """Why the file is no key set that tokens can be verified with; None when it is one."""
     try:
-        keyset.parse(path.read_text(encoding="utf-8"), warn=False)
+        jwks.parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         return f"{path} can't be read: {error.strerror}"
     except ValueError as error:

@@ -20,7 +20,7 @@ EVENTS = (b"snapshot", b"delta", b"status", b"presence_diff")
 """Told from the start, at 0."""
 
 
-class Figures:
+class GatewayGauges:
     """What is read on scrape."""
 
     def __init__(self, context: Context, cluster: ClusterView, presences: Presences, keys: PresenceKeys) -> None:
@@ -50,7 +50,7 @@ class Figures:
             for state in ("live", "stale", "failed"):
                 topics.add_metric([name, state], watched[name, state])
         yield topics
-        yield _gauge("pollcast_gateway_links", "Pollers whose feed stands.", hub.feeds.standing)
+        yield _gauge("pollcast_gateway_links", "Pollers whose feed stands.", hub.feeds.connected)
         yield _gauge(
             "pollcast_gateway_owned_topics", "Topics that have an owner, in the whole cluster.", len(hub.owners)
         )
@@ -58,7 +58,7 @@ class Figures:
             "pollcast_gateway_takeovers", "Topics that went from one poller to another.", self._cluster.takeovers
         )
         yield _counter(
-            "pollcast_gateway_stale_frames", "Frames of owners of the past that the fence dropped.", hub.stale_frames
+            "pollcast_gateway_stale_frames", "Updates of owners of the past that the fence dropped.", hub.stale_updates
         )
 
     def _clients(self) -> Iterator[Metric]:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import grpc.aio
 
-from pollcast.coordinator.view import Changes, NodeName, Reported, View
+from pollcast.coordinator.view import NodeName, Reported, View, ViewChanges
 from pollcast.services import clock
 from pollcast.services.coordination.keys import ROLES
 from pollcast.services.errors import Draining, InvalidPayload
@@ -23,7 +23,7 @@ from pollcast.services.process.settings import Role
 from pollcast.services.serving import rpc
 from pollcast.v1 import report_pb2, report_pb2_grpc
 
-log = logs.get_logger("inquiry")
+log = logs.get_logger("reports")
 
 SERVICE = report_pb2.DESCRIPTOR.services_by_name["Report"].full_name
 
@@ -35,13 +35,13 @@ SHARE = 20
 """Of the time that an answer takes, the pause that follows it."""
 
 
-class Inquiry(report_pb2_grpc.ReportServicer):
+class ReportCollector(report_pb2_grpc.ReportServicer):
     """See the module. `on_changes` is called after the view has the report."""
 
-    def __init__(self, view: View, on_changes: Callable[[Changes], None]) -> None:
+    def __init__(self, view: View, on_changes: Callable[[ViewChanges], None]) -> None:
         self._view = view
         self._on_changes = on_changes
-        self._asked: dict[NodeName, Asked] = {}
+        self._streams: dict[NodeName, ReportStream] = {}
         self._closed = False
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -49,21 +49,21 @@ class Inquiry(report_pb2_grpc.ReportServicer):
 
     def nodes_changed(self) -> None:
         """The view shows other nodes: those that had not been seen there are asked at once."""
-        for name, asked in self._asked.items():
+        for name, stream in self._streams.items():
             if name in self._view.nodes and name not in self._view.reports:
-                asked.hurry()
+                stream.hurry()
 
     async def refresh(self, seconds: float) -> None:
         """Returns when every node has answered a question that was put after this call, or `seconds` later."""
-        waiting = [asked.again() for asked in self._asked.values()]
+        waiting = [stream.again() for stream in self._streams.values()]
         if waiting:
             await asyncio.wait(waiting, timeout=seconds)
 
     def close(self) -> None:
         """Ends every stream."""
         self._closed = True
-        for asked in self._asked.values():
-            asked.hurry()
+        for stream in self._streams.values():
+            stream.hurry()
 
     async def Attend(
         self,
@@ -74,35 +74,35 @@ class Inquiry(report_pb2_grpc.ReportServicer):
         loop = asyncio.get_running_loop()
         began, wall = loop.time(), clock.now_us()
         name: NodeName | None = None
-        asked = Asked()
-        settled = asked.begin()
+        stream = ReportStream()
+        settled = stream.begin()
         try:
             async for report in request_iterator:
                 if name is None:
                     if report.role not in ROLES or not report.node:
                         await rpc.abort(context, InvalidPayload("the first report must say who the node is"))
                     name = cast(Role, report.role), report.node
-                    self._asked[name] = asked
+                    self._streams[name] = stream
                 took = loop.time() - began
                 ahead = (report.now - wall) / 1e6 - took / 2
                 self._on_changes(self._view.reported(name, Reported(report, loop.time(), ahead, took / 2)))
                 settled()
-                await asked.pause(max(PERIOD_SECONDS, SHARE * took))
+                await stream.pause(max(PERIOD_SECONDS, SHARE * took))
                 if self._closed:
                     break
-                settled = asked.begin()
+                settled = stream.begin()
                 began, wall = loop.time(), clock.now_us()
                 yield report_pb2.ReportQuestion()
         finally:
             settled()
-            asked.begin()()
-            if name is not None and self._asked.get(name) is asked:
-                del self._asked[name]
+            stream.begin()()
+            if name is not None and self._streams.get(name) is stream:
+                del self._streams[name]
         if self._closed:
             await rpc.abort(context, Draining())
 
 
-class Asked:
+class ReportStream:
     """One node's stream: who waits for its next answer."""
 
     def __init__(self) -> None:

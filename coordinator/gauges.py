@@ -16,7 +16,7 @@ from pollcast.coordinator.view import View
 ROLES = ("gateway", "poller", "coordinator")
 
 
-def figures(view: View) -> Iterator[Metric]:
+def gauges(view: View) -> Iterator[Metric]:
     """Read from the view as it is."""
     states = Counter[tuple[str, str]]((role, node.record.state) for (role, _), node in view.nodes.items())
     nodes = GaugeMetricFamily(
