@@ -6,21 +6,21 @@ import asyncio
 import base64
 import contextlib
 import json
-import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import grpc.aio
 import jwt
 import psycopg
+from etcd3 import etcdrpc
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from pollcast.services.local.embedded import program
 from tests.support.cluster import Cluster, cluster
 from tests.support.manual import examples
 
@@ -48,10 +48,24 @@ class Shop:
         assert isinstance(address, str)
         return address
 
-    def etcdctl(self, *arguments: str) -> str:
-        """Run etcdctl on the cluster's etcd and return its output."""
-        command = [program("etcdctl"), f"--endpoints={self.cluster.etcd[0]}", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+    @contextlib.contextmanager
+    def in_etcd(self, records: Callable[[int], Mapping[str, object]]) -> Iterator[None]:
+        """Keep keys in etcd inside the scope. `records` returns their JSON values for the lease that they hang on."""
+        with grpc.insecure_channel(self.cluster.etcd[0]) as channel:
+            kv, leases = etcdrpc.KVStub(channel), etcdrpc.LeaseStub(channel)
+            lease = leases.LeaseGrant(etcdrpc.LeaseGrantRequest(TTL=60)).ID
+            puts = [
+                etcdrpc.RequestOp(
+                    request_put=etcdrpc.PutRequest(key=key.encode(), value=json.dumps(value).encode(), lease=lease)
+                )
+                for key, value in records(lease).items()
+            ]
+            for at in range(0, len(puts), 100):
+                kv.Txn(etcdrpc.TxnRequest(success=puts[at : at + 100]))
+            try:
+                yield
+            finally:
+                leases.LeaseRevoke(etcdrpc.LeaseRevokeRequest(ID=lease))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -161,9 +175,9 @@ async def refusal(url: str) -> tuple[int, Any]:
 
 
 class Call:
-    """A streaming gRPC call whose responses are kept, in order, until it ends."""
+    """A streaming gRPC call, or what else gives responses, all of which are kept in order."""
 
-    def __init__(self, responses: Any, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, responses: AsyncIterable[Any], tasks: asyncio.TaskGroup) -> None:
         self.received: list[Any] = []
         self.error: grpc.aio.AioRpcError | None = None
         self._responses = responses
@@ -191,7 +205,7 @@ class Call:
 
     def cancel(self) -> None:
         """End the call from this side."""
-        self._responses.cancel()
+        self._reading.cancel()
 
     async def _read(self) -> None:
         try:
@@ -200,11 +214,8 @@ class Call:
                 self._news.set()
         except grpc.aio.AioRpcError as error:
             self.error = error
-        except asyncio.CancelledError:  # of the call, which `cancel` ended
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise
 
 
-def with_token(claims: dict[str, object] | None = None) -> Sequence[tuple[str, str]]:
-    """Return the metadata of a gRPC call with a token."""
-    return (("authorization", f"Bearer {token(**(claims or {}))}"),)
+def metadata(**claims: object) -> Sequence[tuple[str, str]]:
+    """Return the metadata of a gRPC call with a token of these claims."""
+    return (("authorization", f"Bearer {token(**claims)}"),)
