@@ -139,7 +139,7 @@ class Placement:
 
     def owners_listed(self, present: Container[str], revision: int, now: float) -> Changes:
         """At `revision` these topics had an owner key. What an answer told of, and the mirror never did because it was
-        gone again before the list, is over (docs/model.md)."""
+        gone again before the list, is over (docs/design/model.md)."""
         self._mirrored = max(self._mirrored, revision)
         changes = Changes()
         for topic in [topic for topic, epoch in self.owners.items() if epoch <= revision and topic not in present]:

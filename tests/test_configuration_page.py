@@ -1,4 +1,4 @@
-"""docs/configuration.md tells of every setting and flag, as the code has them."""
+"""docs/reference/settings.md tells of every setting and flag, as the code has them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from services.settings import (
     unknown_variables,
 )
 
-PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "settings.md"
 
 KINDS: dict[str, type[EtcdSettings]] = {"G": GatewaySettings, "P": PollerSettings, "C": CoordinatorSettings}
 COMMANDS = {"G": "gateway", "P": "poller", "C": "coordinator"}
@@ -109,7 +109,7 @@ def test_up_takes_the_flags_of_the_page_with_their_defaults() -> None:
 
 def test_every_variable_that_the_code_reads_is_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     page = PAGE.read_text()
-    root = PAGE.parent.parent
+    root = PAGE.parent.parent.parent
     for folder in ("services", "gateway", "poller", "coordinator"):
         for file in (root / folder).glob("*.py"):
             for name in re.findall(r"POLLCAST_[A-Z_]*[A-Z]", file.read_text()):
