@@ -120,7 +120,7 @@ def _told(family: Metric) -> tuple[str, tuple[str, frozenset[str]]]:
 
 def test_each_metric_is_documented_and_each_documented_one_is_told(scraped: Scraped) -> None:
     for role, told in scraped.told.items():
-        rows = {row.name: (row.kind, row.labels) for row in documented() if row.who in (role, "service")}
+        rows = {row.name: (row.kind, row.labels) for row in documented() if row.who in (role, "coordination")}
         quiet = {name for name, (_, labels) in told.items() if not labels and rows.get(name, ("", labels))[1]}
         assert {name: what for name, what in rows.items() if name not in quiet} == {
             name: what for name, what in told.items() if name not in quiet
