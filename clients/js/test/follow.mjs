@@ -1,4 +1,4 @@
-// Watches topics on a real gateway and prints every change as a line of JSON: driven by tests/test_client_js.py.
+// Watches topics on a real gateway and prints every change as a line of JSON: driven by tests/cluster/test_client_js.py.
 // node follow.mjs http://HOST:PORT TOPIC [PRESENCE KEY | --tokens]
 // With --tokens it asks for each token ({"kind":"token","ask":N,"expiring":…}), and is told on stdin ({"ask":N,"token":"…"}).
 import readline from "node:readline"
