@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from pollcast.gateway import phoenix
-from pollcast.gateway.frames import Framed
 from pollcast.gateway.history import Entry, History
+from pollcast.gateway.outbound_frames import Framed
 from pollcast.gateway.status import Status
 from pollcast.gateway.version import Version
 

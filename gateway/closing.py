@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from pollcast.gateway.channels import Context
+from pollcast.gateway.close_codes import SERVICE_RESTART
 from pollcast.gateway.hub import Hub
-from pollcast.gateway.presence import HOLD_SECONDS, Presences
+from pollcast.gateway.presence import Presences
+from pollcast.gateway.presence_list import HOLD_SECONDS
+from pollcast.gateway.sockets import Sockets
 from pollcast.services.process import logs
 
 log = logs.get_logger("gateway")
@@ -21,41 +23,39 @@ DRAIN_STEPS = 100
 GONE_SECONDS = 2.0
 """Maximum time that clients may take to answer the close of their sockets, in seconds."""
 
-SERVICE_RESTART = 1012
 
-
-async def drain(hub: Hub, context: Context, presences: Presences) -> None:
+async def drain(hub: Hub, sockets: Sockets, presences: Presences) -> None:
     """Close every client, and wait for a moment until the members among them are seen on other gateways."""
-    presences.end_watchers()
-    await _close_all(hub, context)
+    presences.end_watches()
+    await _close_all(hub, sockets)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(HOLD_SECONDS):  # their clients are on their way to other gateways
             await presences.nobody_departing()
 
 
-def start_afresh(hub: Hub, context: Context) -> None:
+def start_afresh(hub: Hub, sockets: Sockets) -> None:
     """Close all sockets and forget all topics: etcd has lost its data, and versions of the old one mean nothing.
 
     docs/reference/etcd.md#lost-data
     """
-    log.warning("etcd is another cluster: closing all sockets", sockets=len(context.sockets))
-    for socket in list(context.sockets):
+    log.warning("etcd is another cluster: closing all sockets", sockets=len(sockets))
+    for socket in list(sockets):
         socket.wire.close(SERVICE_RESTART, "coordination starts afresh")
     hub.reset()
 
 
-async def _close_all(hub: Hub, context: Context) -> None:
+async def _close_all(hub: Hub, sockets: Sockets) -> None:
     """End followers at once and close sockets in portions, then wait until the sockets are gone."""
     hub.end_followers()
-    sockets = list(context.sockets)
-    batch = max(1, len(sockets) // DRAIN_STEPS)
-    for start in range(0, len(sockets), batch):
-        for socket in sockets[start : start + batch]:
+    leaving = list(sockets)
+    batch = max(1, len(leaving) // DRAIN_STEPS)
+    for start in range(0, len(leaving), batch):
+        for socket in leaving[start : start + batch]:
             socket.wire.close(SERVICE_RESTART, "this gateway is shutting down")
         await asyncio.sleep(DRAIN_SECONDS / DRAIN_STEPS)
     try:
         async with asyncio.timeout(GONE_SECONDS):
-            await context.all_gone()
+            await sockets.all_closed()
     except TimeoutError:
-        for socket in list(context.sockets):
+        for socket in list(sockets):
             socket.wire.abort(SERVICE_RESTART, "this gateway is shutting down")

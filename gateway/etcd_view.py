@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 from pollcast.gateway.cluster_view import ClusterView
 from pollcast.gateway.hub import Hub, Owner
-from pollcast.services.coordination.etcd import Etcd, KeyEvent
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Foreign, Keys, NodeRecord, OwnerRecord
 from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.operations import KeyEvent
 from pollcast.services.process.settings import HostPort
 
 

@@ -17,10 +17,10 @@ from typing import NamedTuple, cast
 import grpc
 import grpc.aio
 
+from pollcast.gateway.outbox import Outbox
 from pollcast.gateway.status import State, Status
 from pollcast.gateway.topic import LiveTopic
 from pollcast.gateway.version import Version
-from pollcast.gateway.wire import Outbox
 from pollcast.services.clock import now_us
 from pollcast.services.delta import Delta, Row
 from pollcast.services.process import logs, tracing

@@ -25,18 +25,18 @@ from starlette.websockets import WebSocket
 
 from pollcast.gateway import metrics, phoenix
 from pollcast.gateway.admission import Admission
-from pollcast.gateway.channels import Context
 from pollcast.gateway.cluster_view import ClusterView
 from pollcast.gateway.follower import DeltaEvent, TopicEvent, first_result, following
+from pollcast.gateway.handshake import SCOPE_KEY, Handshake
 from pollcast.gateway.history import Result
-from pollcast.gateway.identity import Doorkeeper, Identity
-from pollcast.gateway.origin import Pages
+from pollcast.gateway.identity import Authenticator, Identity
+from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
-from pollcast.gateway.readiness import Readiness
+from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.version import Version
-from pollcast.gateway.wire import EXTENSION, FrameProtocol
 from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
+from pollcast.services.coordination.node import Readiness
 from pollcast.services.errors import Draining, Forbidden, PollcastError
 
 PREFLIGHT = {
@@ -49,28 +49,31 @@ COMMENT_SECONDS = 15.0
 """A silent event stream says so as often, so that proxies keep it and a dead peer is noticed."""
 
 
-class Gateway:
+class GatewayApp:
     """What the routes need."""
 
     def __init__(
         self,
-        context: Context,
-        doorkeeper: Doorkeeper,
-        pages: Pages,
+        sockets: Sockets,
+        authenticator: Authenticator,
+        origins: OriginPolicy,
         admission: Admission,
         readiness: Readiness,
         page: Page,
         cluster: ClusterView,
     ) -> None:
-        self.context = context
-        self.doorkeeper = doorkeeper
-        self.pages = pages
+        self.sockets = sockets
+        self.hub = sockets.context.hub
+        self.catalog = sockets.context.catalog
+        self.limits = sockets.context.limits
+        self.authenticator = authenticator
+        self.origins = origins
         self.admission = admission
         self.readiness = readiness
         self.page = page
         self.cluster = cluster
-        metrics.SOCKETS.set_function(lambda: len(context.sockets))
-        metrics.SUBSCRIPTIONS.set_function(lambda: sum(live.clients for live in context.hub.topics.values()))
+        metrics.SOCKETS.set_function(lambda: len(sockets))
+        metrics.SUBSCRIPTIONS.set_function(lambda: sum(live.clients for live in self.hub.topics.values()))
 
     def app(self) -> Starlette:
         routes: list[BaseRoute] = [
@@ -98,16 +101,16 @@ class Gateway:
         if self.readiness.draining:
             raise Draining()
         raw = request.scope["query_string"].decode("latin-1")
-        identity = self.doorkeeper.identify(auth.from_header(request.headers.get("authorization")) or _token(raw))
-        query = self.context.catalog.query(request.path_params["query"])
+        identity = self.authenticator.identify(auth.from_header(request.headers.get("authorization")) or _token(raw))
+        query = self.catalog.query(request.path_params["query"])
         if "token" not in query.params:
             raw = _without_token(raw)
-        topic = topics.parse(f"{query.name}?{raw}", self.context.catalog, identity.values)
+        topic = topics.parse(f"{query.name}?{raw}", self.catalog, identity.values)
         topics.check_roles(query, identity.roles)
         headers = _cors(request) | {"cache-control": "no-store", "vary": "Accept, Origin"}
         if "text/event-stream" not in ",".join(request.headers.getlist("accept")).lower():
             with self.admission.seat():
-                result = await first_result(self.context.hub, topic)
+                result = await first_result(self.hub, topic)
             return Response(result.payload, media_type="application/json", headers=headers)
         since = Version.parse(request.headers.get("last-event-id", ""))
         headers |= {"x-accel-buffering": "no"}
@@ -115,7 +118,7 @@ class Gateway:
             head = Response(media_type=EventStream.media_type, headers=headers)
             del head.headers["content-length"]
             return head
-        lifetime = identity.lifetime(time.time() - self.context.limits.expiry_grace_seconds)
+        lifetime = identity.lifetime(time.time() - self.limits.expiry_grace_seconds)
         return EventStream(self._events(topic, since, lifetime), self.admission, headers=headers)
 
     async def _events(
@@ -123,7 +126,7 @@ class Gateway:
     ) -> AsyncGenerator[bytes, None]:
         yield b": ok\n\n"
         known = since
-        with following(self.context.hub, topic, since=since, lifetime=lifetime) as follower:
+        with following(self.hub, topic, since=since, lifetime=lifetime) as follower:
             async with aclosing(follower.events(COMMENT_SECONDS)) as events:
                 async for event in events:
                     if event is None:
@@ -139,7 +142,7 @@ class Gateway:
 
     async def queries(self, request: Request) -> Response:
         self._identify(request)
-        body = {"queries": [query.public() for query in self.context.catalog.queries.values()]}
+        body = {"queries": [query.public() for query in self.catalog.queries.values()]}
         return _json(body, headers=_cors(request))
 
     async def show_cluster(self, request: Request) -> Response:
@@ -149,8 +152,8 @@ class Gateway:
         return _json({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        status, body = self.readiness.answer()
-        return _json(body, status=status)
+        ready, body = self.readiness.answer()
+        return _json(body, status=200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
@@ -163,15 +166,15 @@ class Gateway:
             offered = websocket.scope["subprotocols"]
             token = auth.bearer_from_subprotocols(offered) or websocket.query_params.get("token")
             try:
-                identity = self.doorkeeper.identify(token)
+                identity = self.authenticator.identify(token)
             except PollcastError as error:
                 raise Forbidden(error.detail) from None
             if self.readiness.draining:
                 raise Draining()
             with self.admission.seat():
                 await websocket.accept(subprotocol="phoenix" if "phoenix" in offered else None)
-                handshake = cast(FrameProtocol, websocket.scope["extensions"][EXTENSION])
-                handshake.attach(lambda wire: self.context.open(wire, identity))
+                handshake = cast(Handshake, websocket.scope["extensions"][SCOPE_KEY])
+                handshake.attach(lambda wire: self.sockets.open(wire, identity))
         except PollcastError as error:
             await websocket.send_denial_response(_error_json(error))
 
@@ -179,11 +182,11 @@ class Gateway:
         """Who asks. Raises Forbidden for a page of somebody else, Unauthorized."""
         self._check_origin(request)
         token = auth.from_header(request.headers.get("authorization")) or _token(request.url.query or "")
-        return self.doorkeeper.identify(token)
+        return self.authenticator.identify(token)
 
     def _check_origin(self, connection: HTTPConnection) -> None:
         """Raises Forbidden for a page of somebody else."""
-        self.pages.check(connection.headers.get("origin"), connection.headers.get("host", ""))
+        self.origins.check(connection.headers.get("origin"), connection.headers.get("host", ""))
 
     async def preflight(self, request: Request) -> Response:
         """A browser asks before it sends a token's header to another Origin."""
@@ -193,7 +196,7 @@ class Gateway:
     async def _error_response(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, PollcastError)
         headers = {} if error.http != 401 else {"www-authenticate": "Bearer"}
-        if self.pages.allow_origin(request.headers.get("origin"), request.headers.get("host", "")):
+        if self.origins.allow_origin(request.headers.get("origin"), request.headers.get("host", "")):
             headers |= _cors(request)
         return _error_json(error, headers)
 

@@ -92,8 +92,7 @@ class Hub:
                 live.unreached_since = now
             self._demand.want(topic.canonical)
         if topic.query.presence:
-            live.presence = self._presences.of(topic)
-            live.presence.audience = live.audience
+            live.presence = self._presences.of(topic, live.audience)
         return live
 
     def leave(self, live: LiveTopic, now: float) -> None:

@@ -18,16 +18,16 @@ from pollcast.gateway.admission import Admission
 from pollcast.gateway.follower import DeltaEvent, TopicEvent, ending_after, first_result, following
 from pollcast.gateway.history import Result
 from pollcast.gateway.hub import Hub
-from pollcast.gateway.identity import Doorkeeper, Identity
+from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.limits import EXPIRY_GRACE_SECONDS
 from pollcast.gateway.presence import Presences
-from pollcast.gateway.readiness import Readiness
 from pollcast.gateway.roster import Diff, Member, Shown, metas_by_key
 from pollcast.gateway.version import Version
 from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog, Param, Query
 from pollcast.services.clock import rfc3339
+from pollcast.services.coordination.node import Readiness
 from pollcast.services.errors import Draining, InvalidPayload, PollcastError, Unauthorized
 from pollcast.services.serving import rpc
 from pollcast.v1 import live_pb2, live_pb2_grpc, types_pb2
@@ -45,14 +45,14 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
         self,
         hub: Hub,
         catalog: Catalog,
-        doorkeeper: Doorkeeper,
+        authenticator: Authenticator,
         readiness: Readiness,
         presences: Presences,
         admission: Admission,
     ) -> None:
         self._hub = hub
         self._catalog = catalog
-        self._doorkeeper = doorkeeper
+        self._authenticator = authenticator
         self._readiness = readiness
         self._presences = presences
         self._admission = admission
@@ -133,7 +133,7 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
     def _identify(self, context: grpc.aio.ServicerContext[Any, Any]) -> Identity:
         """Raises Unauthorized."""
         header = next((value for key, value in context.invocation_metadata() or () if key == "authorization"), None)
-        return self._doorkeeper.identify(auth.from_header(header if isinstance(header, str) else None))
+        return self._authenticator.identify(auth.from_header(header if isinstance(header, str) else None))
 
     def _topic(self, spelling: str, identity: Identity) -> topics.Topic:
         """Raises PollcastError."""

@@ -20,7 +20,7 @@ DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 @dataclass(frozen=True, slots=True)
-class Pages:
+class OriginPolicy:
     """`origins` in lower case, as `https://example.org`; `*` allows all; empty: only the gateway's own host. `names`
     are the hosts that it answers to besides addresses and those that are no DNS names; None: to any."""
 

@@ -15,36 +15,34 @@ import gc
 import time
 
 from pollcast.gateway.admission import Admission
-from pollcast.gateway.channels import Context
 from pollcast.gateway.closing import drain, start_afresh
 from pollcast.gateway.cluster_view import ClusterView
 from pollcast.gateway.demand import Demand
 from pollcast.gateway.etcd_view import EtcdView, PollerAddresses
-from pollcast.gateway.figures import Figures
-from pollcast.gateway.http import Gateway
+from pollcast.gateway.gauges import GatewayGauges
+from pollcast.gateway.handshake import Handshake
+from pollcast.gateway.http import GatewayApp
 from pollcast.gateway.hub import Hub
-from pollcast.gateway.identity import Doorkeeper
+from pollcast.gateway.identity import Authenticator
 from pollcast.gateway.limits import Limits
 from pollcast.gateway.live import SERVICE, LiveQuery
-from pollcast.gateway.origin import Pages
+from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import PresenceKeys
-from pollcast.gateway.readiness import Readiness
 from pollcast.gateway.report import describe
+from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.turns import PacedHttp
-from pollcast.gateway.wire import FrameProtocol
 from pollcast.services.auth.tokens import Verifier
 from pollcast.services.catalogue import catalog as catalogue
-from pollcast.services.coordination.drain import DrainRequests
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Keys
 from pollcast.services.coordination.metrics import counted_on_scrape
 from pollcast.services.coordination.mirror import Mirror
-from pollcast.services.coordination.registry import Registration, node_record
+from pollcast.services.coordination.node import Node, Readiness
+from pollcast.services.coordination.registry import node_record
 from pollcast.services.coordination.reporting import Reporting
-from pollcast.services.coordination.session import Session, keep_session
 from pollcast.services.process import logs
 from pollcast.services.process.settings import GatewaySettings
 from pollcast.services.serving import rpc, web
@@ -61,26 +59,27 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
     name is another's."""
     catalog = catalogue.load(settings.catalog)
     logs.hide_claims_of(catalog)
-    doorkeeper = Doorkeeper(Verifier.from_settings(settings))
+    authenticator = Authenticator(Verifier.from_settings(settings))
     keys = Keys(settings.namespace)
-    readiness = Readiness()
     with web.bind(settings.http) as listener, contextlib.ExitStack() as scope:
         http = settings.advertised(*web.address_of(listener))
         async with Etcd.open(settings) as etcd:
             demand = Demand(etcd, keys, settings.node)
             members = PresenceKeys(etcd, keys, settings.node)
             presences = Presences(members, time.monotonic)
-            members.on_changes(presences.take)
             failure_detector = FailureDetector(etcd, keys)
             addresses = PollerAddresses(failure_detector)
             hub = Hub(settings, demand, presences, addresses.suspect)
-            context = Context(hub, catalog, Limits.of(settings), doorkeeper.identify, time.monotonic)
+            sockets = Sockets(hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
             cluster = ClusterView(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, hub.owners)
-            view = EtcdView(etcd, keys, hub, cluster, addresses, members.mirror, lambda: start_afresh(hub, context))
-            admission = Admission(settings.max_connections, lambda: len(context.sockets))
-            app = Gateway(context, doorkeeper, Pages.of(settings), admission, readiness, Page.load(), cluster).app()
-            scope.enter_context(counted_on_scrape(Figures(context, cluster, presences, members)))
-            live = LiveQuery(hub, catalog, doorkeeper, readiness, presences, admission)
+            view = EtcdView(etcd, keys, hub, cluster, addresses, members.mirror, lambda: start_afresh(hub, sockets))
+            readiness = Readiness("gateway", stop, lambda: {"etcd": "reached" if view.healthy else "not reached"})
+            admission = Admission(settings.max_connections, lambda: len(sockets))
+            app = GatewayApp(
+                sockets, authenticator, OriginPolicy.of(settings), admission, readiness, Page.load(), cluster
+            ).app()
+            scope.enter_context(counted_on_scrape(GatewayGauges(sockets, cluster, presences, members)))
+            live = LiveQuery(hub, catalog, authenticator, readiness, presences, admission)
             reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, hub))
             async with (
                 rpc.serve(settings, [live.add_to], [SERVICE], for_services=False) as server,
@@ -88,7 +87,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                     app,
                     listener,
                     http=PacedHttp,
-                    ws=FrameProtocol,
+                    ws=Handshake,
                     ws_max_size=settings.max_frame,
                     ws_ping_interval=None,
                     ws_per_message_deflate=False,
@@ -96,77 +95,35 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             ):
                 grpc = settings.advertised(server.host, server.port)
                 record = node_record("gateway", settings.node, http, grpc)
+                parts = [demand.run, members.run]
+                node = Node(etcd, keys, record, server, readiness, synced=view.wait_synced, parts=parts)
                 drained = asyncio.Event()
-                drain_requests = DrainRequests(etcd, keys, "gateway", settings.node, stop)
-                leased = LeasedWork(Registration(etcd, keys, record), demand, members, view, drain_requests, drained)
                 async with asyncio.TaskGroup() as tasks:
-                    membership = tasks.create_task(keep_session(etcd, settings.lease_ttl, leased.term, drained))
+                    membership = tasks.create_task(node.run(settings.lease_ttl, drained))
                     forever = [
                         tasks.create_task(work)
                         for work in (
                             view.owners.run(),
                             view.pollers.run(),
                             cluster.nodes.run(),
-                            members.follow(),
+                            members.follow(presences.apply),
                             presences.run(),
                             hub.feeds.run(),
                             failure_detector.run(),
                             reporting.run(),
-                            _sweep(hub, context, view, readiness),
+                            _sweep(hub, sockets, view, readiness),
                         )
                     ]
                     _settle()
                     log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))
                     await stop.wait()
-                    readiness.draining = True
-                    await server.set_serving(False)
-                    await leased.registration.announce("draining")
-                    await drain(hub, context, presences)
+                    await node.start_draining()
+                    await drain(hub, sockets, presences)
                     drained.set()
                     await membership
                     for task in forever:
                         task.cancel()
     log.info("drained")
-
-
-class LeasedWork:
-    """What hangs on the session: the node's entry, the demand and the presences."""
-
-    def __init__(
-        self,
-        registration: Registration,
-        demand: Demand,
-        members: PresenceKeys,
-        view: EtcdView,
-        drain_requests: DrainRequests,
-        drained: asyncio.Event,
-    ) -> None:
-        self.registration = registration
-        self._demand = demand
-        self._members = members
-        self._view = view
-        self._drain_requests = drain_requests
-        self._drained = drained
-
-    async def term(self, session: Session) -> None:
-        """Until the session or the gateway ends."""
-        async with asyncio.TaskGroup() as tasks:
-            works = (
-                self.registration.run(session),
-                self._demand.run(session),
-                self._members.run(session),
-                self._say_ready(),
-                self._drain_requests.run(session),
-            )
-            running = [tasks.create_task(work) for work in works]
-            await self._drained.wait()
-            for task in running:
-                task.cancel()
-
-    async def _say_ready(self) -> None:
-        await self._view.wait_synced()
-        if self.registration.record.state == "starting":
-            self.registration.set_state("ready")
 
 
 def _settle() -> None:
@@ -177,10 +134,10 @@ def _settle() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-async def _sweep(hub: Hub, context: Context, view: EtcdView, readiness: Readiness) -> None:
+async def _sweep(hub: Hub, sockets: Sockets, view: EtcdView, readiness: Readiness) -> None:
     while True:
         readiness.synced = readiness.synced or view.synced
-        readiness.etcd_reached = hub.coordination_reached = view.healthy
+        hub.coordination_reached = view.healthy
         hub.sweep(time.monotonic())
-        context.sweep(time.monotonic(), time.time())
+        sockets.sweep(time.monotonic(), time.time())
         await asyncio.sleep(SWEEP_SECONDS)

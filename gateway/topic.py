@@ -17,7 +17,7 @@ from typing import Protocol
 from pollcast.gateway.audience import Audience, Traffic
 from pollcast.gateway.history import Entry, History, Result
 from pollcast.gateway.metrics import DELTA_AGE_SECONDS
-from pollcast.gateway.presence import Presence
+from pollcast.gateway.presence_list import PresenceList
 from pollcast.gateway.status import Status
 from pollcast.gateway.version import Version
 from pollcast.services.catalogue.topics import Topic
@@ -54,7 +54,7 @@ class LiveTopic:
         self.history = History(topic.query.key)
         self.audience = Audience(self.history, traffic)
         self.followers: set[TopicListener] = set()
-        self.presence: Presence | None = None  # of a query with presence, while there are clients
+        self.presence: PresenceList | None = None  # of a query with presence, while there are clients
         self.status = Status("live", None, now_us())
         self.fence = 0  # the highest epoch known
         self.source: HostPort | None = None

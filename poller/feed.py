@@ -36,6 +36,10 @@ UNKNOWN = "unknown"
 """Stands for the state when the update that reported it may have been dropped, or belonged to another epoch."""
 
 
+OnGatewayGone = Callable[[str], None]
+"""Callback for the end of a gateway's stream that this poller did not end itself; receives the gateway's node name."""
+
+
 @dataclass(slots=True)
 class Waiting:
     """What waits to be sent of one topic: updates that belong together and are under way, later ones, or a mark that
@@ -126,7 +130,7 @@ class Stream:
             if waiting.fresh:
                 owned = self._owned[name]
                 waiting.fresh = False
-                waiting.under_way.extend(owned.current(self._told[name]))
+                waiting.under_way.extend(owned.current_updates(self._told[name]))
                 self._told[name] = owned.state
             elif waiting.later:
                 waiting.under_way.extend(waiting.later.popleft())
@@ -158,9 +162,9 @@ class Stream:
 class Feed:
     """Serves all streams, and is told of everything that changes (`publish`, `forget`)."""
 
-    def __init__(self, owned: Mapping[str, OwnedTopic]) -> None:
+    def __init__(self, owned: Mapping[str, OwnedTopic], on_gateway_gone: OnGatewayGone | None = None) -> None:
         self._owned = owned
-        self.on_gateway_gone: Callable[[str], None] = lambda _: None  # told the node of a stream that has ended
+        self._on_gateway_gone = on_gateway_gone
         self._streams: set[Stream] = set()
         self._closed = asyncio.Event()
 
@@ -206,8 +210,8 @@ class Feed:
                     task.cancel()
         finally:
             self._streams.discard(stream)
-            if stream.gateway and not self._closed.is_set():
-                self.on_gateway_gone(stream.gateway)
+            if self._on_gateway_gone is not None and stream.gateway and not self._closed.is_set():
+                self._on_gateway_gone(stream.gateway)
             metrics.GATEWAY_STREAMS.dec()
 
 

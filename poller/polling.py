@@ -13,11 +13,11 @@ from collections.abc import Iterator
 
 from pollcast.poller import metrics
 from pollcast.poller.database import Database
-from pollcast.poller.feed import Feed
-from pollcast.poller.figures import figures
-from pollcast.poller.lane import Lane
+from pollcast.poller.feed import Feed, OnGatewayGone
+from pollcast.poller.gauges import topic_gauges
 from pollcast.poller.owned import OwnedTopic, Updates
-from pollcast.poller.story import Story
+from pollcast.poller.ownership_log import OwnershipLog
+from pollcast.poller.query_poller import QueryPoller
 from pollcast.services import clock
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
@@ -31,13 +31,21 @@ log = logs.get_logger("polling")
 class Polling:
     """The Holder of poller/ownership.py."""
 
-    def __init__(self, catalog: Catalog, database: Database, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        database: Database,
+        rng: random.Random | None = None,
+        on_gateway_gone: OnGatewayGone | None = None,
+    ) -> None:
         self._catalog = catalog
         self._owned: dict[str, OwnedTopic] = {}
-        self.feed = Feed(self._owned)
-        self._story = Story()
+        self.feed = Feed(self._owned, on_gateway_gone)
+        self._log = OwnershipLog()
         rng = rng or random.Random()
-        self._lanes = {name: Lane(query, database, self._publish, rng) for name, query in catalog.queries.items()}
+        self.query_pollers = {
+            name: QueryPoller(query, database, self._publish, rng) for name, query in catalog.queries.items()
+        }
 
     @property
     def owned(self) -> int:
@@ -48,7 +56,7 @@ class Polling:
     def topics(self) -> Iterator[tuple[OwnedTopic, float]]:
         """All that are owned, each with its interval in force in seconds."""
         for owned in self._owned.values():
-            yield owned, self._lanes[owned.topic.query.name].in_force
+            yield owned, self.query_pollers[owned.topic.query.name].current_interval
 
     def linger(self, topic: str) -> float | None:
         """Seconds that the topic is polled on without demand; None when it is none of this catalogue's."""
@@ -67,25 +75,25 @@ class Polling:
             return
         self._owned[topic] = owned
         metrics.GAINED.inc()
-        self._story.gained(topic, epoch)
-        self._lanes[owned.topic.query.name].add(owned)
+        self._log.gained(topic, epoch)
+        self.query_pollers[owned.topic.query.name].add(owned)
 
     def lost(self, topic: str) -> None:
         """Not owned any more."""
         owned = self._owned.pop(topic, None)
         if owned is not None:
             metrics.LOST.inc()
-            self._story.lost(topic)
-            self._lanes[owned.topic.query.name].remove(owned)
+            self._log.lost(topic)
+            self.query_pollers[owned.topic.query.name].remove(owned)
             self.feed.forget(topic)
 
     def _publish(self, topic: str, updates: Updates) -> None:
-        self._story.told(topic)
+        self._log.told(topic)
         self.feed.publish(topic, updates)
 
     async def run(self) -> None:
         """Polls until cancelled."""
-        with counted_on_scrape(lambda: figures(self._owned, self._lanes, clock.now_us())):
+        with counted_on_scrape(lambda: topic_gauges(self._owned, self.query_pollers, clock.now_us())):
             async with asyncio.TaskGroup() as tasks:
-                for name, lane in self._lanes.items():
-                    tasks.create_task(lane.run(), name=f"lane {name}")
+                for name, query_poller in self.query_pollers.items():
+                    tasks.create_task(query_poller.run(), name=f"poll {name}")

@@ -1,88 +1,38 @@
-"""A JWK set file (RFC 7517) and the keys in it, re-read as it changes.
-
-`parse` is pure; a `KeySet` looks at its file when a token is verified, at most once per second.
-"""
+"""A file with a JWK set, which is read again when it changes."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import jwt
+from typing import Final
 
 from pollcast.services.errors import Unauthorized
+from pollcast.services.process import jwks
+from pollcast.services.process.jwks import VerifyKey
 from pollcast.services.process.logs import get_logger
 
 LOOK_SECONDS: Final = 1.0
-
-_ALGORITHMS: Final = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
+"""Minimum time between two looks at the file, in seconds."""
 
 log = get_logger("auth")
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyKey:
-    """A key and the one algorithm that it is for."""
-
-    kid: str | None
-    algorithm: str
-    key: Any  # as PyJWT wants it
-
-
-def parse(text: str, *, warn: bool = True) -> tuple[VerifyKey, ...]:
-    """The keys of a JWK set that RS256, ES256 or EdDSA tokens are verified with; any other is passed over (§5 there),
-    with a warning in the log where it is broken. ValueError when the text is no JWK set, or holds no such key."""
-    try:
-        document = json.loads(text)
-    except RecursionError:
-        raise ValueError("is not a JWK set: it is nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"is not JSON: {error}") from None
-    entries = document.get("keys") if isinstance(document, dict) else None
-    if not isinstance(entries, list):
-        raise ValueError('is not a JWK set: it must be an object with a list of "keys"')
-    keys = tuple(key for entry in entries if (key := _key(entry, warn)) is not None)
-    if not keys:
-        raise ValueError("holds no key for RS256 (RSA), ES256 (P-256) or EdDSA (Ed25519) signatures")
-    return keys
-
-
-def _key(entry: object, warn: bool) -> VerifyKey | None:
-    """None for a key that is for something else, or broken."""
-    if not isinstance(entry, dict):
-        return None
-    kty, kid = entry.get("kty"), entry.get("kid")
-    algorithm = _ALGORITHMS.get((str(kty), None if kty == "RSA" else str(entry.get("crv"))))
-    if algorithm is None or entry.get("use", "sig") != "sig" or entry.get("alg", algorithm) != algorithm:
-        return None
-    try:
-        key = jwt.PyJWK.from_dict(entry, algorithm).key
-    except (jwt.PyJWTError, ValueError, TypeError, KeyError):
-        if warn:
-            log.warning("a key of the key set can't be read", kid=kid, kty=kty)
-        return None
-    # A private key verifies nothing; its public half does.
-    public = key.public_key() if hasattr(key, "public_key") else key
-    return VerifyKey(kid if isinstance(kid, str) else None, algorithm, public)
-
-
 class KeySet:
-    """The keys of a file."""
+    """The keys of one JWK set file, checked for changes when a token is verified, at most once per LOOK_SECONDS."""
 
     def __init__(self, path: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Reads the file. OSError when it can't be read, ValueError when it is no key set."""
+        """Read the file. Raises OSError when it cannot be read, ValueError when it is not a usable key set."""
         self._path, self._monotonic = path, monotonic
         self._seen = self._stamp()
-        self._keys = parse(path.read_text(encoding="utf-8"))
+        self._keys = self._read()
         self._looked_at = monotonic()
 
     def find(self, algorithm: str, kid: str | None) -> Sequence[VerifyKey]:
-        """The keys for the algorithm that may be meant: those of that id or without one; without an id all of them.
-        Raises Unauthorized when there is none."""
+        """Return the keys for this algorithm with this id or without an id; all of the algorithm when `kid` is None.
+
+        Raises Unauthorized when there is none.
+        """
         self._look(missing=kid is not None and all(key.kid != kid for key in self._keys))
         keys = [key for key in self._keys if key.algorithm == algorithm]
         fitting = [key for key in keys if kid is None or key.kid in (None, kid)]
@@ -91,7 +41,10 @@ class KeySet:
         raise Unauthorized("the token is signed by a key, or with an algorithm, that is not in the key set")
 
     def _look(self, *, missing: bool) -> None:
-        """Reads the file again when it changed, or when a key is `missing`, unless it was looked at just now."""
+        """Read the file again if it changed or a key is `missing`, unless it was checked within LOOK_SECONDS.
+
+        A file that cannot be used is logged, and the keys stay as they were.
+        """
         now = self._monotonic()
         if now - self._looked_at < LOOK_SECONDS:
             return
@@ -100,7 +53,7 @@ class KeySet:
             stamp = self._stamp()
             if stamp == self._seen and not missing:
                 return
-            self._keys = parse(self._path.read_text(encoding="utf-8"))
+            self._keys = self._read()
         except (OSError, ValueError) as error:
             log.error("the key set can't be used; the keys stay as they were", file=str(self._path), detail=str(error))
             return
@@ -108,6 +61,15 @@ class KeySet:
             log.info("key set read again", file=str(self._path), keys=len(self._keys))
         self._seen = stamp
 
+    def _read(self) -> tuple[VerifyKey, ...]:
+        """Return the usable keys of the file; log a warning for each key that cannot be read."""
+
+        def warn(kid: object, kty: object) -> None:
+            log.warning("a key of the key set can't be read", kid=kid, kty=kty)
+
+        return jwks.parse(self._path.read_text(encoding="utf-8"), warn)
+
     def _stamp(self) -> tuple[int, int, int]:
+        """Return what differs between two states of the file: its time of change in ns, its size and its inode."""
         stat = self._path.stat()
         return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -1,11 +1,12 @@
 """Finds out at once whether a peer is dead, so that nobody has to wait for its lease.
 
-When a process is killed, the kernel closes its connections: its peers see their streams break within a millisecond.
-A peer that sees a stream break reports the node to `FailureDetector.suspect`, which connects to the address that the
-node has registered. A refused connection means that no process listens there any more: the node is dead, and its lease
-is revoked, which deletes its keys (the topics it owned, the demand it had) in one event. A timeout or an accepted
+When a process is killed, the kernel closes its connections: its peers see their streams break within a millisecond. A
+peer that sees a stream break reports the node to `FailureDetector.suspect`, which connects to the address that the node
+has registered. A refused connection means that no process listens there any more: the node is dead, and its lease is
+revoked, which deletes its keys (the topics it owned, the demand it had) in one event. A timeout or an accepted
 connection proves nothing: a frozen process or an unreachable host may come back, and its lease decides. A wrong verdict
-costs the node a new session, never correctness, because epochs fence what it sends (docs/reference/guarantees.md#failover).
+costs the node a new session, never correctness, because epochs fence what it sends
+(docs/reference/guarantees.md#failover).
 
 Every peer may probe the same node; revoking a lease twice is harmless.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 
 from pollcast.services.coordination import metrics
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord
 from pollcast.services.errors import EtcdError, LeaseLost
 from pollcast.services.process import logs

@@ -18,9 +18,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NoReturn, TypeVar
 
 from pollcast.services.coordination import metrics
-from pollcast.services.coordination.etcd import CALL_SECONDS, Etcd
+from pollcast.services.coordination.client import CALL_SECONDS, Etcd
 from pollcast.services.coordination.keys import lease_hex
-from pollcast.services.errors import EtcdError, LeaseLost
+from pollcast.services.errors import EtcdError, LeaseLost, unwrapped
 from pollcast.services.process import logs
 
 log = logs.get_logger("session")
@@ -84,7 +84,7 @@ class Session:
             lost = group.subgroup(LeaseLost) is not None
             if lost and group.split(EtcdError)[1] is None:
                 raise LeaseLost(f"lease {lease_hex(self.lease)} is gone") from None
-            raise _alone(group) from None
+            raise unwrapped(group) from None
         finally:
             if not lost:
                 await self._revoke()
@@ -123,13 +123,6 @@ class Session:
             return  # somebody else did
         except (EtcdError, TimeoutError) as error:
             log.warning("lease not revoked", lease=lease_hex(self.lease), ttl=self.ttl, detail=str(error))
-
-
-def _alone(error: BaseException) -> BaseException:
-    """What a group that holds a single error holds."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 async def keep_session(

@@ -3,7 +3,7 @@
 `serve_app` is a scope: inside it the app answers on an address that is bound before anything else; on leaving it
 takes no more connections, closes those there are (WebSockets with 1012) and returns. uvicorn's own signal handling
 is off: services/process/lifecycle.py owns signals. Slow and oversized requests are refused (serving.http_guard).
-`service_app` is what services without a user interface answer: probes and metrics.
+`service_app` is what services without a user interface answer: health checks and metrics.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from pollcast.services.errors import CantListen
+from pollcast.services.errors import CantListen, unwrapped
 from pollcast.services.process.settings import HostPort, split_host_port
 from pollcast.services.serving.http_guard import GuardedHttp
 
@@ -31,7 +31,7 @@ BACKLOG = 2048
 # They would be a second series beside each counter, which says when it began.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
-Probe = Callable[[], tuple[bool, dict[str, object]]]
+ReadinessCheck = Callable[[], tuple[bool, dict[str, object]]]
 """Whether it is well (200 or 503), and what the body says about it."""
 
 
@@ -95,22 +95,22 @@ async def serve_app(
                     yield address_of(listener)
                 finally:
                     server.should_exit = True
-        except BaseExceptionGroup as group:  # what the body raised, as it raised it
-            raise group.exceptions[0] if len(group.exceptions) == 1 else group from None
+        except BaseExceptionGroup as group:
+            raise unwrapped(group) from None
 
 
-def service_app(healthz: Probe, readyz: Probe) -> Starlette:
+def service_app(healthz: ReadinessCheck, readyz: ReadinessCheck) -> Starlette:
     """`/healthz`, `/readyz` and `/metrics`."""
-    return Starlette(routes=[*probe_routes(healthz, readyz), Route("/metrics", metrics)])
+    return Starlette(routes=[*health_routes(healthz, readyz), Route("/metrics", metrics)])
 
 
-def probe_routes(healthz: Probe, readyz: Probe) -> list[Route]:
+def health_routes(healthz: ReadinessCheck, readyz: ReadinessCheck) -> list[Route]:
     return [Route("/healthz", _endpoint(healthz)), Route("/readyz", _endpoint(readyz))]
 
 
-def _endpoint(probe: Probe) -> Callable[[Request], Any]:
+def _endpoint(check: ReadinessCheck) -> Callable[[Request], Any]:
     async def answer(_: Request) -> Response:
-        well, body = probe()
+        well, body = check()
         return JSONResponse(body, status_code=200 if well else 503)
 
     return answer

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pollcast.gateway.admission import Admission
-from pollcast.gateway.origin import Pages
+from pollcast.gateway.origin import OriginPolicy
 from pollcast.services.errors import Forbidden, Problem, SettingsInvalid, TooManyConnections
 from pollcast.services.process.redaction import Redaction
 from pollcast.services.process.settings import CoordinatorSettings, EtcdSettings, GatewaySettings, PollerSettings, load
@@ -53,7 +53,7 @@ def test_all_problems_are_told_at_once() -> None:
     "address", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1", "[::ffff:10.0.0.1]:1", "0:1"]
 )
 def test_a_gateway_that_is_reachable_wants_a_decision_on_tokens(field: str, address: str) -> None:
-    assert "say POLLCAST_AUTH=none" in problems(GatewaySettings, catalog=CATALOG, **{field: address})[field]
+    assert "or POLLCAST_AUTH=none" in problems(GatewaySettings, catalog=CATALOG, **{field: address})[field]
     load(GatewaySettings, catalog=CATALOG, auth="none", **{field: address})
     load(GatewaySettings, catalog=CATALOG, auth_secret="x" * 32, **{field: address})
 
@@ -141,7 +141,7 @@ def test_no_secret_is_in_the_text_of_settings() -> None:
     ],
 )
 def test_origins(origins: tuple[str, ...], origin: str | None, host: str, allowed: bool) -> None:
-    assert Pages(origins).allow_origin(origin, host) is allowed
+    assert OriginPolicy(origins).allow_origin(origin, host) is allowed
 
 
 @pytest.mark.parametrize(
@@ -159,10 +159,10 @@ def test_origins(origins: tuple[str, ...], origin: str | None, host: str, allowe
     ],
 )
 def test_a_gateway_that_nobody_decided_on_answers_to_names_of_this_machine(host: str, answered: bool) -> None:
-    undecided = Pages.of(load(GatewaySettings, catalog=CATALOG, origins="https://app.example.org"))
-    decided = Pages.of(load(GatewaySettings, catalog=CATALOG, auth="none"))
-    for pages in (decided, undecided):
-        pages.check(None, host)  # no page
+    undecided = OriginPolicy.of(load(GatewaySettings, catalog=CATALOG, origins="https://app.example.org"))
+    decided = OriginPolicy.of(load(GatewaySettings, catalog=CATALOG, auth="none"))
+    for policy in (decided, undecided):
+        policy.check(None, host)  # no page
     page = "https://app.example.org"
     if answered:
         undecided.check(page, host)

@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 from pollcast.poller.owned import OwnedTopic
 
 
-def figures(owned: Mapping[str, OwnedTopic], queries: Iterable[str], now: int) -> Iterator[Metric]:
+def topic_gauges(owned: Mapping[str, OwnedTopic], queries: Iterable[str], now: int) -> Iterator[Metric]:
     """`now` in microseconds since the Unix epoch."""
     oldest: dict[str, int] = {}
     states: Counter[tuple[str, str]] = Counter()

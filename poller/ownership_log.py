@@ -14,7 +14,7 @@ log = logs.get_logger("polling")
 GATHER_SECONDS = 0.05
 
 
-class Story:
+class OwnershipLog:
     """Told by Polling, in an event loop."""
 
     def __init__(self) -> None:
