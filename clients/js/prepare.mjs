@@ -10,13 +10,13 @@ const run = (command) => execSync(command, { cwd: here, stdio: ["ignore", proces
 
 function installed(...names) {
   try {
-    return names.every((name) => resolve(`${name}/package.json`))
+    return names.every((name) => resolve(name))
   } catch {
     return false
   }
 }
 
-if (!installed("typescript", "phoenix", "@types/phoenix")) {
+if (!installed("typescript", "phoenix", "@types/phoenix/package.json")) {
   run("npm install --ignore-scripts --include=dev --no-save --no-audit --no-fund")
 }
 rmSync(new URL("dist", import.meta.url), { recursive: true, force: true }) // files of modules that are gone
