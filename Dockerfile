@@ -11,20 +11,22 @@ RUN npm ci --no-audit --no-fund && npm run build
 
 FROM python:3.12-slim AS wheels
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml constraints.txt MANIFEST.in README.md LICENSE ./
+COPY web/build_backend.py web/
+COPY src src
 COPY proto proto
 COPY services services
 COPY coordinator coordinator
 COPY gateway gateway
 COPY poller poller
 COPY examples examples
-RUN pip wheel --no-cache-dir --wheel-dir /wheels .
+COPY --from=page /src/gateway/static gateway/static
+RUN pip wheel --no-cache-dir --constraint constraints.txt --wheel-dir /wheels .
 
 FROM python:3.12-slim
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin pollcast
 RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     pip install --no-cache-dir --root-user-action=ignore --no-index --find-links=/wheels pollcast
-COPY --from=page /src/web/dist /usr/local/lib/python3.12/site-packages/web/dist
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     POLLCAST_CATALOG=/etc/pollcast/catalog.toml \

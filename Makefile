@@ -2,19 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WITH_NODE := PATH="$(CURDIR)/$(BIN):$$PATH"
-PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt
 MAYBE_PAGE = $(MAKE) --no-print-directory page || echo "Going on without the page: a gateway's / says what is missing."
 CHROMIUM := $(shell command -v chromium || command -v google-chrome)
 PGBOUNCER := $(shell PATH="$$PATH:/usr/sbin" command -v pgbouncer)
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 
-.PHONY: install page up test chaos check bench model model-broken proto proto-check fmt
+.PHONY: install page up test chaos check bench model model-broken proto proto-check fmt lock dist
 
 install: .venv/installed
 	@$(MAYBE_PAGE)
 
-# What `up` needs, and what the rest needs beyond that.
-.venv/ready: pyproject.toml
+# What `up` needs, and what the rest needs beyond that. constraints.txt has the version of each package.
+.venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.12"; exit 1; }
 	@echo "Installing Pollcast and what it needs into .venv (about a minute the first time) ..."
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Debian and Ubuntu: apt install python3-venv"; exit 1; }
@@ -32,23 +32,23 @@ up: .venv/ready
 	@exec $(BIN)/pollcast up $(ARGS)
 
 # The page that gateways serve on /, built with the Node.js of .venv.
-page: web/dist/index.html
+page: gateway/static/index.html
 
-web/dist/index.html: node_modules/.package-lock.json $(shell find clients/js/src web/src web/public web/index.html web/vite.config.ts -type f)
+gateway/static/index.html: node_modules/.package-lock.json $(shell find clients/js/src web/src web/public web/index.html web/vite.config.ts -type f)
 	@echo "Building the page ..."
 	@$(WITH_NODE) npm run --silent build >/dev/null
 
 node_modules/.package-lock.json: package-lock.json | .venv/ready
 	@$(WITH_NODE) npm ci --silent --no-audit --no-fund --fetch-retries=1
 
-test: install tests/js/node_modules/.package-lock.json
+test: install tests/support/js/node_modules/.package-lock.json
 	@$(if $(CHROMIUM),,echo "Leaving out tests/browser: there is no Chromium (Debian: apt install chromium).")
-	@$(if $(PGBOUNCER),,echo "Leaving out tests/pgbouncer: there is no pgbouncer (Debian: apt install pgbouncer).")
-	$(BIN)/pytest $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/pgbouncer) $(ARGS)
+	@$(if $(PGBOUNCER),,echo "Leaving out tests/cluster/test_pgbouncer.py: there is no pgbouncer (Debian: apt install pgbouncer).")
+	$(BIN)/pytest $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/cluster/test_pgbouncer.py) $(ARGS)
 
 # The real phoenix.js, for Node.js, which comes into .venv as a wheel.
-tests/js/node_modules/.package-lock.json: tests/js/package-lock.json | install
-	@cd tests/js && $(WITH_NODE) npm ci --silent --no-audit --no-fund
+tests/support/js/node_modules/.package-lock.json: tests/support/js/package-lock.json | install
+	@cd tests/support/js && $(WITH_NODE) npm ci --silent --no-audit --no-fund
 
 # The nemesis for longer than in `make test`: make chaos SECONDS=600 SEED=7
 chaos: install
@@ -74,8 +74,8 @@ model-broken:
 	@$(PYTHON) model/check.py --broken
 
 proto: install
-	$(BIN)/python -m grpc_tools.protoc -I. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
-		--python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS)
+	$(BIN)/python -m grpc_tools.protoc -Iproto --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+		--python_out=proto --grpc_python_out=proto --mypy_out=quiet:proto --mypy_grpc_out=quiet:proto $(PROTOS)
 
 # Generated code is committed; this fails when it differs from what the .proto files give.
 proto-check: proto
@@ -84,3 +84,15 @@ proto-check: proto
 fmt: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The versions that are installed: the newest ones that pyproject.toml allows. Commit the result.
+lock: install
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
+		--custom-compile-command "make lock" --output-file constraints.txt pyproject.toml clients/python/pyproject.toml
+
+# The distributions: pollcast with its page, pollcast-client, and the npm package, in dist/.
+dist: install
+	@rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --outdir dist clients/python
+	$(WITH_NODE) npm pack --silent --workspace clients/js --pack-destination dist

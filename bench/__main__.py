@@ -11,7 +11,7 @@ import time
 import uvloop
 
 from bench.processes import raise_file_limit
-from services import logs
+from pollcast.services.process import logs
 
 ALL = ("fanout", "memory", "latency", "storm", "slow", "compression", "peers", "polling", "takeover", "presence")
 

@@ -8,8 +8,8 @@ import zlib
 from bench import table
 from bench.fanout import gateway_cost
 from bench.stage import noise, rows
-from gateway import phoenix
-from gateway.frames import Framed
+from pollcast.gateway import phoenix
+from pollcast.gateway.frames import Framed
 
 CLIENTS = 1_000
 ROUNDS = 200

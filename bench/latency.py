@@ -10,11 +10,12 @@ import time
 from itertools import count
 from pathlib import Path
 
+from tests.support.world import start_world
+
 from bench import table
 from bench.processes import Process, module, running, swarm
 from bench.stage import SOCKET, Stage, rows, stage, topic_names
-from services.embedded import EtcdServer, PostgresServer
-from tests.faults.world import start_world
+from pollcast.services.local.embedded import EtcdServer, PostgresServer
 
 CLIENTS = 1_000
 RESULTS = 200

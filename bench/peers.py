@@ -16,7 +16,7 @@ from bench import table
 from bench.fanout import ROW_BYTES, ROWS, gateway_cost, yardstick_cost
 from bench.processes import running, swarm
 from bench.stage import rows
-from services import ports
+from pollcast.services.local import ports
 
 PACKAGES = ("python-socketio>=5.14", "uvicorn[standard]>=0.38", "uvloop", "channels>=4.3", "daphne>=4.2")
 

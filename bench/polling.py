@@ -25,15 +25,15 @@ from prometheus_client import REGISTRY
 from psycopg_pool import AsyncConnectionPool
 
 from bench.table import show
-from poller.answer import divide
-from poller.database import Database
-from poller.polling import Polling
-from poller.statement import together
-from poller.trouble import Trouble
-from services import catalog as catalogue
-from services import logs
-from services.delta import Row
-from services.embedded import PostgresServer, program
+from pollcast.poller.answer import divide
+from pollcast.poller.database import Database
+from pollcast.poller.polling import Polling
+from pollcast.poller.statement import together
+from pollcast.poller.trouble import Trouble
+from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.delta import Row
+from pollcast.services.local.embedded import PostgresServer, program
+from pollcast.services.process import logs
 
 REGIONS, ROWS = 10_000, 100
 

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import cast
 
 import orjson
-from pollcast_client import Change, Connected, Event, watch
+from tests.support.cluster import Cluster, cluster
 
-from tests.cluster import Cluster, cluster
+from pollcast_client import Change, Connected, Event, watch
 
 CATALOG = """
 [queries.room]

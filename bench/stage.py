@@ -19,16 +19,19 @@ from pathlib import Path
 import orjson
 
 from bench.processes import Process, module, running
-from coordinator.etcd import Etcd
-from coordinator.keys import Keys, OwnerRecord
-from coordinator.registry import node_record
-from poller.feed import SERVICE, Feed
-from poller.owned import OwnedTopic
-from services import catalog as catalogue
-from services import clock, ports, rpc, topics
-from services.delta import Row
-from services.embedded import EtcdServer
-from services.settings import EtcdSettings, ServiceSettings
+from pollcast.poller.feed import SERVICE, Feed
+from pollcast.poller.owned import OwnedTopic
+from pollcast.services import clock
+from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.catalogue import topics
+from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.keys import Keys, OwnerRecord
+from pollcast.services.coordination.registry import node_record
+from pollcast.services.delta import Row
+from pollcast.services.local import ports
+from pollcast.services.local.embedded import EtcdServer
+from pollcast.services.process.settings import EtcdSettings, ServiceSettings
+from pollcast.services.serving import rpc
 
 CATALOG = """
 [queries.bench]
@@ -151,7 +154,7 @@ async def stage(
                                 "POLLCAST_MAX_CONNECTIONS": "19000",
                                 **(environment or {}),
                             }
-                            command = module("services.cli", "gateway")
+                            command = module("pollcast", "gateway")
                             log = Path(folder) / f"gateway-{number}.log"
                             process = running(*command, environment=env, errors=log)
                             started.append((await stack.enter_async_context(process), port))

@@ -13,15 +13,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from coordinator import claims
-from coordinator.etcd import Etcd
-from coordinator.etcd import put as put_operation
-from coordinator.keys import DemandRecord, Keys, OwnerRecord
-from coordinator.session import Session
-from services.embedded import EtcdServer, PostgresServer
-from services.settings import EtcdSettings
-from tests.faults.world import LEASE_TTL, World, now, start_world
-from tests.waiting import eventually
+from tests.support.waiting import eventually
+from tests.support.world import LEASE_TTL, World, now, start_world
+
+from pollcast.services.coordination import claims
+from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.etcd import put as put_operation
+from pollcast.services.coordination.keys import DemandRecord, Keys, OwnerRecord
+from pollcast.services.coordination.session import Session
+from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from pollcast.services.process.settings import EtcdSettings
 
 CATALOG = """
 [queries.tick]

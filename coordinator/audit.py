@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
-from coordinator.keys import lease_hex
-from coordinator.topicview import TopicView
-from coordinator.view import UNFAIR, View
-from services.clock import rfc3339
+from pollcast.coordinator.topicview import TopicView
+from pollcast.coordinator.view import UNFAIR, View
+from pollcast.services.clock import rfc3339
+from pollcast.services.coordination.keys import lease_hex
 
 Kind = Literal[
     "orphaned",  # demand, and nobody polls

@@ -12,14 +12,14 @@ from typing import NoReturn
 
 import prometheus_client
 
-from coordinator import etcd as e
-from coordinator.audit import BREAKS, Finding, audit
-from coordinator.claims import batches
-from coordinator.etcd import Etcd, Outcome
-from coordinator.mirror import Mirror
-from coordinator.view import View
-from services import logs
-from services.errors import EtcdError
+from pollcast.coordinator.audit import BREAKS, Finding, audit
+from pollcast.coordinator.view import View
+from pollcast.services.coordination import etcd as e
+from pollcast.services.coordination.claims import batches
+from pollcast.services.coordination.etcd import Etcd, TxnResult
+from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.errors import EtcdError
+from pollcast.services.process import logs
 
 log = logs.get_logger("audit")
 
@@ -103,7 +103,7 @@ class Auditor:
             except EtcdError as error:
                 log.warning("not repaired, trying on", keys=len(batch), detail=error.detail)
                 return
-            gone = sum(isinstance(result, Outcome) and result.succeeded for result in done.results)
+            gone = sum(isinstance(result, TxnResult) and result.succeeded for result in done.results)
             if gone:
                 REPAIRED.inc(gone)
                 log.info("deleted keys of nobody's", keys=gone, such_as=batch[0][0])

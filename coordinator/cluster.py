@@ -14,17 +14,19 @@ from typing import Any
 
 import grpc.aio
 
-from coordinator import drain, moves
-from coordinator.etcd import Etcd, Event
-from coordinator.inquiry import SERVICE as REPORT
-from coordinator.inquiry import Inquiry
-from coordinator.keys import Keys, NodeRecord
-from coordinator.mirror import Mirror
-from coordinator.view import Changes, NodeName, View
-from proto.pollcast.v1 import cluster_pb2, cluster_pb2_grpc
-from services import rpc, topics
-from services.catalog import Catalog
-from services.errors import Draining, EtcdRefused, EtcdUnknown, PollcastError, UnknownQuery, UnknownTopic
+from pollcast.coordinator.move_topic import move_topic
+from pollcast.coordinator.reports import SERVICE as REPORT
+from pollcast.coordinator.reports import ReportCollector
+from pollcast.coordinator.view import NodeName, View, ViewChanges
+from pollcast.services.catalogue import topics
+from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.coordination import drain
+from pollcast.services.coordination.etcd import Etcd, KeyEvent
+from pollcast.services.coordination.keys import Keys, NodeRecord
+from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.errors import Draining, EtcdRefused, EtcdUnknown, PollcastError, UnknownQuery, UnknownTopic
+from pollcast.services.serving import rpc
+from pollcast.v1 import cluster_pb2, cluster_pb2_grpc
 
 SERVICES = (cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].full_name, REPORT)
 
@@ -41,22 +43,22 @@ Response = cluster_pb2.WatchClusterResponse
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Cluster(cluster_pb2_grpc.ClusterServicer):
+class ClusterService(cluster_pb2_grpc.ClusterServicer):
     """See the module. `view` and `mirror` are for the auditor as well."""
 
     def __init__(self, etcd: Etcd, keys: Keys, catalog: Catalog | None) -> None:
         self.view = View(keys)
         self.mirror = Mirror(etcd, f"{keys.namespace}/", self._etcd_changed)
-        self._inquiry = Inquiry(self.view, self._tell)
+        self._reports = ReportCollector(self.view, self._tell)
         self._etcd = etcd
         self._keys = keys
         self._catalog = catalog
-        self._watchers: set[Watcher] = set()
+        self._watchers: set[ClusterWatch] = set()
         self._closed = asyncio.Event()
 
     def add_to(self, server: grpc.aio.Server) -> None:
         cluster_pb2_grpc.add_ClusterServicer_to_server(self, server)
-        self._inquiry.add_to(server)
+        self._reports.add_to(server)
 
     async def run(self) -> None:
         """Follows the cluster until cancelled."""
@@ -65,7 +67,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
     def close(self) -> None:
         """Ends every stream: who watches looks for another coordinator."""
         self._closed.set()
-        self._inquiry.close()
+        self._reports.close()
         for watcher in self._watchers:
             watcher.wake()
 
@@ -82,7 +84,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
     ) -> cluster_pb2.ListTopicsResponse:
         async with _answering(context):
             await self._synced()
-            await self._inquiry.refresh(REFRESH_SECONDS)
+            await self._reports.refresh(REFRESH_SECONDS)
             if request.query and not self._knows(request.query):
                 raise UnknownQuery(f"there is no query {request.query!r}")
         listed = sorted(self.view.listed(), key=lambda topic: topic.name)
@@ -92,7 +94,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
     async def WatchCluster(self, request: cluster_pb2.WatchClusterRequest, context: Context) -> AsyncIterator[Response]:
         async with _answering(context):
             await self._synced()
-        watcher = Watcher(self.view)
+        watcher = ClusterWatch(self.view)
         self._watchers.add(watcher)
         try:
             while not self._closed.is_set():
@@ -107,7 +109,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
         async with _answering(context):
             await self._synced()
             topic = self._canonical(request.topic)
-            epoch = await moves.move(self._etcd, self._keys, topic, request.poller)
+            epoch = await move_topic(self._etcd, self._keys, topic, request.poller)
             await self._shown(topic, epoch)
         return cluster_pb2.MoveTopicResponse(epoch=epoch)
 
@@ -129,7 +131,7 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
     async def _shown(self, topic: str, epoch: int) -> None:
         """Until the view shows this owner or a later one, so that who asks next sees what was done; at most a
         moment."""
-        watcher = Watcher(self.view)
+        watcher = ClusterWatch(self.view)
         self._watchers.add(watcher)
         try:
             async with asyncio.timeout(SHOWN_SECONDS):
@@ -165,18 +167,18 @@ class Cluster(cluster_pb2_grpc.ClusterServicer):
             raise UnknownQuery(f"there is no query {query!r}")
         raise UnknownTopic(f"nobody watches {spelled!r} now (say it as ListTopics does)")
 
-    def _etcd_changed(self, events: list[Event]) -> None:
+    def _etcd_changed(self, events: list[KeyEvent]) -> None:
         changes = self.view.changed(events, asyncio.get_running_loop().time())
         if changes.nodes:
-            self._inquiry.nodes_changed()
+            self._reports.nodes_changed()
         self._tell(changes)
 
-    def _tell(self, changes: Changes) -> None:
+    def _tell(self, changes: ViewChanges) -> None:
         for watcher in self._watchers:
             watcher.note(changes)
 
 
-class Watcher:
+class ClusterWatch:
     """What one consumer has not been told yet: names only, so that one who reads slowly costs little."""
 
     def __init__(self, view: View) -> None:
@@ -187,7 +189,7 @@ class Watcher:
         self._topics: dict[str, None] = dict.fromkeys(sorted(view.topics))
         self._wake = asyncio.Event()
 
-    def note(self, changes: Changes) -> None:
+    def note(self, changes: ViewChanges) -> None:
         self._nodes |= dict.fromkeys(sorted(changes.nodes))
         self._topics |= dict.fromkeys(sorted(changes.topics))
         self._wake.set()

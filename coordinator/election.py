@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 from typing import NoReturn
 
-from coordinator import etcd as e
-from coordinator.etcd import Etcd, Event
-from coordinator.keys import Keys, LeaderRecord
-from coordinator.mirror import Mirror
-from coordinator.session import Session, backoff
-from services import logs
-from services.errors import EtcdRefused, EtcdUnknown, LeaseLost
+from pollcast.services.coordination import etcd as e
+from pollcast.services.coordination.etcd import Etcd, KeyEvent
+from pollcast.services.coordination.keys import Keys, LeaderRecord
+from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.session import Session, backoff
+from pollcast.services.errors import EtcdRefused, EtcdUnknown, LeaseLost
+from pollcast.services.process import logs
 
 log = logs.get_logger("election")
 
@@ -43,7 +43,7 @@ class Election:
             self.leading = False
         raise AssertionError("unreachable")
 
-    def _changed(self, events: list[Event], session: Session) -> None:
+    def _changed(self, events: list[KeyEvent], session: Session) -> None:
         for event in events:
             if event.kv.key == self._key:
                 leading = event.kv.lease == session.lease and not event.deleted

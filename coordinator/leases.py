@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from coordinator.etcd import Event
+from pollcast.services.coordination.etcd import KeyEvent
 
 
 class Leases:
@@ -18,7 +18,7 @@ class Leases:
         self._lease_of: dict[str, int] = {}
         self._nodes: Counter[int] = Counter()  # how many nodes' entries hang on each
 
-    def changed(self, event: Event, now: float) -> None:
+    def changed(self, event: KeyEvent, now: float) -> None:
         key = event.kv.key
         before = self._lease_of.pop(key, None)
         if before is not None:

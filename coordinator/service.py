@@ -11,20 +11,21 @@ import contextlib
 
 import prometheus_client
 
-from coordinator import metrics
-from coordinator.auditor import Auditor
-from coordinator.cluster import SERVICES, Cluster
-from coordinator.drain import Asked
-from coordinator.election import Election
-from coordinator.etcd import Etcd
-from coordinator.figures import figures
-from coordinator.keys import Keys
-from coordinator.registry import Registration, node_record
-from coordinator.session import Session, keep_session
-from services import catalog as catalogue
-from services import logs, rpc
-from services.settings import CoordinatorSettings
-from services.web import address_of, bind, serve_app, service_app
+from pollcast.coordinator.auditor import Auditor
+from pollcast.coordinator.cluster import SERVICES, ClusterService
+from pollcast.coordinator.election import Election
+from pollcast.coordinator.gauges import gauges
+from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.coordination import metrics
+from pollcast.services.coordination.drain import DrainRequests
+from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.keys import Keys
+from pollcast.services.coordination.registry import Registration, node_record
+from pollcast.services.coordination.session import Session, keep_session
+from pollcast.services.process import logs
+from pollcast.services.process.settings import CoordinatorSettings
+from pollcast.services.serving import rpc
+from pollcast.services.serving.web import address_of, bind, serve_app, service_app
 
 log = logs.get_logger("coordinator")
 
@@ -38,17 +39,17 @@ class Coordinator:
         self,
         registration: Registration,
         election: Election,
-        cluster: Cluster,
+        cluster: ClusterService,
         server: rpc.RpcServer,
         stop: asyncio.Event,
-        asked: Asked,
+        drain_requests: DrainRequests,
     ) -> None:
         self.registration = registration
         self.election = election
         self._cluster = cluster
         self._server = server
         self._stop = stop
-        self._asked = asked
+        self._drain_requests = drain_requests
         self._session: Session | None = None  # the last one
         self._was_ready = False
         LEADING.set_function(lambda: float(election.leading))
@@ -60,7 +61,7 @@ class Coordinator:
                 self.registration.run(session),
                 self.election.run(session),
                 self._say_ready(),
-                self._asked.run(session),
+                self._drain_requests.run(session),
             )
             running = [tasks.create_task(part) for part in parts]
             await self._stop.wait()
@@ -100,15 +101,15 @@ async def run(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     with bind(settings.http) as listener, contextlib.ExitStack() as scope:
         http = settings.advertised(*address_of(listener))
         async with Etcd.open(settings) as etcd:
-            cluster = Cluster(etcd, keys, catalog)
-            scope.enter_context(metrics.counted_on_scrape(lambda: figures(cluster.view)))
+            cluster = ClusterService(etcd, keys, catalog)
+            scope.enter_context(metrics.counted_on_scrape(lambda: gauges(cluster.view)))
             async with rpc.serve(settings, [cluster.add_to], SERVICES) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
                 grpc = settings.advertised(server.host, server.port)
                 registration = Registration(etcd, keys, node_record("coordinator", settings.node, http, grpc))
                 election = Election(etcd, keys, settings.node)
-                asked = Asked(etcd, keys, "coordinator", settings.node, stop)
-                coordinator = Coordinator(registration, election, cluster, server, stop, asked)
+                drain_requests = DrainRequests(etcd, keys, "coordinator", settings.node, stop)
+                coordinator = Coordinator(registration, election, cluster, server, stop, drain_requests)
                 auditor = Auditor(etcd, cluster.view, cluster.mirror, lambda: election.leading)
                 forever = [tasks.create_task(work) for work in (cluster.run(), auditor.run())]
                 async with serve_app(service_app(coordinator.healthz, coordinator.readyz), listener):

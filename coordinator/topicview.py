@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from proto.pollcast.v1 import cluster_pb2, report_pb2
-from services.clock import rfc3339
+from pollcast.services.clock import rfc3339
+from pollcast.v1 import cluster_pb2, report_pb2
 
 RATE_SECONDS = 5.0
 """Rates are smoothed over about so long."""
@@ -15,7 +15,7 @@ WORST = {"live": 0, "stale": 1, "failed": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class OwnerView:
     node: str
     epoch: int
 
@@ -26,7 +26,7 @@ class TopicView:
 
     name: str
     since: float
-    owner: Owner | None = None
+    owner: OwnerView | None = None
     gateways: set[str] = field(default_factory=set)  # with demand in etcd
     pin: str = ""
     watched: dict[str, report_pb2.WatchedTopic] = field(default_factory=dict)  # what gateways report
@@ -85,7 +85,7 @@ class TopicView:
         if bool(self.gateways) != before:
             self.since, self.unheard_since = now, None
 
-    def has_owner(self, owner: Owner | None, now: float) -> None:
+    def has_owner(self, owner: OwnerView | None, now: float) -> None:
         if owner != self.owner:
             self.owner, self.since, self.unheard_since = owner, now, None
             self.polls_per_second = self.changes_per_second = 0.0

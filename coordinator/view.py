@@ -12,12 +12,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from coordinator.etcd import Event, Kv
-from coordinator.keys import DemandRecord, Keys, NodeRecord, OwnerRecord, PinRecord, PresenceRecord, Record
-from coordinator.leases import Leases
-from coordinator.topicview import Owner, TopicView
-from proto.pollcast.v1 import report_pb2
-from services.settings import Role
+from pollcast.coordinator.leases import Leases
+from pollcast.coordinator.topicview import OwnerView, TopicView
+from pollcast.services.coordination.etcd import KeyEvent, Kv
+from pollcast.services.coordination.keys import (
+    DemandRecord,
+    Keys,
+    NodeRecord,
+    OwnerRecord,
+    PinRecord,
+    PresenceRecord,
+    Record,
+)
+from pollcast.services.process.settings import Role
+from pollcast.v1 import report_pb2
 
 UNFAIR = 1.25
 """The most topics of one poller, as a multiple of the mean."""
@@ -31,7 +39,7 @@ NodeName = tuple[Role, str]
 
 
 @dataclass(slots=True)
-class Changes:
+class ViewChanges:
     """What is not as it was, by name. A topic or a node of these may be gone."""
 
     nodes: set[NodeName] = field(default_factory=set)
@@ -73,17 +81,17 @@ class View:
 
     # --- what is told -----------------------------------------------------------------------------------------
 
-    def changed(self, events: Iterable[Event], now: float) -> Changes:
+    def changed(self, events: Iterable[KeyEvent], now: float) -> ViewChanges:
         """What the mirror of the whole namespace shows."""
-        changes = Changes()
+        changes = ViewChanges()
         for event in events:
             self.leases.changed(event, now)
             self._apply(event, now, changes)
         return changes
 
-    def reported(self, name: NodeName, reported: Reported) -> Changes:
+    def reported(self, name: NodeName, reported: Reported) -> ViewChanges:
         """What a node says of itself. Nothing comes of it when etcd does not show the node (any more)."""
-        changes = Changes()
+        changes = ViewChanges()
         if name not in self.nodes:
             return changes
         before = self.reports.get(name)
@@ -136,7 +144,7 @@ class View:
 
     # --- etcd -------------------------------------------------------------------------------------------------
 
-    def _apply(self, event: Event, now: float, changes: Changes) -> None:
+    def _apply(self, event: KeyEvent, now: float, changes: ViewChanges) -> None:
         key, keys = event.kv.key, self._keys
         self.foreign.pop(key, None)
         if (node := keys.parse_node(key)) is not None:
@@ -145,7 +153,7 @@ class View:
             self._demand(*demand, _read(event, DemandRecord) is not None, now, changes)
         elif (owned := keys.parse_owner(key)) is not None:
             record = _read(event, OwnerRecord)
-            owner = Owner(record.node, event.kv.mod_revision) if record is not None else None
+            owner = OwnerView(record.node, event.kv.mod_revision) if record is not None else None
             self._owner(owned, owner, now, changes)
         elif (pinned := keys.parse_pin(key)) is not None:
             self._pin(pinned, event, now)
@@ -172,7 +180,7 @@ class View:
             return f"is garbled: {error}"
         return None
 
-    def _node(self, name: NodeName, record: NodeRecord | None, kv: Kv, now: float, changes: Changes) -> None:
+    def _node(self, name: NodeName, record: NodeRecord | None, kv: Kv, now: float, changes: ViewChanges) -> None:
         before = self.nodes.pop(name, None)
         if before is not None:
             self.leases.node_went(before.lease, now)
@@ -184,19 +192,19 @@ class View:
             self._forget_report(name, changes)
         changes.nodes.add(name)
 
-    def _demand(self, topic: str, gateway: str, wanted: bool, now: float, changes: Changes) -> None:
+    def _demand(self, topic: str, gateway: str, wanted: bool, now: float, changes: ViewChanges) -> None:
         view = self._topic(topic, now)
         view.has_demand(gateway, wanted, now)
         changes.topics.add(topic)
         self._drop_if_empty(view)
 
-    def _owner(self, topic: str, owner: Owner | None, now: float, changes: Changes) -> None:
+    def _owner(self, topic: str, owner: OwnerView | None, now: float, changes: ViewChanges) -> None:
         view = self._topic(topic, now)
         view.has_owner(owner, now)
         changes.topics.add(topic)
         self._drop_if_empty(view)
 
-    def _pin(self, topic: str, event: Event, now: float) -> None:
+    def _pin(self, topic: str, event: KeyEvent, now: float) -> None:
         view = self._topic(topic, now)
         record = _read(event, PinRecord)
         view.pin = record.node if record is not None else ""
@@ -221,7 +229,7 @@ class View:
 
     # --- reports ----------------------------------------------------------------------------------------------
 
-    def _watched(self, gateway: str, reported: Reported, before: Reported | None, changes: Changes) -> None:
+    def _watched(self, gateway: str, reported: Reported, before: Reported | None, changes: ViewChanges) -> None:
         told = {watched.topic: watched for watched in reported.report.watched}
         for name, watched in told.items():
             view = self._topic(name, reported.at)
@@ -231,7 +239,7 @@ class View:
         if before is not None:
             self._unreport("gateway", gateway, (w.topic for w in before.report.watched if w.topic not in told), changes)
 
-    def _polled(self, poller: str, reported: Reported, before: Reported | None, changes: Changes) -> None:
+    def _polled(self, poller: str, reported: Reported, before: Reported | None, changes: ViewChanges) -> None:
         seconds = reported.at - before.at if before is not None else 0.0
         told = set()
         for polled in reported.report.polled:
@@ -242,14 +250,14 @@ class View:
         if before is not None:
             self._unreport("poller", poller, (p.topic for p in before.report.polled if p.topic not in told), changes)
 
-    def _forget_report(self, name: NodeName, changes: Changes) -> None:
+    def _forget_report(self, name: NodeName, changes: ViewChanges) -> None:
         reported = self.reports.pop(name, None)
         if reported is not None:
             report = reported.report
             told = [*(w.topic for w in report.watched), *(p.topic for p in report.polled)]
             self._unreport(*name, told, changes)
 
-    def _unreport(self, role: Role, node: str, topics: Iterable[str], changes: Changes) -> None:
+    def _unreport(self, role: Role, node: str, topics: Iterable[str], changes: ViewChanges) -> None:
         for name in topics:
             view = self.topics.get(name)
             if view is not None:
@@ -258,7 +266,7 @@ class View:
                 self._drop_if_empty(view)
 
 
-def _read(event: Event, kind: type[R]) -> R | None:
+def _read(event: KeyEvent, kind: type[R]) -> R | None:
     """What counts: a value as one of us writes it, on a lease."""
     if event.deleted or not event.kv.lease:
         return None

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from services.errors import TooManyConnections
+from pollcast.services.errors import TooManyConnections
 
 
 class Admission:

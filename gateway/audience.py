@@ -12,18 +12,18 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from gateway import phoenix
-from gateway.frames import Framed
-from gateway.history import Entry, History
-from gateway.status import Status
-from gateway.version import Version
+from pollcast.gateway import phoenix
+from pollcast.gateway.frames import Framed
+from pollcast.gateway.history import Entry, History
+from pollcast.gateway.status import Status
+from pollcast.gateway.version import Version
 
 MAX_READY = 16
 """How many ways to the present result are kept ready, by spelling and `since`."""
 
 
 class Outlet(Protocol):
-    """Where a channel's frames go (`gateway.wire.Wire`)."""
+    """Where a channel's frames go (`pollcast.gateway.wire.Wire`)."""
 
     @property
     def blocked(self) -> bool:
@@ -36,7 +36,7 @@ class Outlet(Protocol):
     def write(self, frames: bytes) -> None: ...
 
 
-class Channel(Protocol):
+class Subscriber(Protocol):
     """One join. The audience keeps `cohort`, which is None while it waits for a result and while it is behind."""
 
     spelling: bytes
@@ -59,7 +59,7 @@ class Cohort:
 
     def __init__(self, version: Version) -> None:
         self.version = version
-        self.members: dict[Outlet, Channel] = {}
+        self.members: dict[Outlet, Subscriber] = {}
 
 
 class Traffic:
@@ -101,12 +101,12 @@ class Audience:
         self._cohorts: dict[Group, list[Cohort]] = {}
         self._ready: dict[tuple[bytes, Version | None], Way] = {}
         self._ready_for: Version | None = None
-        self._waiting: dict[Channel, Version | None] = {}  # for a result, with their `since`
-        self._untold: dict[Channel, Status] = {}  # who missed a status, with the last that they were told
-        self.channels: set[Channel] = set()
+        self._waiting: dict[Subscriber, Version | None] = {}  # for a result, with their `since`
+        self._untold: dict[Subscriber, Status] = {}  # who missed a status, with the last that they were told
+        self.channels: set[Subscriber] = set()
         self.serving = False  # whether the history's present result may be given to those who join
 
-    def join(self, channel: Channel, since: Version | None) -> None:
+    def join(self, channel: Subscriber, since: Version | None) -> None:
         """Adds a channel and brings it to the present result by what it needs from `since` on, now or as soon as
         there is one."""
         self.channels.add(channel)
@@ -115,7 +115,7 @@ class Audience:
         else:
             self._waiting[channel] = since
 
-    def leave(self, channel: Channel) -> None:
+    def leave(self, channel: Subscriber) -> None:
         self.channels.discard(channel)
         self._waiting.pop(channel, None)
         self._untold.pop(channel, None)
@@ -151,10 +151,10 @@ class Audience:
                     self._send(group, cohort, b"snapshot", framed)
             self._merge(group, entry.version)
 
-    def tell(self, event: bytes, payload: bytes) -> list[Channel]:
+    def broadcast(self, event: bytes, payload: bytes) -> list[Subscriber]:
         """A message for everybody: one frame per spelling. Returns who missed it, as they are behind."""
         frames: dict[bytes, Framed] = {}
-        missed: list[Channel] = []
+        missed: list[Subscriber] = []
         messages = size = 0
         for channel in self.channels:
             framed = frames.get(channel.spelling)
@@ -172,17 +172,17 @@ class Audience:
         self._traffic.count(event, messages, size)
         return missed
 
-    def tell_status(self, status: Status, before: Status) -> None:
+    def broadcast_status(self, status: Status, before: Status) -> None:
         """The status has changed."""
-        for channel in self.tell(b"status", status.payload()):
+        for channel in self.broadcast(b"status", status.payload()):
             self._untold.setdefault(channel, before)
 
-    def catch_up(self, channel: Channel, status: Status) -> None:
+    def catch_up(self, channel: Subscriber, status: Status) -> None:
         """A channel that fell behind and whose socket has drained gets the status, if it knows another, and the present
         snapshot."""
         self._leave_cohort(channel)  # where `serve` may have put it meanwhile
         told = self._untold.pop(channel, status)
-        if not told.says_the_same_as(status):
+        if not told.same_as(status):
             channel.wire.write(Framed(phoenix.push(channel.spelling, b"status", status.payload())).plain)
         if self.serving:
             self._bring(channel, None)
@@ -191,7 +191,7 @@ class Audience:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
-    def _bring(self, channel: Channel, since: Version | None) -> None:
+    def _bring(self, channel: Subscriber, since: Version | None) -> None:
         wire = channel.wire
         if wire.blocked:
             self._leave_behind(channel)
@@ -250,11 +250,11 @@ class Audience:
         for wire in behind:
             self._leave_behind(cohort.members[wire])
 
-    def _leave_behind(self, channel: Channel) -> None:
+    def _leave_behind(self, channel: Subscriber) -> None:
         self._leave_cohort(channel)
         channel.fell_behind()
 
-    def _enter_cohort(self, channel: Channel, version: Version) -> None:
+    def _enter_cohort(self, channel: Subscriber, version: Version) -> None:
         cohorts = self._cohorts.setdefault(_group(channel), [])
         cohort = next((c for c in cohorts if c.version == version), None)
         if cohort is None:
@@ -263,7 +263,7 @@ class Audience:
         cohort.members[channel.wire] = channel
         channel.cohort = cohort
 
-    def _leave_cohort(self, channel: Channel) -> None:
+    def _leave_cohort(self, channel: Subscriber) -> None:
         cohort = channel.cohort
         if cohort is None:
             return
@@ -302,5 +302,5 @@ class Way:
         self.to = to
 
 
-def _group(channel: Channel) -> Group:
+def _group(channel: Subscriber) -> Group:
     return channel.spelling, channel.deltas, channel.wire.deflates

@@ -13,21 +13,21 @@ from typing import Any
 
 import orjson
 
-from gateway import phoenix
-from gateway.audience import Cohort
-from gateway.frames import frame
-from gateway.hub import Hub
-from gateway.identity import Identity
-from gateway.limits import Bucket, Limits
-from gateway.phoenix import Malformed, Message, Ref
-from gateway.presence_request import PresenceRequest
-from gateway.roster import Member
-from gateway.topic import LiveTopic
-from gateway.version import Version
-from gateway.wire import Wire
-from services import topics
-from services.catalog import Catalog
-from services.errors import (
+from pollcast.gateway import phoenix
+from pollcast.gateway.audience import Cohort
+from pollcast.gateway.frames import frame
+from pollcast.gateway.hub import Hub
+from pollcast.gateway.identity import Identity
+from pollcast.gateway.limits import Bucket, Limits
+from pollcast.gateway.phoenix import Malformed, Message, Ref
+from pollcast.gateway.presence_request import PresenceRequest
+from pollcast.gateway.roster import Member
+from pollcast.gateway.topic import LiveTopic
+from pollcast.gateway.version import Version
+from pollcast.gateway.wire import Wire
+from pollcast.services.catalogue import topics
+from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.errors import (
     Forbidden,
     InvalidPayload,
     PollcastError,
@@ -49,7 +49,7 @@ SWEEPS = 4
 
 
 class Channel:
-    """One join of one socket; what `gateway.audience` writes to."""
+    """One join of one socket; what `pollcast.gateway.audience` writes to."""
 
     __slots__ = ("cohort", "deltas", "join_ref", "live", "member", "socket", "spelling", "wire")
 
@@ -75,7 +75,7 @@ class Channel:
 
 
 class Socket:
-    """The receiver of one connection (`gateway.wire.Receiver`)."""
+    """The receiver of one connection (`pollcast.gateway.wire.Receiver`)."""
 
     __slots__ = ("_behind", "_bucket", "_context", "channels", "congested_since", "identity", "last_heard", "wire")
 
@@ -250,7 +250,7 @@ class Socket:
         if channel.live.presence is not None:
             (channel.live.presence.depart if broken else channel.live.presence.leave)(channel)
         channel.live.audience.leave(channel)
-        self._context.hub.left(channel.live, self._context.now())
+        self._context.hub.leave(channel.live, self._context.now())
 
     def _send(self, message: bytes) -> None:
         self.wire.write(frame(message))

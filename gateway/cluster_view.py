@@ -15,17 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from coordinator.keys import NodeRecord
-from coordinator.mirror import Mirror
-from gateway import scrape, takeovers
-from gateway.hub import Owner
-from gateway.identity import Identity
-from gateway.takeovers import Takeovers
-from services import topics
-from services.catalog import Catalog
-from services.clock import now_rfc3339
-from services.errors import PollcastError
-from services.settings import GatewaySettings
+from pollcast.gateway import scrape, takeovers
+from pollcast.gateway.hub import Owner
+from pollcast.gateway.identity import Identity
+from pollcast.gateway.takeovers import Takeovers
+from pollcast.services.catalogue import topics
+from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.clock import now_rfc3339
+from pollcast.services.coordination.keys import NodeRecord
+from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.errors import PollcastError
+from pollcast.services.process.settings import GatewaySettings
 
 GATHER_SECONDS = 0.9
 
@@ -42,12 +42,12 @@ METRICS = (SOCKETS, SUBSCRIPTIONS, POLLS, STATEMENTS)
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class NodeFigures:
     """A node's metrics at a time, and what they were before."""
 
     at: float  # monotonic seconds
     totals: Mapping[str, float]
-    before: Figures | None
+    before: NodeFigures | None
 
     def rate(self, name: str) -> float | None:
         """Per second; None when it is not known yet, or the node has started again meanwhile."""
@@ -67,7 +67,7 @@ class ClusterView:
         self._hides = settings.tokens_required
         self._catalog = catalog
         self._owners = owners
-        self._figures: dict[str, Figures] = {}
+        self._figures: dict[str, NodeFigures] = {}
         self._gathered = float("-inf")
         self._gathering = asyncio.Lock()
 
@@ -125,7 +125,7 @@ class ClusterView:
         now = time.monotonic()
         read = {node: task.result() for node, task in reading.items()}
         self._figures = {
-            node: Figures(now, found, _alone(self._figures.get(node)))
+            node: NodeFigures(now, found, _alone(self._figures.get(node)))
             for node, found in read.items()
             if found is not None
         }
@@ -170,8 +170,8 @@ class ClusterView:
         return name
 
 
-def _alone(figures: Figures | None) -> Figures | None:
-    return Figures(figures.at, figures.totals, None) if figures is not None else None
+def _alone(figures: NodeFigures | None) -> NodeFigures | None:
+    return NodeFigures(figures.at, figures.totals, None) if figures is not None else None
 
 
 def _sum(nodes: list[dict[str, Any]], name: str) -> float | None:

@@ -16,11 +16,12 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 import grpc.aio
 
-from gateway.version import Version
-from gateway.wire import Outbox
-from proto.pollcast.v1 import feed_pb2, feed_pb2_grpc
-from services import logs, rpc
-from services.settings import GatewaySettings, HostPort
+from pollcast.gateway.version import Version
+from pollcast.gateway.wire import Outbox
+from pollcast.services.process import logs
+from pollcast.services.process.settings import GatewaySettings, HostPort
+from pollcast.services.serving import rpc
+from pollcast.v1 import feed_pb2, feed_pb2_grpc
 
 log = logs.get_logger("feeds")
 
@@ -28,7 +29,7 @@ CONNECT_SECONDS = 3.0
 RETRY_SECONDS = (0.05, 1.0)
 """The first and the longest pause before a broken link is opened again."""
 
-OnFrame = Callable[[HostPort, feed_pb2.FeedFrame], None]
+OnUpdate = Callable[[HostPort, feed_pb2.FeedUpdate], None]
 OnLink = Callable[[HostPort, bool], None]
 Have = Callable[[str], Version | None]
 
@@ -36,12 +37,12 @@ Have = Callable[[str], Version | None]
 class Link:
     """The stream to one poller. `have` tells what the gateway has of a topic when it attaches."""
 
-    def __init__(self, address: HostPort, settings: GatewaySettings, on_frame: OnFrame, on_link: OnLink, have: Have):
+    def __init__(self, address: HostPort, settings: GatewaySettings, on_update: OnUpdate, on_link: OnLink, have: Have):
         self.address = address
         self.attached: set[str] = set()
         self.up = False
         self._settings = settings
-        self._on_frame = on_frame
+        self._on_update = on_update
         self._on_link = on_link
         self._have = have
         self._attach: dict[str, bool] = {}  # topic → attach (True) or detach (False), not sent yet
@@ -94,12 +95,12 @@ class Link:
             outbox = Outbox.of(asyncio.get_running_loop())
             with rpc.heeding_cancellation():
                 async for message in call:
-                    if len(message.frames) == 1:
-                        self._on_frame(self.address, feed_pb2.FeedFrame.FromString(message.frames[0]))
+                    if len(message.updates) == 1:
+                        self._on_update(self.address, feed_pb2.FeedUpdate.FromString(message.updates[0]))
                         continue
                     with outbox:  # a socket may have many of these topics
-                        for frame in message.frames:
-                            self._on_frame(self.address, feed_pb2.FeedFrame.FromString(frame))
+                        for update in message.updates:
+                            self._on_update(self.address, feed_pb2.FeedUpdate.FromString(update))
         finally:
             call.cancel()
             self._turn += 1
@@ -137,22 +138,22 @@ class Link:
 class Feeds:
     """All links. `run` keeps one to each address of `poller_is_at` and of an attached topic."""
 
-    def __init__(self, settings: GatewaySettings, on_frame: OnFrame, on_link: OnLink, have: Have) -> None:
+    def __init__(self, settings: GatewaySettings, on_update: OnUpdate, on_link: OnLink, have: Have) -> None:
         self._settings = settings
-        self._on_frame = on_frame
+        self._on_update = on_update
         self._on_link = on_link
         self._have = have
         self._links: dict[HostPort, Link] = {}
         self._pollers: set[HostPort] = set()
         self._change = asyncio.Event()
 
-    def pollers_are_at(self, addresses: set[HostPort]) -> None:
+    def set_pollers(self, addresses: set[HostPort]) -> None:
         """The pollers that are registered now."""
         self._pollers = addresses
         self._change.set()
 
     def attach(self, topic: str, address: HostPort) -> None:
-        """From now on frames of the topic are wanted from that poller. Again: what is missing is sent anew."""
+        """From now on updates of the topic are wanted from that poller. Again: what is missing is sent anew."""
         self._link(address).attach(topic)
 
     def detach(self, topic: str, address: HostPort) -> None:
@@ -166,14 +167,14 @@ class Feeds:
         return link is not None and link.up
 
     @property
-    def standing(self) -> int:
+    def connected(self) -> int:
         """How many streams stand."""
         return sum(link.up for link in self._links.values())
 
     def _link(self, address: HostPort) -> Link:
         link = self._links.get(address)
         if link is None:
-            link = self._links[address] = Link(address, self._settings, self._on_frame, self._on_link, self._have)
+            link = self._links[address] = Link(address, self._settings, self._on_update, self._on_link, self._have)
             self._change.set()
         return link
 

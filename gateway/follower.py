@@ -14,14 +14,14 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.history import Entry, Result
-from gateway.status import Status
-from gateway.version import Version
-from services.topics import Topic
+from pollcast.gateway.history import Entry, Result
+from pollcast.gateway.status import Status
+from pollcast.gateway.version import Version
+from pollcast.services.catalogue.topics import Topic
 
 if TYPE_CHECKING:
-    from gateway.hub import Hub
-    from gateway.topic import LiveTopic
+    from pollcast.gateway.hub import Hub
+    from pollcast.gateway.topic import LiveTopic
 
 MAX_LIFETIME_SECONDS = 365 * 24 * 3600.0
 """A token may be good for longer than a timer can be set."""
@@ -36,7 +36,7 @@ class DeltaEvent:
     base: Version
 
 
-Event = Result | DeltaEvent | Status
+TopicEvent = Result | DeltaEvent | Status
 
 
 class Follower:
@@ -63,7 +63,7 @@ class Follower:
         self._ended = True
         self._wake.set()
 
-    async def events(self, silence: float | None = None) -> AsyncGenerator[Event | None, None]:
+    async def events(self, silence: float | None = None) -> AsyncGenerator[TopicEvent | None, None]:
         """What is new, as it comes; None whenever nothing came for `silence` seconds."""
         while not self._ended:
             self._wake.clear()
@@ -75,14 +75,14 @@ class Follower:
             except TimeoutError:
                 yield None
 
-    def _due(self) -> list[Event]:
-        events: list[Event] = []
+    def _due(self) -> list[TopicEvent]:
+        events: list[TopicEvent] = []
         status = self._topic.status
         if self._told is None:
             if status.state != "live":
                 events.append(status)
             self._told = status
-        elif not status.says_the_same_as(self._told):
+        elif not status.same_as(self._told):
             events.append(status)
             self._told = status
         present = self._topic.present
@@ -116,7 +116,7 @@ def following(
             yield follower
     finally:
         live.followers.discard(follower)
-        hub.left(live, time.monotonic())
+        hub.leave(live, time.monotonic())
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """Parsers of inbound frames, lent to connections: one belongs to a connection only while a frame or a message is half
 read. Between messages all of a kind are alike, so that an idle connection has none.
 
-Relied on in websockets (tests/test_wire.py pins it): that a Protocol in state OPEN is ready to parse, and where its
-parser waits.
+Relied on in websockets (tests/unit/test_wire.py pins it): that a Protocol in state OPEN is ready to parse, and where
+its parser waits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from websockets.protocol import Protocol as Framing
 from websockets.protocol import Side, State
 from websockets.streams import StreamReader
 
-from gateway.frames import WINDOW_BITS
+from pollcast.gateway.frames import WINDOW_BITS
 
 
 class Framings:

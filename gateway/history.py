@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import orjson
 
-from gateway.version import Version
-from services.clock import rfc3339
-from services.delta import Delta, Row, apply, diff
+from pollcast.gateway.version import Version
+from pollcast.services.clock import rfc3339
+from pollcast.services.delta import Delta, Row, apply, diff
 
 LOG_VERSIONS = 128
 LOG_BYTES = 1024 * 1024

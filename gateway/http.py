@@ -1,7 +1,7 @@
 """HTTP on a gateway (CONTRACT.md §5) and the WebSocket handshake (§4): a Starlette application around the hub.
 
 Errors are JSON `{"reason","detail"}`, which a page of an allowed Origin may read. The WebSocket endpoint checks who is
-there, accepts, attaches a Socket to the connection and returns; the rest is `gateway.channels`.
+there, accepts, attaches a Socket to the connection and returns; the rest is `pollcast.gateway.channels`.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from gateway import metrics, phoenix
-from gateway.admission import Admission
-from gateway.channels import Context
-from gateway.cluster_view import ClusterView
-from gateway.follower import DeltaEvent, Event, following
-from gateway.history import Result
-from gateway.identity import Doorkeeper, Identity
-from gateway.origin import Pages
-from gateway.page import Page
-from gateway.readiness import Readiness
-from gateway.version import Version
-from gateway.wire import EXTENSION, FrameProtocol
-from services import auth, topics
-from services.errors import Draining, Forbidden, NoResult, PollcastError
+from pollcast.gateway import metrics, phoenix
+from pollcast.gateway.admission import Admission
+from pollcast.gateway.channels import Context
+from pollcast.gateway.cluster_view import ClusterView
+from pollcast.gateway.follower import DeltaEvent, TopicEvent, following
+from pollcast.gateway.history import Result
+from pollcast.gateway.identity import Authenticator, Identity
+from pollcast.gateway.origin import OriginPolicy
+from pollcast.gateway.page import Page
+from pollcast.gateway.readiness import Readiness
+from pollcast.gateway.version import Version
+from pollcast.gateway.wire import EXTENSION, FrameProtocol
+from pollcast.services.auth import tokens as auth
+from pollcast.services.catalogue import topics
+from pollcast.services.errors import Draining, Forbidden, NoResult, PollcastError
 
 RESULT_SECONDS = 10.0
 """How long a request for one snapshot waits for a first result."""
@@ -51,22 +52,22 @@ COMMENT_SECONDS = 15.0
 """A silent event stream says so as often, so that proxies keep it and a dead peer is noticed."""
 
 
-class Gateway:
+class GatewayApp:
     """What the routes need."""
 
     def __init__(
         self,
         context: Context,
-        doorkeeper: Doorkeeper,
-        pages: Pages,
+        authenticator: Authenticator,
+        origins: OriginPolicy,
         admission: Admission,
         readiness: Readiness,
         page: Page,
         cluster: ClusterView,
     ) -> None:
         self.context = context
-        self.doorkeeper = doorkeeper
-        self.pages = pages
+        self.authenticator = authenticator
+        self.origins = origins
         self.admission = admission
         self.readiness = readiness
         self.page = page
@@ -100,7 +101,7 @@ class Gateway:
         if self.readiness.draining:
             raise Draining()
         raw = request.scope["query_string"].decode("latin-1")
-        identity = self.doorkeeper.identify(auth.from_header(request.headers.get("authorization")) or _token(raw))
+        identity = self.authenticator.identify(auth.from_header(request.headers.get("authorization")) or _token(raw))
         query = self.context.catalog.query(request.path_params["query"])
         if "token" not in query.params:
             raw = _without_token(raw)
@@ -177,7 +178,7 @@ class Gateway:
             offered = websocket.scope["subprotocols"]
             token = auth.bearer_from_subprotocols(offered) or websocket.query_params.get("token")
             try:
-                identity = self.doorkeeper.identify(token)
+                identity = self.authenticator.identify(token)
             except PollcastError as error:
                 raise Forbidden(error.detail) from None
             if self.readiness.draining:
@@ -193,11 +194,11 @@ class Gateway:
         """Who asks. Raises Forbidden for a page of somebody else, Unauthorized."""
         self._check_origin(request)
         token = auth.from_header(request.headers.get("authorization")) or _token(request.url.query or "")
-        return self.doorkeeper.identify(token)
+        return self.authenticator.identify(token)
 
     def _check_origin(self, connection: HTTPConnection) -> None:
         """Raises Forbidden for a page of somebody else."""
-        self.pages.check(connection.headers.get("origin"), connection.headers.get("host", ""))
+        self.origins.check(connection.headers.get("origin"), connection.headers.get("host", ""))
 
     async def preflight(self, request: Request) -> Response:
         """A browser asks before it sends a token's header to another Origin."""
@@ -207,7 +208,7 @@ class Gateway:
     async def _error_response(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, PollcastError)
         headers = {} if error.http != 401 else {"www-authenticate": "Bearer"}
-        if self.pages.allow_origin(request.headers.get("origin"), request.headers.get("host", "")):
+        if self.origins.allow_origin(request.headers.get("origin"), request.headers.get("host", "")):
             headers |= _cors(request)
         return _error_json(error, headers)
 
@@ -253,7 +254,7 @@ async def _until_disconnected(receive: Receive) -> None:
         pass
 
 
-def server_sent(event: Event, known: Version | None) -> bytes:
+def server_sent(event: TopicEvent, known: Version | None) -> bytes:
     """One server-sent event; `known` is the version that the client has after it."""
     if isinstance(event, Result):
         name, payload = b"snapshot", event.payload

@@ -11,24 +11,24 @@ import time
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from gateway.audience import Traffic
-from gateway.feeds import Feeds
-from gateway.presence import Presences
-from gateway.status import State, Status
-from gateway.topic import RETAIN_SECONDS, UNREACHED_SECONDS, LiveTopic
-from gateway.version import Version
-from proto.pollcast.v1 import feed_pb2
-from services import logs, tracing
-from services.clock import now_us
-from services.delta import Delta
-from services.settings import GatewaySettings, HostPort
-from services.topics import Topic
+from pollcast.gateway.audience import Traffic
+from pollcast.gateway.feeds import Feeds
+from pollcast.gateway.presence import Presences
+from pollcast.gateway.status import State, Status
+from pollcast.gateway.topic import RETAIN_SECONDS, UNREACHED_SECONDS, LiveTopic
+from pollcast.gateway.version import Version
+from pollcast.services.catalogue.topics import Topic
+from pollcast.services.clock import now_us
+from pollcast.services.delta import Delta
+from pollcast.services.process import logs, tracing
+from pollcast.services.process.settings import GatewaySettings, HostPort
+from pollcast.v1 import feed_pb2
 
 log = logs.get_logger("hub")
 
 
-class Demand(Protocol):
-    """What the hub needs of coordinator.demand: both return at once."""
+class DemandSink(Protocol):
+    """What the hub needs of pollcast.gateway.demand: both return at once."""
 
     def want(self, topic: str) -> None: ...
 
@@ -49,11 +49,11 @@ class Owner:
 class Hub:
     """See the module. All methods return at once; times are monotonic seconds."""
 
-    def __init__(self, settings: GatewaySettings, demand: Demand, presences: Presences) -> None:
+    def __init__(self, settings: GatewaySettings, demand: DemandSink, presences: Presences) -> None:
         self.topics: dict[str, LiveTopic] = {}
         self.owners: dict[str, Owner] = {}
-        self.feeds = Feeds(settings, self.on_frame, self.on_link, self._have)
-        self.stale_frames = 0  # dropped by the fence, ever
+        self.feeds = Feeds(settings, self.on_update, self.on_link, self._have)
+        self.stale_updates = 0  # dropped by the fence, ever
         self.traffic = Traffic()
         self.coordination_reached = True
         self.on_broken_link: Callable[[HostPort], None] = lambda _: None  # told the address of the poller
@@ -64,7 +64,7 @@ class Hub:
     # --- clients ----------------------------------------------------------------------------------------------
 
     def enter(self, topic: Topic, now: float) -> LiveTopic:
-        """The live topic, for somebody who is about to join it; every call is matched by one of `left`."""
+        """The live topic, for somebody who is about to join it; every call is matched by one of `leave`."""
         live = self.topics.get(topic.canonical)
         if live is None:
             live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic)
@@ -83,7 +83,7 @@ class Hub:
             live.presence.audience = live.audience
         return live
 
-    def left(self, live: LiveTopic, now: float) -> None:
+    def leave(self, live: LiveTopic, now: float) -> None:
         """Somebody is no longer on the topic. When it was the last one, demand ends at once."""
         if live.clients or live.idle_since is not None or self.topics.get(live.topic.canonical) is not live:
             return
@@ -126,38 +126,38 @@ class Hub:
 
     # --- owners -----------------------------------------------------------------------------------------------
 
-    def on_frame(self, address: HostPort, frame: feed_pb2.FeedFrame) -> None:
-        """A frame of an owner, which may be one of the past."""
-        live = self.topics.get(frame.topic)
+    def on_update(self, address: HostPort, update: feed_pb2.FeedUpdate) -> None:
+        """An update of an owner, which may be one of the past."""
+        live = self.topics.get(update.topic)
         if live is None:
             return
-        if not live.admits(frame.epoch):
-            self.stale_frames += 1
+        if not live.admits(update.epoch):
+            self.stale_updates += 1
             return
         live.unreached_since = None
         received = now_us() if tracing.on else 0
-        version = Version(frame.epoch, frame.seq)
-        body = frame.WhichOneof("body")
+        version = Version(update.epoch, update.seq)
+        body = update.WhichOneof("body")
         if body == "delta":
-            sent = frame.delta
+            sent = update.delta
             delta = Delta(list(sent.deletes), [(u.at, u.key, u.row) for u in sent.upserts])
             try:
-                live.take_delta(version, frame.polled_at, delta)
-                live.delta_age.observe((now_us() - frame.polled_at) / 1e6)
+                live.take_delta(version, update.polled_at, delta)
+                live.delta_age.observe((now_us() - update.polled_at) / 1e6)
                 if live.status.state == "stale":  # it is polled, whatever was said
                     live.take_status(Status("live", None, now_us()))
             except LookupError as error:
-                log.info("attaching anew", topic=frame.topic, detail=str(error))
+                log.info("attaching anew", topic=update.topic, detail=str(error))
                 live.drop_pieces()
-                self.feeds.attach(frame.topic, address)
+                self.feeds.attach(update.topic, address)
         elif body == "snapshot":
-            rows = [(row.key, row.row) for row in frame.snapshot.rows]
-            live.take_piece(version, frame.polled_at, rows, frame.snapshot.more)
+            rows = [(row.key, row.row) for row in update.snapshot.rows]
+            live.take_piece(version, update.polled_at, rows, update.snapshot.more)
         elif body == "status":
-            live.take_status(_status(frame.status))
+            live.take_status(_status(update.status))
         if tracing.on and body == "delta":
             query = live.topic.query.name
-            tracing.pushed(query, frame.topic, frame.epoch, frame.seq, (received, now_us()), live.clients)
+            tracing.pushed(query, update.topic, update.epoch, update.seq, (received, now_us()), live.clients)
 
     def on_link(self, address: HostPort, up: bool) -> None:
         """The stream to a poller stands, or has broken."""

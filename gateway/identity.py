@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from services.auth import Claims, Verifier
-from services.errors import Unauthorized
+from pollcast.services.auth.tokens import TokenClaims, Verifier
+from pollcast.services.errors import Unauthorized
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Identity:
 NOBODY = Identity()
 
 
-class Doorkeeper:
+class Authenticator:
     """Turns tokens into identities. Without a verifier no tokens are asked for, and none is looked at."""
 
     def __init__(self, verifier: Verifier | None) -> None:
@@ -44,5 +44,5 @@ class Doorkeeper:
         return _identity(self._verifier.verify(token))
 
 
-def _identity(claims: Claims) -> Identity:
+def _identity(claims: TokenClaims) -> Identity:
     return Identity(claims.subject, claims.roles, claims.expires_at, claims.values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.settings import GatewaySettings
+from pollcast.services.process.settings import GatewaySettings
 
 EXPIRY_GRACE_SECONDS = 10.0
 """How long what a token opened goes on when it has expired (CONTRACT.md §10)."""

@@ -15,21 +15,23 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from gateway.admission import Admission
-from gateway.follower import DeltaEvent, Event, ending_after, following
-from gateway.history import Result
-from gateway.hub import Hub
-from gateway.identity import Doorkeeper, Identity
-from gateway.limits import EXPIRY_GRACE_SECONDS
-from gateway.presence import Presences
-from gateway.readiness import Readiness
-from gateway.roster import Diff, Member, Shown, metas_by_key
-from gateway.version import Version
-from proto.pollcast.v1 import live_pb2, live_pb2_grpc, types_pb2
-from services import auth, rpc, topics
-from services.catalog import Catalog, Param, Query
-from services.clock import rfc3339
-from services.errors import Draining, InvalidPayload, NoResult, PollcastError, Unauthorized
+from pollcast.gateway.admission import Admission
+from pollcast.gateway.follower import DeltaEvent, TopicEvent, ending_after, following
+from pollcast.gateway.history import Result
+from pollcast.gateway.hub import Hub
+from pollcast.gateway.identity import Authenticator, Identity
+from pollcast.gateway.limits import EXPIRY_GRACE_SECONDS
+from pollcast.gateway.presence import Presences
+from pollcast.gateway.readiness import Readiness
+from pollcast.gateway.roster import Diff, Member, Shown, metas_by_key
+from pollcast.gateway.version import Version
+from pollcast.services.auth import tokens as auth
+from pollcast.services.catalogue import topics
+from pollcast.services.catalogue.catalog import Catalog, Param, Query
+from pollcast.services.clock import rfc3339
+from pollcast.services.errors import Draining, InvalidPayload, NoResult, PollcastError, Unauthorized
+from pollcast.services.serving import rpc
+from pollcast.v1 import live_pb2, live_pb2_grpc, types_pb2
 
 RESULT_SECONDS = 10.0
 
@@ -46,14 +48,14 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
         self,
         hub: Hub,
         catalog: Catalog,
-        doorkeeper: Doorkeeper,
+        authenticator: Authenticator,
         readiness: Readiness,
         presences: Presences,
         admission: Admission,
     ) -> None:
         self._hub = hub
         self._catalog = catalog
-        self._doorkeeper = doorkeeper
+        self._authenticator = authenticator
         self._readiness = readiness
         self._presences = presences
         self._admission = admission
@@ -140,7 +142,7 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
     def _identify(self, context: grpc.aio.ServicerContext[Any, Any]) -> Identity:
         """Raises Unauthorized."""
         header = next((value for key, value in context.invocation_metadata() or () if key == "authorization"), None)
-        return self._doorkeeper.identify(auth.from_header(header if isinstance(header, str) else None))
+        return self._authenticator.identify(auth.from_header(header if isinstance(header, str) else None))
 
     def _topic(self, spelling: str, identity: Identity) -> topics.Topic:
         """Raises PollcastError."""
@@ -177,7 +179,7 @@ def _presence_response(event: Shown | Diff, total: int) -> live_pb2.WatchPresenc
     return live_pb2.WatchPresenceResponse(state=state)
 
 
-def _response(event: Event) -> live_pb2.WatchResponse:
+def _response(event: TopicEvent) -> live_pb2.WatchResponse:
     if isinstance(event, Result):
         return live_pb2.WatchResponse(snapshot=_snapshot(event))
     if isinstance(event, DeltaEvent):

@@ -1,6 +1,6 @@
 """What a gateway tells Prometheus. Names are stable; labels are queries, never topics, whose number has no bound.
 
-What is counted elsewhere anyway, and only read when somebody scrapes, is in gateway/figures.py.
+What is counted elsewhere anyway, and only read when somebody scrapes, is in gateway/gauges.py.
 """
 
 from __future__ import annotations

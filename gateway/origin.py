@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit
 
-from services.errors import Forbidden
-from services.settings import GatewaySettings
+from pollcast.services.errors import Forbidden
+from pollcast.services.process.settings import GatewaySettings
 
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 @dataclass(frozen=True, slots=True)
-class Pages:
+class OriginPolicy:
     """`origins` in lower case, as `https://example.org`; `*` allows all; empty: only the gateway's own host. `names`
     are the hosts that it answers to besides addresses and those that are no DNS names; None: to any."""
 

@@ -1,4 +1,4 @@
-"""The page that a gateway serves on `/` (sources in web/, built by `make page` into web/dist).
+"""The page that a gateway serves on `/` (sources in web/, built by `make page` into gateway/static).
 
 It is read once, when the gateway starts, and served from memory. When it is not built, `/` says so in plain HTML and
 everything else works. Nothing on it comes from elsewhere: the security policy forbids it, and inline scripts and
@@ -17,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-FOLDER = Path(__file__).parent.parent / "web" / "dist"
-"""In a checkout, and where the Docker image puts it beside the packages."""
+FOLDER = Path(__file__).parent / "static"
+"""The built page: in a checkout after `make page`, in an installed package always."""
 
 HEADERS = {
     "content-security-policy": (

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import orjson
 
-from services.compact import compact
+from pollcast.services.compact import compact
 
 VSN = "2.0.0"
 

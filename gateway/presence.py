@@ -26,18 +26,18 @@ from typing import Any, NoReturn, Protocol
 
 import orjson
 
-from coordinator.etcd import Kv
-from coordinator.keys import PresenceRecord
-from coordinator.presence import Change, Place
-from gateway import phoenix
-from gateway.audience import Audience
-from gateway.frames import frame
-from gateway.phoenix import Ref
-from gateway.presence_request import PresenceRequest, check_key, check_meta
-from gateway.roster import Diff, Member, Roster, Shown, difference, state_payload
-from services import clock
-from services.errors import InvalidPayload
-from services.topics import Topic
+from pollcast.gateway import phoenix
+from pollcast.gateway.audience import Audience
+from pollcast.gateway.frames import frame
+from pollcast.gateway.phoenix import Ref
+from pollcast.gateway.presence_keys import Change, MemberId
+from pollcast.gateway.presence_request import PresenceRequest, check_key, check_meta
+from pollcast.gateway.roster import Diff, Member, Roster, Shown, difference, state_payload
+from pollcast.services import clock
+from pollcast.services.catalogue.topics import Topic
+from pollcast.services.coordination.etcd import Kv
+from pollcast.services.coordination.keys import PresenceRecord
+from pollcast.services.errors import InvalidPayload
 
 WINDOW_SECONDS = 0.1
 """Changes are gathered so long, which makes at most ten diffs a second."""
@@ -51,7 +51,7 @@ topic is left in etcd a second after its end (CONTRACT.md §9)."""
 CAPPED_SECONDS = 1.0
 
 
-class Channel(Protocol):
+class PresenceChannel(Protocol):
     """One join. `member` is what it is listed as, if it is."""
 
     join_ref: Ref
@@ -62,8 +62,8 @@ class Channel(Protocol):
         """Writes to its socket."""
 
 
-class Keys(Protocol):
-    """What the lists need of coordinator.presence: all return at once."""
+class PresenceStore(Protocol):
+    """What the lists need of pollcast.gateway.presence_keys: all return at once."""
 
     gateway: str
 
@@ -71,7 +71,7 @@ class Keys(Protocol):
 
     def hide(self, topic: str, ref: str) -> None: ...
 
-    def others(self, topic: str) -> Mapping[Place, Kv]: ...
+    def others(self, topic: str) -> Mapping[MemberId, Kv]: ...
 
     def ignore(self, kv: Kv, why: str) -> None: ...
 
@@ -79,7 +79,7 @@ class Keys(Protocol):
 class Presences:
     """The lists of this gateway's topics. `run` tells what is due; times are monotonic seconds."""
 
-    def __init__(self, keys: Keys, now: Callable[[], float]) -> None:
+    def __init__(self, keys: PresenceStore, now: Callable[[], float]) -> None:
         self.keys = keys
         self.now = now
         self.diffs = 0  # made, ever
@@ -106,7 +106,7 @@ class Presences:
         for change in changes:
             presence = self._lists.get(change.topic)
             if presence is not None:
-                presence.take([(change.place, None if change.deleted else change.kv)])
+                presence.take([(change.member_id, None if change.deleted else change.kv)])
 
     @property
     def departing(self) -> int:
@@ -118,8 +118,8 @@ class Presences:
         """On the lists here, of all gateways."""
         return sum(len(presence.roster.members) for presence in self._lists.values())
 
-    def new_place(self) -> Place:
-        return Place(self.keys.gateway, f"{self._mark}.{next(self._refs):x}")
+    def new_member_id(self) -> MemberId:
+        return MemberId(self.keys.gateway, f"{self._mark}.{next(self._refs):x}")
 
     def look_at(self, presence: Presence, when: float) -> None:
         """To call the list's `tick` at that time."""
@@ -156,20 +156,20 @@ class Presences:
             await self._ticked.wait()
 
     @contextlib.contextmanager
-    def watching(self, topic: Topic) -> Iterator[Watcher]:
+    def watching(self, topic: Topic) -> Iterator[PresenceWatch]:
         """Inside the scope the watcher follows the topic's list; it is no client of the topic."""
         presence = self.of(topic)
-        watcher = Watcher(presence)
-        presence.watchers.add(watcher)
+        watcher = PresenceWatch(presence)
+        presence.watches.add(watcher)
         try:
             yield watcher
         finally:
             presence.unwatch(watcher)
 
-    def end_watchers(self) -> None:
+    def end_watches(self) -> None:
         """Ends every watcher: the gateway drains."""
         for presence in self._lists.values():
-            for watcher in presence.watchers:
+            for watcher in presence.watches:
                 watcher.end()
 
 
@@ -180,7 +180,7 @@ class Presence:
         self.topic = topic
         self.roster = Roster()
         self.audience: Audience | None = None
-        self.watchers: set[Watcher] = set()
+        self.watches: set[PresenceWatch] = set()
         self._presences = presences
         self._state: tuple[Shown, bytes] = ({}, b"{}")
         self._flush_at: float | None = None
@@ -193,48 +193,48 @@ class Presence:
     def idle(self) -> bool:
         """Whether nobody here is on it or looks at it."""
         clients = self.audience is not None and self.audience.channels
-        return not clients and not self.watchers and not self._has_members_here()
+        return not clients and not self.watches and not self._has_members_here()
 
     # --- channels
 
-    def join(self, channel: Channel, request: PresenceRequest | None) -> Member | None:
+    def join(self, channel: PresenceChannel, request: PresenceRequest | None) -> Member | None:
         """Sends the list to a channel that joins (call before it is in the audience), and lists it if it asks so."""
         member = None
         if request is not None:
-            member = Member.of(self._presences.new_place(), request.key, clock.now_rfc3339(), request.meta)
+            member = Member.of(self._presences.new_member_id(), request.key, clock.now_rfc3339(), request.meta)
             self._add(member)
         if self.audience is None or not self.audience.channels:
             self.tell_nobody()
         self.send_state(channel)
         return member
 
-    def leave(self, channel: Channel) -> None:
+    def leave(self, channel: PresenceChannel) -> None:
         """The channel is left."""
         if channel.member is not None:
-            self._remove(channel.member.place)
+            self._remove(channel.member.id)
         self._change()  # be it that nobody is here any more
 
-    def depart(self, channel: Channel) -> None:
+    def depart(self, channel: PresenceChannel) -> None:
         """The channel's socket has closed: who is on it may come back."""
         if channel.member is None:
             self._change()
             return
         now = self._presences.now()
-        self.roster.depart(channel.member.place, now + self._hold_seconds())
+        self.roster.depart(channel.member.id, now + self._hold_seconds())
         self._expect_expiry(now)
 
-    def update(self, channel: Channel, meta: Any) -> None:
+    def update(self, channel: PresenceChannel, meta: Any) -> None:
         """Replaces what the channel's client says of itself. Raises InvalidPayload."""
         old = channel.member
         if old is None:
             raise InvalidPayload("nobody is listed by this channel: join with presence.key")
-        new = Member.of(self._presences.new_place(), old.key, old.online_at, check_meta(meta))
+        new = Member.of(self._presences.new_member_id(), old.key, old.online_at, check_meta(meta))
         if new.said != old.said:
             self._add(new)
-            self._remove(old.place)
+            self._remove(old.id)
             channel.member = new
 
-    def send_state(self, channel: Channel) -> None:
+    def send_state(self, channel: PresenceChannel) -> None:
         """The list as it was told last: the next diff goes on from there."""
         told = self.roster.told
         if self._state[0] is not told:
@@ -244,24 +244,24 @@ class Presence:
         if self._total is not None:
             channel.write(frame(phoenix.push(channel.spelling, b"presence_capped", self._capped_payload())))
 
-    def unwatch(self, watcher: Watcher) -> None:
-        self.watchers.discard(watcher)
+    def unwatch(self, watcher: PresenceWatch) -> None:
+        self.watches.discard(watcher)
         self._change()
 
     # --- other gateways
 
-    def take(self, members: Iterable[tuple[Place, Kv | None]]) -> None:
+    def take(self, members: Iterable[tuple[MemberId, Kv | None]]) -> None:
         """Members of other gateways, or None for one that is gone. Who is none is reported and not listed."""
-        for place, kv in members:
+        for member_id, kv in members:
             if kv is None:
-                self._remove(place)
+                self._remove(member_id)
                 continue
             try:
                 record = PresenceRecord.decode(kv.value)
-                member = Member.of(place, check_key(record.key), record.online_at, check_meta(record.meta))
+                member = Member.of(member_id, check_key(record.key), record.online_at, check_meta(record.meta))
             except (ValueError, InvalidPayload) as error:
                 self._presences.keys.ignore(kv, str(error))
-                self._remove(place)
+                self._remove(member_id)
             else:
                 self._list(member)
 
@@ -271,8 +271,8 @@ class Presence:
         """Lets go whose time is up, tells what has changed."""
         if self._expire_at is not None and now >= self._expire_at:
             self._expire_at = None
-            for place in self.roster.expire(now):
-                self._presences.keys.hide(self.topic.canonical, place.ref)
+            for member_id in self.roster.expire(now):
+                self._presences.keys.hide(self.topic.canonical, member_id.ref)
                 self._change()
             if self.roster.departing:
                 self._expect_expiry(now)
@@ -299,10 +299,10 @@ class Presence:
             self._presences.keys.hide(self.topic.canonical, went.ref)
         self._change()
 
-    def _remove(self, place: Place) -> None:
-        if place.gateway == self._presences.keys.gateway:
-            self._presences.keys.hide(self.topic.canonical, place.ref)
-        if self.roster.leave(place):
+    def _remove(self, member_id: MemberId) -> None:
+        if member_id.gateway == self._presences.keys.gateway:
+            self._presences.keys.hide(self.topic.canonical, member_id.ref)
+        if self.roster.leave(member_id):
             self._change()
 
     def _change(self) -> None:
@@ -321,8 +321,8 @@ class Presence:
         if diff is not None:
             self._presences.diffs += 1
             if self.audience is not None:
-                self.audience.tell(b"presence_diff", diff.payload())
-        for watcher in self.watchers:
+                self.audience.broadcast(b"presence_diff", diff.payload())
+        for watcher in self.watches:
             watcher.wake()
 
     def _tell_capped(self, now: float) -> None:
@@ -336,7 +336,7 @@ class Presence:
             return
         self._total, self._capped_at, self._capped_waits = total, now + CAPPED_SECONDS, False
         if self.audience is not None:
-            self.audience.tell(b"presence_capped", self._capped_payload())
+            self.audience.broadcast(b"presence_capped", self._capped_payload())
 
     def _capped_payload(self) -> bytes:
         shown = len(self.roster.told)
@@ -349,10 +349,10 @@ class Presence:
 
     def _has_members_here(self) -> bool:
         here = self._presences.keys.gateway
-        return any(place.gateway == here for place in self.roster.members)
+        return any(member_id.gateway == here for member_id in self.roster.members)
 
 
-class Watcher:
+class PresenceWatch:
     """Follows one list, at its consumer's pace: what it misses is told in one difference. Made by
     `Presences.watching`."""
 

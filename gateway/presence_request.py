@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from gateway.identity import Identity
-from services.errors import InvalidPayload
-from services.topics import Topic
+from pollcast.gateway.identity import Identity
+from pollcast.services.catalogue.topics import Topic
+from pollcast.services.errors import InvalidPayload
 
 MAX_KEY_BYTES = 256
 MAX_META_BYTES = 1024

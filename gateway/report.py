@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gateway.hub import Hub
-from proto.pollcast.v1 import report_pb2
-from services import clock
-from services.catalog import Catalog
+from pollcast.gateway.hub import Hub
+from pollcast.services import clock
+from pollcast.services.catalogue.catalog import Catalog
+from pollcast.v1 import report_pb2
 
 
 def describe(node: str, catalog: Catalog, hub: Hub) -> report_pb2.NodeReport:

@@ -20,8 +20,8 @@ from typing import Any
 
 import orjson
 
-from coordinator.presence import Place
-from services.compact import compact
+from pollcast.gateway.presence_keys import MemberId
+from pollcast.services.compact import compact
 
 MAX_SHOWN = 1000
 
@@ -32,19 +32,19 @@ OURS = ("phx_ref", "online_at")
 class Member:
     """A joined channel that is listed. `said` is the JSON object that its client sent, without the names of ours."""
 
-    place: Place
+    id: MemberId
     key: str
     online_at: str
     said: bytes
 
     @staticmethod
-    def of(place: Place, key: str, online_at: str, meta: dict[str, Any]) -> Member:
+    def of(member_id: MemberId, key: str, online_at: str, meta: dict[str, Any]) -> Member:
         said = compact(orjson.dumps({name: value for name, value in meta.items() if name not in OURS}))
-        return Member(place, key, online_at, said)
+        return Member(member_id, key, online_at, said)
 
     @property
     def ref(self) -> str:
-        return self.place.ref
+        return self.id.ref
 
     @property
     def meta(self) -> bytes:
@@ -54,7 +54,7 @@ class Member:
 
     @property
     def order(self) -> tuple[str, str, str]:
-        return self.online_at, self.ref, self.place.gateway
+        return self.online_at, self.ref, self.id.gateway
 
 
 Shown = Mapping[str, Member]
@@ -100,45 +100,45 @@ class Roster:
 
     def __init__(self) -> None:
         self.told: Shown = {}
-        self.members: dict[Place, Member] = {}
+        self.members: dict[MemberId, Member] = {}
         self._order: list[tuple[tuple[str, str, str], Member]] = []
-        self._departing: dict[str, dict[Place, float]] = {}  # by key, until when they stay
+        self._departing: dict[str, dict[MemberId, float]] = {}  # by key, until when they stay
         self._changed = False
 
-    def join(self, member: Member) -> list[Place]:
-        """Adds a member, or replaces the one at its place. Its key is back: a departing member of the same key, if
-        there is one, goes for it. Returns the places of those that went."""
-        if self.members.get(member.place) == member:
+    def join(self, member: Member) -> list[MemberId]:
+        """Adds a member, or replaces the one with its id. Its key is back: a departing member of the same key, if
+        there is one, goes for it. Returns the ids of those that went."""
+        if self.members.get(member.id) == member:
             return []
-        known = self._remove(member.place)
-        self.members[member.place] = member
+        known = self._remove(member.id)
+        self.members[member.id] = member
         insort(self._order, (member.order, member), key=lambda entry: entry[0])
         self._changed = True
         departing = self._departing.get(member.key)
         if known or not departing:
             return []
-        went = min(departing, key=lambda place: (self.members[place].said != member.said, departing[place]))
+        went = min(departing, key=lambda member_id: (self.members[member_id].said != member.said, departing[member_id]))
         self.leave(went)
         return [went]
 
-    def leave(self, place: Place) -> bool:
+    def leave(self, member_id: MemberId) -> bool:
         """The member is gone. Whether it was there."""
-        if not self._remove(place):
+        if not self._remove(member_id):
             return False
         self._changed = True
         return True
 
-    def depart(self, place: Place, until: float) -> None:
+    def depart(self, member_id: MemberId, until: float) -> None:
         """The member's socket closed: it goes at `until`, unless its key comes back before."""
-        member = self.members.get(place)
+        member = self.members.get(member_id)
         if member is not None:
-            self._departing.setdefault(member.key, {})[place] = until
+            self._departing.setdefault(member.key, {})[member_id] = until
 
-    def expire(self, now: float) -> list[Place]:
-        """Lets go those whose time is up, and returns their places."""
-        due = [place for places in self._departing.values() for place, until in places.items() if until <= now]
-        for place in due:
-            self.leave(place)
+    def expire(self, now: float) -> list[MemberId]:
+        """Lets go those whose time is up, and returns their ids."""
+        due = [member_id for ids in self._departing.values() for member_id, until in ids.items() if until <= now]
+        for member_id in due:
+            self.leave(member_id)
         return due
 
     @property
@@ -161,14 +161,14 @@ class Roster:
         before, self.told = self.told, self.shown()
         return difference(before, self.told)
 
-    def _remove(self, place: Place) -> bool:
-        member = self.members.pop(place, None)
+    def _remove(self, member_id: MemberId) -> bool:
+        member = self.members.pop(member_id, None)
         if member is None:
             return False
         del self._order[bisect_left(self._order, member.order, key=lambda entry: entry[0])]
         departing = self._departing.get(member.key)
         if departing is not None:
-            departing.pop(place, None)
+            departing.pop(member_id, None)
             if not departing:
                 del self._departing[member.key]
         return True

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection
 from contextlib import closing
 
-from services.settings import HostPort, split_host_port
+from pollcast.services.process.settings import HostPort, split_host_port
 
 ANSWER_SECONDS = 1.0
 

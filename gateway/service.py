@@ -14,37 +14,38 @@ import contextlib
 import gc
 import time
 
-from coordinator.coroner import Coroner
-from coordinator.demand import Demand
-from coordinator.drain import Asked
-from coordinator.etcd import Etcd, Event
-from coordinator.keys import Foreign, Keys, NodeRecord, OwnerRecord
-from coordinator.metrics import counted_on_scrape
-from coordinator.mirror import Mirror
-from coordinator.presence import PresenceKeys
-from coordinator.registry import Registration, node_record
-from coordinator.reporting import Reporting
-from coordinator.session import Session, keep_session
-from gateway.admission import Admission
-from gateway.channels import Context
-from gateway.cluster_view import ClusterView
-from gateway.figures import Figures
-from gateway.http import Gateway
-from gateway.hub import Hub, Owner
-from gateway.identity import Doorkeeper
-from gateway.limits import Limits
-from gateway.live import SERVICE, LiveQuery
-from gateway.origin import Pages
-from gateway.page import Page
-from gateway.presence import HOLD_SECONDS, Presences
-from gateway.readiness import Readiness
-from gateway.report import describe
-from gateway.turns import PacedHttp
-from gateway.wire import FrameProtocol
-from services import catalog as catalogue
-from services import logs, rpc, web
-from services.auth import Verifier
-from services.settings import GatewaySettings, HostPort
+from pollcast.gateway.admission import Admission
+from pollcast.gateway.channels import Context
+from pollcast.gateway.cluster_view import ClusterView
+from pollcast.gateway.demand import Demand
+from pollcast.gateway.gauges import GatewayGauges
+from pollcast.gateway.http import GatewayApp
+from pollcast.gateway.hub import Hub, Owner
+from pollcast.gateway.identity import Authenticator
+from pollcast.gateway.limits import Limits
+from pollcast.gateway.live import SERVICE, LiveQuery
+from pollcast.gateway.origin import OriginPolicy
+from pollcast.gateway.page import Page
+from pollcast.gateway.presence import HOLD_SECONDS, Presences
+from pollcast.gateway.presence_keys import PresenceKeys
+from pollcast.gateway.readiness import Readiness
+from pollcast.gateway.report import describe
+from pollcast.gateway.turns import PacedHttp
+from pollcast.gateway.wire import FrameProtocol
+from pollcast.services.auth.tokens import Verifier
+from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.coordination.drain import DrainRequests
+from pollcast.services.coordination.etcd import Etcd, KeyEvent
+from pollcast.services.coordination.failure_detector import FailureDetector
+from pollcast.services.coordination.keys import Foreign, Keys, NodeRecord, OwnerRecord
+from pollcast.services.coordination.metrics import counted_on_scrape
+from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.registry import Registration, node_record
+from pollcast.services.coordination.reporting import Reporting
+from pollcast.services.coordination.session import Session, keep_session
+from pollcast.services.process import logs
+from pollcast.services.process.settings import GatewaySettings, HostPort
+from pollcast.services.serving import rpc, web
 
 log = logs.get_logger("gateway")
 
@@ -68,7 +69,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
     name is another's."""
     catalog = catalogue.load(settings.catalog)
     logs.hide_claims_of(catalog)
-    doorkeeper = Doorkeeper(Verifier.from_settings(settings))
+    authenticator = Authenticator(Verifier.from_settings(settings))
     keys = Keys(settings.namespace)
     readiness = Readiness()
     with web.bind(settings.http) as listener, contextlib.ExitStack() as scope:
@@ -79,15 +80,17 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             presences = Presences(members, time.monotonic)
             members.on_changes(presences.take)
             hub = Hub(settings, demand, presences)
-            context = Context(hub, catalog, Limits.of(settings), doorkeeper.identify, time.monotonic)
-            coroner = Coroner(etcd, keys)
-            view = EtcdView(etcd, keys, hub, context, coroner, members)
+            context = Context(hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
+            failure_detector = FailureDetector(etcd, keys)
+            view = EtcdView(etcd, keys, hub, context, failure_detector, members)
             cluster = ClusterView(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, hub.owners)
             hub.on_owned = cluster.owned
             admission = Admission(settings.max_connections, lambda: len(context.sockets))
-            app = Gateway(context, doorkeeper, Pages.of(settings), admission, readiness, Page.load(), cluster).app()
-            scope.enter_context(counted_on_scrape(Figures(context, cluster, presences, members)))
-            live = LiveQuery(hub, catalog, doorkeeper, readiness, presences, admission)
+            app = GatewayApp(
+                context, authenticator, OriginPolicy.of(settings), admission, readiness, Page.load(), cluster
+            ).app()
+            scope.enter_context(counted_on_scrape(GatewayGauges(context, cluster, presences, members)))
+            live = LiveQuery(hub, catalog, authenticator, readiness, presences, admission)
             reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, hub))
             async with (
                 rpc.serve(settings, [live.add_to], [SERVICE], for_services=False) as server,
@@ -104,10 +107,10 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                 grpc = settings.advertised(server.host, server.port)
                 record = node_record("gateway", settings.node, http, grpc)
                 drained = asyncio.Event()
-                asked = Asked(etcd, keys, "gateway", settings.node, stop)
-                member = Member(Registration(etcd, keys, record), demand, members, view, asked, drained)
+                drain_requests = DrainRequests(etcd, keys, "gateway", settings.node, stop)
+                leased = LeasedWork(Registration(etcd, keys, record), demand, members, view, drain_requests, drained)
                 async with asyncio.TaskGroup() as tasks:
-                    membership = tasks.create_task(keep_session(etcd, settings.lease_ttl, member.term, drained))
+                    membership = tasks.create_task(keep_session(etcd, settings.lease_ttl, leased.term, drained))
                     forever = [
                         tasks.create_task(work)
                         for work in (
@@ -117,7 +120,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                             members.follow(),
                             presences.run(),
                             hub.feeds.run(),
-                            coroner.run(),
+                            failure_detector.run(),
                             reporting.run(),
                             _sweep(hub, context, view, readiness),
                         )
@@ -127,7 +130,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                     await stop.wait()
                     readiness.draining = True
                     await server.set_serving(False)
-                    await member.registration.announce("draining")
+                    await leased.registration.announce("draining")
                     await _send_away(hub, context, presences)
                     drained.set()
                     await membership
@@ -136,7 +139,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
     log.info("drained")
 
 
-class Member:
+class LeasedWork:
     """What hangs on the session: the node's entry, the demand and the presences."""
 
     def __init__(
@@ -145,14 +148,14 @@ class Member:
         demand: Demand,
         members: PresenceKeys,
         view: EtcdView,
-        asked: Asked,
+        drain_requests: DrainRequests,
         drained: asyncio.Event,
     ) -> None:
         self.registration = registration
         self._demand = demand
         self._members = members
         self._view = view
-        self._asked = asked
+        self._drain_requests = drain_requests
         self._drained = drained
 
     async def term(self, session: Session) -> None:
@@ -163,7 +166,7 @@ class Member:
                 self._demand.run(session),
                 self._members.run(session),
                 self._say_ready(),
-                self._asked.run(session),
+                self._drain_requests.run(session),
             )
             running = [tasks.create_task(work) for work in works]
             await self._drained.wait()
@@ -180,14 +183,20 @@ class EtcdView:
     """What the gateway sees of etcd: who owns what, where the pollers are, who is on which topic."""
 
     def __init__(
-        self, etcd: Etcd, keys: Keys, hub: Hub, context: Context, coroner: Coroner, members: PresenceKeys
+        self,
+        etcd: Etcd,
+        keys: Keys,
+        hub: Hub,
+        context: Context,
+        failure_detector: FailureDetector,
+        members: PresenceKeys,
     ) -> None:
         self.owners = Mirror(etcd, keys.owners, self._on_owners, self._on_new_cluster)
         self.pollers = Mirror(etcd, keys.nodes("poller"), self._on_pollers)
         self._mirrors = (self.owners, self.pollers, members.mirror)
         self._keys = keys
         self._at: dict[HostPort, str] = {}  # the poller's node by the address of its feed
-        self._coroner = coroner
+        self._failure_detector = failure_detector
         hub.on_broken_link = self._on_broken_link
         self._hub = hub
         self._context = context
@@ -205,7 +214,7 @@ class EtcdView:
     def healthy(self) -> bool:
         return all(mirror.healthy for mirror in self._mirrors)
 
-    def _on_owners(self, events: list[Event]) -> None:
+    def _on_owners(self, events: list[KeyEvent]) -> None:
         now = time.monotonic()
         for event in events:
             topic = self._keys.parse_owner(event.kv.key)
@@ -221,7 +230,7 @@ class EtcdView:
                     self._foreign.report(event.kv.key, event.kv.mod_revision, str(error))
             self._hub.on_owner(topic, owner, now)
 
-    def _on_pollers(self, events: list[Event]) -> None:
+    def _on_pollers(self, events: list[KeyEvent]) -> None:
         self._at = {}
         for kv in self.pollers.items.values():
             try:
@@ -231,11 +240,11 @@ class EtcdView:
                 continue
             if record.grpc is not None:
                 self._at[record.grpc] = record.node
-        self._hub.feeds.pollers_are_at(set(self._at))
+        self._hub.feeds.set_pollers(set(self._at))
 
     def _on_broken_link(self, address: HostPort) -> None:
         if address in self._at:
-            self._coroner.suspect("poller", self._at[address])
+            self._failure_detector.suspect("poller", self._at[address])
 
     def _on_new_cluster(self) -> None:
         """etcd lost its data: versions of the old cluster mean nothing, so everybody starts afresh."""
@@ -264,7 +273,7 @@ async def _sweep(hub: Hub, context: Context, view: EtcdView, readiness: Readines
 
 async def _send_away(hub: Hub, context: Context, presences: Presences) -> None:
     """Clients are told to go, and those who were listed stay so until they are seen on other gateways, for a moment."""
-    presences.end_watchers()
+    presences.end_watches()
     await _drain(hub, context)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(HOLD_SECONDS):  # their clients are on their way to other gateways

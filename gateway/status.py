@@ -7,7 +7,7 @@ from typing import Literal
 
 import orjson
 
-from services.clock import rfc3339
+from pollcast.services.clock import rfc3339
 
 State = Literal["live", "stale", "failed"]
 
@@ -23,5 +23,5 @@ class Status:
     def payload(self) -> bytes:
         return orjson.dumps({"state": self.state, "reason": self.reason, "since": rfc3339(self.since)})
 
-    def says_the_same_as(self, other: Status) -> bool:
+    def same_as(self, other: Status) -> bool:
         return self.state == other.state and self.reason == other.reason

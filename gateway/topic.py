@@ -1,29 +1,29 @@
 """A topic that somebody on this gateway watches, or watched a moment ago.
 
 Born at the first join; from then on the gateway has demand for it in etcd. What the owner sends goes through the fence
-(frames of a lower epoch than the highest known are dropped), into the history, and out to the audience (WebSocket) and
+(updates of a lower epoch than the highest known are dropped), into the history, and out to the audience (WebSocket) and
 the followers (server-sent events, gRPC). When the last client leaves, demand ends at once; history and log stay for
 RETAIN_SECONDS, so that one who comes back needs no snapshot; then the topic is forgotten.
 
 What is retained without demand and without an owner may be old: such a topic is not `confirmed` and serves nobody until
-an owner's frame has come.
+an owner's update has come.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.audience import Audience, Traffic
-from gateway.follower import Follower
-from gateway.history import Entry, History, Result
-from gateway.metrics import DELTA_AGE_SECONDS
-from gateway.presence import Presence
-from gateway.status import Status
-from gateway.version import Version
-from services.clock import now_us
-from services.delta import Delta, Row
-from services.settings import HostPort
-from services.topics import Topic
+from pollcast.gateway.audience import Audience, Traffic
+from pollcast.gateway.follower import Follower
+from pollcast.gateway.history import Entry, History, Result
+from pollcast.gateway.metrics import DELTA_AGE_SECONDS
+from pollcast.gateway.presence import Presence
+from pollcast.gateway.status import Status
+from pollcast.gateway.version import Version
+from pollcast.services.catalogue.topics import Topic
+from pollcast.services.clock import now_us
+from pollcast.services.delta import Delta, Row
+from pollcast.services.process.settings import HostPort
 
 RETAIN_SECONDS = 30.0
 
@@ -32,7 +32,7 @@ UNREACHED_SECONDS = 1.0
 
 
 class LiveTopic:
-    """See the module. `owner` is where frames come from now: the feed keeps it."""
+    """See the module. `owner` is where updates come from now: the feed keeps it."""
 
     def __init__(self, topic: Topic, traffic: Traffic) -> None:
         self.topic = topic
@@ -82,10 +82,10 @@ class LiveTopic:
 
     def take_status(self, status: Status) -> None:
         """Tells everybody, when it says anything new."""
-        if status.says_the_same_as(self.status):
+        if status.same_as(self.status):
             return
         before, self.status = self.status, status
-        self.audience.tell_status(status, before)
+        self.audience.broadcast_status(status, before)
         self._wake()
 
     def drop_pieces(self) -> None:

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
-from services.http_guard import GuardedHttp
+from pollcast.services.serving.http_guard import GuardedHttp
 
 BUDGET_SECONDS = 0.004
 """Of each turn."""
 
-Work = Callable[[], None]
+Job = Callable[[], None]
 
 
 class Turns:
@@ -34,7 +34,7 @@ class Turns:
         self._loop = loop
         self._left = BUDGET_SECONDS
         self._due = False  # whether the next turn is looked forward to
-        self._waiting: deque[Work] = deque()
+        self._waiting: deque[Job] = deque()
         self.open = True
 
     @classmethod
@@ -51,9 +51,9 @@ class Turns:
         self.open = self._left > 0 and not self._waiting
         self._expect()
 
-    def later(self, work: Work) -> None:
+    def later(self, job: Job) -> None:
         """Does it when its turn comes, not in this one."""
-        self._waiting.append(work)
+        self._waiting.append(job)
         self.open = False
         self._expect()
 
@@ -67,9 +67,9 @@ class Turns:
         self._left = BUDGET_SECONDS
         started = time.perf_counter()
         for _ in range(len(self._waiting)):  # what they put there anew waits for the turn after this
-            work = self._waiting.popleft()
+            job = self._waiting.popleft()
             try:
-                work()
+                job()
             finally:  # an error is the loop's to tell; the others are still served
                 self._left = BUDGET_SECONDS - (time.perf_counter() - started)
                 self.open = self._left > 0 and not self._waiting

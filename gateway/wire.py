@@ -13,7 +13,7 @@ A connection has a parser only while a frame or a message is half read (`gateway
 slices and in turn (`gateway.turns`), so that a flood or a storm costs the others little. A peer that does not read is
 not read from either: what it is answered stays bounded.
 
-Relied on in uvicorn and websockets (tests/test_wire.py pins it): `run_asgi`, `handle_connect`'s scope, `queue`,
+Relied on in uvicorn and websockets (tests/unit/test_wire.py pins it): `run_asgi`, `handle_connect`'s scope, `queue`,
 `read_paused`, `connections`, `conn`, `close_sent`; `ServerProtocol.available_extensions`.
 """
 
@@ -32,10 +32,10 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol as Framing
 from websockets.protocol import State
 
-from gateway.frames import EXTENSIONS, WINDOW_BITS
-from gateway.framings import framings, is_idle
-from gateway.turns import Turns
-from services import logs
+from pollcast.gateway.frames import EXTENSIONS, WINDOW_BITS
+from pollcast.gateway.framings import framings, is_idle
+from pollcast.gateway.turns import Turns
+from pollcast.services.process import logs
 
 log = logs.get_logger("wire")
 

@@ -57,18 +57,18 @@ CHECKS = [
     Check("ownership: no run is endless", "ownership", 1, 2, mode="cycles"),
     Check("ownership: demand implies an owner in the end", "ownership", 1, 2, ("LTL_OWNED",), "ltl"),
     Check("ownership: no demand implies no owner in the end", "ownership", 1, 2, ("LTL_IDLE",), "ltl"),
-    Check("frames: none is accepted after a newer one", "ownership", 1, 2, ("FRAMES",)),
+    Check("updates: none is accepted after a newer one", "ownership", 1, 2, ("UPDATES",)),
 ]
 
 LONG = [
     Check("ownership: two faults, more changes", "ownership", 2, 3, hashed=True),
-    Check("frames: two faults", "ownership", 2, 1, ("FRAMES",), hashed=True),
+    Check("updates: two faults", "ownership", 2, 1, ("UPDATES",), hashed=True),
 ]
 
 BROKEN = [
     Check("release without the compare of demand", "ownership", 0, 3, ("NO_RELEASE_COMPARE",)),
     Check("claim without the compare of demand", "ownership", 0, 2, ("NO_CLAIM_COMPARE",)),
-    Check("gateways without the fence", "ownership", 1, 1, ("FRAMES", "NO_FENCE")),
+    Check("gateways without the fence", "ownership", 1, 1, ("UPDATES", "NO_FENCE")),
     Check("an answer counts though the mirror is past it", "ownership", 1, 1, ("NO_OVERTAKING",)),
     Check("a list tells pollers only what differs", "ownership", 2, 1, ("LIST_TELLS_CHANGES_ONLY",)),
     Check("a list tells gateways only what differs", "demand", 2, 1, ("LIST_TELLS_CHANGES_ONLY",)),

@@ -1,4 +1,4 @@
-/* That etcd shows what a gateway wants: coordinator/{desired,mirror}.py, for one key.
+/* That etcd shows what a gateway wants: services/coordination/{desired_keys,mirror}.py, for one key.
  *
  * One gateway (they don't know of each other), one topic, one etcd. As in ownership.pml every step may take any time,
  * what is unusual costs one of FAULTS (a lease that ends, a killed gateway, a write without an answer that was carried
@@ -26,9 +26,9 @@ bool live = true;               /* the lease */
 
 /* the gateway */
 bool crashed;
-byte wanted;                    /* Desired.wanted */
+byte wanted;                    /* DesiredKeys.wanted */
 byte since;                     /* the last value that was made */
-bool unsettled;                 /* Desired._unsettled */
+bool unsettled;                 /* DesiredKeys._unsettled */
 bool doubted;                   /* Shown._doubted */
 byte written;                   /* Shown._written: the revision, 0: not there */
 byte written_value;

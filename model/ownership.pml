@@ -56,7 +56,7 @@ typedef Poller {
     byte mirrored;              /* Placement._mirrored */
     byte answered;              /* Placement._answered */
     byte known;                 /* Placement.owners: the epoch, 0: none */
-    byte held;                  /* Placement.held: the epoch that its frames carry, 0: not ours */
+    byte held;                  /* Placement.held: the epoch that its updates carry, 0: not ours */
     bool to_claim;              /* Placement._claims */
     bool to_release;            /* Placement._releases */
     byte demand[2];             /* the mirror of demand: how many of `events` it was told */
@@ -79,11 +79,11 @@ Late late[2];
 byte faults = FAULTS;
 byte changes = CHANGES;
 
-/* Gateway 0's side of the frames. The other's is the same, and nobody else minds frames. */
+/* Gateway 0's side of the updates. The other's is the same, and nobody else minds updates. */
 byte fence;                     /* LiveTopic.fence */
-byte accepted;                  /* the epoch of the last frame that passed */
+byte accepted;                  /* the epoch of the last update that passed */
 byte seen;                      /* up to which revision its mirror of owners is */
-byte slow_frame;                /* the epoch of one frame that is long under way, 0: none. All others come at once */
+byte slow_update;               /* the epoch of one update that is long under way, 0: none. All others come at once */
 
 hidden byte i, j;                /* scratch, of no meaning between two steps */
 hidden byte over;
@@ -116,7 +116,7 @@ inline demand_written(g) {
 #define NO_DEMAND (!DEMANDED)
 #endif
 
-/* One transaction of coordinator/claims.py: sets `ok`, and `over` when the lease to put on is gone. */
+/* One transaction of services/coordination/claims.py: sets `ok`, and `over` when the lease to put on is gone. */
 inline carry_out(request_, lease_, epoch_, target_) {
     ok = false; over = false;
     if
@@ -148,7 +148,7 @@ inline forget() {
     i = revision;
     if :: FOLLOWS(0) && poller[0].told < i -> i = poller[0].told :: else fi;
     if :: FOLLOWS(1) && poller[1].told < i -> i = poller[1].told :: else fi;
-#ifdef FRAMES
+#ifdef UPDATES
     if :: seen < i -> i = seen :: else fi;
 #endif
     do :: i > 0 -> history[i] = 0; i-- :: else -> break od;
@@ -452,7 +452,7 @@ end:
     od
 }
 
-/* --- etcd, leases, the operator, frames -------------------------------------------------------------------------- */
+/* --- etcd, leases, the operator, updates ------------------------------------------------------------------------- */
 
 #define Q poller[q]
 
@@ -492,23 +492,23 @@ end:
     od
 }
 
-#ifdef FRAMES
+#ifdef UPDATES
 
-inline frame_arrives(epoch_) {
+inline update_arrives(epoch_) {
 #ifdef NO_FENCE
     if :: true ->
 #else
     if :: epoch_ >= fence ->
 #endif
-        printf("gateway 0 accepts a frame of epoch %d after one of %d\n", epoch_, accepted);
-        assert(epoch_ >= accepted);     /* no frame is accepted after a newer one */
+        printf("gateway 0 accepts an update of epoch %d after one of %d\n", epoch_, accepted);
+        assert(epoch_ >= accepted);     /* no update is accepted after a newer one */
         accepted = epoch_;
         if :: fence < epoch_ -> fence = epoch_ :: else fi
-    :: else -> printf("gateway 0 drops a frame of epoch %d: it knows %d\n", epoch_, fence)
+    :: else -> printf("gateway 0 drops an update of epoch %d: it knows %d\n", epoch_, fence)
     fi
 }
 
-proctype Frames() {
+proctype Updates() {
 end:
     do
     :: d_step { seen < revision ->
@@ -516,15 +516,15 @@ end:
         if :: history[seen] != 0 && fence < seen -> fence = seen :: else fi;
         printf("gateway 0 sees revision %d: it knows %d\n", seen, fence);
         forget() }
-    :: d_step { poller[0].held > accepted -> frame_arrives(poller[0].held) }
-    :: d_step { poller[1].held > accepted -> frame_arrives(poller[1].held) }
-    :: d_step { slow_frame == 0 && poller[0].held != 0 ->
-        slow_frame = poller[0].held;
-        printf("poller 0 sends a frame of epoch %d, which takes long\n", slow_frame) }
-    :: d_step { slow_frame == 0 && poller[1].held != 0 ->
-        slow_frame = poller[1].held;
-        printf("poller 1 sends a frame of epoch %d, which takes long\n", slow_frame) }
-    :: d_step { slow_frame != 0 -> frame_arrives(slow_frame); slow_frame = 0 }
+    :: d_step { poller[0].held > accepted -> update_arrives(poller[0].held) }
+    :: d_step { poller[1].held > accepted -> update_arrives(poller[1].held) }
+    :: d_step { slow_update == 0 && poller[0].held != 0 ->
+        slow_update = poller[0].held;
+        printf("poller 0 sends an update of epoch %d, which takes long\n", slow_update) }
+    :: d_step { slow_update == 0 && poller[1].held != 0 ->
+        slow_update = poller[1].held;
+        printf("poller 1 sends an update of epoch %d, which takes long\n", slow_update) }
+    :: d_step { slow_update != 0 -> update_arrives(slow_update); slow_update = 0 }
     od
 }
 #endif
@@ -554,8 +554,8 @@ init {
     };
     atomic {
         run A_poller(0); run A_poller(1); run A_gateway(0); run A_gateway(1); run Etcd_for(0); run Etcd_for(1);
-#ifdef FRAMES
-        run Frames();
+#ifdef UPDATES
+        run Updates();
 #endif
         run Auditor()
     }

@@ -9,10 +9,10 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from operator import itemgetter
 
-from poller.trouble import Scope, Trouble
-from services.catalog import Query
-from services.delta import Row
-from services.errors import PollFailed
+from pollcast.poller.trouble import Scope, Trouble
+from pollcast.services.catalogue.catalog import Query
+from pollcast.services.delta import Row
+from pollcast.services.errors import PollFailed
 
 MAX_ROW_BYTES = 16 * 1024 * 1024
 """Of one row as JSON: what fits a message between services with room to spare."""

@@ -23,12 +23,12 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.string import ByteaBinaryLoader
 from psycopg_pool import AsyncConnectionPool
 
-from poller.answer import Answer
-from poller.statement import Statement
-from poller.trouble import Scope, Trouble, judge
-from services import logs
-from services.catalog import Query
-from services.errors import Problem, SettingsInvalid
+from pollcast.poller.answer import Answer
+from pollcast.poller.statement import Statement
+from pollcast.poller.trouble import Scope, Trouble, judge
+from pollcast.services.catalogue.catalog import Query
+from pollcast.services.errors import Problem, SettingsInvalid
+from pollcast.services.process import logs
 
 log = logs.get_logger("database")
 

@@ -1,7 +1,7 @@
 """The Feed service: what this poller owns, to every gateway that asks (proto/pollcast/v1/feed.proto).
 
 One stream per gateway lives as long as both processes do. A topic may be attached before, while and after this poller
-owns it: its frames flow whenever it does. Frames are encoded once and handed on as bytes. A gateway that reads slowly
+owns it: its updates flow whenever it does. Updates are encoded once and handed on as bytes. A gateway that reads slowly
 costs this poller at most `QUEUE_BYTES` and the snapshot under way: beyond, what waits for a topic is dropped and
 replaced by its state at the time when its turn comes.
 """
@@ -17,10 +17,10 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from poller import metrics
-from poller.owned import Frames, OwnedTopic
-from proto.pollcast.v1 import feed_pb2
-from services import logs
+from pollcast.poller import metrics
+from pollcast.poller.owned import OwnedTopic, Updates
+from pollcast.services.process import logs
+from pollcast.v1 import feed_pb2
 
 log = logs.get_logger("feed")
 
@@ -33,16 +33,20 @@ BATCH_BYTES = 64 * 1024
 """Of one message to a gateway, which handles it in one go."""
 
 UNKNOWN = "unknown"
-"""Instead of a state that a gateway was told: the frame that said it may have been dropped, or was of another epoch."""
+"""Stands for the state when the update that reported it may have been dropped, or belonged to another epoch."""
+
+
+OnGatewayGone = Callable[[str], None]
+"""Callback for the end of a gateway's stream that this poller did not end itself; receives the gateway's node name."""
 
 
 @dataclass(slots=True)
 class Waiting:
-    """What waits to be sent of one topic: frames that belong together and are under way, later ones, or a mark that the
-    topic's state is to be sent when its turn comes (`fresh`)."""
+    """What waits to be sent of one topic: updates that belong together and are under way, later ones, or a mark that
+    the topic's state is to be sent when its turn comes (`fresh`)."""
 
     under_way: deque[bytes] = field(default_factory=deque)
-    later: deque[Frames] = field(default_factory=deque)
+    later: deque[Updates] = field(default_factory=deque)
     fresh: bool = False
 
 
@@ -82,7 +86,7 @@ class Stream:
         self._drop(name)
         self._told.pop(name, None)
 
-    def push(self, name: str, frames: Frames) -> None:
+    def push(self, name: str, updates: Updates) -> None:
         """The topic changed."""
         told = self._told.get(name)
         if told is None:
@@ -91,7 +95,7 @@ class Stream:
         if waiting is not None and waiting.fresh:
             return
         owned = self._owned[name]
-        self._queue(name, [*frames, owned.status()] if told == UNKNOWN else frames)
+        self._queue(name, [*updates, owned.status()] if told == UNKNOWN else updates)
         self._told[name] = owned.state
         if self._queued > self._limit:
             self._reset(name)
@@ -104,7 +108,7 @@ class Stream:
             self._told[name] = UNKNOWN
 
     async def batches(self) -> AsyncIterator[list[bytes]]:
-        """All frames that are to be sent, those together that are ready at the same time, up to about BATCH_BYTES;
+        """All updates that are to be sent, those together that are ready at the same time, up to about BATCH_BYTES;
         never ends by itself."""
         while True:
             while not self._waiting:
@@ -113,10 +117,10 @@ class Stream:
             batch: list[bytes] = []
             size = 0
             while self._waiting and size < BATCH_BYTES:
-                frame = self._next(next(iter(self._waiting)))
-                if frame is not None:
-                    batch.append(frame)
-                    size += len(frame)
+                update = self._next(next(iter(self._waiting)))
+                if update is not None:
+                    batch.append(update)
+                    size += len(update)
             if batch:
                 yield batch
 
@@ -131,19 +135,19 @@ class Stream:
             elif waiting.later:
                 waiting.under_way.extend(waiting.later.popleft())
                 self._queued -= sum(map(len, waiting.under_way))
-        frame = waiting.under_way.popleft() if waiting.under_way else None
+        update = waiting.under_way.popleft() if waiting.under_way else None
         if waiting.under_way or waiting.later or waiting.fresh:
             self._waiting[name] = waiting  # at the end: the others have their turn
-        return frame
+        return update
 
-    def _queue(self, name: str, frames: Frames) -> None:
-        self._waiting.setdefault(name, Waiting()).later.append(frames)
-        self._queued += sum(map(len, frames))
+    def _queue(self, name: str, updates: Updates) -> None:
+        self._waiting.setdefault(name, Waiting()).later.append(updates)
+        self._queued += sum(map(len, updates))
 
     def _reset(self, name: str) -> None:
         """What is under way goes on; the rest gives way to the state at the time when its turn comes."""
         waiting = self._waiting[name]
-        self._queued -= sum(len(frame) for frames in waiting.later for frame in frames)
+        self._queued -= sum(len(update) for updates in waiting.later for update in updates)
         waiting.later.clear()
         waiting.fresh = True
         self._told[name] = UNKNOWN
@@ -152,22 +156,22 @@ class Stream:
     def _drop(self, name: str) -> None:
         waiting = self._waiting.pop(name, None)
         if waiting is not None:
-            self._queued -= sum(len(frame) for frames in waiting.later for frame in frames)
+            self._queued -= sum(len(update) for updates in waiting.later for update in updates)
 
 
 class Feed:
     """Serves all streams, and is told of everything that changes (`publish`, `forget`)."""
 
-    def __init__(self, owned: Mapping[str, OwnedTopic]) -> None:
+    def __init__(self, owned: Mapping[str, OwnedTopic], on_gateway_gone: OnGatewayGone | None = None) -> None:
         self._owned = owned
-        self.on_gateway_gone: Callable[[str], None] = lambda _: None  # told the node of a stream that has ended
+        self._on_gateway_gone = on_gateway_gone
         self._streams: set[Stream] = set()
         self._closed = asyncio.Event()
 
-    def publish(self, name: str, frames: Frames) -> None:
+    def publish(self, name: str, updates: Updates) -> None:
         """The owned topic changed; its state is already the new one."""
         for stream in self._streams:
-            stream.push(name, frames)
+            stream.push(name, updates)
 
     def forget(self, name: str) -> None:
         """The topic is not owned any more."""
@@ -206,19 +210,19 @@ class Feed:
                     task.cancel()
         finally:
             self._streams.discard(stream)
-            if stream.gateway and not self._closed.is_set():
-                self.on_gateway_gone(stream.gateway)
+            if self._on_gateway_gone is not None and stream.gateway and not self._closed.is_set():
+                self._on_gateway_gone(stream.gateway)
             metrics.GATEWAY_STREAMS.dec()
 
 
 async def _write(stream: Stream, context: grpc.aio.ServicerContext[object, bytes]) -> None:
     async for batch in stream.batches():
         try:
-            await context.write(feed_pb2.FeedFrames(frames=batch).SerializeToString())
+            await context.write(feed_pb2.FeedUpdates(updates=batch).SerializeToString())
         except grpc.aio.InternalError:  # how grpc.aio says that the peer is gone
             return
-        metrics.FRAMES.inc(len(batch))
-        metrics.FRAME_BYTES.inc(sum(map(len, batch)))
+        metrics.UPDATES.inc(len(batch))
+        metrics.UPDATE_BYTES.inc(sum(map(len, batch)))
 
 
 async def _read(stream: Stream, requests: AsyncIterator[feed_pb2.FeedRequest]) -> None:

@@ -17,19 +17,20 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 
-from poller import metrics, schedule, statement
-from poller.answer import Answer, Outcome, divide, size
-from poller.database import Database
-from poller.multiplexed import why_not
-from poller.owned import Frames, OwnedTopic
-from poller.rounds import Batching, run_round
-from poller.trouble import Scope, Trouble
-from services import clock, logs, tracing
-from services.catalog import Query
+from pollcast.poller import metrics, schedule, statement
+from pollcast.poller.answer import Answer, Outcome, divide, size
+from pollcast.poller.database import Database
+from pollcast.poller.multiplexed import why_not
+from pollcast.poller.owned import OwnedTopic, Updates
+from pollcast.poller.rounds import Batching, run_round
+from pollcast.poller.trouble import Scope, Trouble
+from pollcast.services import clock
+from pollcast.services.catalogue.catalog import Query
+from pollcast.services.process import logs, tracing
 
 log = logs.get_logger("lane")
 
-Publish = Callable[[str, Frames], None]
+Publish = Callable[[str, Updates], None]
 
 Place = dict[str, OwnedTopic]
 
@@ -213,17 +214,17 @@ class Lane:
         self._put(self._place_after(outcome) if at_fault else self._steady, topic)
         before = topic.seq
         if isinstance(outcome, Trouble):
-            frames = topic.troubled(outcome, clock.now_us())
+            updates = topic.troubled(outcome, clock.now_us())
             kind = outcome.state
             self._troubled.add(topic.name)
         else:
-            frames = topic.answered(outcome, polled_at)
+            updates = topic.answered(outcome, polled_at)
             self._healed(topic)
             kind = "unchanged" if topic.seq == before else "changed"
         self._polls[kind].inc()
         compared_at = clock.now_us() if tracing.on else 0
-        if frames:
-            self._publish(topic.name, frames)
+        if updates:
+            self._publish(topic.name, updates)
         if tracing.on and kind == "changed":
             times = polled_at, answered_at or polled_at, compared_at, clock.now_us()
             tracing.polled(self._query.name, topic.name, topic.epoch, topic.seq, times)

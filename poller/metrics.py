@@ -24,8 +24,8 @@ OWNED_TOPICS = Gauge("pollcast_poller_owned_topics", "Topics that this poller ow
 GAINED = Counter("pollcast_poller_gained_topics", "Topics that came to this poller, whoever had them before.")
 LOST = Counter("pollcast_poller_lost_topics", "Topics that this poller let go, handed over, or lost.")
 GATEWAY_STREAMS = Gauge("pollcast_poller_gateway_streams", "Gateways that are connected.")
-FRAMES = Counter("pollcast_poller_frames", "Frames sent to gateways.")
-FRAME_BYTES = Counter("pollcast_poller_frame_bytes", "Bytes of the frames sent to gateways.")
+UPDATES = Counter("pollcast_poller_frames", "Updates sent to gateways.")
+UPDATE_BYTES = Counter("pollcast_poller_frame_bytes", "Bytes of the updates sent to gateways.")
 RESETS = Counter(
     "pollcast_poller_resets", "Queued changes dropped for a gateway that reads slowly; it gets a snapshot instead."
 )

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.catalog import Query
-from services.sql import Token, tokens
+from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.sql import Token, tokens
 
 _AGGREGATES = """any_value array_agg avg bit_and bit_or bit_xor bool_and bool_or corr count covar_pop covar_samp every
 json_agg json_agg_strict json_arrayagg json_object_agg json_objectagg jsonb_agg jsonb_agg_strict jsonb_object_agg max

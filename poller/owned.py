@@ -1,6 +1,6 @@
-"""A topic that this poller owns: its last result, its state, and the frames that tell gateways of a change.
+"""A topic that this poller owns: its last result, its state, and the updates that tell gateways of a change.
 
-Pure: times are arguments, frames are return values, encoded once for all gateways (proto/pollcast/v1/feed.proto). It
+Pure: times are arguments, updates are return values, encoded once for all gateways (proto/pollcast/v1/feed.proto). It
 lives from `gained` to `lost`; whoever owns the topic next starts with a higher epoch and counts from 1 again. It holds
 one copy of the rows as bytes, about 170 bytes a row beside the text of the row and of its key.
 """
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from poller.trouble import Trouble
-from proto.pollcast.v1 import feed_pb2
-from services.delta import Delta, Row, diff
-from services.topics import Topic
+from pollcast.poller.trouble import Trouble
+from pollcast.services.catalogue.topics import Topic
+from pollcast.services.delta import Delta, Row, diff
+from pollcast.v1 import feed_pb2
 
 PIECE_BYTES = 1024 * 1024
 """A snapshot is sent in pieces of about this size."""
@@ -23,7 +23,7 @@ LARGEST_DELTA_BYTES = 8 * 1024 * 1024
 COST_WEIGHT = 0.2
 """Of the last poll in the smoothed cost of a poll."""
 
-Frames = list[bytes]
+Updates = list[bytes]
 
 
 class OwnedTopic:
@@ -74,17 +74,17 @@ class OwnedTopic:
     def name(self) -> str:
         return self.topic.canonical
 
-    def answered(self, rows: list[Row], polled_at: int) -> Frames:
+    def answered(self, rows: list[Row], polled_at: int) -> Updates:
         """A poll that started then gave these rows. Nothing is told when nothing changed; else the result first and
         then, where it was not, that the topic is live."""
         self.polls += 1
         self.answered_at = polled_at
-        frames: Frames = []
+        updates: Updates = []
         if rows is not self.rows and rows != self.rows:
-            frames = self._changed(rows, polled_at)
-        return frames + self._turned("live", "", polled_at)
+            updates = self._changed(rows, polled_at)
+        return updates + self._turned("live", "", polled_at)
 
-    def troubled(self, trouble: Trouble, now: int) -> Frames:
+    def troubled(self, trouble: Trouble, now: int) -> Updates:
         """A poll ended with this. The last result stays."""
         self.polls += 1
         return self._turned(trouble.state, trouble.error.detail, now)
@@ -102,9 +102,9 @@ class OwnedTopic:
 
     def status(self) -> bytes:
         status = feed_pb2.FeedStatus(state=self.state, reason=self.reason, since=self.since)
-        return self._frame(status=status)
+        return self._update(status=status)
 
-    def _changed(self, rows: list[Row], polled_at: int) -> Frames:
+    def _changed(self, rows: list[Row], polled_at: int) -> Updates:
         before, self.rows = self.rows, rows
         self.seq += 1
         self.polled_at = polled_at
@@ -116,7 +116,7 @@ class OwnedTopic:
             return list(self._snapshot(rows))
         return [self._delta(delta)]
 
-    def _turned(self, state: str, reason: str, now: int) -> Frames:
+    def _turned(self, state: str, reason: str, now: int) -> Updates:
         if (state, reason) == (self.state, self.reason):
             return []
         if state != self.state:
@@ -126,21 +126,21 @@ class OwnedTopic:
 
     def _delta(self, delta: Delta) -> bytes:
         upserts = [feed_pb2.FeedUpsert(at=at, key=key, row=row) for at, key, row in delta.upserts]
-        return self._frame(delta=feed_pb2.FeedDelta(deletes=delta.deletes, upserts=upserts))
+        return self._update(delta=feed_pb2.FeedDelta(deletes=delta.deletes, upserts=upserts))
 
     def _snapshot(self, rows: list[Row]) -> Iterator[bytes]:
         pieces = list(_pieces(rows))
         for piece in pieces:
             piece_rows = [feed_pb2.FeedRow(key=key, row=row) for key, row in piece]
-            yield self._frame(snapshot=feed_pb2.FeedSnapshot(rows=piece_rows, more=piece is not pieces[-1]))
+            yield self._update(snapshot=feed_pb2.FeedSnapshot(rows=piece_rows, more=piece is not pieces[-1]))
 
-    def _frame(
+    def _update(
         self,
         snapshot: feed_pb2.FeedSnapshot | None = None,
         delta: feed_pb2.FeedDelta | None = None,
         status: feed_pb2.FeedStatus | None = None,
     ) -> bytes:
-        frame = feed_pb2.FeedFrame(
+        update = feed_pb2.FeedUpdate(
             topic=self.name,
             epoch=self.epoch,
             seq=self.seq,
@@ -149,7 +149,7 @@ class OwnedTopic:
             delta=delta,
             status=status,
         )
-        return frame.SerializeToString()
+        return update.SerializeToString()
 
 
 def _pieces(rows: Iterable[Row]) -> Iterator[list[Row]]:

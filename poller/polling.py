@@ -1,7 +1,7 @@
-"""What this poller owns, from the word of the coordination to the frames for the gateways.
+"""What this poller owns, from the word of the coordination to the updates for the gateways.
 
-`gained` and `lost` come from coordinator/ownership.py and take effect at once: a gained topic is polled now, and after
-`lost` no frame of it leaves. `run` polls until cancelled. When this poller dies, gateways see their streams break and
+`gained` and `lost` come from poller/ownership.py and take effect at once: a gained topic is polled now, and after
+`lost` no update of it leaves. `run` polls until cancelled. When this poller dies, gateways see their streams break and
 keep what they have until the next owner's first result.
 """
 
@@ -11,29 +11,37 @@ import asyncio
 import random
 from collections.abc import Iterator
 
-from coordinator.metrics import counted_on_scrape
-from poller import metrics
-from poller.database import Database
-from poller.feed import Feed
-from poller.figures import figures
-from poller.lane import Lane
-from poller.owned import Frames, OwnedTopic
-from poller.story import Story
-from services import clock, logs, topics
-from services.catalog import Catalog
-from services.errors import PollcastError
+from pollcast.poller import metrics
+from pollcast.poller.database import Database
+from pollcast.poller.feed import Feed, OnGatewayGone
+from pollcast.poller.gauges import topic_gauges
+from pollcast.poller.lane import Lane
+from pollcast.poller.owned import OwnedTopic, Updates
+from pollcast.poller.ownership_log import OwnershipLog
+from pollcast.services import clock
+from pollcast.services.catalogue import topics
+from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.coordination.metrics import counted_on_scrape
+from pollcast.services.errors import PollcastError
+from pollcast.services.process import logs
 
 log = logs.get_logger("polling")
 
 
 class Polling:
-    """The Holder of coordinator/ownership.py."""
+    """The Holder of poller/ownership.py."""
 
-    def __init__(self, catalog: Catalog, database: Database, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        database: Database,
+        rng: random.Random | None = None,
+        on_gateway_gone: OnGatewayGone | None = None,
+    ) -> None:
         self._catalog = catalog
         self._owned: dict[str, OwnedTopic] = {}
-        self.feed = Feed(self._owned)
-        self._story = Story()
+        self.feed = Feed(self._owned, on_gateway_gone)
+        self._log = OwnershipLog()
         rng = rng or random.Random()
         self._lanes = {name: Lane(query, database, self._publish, rng) for name, query in catalog.queries.items()}
 
@@ -65,7 +73,7 @@ class Polling:
             return
         self._owned[topic] = owned
         metrics.GAINED.inc()
-        self._story.gained(topic, epoch)
+        self._log.gained(topic, epoch)
         self._lanes[owned.topic.query.name].add(owned)
 
     def lost(self, topic: str) -> None:
@@ -73,17 +81,17 @@ class Polling:
         owned = self._owned.pop(topic, None)
         if owned is not None:
             metrics.LOST.inc()
-            self._story.lost(topic)
+            self._log.lost(topic)
             self._lanes[owned.topic.query.name].remove(owned)
             self.feed.forget(topic)
 
-    def _publish(self, topic: str, frames: Frames) -> None:
-        self._story.told(topic)
-        self.feed.publish(topic, frames)
+    def _publish(self, topic: str, updates: Updates) -> None:
+        self._log.told(topic)
+        self.feed.publish(topic, updates)
 
     async def run(self) -> None:
         """Polls until cancelled."""
-        with counted_on_scrape(lambda: figures(self._owned, self._lanes, clock.now_us())):
+        with counted_on_scrape(lambda: topic_gauges(self._owned, self._lanes, clock.now_us())):
             async with asyncio.TaskGroup() as tasks:
                 for name, lane in self._lanes.items():
                     tasks.create_task(lane.run(), name=f"lane {name}")

@@ -14,11 +14,11 @@ from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from poller.answer import Outcome
-from poller.owned import OwnedTopic
-from poller.schedule import BatchSize
-from poller.statement import types
-from poller.trouble import Scope, Trouble
+from pollcast.poller.answer import Outcome
+from pollcast.poller.owned import OwnedTopic
+from pollcast.poller.schedule import BatchSize
+from pollcast.poller.statement import types
+from pollcast.poller.trouble import Scope, Trouble
 
 MAX_TIMEOUTS = 12
 """In one round; what has no outcome by then is told the same, and is asked again in the next round. A round that comes

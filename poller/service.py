@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import asyncio
 
-from coordinator.coroner import Coroner
-from coordinator.drain import Asked
-from coordinator.etcd import Etcd
-from coordinator.keys import Keys
-from coordinator.ownership import Ownership
-from coordinator.registry import Registration, node_record
-from coordinator.reporting import Reporting
-from coordinator.session import Session, keep_session
-from poller.database import Database, checked_url
-from poller.feed import SERVICE
-from poller.polling import Polling
-from poller.report import describe
-from services import catalog as catalogue
-from services import logs, rpc
-from services.settings import PollerSettings
-from services.web import address_of, bind, serve_app, service_app
+from pollcast.poller.database import Database, checked_url
+from pollcast.poller.feed import SERVICE
+from pollcast.poller.ownership import Ownership
+from pollcast.poller.polling import Polling
+from pollcast.poller.report import describe
+from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.coordination.drain import DrainRequests
+from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.failure_detector import FailureDetector
+from pollcast.services.coordination.keys import Keys
+from pollcast.services.coordination.registry import Registration, node_record
+from pollcast.services.coordination.reporting import Reporting
+from pollcast.services.coordination.session import Session, keep_session
+from pollcast.services.process import logs
+from pollcast.services.process.settings import PollerSettings
+from pollcast.services.serving import rpc
+from pollcast.services.serving.web import address_of, bind, serve_app, service_app
 
 log = logs.get_logger("poller")
 
@@ -40,14 +41,14 @@ class Poller:
         polling: Polling,
         server: rpc.RpcServer,
         stop: asyncio.Event,
-        asked: Asked,
+        drain_requests: DrainRequests,
     ) -> None:
         self.registration = registration
         self.ownership = ownership
         self._polling = polling
         self._server = server
         self._stop = stop
-        self._asked = asked
+        self._drain_requests = drain_requests
         self._was_ready = False
 
     async def term(self, session: Session) -> None:
@@ -57,7 +58,7 @@ class Poller:
                 self.registration.run(session),
                 self.ownership.run(session),
                 self._say_ready(),
-                self._asked.run(session),
+                self._drain_requests.run(session),
             )
             running = [tasks.create_task(work) for work in works]
             await self._stop.wait()
@@ -98,18 +99,19 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
     with bind(settings.http) as listener:
         http = settings.advertised(*address_of(listener))
         async with Etcd.open(settings) as etcd, Database.open(url, settings.pool, settings.node) as database:
-            polling = Polling(catalog, database)
-            coroner = Coroner(etcd, keys)
-            polling.feed.on_gateway_gone = lambda gateway: coroner.suspect("gateway", gateway)
+            failure_detector = FailureDetector(etcd, keys)
+            polling = Polling(
+                catalog, database, on_gateway_gone=lambda gateway: failure_detector.suspect("gateway", gateway)
+            )
             reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, polling))
             async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
                 grpc = settings.advertised(server.host, server.port)
                 registration = Registration(etcd, keys, node_record("poller", settings.node, http, grpc))
                 ownership = Ownership(etcd, keys, settings.node, grpc, polling)
-                asked = Asked(etcd, keys, "poller", settings.node, stop)
-                poller = Poller(registration, ownership, polling, server, stop, asked)
-                works = (polling.run(), coroner.run(), reporting.run())
+                drain_requests = DrainRequests(etcd, keys, "poller", settings.node, stop)
+                poller = Poller(registration, ownership, polling, server, stop, drain_requests)
+                works = (polling.run(), failure_detector.run(), reporting.run())
                 forever = [tasks.create_task(work) for work in works]
                 async with serve_app(service_app(poller.healthz, poller.readyz), listener):
                     log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))

@@ -26,9 +26,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from services.catalog import Query
-from services.sql import Placeholder, Text, split
-from services.values import pg_type
+from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.sql import Placeholder, Text, split
+from pollcast.services.catalogue.values import pg_type
 
 Values = Mapping[str, str]
 """Canonical text by parameter."""

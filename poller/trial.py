@@ -13,12 +13,12 @@ from collections.abc import Iterator
 import psycopg
 from psycopg import Connection, RawCursor
 
-from poller.database import CONNECT_SECONDS, LOCK_SECONDS, checked_url
-from poller.multiplexed import why_not
-from poller.statement import Statement, alone, probe, together
-from poller.trouble import QUERY_ALIAS, Scope, condition, judge
-from services.catalog import Catalog, Param, Query
-from services.errors import CatalogInvalid, PollStale, Problem
+from pollcast.poller.database import CONNECT_SECONDS, LOCK_SECONDS, checked_url
+from pollcast.poller.multiplexed import why_not
+from pollcast.poller.statement import Statement, alone, probe, together
+from pollcast.poller.trouble import QUERY_ALIAS, Scope, condition, judge
+from pollcast.services.catalogue.catalog import Catalog, Param, Query
+from pollcast.services.errors import CatalogInvalid, PollStale, Problem
 
 MADE_UP = {
     "text": "x",

@@ -14,8 +14,8 @@ import psycopg
 import psycopg.errors
 from psycopg_pool import PoolClosed, PoolTimeout
 
-from services.catalog import Query
-from services.errors import PollFailed, PollStale
+from pollcast.services.catalogue.catalog import Query
+from pollcast.services.errors import PollFailed, PollStale
 
 QUERY_ALIAS = "Q Q"
 """What poller/statement.py calls the query in the statement."""

@@ -7,8 +7,24 @@ credential.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """Return the only error inside nested exception groups; `error` itself when it holds several or is no group."""
+    first, *others = leaves(error)
+    return error if others else first
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors inside nested exception groups, in their order; `error` itself when it is no group."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from leaves(each)
+    else:
+        yield error
 
 
 class PollcastError(Exception):

@@ -18,8 +18,9 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from services import ports
-from services.embedded import EtcdServer, PostgresServer
+from pollcast.services.local import ports
+from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from tests.support.repository import ROOT
 
 # A machine that stands still for a moment says nothing of what is tested: by default an example that takes more than
 # 200 ms fails, and so does a test whose first examples take a second to make. In CI the examples are always the same.
@@ -139,4 +140,4 @@ def free_port() -> int:
 @pytest.fixture
 def examples() -> Path:
     """The folder of the catalogues that are shipped."""
-    return Path(__file__).parent.parent / "examples"
+    return ROOT / "examples"

@@ -5,6 +5,8 @@ const gateway = process.env["POLLCAST_URL"] ?? "http://127.0.0.1:4000"
 
 export default defineConfig({
   build: {
+    outDir: "../gateway/static", // served by gateway/page.py, and part of the wheel
+    emptyOutDir: true,
     target: "es2022",
     modulePreload: { polyfill: false }, // it would be an inline script, which the page's security policy forbids
     assetsInlineLimit: 0, // nor are there data: addresses

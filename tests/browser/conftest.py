@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 FLAGS = [
     "--no-sandbox",

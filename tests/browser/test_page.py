@@ -12,10 +12,10 @@ import psycopg
 import pytest
 from playwright.async_api import expect
 
-from services.auth import sign
+from pollcast.services.auth.tokens import sign
 from tests.browser.conftest import Opens, Watched
-from tests.cluster import Cluster, cluster, guarded_cluster
-from tests.waiting import eventually
+from tests.support.cluster import Cluster, cluster, guarded_cluster
+from tests.support.waiting import eventually
 
 SECRET = "a secret of at least thirty-two bytes"
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.async_api import expect
-from pollcast_client import topic, watch
 
+from pollcast_client import topic, watch
 from tests.browser.conftest import Opens
-from tests.cluster import Cluster, cluster
+from tests.support.cluster import Cluster, cluster
 
 
 @pytest.fixture(scope="module")

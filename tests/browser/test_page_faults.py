@@ -10,12 +10,12 @@ import psycopg
 import pytest
 from playwright.async_api import expect
 
-from services.embedded import PostgresServer
-from tests.balancer import Balancer
+from pollcast.services.local.embedded import PostgresServer
 from tests.browser.conftest import Opens, Watched
-from tests.cluster import Cluster, cluster
-from tests.faults.client import PATIENCE_SECONDS
-from tests.waiting import eventually, stood_still
+from tests.support.balancer import Balancer
+from tests.support.client import PATIENCE_SECONDS
+from tests.support.cluster import Cluster, cluster
+from tests.support.waiting import eventually, stood_still
 
 CATALOG = """
 [queries.counters]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.world import World, start_world
+from tests.support.world import World, start_world
 
 
 @pytest.fixture

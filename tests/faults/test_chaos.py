@@ -15,11 +15,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from services.embedded import EtcdServer
-from tests.faults.client import Client
-from tests.faults.nemesis import Nemesis, any_gateway
-from tests.faults.world import INTERVAL, World, now, start_world
-from tests.waiting import eventually
+from pollcast.services.local.embedded import EtcdServer
+from tests.support.client import Client
+from tests.support.nemesis import Nemesis, any_gateway
+from tests.support.waiting import eventually
+from tests.support.world import INTERVAL, World, now, start_world
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "25"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))

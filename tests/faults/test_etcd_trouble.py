@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from services.embedded import EtcdMember, EtcdServer, PostgresServer
-from services.settings import Role
-from tests.faults.client import Client
-from tests.faults.world import LEASE_TTL, World, now, own_database, start_world
-from tests.waiting import eventually, stood_still
+from pollcast.services.local.embedded import EtcdMember, EtcdServer, PostgresServer
+from pollcast.services.process.settings import Role
+from tests.support.client import Client
+from tests.support.waiting import eventually, stood_still
+from tests.support.world import LEASE_TTL, World, now, own_database, start_world
 
 TICKS = [f"tick?n={n}" for n in range(10)]
 

@@ -16,13 +16,13 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from services.child import Child
-from services.embedded import ETCD_FLAGS, PostgresServer, program
-from services.settings import Role
-from tests.faults.client import Client
-from tests.faults.netns import Network, network
-from tests.faults.world import LEASE_TTL, World, now, own_database, start_world
-from tests.waiting import eventually
+from pollcast.services.local.child import Child
+from pollcast.services.local.embedded import ETCD_FLAGS, PostgresServer, program
+from pollcast.services.process.settings import Role
+from tests.support.client import Client
+from tests.support.netns import Network, network
+from tests.support.waiting import eventually
+from tests.support.world import LEASE_TTL, World, now, own_database, start_world
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
 

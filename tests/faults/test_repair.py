@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from coordinator.keys import NodeRecord, OwnerRecord
-from services.embedded import EtcdServer, PostgresServer
-from tests.faults.client import Client
-from tests.faults.world import World, now, own_database, start_world
-from tests.waiting import eventually
+from pollcast.services.coordination.keys import NodeRecord, OwnerRecord
+from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from tests.support.client import Client
+from tests.support.waiting import eventually
+from tests.support.world import World, now, own_database, start_world
 
 TICK = "tick?n=1"
 STOCK = "stock?shelf=a"

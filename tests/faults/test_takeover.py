@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from coordinator import drain
-from coordinator.keys import OwnerRecord
-from coordinator.moves import move
-from services.embedded import EtcdServer, PostgresServer
-from tests.faults.client import Client
-from tests.faults.world import INTERVAL, LEASE_TTL, World, now, own_database, start_world, waited
-from tests.waiting import eventually
+from pollcast.coordinator.move_topic import move_topic
+from pollcast.services.coordination import drain
+from pollcast.services.coordination.keys import OwnerRecord
+from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from tests.support.client import Client
+from tests.support.waiting import eventually
+from tests.support.world import INTERVAL, LEASE_TTL, World, now, own_database, start_world, waited
 
 NOISE = 0.5
 """Seconds that a loaded machine may add to a gap."""
@@ -48,7 +48,7 @@ async def test_a_killed_poller_is_replaced_and_clients_notice_nothing(world: Wor
             await client.has_results(topic, tick)
         dying = await world.owned_by(topic)
         if await world.owner(tick) != dying.name:
-            await move(world.etcd, world.keys, tick, dying.name)
+            await move_topic(world.etcd, world.keys, tick, dying.name)
             await eventually(lambda: [poll.node for poll in world.of(tick)][-1:] == [dying.name])
         before = one.seen[topic].result
         assert before is not None

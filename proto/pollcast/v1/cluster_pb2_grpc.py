@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from proto.pollcast.v1 import cluster_pb2 as proto_dot_pollcast_dot_v1_dot_cluster__pb2
+from pollcast.v1 import cluster_pb2 as pollcast_dot_v1_dot_cluster__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in proto/pollcast/v1/cluster_pb2_grpc.py depends on'
+        + ' but the generated code in pollcast/v1/cluster_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -37,28 +37,28 @@ class ClusterStub:
         """
         self.ListNodes = channel.unary_unary(
                 '/pollcast.v1.Cluster/ListNodes',
-                request_serializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.ListNodesRequest.SerializeToString,
-                response_deserializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.ListNodesResponse.FromString,
+                request_serializer=pollcast_dot_v1_dot_cluster__pb2.ListNodesRequest.SerializeToString,
+                response_deserializer=pollcast_dot_v1_dot_cluster__pb2.ListNodesResponse.FromString,
                 _registered_method=True)
         self.ListTopics = channel.unary_unary(
                 '/pollcast.v1.Cluster/ListTopics',
-                request_serializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.ListTopicsRequest.SerializeToString,
-                response_deserializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.ListTopicsResponse.FromString,
+                request_serializer=pollcast_dot_v1_dot_cluster__pb2.ListTopicsRequest.SerializeToString,
+                response_deserializer=pollcast_dot_v1_dot_cluster__pb2.ListTopicsResponse.FromString,
                 _registered_method=True)
         self.WatchCluster = channel.unary_stream(
                 '/pollcast.v1.Cluster/WatchCluster',
-                request_serializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.WatchClusterRequest.SerializeToString,
-                response_deserializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.WatchClusterResponse.FromString,
+                request_serializer=pollcast_dot_v1_dot_cluster__pb2.WatchClusterRequest.SerializeToString,
+                response_deserializer=pollcast_dot_v1_dot_cluster__pb2.WatchClusterResponse.FromString,
                 _registered_method=True)
         self.MoveTopic = channel.unary_unary(
                 '/pollcast.v1.Cluster/MoveTopic',
-                request_serializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.MoveTopicRequest.SerializeToString,
-                response_deserializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.MoveTopicResponse.FromString,
+                request_serializer=pollcast_dot_v1_dot_cluster__pb2.MoveTopicRequest.SerializeToString,
+                response_deserializer=pollcast_dot_v1_dot_cluster__pb2.MoveTopicResponse.FromString,
                 _registered_method=True)
         self.DrainNode = channel.unary_unary(
                 '/pollcast.v1.Cluster/DrainNode',
-                request_serializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.DrainNodeRequest.SerializeToString,
-                response_deserializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.DrainNodeResponse.FromString,
+                request_serializer=pollcast_dot_v1_dot_cluster__pb2.DrainNodeRequest.SerializeToString,
+                response_deserializer=pollcast_dot_v1_dot_cluster__pb2.DrainNodeResponse.FromString,
                 _registered_method=True)
 
 
@@ -107,28 +107,28 @@ def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'ListNodes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListNodes,
-                    request_deserializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.ListNodesRequest.FromString,
-                    response_serializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.ListNodesResponse.SerializeToString,
+                    request_deserializer=pollcast_dot_v1_dot_cluster__pb2.ListNodesRequest.FromString,
+                    response_serializer=pollcast_dot_v1_dot_cluster__pb2.ListNodesResponse.SerializeToString,
             ),
             'ListTopics': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTopics,
-                    request_deserializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.ListTopicsRequest.FromString,
-                    response_serializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.ListTopicsResponse.SerializeToString,
+                    request_deserializer=pollcast_dot_v1_dot_cluster__pb2.ListTopicsRequest.FromString,
+                    response_serializer=pollcast_dot_v1_dot_cluster__pb2.ListTopicsResponse.SerializeToString,
             ),
             'WatchCluster': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchCluster,
-                    request_deserializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.WatchClusterRequest.FromString,
-                    response_serializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.WatchClusterResponse.SerializeToString,
+                    request_deserializer=pollcast_dot_v1_dot_cluster__pb2.WatchClusterRequest.FromString,
+                    response_serializer=pollcast_dot_v1_dot_cluster__pb2.WatchClusterResponse.SerializeToString,
             ),
             'MoveTopic': grpc.unary_unary_rpc_method_handler(
                     servicer.MoveTopic,
-                    request_deserializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.MoveTopicRequest.FromString,
-                    response_serializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.MoveTopicResponse.SerializeToString,
+                    request_deserializer=pollcast_dot_v1_dot_cluster__pb2.MoveTopicRequest.FromString,
+                    response_serializer=pollcast_dot_v1_dot_cluster__pb2.MoveTopicResponse.SerializeToString,
             ),
             'DrainNode': grpc.unary_unary_rpc_method_handler(
                     servicer.DrainNode,
-                    request_deserializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.DrainNodeRequest.FromString,
-                    response_serializer=proto_dot_pollcast_dot_v1_dot_cluster__pb2.DrainNodeResponse.SerializeToString,
+                    request_deserializer=pollcast_dot_v1_dot_cluster__pb2.DrainNodeRequest.FromString,
+                    response_serializer=pollcast_dot_v1_dot_cluster__pb2.DrainNodeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -157,8 +157,8 @@ class Cluster:
             request,
             target,
             '/pollcast.v1.Cluster/ListNodes',
-            proto_dot_pollcast_dot_v1_dot_cluster__pb2.ListNodesRequest.SerializeToString,
-            proto_dot_pollcast_dot_v1_dot_cluster__pb2.ListNodesResponse.FromString,
+            pollcast_dot_v1_dot_cluster__pb2.ListNodesRequest.SerializeToString,
+            pollcast_dot_v1_dot_cluster__pb2.ListNodesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -184,8 +184,8 @@ class Cluster:
             request,
             target,
             '/pollcast.v1.Cluster/ListTopics',
-            proto_dot_pollcast_dot_v1_dot_cluster__pb2.ListTopicsRequest.SerializeToString,
-            proto_dot_pollcast_dot_v1_dot_cluster__pb2.ListTopicsResponse.FromString,
+            pollcast_dot_v1_dot_cluster__pb2.ListTopicsRequest.SerializeToString,
+            pollcast_dot_v1_dot_cluster__pb2.ListTopicsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -211,8 +211,8 @@ class Cluster:
             request,
             target,
             '/pollcast.v1.Cluster/WatchCluster',
-            proto_dot_pollcast_dot_v1_dot_cluster__pb2.WatchClusterRequest.SerializeToString,
-            proto_dot_pollcast_dot_v1_dot_cluster__pb2.WatchClusterResponse.FromString,
+            pollcast_dot_v1_dot_cluster__pb2.WatchClusterRequest.SerializeToString,
+            pollcast_dot_v1_dot_cluster__pb2.WatchClusterResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -238,8 +238,8 @@ class Cluster:
             request,
             target,
             '/pollcast.v1.Cluster/MoveTopic',
-            proto_dot_pollcast_dot_v1_dot_cluster__pb2.MoveTopicRequest.SerializeToString,
-            proto_dot_pollcast_dot_v1_dot_cluster__pb2.MoveTopicResponse.FromString,
+            pollcast_dot_v1_dot_cluster__pb2.MoveTopicRequest.SerializeToString,
+            pollcast_dot_v1_dot_cluster__pb2.MoveTopicResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -265,8 +265,8 @@ class Cluster:
             request,
             target,
             '/pollcast.v1.Cluster/DrainNode',
-            proto_dot_pollcast_dot_v1_dot_cluster__pb2.DrainNodeRequest.SerializeToString,
-            proto_dot_pollcast_dot_v1_dot_cluster__pb2.DrainNodeResponse.FromString,
+            pollcast_dot_v1_dot_cluster__pb2.DrainNodeRequest.SerializeToString,
+            pollcast_dot_v1_dot_cluster__pb2.DrainNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -29,7 +29,7 @@ class FeedRequest(_message.Message):
     """The gateway's node name; read from the first message only."""
     @_builtins.property
     def attach(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attach]:
-        """Topics to attach to. The poller sends frames of a topic whenever it owns it, now or later."""
+        """Topics to attach to. The poller sends updates of a topic whenever it owns it, now or later."""
 
     @_builtins.property
     def detach(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -78,31 +78,31 @@ class Attach(_message.Message):
 Global___Attach: _TypeAlias = Attach  # noqa: Y015
 
 @_typing.final
-class FeedFrames(_message.Message):
+class FeedUpdates(_message.Message):
     """What was ready at the same time: one round of polls changes many topics, and a message is what costs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    FRAMES_FIELD_NUMBER: _builtins.int
+    UPDATES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def frames(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Each a FeedFrame, which was encoded once for all gateways."""
+    def updates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Each a FeedUpdate, which was encoded once for all gateways."""
 
     def __init__(
         self,
         *,
-        frames: _abc.Iterable[_builtins.bytes] | None = ...,
+        updates: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["updates", b"updates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___FeedFrames: _TypeAlias = FeedFrames  # noqa: Y015
+Global___FeedUpdates: _TypeAlias = FeedUpdates  # noqa: Y015
 
 @_typing.final
-class FeedFrame(_message.Message):
+class FeedUpdate(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOPIC_FIELD_NUMBER: _builtins.int
@@ -115,7 +115,7 @@ class FeedFrame(_message.Message):
     topic: _builtins.str
     """Canonical."""
     epoch: _builtins.int
-    """The mod_revision of the owner key under which this frame was made: the fencing token."""
+    """The mod_revision of the owner key under which this update was made: the fencing token."""
     seq: _builtins.int
     """Counts the results of this epoch that differ, from 1."""
     polled_at: _builtins.int
@@ -145,7 +145,7 @@ class FeedFrame(_message.Message):
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
-Global___FeedFrame: _TypeAlias = FeedFrame  # noqa: Y015
+Global___FeedUpdate: _TypeAlias = FeedUpdate  # noqa: Y015
 
 @_typing.final
 class FeedRow(_message.Message):

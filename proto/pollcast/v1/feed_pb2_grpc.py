@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from proto.pollcast.v1 import feed_pb2 as proto_dot_pollcast_dot_v1_dot_feed__pb2
+from pollcast.v1 import feed_pb2 as pollcast_dot_v1_dot_feed__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in proto/pollcast/v1/feed_pb2_grpc.py depends on'
+        + ' but the generated code in pollcast/v1/feed_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -38,8 +38,8 @@ class FeedStub:
         """
         self.Subscribe = channel.stream_stream(
                 '/pollcast.v1.Feed/Subscribe',
-                request_serializer=proto_dot_pollcast_dot_v1_dot_feed__pb2.FeedRequest.SerializeToString,
-                response_deserializer=proto_dot_pollcast_dot_v1_dot_feed__pb2.FeedFrames.FromString,
+                request_serializer=pollcast_dot_v1_dot_feed__pb2.FeedRequest.SerializeToString,
+                response_deserializer=pollcast_dot_v1_dot_feed__pb2.FeedUpdates.FromString,
                 _registered_method=True)
 
 
@@ -60,8 +60,8 @@ def add_FeedServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Subscribe': grpc.stream_stream_rpc_method_handler(
                     servicer.Subscribe,
-                    request_deserializer=proto_dot_pollcast_dot_v1_dot_feed__pb2.FeedRequest.FromString,
-                    response_serializer=proto_dot_pollcast_dot_v1_dot_feed__pb2.FeedFrames.SerializeToString,
+                    request_deserializer=pollcast_dot_v1_dot_feed__pb2.FeedRequest.FromString,
+                    response_serializer=pollcast_dot_v1_dot_feed__pb2.FeedUpdates.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -91,8 +91,8 @@ class Feed:
             request_iterator,
             target,
             '/pollcast.v1.Feed/Subscribe',
-            proto_dot_pollcast_dot_v1_dot_feed__pb2.FeedRequest.SerializeToString,
-            proto_dot_pollcast_dot_v1_dot_feed__pb2.FeedFrames.FromString,
+            pollcast_dot_v1_dot_feed__pb2.FeedRequest.SerializeToString,
+            pollcast_dot_v1_dot_feed__pb2.FeedUpdates.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,7 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from proto.pollcast.v1 import feed_pb2 as _feed_pb2
+from pollcast.v1 import feed_pb2 as _feed_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -35,7 +35,7 @@ class FeedStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FeedAsyncStub: ...
-    Subscribe: _grpc.StreamStreamMultiCallable[_feed_pb2.FeedRequest, _feed_pb2.FeedFrames]
+    Subscribe: _grpc.StreamStreamMultiCallable[_feed_pb2.FeedRequest, _feed_pb2.FeedUpdates]
     """Lives as long as both processes do. A broken stream ends every attachment on it."""
 
 @_typing.type_check_only
@@ -45,7 +45,7 @@ class FeedAsyncStub(FeedStub):
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Subscribe: _aio.StreamStreamMultiCallable[_feed_pb2.FeedRequest, _feed_pb2.FeedFrames]  # type: ignore[assignment]
+    Subscribe: _aio.StreamStreamMultiCallable[_feed_pb2.FeedRequest, _feed_pb2.FeedUpdates]  # type: ignore[assignment]
     """Lives as long as both processes do. A broken stream ends every attachment on it."""
 
 class FeedServicer(metaclass=_abc_1.ABCMeta):
@@ -58,7 +58,7 @@ class FeedServicer(metaclass=_abc_1.ABCMeta):
         self,
         request_iterator: _MaybeAsyncIterator[_feed_pb2.FeedRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_feed_pb2.FeedFrames], _abc.AsyncIterator[_feed_pb2.FeedFrames]]:
+    ) -> _typing.Union[_abc.Iterator[_feed_pb2.FeedUpdates], _abc.AsyncIterator[_feed_pb2.FeedUpdates]]:
         """Lives as long as both processes do. A broken stream ends every attachment on it."""
 
 def add_FeedServicer_to_server(servicer: FeedServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,8 +3,8 @@
 import grpc
 import warnings
 
-from proto.pollcast.v1 import live_pb2 as proto_dot_pollcast_dot_v1_dot_live__pb2
-from proto.pollcast.v1 import types_pb2 as proto_dot_pollcast_dot_v1_dot_types__pb2
+from pollcast.v1 import live_pb2 as pollcast_dot_v1_dot_live__pb2
+from pollcast.v1 import types_pb2 as pollcast_dot_v1_dot_types__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -19,7 +19,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in proto/pollcast/v1/live_pb2_grpc.py depends on'
+        + ' but the generated code in pollcast/v1/live_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -42,28 +42,28 @@ class LiveQueryStub:
         """
         self.Watch = channel.unary_stream(
                 '/pollcast.v1.LiveQuery/Watch',
-                request_serializer=proto_dot_pollcast_dot_v1_dot_live__pb2.WatchRequest.SerializeToString,
-                response_deserializer=proto_dot_pollcast_dot_v1_dot_live__pb2.WatchResponse.FromString,
+                request_serializer=pollcast_dot_v1_dot_live__pb2.WatchRequest.SerializeToString,
+                response_deserializer=pollcast_dot_v1_dot_live__pb2.WatchResponse.FromString,
                 _registered_method=True)
         self.Get = channel.unary_unary(
                 '/pollcast.v1.LiveQuery/Get',
-                request_serializer=proto_dot_pollcast_dot_v1_dot_live__pb2.GetRequest.SerializeToString,
-                response_deserializer=proto_dot_pollcast_dot_v1_dot_types__pb2.Snapshot.FromString,
+                request_serializer=pollcast_dot_v1_dot_live__pb2.GetRequest.SerializeToString,
+                response_deserializer=pollcast_dot_v1_dot_types__pb2.Snapshot.FromString,
                 _registered_method=True)
         self.ListQueries = channel.unary_unary(
                 '/pollcast.v1.LiveQuery/ListQueries',
-                request_serializer=proto_dot_pollcast_dot_v1_dot_live__pb2.ListQueriesRequest.SerializeToString,
-                response_deserializer=proto_dot_pollcast_dot_v1_dot_live__pb2.ListQueriesResponse.FromString,
+                request_serializer=pollcast_dot_v1_dot_live__pb2.ListQueriesRequest.SerializeToString,
+                response_deserializer=pollcast_dot_v1_dot_live__pb2.ListQueriesResponse.FromString,
                 _registered_method=True)
         self.ListPresence = channel.unary_unary(
                 '/pollcast.v1.LiveQuery/ListPresence',
-                request_serializer=proto_dot_pollcast_dot_v1_dot_live__pb2.ListPresenceRequest.SerializeToString,
-                response_deserializer=proto_dot_pollcast_dot_v1_dot_live__pb2.ListPresenceResponse.FromString,
+                request_serializer=pollcast_dot_v1_dot_live__pb2.ListPresenceRequest.SerializeToString,
+                response_deserializer=pollcast_dot_v1_dot_live__pb2.ListPresenceResponse.FromString,
                 _registered_method=True)
         self.WatchPresence = channel.unary_stream(
                 '/pollcast.v1.LiveQuery/WatchPresence',
-                request_serializer=proto_dot_pollcast_dot_v1_dot_live__pb2.WatchPresenceRequest.SerializeToString,
-                response_deserializer=proto_dot_pollcast_dot_v1_dot_live__pb2.WatchPresenceResponse.FromString,
+                request_serializer=pollcast_dot_v1_dot_live__pb2.WatchPresenceRequest.SerializeToString,
+                response_deserializer=pollcast_dot_v1_dot_live__pb2.WatchPresenceResponse.FromString,
                 _registered_method=True)
 
 
@@ -116,28 +116,28 @@ def add_LiveQueryServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
-                    request_deserializer=proto_dot_pollcast_dot_v1_dot_live__pb2.WatchRequest.FromString,
-                    response_serializer=proto_dot_pollcast_dot_v1_dot_live__pb2.WatchResponse.SerializeToString,
+                    request_deserializer=pollcast_dot_v1_dot_live__pb2.WatchRequest.FromString,
+                    response_serializer=pollcast_dot_v1_dot_live__pb2.WatchResponse.SerializeToString,
             ),
             'Get': grpc.unary_unary_rpc_method_handler(
                     servicer.Get,
-                    request_deserializer=proto_dot_pollcast_dot_v1_dot_live__pb2.GetRequest.FromString,
-                    response_serializer=proto_dot_pollcast_dot_v1_dot_types__pb2.Snapshot.SerializeToString,
+                    request_deserializer=pollcast_dot_v1_dot_live__pb2.GetRequest.FromString,
+                    response_serializer=pollcast_dot_v1_dot_types__pb2.Snapshot.SerializeToString,
             ),
             'ListQueries': grpc.unary_unary_rpc_method_handler(
                     servicer.ListQueries,
-                    request_deserializer=proto_dot_pollcast_dot_v1_dot_live__pb2.ListQueriesRequest.FromString,
-                    response_serializer=proto_dot_pollcast_dot_v1_dot_live__pb2.ListQueriesResponse.SerializeToString,
+                    request_deserializer=pollcast_dot_v1_dot_live__pb2.ListQueriesRequest.FromString,
+                    response_serializer=pollcast_dot_v1_dot_live__pb2.ListQueriesResponse.SerializeToString,
             ),
             'ListPresence': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPresence,
-                    request_deserializer=proto_dot_pollcast_dot_v1_dot_live__pb2.ListPresenceRequest.FromString,
-                    response_serializer=proto_dot_pollcast_dot_v1_dot_live__pb2.ListPresenceResponse.SerializeToString,
+                    request_deserializer=pollcast_dot_v1_dot_live__pb2.ListPresenceRequest.FromString,
+                    response_serializer=pollcast_dot_v1_dot_live__pb2.ListPresenceResponse.SerializeToString,
             ),
             'WatchPresence': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchPresence,
-                    request_deserializer=proto_dot_pollcast_dot_v1_dot_live__pb2.WatchPresenceRequest.FromString,
-                    response_serializer=proto_dot_pollcast_dot_v1_dot_live__pb2.WatchPresenceResponse.SerializeToString,
+                    request_deserializer=pollcast_dot_v1_dot_live__pb2.WatchPresenceRequest.FromString,
+                    response_serializer=pollcast_dot_v1_dot_live__pb2.WatchPresenceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -170,8 +170,8 @@ class LiveQuery:
             request,
             target,
             '/pollcast.v1.LiveQuery/Watch',
-            proto_dot_pollcast_dot_v1_dot_live__pb2.WatchRequest.SerializeToString,
-            proto_dot_pollcast_dot_v1_dot_live__pb2.WatchResponse.FromString,
+            pollcast_dot_v1_dot_live__pb2.WatchRequest.SerializeToString,
+            pollcast_dot_v1_dot_live__pb2.WatchResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -197,8 +197,8 @@ class LiveQuery:
             request,
             target,
             '/pollcast.v1.LiveQuery/Get',
-            proto_dot_pollcast_dot_v1_dot_live__pb2.GetRequest.SerializeToString,
-            proto_dot_pollcast_dot_v1_dot_types__pb2.Snapshot.FromString,
+            pollcast_dot_v1_dot_live__pb2.GetRequest.SerializeToString,
+            pollcast_dot_v1_dot_types__pb2.Snapshot.FromString,
             options,
             channel_credentials,
             insecure,
@@ -224,8 +224,8 @@ class LiveQuery:
             request,
             target,
             '/pollcast.v1.LiveQuery/ListQueries',
-            proto_dot_pollcast_dot_v1_dot_live__pb2.ListQueriesRequest.SerializeToString,
-            proto_dot_pollcast_dot_v1_dot_live__pb2.ListQueriesResponse.FromString,
+            pollcast_dot_v1_dot_live__pb2.ListQueriesRequest.SerializeToString,
+            pollcast_dot_v1_dot_live__pb2.ListQueriesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -251,8 +251,8 @@ class LiveQuery:
             request,
             target,
             '/pollcast.v1.LiveQuery/ListPresence',
-            proto_dot_pollcast_dot_v1_dot_live__pb2.ListPresenceRequest.SerializeToString,
-            proto_dot_pollcast_dot_v1_dot_live__pb2.ListPresenceResponse.FromString,
+            pollcast_dot_v1_dot_live__pb2.ListPresenceRequest.SerializeToString,
+            pollcast_dot_v1_dot_live__pb2.ListPresenceResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -278,8 +278,8 @@ class LiveQuery:
             request,
             target,
             '/pollcast.v1.LiveQuery/WatchPresence',
-            proto_dot_pollcast_dot_v1_dot_live__pb2.WatchPresenceRequest.SerializeToString,
-            proto_dot_pollcast_dot_v1_dot_live__pb2.WatchPresenceResponse.FromString,
+            pollcast_dot_v1_dot_live__pb2.WatchPresenceRequest.SerializeToString,
+            pollcast_dot_v1_dot_live__pb2.WatchPresenceResponse.FromString,
             options,
             channel_credentials,
             insecure,

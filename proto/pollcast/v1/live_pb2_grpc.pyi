@@ -5,8 +5,8 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from proto.pollcast.v1 import live_pb2 as _live_pb2
-from proto.pollcast.v1 import types_pb2 as _types_pb2
+from pollcast.v1 import live_pb2 as _live_pb2
+from pollcast.v1 import types_pb2 as _types_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys

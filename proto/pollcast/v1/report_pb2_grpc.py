@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from proto.pollcast.v1 import report_pb2 as proto_dot_pollcast_dot_v1_dot_report__pb2
+from pollcast.v1 import report_pb2 as pollcast_dot_v1_dot_report__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in proto/pollcast/v1/report_pb2_grpc.py depends on'
+        + ' but the generated code in pollcast/v1/report_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -40,8 +40,8 @@ class ReportStub:
         """
         self.Attend = channel.stream_stream(
                 '/pollcast.v1.Report/Attend',
-                request_serializer=proto_dot_pollcast_dot_v1_dot_report__pb2.NodeReport.SerializeToString,
-                response_deserializer=proto_dot_pollcast_dot_v1_dot_report__pb2.ReportQuestion.FromString,
+                request_serializer=pollcast_dot_v1_dot_report__pb2.NodeReport.SerializeToString,
+                response_deserializer=pollcast_dot_v1_dot_report__pb2.ReportQuestion.FromString,
                 _registered_method=True)
 
 
@@ -64,8 +64,8 @@ def add_ReportServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Attend': grpc.stream_stream_rpc_method_handler(
                     servicer.Attend,
-                    request_deserializer=proto_dot_pollcast_dot_v1_dot_report__pb2.NodeReport.FromString,
-                    response_serializer=proto_dot_pollcast_dot_v1_dot_report__pb2.ReportQuestion.SerializeToString,
+                    request_deserializer=pollcast_dot_v1_dot_report__pb2.NodeReport.FromString,
+                    response_serializer=pollcast_dot_v1_dot_report__pb2.ReportQuestion.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -97,8 +97,8 @@ class Report:
             request_iterator,
             target,
             '/pollcast.v1.Report/Attend',
-            proto_dot_pollcast_dot_v1_dot_report__pb2.NodeReport.SerializeToString,
-            proto_dot_pollcast_dot_v1_dot_report__pb2.ReportQuestion.FromString,
+            pollcast_dot_v1_dot_report__pb2.NodeReport.SerializeToString,
+            pollcast_dot_v1_dot_report__pb2.ReportQuestion.FromString,
             options,
             channel_credentials,
             insecure,

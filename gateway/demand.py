@@ -1,0 +1,68 @@
+"""The gateway's demand keys: makes etcd show the topics that this gateway has clients on
+(coordination.desired_keys)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NoReturn
+
+from pollcast.services import clock
+from pollcast.services.coordination.desired_keys import DesiredKeys
+from pollcast.services.coordination.etcd import Etcd, KeyEvent
+from pollcast.services.coordination.keys import DemandRecord, Keys
+from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.session import Session
+
+
+class Demand:
+    """What the gateway wants, and that etcd shows it."""
+
+    def __init__(self, etcd: Etcd, keys: Keys, gateway: str) -> None:
+        self._etcd = etcd
+        self._keys = keys
+        self._gateway = gateway
+        self._topics: set[str] = set()
+        self._desired = DesiredKeys(etcd, "demand")
+
+    def want(self, topic: str) -> None:
+        """The gateway has a client on the topic. Wanting twice is wanting."""
+        if topic not in self._topics:
+            self._topics.add(topic)
+            self._desired.put(
+                self._keys.demand(topic, self._gateway), DemandRecord(self._gateway, clock.now_rfc3339()).encode()
+            )
+
+    def unwant(self, topic: str) -> None:
+        """The last client left the topic."""
+        if topic in self._topics:
+            self._topics.remove(topic)
+            self._desired.drop(self._keys.demand(topic, self._gateway))
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        return frozenset(self._topics)
+
+    @property
+    def settled(self) -> bool:
+        """Whether etcd shows all that is wanted, and nothing else, as far as is known."""
+        return self._desired.settled
+
+    @property
+    def healthy(self) -> bool:
+        """Whether etcd is followed now."""
+        return self._desired.healthy
+
+    async def run(self, session: Session) -> NoReturn:
+        """Raises LeaseLost when etcd says that the session is over (as the session itself does)."""
+        mirror = Mirror(self._etcd, self._keys.demands(), self._changed, on_listed=self._desired.listed)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(mirror.run(), name="mirror of demand")
+            await self._desired.run(session, mirror)
+        raise AssertionError("unreachable")
+
+    def _changed(self, events: list[KeyEvent]) -> None:
+        self._desired.changed(event for event in events if self._is_ours(event.kv.key))
+
+    def _is_ours(self, key: str) -> bool:
+        parsed = self._keys.parse_demand(key)
+        return parsed is not None and parsed[1] == self._gateway

@@ -1,0 +1,320 @@
+"""The catalogue: which queries there are, as one TOML file says (CONTRACT.md §2).
+
+Read once at start and frozen. A catalogue that is wrong is refused whole, with every problem at once; a `Catalog` that
+exists is right as far as can be known without the database. Reading the file is the only I/O.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, cast
+
+from pollcast.services.catalogue import sql as sql_text
+from pollcast.services.catalogue.fields import (
+    Table,
+    boolean,
+    count,
+    did_you_mean,
+    distinct_texts,
+    duration,
+    names_of,
+    string,
+    subtable,
+)
+from pollcast.services.catalogue.values import (
+    ORDERED,
+    TYPES,
+    ParamType,
+    canonical,
+    compare,
+    kind,
+    native_text,
+    quoted,
+    to_json,
+)
+from pollcast.services.errors import CatalogInvalid, Problem, UnknownQuery
+
+NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
+
+MIN_INTERVAL: Final = 0.05
+"""Seconds."""
+DEFAULT_MAX_LENGTH: Final = 256
+"""Characters of a `text`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One parameter of a query. `default`, `enum`, `min` and `max` are canonical texts."""
+
+    name: str
+    type: ParamType
+    required: bool  # a client has to send it: it has no default and is not bound from a claim
+    default: str | None = None
+    enum: tuple[str, ...] | None = None
+    min: str | None = None
+    max: str | None = None
+    max_length: int | None = None  # characters; of a text always set
+    claim: str | None = None  # bound from this claim of the token; a client can't send it
+
+    def value(self, text: str) -> str:
+        """The canonical text of a value that this parameter takes. ValueError says what would be right."""
+        value = canonical(self.type, text)
+        if self.max_length is not None and len(value) > self.max_length:
+            raise ValueError(f"is {len(value)} characters long: at most {self.max_length} are allowed")
+        if self.enum is not None and value not in self.enum:
+            raise ValueError(f"{quoted(value)} is not one of {', '.join(map(quoted, self.enum))}")
+        if self.min is not None and compare(self.type, value, self.min) < 0:
+            raise ValueError(f"{quoted(value)} is too small: the least is {self.min}")
+        if self.max is not None and compare(self.type, value, self.max) > 0:
+            raise ValueError(f"{quoted(value)} is too large: the most is {self.max}")
+        return value
+
+    def public(self) -> dict[str, Any]:
+        """As in `GET /api/queries` (CONTRACT.md §5)."""
+
+        def shown(text: str | None) -> str | int | float | bool | None:
+            return None if text is None else to_json(self.type, text)
+
+        return {
+            "name": self.name,
+            "type": self.type,
+            "required": self.required,
+            "default": shown(self.default),
+            "enum": None if self.enum is None else list(self.enum),
+            "min": shown(self.min),
+            "max": shown(self.max),
+            "max_length": self.max_length,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One entry of the catalogue. Durations are in seconds."""
+
+    name: str
+    sql: str  # one SELECT without comments and the trailing `;`, to be split by pollcast.services.catalogue.sql
+    title: str | None = None
+    key: tuple[str, ...] = ()
+    interval: float = 1.0
+    timeout: float = 1.0
+    linger: float = 5.0
+    refresh: float = 60.0
+    presence: bool = False
+    max_rows: int = 10_000
+    probe: str | None = None  # likewise, without placeholders
+    roles: tuple[str, ...] = ()  # empty: for everyone
+    params: Mapping[str, Param] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+
+    def public(self) -> dict[str, Any]:
+        """As in `GET /api/queries` (CONTRACT.md §5): never SQL, no parameter that is bound from a claim."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "key": list(self.key),
+            "interval_ms": round(self.interval * 1000),
+            "presence": self.presence,
+            "params": [p.public() for p in self.params.values() if p.claim is None],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Every query by name, in the order of the file."""
+
+    queries: Mapping[str, Query]
+
+    def query(self, name: str) -> Query:
+        """Raises UnknownQuery, whose detail names the one that may have been meant."""
+        try:
+            return self.queries[name]
+        except KeyError:
+            hint = did_you_mean(name, self.queries)
+            raise UnknownQuery(f"there is no query {quoted(name)}{hint}") from None
+
+
+def load(path: Path) -> Catalog:
+    """The catalogue in a file. Raises CatalogInvalid."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise CatalogInvalid([Problem(str(path), "", "", f"can't be read: {error.strerror or error}")]) from None
+    except UnicodeDecodeError as error:
+        reason = f"is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}"
+        raise CatalogInvalid([Problem(str(path), "", "", reason)]) from None
+    return parse(text, str(path))
+
+
+def parse(text: str, file: str) -> Catalog:
+    """The catalogue in a text; `file` is how problems name it. Raises CatalogInvalid with all of them."""
+    problems: list[Problem] = []
+    try:
+        top = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; a number too long is a plain one
+        where = f"at the end, line {len(text.splitlines())}"
+        reason = f"is not TOML: {error}".replace("at end of document", where)
+        raise CatalogInvalid([Problem(file, "", "", reason)]) from None
+    table = Table(top, file, "", "", problems)
+    entries = table.take("queries", subtable)
+    table.end()
+    queries = {}
+    for name, entry in (entries or {}).items():
+        if (read := _query(name, entry, file, problems)) is not None:
+            queries[name] = read
+    if not entries and not problems:
+        problems.append(Problem(file, "", "queries", "holds no query: write at least one as [queries.<name>]"))
+    if problems:
+        raise CatalogInvalid(problems)
+    return Catalog(MappingProxyType(queries))
+
+
+def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Query | None:
+    """None when a problem was noted."""
+    before = len(problems)
+    if not NAME.fullmatch(name):
+        reason = "is not a query name: a lower-case letter, then lower-case letters, digits and underscores"
+        problems.append(Problem(file, _shown(name), "", reason))
+    if not isinstance(entry, dict):
+        problems.append(Problem(file, _shown(name), "", f"must be a table, not {kind(entry)}"))
+        return None
+    table = Table(entry, file, _shown(name), "", problems)
+    title = table.take("title", string)
+    sql = table.take("sql", _select)
+    if not table.has("sql"):
+        table.problem("sql", "is missing: it must be one SELECT")
+    key = table.take("key", names_of("the query's key columns"))
+    interval = table.take("interval", duration(MIN_INTERVAL))
+    timeout = table.take("timeout", duration(0.001))
+    linger = table.take("linger", duration(0.0))
+    presence = table.take("presence", boolean)
+    max_rows = table.take("max_rows", count)
+    probe = table.take("probe", _probe)
+    refresh = table.take("refresh", duration(0.001))
+    roles = table.take("roles", names_of("the roles that may watch the query"))
+    declared = table.take("params", subtable) or {}
+    table.end()
+    params = {p: _param(p, value, file, _shown(name), problems) for p, value in declared.items()}
+    if sql is not None:
+        used = {f.name for f in sql_text.split(sql) if isinstance(f, sql_text.Placeholder)}
+        for p in sorted(used - set(params)):
+            table.problem(
+                "sql", f"the placeholder %({p})s has no parameter: add {p} to params{did_you_mean(p, params)}"
+            )
+    if len(problems) > before or sql is None:
+        return None
+    effective = 1.0 if interval is None else interval
+    return Query(
+        name=name,
+        title=title,
+        sql=sql,
+        key=key or (),
+        interval=effective,
+        timeout=max(1.0, effective) if timeout is None else timeout,
+        linger=5.0 if linger is None else linger,
+        refresh=60.0 if refresh is None else refresh,
+        presence=bool(presence),
+        max_rows=10_000 if max_rows is None else max_rows,
+        probe=probe,
+        roles=roles or (),
+        params=MappingProxyType({p: cast(Param, param) for p, param in params.items()}),
+    )
+
+
+def _param(name: str, entry: object, file: str, query: str, problems: list[Problem]) -> Param | None:
+    """None when a problem was noted."""
+    before = len(problems)
+    field_name = f"params.{_shown(name)}"
+    if not NAME.fullmatch(name):
+        reason = "is not a parameter name: a lower-case letter, then lower-case letters, digits and underscores"
+        problems.append(Problem(file, query, field_name, reason))
+    if isinstance(entry, str):
+        try:
+            short = _type(entry)
+        except ValueError as error:
+            problems.append(Problem(file, query, field_name, str(error)))
+            return None
+        length = DEFAULT_MAX_LENGTH if short == "text" else None
+        return Param(name, short, required=True, max_length=length)
+    if not isinstance(entry, dict):
+        reason = f'must be a type, such as "text", or a table with one, not {kind(entry)}'
+        problems.append(Problem(file, query, field_name, reason))
+        return None
+    table = Table(entry, file, query, f"{field_name}.", problems)
+    type = table.take("type", _type)
+    if not table.has("type"):
+        table.problem("type", f"is missing: it must be one of {', '.join(TYPES)}")
+    if type is None:  # what the other fields must look like depends on it
+        table.end("default", "enum", "min", "max", "max_length", "claim")
+        return None
+    least, most = table.take("min", _value(type)), table.take("max", _value(type))
+    enum = table.take("enum", distinct_texts)
+    max_length = table.take("max_length", count)
+    claim = table.take("claim", string)
+    default = table.take("default", _value(type))
+    table.end()
+    for bound in ("min", "max"):
+        if table.has(bound) and type not in ORDERED:
+            ordered = ", ".join(t for t in TYPES if t in ORDERED)
+            table.problem(bound, f"is for {ordered}; the type is {type}")
+    for limit in ("enum", "max_length"):
+        if table.has(limit) and type != "text":
+            table.problem(limit, f"is for text; the type is {type}")
+    if claim is not None and table.has("default"):
+        table.problem("default", "contradicts claim: where the claim is absent, the topic is forbidden")
+    if len(problems) > before:
+        return None
+    if least is not None and most is not None and compare(type, least, most) > 0:
+        table.problem("min", f"is {least}, which is more than max, {most}")
+        return None
+    length = (max_length or DEFAULT_MAX_LENGTH) if type == "text" else None
+    required = default is None and claim is None
+    param = Param(name, type, required, default, enum, least, most, length, claim)
+    for where, values in (("enum", enum or ()), ("default", () if default is None else (default,))):
+        for value in values:
+            try:
+                param.value(value)
+            except ValueError as error:
+                table.problem(where, str(error))
+    return param if len(problems) == before else None
+
+
+# --- readers of one field, beside those of catalogue.fields ----------------------------------------------------------
+
+
+def _type(value: object) -> ParamType:
+    if value not in TYPES:
+        sent = quoted(value) if isinstance(value, str) else kind(value)
+        raise ValueError(f"{sent} is not a type: it must be one of {', '.join(TYPES)}")
+    return value
+
+
+def _value(type: ParamType) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        if type == "text" and not isinstance(value, str):
+            raise ValueError(f"must be a string, as the type is text, not {kind(value)}")
+        return canonical(type, native_text(value))
+
+    return read
+
+
+def _select(value: object) -> str:
+    statement = sql_text.check_select(string(value))
+    sql_text.split(statement)
+    return statement
+
+
+def _probe(value: object) -> str:
+    statement = _select(value)
+    for fragment in sql_text.split(statement):
+        if isinstance(fragment, sql_text.Placeholder):
+            raise ValueError(f"takes no parameters, but holds %({fragment.name})s")
+    return statement
+
+
+def _shown(name: str) -> str:
+    """A query's or parameter's name in a problem: as it is when it is one, else quoted."""
+    return name if NAME.fullmatch(name) else quoted(name)

@@ -1,0 +1,342 @@
+"""The command `pollcast`: services, clusters, and what people at a terminal want to see (CONTRACT.md §8).
+
+Flags beat the environment. Errors go to stderr as one message, without a traceback, with the error's exit status.
+What a command needs is imported when it runs, so that `--help` is quick and one service never loads another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from pollcast.services.errors import CatalogInvalid, PollcastError, Problem, SettingsInvalid
+from pollcast.services.process import lifecycle, logs, tracing
+from pollcast.services.process.settings import (
+    CoordinatorSettings,
+    EtcdSettings,
+    GatewaySettings,
+    PollerSettings,
+    ServiceSettings,
+    load,
+)
+
+app = typer.Typer(
+    name="pollcast",
+    help="Live results from databases that can't say that something changed: polled once, pushed to everyone.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+# The flags that several commands have. None: not given, so that POLLCAST_* or the default counts.
+Etcd = Annotated[str | None, typer.Option("--etcd", metavar="URLS", help="etcd's endpoints, comma-separated.")]
+Namespace = Annotated[str | None, typer.Option(metavar="PREFIX", help="Prefix of all keys in etcd.")]
+Node = Annotated[str | None, typer.Option(metavar="NAME", help="This node's name, unique in the cluster.")]
+Http = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to serve HTTP; port 0: any.")]
+Grpc = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to serve gRPC; port 0: any.")]
+Advertise = Annotated[str | None, typer.Option(metavar="HOST", help="The host that others reach this node by.")]
+LeaseTtl = Annotated[int | None, typer.Option(metavar="SECONDS", help="Time of the node's lease, at least 2.")]
+CatalogFile = Annotated[Path | None, typer.Option("--catalog", metavar="FILE", help="The catalogue.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Token = Annotated[
+    str | None, typer.Option(metavar="TOKEN", envvar="POLLCAST_TOKEN", help="For gateways that ask for one.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from pollcast.services.process.version import VERSION
+
+        print(f"pollcast {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def pollcast(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Every flag of a service can be given as POLLCAST_<FLAG> as well."""
+
+
+# --- a whole cluster ----------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example:  pollcast up --database-url postgresql://me@db/shop --catalog shop.toml")
+def up(
+    gateways: Annotated[int, typer.Option(min=0, help="How many gateways.")] = 2,
+    pollers: Annotated[int, typer.Option(min=0, help="How many pollers.")] = 2,
+    coordinators: Annotated[int, typer.Option(min=0, help="How many coordinators.")] = 1,
+    etcd_nodes: Annotated[int, typer.Option(help="Members of the embedded etcd: 1 or 3.")] = 1,
+    etcd: Annotated[str | None, typer.Option(metavar="URLS", help="Use a running etcd instead.")] = None,
+    database_url: Annotated[str | None, typer.Option(metavar="URL", help="Use a running PostgreSQL instead.")] = None,
+    catalog: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What to serve.  \\[default: the demo's]")
+    ] = None,
+    data_dir: Annotated[Path, typer.Option(metavar="DIR", help="Data, logs, cluster.json.")] = Path(".pollcast"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The first gateway's; next P+1, …; 0: any.")] = 4000,
+    no_demo: Annotated[bool, typer.Option("--no-demo", help="Leave the database empty.")] = False,
+    lease_ttl: LeaseTtl = None,
+) -> None:
+    """Start a whole cluster on this machine, with etcd and PostgreSQL, until Ctrl-C."""
+    from pollcast.services.local.cluster import Options
+    from pollcast.services.local.up import run
+
+    if etcd_nodes not in (1, 3):
+        raise SettingsInvalid([Problem("pollcast up", "", "--etcd-nodes", f"is {etcd_nodes}: it must be 1 or 3")])
+    if lease_ttl is not None and lease_ttl < 2:
+        raise SettingsInvalid([Problem("pollcast up", "", "--lease-ttl", f"is {lease_ttl}: at least 2 s are needed")])
+    options = Options(
+        gateways=gateways,
+        pollers=pollers,
+        coordinators=coordinators,
+        etcd_nodes=etcd_nodes,
+        etcd=etcd,
+        database_url=database_url,
+        catalog=catalog,
+        data_dir=data_dir,
+        port=port,
+        demo=not no_demo,
+        lease_ttl=lease_ttl,
+    )
+    logs.configure(level=logging.ERROR)
+    asyncio.run(lifecycle.until_stopped(lambda stop: run(options, stop)))
+
+
+# --- services -----------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example:  pollcast gateway --etcd 127.0.0.1:2379 --catalog shop.toml --http 127.0.0.1:4000")
+def gateway(
+    etcd: Etcd = None,
+    namespace: Namespace = None,
+    catalog: CatalogFile = None,
+    node: Node = None,
+    http: Http = None,
+    grpc: Grpc = None,
+    advertise: Advertise = None,
+    lease_ttl: LeaseTtl = None,
+) -> None:
+    """Run a gateway: WebSocket, server-sent events and gRPC for clients."""
+    settings = load(GatewaySettings, **_given(locals()))
+    _configure_logs("gateway", settings)
+    from pollcast.gateway import service
+
+    lifecycle.main(lambda stop: service.run(settings, stop))
+
+
+@app.command(epilog="Example:  pollcast poller --database-url postgresql://me@db/shop --catalog shop.toml")
+def poller(
+    etcd: Etcd = None,
+    namespace: Namespace = None,
+    database_url: Annotated[str | None, typer.Option(metavar="URL", help="The database to poll.")] = None,
+    catalog: CatalogFile = None,
+    node: Node = None,
+    http: Http = None,
+    grpc: Grpc = None,
+    advertise: Advertise = None,
+    lease_ttl: LeaseTtl = None,
+    pool: Annotated[int | None, typer.Option(metavar="N", help="Connections to the database.")] = None,
+) -> None:
+    """Run a poller: owns topics and polls them."""
+    settings = load(PollerSettings, **_given(locals()))
+    _configure_logs("poller", settings)
+    from pollcast.poller import service
+
+    lifecycle.main(lambda stop: service.run(settings, stop))
+
+
+@app.command(epilog="Example:  pollcast coordinator --etcd 10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379")
+def coordinator(
+    etcd: Etcd = None,
+    namespace: Namespace = None,
+    catalog: CatalogFile = None,
+    node: Node = None,
+    http: Http = None,
+    grpc: Grpc = None,
+    advertise: Advertise = None,
+    lease_ttl: LeaseTtl = None,
+) -> None:
+    """Run a coordinator: shows and steers the cluster. Nothing that flows depends on it."""
+    settings = load(CoordinatorSettings, **_given(locals()))
+    _configure_logs("coordinator", settings)
+    from pollcast.coordinator import service
+
+    lifecycle.main(lambda stop: service.run(settings, stop))
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _configure_logs(role: str, settings: ServiceSettings) -> None:
+    logs.configure(role=role, node=settings.node)
+    tracing.start(role, settings.node)
+
+
+# --- for people at a terminal -------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example:  pollcast check shop.toml --database-url postgresql://me@db/shop")
+def check(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: POLLCAST_CATALOG.")] = None,
+    database_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Try each query on this database, without running it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a catalogue: print every problem and exit with 2, or say what it holds and what is polled one by one."""
+    from pollcast.poller import trial
+    from pollcast.services.catalogue import catalog as catalogue
+
+    named = os.environ.get("POLLCAST_CATALOG")
+    path = file or (Path(named) if named else None)
+    if path is None:
+        raise SettingsInvalid([Problem("pollcast check", "", "FILE", "say which, or set POLLCAST_CATALOG")])
+    try:
+        catalog = catalogue.load(path)
+        one_by_one = trial.check(catalog, str(path), database_url)
+    except CatalogInvalid as error:
+        if not as_json:
+            raise
+        problems = [{"file": p.file, "query": p.query, "field": p.field, "reason": p.reason} for p in error.problems]
+        print(json.dumps({"ok": False, "problems": problems}))
+        raise typer.Exit(error.exit) from None
+    if as_json:
+        queries = [
+            {**query.public(), "multiplexed": one_by_one[name] is None, "one_by_one_because": one_by_one[name]}
+            for name, query in catalog.queries.items()
+        ]
+        print(json.dumps({"ok": True, "problems": [], "queries": queries}))
+        return
+    print(f"{path}: fine, {len(catalog.queries)} {'query' if len(catalog.queries) == 1 else 'queries'}:")
+    for name, query in catalog.queries.items():
+        print(f"  {name}" + (f": {query.title}" if query.title else ""))
+        why = one_by_one[name]
+        print("    " + (f"polled one by one: {why}" if why else "its topics are polled together"))
+
+
+@app.command(epilog="Example:  pollcast watch 'richest_tellers?limit=3'")
+def watch(
+    topic: Annotated[str, typer.Argument(help="<query> or <query>?<name>=<value>&…")],
+    etcd: Etcd = None,
+    namespace: Namespace = None,
+    gateway: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="gRPC of a gateway; default: any.")] = None,
+    token: Token = None,
+    as_json: AsJson = False,
+) -> None:
+    """Watch a topic: its rows as they change, until Ctrl-C."""
+    from pollcast.services.cli import watching
+
+    settings = load(ServiceSettings, etcd=etcd, namespace=namespace)
+    logs.configure(level=logging.ERROR)
+    asyncio.run(watching.watch(topic, settings, gateway=gateway, token=token, as_json=as_json))
+
+
+@app.command(epilog="Example:  pollcast nodes --json")
+def nodes(etcd: Etcd = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
+    """List the nodes of the cluster, as etcd has them."""
+    from pollcast.services.cli import listing
+
+    logs.configure(level=logging.ERROR)
+    asyncio.run(listing.show_nodes(_etcd_settings(etcd, namespace), as_json=as_json))
+
+
+@app.command(epilog="Example:  pollcast topics --query richest_tellers")
+def topics(
+    etcd: Etcd = None,
+    namespace: Namespace = None,
+    query: Annotated[str, typer.Option(metavar="NAME", help="Only topics of this query.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List the topics that have demand or an owner: who polls them, for how many clients, and how that goes."""
+    from pollcast.services.cli import listing
+
+    settings = load(ServiceSettings, etcd=etcd, namespace=namespace)
+    logs.configure(level=logging.ERROR)
+    asyncio.run(listing.show_topics(settings, query=query, as_json=as_json))
+
+
+@app.command(epilog="Example:  pollcast top --json | jq '.topics | length'")
+def top(etcd: Etcd = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
+    """Show the cluster live: topics by cost, with keys to sort, filter, move and drain."""
+    from pollcast.services.cli import top as live
+
+    settings = load(ServiceSettings, etcd=etcd, namespace=namespace)
+    logs.configure(level=logging.ERROR)
+    asyncio.run(live.top(settings, as_json=as_json))
+
+
+@app.command(epilog="Example:  POLLCAST_AUTH_SECRET=… pollcast token --sub alice --claim tenant_id=acme --role sales")
+def token(
+    sub: Annotated[str | None, typer.Option(help="Who it is for.")] = None,
+    role: Annotated[list[str] | None, typer.Option(help="A role; may be given again.")] = None,
+    claim: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A claim; may be given again.")] = None,
+    expires: Annotated[str, typer.Option(metavar="DURATION", help="When it expires, as 90s, 15m or 12h.")] = "1h",
+    secret: Annotated[
+        str | None, typer.Option(envvar="POLLCAST_AUTH_SECRET", help="The secret to sign with (HS256).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a token for trying things out."""
+    import time
+
+    from pollcast.services.auth import tokens as auth
+    from pollcast.services.catalogue.fields import duration
+
+    if not secret:
+        raise SettingsInvalid([Problem("pollcast token", "", "POLLCAST_AUTH_SECRET", "is required")])
+    try:
+        seconds = duration(1.0)(expires)
+    except ValueError as error:
+        raise SettingsInvalid([Problem("pollcast token", "", "--expires", str(error))]) from None
+    claims: dict[str, object] = {"exp": int(time.time() + seconds)}
+    if audience := os.environ.get("POLLCAST_AUTH_AUDIENCE"):
+        claims["aud"] = audience
+    if issuer := os.environ.get("POLLCAST_AUTH_ISSUER"):
+        claims["iss"] = issuer
+    if sub is not None:
+        claims["sub"] = sub
+    if role:
+        claims["roles"] = role
+    for each in claim or []:
+        name, equals, value = each.partition("=")
+        if not equals or not name:
+            raise SettingsInvalid([Problem("pollcast token", "", "--claim", f"{each!r} is not NAME=VALUE")])
+        claims[name] = value
+    try:
+        signed = auth.sign(secret, claims)
+    except ValueError as error:
+        raise SettingsInvalid([Problem("pollcast token", "", "POLLCAST_AUTH_SECRET", str(error))]) from None
+    print(json.dumps({"token": signed, "claims": claims}) if as_json else signed)
+
+
+def _etcd_settings(etcd: str | None, namespace: str | None) -> EtcdSettings:
+    return load(EtcdSettings, etcd=etcd, namespace=namespace)
+
+
+def main() -> NoReturn:
+    """The console script."""
+    try:
+        app()
+    except PollcastError as error:
+        print(f"pollcast: {error.detail}", file=sys.stderr)
+        raise SystemExit(error.exit) from None
+    except BrokenPipeError:  # whom we print to has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    raise AssertionError("typer ends by raising SystemExit")
+
+
+if __name__ == "__main__":
+    main()

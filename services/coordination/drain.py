@@ -1,0 +1,63 @@
+"""Asking a node to drain, as SIGTERM does, through etcd.
+
+`ask` writes a mark for the node on the node's own lease: it is gone with the node, and means nothing to another that
+takes its name later. `DrainRequests` is the node's side; its `run` lives as long as a session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NoReturn
+
+from pollcast.services.coordination import etcd as e
+from pollcast.services.coordination.etcd import Etcd, KeyEvent
+from pollcast.services.coordination.keys import DrainRecord, Foreign, Keys
+from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.session import Session
+from pollcast.services.errors import UnknownNode
+from pollcast.services.process import logs
+from pollcast.services.process.settings import Role
+
+log = logs.get_logger("drain")
+
+
+async def ask(etcd: Etcd, keys: Keys, node: str) -> list[Role]:
+    """Asks every node of that name, and returns their roles. Doing it twice is doing it once. UnknownNode when there is
+    none (any more), EtcdError when etcd does not answer."""
+    asked: list[Role] = []
+    for kv in (await etcd.range(keys.nodes())).kvs:
+        parsed = keys.parse_node(kv.key)
+        if parsed is None or parsed[1] != node or not kv.lease:
+            continue
+        role = parsed[0]
+        mark = e.put(keys.drain(role, node), DrainRecord(node).encode(), kv.lease)
+        if (await etcd.txn([e.on_lease(kv.key, kv.lease)], [mark])).succeeded:
+            asked.append(role)
+    if not asked:
+        raise UnknownNode(f"no node {node!r} is in the cluster")
+    return asked
+
+
+class DrainRequests:
+    """The node's side: sets `stop` when the node is asked to drain."""
+
+    def __init__(self, etcd: Etcd, keys: Keys, role: Role, node: str, stop: asyncio.Event) -> None:
+        self._etcd = etcd
+        self._key = keys.drain(role, node)
+        self._stop = stop
+        self._foreign = Foreign()
+
+    async def run(self, session: Session) -> NoReturn:
+        """Looks for a mark on this session's lease."""
+        await Mirror(self._etcd, self._key, lambda events: self._changed(events, session)).run()
+
+    def _changed(self, events: list[KeyEvent], session: Session) -> None:
+        for event in events:
+            if event.kv.key != self._key or event.deleted:
+                continue
+            if event.kv.lease == session.lease:
+                if not self._stop.is_set():
+                    log.info("asked to drain", key=self._key)
+                self._stop.set()
+            elif not event.kv.lease:
+                self._foreign.report(self._key, event.kv.mod_revision, "hangs on no lease")

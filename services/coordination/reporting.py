@@ -1,0 +1,85 @@
+"""A node's side of reporting: keeps a stream to every coordinator and answers what they ask (report.proto).
+
+`run` lives as long as the service. A stream that breaks is opened again, with a growing pause, for as long as etcd
+shows the coordinator. Nothing else of the node depends on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import grpc.aio
+
+from pollcast.services.coordination.etcd import Etcd, KeyEvent
+from pollcast.services.coordination.keys import Keys, NodeRecord
+from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.session import backoff
+from pollcast.services.process import logs
+from pollcast.services.process.settings import HostPort, ServiceSettings
+from pollcast.services.serving import rpc
+from pollcast.v1 import report_pb2, report_pb2_grpc
+
+log = logs.get_logger("reporting")
+
+Describe = Callable[[], report_pb2.NodeReport]
+
+
+class Reporting:
+    """See the module."""
+
+    def __init__(self, etcd: Etcd, keys: Keys, settings: ServiceSettings, describe: Describe) -> None:
+        self._mirror = Mirror(etcd, keys.nodes("coordinator"), self._changed)
+        self._settings = settings
+        self._describe = describe
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._mirror.run(), name="mirror of coordinators")
+            links: dict[HostPort, asyncio.Task[None]] = {}
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                addresses = self._addresses()
+                for address in links.keys() - addresses:
+                    links.pop(address).cancel()
+                for address in addresses - links.keys():
+                    links[address] = tasks.create_task(self._attend(address), name=f"reports to {address}")
+
+    def _changed(self, _: list[KeyEvent]) -> None:
+        self._wake.set()
+
+    def _addresses(self) -> set[HostPort]:
+        addresses = set()
+        for kv in self._mirror.items.values():
+            try:
+                record = NodeRecord.decode(kv.value)
+            except ValueError:
+                continue  # whoever audits the keys says so
+            if record.grpc is not None and record.state != "draining":
+                addresses.add(record.grpc)
+        return addresses
+
+    async def _attend(self, address: HostPort) -> None:
+        failures = 0
+        async with rpc.channel(address, self._settings) as channel:
+            stub = report_pb2_grpc.ReportStub(channel)
+            while True:
+                questions: asyncio.Queue[None] = asyncio.Queue()
+                questions.put_nowait(None)  # the first is to say who we are
+                try:
+                    with rpc.heeding_cancellation():
+                        async for _ in stub.Attend(self._answers(questions)):
+                            failures = 0
+                            questions.put_nowait(None)
+                except grpc.aio.AioRpcError as error:
+                    log.info("not reporting, trying on", to=address, code=error.code().name)
+                await asyncio.sleep(backoff(failures))
+                failures += 1
+
+    async def _answers(self, questions: asyncio.Queue[None]) -> AsyncIterator[report_pb2.NodeReport]:
+        while True:
+            await questions.get()
+            yield self._describe()

@@ -1,0 +1,72 @@
+"""The demo: a real, busy database. PostgreSQL's own pgbench fills it once and then works on it gently without end.
+
+About twenty transactions per second on a bank of four branches, forty tellers and 400,000 accounts: what
+`examples/pgbench.toml` shows.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psycopg
+
+from pollcast import examples
+from pollcast.services.local.child import Child, ProcessFailed
+from pollcast.services.local.embedded import PostgresServer, program
+
+CATALOG = Path(examples.__file__).parent / "pgbench.toml"
+"""In a checkout and, likewise, where the wheel puts it."""
+
+SCALE = 4  # branches
+LOAD_SECONDS = 120.0
+ROUND_SECONDS = 3600  # after each round old history is deleted, so that the database stays small
+TRANSACTIONS_PER_SECOND = 20
+
+LOADED = "select to_regclass('pgbench_history_mtime') is not null"
+INDEX = "create index pgbench_history_mtime on pgbench_history (mtime)"  # the last step of loading, and its mark
+PRUNE = "delete from pgbench_history where mtime < localtimestamp - interval '1 hour'"
+
+
+def enable_statistics(server: PostgresServer) -> None:
+    """Makes the view pg_stat_statements, which counts the polls. ProcessFailed when it can't."""
+    try:
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("create extension if not exists pg_stat_statements")
+    except psycopg.Error as error:
+        raise ProcessFailed(f"PostgreSQL: {error}") from None
+
+
+def load(server: PostgresServer, log: Path) -> bool:
+    """Fills the database unless it is filled already; whether it did. ProcessFailed when it can't."""
+    try:
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            if (row := connection.execute(LOADED).fetchone()) is not None and row[0]:
+                return False
+            loader = _pgbench(server, log, "--initialize", f"--scale={SCALE}", "--quiet")
+            loader.start()
+            if loader.wait(LOAD_SECONDS) != 0:
+                loader.kill()
+                raise ProcessFailed(f"pgbench {loader.how_it_ended()}\n{loader.tail()}")
+            connection.execute(INDEX)
+            return True
+    except psycopg.Error as error:
+        raise ProcessFailed(f"the demo can't be loaded: {error}") from None
+
+
+def workload(server: PostgresServer, log: Path) -> Child:
+    """The clients, not started yet. They end after an hour; `prune`, and start them again."""
+    rate = f"--rate={TRANSACTIONS_PER_SECOND}"
+    return _pgbench(server, log, "--no-vacuum", rate, "--client=2", f"--time={ROUND_SECONDS}")
+
+
+def prune(server: PostgresServer) -> None:
+    """Deletes old history. psycopg.Error when the database is not there."""
+    with psycopg.connect(server.url, autocommit=True, connect_timeout=2) as connection:
+        connection.execute(PRUNE)
+
+
+def _pgbench(server: PostgresServer, log: Path, *flags: str) -> Child:
+    command = [program("pgbench"), *flags, "--host=127.0.0.1", f"--port={server.port}", "--username=postgres"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
+    return Child("pgbench", [*command, "postgres"], log, env=environment)

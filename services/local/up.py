@@ -1,0 +1,331 @@
+"""The command `pollcast up`: a whole cluster on this machine, each service a process of its own.
+
+`run(options, stop)` starts etcd, then PostgreSQL with the demo, then coordinators, pollers and gateways, and waits
+until all of them are ready. Then it writes `cluster.json`, and reports every process that ends until `stop` is set; it
+restarts none. On `stop`, or when a process does not start, it drains the services and then stops the servers. When it
+is killed itself, the kernel ends everything it started (services/local/leash.py). See docs/reference/commands.md#up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psycopg
+from rich.console import Console
+from rich.status import Status
+
+from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.keys import Keys, NodeRecord
+from pollcast.services.coordination.reach import etcd_at
+from pollcast.services.errors import EtcdError, PollcastError, Problem, SettingsInvalid
+from pollcast.services.local import demo, ports, welcome
+from pollcast.services.local.child import Child, ProcessFailed
+from pollcast.services.local.cluster import ETCD_PORT, LocalCluster, Options
+from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from pollcast.services.process.settings import EtcdSettings, HostPort, Role, load
+
+READY_SECONDS = 60.0
+"""Time that all services together have to become ready."""
+
+CHECK_SECONDS = 0.1
+"""Interval between two checks of the processes."""
+
+DRAIN_SECONDS = 15.0
+"""Time that all services together have to drain before they are killed."""
+
+
+class AlreadyUp(PollcastError):
+    """Another cluster runs on this data directory."""
+
+
+class Stopped(Exception):
+    """The stop was requested before the cluster was ready."""
+
+
+async def run(options: Options, stop: asyncio.Event, console: Console | None = None) -> None:
+    """Run the cluster until `stop` is set; return when every process has ended.
+
+    Raises PollcastError when the cluster cannot be started.
+    """
+    console = console or Console(highlight=False, soft_wrap=True)
+    catalog_path, catalog = _catalog_of(options)
+    if options.port:
+        for number in range(options.gateways):
+            ports.require_free(options.port + number, f"gateway-{number + 1}")
+    data_dir = options.data_dir.resolve()
+    with _locked(data_dir), contextlib.suppress(Stopped):
+        file = data_dir / "cluster.json"
+        file.unlink(missing_ok=True)
+        async with _cluster(options, data_dir, catalog_path, stop, console) as cluster:
+            _write(file, cluster.description())
+            try:
+                welcome.show(console, cluster, catalog)
+                await _watch(cluster, stop, console)
+            finally:
+                file.unlink(missing_ok=True)
+
+
+@contextlib.asynccontextmanager
+async def _cluster(
+    options: Options, data_dir: Path, catalog: Path, stop: asyncio.Event, console: Console
+) -> AsyncIterator[LocalCluster]:
+    async with contextlib.AsyncExitStack() as stack:
+        with console.status("Starting …") as status:
+            cluster = LocalCluster(options, data_dir, await _etcd_settings(options))
+            stack.push_async_callback(_stop_all, cluster, console)
+            await _start_servers(cluster, stop, status, console)
+            await _start_services(cluster, catalog, stop, status, console)
+        yield cluster
+        console.print("Stopping …")
+
+
+async def _start_servers(cluster: LocalCluster, stop: asyncio.Event, status: Status, console: Console) -> None:
+    options = cluster.options
+    logs = cluster.data_dir / "logs"
+    logs.mkdir(exist_ok=True)
+    for old in logs.glob("*.log"):  # from the previous run
+        old.unlink()
+    if options.etcd is None:
+        status.update("Starting etcd …")
+        began = time.monotonic()
+        cluster.etcd = await asyncio.to_thread(
+            EtcdServer.start, cluster.data_dir / "etcd", options.etcd_nodes, wanted_port=ETCD_PORT, log_dir=logs
+        )
+        cluster.settings = cluster.settings.model_copy(update={"etcd": cluster.etcd.endpoints})
+        # An earlier run that was killed has left keys that no process of this run owns.
+        await asyncio.to_thread(cluster.etcd.etcdctl, "del", "--prefix", f"{cluster.settings.namespace}/")
+        _done(console, "etcd", began)
+    _unless(stop)
+    if options.database_url is not None:
+        cluster.database_url = options.database_url
+        return
+    status.update("Starting PostgreSQL …")
+    began = time.monotonic()
+    postgres = await asyncio.to_thread(PostgresServer.start, cluster.data_dir / "postgres", log=cluster.log("postgres"))
+    cluster.postgres, cluster.database_url = postgres, postgres.url
+    await asyncio.to_thread(demo.enable_statistics, postgres)
+    _done(console, "PostgreSQL", began)
+    _unless(stop)
+    if options.with_demo:
+        status.update("Loading the demo …")
+        began = time.monotonic()
+        log = cluster.log("pgbench")
+        if await asyncio.to_thread(demo.load, postgres, log):
+            _done(console, "the demo's data", began)
+        cluster.workload = demo.workload(postgres, log)
+        cluster.workload.start()
+    _unless(stop)
+
+
+async def _start_services(
+    cluster: LocalCluster, catalog: Path, stop: asyncio.Event, status: Status, console: Console
+) -> None:
+    options = cluster.options
+    began = time.monotonic()
+    counts: list[tuple[Role, int]] = [
+        ("coordinator", options.coordinators),
+        ("poller", options.pollers),
+        ("gateway", options.gateways),
+    ]
+    for role, count in counts:
+        for number in range(1, count + 1):
+            name = f"{role}-{number}"
+            http = f"127.0.0.1:{options.port + number - 1}" if role == "gateway" and options.port else "127.0.0.1:0"
+            environment = _environment(cluster, catalog, name, http)
+            # -P keeps the modules of the current folder out of the way of ours.
+            command = [sys.executable, "-P", "-m", "pollcast", role]
+            child = Child(name, command, cluster.log(name), env=environment)
+            cluster.services[name] = child
+            child.start()
+    async with Etcd.open(cluster.settings) as etcd:
+        await _until_ready(cluster, etcd, stop, status)
+    _done(console, f"{len(cluster.services)} services", began)
+
+
+async def _until_ready(cluster: LocalCluster, etcd: Etcd, stop: asyncio.Event, status: Status) -> None:
+    """Wait until every service is ready by its key in etcd and by its `/readyz`."""
+    keys = Keys(cluster.settings.namespace)
+    deadline = time.monotonic() + READY_SECONDS
+    ready: dict[str, NodeRecord] = {}
+    while len(ready) < len(cluster.services):
+        missing = [name for name in cluster.services if name not in ready]
+        status.update(f"Starting {', '.join(missing)} …")
+        for child in cluster.children():
+            if child.status is not None:
+                raise ProcessFailed(f"{child.name} {child.how_it_ended()}\n{child.tail()}\nIts log: {child.log}")
+        if time.monotonic() > deadline:
+            tails = "\n".join(f"{name}:\n{cluster.services[name].tail()}" for name in missing)
+            raise ProcessFailed(f"not ready after {READY_SECONDS:g} s: {', '.join(missing)}\n{tails}")
+        for record in await _records(etcd, keys):
+            service = cluster.services.get(record.node)
+            if service is None or record.node in ready or record.pid != service.pid or record.state != "ready":
+                continue
+            if record.http is not None and await _answers(record.http):
+                ready[record.node] = record
+        await _pause(stop, CHECK_SECONDS)
+        _unless(stop)
+    cluster.records = {name: ready[name] for name in cluster.services}
+
+
+async def _records(etcd: Etcd, keys: Keys) -> list[NodeRecord]:
+    try:
+        listing = await etcd.range(keys.nodes())
+    except EtcdError:
+        return []  # the caller tries again until its deadline
+    records = []
+    for kv in listing.kvs:
+        with contextlib.suppress(ValueError):  # a key that Pollcast did not write
+            records.append(NodeRecord.decode(kv.value))
+    return records
+
+
+async def _answers(http: HostPort) -> bool:
+    """Return whether `GET /readyz` at this address is answered with 200."""
+    host, _, port = http.rpartition(":")
+    try:
+        async with asyncio.timeout(2.0):
+            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            try:
+                writer.write(f"GET /readyz HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n".encode())
+                return (await reader.readline()).split()[1:2] == [b"200"]
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False
+
+
+async def _watch(cluster: LocalCluster, stop: asyncio.Event, console: Console) -> None:
+    """Report each process that ends, once, and restart the demo's clients when their hour is over."""
+    reported: set[str] = set()
+    while not stop.is_set():
+        for child in cluster.children():
+            if child.status is not None and child.name not in reported:
+                reported.add(child.name)
+                console.print(f"{child.name} (pid {child.pid}) {child.how_it_ended()} and is not restarted.")
+                console.print(f"The end of its log, {child.log}:\n{child.tail()}", markup=False)
+        workload, postgres = cluster.workload, cluster.postgres
+        if workload is not None and postgres is not None and not workload.running and postgres.process.running:
+            with contextlib.suppress(psycopg.Error):  # it takes no connections now: try again at the next check
+                await asyncio.to_thread(demo.prune, postgres)
+                workload.start()
+        await _pause(stop, CHECK_SECONDS)
+
+
+async def _stop_all(cluster: LocalCluster, console: Console) -> None:
+    """Stop the services, all at once, and then the servers, which the services need to drain."""
+    deadline = time.monotonic() + DRAIN_SECONDS
+    for child in cluster.services.values():
+        child.ask_to_stop()
+    if cluster.workload is not None:
+        await asyncio.to_thread(cluster.workload.stop)
+    for child in cluster.services.values():
+        running = child.running
+        ended = await asyncio.to_thread(child.wait, max(0.0, deadline - time.monotonic())) if running else 0
+        if ended is None:
+            console.print(f"{child.name} (pid {child.pid}) did not end within {DRAIN_SECONDS:g} s and is killed.")
+            await asyncio.to_thread(child.kill)
+    for server in (cluster.postgres, cluster.etcd):
+        if server is not None:
+            await asyncio.to_thread(server.stop)
+
+
+# --- details ------------------------------------------------------------------------------------------------------
+
+
+def _catalog_of(options: Options) -> tuple[Path, Catalog]:
+    """Return the catalogue and its path. Raises CatalogInvalid, or SettingsInvalid when no catalogue is named."""
+    path = options.catalog
+    if path is None:
+        if not options.with_demo:
+            which = "--no-demo" if options.database_url is None else "--database-url"
+            reason = f"is required with {which}: a catalogue to serve (examples/pgbench.toml is an example)"
+            raise SettingsInvalid([Problem("pollcast up", "", "--catalog", reason)])
+        path = demo.CATALOG
+    return path.resolve(), catalogue.load(path)
+
+
+async def _etcd_settings(options: Options) -> EtcdSettings:
+    """Return how to reach etcd. A running etcd must have answered; the endpoints of an embedded one are set later."""
+    if options.etcd is None:
+        plain = dict.fromkeys(("etcd_ca", "etcd_cert", "etcd_key", "etcd_user", "etcd_password"))
+        return load(EtcdSettings).model_copy(update=plain)
+    settings = load(EtcdSettings, etcd=options.etcd)
+    async with etcd_at(settings) as etcd:
+        await etcd.get(f"{settings.namespace}/leader")
+    return settings
+
+
+def _environment(cluster: LocalCluster, catalog: Path, name: str, http: HostPort) -> Mapping[str, str]:
+    """Return the environment of a service: this process's own, so that POLLCAST_AUTH_SECRET and the like reach it, with
+    the settings that `pollcast up` decides."""
+    environment = {k: v for k, v in os.environ.items() if k != "POLLCAST_ADVERTISE"}
+    if cluster.etcd is not None:  # the embedded etcd has neither TLS nor users
+        environment = {k: v for k, v in environment.items() if not k.startswith("POLLCAST_ETCD_")}
+    environment |= {
+        "POLLCAST_ETCD": ",".join(cluster.settings.etcd),
+        "POLLCAST_NAMESPACE": cluster.settings.namespace,
+        "POLLCAST_DATABASE_URL": cluster.database_url,
+        "POLLCAST_CATALOG": str(catalog),
+        "POLLCAST_NODE": name,
+        "POLLCAST_HTTP": http,
+        "POLLCAST_GRPC": "127.0.0.1:0",
+    }
+    if cluster.options.lease_ttl is not None:
+        environment["POLLCAST_LEASE_TTL"] = str(cluster.options.lease_ttl)
+    return environment
+
+
+@contextlib.contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory's lock. Raises AlreadyUp when another process holds it."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "up.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            pid = lock.read().strip()
+            raise AlreadyUp(
+                f"a cluster runs on {data_dir} already (pollcast up, pid {pid}): stop it, or choose another --data-dir"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+def _write(file: Path, description: dict[str, Any]) -> None:
+    """Write cluster.json atomically. Only its owner may read it: the database's URL may hold a password."""
+    whole = file.with_suffix(".json.new")
+    whole.unlink(missing_ok=True)
+    whole.touch(mode=0o600)
+    whole.write_bytes(orjson.dumps(description, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    whole.replace(file)
+
+
+def _done(console: Console, what: str, began: float) -> None:
+    console.print(f"  started {what} in {time.monotonic() - began:.1f} s", markup=False)
+
+
+def _unless(stop: asyncio.Event) -> None:
+    """Raise Stopped when the stop was requested."""
+    if stop.is_set():
+        raise Stopped
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    """Wait for `seconds`, or until `stop` is set."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()

@@ -1,0 +1,1 @@
+"""Pollcast: live results from databases that cannot announce changes, polled once per distinct query in a cluster."""

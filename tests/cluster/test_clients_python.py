@@ -1,0 +1,366 @@
+"""The Python client on a real cluster: what it yields, how it resumes, what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from pollcast.services.auth.tokens import sign
+from pollcast_client import Change, Connected, Disconnected, Event, Joined, Pushed, Refused, Watch, topic, watch
+from tests.support.balancer import Balancer
+from tests.support.cluster import Cluster, cluster, guarded_cluster
+
+SECRET = "a secret of at least thirty-two bytes"
+
+CATALOG = """
+[queries.stock]
+sql = "select id, name, n from stock where shelf = %(shelf)s order by n desc, id"
+key = ["id"]
+interval = "100ms"
+presence = true
+[queries.stock.params]
+shelf = "text"
+
+[queries.total]
+sql = "select coalesce(sum(n), 0) as total from stock"
+interval = "100ms"
+
+[queries.broken]
+sql = "select 1 / n as one from (values (0)) v(n)"
+interval = "100ms"
+
+[queries.sales]
+sql = "select 1 as one"
+roles = ["sales"]
+"""
+
+STOCK = topic("stock", shelf="a")
+
+APPLE, PEAR = {"id": 1, "name": "apple", "n": 5}, {"id": 2, "name": "pear", "n": 3}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("clients")
+    catalog = folder / "catalog.toml"
+    catalog.write_text(CATALOG)
+    with cluster(folder / "data", "--catalog", str(catalog), "--no-demo") as up:
+        with psycopg.connect(up.database_url, autocommit=True) as database:
+            database.execute("create table stock (id int primary key, name text, n int, shelf text)")
+        yield up
+
+
+@pytest.fixture
+def url(running: Cluster) -> str:
+    return f"http://{running.gateway(0)}"
+
+
+@pytest.fixture
+def stock(running: Cluster) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(running.database_url, autocommit=True) as database:
+        with database.transaction():
+            database.execute("truncate stock")
+            database.execute("insert into stock values (1, 'apple', 5, 'a'), (2, 'pear', 3, 'a'), (3, 'fig', 1, 'b')")
+        yield database
+
+
+class Changes:
+    """The changes of a watch, asked for one after the other."""
+
+    def __init__(self, changes: AsyncGenerator[Change, None]) -> None:
+        self._changes = changes
+
+    async def until(self, matches: Callable[[Change], bool]) -> Change:
+        """The next change that matches."""
+        passed = []
+        try:
+            async with asyncio.timeout(20):
+                async for change in self._changes:
+                    passed.append(change)
+                    if matches(change):
+                        return change
+        except TimeoutError:
+            pass
+        raise AssertionError(f"no such change among {passed}")
+
+
+@asynccontextmanager
+async def changes_of(watching: Watch) -> AsyncIterator[Changes]:
+    async with watching, aclosing(aiter(watching)) as changes:
+        yield Changes(changes)
+
+
+def ids(change: Change) -> list[int]:
+    return [row["id"] for row in change.rows]
+
+
+def begins(change: Change) -> bool:
+    """Whether it shows what is in stock when a test begins: the first result may be what the test before has left."""
+    return change.rows == [APPLE, PEAR]
+
+
+async def test_a_loop_over_watch_follows_the_database_through_deltas(url: str, stock: psycopg.Connection[Any]) -> None:
+    kinds = []
+    async with asyncio.timeout(20):
+        async for change in watch(STOCK, url=url):
+            if change.kind == "status":
+                continue
+            kinds.append(change.kind)
+            if ids(change) == [1, 2]:
+                assert change.key == ("id",)
+                assert change.rows[0] == APPLE
+                stock.execute("update stock set n = 9 where id = 2")
+            elif ids(change) == [2, 1]:
+                assert change.delta is not None
+                assert [at for at, _ in change.delta.upserts] == [0]
+                stock.execute("delete from stock where id = 1")
+            elif ids(change) == [2]:
+                break
+    assert kinds[-2:] == ["delta", "delta"]
+
+
+async def test_without_deltas_every_change_is_a_snapshot(url: str, stock: psycopg.Connection[Any]) -> None:
+    async with changes_of(watch(STOCK, url=url, deltas=False)) as changes:
+        await changes.until(begins)
+        stock.execute("delete from stock where id = 1")
+        assert (await changes.until(lambda change: ids(change) == [2])).kind == "snapshot"
+
+
+async def test_several_topics_share_a_connection(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+    async with Balancer.start([running.gateway(0)]) as balancer:
+        async with changes_of(watching := watch(STOCK, "live:total", url=balancer.url)) as changes:
+            seen: set[str] = set()
+            while seen != {STOCK, "live:total"}:
+                seen.add((await changes.until(lambda change: change.kind == "snapshot")).topic)
+            await watching.join(topic("stock", shelf="b"))
+            third = await changes.until(lambda change: change.topic == "live:stock?shelf=b" and bool(change.rows))
+            assert ids(third) == [3]
+            await watching.leave("live:total")
+            stock.execute("update stock set n = n + 1")
+            await changes.until(lambda change: change.kind == "delta" and change.rows[0] == APPLE | {"n": 6})
+        assert balancer.connections == 1
+
+
+async def test_after_a_broken_connection_only_what_is_missing_comes(
+    running: Cluster, stock: psycopg.Connection[Any]
+) -> None:
+    async with Balancer.start([running.gateway(0)]) as balancer, changes_of(watch(STOCK, url=balancer.url)) as changes:
+        before = await changes.until(begins)
+        balancer.cut()
+        lost = await changes.until(lambda change: change.status.state == "stale")
+        assert (lost.rows, lost.version) == (before.rows, before.version)
+        stock.execute("delete from stock where id = 2")
+        after = await changes.until(lambda change: change.kind in ("snapshot", "delta"))
+        assert (after.kind, ids(after), after.status.state) == ("delta", [1], "live")
+
+
+async def test_a_gateway_that_is_gone_is_replaced_by_the_next(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+    async with (
+        Balancer.start([running.gateway(0)]) as first,
+        Balancer.start([running.gateway(1)]) as second,
+        changes_of(watch(STOCK, url=f"http://{running.gateway(0)}")) as here,
+        changes_of(watch(STOCK, url=f"http://{running.gateway(1)}")) as there,
+        changes_of(watch(STOCK, url=[first.url, second.url])) as changes,
+    ):
+        for each in (here, there, changes):  # so that both gateways have that version
+            await each.until(begins)
+        used, other = (first, second) if first.connections else (second, first)
+        used.gateways.clear()
+        used.cut()
+        await changes.until(lambda change: change.status.state == "stale")
+        await changes.until(lambda change: change.status.state == "live")
+        assert other.connections
+        stock.execute("delete from stock where id = 2")
+        assert (await changes.until(lambda change: ids(change) == [1])).kind == "delta"
+
+
+async def test_a_gateway_that_is_not_there_is_told_as_stale() -> None:
+    async with Balancer.start([]) as nowhere, changes_of(watch(STOCK, url=nowhere.url)) as changes:
+        change = await changes.until(lambda change: change.kind == "status")
+        assert change.status.state == "stale"
+        assert change.version is None
+
+
+async def test_a_query_that_fails_is_told_with_its_reason(url: str) -> None:
+    async with changes_of(watch("live:broken", url=url)) as changes:
+        change = await changes.until(lambda change: change.status.state == "failed")
+        assert change.status.reason
+
+
+@pytest.mark.parametrize(
+    ("spelling", "reason"),
+    [("live:nothing", "unknown_query"), ("live:stock", "invalid_params"), ("live:sales", "forbidden")],
+)
+async def test_what_the_gateway_refuses_is_raised(url: str, spelling: str, reason: str) -> None:
+    async with changes_of(watch(spelling, url=url)) as changes:
+        with pytest.raises(Refused) as refused:
+            await changes.until(lambda _: False)
+    assert (refused.value.reason, refused.value.topic) == (reason, spelling)
+
+
+async def test_two_clients_see_each_other_and_what_they_say_of_themselves(
+    running: Cluster, stock: psycopg.Connection[Any]
+) -> None:
+    def named(name: str) -> Callable[[Change], bool]:
+        return lambda change: any(meta.get("name") == name for metas in change.presence.values() for meta in metas)
+
+    alice = watch(STOCK, url=f"http://{running.gateway(0)}", presence={"key": "alice", "meta": {"name": "Alice"}})
+    bob = watch(STOCK, url=f"http://{running.gateway(1)}", presence={"key": "bob", "meta": {"name": "Bob"}})
+    async with changes_of(alice) as seen_by_alice:
+        await seen_by_alice.until(named("Alice"))
+        async with changes_of(bob) as seen_by_bob:
+            await seen_by_bob.until(named("Alice"))
+            await seen_by_alice.until(named("Bob"))
+            await bob.set_meta(STOCK, {"name": "Robert"})
+            await seen_by_alice.until(named("Robert"))
+            await bob.leave(STOCK)
+            await seen_by_alice.until(lambda change: list(change.presence) == ["alice"])
+
+
+async def test_closing_ends_the_iteration(url: str, stock: psycopg.Connection[Any]) -> None:
+    watching = watch(STOCK, url=url)
+    async with asyncio.timeout(20):
+        async for _ in watching:
+            await watching.close()
+
+
+# --- what happens beneath, and where it begins ----------------------------------------------------------------------
+
+
+async def test_a_hook_is_told_of_connections_joins_and_all_that_is_pushed_before_it_is_applied(
+    running: Cluster, stock: psycopg.Connection[Any]
+) -> None:
+    own = topic("stock", shelf="b")  # nothing but this test changes it
+    told: list[Event | Change] = []
+    async with (
+        Balancer.start([running.gateway(0)]) as balancer,
+        changes_of(watch(own, url=balancer.url, on_event=told.append)) as changes,
+    ):
+        told.append(first := await changes.until(lambda change: ids(change) == [3]))
+        balancer.cut()
+        await changes.until(lambda change: change.status.state == "stale")
+        stock.execute("update stock set n = 9 where id = 3")
+        await changes.until(lambda change: bool(change.rows) and change.rows[0]["n"] == 9)
+    said = [event for event in told if not isinstance(event, Pushed) or event.event in ("snapshot", "delta")]
+    ws = balancer.url.replace("http", "ws")
+    match said:
+        case [Connected(url), Joined() as joined, Pushed() as snapshot, Change(), Disconnected() as lost, *rest]:
+            assert url == lost.url == f"{ws}/socket/websocket?vsn=2.0.0"
+            assert (joined.topic, joined.canonical, joined.interval_ms) == (own, "stock?shelf=b", 100)
+            assert (snapshot.topic, snapshot.event, snapshot.payload["version"]) == (own, "snapshot", first.version)
+            assert lost.code is None
+        case _:
+            raise AssertionError(said)
+    match rest:
+        case [Connected(), Joined(), Pushed(event="delta", payload=payload)]:
+            assert payload["base"] == first.version
+        case _:
+            raise AssertionError(rest)
+
+
+async def test_what_the_hook_raises_ends_the_iteration(url: str, stock: psycopg.Connection[Any]) -> None:
+    def refuse(event: Event) -> None:
+        assert not isinstance(event, Joined), "seen"
+
+    async with changes_of(watch(STOCK, url=url, on_event=refuse)) as changes:
+        with pytest.raises(AssertionError, match="seen"):
+            await changes.until(lambda _: False)
+
+
+async def test_another_watch_goes_on_from_a_result_that_is_known(
+    running: Cluster, stock: psycopg.Connection[Any]
+) -> None:
+    one, two = (f"http://{running.gateway(number)}" for number in (0, 1))
+    async with changes_of(watch(STOCK, url=one)) as here, changes_of(watch(STOCK, url=two)) as there:
+        known = (await here.until(begins)).result
+        await there.until(begins)  # so that the other gateway has that version, too
+        stock.execute("delete from stock where id = 2")
+        await there.until(lambda change: ids(change) == [1])
+        later = watch(url=two)
+        await later.join(STOCK, known=known)
+        async with changes_of(later) as changes:
+            change = await changes.until(lambda change: change.kind in ("snapshot", "delta"))
+            assert (change.kind, ids(change)) == ("delta", [1])
+
+
+async def test_a_gateway_is_looked_for_at_each_connection(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+    async with Balancer.start([running.gateway(0)]) as first, Balancer.start([running.gateway(1)]) as second:
+        left = [first.url, second.url]
+
+        async def find() -> str:
+            return left.pop(0)
+
+        async with changes_of(watch(STOCK, url=find)) as changes:
+            await changes.until(begins)
+            first.cut()
+            await changes.until(lambda change: change.status.state == "stale")
+            await changes.until(lambda change: change.status.state == "live")
+        assert (first.connections, second.connections) == (1, 1)
+
+
+async def test_a_gateway_that_falls_silent_is_given_up_as_soon_as_the_heartbeat_says(
+    running: Cluster, stock: psycopg.Connection[Any]
+) -> None:
+    gateway = running.nodes("gateway")[1]
+    address = running.gateway(1)
+
+    async def find() -> str:  # more than once where all of this machine stands still for half a second
+        return address
+
+    async with changes_of(watch(STOCK, url=find, heartbeat=1.0)) as changes:
+        await changes.until(lambda change: ids(change) == [1, 2] and change.status.state == "live")
+        gateway.freeze()
+        try:
+            address = running.gateway(0)
+            lost = await changes.until(lambda change: change.status.state == "stale")
+            assert "does not answer" in str(lost.status.reason)
+            await changes.until(lambda change: change.status.state == "live")
+        finally:
+            gateway.thaw()
+
+
+# --- tokens -------------------------------------------------------------------------------------------------------
+
+
+def token(seconds: float = 60.0, **claims: object) -> str:
+    return sign(SECRET, {"sub": "alice", "exp": int(time.time() + seconds), **claims})
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, running: Cluster) -> Iterator[Cluster]:
+    """A gateway that asks for tokens."""
+    with guarded_cluster(tmp_path_factory.mktemp("guarded"), CATALOG, running.database_url, SECRET) as up:
+        yield up
+
+
+async def test_a_token_is_taken_and_its_absence_is_refused(guarded: Cluster) -> None:
+    url = f"http://{guarded.gateway(0)}"
+    async with changes_of(watch("live:total", url=url)) as changes:
+        with pytest.raises(Refused) as refused:
+            await changes.until(lambda _: True)
+        assert refused.value.reason == "unauthorized"
+    async with changes_of(watch("live:sales", url=url, token=token(roles=["sales"]))) as changes:
+        assert (await changes.until(lambda change: change.kind == "snapshot")).rows == [{"one": 1}]
+
+
+async def test_a_fresh_token_is_got_for_every_connection_and_can_be_renewed(guarded: Cluster) -> None:
+    given: list[str] = []
+
+    async def fresh() -> str:
+        given.append(token())
+        return given[-1]
+
+    async with Balancer.start([guarded.gateway(0)]) as balancer:
+        async with changes_of(watching := watch("live:total", url=balancer.url, token=fresh)) as changes:
+            await changes.until(lambda change: change.kind == "snapshot")
+            await watching.renew(token(120))
+            balancer.cut()
+            await changes.until(lambda change: change.status.state == "stale")
+            await changes.until(lambda change: change.status.state == "live")
+        assert len(given) == 2

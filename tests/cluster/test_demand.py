@@ -1,0 +1,171 @@
+"""What a gateway wants is what etcd shows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from pollcast.gateway.demand import Demand
+from pollcast.services.coordination import etcd as e
+from pollcast.services.coordination.desired_keys import DesiredKeys
+from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.keys import DemandRecord, Keys
+from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.session import Session, keep_session
+from tests.support.breakable_etcd import BreakableEtcd
+from tests.support.waiting import eventually
+
+pytest_plugins = ("tests.support.etcd_fixture",)
+
+
+class Gateway:
+    def __init__(self, etcd: Etcd, keys: Keys) -> None:
+        self.demand = Demand(etcd, keys, "gw")
+        self.sessions: list[Session] = []
+        self._etcd, self._keys = etcd, keys
+
+    async def term(self, session: Session) -> None:
+        self.sessions.append(session)
+        await self.demand.run(session)
+
+    async def shown(self) -> dict[str, int]:
+        """topic → lease"""
+        kvs = (await self._etcd.range(self._keys.demands())).kvs
+        return {parsed[0]: kv.lease for kv in kvs if (parsed := self._keys.parse_demand(kv.key))}
+
+    async def shows(self, *topics: str) -> bool:
+        return await self.shown() == dict.fromkeys(topics, self.sessions[-1].lease)
+
+
+@contextlib.asynccontextmanager
+async def serving(etcd: Etcd, keys: Keys) -> AsyncIterator[Gateway]:
+    gateway = Gateway(etcd, keys)
+    task = asyncio.ensure_future(keep_session(etcd, 2, gateway.term))
+    try:
+        await eventually(lambda: gateway.sessions)
+        yield gateway
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_what_is_wanted_is_shown_and_goes_with_the_last_client(etcd: Etcd, keys: Keys) -> None:
+    async with serving(etcd, keys) as gateway:
+        gateway.demand.want("a")
+        gateway.demand.want("a")
+        gateway.demand.want("b")
+        await eventually(lambda: gateway.shows("a", "b"))
+        kv = await etcd.get(keys.demand("a", "gw"))
+        assert kv is not None
+        assert DemandRecord.decode(kv.value).gateway == "gw"
+        gateway.demand.unwant("a")
+        await eventually(lambda: gateway.shows("b"))
+        await eventually(lambda: gateway.demand.settled)
+        assert gateway.demand.wanted == {"b"}
+    assert await gateway.shown() == {}
+
+
+async def test_what_is_deleted_between_the_answer_and_a_list_is_put_back(etcd: Etcd, keys: Keys) -> None:
+    desired = DesiredKeys(etcd, "demand")
+    mirror = Mirror(etcd, keys.demands(), desired.changed, on_listed=desired.listed)
+    async with Session.open(etcd, 2) as session, asyncio.TaskGroup() as tasks:
+        await mirror._list()  # by hand: a watch would show the put and the delete
+        running = tasks.create_task(desired.run(session, mirror))
+        desired.put(keys.demand("a", "gw"), b"{}")
+        await eventually(lambda: desired.requests == 1 and desired.settled)
+        assert await etcd.delete(keys.demand("a", "gw"))
+        await mirror._list()
+        await eventually(lambda: desired.requests == 2 and desired.settled)
+        assert await etcd.get(keys.demand("a", "gw")) is not None
+        running.cancel()
+
+
+async def test_wanting_and_unwanting_at_once_writes_nothing(etcd: Etcd, keys: Keys) -> None:
+    async with serving(etcd, keys) as gateway:
+        await eventually(lambda: gateway.demand.settled)
+        before = (await etcd.range(keys.demands())).revision
+        gateway.demand.want("a")
+        gateway.demand.unwant("a")
+        await eventually(lambda: gateway.demand.settled)
+        mark = await etcd.put(keys.demand("mark", "gw2"), b"{}")  # others write, too: what counts is the first of these
+        async with contextlib.aclosing(etcd.watch(keys.demands(), before + 1)) as batches:
+            async for batch in batches:
+                if batch.events:
+                    assert batch.events[0].kv.mod_revision == mark
+                    break
+
+
+async def test_flapping_ends_with_what_is_wanted(etcd: Etcd, keys: Keys) -> None:
+    async with serving(etcd, keys) as gateway:
+        for round_number in range(30):
+            for topic in ("a", "b", "c"):
+                (gateway.demand.want if (round_number + ord(topic)) % 2 else gateway.demand.unwant)(topic)
+            await asyncio.sleep(0)
+            if round_number % 7 == 0:
+                await etcd.get("/")
+        await eventually(lambda: gateway.demand.settled)
+        await eventually(lambda: gateway.shows(*gateway.demand.wanted))
+
+
+@pytest.mark.parametrize("how", ["deleted", "garbled"])
+async def test_what_an_operator_broke_is_put_back(etcd: Etcd, keys: Keys, how: str) -> None:
+    async with serving(etcd, keys) as gateway:
+        gateway.demand.want("a")
+        await eventually(lambda: gateway.shows("a"))
+        await eventually(lambda: gateway.demand.settled)
+        if how == "deleted":
+            await etcd.delete(keys.demand("a", "gw"))
+        else:
+            await etcd.put(keys.demand("a", "gw"), b"\xff")
+        await eventually(lambda: gateway.shows("a"), 1.0)
+
+
+async def test_everything_is_written_anew_under_a_new_session(etcd: Etcd, keys: Keys) -> None:
+    async with serving(etcd, keys) as gateway:
+        gateway.demand.want("a")
+        await eventually(lambda: gateway.shows("a"))
+        await etcd.lease_revoke(gateway.sessions[0].lease)
+        gateway.sessions[0].verify()
+        await eventually(lambda: len(gateway.sessions) == 2)
+        await eventually(lambda: gateway.shows("a"))
+
+
+async def test_the_key_of_another_gateway_is_not_ours_to_touch(etcd: Etcd, keys: Keys) -> None:
+    await etcd.put(keys.demand("a", "gw2"), b"{}")
+    async with serving(etcd, keys) as gateway:
+        gateway.demand.want("b")
+        gateway.demand.unwant("a")
+        await eventually(lambda: gateway.demand.settled)
+        assert set(await gateway.shown()) == {"a", "b"}
+
+
+async def test_thousands_are_written_in_batches(etcd: Etcd, keys: Keys) -> None:
+    topics = [f"q?n={i}" for i in range(3000)]
+    async with serving(etcd, keys) as gateway:
+        for topic in topics:
+            gateway.demand.want(topic)
+        await eventually(lambda: gateway.shows(*topics), 5.0)
+        for topic in topics:
+            gateway.demand.unwant(topic)
+        await eventually(lambda: gateway.shows(), 5.0)
+
+
+async def test_what_changed_while_etcd_was_away_is_made_up_for(
+    own_etcd: BreakableEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(e, "CALL_SECONDS", 0.5)
+    async with Etcd.open(own_etcd.settings) as etcd, serving(etcd, Keys("/t")) as gateway:
+        gateway.demand.want("a")
+        gateway.demand.want("b")
+        await eventually(lambda: gateway.shows("a", "b"))
+        own_etcd.server.freeze()
+        gateway.demand.unwant("a")
+        gateway.demand.want("c")
+        await eventually(lambda: not gateway.demand.healthy)
+        own_etcd.server.thaw()
+        await eventually(lambda: gateway.demand.settled)
+        await eventually(lambda: gateway.shows("b", "c"))

@@ -1,0 +1,239 @@
+"""The etcd client against real etcd, sound and broken."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+
+import pytest
+from pydantic import SecretStr
+
+from pollcast.services.coordination import etcd as e
+from pollcast.services.coordination.etcd import Etcd, TxnResult, WatchBatch
+from pollcast.services.errors import Compacted, EtcdRefused, EtcdUnknown, LeaseLost
+from pollcast.services.local.ports import free_port
+from pollcast.services.process.settings import EtcdSettings
+from tests.support.breakable_etcd import BreakableEtcd
+from tests.support.waiting import eventually
+
+pytest_plugins = ("tests.support.etcd_fixture",)
+
+
+async def test_a_key_is_read_as_it_was_written(etcd: Etcd, namespace: str) -> None:
+    key = f"{namespace}/k"
+    assert await etcd.get(key) is None
+    revision = await etcd.put(key, b"v")
+    assert await etcd.get(key) == e.Kv(key, b"v", revision, revision, 0)
+    assert await etcd.delete(key)
+    assert not await etcd.delete(key)
+
+
+async def test_a_range_of_several_pages_is_of_one_revision(
+    etcd: Etcd, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(e, "PAGE_KEYS", 7)
+    keys = [f"{namespace}/k{i:03}" for i in range(100)]
+    put = await etcd.txn([], [e.put(key, b"") for key in keys])
+    await etcd.delete(keys[0])
+    listing = await etcd.range(f"{namespace}/", put.revision)
+    assert [kv.key for kv in listing.kvs] == keys
+    assert len((await etcd.range(f"{namespace}/")).kvs) == 99
+
+
+async def test_bytes_that_are_no_utf8_make_a_key_all_the_same(etcd: Etcd, namespace: str) -> None:
+    key = namespace + b"/\xff\xfe".decode("utf-8", "surrogateescape")
+    await etcd.put(key, b"v")
+    assert [kv.key for kv in (await etcd.range(f"{namespace}/")).kvs] == [key]
+
+
+async def test_a_range_compare_tells_empty_from_full(etcd: Etcd, namespace: str) -> None:
+    prefix = f"{namespace}/"
+    assert (await etcd.txn([e.none_under(prefix)], [])).succeeded
+    assert not (await etcd.txn([e.some_under(prefix)], [])).succeeded
+    await etcd.txn([], [e.put(f"{prefix}{i}", b"") for i in range(3)])
+    assert not (await etcd.txn([e.none_under(prefix)], [])).succeeded
+    assert (await etcd.txn([e.some_under(prefix)], [])).succeeded
+
+
+async def test_nested_transactions_succeed_and_fail_each_on_its_own(etcd: Etcd, namespace: str) -> None:
+    a, b = f"{namespace}/a", f"{namespace}/b"
+    there = await etcd.put(b, b"old")
+    done = await etcd.txn([], [e.nested([e.absent(k)], [e.put(k, b"new")], [e.read(k)]) for k in (a, b)])
+    first, second = done.results
+    assert isinstance(first, TxnResult)
+    assert isinstance(second, TxnResult)
+    assert first.succeeded
+    assert first.revision == done.revision
+    assert not second.succeeded
+    assert second.results == ((e.Kv(b, b"old", there, there, 0),),)
+    found = await etcd.read_all([a, b, f"{namespace}/c"])
+    assert [kv and kv.value for kv in found] == [b"new", b"old", None]
+
+
+async def test_a_lease_that_is_gone_says_so(etcd: Etcd, namespace: str) -> None:
+    lease, ttl = await etcd.lease_grant(60)
+    assert ttl == 60
+    assert await etcd.lease_keepalive(lease) == 60
+    assert 0 < await etcd.lease_ttl(lease) <= 60
+    await etcd.put(f"{namespace}/k", b"", lease)
+    await etcd.lease_revoke(lease)
+    assert await etcd.get(f"{namespace}/k") is None
+    assert await etcd.lease_keepalive(lease) == 0
+    assert await etcd.lease_ttl(lease) == 0
+    with pytest.raises(LeaseLost):
+        await etcd.put(f"{namespace}/k", b"", lease)
+    with pytest.raises(LeaseLost):
+        await etcd.lease_revoke(lease)
+
+
+async def test_leases_renewed_at_once_do_not_mix_up_their_answers(etcd: Etcd) -> None:
+    short, _ = await etcd.lease_grant(30)
+    long, _ = await etcd.lease_grant(60)
+    times = await asyncio.gather(*(etcd.lease_keepalive(lease) for lease in [short, long] * 10))
+    assert times == [30.0, 60.0] * 10
+
+
+async def test_a_watch_tells_everything_from_its_revision_on(etcd: Etcd, namespace: str) -> None:
+    key = f"{namespace}/k"
+    first = await etcd.put(key, b"1")
+    await etcd.delete(key)
+    seen: list[tuple[bytes, bool]] = []
+    async with contextlib.aclosing(etcd.watch(f"{namespace}/", first)) as batches:
+        async for batch in batches:
+            seen += [(event.kv.value, event.deleted) for event in batch.events]
+            if len(seen) == 2:
+                await etcd.put(key, b"3")
+            if len(seen) == 3:
+                break
+    assert seen == [(b"1", False), (b"", True), (b"3", False)]
+
+
+async def test_a_quiet_watch_gives_signs_of_life(etcd: Etcd, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(e, "QUIET_SECONDS", 0.05)
+    signs: list[WatchBatch] = []
+    async with contextlib.aclosing(etcd.watch(f"{namespace}/", 1)) as batches:
+        async for batch in batches:
+            signs.append(batch)
+            if len(signs) == 4:
+                break
+    assert not any(batch.events for batch in signs)
+
+
+async def test_a_watch_from_a_compacted_revision_is_compacted(own_etcd: BreakableEtcd) -> None:
+    async with Etcd.open(own_etcd.settings) as etcd:
+        revisions = [await etcd.put("/k", b"") for _ in range(5)]
+        own_etcd.server.etcdctl("compact", str(revisions[-1]))
+        async with contextlib.aclosing(etcd.watch("/", revisions[0])) as batches:
+            with pytest.raises(Compacted, match=f"{revisions[-1]}"):
+                await until_it_ends(batches)
+        with pytest.raises(Compacted):
+            await etcd.range("/", revisions[0])
+
+
+async def test_a_frozen_member_makes_a_write_unknown_a_read_refused_and_a_watch_break(
+    own_etcd: BreakableEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Etcd.open(own_etcd.settings) as etcd:
+        async with contextlib.aclosing(etcd.watch("/", 1)) as batches:
+            assert await anext(batches)
+            own_etcd.server.freeze()
+            monkeypatch.setattr(e, "CALL_SECONDS", 0.5)
+            monkeypatch.setattr(e, "QUIET_SECONDS", 0.2)
+            monkeypatch.setattr(e, "STALL_SECONDS", 0.5)
+            with pytest.raises(EtcdUnknown):
+                await etcd.put("/k", b"v")
+            with pytest.raises(EtcdRefused):
+                await etcd.get("/k")
+            with pytest.raises(EtcdRefused):
+                await etcd.lease_keepalive(1, timeout=0.3)
+            with pytest.raises(EtcdRefused, match="stalled"):
+                await until_it_ends(batches)
+        own_etcd.server.thaw()
+        await until_answers(etcd)
+
+
+async def test_nobody_there_is_a_definite_refusal_of_a_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(e, "CALL_SECONDS", 0.3)
+    async with Etcd.open(EtcdSettings(etcd=(f"127.0.0.1:{free_port()}",))) as etcd:
+        with pytest.raises(EtcdRefused):
+            await etcd.put("/k", b"v")
+
+
+async def test_a_dead_or_frozen_endpoint_is_left_for_the_next(own_etcd: BreakableEtcd, etcd_endpoint: str) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    async with Etcd.open(EtcdSettings(etcd=(nobody, own_etcd.server.endpoint))) as etcd:  # to which nobody else writes
+        revision = await etcd.put("/failover", b"v")  # connecting failed, so it was never sent: safe to send elsewhere
+        assert await etcd.put("/failover", b"v") == revision + 1
+    own_etcd.server.freeze()
+    async with Etcd.open(EtcdSettings(etcd=(own_etcd.server.endpoint, etcd_endpoint))) as etcd:
+        assert await etcd.get("/failover") is None
+        lease, _ = await etcd.lease_grant(5)
+        assert await etcd.lease_keepalive(lease) == 5
+
+
+@pytest.mark.parametrize("same_cluster_id", [True, False])
+async def test_an_etcd_that_lost_its_data_is_noticed(own_etcd: BreakableEtcd, same_cluster_id: bool) -> None:
+    noticed: list[bool] = []
+    async with Etcd.open(own_etcd.settings) as etcd:
+        etcd.on_new_cluster.append(lambda: noticed.append(True))
+        await etcd.put("/k", b"1")
+        await etcd.put("/k", b"2")
+        before = etcd.incarnation
+        own_etcd.lose_everything(same_cluster_id=same_cluster_id)
+        await until_answers(etcd)
+        assert etcd.incarnation == before + 1
+        await etcd.put("/k", b"1")
+        assert etcd.incarnation == before + 1
+    assert noticed == [True]
+
+
+async def test_a_user_logs_in_and_again_when_the_token_is_no_good(own_etcd: BreakableEtcd) -> None:
+    async with Etcd.open(own_etcd.settings) as anonymous:
+        await until_answers(anonymous)
+        for command in ("user add root:secret", "user grant-role root root", "auth enable"):
+            own_etcd.server.etcdctl(*command.split())
+        with pytest.raises(EtcdRefused):
+            await anonymous.get("/k")
+    settings = EtcdSettings(etcd=(own_etcd.server.endpoint,), etcd_user="root", etcd_password=SecretStr("secret"))
+    async with Etcd.open(settings) as etcd:
+        await etcd.put("/k", b"1")
+        own_etcd.server.restart()  # simple tokens die with the member
+        await until_answers(etcd)
+        assert await etcd.put("/k", b"2")
+    wrong = EtcdSettings(etcd=(own_etcd.server.endpoint,), etcd_user="root", etcd_password=SecretStr("wrong"))
+    async with Etcd.open(wrong) as etcd:
+        with pytest.raises(EtcdRefused, match="authentication failed"):
+            await etcd.get("/k")
+
+
+async def until_it_ends(batches: AsyncGenerator[WatchBatch, None]) -> None:
+    async for batch in batches:
+        assert not batch.events
+
+
+async def until_answers(etcd: Etcd) -> None:
+    async def answers() -> bool:
+        with contextlib.suppress(EtcdRefused):
+            await etcd.get("/")
+            return True
+        return False
+
+    await eventually(answers, what="etcd answers")
+
+
+async def test_cancelling_a_watch_leaves_nothing_behind(etcd: Etcd, namespace: str) -> None:
+    started = asyncio.Event()
+
+    async def follow() -> None:
+        async with contextlib.aclosing(etcd.watch(f"{namespace}/", 1)) as batches:
+            async for _ in batches:
+                started.set()
+
+    before = len(asyncio.all_tasks())
+    task = asyncio.ensure_future(follow())
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await eventually(lambda: len(asyncio.all_tasks()) <= before)

@@ -1,0 +1,173 @@
+"""docs/metrics.md, deploy/alerts.yml and deploy/grafana.json against what the services tell when they are scraped."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import orjson
+import pytest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from pollcast.coordinator.move_topic import move_topic
+from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from tests.support.client import Client
+from tests.support.repository import ROOT
+from tests.support.waiting import eventually
+from tests.support.world import World, own_database, start_world
+
+NODES = {"gateway": "gateway-1", "poller": "poller-1", "coordinator": "coordinator-1"}
+ROW = re.compile(r"\| `(pollcast_\w+)` \| (\w+) \|([^|]*)\| ([^|]+) \|")
+NAME = re.compile(r"\bpollcast_\w+")
+LEASE = ("--lease-ttl", "10")  # none is lost when the machine stands still
+WATCHED = {"gateway_takeovers_total": 2, "coordinator_owned_topics": 1, "coordinator_nodes": 4}
+SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+
+
+@dataclass(frozen=True)
+class Documented:
+    """A row of docs/metrics.md. `name` is as Prometheus shows it, without the suffixes of a histogram."""
+
+    who: str
+    name: str
+    kind: str
+    labels: frozenset[str]
+
+    @property
+    def series(self) -> set[str]:
+        if self.kind == "counter":
+            return {self.name}
+        return {self.name + suffix for suffix in SUFFIXES[self.kind]}
+
+
+def documented() -> Iterator[Documented]:
+    who = ""
+    for line in (ROOT / "docs/metrics.md").read_text().splitlines():
+        if line.startswith("## "):
+            who = line.removeprefix("## ").split()[-1].lower()
+        elif found := ROW.fullmatch(line):
+            name, kind, labels, meaning = found.groups()
+            assert meaning.strip(), name
+            yield Documented(who, name, kind, frozenset(re.findall(r"`(\w+)`", labels)))
+
+
+@dataclass(frozen=True)
+class Scraped:
+    """What the services tell, by role, and the values of the labels."""
+
+    told: dict[str, dict[str, tuple[str, frozenset[str]]]]
+    values: dict[str, set[str]]
+    samples: dict[str, float]
+
+
+@pytest.fixture(scope="module")
+async def scraped(
+    tmp_path_factory: pytest.TempPathFactory, etcd_server: EtcdServer, postgres_server: PostgresServer
+) -> AsyncIterator[Scraped]:
+    """Of a cluster with a topic that changes and has gone from one poller to another."""
+    with own_database(postgres_server) as url:
+        async with start_world(tmp_path_factory.mktemp("world"), etcd_server.endpoints, url, "/t-metrics") as world:
+            for role, name in (("coordinator", "coordinator-1"), ("poller", "poller-1"), ("gateway", "gateway-1")):
+                await world.start(role, name, *LEASE)  # type: ignore[arg-type]
+            await world.start("poller", "poller-2", *LEASE)
+            async with Client.open(await world.http("gateway-1")) as client:
+                tick = "tick?n=1"
+                await client.join(tick)
+                await client.has_results(tick)
+                await move_topic(world.etcd, world.keys, tick, "poller-2")
+                epoch = await move_topic(world.etcd, world.keys, tick, "poller-1")
+                await eventually(lambda: (client.seen[tick].version or (0, 0)) >= (epoch, 6))
+
+                async def told() -> Scraped | None:
+                    """What follows from a watch of etcd comes in its own time."""
+                    scraped = await _scrape(world)
+                    seen = [scraped.samples[f"pollcast_{name}"] for name in WATCHED]
+                    return scraped if seen == list(WATCHED.values()) else None
+
+                found = await eventually(told, what=f"the services tell {WATCHED}")
+                assert found is not None
+                yield found
+
+
+async def _scrape(world: World) -> Scraped:
+    scraped = Scraped({}, {}, {})
+    for role, node in NODES.items():
+        text = await asyncio.to_thread(_get, f"http://{await world.http(node)}/metrics")
+        families = list(text_string_to_metric_families(text))
+        scraped.told[role] = dict(_told(family) for family in families if family.name.startswith("pollcast_"))
+        for sample in (sample for family in families for sample in family.samples):
+            scraped.samples[sample.name] = scraped.samples.get(sample.name, 0.0) + sample.value
+            for label, value in sample.labels.items():
+                scraped.values.setdefault(label, set()).add(value)
+    return scraped
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+def _told(family: Metric) -> tuple[str, tuple[str, frozenset[str]]]:
+    labels = frozenset(label for sample in family.samples for label in sample.labels) - {"le"}
+    return family.name + ("_total" if family.type == "counter" else ""), (family.type, labels)
+
+
+def test_each_metric_is_documented_and_each_documented_one_is_told(scraped: Scraped) -> None:
+    for role, told in scraped.told.items():
+        rows = {row.name: (row.kind, row.labels) for row in documented() if row.who in (role, "service")}
+        quiet = {name for name, (_, labels) in told.items() if not labels and rows.get(name, ("", labels))[1]}
+        assert {name: what for name, what in rows.items() if name not in quiet} == {
+            name: what for name, what in told.items() if name not in quiet
+        }, role
+
+
+def test_no_label_is_a_topic(scraped: Scraped) -> None:
+    assert scraped.values["query"] == {"stock", "tick"}
+    assert set(scraped.values) <= {
+        "query", "outcome", "state", "event", "reason", "call", "kind", "role", "node", "version", "le",
+        "generation", "implementation", "major", "minor", "patchlevel",
+    }  # fmt: skip
+    assert not [value for values in scraped.values.values() for value in values if "?" in value]
+
+
+def test_what_happened_is_told(scraped: Scraped) -> None:
+    samples = scraped.samples
+    assert samples["pollcast_gateway_sockets"] == 1
+    assert samples["pollcast_gateway_messages_total"] >= 5
+    assert samples["pollcast_gateway_message_bytes_total"] > 100
+    assert samples["pollcast_poller_polls_total"] > 3
+    assert samples["pollcast_poller_rows_total"] > 3
+    assert 0 < samples["pollcast_poller_data_age_seconds"] < 5
+    assert {name: samples[f"pollcast_{name}"] for name in WATCHED} == WATCHED
+    assert 0 < samples["pollcast_session_margin_seconds"] <= 30  # of three nodes
+    assert samples["pollcast_session_opened_total"] == 3
+    assert samples["pollcast_etcd_seconds_count"] > 10
+
+
+@pytest.mark.parametrize("file", ["deploy/alerts.yml", "deploy/grafana.json", "docs/operations.md", "docs/scale.md"])
+def test_alerts_dashboard_and_pages_use_documented_names_only(file: str) -> None:
+    known = {name for row in documented() for name in row.series}
+    if file.endswith(".md"):  # speaks of a histogram as a whole
+        known |= {row.name for row in documented()}
+    used = {name for name in NAME.findall((ROOT / file).read_text()) if name != "pollcast_reader"}
+    assert used <= known, used - known
+
+
+def test_each_alert_is_explained() -> None:
+    alerts = re.findall(r"alert: (\w+)", (ROOT / "deploy/alerts.yml").read_text())
+    page = (ROOT / "docs/operations.md").read_text()
+    assert alerts
+    assert [alert for alert in alerts if f"`{alert}`" not in page] == []
+
+
+def test_the_dashboard_is_whole() -> None:
+    dashboard = orjson.loads((ROOT / "deploy/grafana.json").read_bytes())
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    assert all(target["expr"] for panel in panels for target in panel["targets"])
+    assert all(panel["title"] for panel in panels)

@@ -1,0 +1,124 @@
+"""Mirrors follow etcd through everything, and tell true changes only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pollcast.services.coordination import etcd as e
+from pollcast.services.coordination.etcd import Etcd, KeyEvent, Kv, Listing
+from pollcast.services.coordination.mirror import Mirror, apply, diff
+from tests.support.breakable_etcd import BreakableEtcd
+from tests.support.waiting import eventually
+
+pytest_plugins = ("tests.support.etcd_fixture",)
+
+
+@contextlib.asynccontextmanager
+async def running(mirror: Mirror) -> AsyncIterator[Mirror]:
+    task = asyncio.ensure_future(mirror.run())
+    try:
+        await mirror.synced.wait()
+        yield mirror
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def values(mirror: Mirror) -> dict[str, bytes]:
+    return {kv.key.rpartition("/")[2]: kv.value for kv in mirror.items.values()}
+
+
+async def test_a_mirror_shows_what_was_there_and_what_changes(etcd: Etcd, namespace: str) -> None:
+    changes: list[KeyEvent] = []
+    await etcd.put(f"{namespace}/a", b"1")
+    async with running(Mirror(etcd, f"{namespace}/", changes.extend)) as mirror:
+        assert values(mirror) == {"a": b"1"}
+        await etcd.put(f"{namespace}/b", b"2")
+        await etcd.delete(f"{namespace}/a")
+        await eventually(lambda: values(mirror) == {"b": b"2"})
+    assert [(event.kv.key[-1], event.deleted) for event in changes] == [("a", False), ("b", False), ("a", True)]
+    assert changes[-1].previous is not None
+    assert changes[-1].previous.value == b"1"
+
+
+async def test_a_break_is_not_deletes_and_the_difference_is_told_once(
+    own_etcd: BreakableEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: list[KeyEvent] = []
+    async with Etcd.open(own_etcd.settings) as etcd:
+        await etcd.txn([], [e.put(f"/m/{name}", b"1") for name in "abc"])
+        monkeypatch.setattr(e, "CALL_SECONDS", 0.5)
+        async with running(Mirror(etcd, "/m/", changes.extend)) as mirror:
+            await eventually(lambda: mirror.healthy)
+            changes.clear()
+            own_etcd.server.kill()
+            await eventually(lambda: not mirror.healthy)
+            assert len(mirror.items) == 3
+            own_etcd.server.members[0].start()
+            await eventually(lambda: mirror.healthy)
+            monkeypatch.undo()
+            assert changes == []
+            await etcd.put("/m/a", b"2")
+            await eventually(lambda: len(changes) == 1)
+
+
+async def test_a_stalled_watch_is_noticed_and_what_was_missed_is_found(
+    own_etcd: BreakableEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Etcd.open(own_etcd.settings) as etcd:
+        await etcd.put("/m/a", b"1")
+        for name in ("CALL_SECONDS", "QUIET_SECONDS", "STALL_SECONDS"):
+            monkeypatch.setattr(e, name, 0.3)
+        async with running(Mirror(etcd, "/m/", lambda _: None)) as mirror:
+            await eventually(lambda: mirror.healthy)
+            own_etcd.server.freeze()
+            await eventually(lambda: not mirror.healthy)
+            own_etcd.server.thaw()
+            await eventually(lambda: mirror.healthy)
+            monkeypatch.undo()
+            revision = await etcd.put("/m/b", b"2")
+            own_etcd.server.etcdctl("compact", str(revision))
+            await eventually(lambda: values(mirror) == {"a": b"1", "b": b"2"})
+
+
+async def test_another_cluster_is_told_before_what_it_holds(own_etcd: BreakableEtcd) -> None:
+    told: list[str] = []
+    async with Etcd.open(own_etcd.settings) as etcd:
+        await etcd.put("/m/a", b"1")
+        mirror = Mirror(
+            etcd, "/m/", lambda events: told.extend(str(event.deleted) for event in events), lambda: told.append("new")
+        )
+        async with running(mirror):
+            own_etcd.lose_everything(same_cluster_id=False)
+            await eventually(lambda: len(told) == 3)
+    assert told == ["False", "new", "True"]
+
+
+async def test_garbled_content_is_mirrored_as_it_is(etcd: Etcd, namespace: str) -> None:
+    await etcd.put(namespace + b"/\xff".decode("utf-8", "surrogateescape"), b"\x00\xff")
+    async with running(Mirror(etcd, f"{namespace}/", lambda _: None)) as mirror:
+        assert [kv.value for kv in mirror.items.values()] == [b"\x00\xff"]
+
+
+KV = st.builds(
+    lambda key, revision: Kv(key, str(revision).encode(), 1, revision, 0), st.sampled_from("abcdef"), st.integers(1, 9)
+)
+ITEMS = st.lists(KV).map(lambda kvs: {kv.key: kv for kv in kvs})
+
+
+@given(ITEMS, ITEMS)
+def test_the_difference_leads_from_what_was_to_what_is(before: dict[str, Kv], after: dict[str, Kv]) -> None:
+    items = dict(before)
+    events = diff(items, Listing(tuple(after.values()), 10))
+    assert apply(items, events) == events
+    assert items == after
+    assert diff(items, Listing(tuple(after.values()), 10)) == []
+    assert len(events) == len({event.kv.key for event in events})
+    assert apply(items, events) == []

@@ -1,0 +1,157 @@
+"""Polling through pgbouncer, which lends a server's connection for one transaction at a time.
+
+It is a program of the system (Debian: apt install pgbouncer): `make test` says so and leaves this folder out where it
+is not there, as it does with tests/browser. CI installs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pwd
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pollcast.services.local import ports
+from pollcast.services.local.child import Child, User
+from pollcast.services.local.embedded import POSTGRES_USER, PostgresServer
+from tests.support.polling_setting import Followed, polling_on
+from tests.support.waiting import eventually, eventually_sync
+
+CATALOG = """
+[queries.some]
+sql = "select id, %(n)s as n from t order by id"
+key = ["id"]
+interval = "200ms"
+timeout = "10s"
+params = { n = "int" }
+
+[queries.settings]
+sql = "select 1 as id, current_setting('application_name') as name"
+key = ["id"]
+interval = "200ms"
+timeout = "10s"
+
+[queries.slow]
+sql = "select id, 1 as n from t, pg_sleep(3600)"
+key = ["id"]
+interval = "200ms"
+timeout = "300ms"
+"""
+
+
+SERVER_CONNECTIONS = 2
+NAME = "pollcast poller-1 settings"
+
+
+class PgBouncer:
+    """In transaction mode, with so few connections to the server that pollers have to share them."""
+
+    def __init__(self, database: str, port: int, folder: Path) -> None:
+        name = database.rpartition("/")[2]
+        self.url = f"postgresql://postgres@127.0.0.1:{ports.free_port()}/{name}"
+        folder.mkdir()
+        users, config = folder / "users.txt", folder / "pgbouncer.ini"
+        users.write_text('"postgres" ""\n')
+        config.write_text(
+            f"[databases]\n{name} = host=127.0.0.1 port={port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+            f"listen_port = {self.url.rpartition(':')[2].partition('/')[0]}\nunix_socket_dir =\nauth_type = trust\n"
+            f"auth_file = {users}\npool_mode = transaction\ndefault_pool_size = {SERVER_CONNECTIONS}\n"
+        )
+        user = None
+        if os.geteuid() == 0:  # it does not run as root
+            entry = pwd.getpwnam(POSTGRES_USER)
+            user = User(entry.pw_uid, entry.pw_gid)
+            folder.parent.chmod(0o711)
+            for path in (folder, users, config):
+                os.chown(path, user.uid, user.gid)
+        program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+        assert program is not None, "pgbouncer is not installed (Debian: apt install pgbouncer)"
+        self._process = Child("pgbouncer", [program, str(config)], folder.with_name("pgbouncer.log"), user=user)
+
+    def start(self) -> None:
+        self._process.start()
+        eventually_sync(self._answers)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(self.url).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+@pytest.fixture
+def pgbouncer(database: str, postgres_server: PostgresServer, tmp_path: Path) -> Iterator[PgBouncer]:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("create table t (id int primary key)")
+        connection.execute("insert into t values (1)")
+    bouncer = PgBouncer(database, postgres_server.port, tmp_path / "pgbouncer")
+    bouncer.start()
+    yield bouncer
+    bouncer.kill()
+
+
+async def test_pollers_share_the_connections_of_transactions_and_leave_nothing_on_them(
+    pgbouncer: PgBouncer, database: str, tmp_path: Path
+) -> None:
+    topics = [f"some?n={n}" for n in range(40)]
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    async with (
+        polling_on(pgbouncer.url, first, CATALOG) as one,
+        polling_on(pgbouncer.url, second, CATALOG) as two,
+        one.gateway() as gateway_one,
+        two.gateway() as gateway_two,
+    ):
+        followed: list[Followed] = []
+        named: list[Followed] = []
+        for poller, gateway in ((one, gateway_one), (two, gateway_two)):
+            for topic in (*topics, "settings"):
+                (named if topic == "settings" else followed).append(await gateway.attach(topic))
+                poller.polling.gained(topic, 1)
+        await eventually(lambda: all(each.rows and each.state == "live" for each in (*followed, *named)))
+        assert [json.loads(row)["name"] for each in named for _, row in each.rows or ()] == [NAME, NAME]
+        slow = await gateway_one.attach("slow")
+        one.polling.gained("slow", 1)
+        await eventually(lambda: slow.state == "stale")
+        with psycopg.connect(database, autocommit=True) as connection:
+            connection.execute("insert into t values (2)")
+        await eventually(lambda: all(len(each.rows or ()) == 2 for each in followed))
+        assert {each.state for each in (*followed, *named)} == {"live"}
+        one.polling.lost("slow")
+        # In a thread: both connections may be lent to polls, which go on meanwhile.
+        assert await asyncio.to_thread(settings_left, pgbouncer.url) == ("0", "0", "off", 0)
+
+
+def settings_left(url: str) -> object:
+    with psycopg.connect(url) as connection:
+        return connection.execute(
+            "select current_setting('statement_timeout'), current_setting('lock_timeout'),"
+            " current_setting('transaction_read_only'), (select count(*) from pg_prepared_statements)"
+        ).fetchone()
+
+
+async def test_a_pgbouncer_that_is_killed_and_started_again_is_healed_from(
+    pgbouncer: PgBouncer, database: str, tmp_path: Path
+) -> None:
+    hasty = CATALOG.replace('"10s"', '"1s"')
+    async with polling_on(pgbouncer.url, tmp_path, hasty) as poller, poller.gateway() as gateway:
+        topic = await gateway.attach("some?n=1")
+        poller.polling.gained("some?n=1", 1)
+        await eventually(lambda: topic.values == [(1, 1)] and topic.state == "live")
+        pgbouncer.kill()
+        await eventually(lambda: topic.state == "stale")
+        assert topic.reason == "the database can't be reached, or all connections to it are busy"
+        pgbouncer.start()
+        await eventually(lambda: topic.state == "live")
+        assert topic.version == (1, 1)

@@ -1,0 +1,181 @@
+"""The poller as a service: a real etcd, a real PostgreSQL, and demand as a gateway writes it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc.aio
+import orjson
+import pytest
+
+from pollcast.poller import service
+from pollcast.services import clock
+from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.keys import DemandRecord, Keys, NodeRecord, OwnerRecord
+from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.session import Session
+from pollcast.services.errors import SettingsInvalid
+from pollcast.services.process.settings import EtcdSettings, PollerSettings
+from pollcast.v1 import feed_pb2, feed_pb2_grpc
+from tests.support.waiting import eventually
+
+CATALOG = '[queries.one]\nsql = "select 1 as id"\nkey = ["id"]\ninterval = "50ms"\nlinger = "100ms"'
+
+
+class Cluster:
+    """etcd as the test sees it."""
+
+    def __init__(self, etcd: Etcd, keys: Keys, session: Session, mirror: Mirror) -> None:
+        self.keys = keys
+        self._etcd = etcd
+        self._session = session
+        self._mirror = mirror
+
+    async def want(self, topic: str) -> None:
+        value = DemandRecord("gateway-1", clock.now_rfc3339()).encode()
+        await self._etcd.put(self.keys.demand(topic, "gateway-1"), value, self._session.lease)
+
+    async def unwant(self, topic: str) -> None:
+        await self._etcd.delete(self.keys.demand(topic, "gateway-1"))
+
+    async def owner(self, topic: str) -> tuple[OwnerRecord, int]:
+        """Waits for one."""
+        kv = await eventually(lambda: self._mirror.items.get(self.keys.owner(topic)))
+        assert kv is not None
+        return OwnerRecord.decode(kv.value), kv.mod_revision
+
+    async def ready(self, name: str) -> NodeRecord:
+        """Waits until the poller is."""
+
+        def record() -> NodeRecord | None:
+            kv = self._mirror.items.get(self.keys.node("poller", name))
+            return NodeRecord.decode(kv.value) if kv is not None and b'"ready"' in kv.value else None
+
+        node = await eventually(record)
+        assert node is not None
+        return node
+
+    async def released(self, topic: str) -> None:
+        await eventually(lambda: self.keys.owner(topic) not in self._mirror.items)
+
+    async def left(self) -> list[str]:
+        """The keys of pollers."""
+        return [kv.key for kv in (await self._etcd.range(self.keys.namespace)).kvs if "/demand/" not in kv.key]
+
+
+@pytest.fixture
+async def cluster(etcd_endpoint: str, namespace: str) -> AsyncIterator[Cluster]:
+    settings = EtcdSettings(etcd=(etcd_endpoint,), namespace=namespace)
+    async with Etcd.open(settings) as etcd, Session.open(etcd, 5) as session, asyncio.TaskGroup() as tasks:
+        mirror = Mirror(etcd, namespace, lambda events: None)
+        running = tasks.create_task(mirror.run())
+        yield Cluster(etcd, Keys(namespace), session, mirror)
+        running.cancel()
+
+
+@contextlib.asynccontextmanager
+async def poller(settings: PollerSettings) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(service.run(settings, stop))
+        yield
+        stop.set()
+
+
+@pytest.fixture
+def settings(etcd_endpoint: str, namespace: str, database: str, tmp_path: Path) -> PollerSettings:
+    path = tmp_path / "catalog.toml"
+    path.write_text(CATALOG)
+    return PollerSettings(
+        etcd=(etcd_endpoint,),
+        namespace=namespace,
+        catalog=path,
+        database_url=database,  # type: ignore[arg-type]
+        node="poller-1",
+        lease_ttl=10,
+    )
+
+
+async def first_update(address: str, topic: str, kind: str) -> feed_pb2.FeedUpdate:
+    """The first of this kind: on a busy machine a status may come before the first result."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        call = feed_pb2_grpc.FeedStub(channel).Subscribe()
+        await call.write(feed_pb2.FeedRequest(gateway="gateway-1", attach=[feed_pb2.Attach(topic=topic)]))
+        async with asyncio.timeout(20):
+            while True:
+                message = await call.read()
+                assert isinstance(message, feed_pb2.FeedUpdates)
+                for update in map(feed_pb2.FeedUpdate.FromString, message.updates):
+                    if update.WhichOneof("body") == kind:
+                        return update
+
+
+async def test_a_topic_with_demand_is_owned_and_fed_and_released_after_its_linger(
+    cluster: Cluster, settings: PollerSettings
+) -> None:
+    async with poller(settings):
+        await cluster.want("one")
+        owner, epoch = await cluster.owner("one")
+        assert owner.node == "poller-1"
+        update = await first_update(owner.grpc, "one", "snapshot")
+        assert (update.topic, update.epoch, update.seq) == ("one", epoch, 1)
+        assert [row.row for row in update.snapshot.rows] == [b'{"id":1}']
+        await cluster.unwant("one")
+        await cluster.released("one")
+
+
+async def test_a_poller_that_is_stopped_leaves_no_key(cluster: Cluster, settings: PollerSettings) -> None:
+    async with poller(settings):
+        await cluster.want("one")
+        await cluster.owner("one")
+    assert await cluster.left() == []
+
+
+async def test_a_poller_that_is_stopped_hands_its_topics_over(cluster: Cluster, settings: PollerSettings) -> None:
+    other = settings.model_copy(update={"node": "poller-2"})
+    async with poller(other):
+        async with poller(settings):
+            for name in ("poller-1", "poller-2"):
+                await cluster.ready(name)
+            await cluster.want("one")
+            await cluster.owner("one")
+        owner, _ = await cluster.owner("one")
+        assert owner.node == "poller-2"
+        assert "/nodes/poller/poller-1" not in "".join(await cluster.left())
+
+
+async def test_without_a_database_a_topic_is_owned_and_stale(cluster: Cluster, settings: PollerSettings) -> None:
+    nowhere = PollerSettings(**{**settings.model_dump(), "database_url": "postgresql://a:secret@127.0.0.1:1/x"})
+    async with poller(nowhere):
+        await cluster.want("one")
+        owner, _ = await cluster.owner("one")
+        update = await first_update(owner.grpc, "one", "status")
+        assert (update.seq, update.status.state) == (0, "stale")
+        assert "127.0.0.1" not in update.status.reason
+
+
+async def test_probes_and_metrics_are_served(cluster: Cluster, settings: PollerSettings) -> None:
+    async with poller(settings):
+        node = await cluster.ready("poller-1")
+        for path in ("healthz", "readyz"):
+            body = await asyncio.to_thread(get, f"http://{node.http}/{path}")
+            assert orjson.loads(body)["status"] in ("ok", "ready")
+        assert b"pollcast_poller_statements_total" in await asyncio.to_thread(get, f"http://{node.http}/metrics")
+
+
+def get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=20) as response:
+        body: bytes = response.read()
+    return body
+
+
+async def test_a_url_that_libpq_can_not_read_is_refused_without_being_repeated(settings: PollerSettings) -> None:
+    wrong = PollerSettings(**{**settings.model_dump(), "database_url": "postgresql://user:secret@host:port:5/db?x"})
+    with pytest.raises(SettingsInvalid) as refused:
+        await service.run(wrong, asyncio.Event())
+    assert "POLLCAST_DATABASE_URL" in refused.value.detail
+    assert "secret" not in refused.value.detail

@@ -1,0 +1,91 @@
+"""Polling a read-only standby, and failing over to it: several hosts in one URL, as libpq takes them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pollcast.services.local.embedded import PostgresServer, program
+from tests.support.polling_setting import polling_on
+from tests.support.waiting import eventually
+
+CATALOG = """
+[queries.all]
+sql = "select id, pg_is_in_recovery() as standby from t order by id"
+key = ["id"]
+interval = "200ms"
+
+[queries.some]
+sql = "select id, %(n)s as n from t order by id"
+key = ["id"]
+interval = "200ms"
+params = { n = "int" }
+"""
+
+
+@pytest.fixture
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PostgresServer, PostgresServer]]:
+    """A primary with a table `t`, and its hot standby."""
+    folder = tmp_path_factory.mktemp("pair")
+    with PostgresServer.start(folder / "primary", fsync=False) as primary:
+        with psycopg.connect(primary.url, autocommit=True) as connection:
+            connection.execute("create table t (id int primary key)")
+        backup = [program("pg_basebackup"), "-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres"]
+        subprocess.run(
+            [*backup, "-D", str(folder / "standby"), "-R", "-c", "fast", "-N"], check=True, capture_output=True
+        )
+        with PostgresServer.start(folder / "standby", fsync=False) as standby:
+            yield primary, standby
+
+
+def insert(server: PostgresServer, number: int) -> None:
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("insert into t values (%s)", [number])
+
+
+async def test_a_read_only_standby_is_polled_like_a_primary(
+    pair: tuple[PostgresServer, PostgresServer], tmp_path: Path
+) -> None:
+    primary, standby = pair
+    async with polling_on(standby.url, tmp_path, CATALOG) as poller, poller.gateway() as gateway:
+        topic = await gateway.attach("all")
+        poller.polling.gained("all", 1)
+        some = [await gateway.attach(f"some?n={n}") for n in range(20)]
+        for n in range(20):
+            poller.polling.gained(f"some?n={n}", 1)
+        await eventually(lambda: topic.rows == [] and all(each.rows == [] for each in some))
+        insert(primary, 1)
+        await eventually(lambda: topic.values == [(1, True)])
+        await eventually(lambda: [each.values for each in some] == [[(1, n)] for n in range(20)])
+        await eventually(lambda: {each.state for each in (topic, *some)} == {"live"})
+
+
+async def test_when_the_first_host_is_gone_the_next_is_polled_and_a_promotion_is_not_noticed(
+    pair: tuple[PostgresServer, PostgresServer], tmp_path: Path
+) -> None:
+    primary, standby = pair
+    hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+    url = f"postgresql://postgres@{hosts}/postgres?target_session_attrs=any"
+    async with polling_on(url, tmp_path, CATALOG) as poller, poller.gateway() as gateway:
+        topic = await gateway.attach("all")
+        poller.polling.gained("all", 1)
+        insert(primary, 1)
+        await eventually(lambda: topic.values == [(1, False)])
+        await eventually(lambda: has_row(standby))
+        primary.kill()
+        await eventually(lambda: topic.values == [(1, True)], 20)
+        with psycopg.connect(standby.url, autocommit=True) as connection:
+            connection.execute("select pg_promote()")
+        await eventually(lambda: topic.values == [(1, False)], 20)
+        insert(standby, 2)
+        await eventually(lambda: topic.values == [(1, False), (2, False)] and topic.state == "live")
+        assert len(topic.bodies("snapshot")) == 1
+
+
+def has_row(server: PostgresServer) -> bool:
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        return connection.execute("select from t").fetchone() is not None

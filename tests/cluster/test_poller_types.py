@@ -1,0 +1,105 @@
+"""Row keys of every type: a delta found by the poller leads a client, which reads JSON, to the new result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from pollcast.poller.answer import divide
+from pollcast.poller.database import Database
+from pollcast.poller.statement import alone
+from pollcast.poller.trouble import Trouble
+from pollcast.services.catalogue import catalog
+from pollcast.services.delta import Row, diff
+from pollcast_client import Result
+from tests.support.waiting import eventually
+
+KEYS = {
+    "bigint": ["9223372036854775807", "9007199254740992", "9007199254740993", "-1"],
+    "numeric": ["1.5", "12345678901234567890.12345678901234567890", "1e40", "NaN", "Infinity", "0.000000000000000001"],
+    "float8": ["0.1", "1e308", "NaN", "-Infinity", "5e-324", "100000000000000000000"],
+    "bool": ["true", "false"],
+    "date": ["2026-01-31", "infinity"],
+    "timestamptz": ["2026-01-31T12:00:00.123456Z", "-infinity", "2026-06-30T12:00:00+05:30"],
+    "interval": ["1 day", "-3 mons"],
+    "uuid": ["5d7e5c1e-7a4b-4f4b-9b1e-0123456789ab", "00000000-0000-0000-0000-000000000000"],
+    "bytea": ["\\x00ff", "\\x"],
+    "jsonb": ['{"b": [1, null], "a": "x"}', "[]", '"text"', "17"],
+    "int[]": ["{1,NULL,3}", "{}", "{{1,2},{3,4}}"],
+    "inet": ["10.0.0.1", "::1/64"],
+    "text": ["", "Ω 漢字 🎈", 'quote " backslash \\ tab\t line\nend', "مرحبا", "e\u0301", "\u2028", "null", "NULL"],
+}
+
+
+async def connected(db: Database) -> bool:
+    """A busy machine may take longer for the first connection than a poll waits for it."""
+    ready = catalog.parse("[queries.q]\nsql = 'select 1'", "test.toml").query("q")
+    return not isinstance(await db.ask(alone(ready, {}), ready), Trouble)
+
+
+@pytest.fixture
+async def db(database: str) -> AsyncIterator[Database]:
+    async with Database.open(database, 1, "poller-1") as opened:
+        await eventually(lambda: connected(opened))
+        yield opened
+
+
+async def poll(db: Database) -> list[Row]:
+    (outcome,) = divide(await answer(db), [None], QUERY)
+    assert not isinstance(outcome, Trouble), outcome.error
+    return outcome
+
+
+async def answer(db: Database) -> Any:
+    found = await db.ask(alone(QUERY, {}), QUERY)
+    assert not isinstance(found, Trouble), found.error
+    return found
+
+
+QUERY = catalog.parse(
+    '[queries.q]\nsql = "select k, part, v from t order by v desc, part, k"\nkey = ["k", "part"]\ntimeout = "10s"',
+    "test.toml",
+).query("q")
+
+
+def snapshot(rows: list[Row]) -> dict[str, Any]:
+    return {
+        "version": "1-1",
+        "polled_at": "2026-01-01T00:00:00Z",
+        "key": list(QUERY.key),
+        "rows": [json.loads(row) for _, row in rows],
+    }
+
+
+@pytest.mark.parametrize("kind", KEYS)
+async def test_a_delta_by_keys_of_this_type_leads_a_client_to_the_new_result(
+    database: str, db: Database, kind: str
+) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(f"create table t (k {kind}, part int, v int)".encode())
+        for value in (*KEYS[kind], None):
+            connection.execute(
+                f"insert into t values (%s::text::{kind}, 1, 1), (%s::text::{kind}, 2, 2)".encode(), [value] * 2
+            )
+        before = await poll(db)
+        assert len(before) == 2 * len(KEYS[kind]) + 2
+        connection.execute("update t set v = 3 where part = 1 and k is null")
+        connection.execute("update t set v = v + 5 where k = (select k from t where k is not null limit 1)")
+        connection.execute("delete from t where part = 2 and k is null")
+        after = await poll(db)
+    change = diff(before, after)
+    assert change is not None
+    assert (len(change.deletes), len(change.upserts)) == (1, 3)
+    payload = {
+        "version": "1-2",
+        "base": "1-1",
+        "polled_at": "2026-01-01T00:00:01Z",
+        "deletes": [json.loads(key) for key in change.deletes],
+        "upserts": [{"at": at, "row": json.loads(row)} for at, _, row in change.upserts],
+    }
+    result, _ = Result.of_snapshot(snapshot(before)).after(payload)
+    assert result.rows == [json.loads(row) for _, row in after]

@@ -1,0 +1,273 @@
+"""`pollcast up` as a user meets it: real processes, from start to the last one gone."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+
+from pollcast.services.local.embedded import EtcdServer
+from tests.cluster.test_embedded import gone
+from tests.support.cluster import Cluster, cluster
+from tests.support.waiting import eventually_sync
+
+POLLCAST = [sys.executable, "-m", "pollcast"]
+
+CATALOG = """
+[queries.numbers]
+sql = "select n from numbers order by n"
+key = ["n"]
+interval = "100ms"
+linger = "1s"
+"""
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("up") / "data", "--pollers", "1") as running:
+        yield running
+
+
+def get(address: str, path: str) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(address, timeout=15)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def descendants(pid: int) -> list[int]:
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+
+
+def output(running: Cluster) -> str:
+    return running.data_dir.with_name(f"{running.data_dir.name}.log").read_text()
+
+
+def run(*arguments: str, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*POLLCAST, *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def test_cluster_json_names_every_process_and_where_it_answers(up: Cluster) -> None:
+    assert up.namespace == "/pollcast"
+    assert sorted(node["name"] for node in up.info["nodes"]) == [
+        "coordinator-1",
+        "etcd-1",
+        "gateway-1",
+        "gateway-2",
+        "poller-1",
+    ]
+    for node in up.info["nodes"]:
+        assert set(node) == {"role", "name", "pid", "http", "grpc"}
+        assert node["pid"] in descendants(up.process.pid)
+        for address in (node["http"], node["grpc"]):
+            host, _, port = address.rpartition(":")
+            assert (host, port.isdecimal()) == ("127.0.0.1", True)
+    assert up.etcd == [up.nodes("etcd")[0].http]
+    assert stat.S_IMODE((up.data_dir / "cluster.json").stat().st_mode) == 0o600
+
+
+def test_every_gateway_is_ready_when_cluster_json_is_there(up: Cluster) -> None:
+    for number in range(2):
+        assert get(up.gateway(number), "/readyz")[0] == 200
+
+
+def test_what_runs_where_and_what_to_try_is_told(up: Cluster) -> None:
+    told = output(up)
+    assert f"http://{up.gateway()}/live/richest_tellers" in told
+    assert "watch richest_tellers" in told
+    assert "get --prefix /pollcast" in told
+    assert "Ctrl-C" in told
+
+
+def test_the_demo_is_a_busy_database(up: Cluster) -> None:
+    for topic in ("branches", "richest_tellers?limit=3", "account?number=7", "transactions", "tps"):
+        status, snapshot = get(up.gateway(1), f"/live/{topic}")
+        assert status == 200, snapshot
+    assert len(get(up.gateway(), "/live/branches")[1]["rows"]) == 4
+    counted = "select count(*) from pgbench_history"
+    with psycopg.connect(up.database_url, autocommit=True) as connection:
+
+        def transactions() -> int:
+            row = connection.execute(counted).fetchone()
+            assert row is not None
+            return int(row[0])
+
+        before = transactions()
+        eventually_sync(lambda: transactions() > before)
+
+
+def test_polls_can_be_counted_in_the_database(up: Cluster) -> None:
+    assert get(up.gateway(), "/live/branches")[0] == 200
+    with psycopg.connect(up.database_url) as connection:
+        counted = connection.execute(
+            "select sum(calls) from pg_stat_statements where query like '%bbalance as balance%'"
+        ).fetchone()
+    assert counted is not None
+    assert counted[0] >= 1
+
+
+def test_watch_finds_a_gateway_and_prints_each_change(up: Cluster) -> None:
+    command = [*POLLCAST, "watch", "live:branches", "--json", "--etcd", up.etcd[0]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        results = (line for line in map(json.loads, watching.stdout) if line["event"] != "status")
+        first, second = next(results), next(results)
+
+        def entry() -> dict[str, Any] | None:
+            """A coordinator hears of it in its own time."""
+            topics = json.loads(run("topics", "--json", "--etcd", up.etcd[0]).stdout)["topics"]
+            return next((t for t in topics if t["topic"] == "branches" and t["owner"] and t["gateways"]), None)
+
+        listed = eventually_sync(entry)
+        watching.send_signal(signal.SIGINT)
+        watching.stdout.read()  # to the end: who prints to a pipe that is closed ends with another status
+    assert (first["event"], len(first["rows"]), first["key"]) == ("snapshot", 4, ["branch"])
+    assert (second["event"], second["base"]) == ("delta", first["version"])
+    assert watching.returncode == 130
+    assert listed is not None
+    assert listed["owner"] == "poller-1"
+    assert listed["gateways"][0]["name"].startswith("gateway-")
+
+
+def test_watching_what_does_not_exist_is_refused(up: Cluster) -> None:
+    done = run("watch", "nothing", POLLCAST_ETCD=up.etcd[0])
+    assert done.returncode == 1
+    assert "unknown_query" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nodes_are_listed(up: Cluster) -> None:
+    listed = json.loads(run("nodes", "--json", POLLCAST_ETCD=up.etcd[0]).stdout)["nodes"]
+    assert {(n["name"], n["state"]) for n in listed} == {
+        ("coordinator-1", "ready"),
+        ("gateway-1", "ready"),
+        ("gateway-2", "ready"),
+        ("poller-1", "ready"),
+    }
+    assert re.search(r"^gateway-2 +gateway +ready ", run("nodes", POLLCAST_ETCD=up.etcd[0]).stdout, re.MULTILINE)
+
+
+def test_a_second_cluster_on_the_same_folder_is_refused(up: Cluster) -> None:
+    done = run("up", "--port", "0", "--data-dir", str(up.data_dir))
+    assert done.returncode == 1
+    assert str(up.process.pid) in done.stderr
+    assert (up.data_dir / "cluster.json").exists()
+
+
+def test_a_taken_port_is_named_before_anything_starts(up: Cluster, tmp_path: Path) -> None:
+    port = up.gateway().rpartition(":")[2]
+    done = run("up", "--port", port, "--data-dir", str(tmp_path / "data"))
+    assert done.returncode == 1
+    assert f"gateway-1 can't listen on 127.0.0.1:{port}" in done.stderr
+    assert not (tmp_path / "data" / "etcd").exists()
+
+
+def test_a_service_that_dies_is_told_of_and_not_restarted(up: Cluster) -> None:
+    coordinator = up.nodes("coordinator")[0]
+    coordinator.kill()
+    said = f"coordinator-1 (pid {coordinator.pid}) was ended by SIGKILL and is not restarted."
+    eventually_sync(lambda: said in output(up))
+    assert str(up.data_dir / "logs" / "coordinator-1.log") in output(up)
+    assert gone(coordinator.pid)
+
+
+def test_ctrl_c_ends_everything_and_the_next_start_is_clean(tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.toml"
+    catalog.write_text(CATALOG)
+    flags = ("--catalog", str(catalog), "--no-demo", "--pollers", "1", "--gateways", "1", "--lease-ttl", "2")
+    with cluster(tmp_path / "data", *flags) as first:
+        pids = descendants(first.process.pid)
+        first.process.send_signal(signal.SIGINT)
+        assert first.process.wait(20) == 0
+        eventually_sync(lambda: all(map(gone, pids)))
+        assert not (tmp_path / "data" / "cluster.json").exists()
+    with cluster(tmp_path / "data", *flags) as second:
+        pids = descendants(second.process.pid)
+        second.process.kill()
+        eventually_sync(lambda: all(map(gone, pids)))
+        (tmp_path / "data" / "cluster.json").unlink()  # which nobody could remove
+    with cluster(tmp_path / "data", *flags) as third:
+        assert get(third.gateway(), "/readyz")[0] == 200
+        pids = descendants(third.process.pid)
+        third.process.terminate()
+        assert third.process.wait(20) == 0
+    eventually_sync(lambda: all(map(gone, pids)))
+
+
+def test_a_cluster_on_ones_own_etcd_and_database_leaves_no_key_behind(
+    etcd_server: EtcdServer, database: str, namespace: str, tmp_path: Path
+) -> None:
+    catalog = tmp_path / "catalog.toml"
+    catalog.write_text(CATALOG)
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("create table numbers (n int primary key)")
+        connection.execute("insert into numbers values (1), (2)")
+    flags = ("--etcd", f"http://{etcd_server.endpoint}", "--database-url", database, "--catalog", str(catalog))
+    with cluster(tmp_path / "data", *flags, environment={"POLLCAST_NAMESPACE": namespace}) as running:
+        assert running.etcd == [etcd_server.endpoint]
+        assert running.namespace == namespace
+        assert running.nodes("etcd") == []
+        status, snapshot = get(running.gateway(), "/live/numbers")
+        assert (status, snapshot["rows"]) == (200, [{"n": 1}, {"n": 2}])
+        assert namespace in etcd_server.etcdctl("get", "--prefix", namespace)
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(20) == 0
+    assert etcd_server.etcdctl("get", "--prefix", namespace) == ""
+
+
+def test_a_stop_while_starting_stops_cleanly(tmp_path: Path) -> None:
+    command = [*POLLCAST, "up", "--port", "0", "--data-dir", str(tmp_path / "data")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as starting:
+        assert starting.stdout is not None
+        assert "etcd" in starting.stdout.readline()
+        pids = descendants(starting.pid)
+        starting.terminate()
+        rest = starting.stdout.read()
+    assert starting.returncode == 0, rest
+    assert "Traceback" not in rest
+    eventually_sync(lambda: all(map(gone, pids)))
+
+
+def test_a_service_that_can_not_start_ends_the_start_with_its_log(etcd_server: EtcdServer, tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.toml"
+    catalog.write_text(CATALOG)
+    flags = ["--etcd", etcd_server.endpoint, "--catalog", str(catalog), "--database-url", "nonsense"]
+    done = run("up", "--port", "0", "--data-dir", str(tmp_path / "data"), *flags)
+    assert done.returncode == 1
+    assert re.search(r"poller-[12] ended with exit status 2", done.stderr)
+    assert "POLLCAST_DATABASE_URL" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_one_wish_to_stop_that_comes_twice_is_one(tmp_path: Path) -> None:
+    """`make up` passes on the SIGTERM that its process group has got as well."""
+    catalog = tmp_path / "catalog.toml"
+    catalog.write_text(CATALOG)
+    with cluster(tmp_path / "data", "--catalog", str(catalog), "--no-demo", "--gateways", "1", "--pollers", "1") as up:
+        up.process.terminate()
+        eventually_sync(lambda: "Stopping" in output(up))
+        up.process.terminate()
+        assert up.process.wait(20) == 0
+        assert not (tmp_path / "data" / "cluster.json").exists()

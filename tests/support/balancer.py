@@ -1,0 +1,72 @@
+"""What stands in front of gateways: one address, which leads to the first that answers. It can cut connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+from pollcast.services.process.settings import HostPort, split_host_port
+
+
+class Balancer:
+    """`address` is where it listens."""
+
+    def __init__(self, gateways: Sequence[HostPort]) -> None:
+        self.gateways = list(gateways)
+        self.address: HostPort = ""
+        self.connections = 0  # ever
+        self._open: set[asyncio.StreamWriter] = set()
+        self._closed = False
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def start(cls, gateways: Sequence[HostPort]) -> AsyncIterator[Balancer]:
+        balancer = cls(gateways)
+        server = await asyncio.start_server(balancer._serve, "127.0.0.1", 0)
+        balancer.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server:
+            yield balancer
+            balancer._closed = True
+            balancer.cut()
+            server.close()
+            await server.wait_closed()
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    def cut(self) -> None:
+        """All connections break; new ones are taken."""
+        for writer in list(self._open):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._open.add(writer)
+        try:
+            there = await self._reach()
+            if there is not None and not self._closed:
+                self._open.add(there[1])
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(_copy(reader, there[1]))
+                    tasks.create_task(_copy(there[0], writer))
+                self._open.discard(there[1])
+        finally:
+            self._open.discard(writer)
+            writer.transport.abort()
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        for gateway in self.gateways:
+            with contextlib.suppress(OSError):
+                return await asyncio.open_connection(*split_host_port(gateway))
+        return None
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Until one side ends, which ends the other."""
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.transport.abort() if reader.exception() else writer.close()

@@ -1,0 +1,215 @@
+"""Two gateways without a network: the real lists, fed in any order that etcd could choose.
+
+etcd is a log here: what a gateway shows and hides is appended, and each gateway has read up to some point of it.
+Time is a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import orjson
+
+from pollcast.gateway.audience import Cohort, Traffic
+from pollcast.gateway.phoenix import Ref
+from pollcast.gateway.presence import Presence, Presences
+from pollcast.gateway.presence_keys import Change, MemberId
+from pollcast.gateway.presence_request import PresenceRequest
+from pollcast.gateway.roster import Member
+from pollcast.gateway.status import Status
+from pollcast.gateway.topic import LiveTopic
+from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.topics import Topic
+from pollcast.services.coordination.etcd import Kv
+from pollcast.services.coordination.keys import PresenceRecord
+from tests.support.phoenix_presence import PhoenixPresence
+
+TOPIC = Topic("room", Query("room", "select 1", presence=True), {})
+
+
+def messages(frames: bytes) -> list[list[Any]]:
+    """The messages in a server's frames."""
+    found = []
+    while frames:
+        start, size = 2, frames[1]
+        if size >= 126:
+            start = 4 if size == 126 else 10
+            size = int.from_bytes(frames[2:start])
+        found.append(orjson.loads(frames[start : start + size]))
+        frames = frames[start + size :]
+    return found
+
+
+class Host(Protocol):
+    """What a client is on."""
+
+    live: LiveTopic
+
+    @property
+    def presence(self) -> Presence: ...
+
+
+class Client:
+    """A channel and the browser behind it."""
+
+    def __init__(self, gateway: Host, join_ref: str) -> None:
+        self.gateway = gateway
+        self.join_ref: Ref = join_ref
+        self.spelling = b'"live:room"'
+        self.deltas = True
+        self.cohort: Cohort | None = None
+        self.wire = self
+        self.blocked = self.deflates = False
+        self.behind = False
+        self.member: Member | None = None
+        self.request: PresenceRequest | None = None
+        self.presence = PhoenixPresence()
+        self.received: list[list[Any]] = []
+
+    def write(self, frames: bytes) -> None:
+        for message in messages(frames):
+            self.received.append(message)
+            assert message[0] == (self.join_ref if message[3] == "presence_state" else None)
+            self.presence.on_message(message[3], message[4])
+
+    def fell_behind(self) -> None:
+        self.behind = True
+
+    def drain(self) -> None:
+        self.blocked = False
+        if self.behind:
+            self.behind = False
+            self.gateway.live.audience.catch_up(self, Status("live", None, 0))
+            self.gateway.presence.send_state(self)
+
+
+class World:
+    """The log, the clock and the gateways."""
+
+    def __init__(self, gateways: int = 2) -> None:
+        self.now = 0.0
+        self.log: list[tuple[MemberId, Kv | None]] = []
+        self.gateways = [Gateway(self, f"gw-{number}") for number in range(gateways)]
+        self.clients: list[Client] = []
+
+    def append(self, member_id: MemberId, value: bytes | None) -> None:
+        kv = Kv(f"{member_id.gateway}/{member_id.ref}", value, 1, len(self.log) + 1, 1) if value is not None else None
+        self.log.append((member_id, kv))
+
+    def truth(self) -> list[tuple[str, Any]]:
+        """Who is listed: (key, (name,)) for every client that is joined and asked for it."""
+        requests = [client.request for client in self.clients if client.request is not None]
+        return sorted(((r.key, (r.meta.get("name"),)) for r in requests), key=repr)
+
+    # --- what may happen
+
+    def join(self, number: int, key: str | None, name: int = 0) -> Client:
+        gateway = self.gateways[number]
+        client = Client(gateway, str(len(self.log)))
+        client.request = PresenceRequest(key, {"name": name}) if key is not None else None
+        client.member = gateway.presence.join(client, client.request)
+        gateway.live.audience.join(client, None)
+        self.clients.append(client)
+        return client
+
+    def update(self, client: Client, name: int) -> None:
+        if client.request is not None:
+            client.request = PresenceRequest(client.request.key, {"name": name})
+            client.gateway.presence.update(client, {"name": name})
+
+    def leave(self, client: Client) -> None:
+        client.gateway.presence.leave(client)
+        self._gone(client)
+
+    def close(self, client: Client) -> None:
+        client.gateway.presence.depart(client)
+        self._gone(client)
+
+    def _gone(self, client: Client) -> None:
+        client.gateway.live.audience.leave(client)
+        self.clients.remove(client)
+
+    def crash(self, number: int) -> None:
+        """The gateway is gone, and its keys with its lease; another of its name starts."""
+        dead = self.gateways[number]
+        self.clients = [client for client in self.clients if client.gateway is not dead]
+        for member_id in dead.shown:
+            self.append(member_id, None)
+        self.gateways[number] = Gateway(self, dead.name)
+
+    def deliver(self, number: int, upto: int | None = None) -> None:
+        """The gateway reads its next `upto` entries of the log, or all."""
+        self.gateways[number].read(upto)
+
+    def pass_time(self, seconds: float) -> None:
+        ends = self.now + seconds
+        while self.now < ends:
+            self.now = min(ends, self.now + 0.05)
+            for gateway in self.gateways:
+                gateway.presences.tick()
+
+    def settle(self) -> None:
+        """Everything is delivered, everybody reads, all that is held back is let go."""
+        for _ in range(3):
+            for number in range(len(self.gateways)):
+                self.deliver(number)
+            for client in self.clients:
+                client.drain()
+            self.pass_time(3.0)
+        for client in self.clients:
+            client.drain()
+
+
+class Gateway:
+    """The lists of one gateway, and its side of the log (`pollcast.gateway.presence.PresenceStore`)."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.name = self.gateway = name
+        self.shown: dict[MemberId, bytes] = {}
+        self._world = world
+        self._read = len(world.log)
+        self._others: dict[MemberId, Kv] = {}
+        for member_id, kv in world.log:
+            self._learn(member_id, kv)
+        self.presences = Presences(self, lambda: world.now)
+        self.live = LiveTopic(TOPIC, Traffic())
+
+    @property
+    def presence(self) -> Presence:
+        """As Hub.enter does it."""
+        presence = self.presences.of(TOPIC)
+        presence.audience = self.live.audience
+        return presence
+
+    def show(self, topic: str, ref: str, record: PresenceRecord) -> None:
+        self.shown[MemberId(self.name, ref)] = record.encode()
+        self._world.append(MemberId(self.name, ref), record.encode())
+
+    def hide(self, topic: str, ref: str) -> None:
+        if self.shown.pop(MemberId(self.name, ref), None) is not None:
+            self._world.append(MemberId(self.name, ref), None)
+
+    def others(self, topic: str) -> Mapping[MemberId, Kv]:
+        return self._others
+
+    def ignore(self, kv: Kv, why: str) -> None:
+        raise AssertionError(why)
+
+    def read(self, upto: int | None) -> None:
+        entries = self._world.log[self._read : None if upto is None else self._read + upto]
+        self._read += len(entries)
+        changes = []
+        for member_id, kv in entries:
+            if self._learn(member_id, kv):
+                changes.append(Change(TOPIC.canonical, member_id, kv or Kv("", b"", 0, 0, 0), kv is None))
+        self.presences.take(changes)
+
+    def _learn(self, member_id: MemberId, kv: Kv | None) -> bool:
+        if member_id.gateway == self.name:
+            return False
+        if kv is None:
+            self._others.pop(member_id, None)
+        else:
+            self._others[member_id] = kv
+        return True

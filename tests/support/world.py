@@ -1,0 +1,251 @@
+"""A cluster that a test takes apart: every service a process of its own, every poll noted by the database.
+
+`async with start_world(…)` gives servers that stand; services are started one by one by `start`, and stopped with
+SIGTERM on leaving, unless the test ended them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psycopg
+
+from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.keys import Keys, NodeRecord, OwnerRecord
+from pollcast.services.local.child import Child
+from pollcast.services.local.embedded import PostgresServer
+from pollcast.services.process.settings import EtcdSettings, Role
+from tests.support.waiting import eventually, stood_still
+
+INTERVAL = 0.1
+LEASE_TTL = 2
+LINGER = 0.5
+
+STRAGGLERS = 1
+"""Polls that were under way when a topic was handed over, and that the database got to later."""
+
+CATALOG = """
+[queries.stock]
+sql = "select s.id, s.n from noted('stock', %(shelf)s) cross join stock s where s.shelf = %(shelf)s order by s.n, s.id"
+key = ["id"]
+interval = "100ms"
+linger = "500ms"
+[queries.stock.params]
+shelf = "text"
+
+[queries.tick]
+sql = "select %(n)s as n, noted('tick', %(n)s::text), clock_timestamp() as at"
+key = ["n"]
+interval = "100ms"
+linger = "500ms"
+[queries.tick.params]
+n = "int"
+"""
+
+SCHEMA = """
+create table stock (id int primary key, n int not null, shelf text not null);
+create function noted(query text, value text) returns int language plpgsql as $$
+begin
+    perform pg_notify('polls', json_build_object(
+        'topic', query || case query when 'tick' then '?n=' else '?shelf=' end || value,
+        'at', extract(epoch from clock_timestamp()),
+        'node', split_part(current_setting('application_name'), ' ', 2))::text);
+    return 1;
+end $$;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """One poll of one topic, as the database saw it."""
+
+    topic: str
+    at: float  # seconds since the Unix epoch
+    node: str
+
+
+class Service(Child):
+    """One of our processes. What it should end with is asserted when the world ends."""
+
+    def __init__(self, role: Role, name: str, program: Sequence[str], log: Path) -> None:
+        super().__init__(name, program, log, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+        self.role: Role = role
+
+
+class World:
+    """See the module. Made by `start_world`."""
+
+    def __init__(self, folder: Path, endpoints: Sequence[str], keys: Keys, etcd: Etcd, url: str) -> None:
+        self.keys = keys
+        self.etcd = etcd  # what the test sees it through
+        self.url = url
+        self.polls: list[Poll] = []
+        self.services: dict[str, Service] = {}
+        self.catalog = folder / "catalog.toml"
+        self._folder = folder
+        self._endpoints = endpoints
+
+    async def start(self, role: Role, name: str, *flags: str, wrap: Sequence[str] = (), wait: bool = True) -> Service:
+        """Ready on return, unless it should not be waited for."""
+        command = [sys.executable, "-m", "pollcast", role, "--node", name, "--lease-ttl", str(LEASE_TTL)]
+        command += ["--etcd", ",".join(self._endpoints), "--namespace", self.keys.namespace]
+        command += ["--http", "127.0.0.1:0"] if "--http" not in flags else []
+        command += ["--catalog", str(self.catalog)] if "--catalog" not in flags else []
+        command += ["--database-url", self.url] if role == "poller" and "--database-url" not in flags else []
+        service = Service(role, name, [*wrap, *command, *flags], self._folder / f"{name}.log")
+        self.services[name] = service
+        service.start()
+        if wait:
+            await self.ready(name)
+        return service
+
+    async def start_all(self, pollers: int = 2, gateways: int = 2) -> None:
+        """poller-1 …, gateway-1 …, unless they run already; ready on return."""
+        names: list[tuple[Role, str]] = [("poller", f"poller-{n + 1}") for n in range(pollers)]
+        names += [("gateway", f"gateway-{n + 1}") for n in range(gateways)]
+        for role, name in names:
+            if name not in self.services or not self.services[name].running:
+                await self.start(role, name, wait=False)
+        for _, name in names:
+            await self.ready(name)
+
+    async def node(self, name: str) -> NodeRecord | None:
+        """Its entry in etcd."""
+        kv = await self.etcd.get(self.keys.node(self.services[name].role, name))
+        return NodeRecord.decode(kv.value) if kv is not None else None
+
+    async def ready(self, name: str, seconds: float = 30.0) -> NodeRecord:
+        async def entry() -> list[NodeRecord]:
+            service = self.services[name]
+            if not service.running:
+                raise RuntimeError(f"{name} {service.how_it_ended()}\n{service.tail()}")
+            record = await self.node(name)
+            return [record] if record is not None and record.state == "ready" else []
+
+        return (await eventually(entry, seconds, what=f"{name} is ready"))[0]
+
+    async def ended(self, name: str, seconds: float = 10.0) -> None:
+        """It ends within so long, and well."""
+        service = self.services[name]
+        await eventually(lambda: not service.running, seconds, what=f"{name} has ended")
+        assert service.status == 0, f"{name} {service.how_it_ended()}\n{service.tail(40)}"
+
+    async def http(self, name: str) -> str:
+        record = await self.node(name)
+        assert record is not None
+        assert record.http is not None
+        return record.http
+
+    async def owner(self, topic: str) -> str | None:
+        kv = await self.etcd.get(self.keys.owner(topic))
+        return OwnerRecord.decode(kv.value).node if kv is not None else None
+
+    async def owned_by(self, topic: str) -> Service:
+        async def owner() -> str | None:
+            return await self.owner(topic)
+
+        return self.services[str(await eventually(owner, what=f"{topic} has an owner"))]
+
+    async def nothing_owned(self) -> None:
+        """What nobody watches any more has been released."""
+
+        async def released() -> bool:
+            return not (await self.etcd.range(self.keys.owners)).kvs
+
+        await eventually(released, what="no topic has an owner")
+
+    async def keys_left(self) -> list[str]:
+        return [kv.key for kv in (await self.etcd.range(self.keys.namespace + "/")).kvs]
+
+    def execute(self, statement: str) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(statement)
+
+    def of(self, topic: str, since: float = 0.0) -> list[Poll]:
+        """Its polls from a time on, by time."""
+        return sorted((poll for poll in self.polls if poll.topic == topic and poll.at >= since), key=lambda p: p.at)
+
+    def gap(self, topic: str, since: float) -> float:
+        """The longest time between two polls of the topic, from a time on, in seconds; less what the machine stood
+        still meanwhile."""
+        times = [poll.at for poll in self.of(topic, since)]
+        return max((waited(before, after) for before, after in itertools.pairwise(times)), default=0.0)
+
+    def alternations(self, topic: str, since: float) -> int:
+        """How often another poller polled than before: once per hand-over, more when two poll at a time."""
+        nodes = [poll.node for poll in self.of(topic, since)]
+        return sum(before != after for before, after in itertools.pairwise(nodes))
+
+    def is_doubled(self, topic: str, since: float) -> bool:
+        """Whether two poll it at a time, rather than one after the other with a hand-over at most
+        (and the polls that were under way then)."""
+        return self.alternations(topic, since) > 1 + 2 * STRAGGLERS
+
+    async def stop(self) -> None:
+        """All services, which must end well if the test left them running."""
+        left = [service for service in self.services.values() if service.running]
+        for service in left:
+            service.ask_to_stop()
+        for service in left:
+            await self.ended(service.name, 15.0)
+
+
+@contextlib.contextmanager
+def own_database(server: PostgresServer) -> Iterator[str]:
+    """The URL of an empty database, for longer than a test."""
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"create database {name} strategy = wal_log")
+    yield server.url_of(name)
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"drop database {name} with (force)")
+
+
+@contextlib.asynccontextmanager
+async def start_world(
+    folder: Path, endpoints: Sequence[str], database_url: str, namespace: str = "/pollcast", catalog: str = CATALOG
+) -> AsyncIterator[World]:
+    """A scope. The database gets SCHEMA."""
+    async with Etcd.open(EtcdSettings(etcd=tuple(endpoints))) as etcd, asyncio.TaskGroup() as tasks:
+        world = World(folder, endpoints, Keys(namespace), etcd, database_url)
+        world.catalog.write_text(catalog)
+        world.execute(SCHEMA)
+        async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as listener:
+            await listener.execute("listen polls")
+            listening = tasks.create_task(_listen(listener, world.polls))
+            try:
+                yield world
+                await world.stop()
+            finally:
+                for service in world.services.values():
+                    service.kill()
+                listening.cancel()
+                await asyncio.wait({listening})
+
+
+async def _listen(listener: psycopg.AsyncConnection[Any], polls: list[Poll]) -> None:
+    async for notice in listener.notifies():
+        said = orjson.loads(notice.payload)
+        polls.append(Poll(said["topic"], said["at"], said["node"]))
+
+
+def now() -> float:
+    """Seconds since the Unix epoch, as Poll counts them."""
+    return time.time()
+
+
+def waited(since: float, until: float) -> float:
+    """Seconds between two such times, less those for which the machine stood still."""
+    ahead = time.time() - time.monotonic()
+    return until - since - stood_still(since - ahead, until - ahead)

@@ -1,0 +1,311 @@
+"""gateway.history, pollcast.gateway.audience: whatever owners send and whoever joins when, all end at the same rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pollcast.gateway import phoenix
+from pollcast.gateway.audience import Audience, Cohort, Traffic
+from pollcast.gateway.history import LOG_VERSIONS, History
+from pollcast.gateway.status import Status
+from pollcast.gateway.version import Version
+from pollcast.services.delta import Row, diff
+
+
+def row(key: int, value: int) -> Row:
+    return b"[%d]" % key, b'{"id":%d,"v":%d}' % (key, value)
+
+
+def rows(*pairs: tuple[int, int]) -> list[Row]:
+    return [row(key, value) for key, value in pairs]
+
+
+class Client:
+    """A client that applies what it is sent, as CONTRACT.md §4 says, and is strict about it."""
+
+    def __init__(self, spelling: bytes = b'"live:q"', deltas: bool = True) -> None:
+        self.spelling = spelling
+        self.deltas = deltas
+        self.cohort: Cohort | None = None
+        self.wire = self
+        self.blocked = self.deflates = False
+        self.behind = False
+        self.version: str | None = None
+        self.rows: list[dict[str, Any]] | None = None
+        self.events: list[str] = []
+
+    def write(self, frames: bytes) -> None:
+        while frames:
+            frame, frames = split_frame(frames)
+            join_ref, ref, topic, event, payload = orjson.loads(frame)
+            assert (join_ref, ref) == (None, None)
+            assert topic == orjson.loads(self.spelling)
+            self.events.append(event)
+            if event == "snapshot":
+                self._forward(payload["version"])
+                self.rows = payload["rows"]
+            elif event == "delta":
+                assert payload["base"] == self.version
+                self._forward(payload["version"])
+                self._apply(payload)
+
+    def fell_behind(self) -> None:
+        self.behind = True
+
+    def _forward(self, version: str) -> None:
+        new = Version.parse(version)
+        assert new is not None
+        if self.version is not None:
+            old = Version.parse(self.version)
+            assert old is not None
+            assert old <= new
+        self.version = version
+
+    def _apply(self, payload: dict[str, Any]) -> None:
+        assert payload["deletes"] or payload["upserts"]
+        assert self.rows is not None
+        gone = [tuple(key) for key in payload["deletes"]] + [(u["row"]["id"],) for u in payload["upserts"]]
+        assert len(gone) == len(set(gone))
+        present = [r for r in self.rows if (r["id"],) not in gone]
+        for upsert in payload["upserts"]:
+            present.insert(upsert["at"], upsert["row"])
+        self.rows = present
+
+
+def split_frame(data: bytes) -> tuple[bytes, bytes]:
+    assert data[0] == 0x81
+    if data[1] < 126:
+        start, size = 2, data[1]
+    elif data[1] == 126:
+        start, size = 4, int.from_bytes(data[2:4], "big")
+    else:
+        start, size = 10, int.from_bytes(data[2:10], "big")
+    return data[start : start + size], data[start + size :]
+
+
+def json_rows(given: list[Row]) -> list[Any]:
+    return [orjson.loads(r) for _, r in given]
+
+
+def test_a_new_owner_with_the_same_result_pushes_nothing_and_both_versions_are_known() -> None:
+    history = History(["id"])
+    history.take_snapshot(Version(5, 1), 0, rows((1, 1)))
+    entry = history.take_snapshot(Version(9, 1), 0, rows((1, 1)))
+    assert entry is not None
+    assert entry.delta is None
+    assert history.since(Version(5, 1)) == []
+    assert history.since(Version(9, 1)) == []
+
+
+def test_a_delta_that_does_not_follow_is_refused() -> None:
+    history = History(["id"])
+    history.take_snapshot(Version(5, 1), 0, rows((1, 1)))
+    change = diff(rows((1, 1)), rows((1, 2)))
+    assert change is not None
+    with pytest.raises(LookupError):
+        history.take_delta(Version(5, 3), 0, change)
+    with pytest.raises(LookupError):
+        history.take_delta(Version(6, 2), 0, change)
+
+
+def test_what_is_older_than_the_present_changes_nothing() -> None:
+    history = History(["id"])
+    history.take_snapshot(Version(5, 2), 0, rows((1, 1)))
+    assert history.take_snapshot(Version(5, 1), 0, rows((1, 7))) is None
+    assert history.present is not None
+    assert history.present.rows == rows((1, 1))
+
+
+def test_the_log_reaches_back_a_hundred_versions_and_is_bounded() -> None:
+    history = History(["id"])
+    for seq in range(1, 1000):
+        history.take_snapshot(Version(1, seq), 0, rows((1, seq)))
+    reach = history.since(Version(1, 899))
+    assert reach is not None
+    assert len(reach) == 100
+    assert history.since(Version(1, 999 - LOG_VERSIONS - 1)) is None
+
+
+def test_without_a_key_the_log_never_leads_across_a_change() -> None:
+    history = History([])
+    history.take_snapshot(Version(1, 1), 0, [(b"", b'{"n":1}')])
+    history.take_snapshot(Version(2, 1), 0, [(b"", b'{"n":1}')])
+    assert history.since(Version(1, 1)) == []
+    history.take_snapshot(Version(2, 2), 0, [(b"", b'{"n":2}')])
+    assert history.since(Version(1, 1)) is None
+    assert history.since(Version(2, 1)) is None
+
+
+def test_those_who_wait_are_served_when_the_first_result_comes() -> None:
+    history = History(["id"])
+    audience = Audience(history, Traffic())
+    client = Client()
+    audience.join(client, None)
+    assert client.events == []
+    history.take_snapshot(Version(1, 1), 0, rows((1, 1)))
+    audience.serve()
+    assert client.events == ["snapshot"]
+
+
+def served() -> tuple[History, Audience]:
+    """With a first result."""
+    history = History(["id"])
+    audience = Audience(history, Traffic())
+    history.take_snapshot(Version(1, 1), 0, rows((1, 1)))
+    audience.serve()
+    return history, audience
+
+
+def test_a_congested_client_gets_nothing_until_it_catches_up_with_one_snapshot() -> None:
+    history, audience = served()
+    slow, quick = Client(), Client()
+    audience.join(slow, None)
+    audience.join(quick, None)
+    slow.blocked = True
+    for seq in range(2, 6):
+        entry = history.take_snapshot(Version(1, seq), 0, rows((1, seq)))
+        assert entry is not None
+        audience.step(entry)
+    assert slow.behind
+    assert slow.events == ["snapshot"]
+    assert quick.events == ["snapshot", *["delta"] * 4]
+    slow.blocked = False
+    audience.catch_up(slow, Status("live", None, 0))
+    assert slow.events == ["snapshot", "snapshot"]
+    assert slow.rows == quick.rows == json_rows(rows((1, 5)))
+
+
+def test_who_falls_behind_alone_at_its_version_takes_nothing_from_those_at_another() -> None:
+    history, audience = served()
+    slow, quick = Client(), Client()
+    audience.join(slow, None)
+    history.take_snapshot(Version(2, 1), 0, rows((1, 1)))  # another owner, the same result
+    audience.join(quick, None)
+    slow.blocked = True
+    for seq in (2, 3):
+        entry = history.take_snapshot(Version(2, seq), 0, rows((1, seq)))
+        assert entry is not None
+        audience.step(entry)
+    assert slow.behind
+    assert quick.events == ["snapshot", "delta", "delta"]
+    assert quick.rows == json_rows(rows((1, 3)))
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "told"),
+    [
+        ([Status("stale", "database_unreachable", 1)], ["status"]),
+        ([Status("stale", "database_unreachable", 1), Status("live", None, 2)], []),
+    ],
+)
+def test_who_catches_up_is_told_the_status_if_it_knows_another(meanwhile: list[Status], told: list[str]) -> None:
+    history = History(["id"])
+    audience = Audience(history, Traffic())
+    history.take_snapshot(Version(1, 1), 0, rows((1, 1)))
+    audience.serve()
+    slow = Client()
+    audience.join(slow, None)
+    slow.blocked = True
+    status = Status("live", None, 0)
+    for new in meanwhile:
+        audience.broadcast_status(new, status)
+        status = new
+    slow.blocked = False
+    audience.catch_up(slow, status)
+    assert slow.events == ["snapshot", *told, "snapshot"]
+
+
+actions = st.lists(
+    st.one_of(
+        st.tuples(st.just("change"), st.dictionaries(st.integers(0, 4), st.integers(0, 3), max_size=4)),
+        st.tuples(st.just("takeover"), st.dictionaries(st.integers(0, 4), st.integers(0, 3), max_size=4)),
+        st.tuples(st.just("takeover unchanged"), st.none()),
+        st.tuples(st.just("join"), st.tuples(st.booleans(), st.sampled_from([b'"live:q"', b'"live:q?"']))),
+        st.tuples(st.just("rejoin with since"), st.integers(0, 7)),
+        st.tuples(st.just("leave"), st.integers(0, 7)),
+        st.tuples(st.just("congest"), st.integers(0, 7)),
+        st.tuples(st.just("drain"), st.integers(0, 7)),
+    ),
+    max_size=60,
+)
+
+
+@given(actions)
+def test_whoever_joins_leaves_or_lags_when_everybody_ends_at_the_present_rows(
+    script: list[tuple[str, Any]],
+) -> None:
+    history = History(["id"])
+    audience = Audience(history, Traffic())
+    clients: list[Client] = []
+    epoch, seq = 1, 0
+    for action, argument in script:
+        client = clients[argument % len(clients)] if isinstance(argument, int) and clients else None
+        if action in ("change", "takeover", "takeover unchanged"):
+            if action == "change":
+                seq += 1
+            else:
+                epoch, seq = epoch + 3, 1
+            if action == "takeover unchanged":
+                result = list(history.present.rows) if history.present is not None else []
+            else:
+                result = rows(*argument.items())
+            entry = history.take_snapshot(Version(epoch, seq), 0, result)
+            if entry is not None and entry.delta is not None:
+                audience.step(entry)
+            if not audience.serving:
+                audience.serve()
+        elif action == "join":
+            client = Client(argument[1], argument[0])
+            clients.append(client)
+            audience.join(client, None)
+        elif client is None:
+            continue
+        elif action == "rejoin with since":
+            audience.leave(client)
+            client.blocked = client.behind = False
+            since = Version.parse(client.version) if client.version is not None else None
+            audience.join(client, since)
+        elif action == "leave":
+            audience.leave(client)
+            clients.remove(client)
+        elif action == "congest":
+            client.blocked = True
+        elif client.blocked:
+            client.blocked = False
+            if client.behind:
+                client.behind = False
+                audience.catch_up(client, Status("live", None, 0))
+    for client in clients:
+        if history.present is not None and not client.behind:
+            assert client.rows == json_rows(list(history.present.rows))
+            if not client.deltas:
+                assert "delta" not in client.events
+
+
+def test_messages_are_encoded_as_phoenix_js_reads_them() -> None:
+    message = phoenix.decode(b'["1","2","live:q","phx_join",{"since":null}]')
+    assert tuple(message) == ("1", "2", "live:q", "phx_join", {"since": None})
+    text = phoenix.reply(message, phoenix.quote(message.topic), b"ok", b'{"a":1}')
+    assert orjson.loads(text) == ["1", "2", "live:q", "phx_reply", {"status": "ok", "response": {"a": 1}}]
+
+
+def is_message_or_malformed(text: bytes) -> bool:
+    try:
+        return isinstance(phoenix.decode(text).topic, str)
+    except phoenix.Malformed as error:
+        return bool(str(error))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_message_or_malformed(text: bytes) -> None:
+    assert is_message_or_malformed(text)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=5), st.lists, max_leaves=8))
+def test_any_json_is_a_message_or_malformed(value: Any) -> None:
+    assert is_message_or_malformed(orjson.dumps(value))

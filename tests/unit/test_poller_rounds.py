@@ -1,0 +1,162 @@
+"""poller/rounds.py against a database that is a plain function: who gets what, and with how many statements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pollcast.poller.answer import Outcome
+from pollcast.poller.owned import OwnedTopic
+from pollcast.poller.rounds import MAX_TIMEOUTS, Batching, run_round
+from pollcast.poller.schedule import BatchSize
+from pollcast.poller.trouble import Scope, Trouble
+from pollcast.services.catalogue import catalog
+from pollcast.services.catalogue.topics import Topic
+from pollcast.services.errors import PollFailed, PollStale
+
+QUERY = catalog.parse('[queries.q]\nsql = "select %(n)s as id"\n[queries.q.params]\nn = "int"', "test.toml").query("q")
+
+BAD_VALUE = Trouble(PollFailed("bad value"), Scope.TOPIC)
+TIMEOUT = Trouble(PollStale("timeout"), Scope.WEIGHT)
+DOWN = Trouble(PollStale("down"), Scope.DATABASE)
+LOCKED = Trouble(PollStale("locked"), Scope.STATEMENT)
+REFUSED = Trouble(PollFailed("refused"), Scope.STATEMENT)
+
+
+class Round:
+    """One round of `topics` topics; `at_fault` says what a statement that holds a topic ends with."""
+
+    def __init__(self, topics: int, at_fault: dict[int, Trouble], *, size: int = 512, together: bool = True) -> None:
+        self.topics = [OwnedTopic(Topic(f"q?n={n}", QUERY, {"n": str(n)}), 1, 0) for n in range(topics)]
+        self.at_fault = at_fault
+        self.batching = Batching(BatchSize(topics=size))
+        self.asked: list[list[int]] = []
+        self.outcomes: dict[int, Outcome] = {}
+        self.blamed: set[int] = set()
+        self.together = together
+
+    async def run(self) -> Round:
+        await run_round(self.topics, self.batching, self.ask, self.deliver)
+        assert sorted(self.outcomes) == list(range(len(self.topics)))
+        return self
+
+    async def ask(self, group: Sequence[OwnedTopic]) -> list[Outcome] | Trouble:
+        numbers = [int(topic.topic.values["n"]) for topic in group]
+        self.asked.append(numbers)
+        if not self.together and len(group) > 1:
+            return REFUSED
+        return next((self.at_fault[n] for n in numbers if n in self.at_fault), [result(n) for n in numbers])
+
+    def deliver(self, topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
+        n = int(topic.topic.values["n"])
+        assert n not in self.outcomes
+        self.outcomes[n] = outcome
+        if at_fault:
+            self.blamed.add(n)
+
+
+def result(n: int) -> Outcome:
+    return [(b"", b'{"id":%d}' % n)]
+
+
+@given(st.integers(0, 100), st.sets(st.integers(0, 99)), st.sampled_from([1, 7, 512]))
+async def test_who_is_at_fault_fails_alone_and_all_others_get_their_result(
+    topics: int, bad: set[int], size: int
+) -> None:
+    bad = {n for n in bad if n < topics}
+    done = await Round(topics, dict.fromkeys(bad, BAD_VALUE), size=size).run()
+    assert done.blamed == bad
+    assert done.outcomes == {n: BAD_VALUE if n in bad else result(n) for n in range(topics)}
+
+
+async def test_finding_one_culprit_among_many_takes_few_statements() -> None:
+    done = await Round(512, {300: BAD_VALUE}).run()
+    assert len(done.asked) <= 19
+
+
+async def test_a_timeout_is_found_with_few_timeouts() -> None:
+    done = await Round(512, {300: TIMEOUT}).run()
+    assert done.blamed == {300}
+    assert sum(300 in group for group in done.asked) <= 4
+    assert done.batching.size.topics == 512
+
+
+async def test_those_that_are_not_at_fault_come_before_the_search_goes_on() -> None:
+    done = await Round(64, {3: TIMEOUT}, size=16).run()
+    first_search = next(at for at, group in enumerate(done.asked) if len(group) == 2)
+    assert {n for group in done.asked[:first_search] for n in group} == set(range(64))
+
+
+async def test_when_everything_times_out_the_round_gives_up() -> None:
+    done = await Round(512, dict.fromkeys(range(512), TIMEOUT)).run()
+    assert len(done.asked) == MAX_TIMEOUTS
+    assert set(map(id, done.outcomes.values())) == {id(TIMEOUT)}
+    assert len(done.blamed) < MAX_TIMEOUTS
+    assert done.batching.size.topics < 512
+
+
+async def test_a_database_that_is_down_is_asked_once() -> None:
+    done = await Round(100, {0: DOWN}, size=10).run()
+    assert len(done.asked) == 1
+    assert all(outcome is DOWN for outcome in done.outcomes.values())
+    assert not done.blamed
+
+
+async def test_a_locked_table_is_nobodys_fault() -> None:
+    done = await Round(100, dict.fromkeys(range(100), LOCKED), size=50).run()
+    assert len(done.asked) == 2
+    assert not done.blamed
+
+
+async def test_a_query_that_is_refused_is_asked_once_more_alone() -> None:
+    done = await Round(100, dict.fromkeys(range(100), REFUSED)).run()
+    assert [len(group) for group in done.asked] == [100, 1]
+    assert done.batching.possible
+    assert not done.blamed
+
+
+async def test_a_query_that_is_refused_only_together_goes_on_one_by_one() -> None:
+    done = await Round(10, {4: BAD_VALUE}, together=False).run()
+    assert not done.batching.possible
+    assert [len(group) for group in done.asked] == [10, 1, 9] + [1] * 9
+    assert done.blamed == {4}
+
+
+async def test_a_culprit_that_stands_first_does_not_hide_that_asking_together_is_the_trouble() -> None:
+    done = await Round(5, {0: BAD_VALUE}, together=False).run()
+    assert done.blamed == {0}
+    assert done.outcomes == {0: BAD_VALUE} | {n: result(n) for n in range(1, 5)}
+
+
+async def test_a_table_that_is_put_back_between_two_statements_does_not_end_asking_together() -> None:
+    done = Round(10, {}, together=False)
+
+    async def ask(group: Sequence[OwnedTopic]) -> list[Outcome] | Trouble:
+        outcome = await done.ask(group)
+        done.together = True
+        return outcome
+
+    await run_round(done.topics, done.batching, ask, done.deliver)
+    assert done.batching.possible
+    assert [len(group) for group in done.asked] == [10, 1, 9]
+
+
+async def test_after_a_round_without_an_answer_the_next_ends_with_its_first_timeout_and_others_come_first() -> None:
+    done = await Round(512, dict.fromkeys(range(512), TIMEOUT)).run()
+    order = list(done.outcomes)
+    again = Round(512, dict.fromkeys(range(512), TIMEOUT))
+    again.batching = done.batching
+    again.topics = [again.topics[n] for n in order]
+    await again.run()
+    assert len(again.asked) == 1
+    assert list(again.outcomes)[-len(again.asked[0]) :] == again.asked[0]
+
+
+async def test_with_the_first_answer_a_round_has_its_patience_back() -> None:
+    done = Round(64, {40: TIMEOUT}, size=16)
+    done.batching.answering = False
+    await done.run()
+    assert done.blamed == {40}
+    assert done.batching.answering

@@ -1,0 +1,103 @@
+"""poller/schedule.py: when a query is polled next, and how many topics together."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pollcast.poller.schedule import (
+    LONGEST_STRETCH_SECONDS,
+    BatchSize,
+    next_round,
+    phase,
+    retry_delay,
+    stretched,
+    suspects_delay,
+)
+
+INTERVALS = st.floats(0.05, 3600)
+SHARES = st.floats(0, 0.999)
+
+
+@given(INTERVALS, SHARES, st.floats(0, 1e6), SHARES)
+def test_quick_rounds_start_once_per_interval_on_the_phase(interval: float, at: float, now: float, took: float) -> None:
+    own_phase = at * interval
+    first = next_round(interval, own_phase, now, now)
+    second = next_round(interval, own_phase, first, first + took * interval / 2)
+    assert abs(second - first - interval) < 1e-6 * max(1, now)
+
+
+@given(INTERVALS, SHARES, st.floats(0, 1e6), st.floats(0, 100))
+def test_a_round_never_starts_before_the_last_one_ended(interval: float, at: float, now: float, took: float) -> None:
+    assert next_round(interval, at * interval, now, now + took) >= now + took
+
+
+@given(INTERVALS, SHARES, st.floats(0, 1e6))
+def test_a_round_that_starts_late_does_not_shift_the_later_ones(interval: float, at: float, now: float) -> None:
+    turn = next_round(interval, at * interval, now, now)
+    late = turn + interval * 0.4
+    assert abs(next_round(interval, at * interval, late, late) - turn - interval) < 1e-6 * max(1, now)
+
+
+def test_the_interval_stretches_when_a_round_takes_more_than_half_of_it_and_comes_back() -> None:
+    assert stretched(1.0, 0.5) == 1.0
+    assert stretched(1.0, 0.8) == 1.6
+    assert stretched(1.0, 5.0) == 10.0
+    assert stretched(1.0, 100.0) == LONGEST_STRETCH_SECONDS
+    assert stretched(60.0, 100.0) == 60.0
+    assert stretched(1.0, 0.1) == 1.0
+
+
+def test_queries_are_spread_over_the_interval() -> None:
+    phases = [phase(f"query_{n}", 1.0) for n in range(1000)]
+    assert all(0 <= p < 1 for p in phases)
+    tenths = [sum(n / 10 <= p < (n + 1) / 10 for p in phases) for n in range(10)]
+    assert min(tenths) > 60
+
+
+@given(INTERVALS, st.integers(1, 10_000), st.floats(0, 1))
+def test_a_database_in_trouble_is_asked_again_within_the_interval_or_a_second(
+    interval: float, failures: int, random: float
+) -> None:
+    delay = retry_delay(interval, failures, random)
+    assert 0 < delay <= max(interval, 1.0)
+
+
+def test_retries_back_off_with_jitter() -> None:
+    assert [retry_delay(0.1, n, 0.0) for n in range(1, 7)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    assert retry_delay(0.1, 9, 1.0) == 0.75
+
+
+def test_suspects_are_asked_once_per_interval_and_rest_as_long_as_they_took() -> None:
+    assert suspects_delay(0.1, 0.0) == 0.1
+    assert suspects_delay(1.0, 0.25) == 0.75
+    assert suspects_delay(0.1, 3.0) == 3.0
+    assert suspects_delay(0.1, 60.0) == 5.0
+    assert suspects_delay(10.0, 1.0) == 9.0
+    assert suspects_delay(10.0, 60.0) == 5.0
+
+
+def test_a_batch_grows_while_statements_are_quick_and_small() -> None:
+    size = BatchSize()
+    for expected in (128, 512, 512):
+        size.answered(size.topics, 0.01, 1.0, 1000)
+        assert size.topics == expected
+
+
+def test_a_batch_that_was_not_full_says_nothing() -> None:
+    size = BatchSize()
+    size.answered(3, 0.01, 1.0, 1000)
+    assert size.topics == 32
+
+
+def test_a_batch_shrinks_when_a_statement_was_slow_or_large_or_timed_out() -> None:
+    for slow, large in ((0.6, 0), (0.01, 17 * 1024 * 1024)):
+        size = BatchSize()
+        size.answered(32, slow, 1.0, large)
+        assert size.topics == 16
+    size = BatchSize(topics=512)
+    size.timed_out(40)
+    assert size.topics == 20
+    for _ in range(10):
+        size.timed_out(1)
+    assert size.topics == 1

@@ -1,0 +1,134 @@
+"""SQL text: placeholders, and the one-SELECT check."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pollcast.services.catalogue.sql import Fragment, Placeholder, Text, check_select, split
+
+
+def joined(fragments: tuple[Fragment, ...]) -> str:
+    return "".join(f.text.replace("%", "%%") if isinstance(f, Text) else f"%({f.name})s" for f in fragments)
+
+
+def test_placeholders_are_split_off_and_percent_signs_unescaped() -> None:
+    assert split("a = %(a)s and b like '%%' || %(b_2)s") == (
+        Text("a = "),
+        Placeholder("a"),
+        Text(" and b like '%' || "),
+        Placeholder("b_2"),
+    )
+    assert split("%(a)s%(a)s") == (Placeholder("a"), Placeholder("a"))
+    assert split("%%(a)s") == (Text("%(a)s"),)
+    assert split("") == ()
+
+
+@pytest.mark.parametrize("sql", ["a % b", "like '50%'", "%", "%s", "%(a)", "%(a)d", "%(A)s", "%(1a)s", "%()s", "%%%"])
+def test_a_stray_percent_sign_says_what_would_be_right(sql: str) -> None:
+    with pytest.raises(ValueError, match=r"%\(name\)s.*%%"):
+        split(sql)
+
+
+@given(st.lists(st.one_of(st.text(), st.sampled_from(["a", "b_1"]).map(Placeholder))))
+def test_split_undoes_what_was_joined(parts: list[str | Placeholder]) -> None:
+    fragments = tuple(Text(p) if isinstance(p, str) else p for p in parts)
+    again = split(joined(fragments))
+    assert joined(again) == joined(fragments)
+    assert all(f.text for f in again if isinstance(f, Text))
+    assert not any(isinstance(a, Text) and isinstance(b, Text) for a, b in pairwise(again))
+
+
+@pytest.mark.parametrize(
+    ("sql", "statement"),
+    [
+        ("select 1", "select 1"),
+        ("  SELECT 1 ; ", "SELECT 1"),
+        ("select 1;; -- done\n", "select 1"),
+        ("select 1 -- one", "select 1"),
+        ("-- first\nselect 1", "select 1"),
+        ("/* a /* nested; */ b */ select/**/1", "select 1"),
+        ("with a as (select 1) select * from a;", "with a as (select 1) select * from a"),
+        ("(select 1) union (select 2)", "(select 1) union (select 2)"),
+        ("((with a as (select 1) table a))", "((with a as (select 1) table a))"),
+        ("select ';', \"a;b\", $$;$$, $t$;$$;$t$, E'\\';', 'it''s;'", None),
+        ("select '--', '/*', \"into\", 'for update'", None),
+        ("select t.into, 1 as into, 2 as for from t", None),
+        ("select substring(a from 2 for 3) from t", None),
+        ("select a -- 50% of %(b)s;\nfrom t", "select a  \nfrom t"),
+        ("select update, insert, delete from merge", None),
+        ("select coalesce(update), lower(delete) from t", None),
+        ("select foo$1 from t where a = %(into)s", None),
+        ("select u&'\\0041', b'1', x'f', n'a', U&\"b\"", None),
+        ("select größe from tabelle", None),
+        ("select 'a' like '%%;'", None),
+    ],
+)
+def test_one_select_is_taken_without_comments_and_semicolon(sql: str, statement: str | None) -> None:
+    assert check_select(sql) == (sql if statement is None else statement)
+
+
+@pytest.mark.parametrize(
+    ("sql", "reason"),
+    [
+        ("", "is empty"),
+        (" ;", "is empty"),
+        ("/* select 1 */ -- 2", "is empty"),
+        ("select 1; select 2", "must be one statement"),
+        ("select 1; -- x\n drop table t", "line 1: must be one statement"),
+        ("select (1; 2)", "must be one statement"),
+        ("delete from t", "begins with 'delete'"),
+        ("values (1)", "begins with 'values'"),
+        ("'select'", "begins with"),
+        ("(update t set a = 1)", "begins with 'update'"),
+        ("with a as (delete from t returning *) select * from a", "holds DELETE"),
+        ("with a as not materialized (\n insert into t values (1)) select 1", "holds INSERT"),
+        ("with a as (select 1) update t set a = 1", "holds UPDATE"),
+        ("with a as (with b as (select 1) merge into t using b) select 1", "holds MERGE"),
+        ("with a(b) as materialized (update t set a = 1 returning a) select 1", "holds UPDATE"),
+        ("select * into t2 from t", "holds INTO"),
+        ("(select 1 into t2)", "holds INTO"),
+        ("select * from t for update", "locks rows"),
+        ("select * from t FOR  NO KEY\nUPDATE of t", "locks rows"),
+        ("select * from (select * from t for share) x", "locks rows"),
+        ("select * from t for key share", "locks rows"),
+        ("select 'a", "a string is not closed"),
+        ("select E'a\\'", "not closed"),
+        ('select "a', "a quoted name is not closed"),
+        ("select /* a /* b */", "a comment is not closed"),
+        ("select $a$ b $$", "dollar quotes"),
+        ("select (1", "parenthesis is not closed"),
+        ("select 1)", "parenthesis is closed"),
+        ("select $1", r"%\(name\)s"),
+        ("select '%(a)s'", "inside quotes"),
+        ('select "%(a)s"', "inside quotes"),
+        ("select $$%(a)s$$", "inside quotes"),
+        ("select '\0'", "NUL"),
+    ],
+)
+def test_anything_but_one_reading_select_is_refused_with_the_reason(sql: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        check_select(sql)
+
+
+def test_an_escaped_placeholder_may_stand_inside_quotes() -> None:
+    assert check_select("select '%%(a)s'") == "select '%%(a)s'"
+
+
+def test_the_line_of_the_fault_is_told() -> None:
+    with pytest.raises(ValueError, match=re.escape("line 3: ")):
+        check_select("select a\nfrom t\nfor update")
+
+
+@given(st.text(st.sampled_from(list("select wih()'\"$a;-/*%\n\\E1")), max_size=60))
+def test_any_text_is_taken_or_refused_and_what_is_taken_stays(tail: str) -> None:
+    try:
+        statement = check_select("select " + tail)
+    except ValueError:
+        return
+    assert check_select(statement) == statement
+    assert not statement.endswith(";")

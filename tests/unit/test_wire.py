@@ -1,0 +1,168 @@
+"""pollcast.gateway.wire on a real uvicorn, with the client of `websockets` and bare sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+from websockets.protocol import Protocol as Framing
+from websockets.protocol import Side, State
+from websockets.server import ServerProtocol
+
+from pollcast.gateway.frames import frame
+from pollcast.gateway.framings import is_idle
+from pollcast.gateway.wire import EXTENSION, HIGH_WATER_BYTES, FrameProtocol, Wire
+from pollcast.services.serving import web
+
+
+class Echo:
+    """Answers every message with itself, and remembers how it went."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.heard: list[bytes] = []
+        self.drains = 0
+        self.pings = 0
+        self.gone = asyncio.Event()
+        self.drained_once = asyncio.Event()
+
+    def received(self, text: bytes | bytearray | memoryview) -> None:
+        self.heard.append(bytes(text))
+        self.wire.write(frame(bytes(text)))
+
+    def pinged(self) -> None:
+        self.pings += 1
+
+    def drained(self) -> None:
+        self.drained_once.set()
+
+    def closed(self) -> None:
+        self.gone.set()
+
+
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[tuple[str, list[Echo]]]:
+    echoes: list[Echo] = []
+
+    async def endpoint(websocket: WebSocket) -> None:
+        await websocket.accept()
+
+        def echo(wire: Wire) -> Echo:
+            echoes.append(Echo(wire))
+            return echoes[-1]
+
+        assert cast(FrameProtocol, websocket.scope["extensions"][EXTENSION]).attach(echo)
+
+    app = Starlette(routes=[WebSocketRoute("/", endpoint)])
+    config: dict[str, Any] = {"ws": FrameProtocol, "ws_max_size": 4096, "ws_ping_interval": None}
+    async with web.serve_app(app, "127.0.0.1:0", ws_per_message_deflate=False, **config) as (host, port):
+        yield f"ws://{host}:{port}/", echoes
+
+
+async def test_an_attached_connection_outlives_its_application_and_gets_ready_frames() -> None:
+    async with serving() as (url, echoes), connect(url) as client:
+        for text in ("one", "x" * 200, "é"):
+            await client.send(text)
+            assert await client.recv() == text
+        await client.close()
+        async with asyncio.timeout(20):
+            await echoes[0].gone.wait()
+
+
+async def test_a_message_in_fragments_arrives_whole() -> None:
+    async with serving() as (url, echoes), connect(url) as client:
+        await client.send(["a", "b", "c"])
+        assert await client.recv() == "abc"
+        assert echoes[0].heard == [b"abc"]
+
+
+async def test_a_ping_is_answered_and_told() -> None:
+    async with serving() as (url, echoes), connect(url) as client:
+        await (await client.ping())
+        assert echoes[0].pings == 1
+
+
+async def test_a_binary_message_closes_with_1003() -> None:
+    async with serving() as (url, _), connect(url) as client:
+        await client.send(b"\x00")
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1003
+
+
+async def test_a_message_that_is_too_big_closes_with_1009() -> None:
+    async with serving() as (url, _), connect(url) as client:
+        await client.send("x" * 5000)
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
+
+
+async def test_the_application_closes_with_a_code_of_its_own() -> None:
+    async with serving() as (url, echoes), connect(url) as client:
+        await client.send("hello")
+        await client.recv()
+        echoes[0].wire.close(4001, "enough")
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.recv()
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "enough")
+        async with asyncio.timeout(20):
+            await echoes[0].gone.wait()
+
+
+async def test_one_that_does_not_read_is_congested_and_is_told_when_it_has_drained() -> None:
+    async with serving() as (url, echoes), connect(url, max_size=None, max_queue=1) as client:
+        await client.send("hello")
+        await client.recv()
+        wire = echoes[0].wire
+        written = 0
+        async with asyncio.timeout(20):
+            while not wire.congested:
+                wire.write(frame(b"x" * HIGH_WATER_BYTES))
+                written += 1
+                await asyncio.sleep(0)
+            for _ in range(written):
+                await client.recv()
+            await echoes[0].drained_once.wait()
+        assert not wire.congested
+
+
+def test_what_the_extension_relies_on_is_there_in_uvicorn() -> None:
+    for name in (
+        "run_asgi",
+        "send_receive_event_to_app",
+        "handle_connect",
+        "connection_lost",
+        "pause_writing",
+        "resume_writing",
+    ):
+        assert callable(getattr(WebSocketsSansIOProtocol, name)), name
+
+
+def test_what_the_extension_relies_on_is_there_in_websockets() -> None:
+    handshake = ServerProtocol(extensions=None)
+    assert handshake.available_extensions is None
+    assert handshake.state is State.CONNECTING
+    assert not is_idle(handshake)
+    framing = Framing(Side.SERVER, state=State.OPEN)
+    assert is_idle(framing)
+    text = b"\x81\x82\0\0\0\0ab"
+    for at in range(1, len(text)):  # wherever a frame is cut, the parser knows something
+        framing.receive_data(text[at - 1 : at])
+        assert not is_idle(framing)
+    framing.receive_data(text[-1:])
+    assert is_idle(framing)
+    framing.receive_data(b"\x01\x80\0\0\0\0")  # a message in fragments has begun
+    assert not is_idle(framing)
