@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,7 +30,7 @@ from pollcast.services.coordination.etcd import Etcd
 from pollcast.services.process.settings import EtcdSettings
 from pollcast.services.serving.http_guard import MAX_REQUEST_BYTES
 from pollcast.v1 import live_pb2, live_pb2_grpc
-from tests.support.cluster import Cluster, cluster
+from tests.support.cluster import Cluster, Served
 from tests.support.hostile import (
     AUDIENCE,
     ISSUER,
@@ -102,11 +102,16 @@ JOIN_RATE = 30
 GRACE_SECONDS = 10.0
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    folder = tmp_path_factory.mktemp("attacks")
-    (folder / "catalog.toml").write_text(CATALOG)
-    environment = {
+SERVED = Served(
+    CATALOG,
+    tables=[
+        "create table beat (id int primary key, n int)",
+        "insert into beat values (1, 0)",
+        "create table notes (id int primary key, tenant text)",
+        "insert into notes values (1, 'acme'), (2, 'globex')",
+    ],
+    flags=["--gateways", "1", "--pollers", "1"],
+    environment={
         "POLLCAST_AUTH_SECRET": SECRET,
         "POLLCAST_AUTH_AUDIENCE": AUDIENCE,
         "POLLCAST_AUTH_ISSUER": ISSUER,
@@ -115,15 +120,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "POLLCAST_MAX_FRAME": str(MAX_FRAME),
         "POLLCAST_MAX_CONNECTIONS": str(MAX_CONNECTIONS),
         "POLLCAST_JOIN_RATE": str(JOIN_RATE),
-    }
-    flags = ["--gateways", "1", "--pollers", "1", "--no-demo", "--catalog", str(folder / "catalog.toml")]
-    with cluster(folder / "data", *flags, environment=environment) as up:
-        with psycopg.connect(up.database_url, autocommit=True) as database:
-            database.execute("create table beat (id int primary key, n int)")
-            database.execute("insert into beat values (1, 0)")
-            database.execute("create table notes (id int primary key, tenant text)")
-            database.execute("insert into notes values (1, 'acme'), (2, 'globex')")
-        yield up
+    },
+)
 
 
 @pytest.fixture

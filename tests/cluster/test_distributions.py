@@ -9,15 +9,14 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import psycopg
 import pytest
 
-from tests.support.cluster import Cluster, cluster
+from tests.support.cluster import Cluster, Served
+from tests.support.repository import ROOT
 
-CHECKOUT = Path(__file__).parents[2]
 VERSION = "0.1.0"
 
 CATALOG = """
@@ -27,6 +26,11 @@ key = ["id"]
 interval = "100ms"
 params.least = { type = "int", default = 0 }
 """
+SERVED = Served(
+    CATALOG,
+    tables=["create table fruit (id int primary key, name text)", "insert into fruit values (1, 'apple'), (2, 'pear')"],
+    flags=["--gateways", "1", "--pollers", "1"],
+)
 ROWS = [{"id": 1, "name": "apple"}, {"id": 2, "name": "pear"}]
 
 COMMAND_SECONDS = 120.0
@@ -49,20 +53,6 @@ def run(*command: str | Path, cwd: Path) -> str:
     if done.returncode != 0:
         raise AssertionError(f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster that serves two rows under `live:fruit`."""
-    folder = tmp_path_factory.mktemp("distributions")
-    catalog = folder / "catalog.toml"
-    catalog.write_text(CATALOG)
-    flags = ("--catalog", str(catalog), "--no-demo", "--gateways", "1", "--pollers", "1")
-    with cluster(folder / "data", *flags) as up:
-        with psycopg.connect(up.database_url, autocommit=True) as database:
-            database.execute("create table fruit (id int primary key, name text)")
-            database.execute("insert into fruit values (1, 'apple'), (2, 'pear')")
-        yield up
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +111,7 @@ def python_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the sdist, and the wheel that `python -m build` makes from that sdist."""
     folder = tmp_path_factory.mktemp("pollcast_client")
     ignored = shutil.ignore_patterns("*.egg-info", "__pycache__", "build", "dist")
-    shutil.copytree(CHECKOUT / "clients" / "python", folder / "source", ignore=ignored)
+    shutil.copytree(ROOT / "clients" / "python", folder / "source", ignore=ignored)
     run(sys.executable, "-m", "build", "--outdir", folder, folder / "source", cwd=folder)
     return folder
 
@@ -142,7 +132,7 @@ def test_the_python_clients_wheel_holds_its_modules_and_its_licence_only(python_
         metadata = archive.read(f"{info}/METADATA").decode()
     about = {f"{info}/{name}" for name in ("licenses/LICENSE", "METADATA", "WHEEL", "top_level.txt", "RECORD")}
     assert names == PYTHON_FILES | about
-    assert licence == (CHECKOUT / "LICENSE").read_bytes()
+    assert licence == (ROOT / "LICENSE").read_bytes()
     for line in ("License-Expression: Apache-2.0", "Requires-Python: >=3.11", "Classifier: Typing :: Typed"):
         assert line in metadata.splitlines()
 
@@ -220,8 +210,8 @@ def js_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file that `npm pack` makes, from a copy of the sources without a `dist`."""
     folder = tmp_path_factory.mktemp("js")
     ignored = shutil.ignore_patterns("dist", "node_modules")
-    shutil.copytree(CHECKOUT / "clients" / "js", folder / "source", ignore=ignored)
-    modules = CHECKOUT / "node_modules"
+    shutil.copytree(ROOT / "clients" / "js", folder / "source", ignore=ignored)
+    modules = ROOT / "node_modules"
     assert modules.is_dir(), "the packages that build @pollcast/client are missing: make install"
     (folder / "source" / "node_modules").symlink_to(modules)
     run("npm", "pack", "--pack-destination", folder, cwd=folder / "source")
@@ -244,7 +234,7 @@ def test_the_javascript_clients_package_holds_its_built_modules_their_types_and_
         names = {member.name.removeprefix("package/") for member in archive.getmembers() if member.isfile()}
         licence = archive.extractfile("package/LICENSE")
         assert licence is not None
-        assert licence.read() == (CHECKOUT / "LICENSE").read_bytes()
+        assert licence.read() == (ROOT / "LICENSE").read_bytes()
     built = {f"dist/{module}{suffix}" for module in JS_MODULES for suffix in (".js", ".d.ts")}
     assert names == built | {"LICENSE", "README.md", "package.json"}
 
@@ -256,7 +246,7 @@ def test_the_javascript_client_works_and_has_types_where_only_its_packed_file_is
     (js_installed / "tsconfig.json").write_text(json.dumps(TSCONFIG))
     (js_installed / "node.d.ts").write_text("declare const process: { argv: string[]; exit(status: number): never }\n")
     program = js_installed / "program.ts"
-    compiler = ("node", CHECKOUT / "node_modules" / "typescript" / "bin" / "tsc", "--project", js_installed)
+    compiler = ("node", ROOT / "node_modules" / "typescript" / "bin" / "tsc", "--project", js_installed)
     program.write_text(TYPESCRIPT_PROGRAM.replace("result?.version", "result?.versoin"))
     with pytest.raises(AssertionError, match="versoin"):
         run(*compiler, "--noEmit", cwd=js_installed)
