@@ -175,7 +175,7 @@ async def test_a_result_is_drawn_as_its_shape_asks(url: str, stock: psycopg.Conn
         await page.goto(f"{url}#/hours?~=chart")
         await expect(page.locator(".plot .u-legend")).to_contain_text("time")
         await page.goto(f"{url}#/beat?~=chart")
-        await expect(page.get_by_text("As it changes while you look")).to_be_visible()
+        await expect(page.get_by_text("Values since you opened this chart")).to_be_visible()
         await page.get_by_role("link", name="Table").click()
         await expect(page.get_by_role("columnheader", name="beat")).to_be_visible()
 
@@ -318,7 +318,7 @@ async def test_the_cluster_is_shown_with_what_it_does(url: str, stock: psycopg.C
 
 async def enter(opened: Watched, text: str) -> None:
     await opened.page.get_by_label("Token", exact=True).last.fill(text)
-    await opened.page.get_by_role("button", name="Go on").click()
+    await opened.page.get_by_role("button", name="Use this token").click()
 
 
 async def test_where_tokens_are_needed_the_page_asks_for_one(
@@ -330,7 +330,7 @@ async def test_where_tokens_are_needed_the_page_asks_for_one(
         await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
         await expect(page.locator("#token")).to_be_focused()
         await enter(opened, "no token at all".replace(" ", "-"))
-        await expect(page.locator("#access")).to_contain_text("The gateway says of yours")
+        await expect(page.locator("#access")).to_contain_text("The gateway refused yours")
         await enter(opened, token(300))
         await shows(opened, ["apple", "pear"])
         await expect(page.locator("#access")).to_be_hidden()
