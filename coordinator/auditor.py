@@ -1,4 +1,4 @@
-"""Runs the audit while this coordinator leads: logs each finding when it begins and when it ends, counts, and repairs.
+"""The auditor: audits while this coordinator leads, logs findings when they begin and end, counts and repairs them.
 
 A coordinator that does not lead, or does not follow etcd at the moment, does not audit.
 """

@@ -1,4 +1,4 @@
-"""Moves a topic to a poller that an operator names (docs/reference/grpc.md#cluster).
+"""The move of a topic to a poller that an operator names (docs/reference/grpc.md#cluster).
 
 One transaction rebinds the owner key to the target's lease, as a hand-over does, and pins the topic there. The pin is
 on the target's lease: while that poller lives, the topic is not given to another poller, and comes back to it when

@@ -1,4 +1,4 @@
-"""Collects the reports of all gateways and pollers, about once a second: the Report service (report.proto).
+"""The Report service (report.proto): collects the reports of all gateways and pollers, about once a second.
 
 Each node opens a stream to each coordinator. A node that takes long to report is asked less often, so that reporting
 takes at most about a twentieth of its time. The last report of a node that stops reporting counts until its entry in

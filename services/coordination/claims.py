@@ -1,4 +1,4 @@
-"""Claims, releases and hands over topics: each in one transaction of etcd, many of them nested in one request.
+"""The transactions of ownership: claim, release and hand-over of topics, many of them nested in one request.
 
 A `Claim` is created only when etcd has confirmed that the topic is ours, and carries its epoch. After a transaction
 without a response, which may have been carried out or not, the owner keys are read back. A late transaction may still
@@ -125,16 +125,16 @@ async def hand_over(etcd: Etcd, keys: Keys, claims: Iterable[Claim], target: Nod
     return await _each(etcd, keys, claims, lambda held: held.topic, operation, outcome)
 
 
-async def remove(etcd: Etcd, litter: Mapping[str, int]) -> None:
+async def remove(etcd: Etcd, garbage: Mapping[str, int]) -> None:
     """Delete garbage keys, each given with its mod_revision. A key that was written since stays. A key whose deletion
     failed is deleted when it is in the way again."""
 
     async def attempt(batch: Sequence[str]) -> dict[str, bool]:
-        done = await etcd.txn([], [op.nested([op.unchanged(key, litter[key])], [op.delete(key)]) for key in batch])
+        done = await etcd.txn([], [op.nested([op.unchanged(key, garbage[key])], [op.delete(key)]) for key in batch])
         return dict.fromkeys(batch, done.succeeded)
 
-    for key in await _in_batches(litter, lambda key: key, attempt):
-        log.warning("removed a key that no gateway wrote and that kept a topic", key=key)
+    for key in await _in_batches(garbage, lambda key: key, attempt):
+        log.warning("removed a key that no gateway wrote and that kept a topic from being released", key=key)
 
 
 async def _each(

@@ -1,4 +1,4 @@
-"""Requests a node to drain through etcd, with the same effect as SIGTERM.
+"""Drain requests through etcd, with the same effect as SIGTERM.
 
 `request_drain` writes a key for the node on the node's own lease: it goes with the node, and means nothing to another
 node that takes the name later. `DrainRequests` is the node's side.

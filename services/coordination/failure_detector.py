@@ -1,4 +1,4 @@
-"""Finds out at once whether a peer is dead, so that nobody has to wait for its lease.
+"""The failure detector: checks at once whether a peer is dead, so that its topics need not wait for its lease to end.
 
 When a process is killed, the kernel closes its connections: its peers see their streams break within a millisecond. A
 peer that sees a stream break reports the node to `FailureDetector.suspect`, which connects to the address that the node

@@ -44,7 +44,7 @@ def node_record(role: Role, node: str, http: HostPort | None, grpc: HostPort | N
 
 
 class Registration:
-    """This node's entry. `registered` is set while etcd is known to hold it as it should be."""
+    """The entry of this node. `registered` is set while etcd is known to hold it as it should be."""
 
     def __init__(self, etcd: Etcd, keys: Keys, record: NodeRecord) -> None:
         self.record = record

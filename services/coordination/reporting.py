@@ -24,7 +24,7 @@ from pollcast.v1 import report_pb2, report_pb2_grpc
 log = logs.get_logger("reporting")
 
 Describe = Callable[[], report_pb2.NodeReport]
-"""Returns the node's report as of now."""
+"""A function that returns the node's report as of now."""
 
 
 class Reporting:

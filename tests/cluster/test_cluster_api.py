@@ -89,7 +89,7 @@ async def listed(stub: Stub, name: str) -> cluster_pb2.TopicInfo:
     return found[name]
 
 
-async def nobody_watches(stub: Stub) -> None:
+async def wait_until_unwatched(stub: Stub) -> None:
     async def none() -> bool:
         return not await topics(stub)
 
@@ -154,7 +154,7 @@ async def test_topics_are_listed_with_their_clients_at_once_and_their_polls_soon
                 assert (topic.state, topic.interval_ms, topic.load.rows) == ("live", 100, 1)
                 assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", topic.last_polled_at)
             assert not await topics(stub, "unwatched")
-        await nobody_watches(stub)
+        await wait_until_unwatched(stub)
 
 
 async def test_a_topic_whose_query_fails_is_listed_as_failed(up: Cluster, coordinator: Stub) -> None:
@@ -164,7 +164,7 @@ async def test_a_topic_whose_query_fails_is_listed_as_failed(up: Cluster, coordi
             return (await listed(coordinator, "broken")).state == "failed"
 
         await eventually(failed)
-    await nobody_watches(coordinator)
+    await wait_until_unwatched(coordinator)
 
 
 async def test_a_watch_begins_with_everything_and_goes_on_with_changes(up: Cluster, coordinator: Stub) -> None:
@@ -202,7 +202,7 @@ async def test_a_moved_topic_stays_where_it_was_moved_to(up: Cluster, coordinato
                 return topic.owner == poller and topic.epoch > answer.epoch
 
             await eventually(again)
-    await nobody_watches(coordinator)
+    await wait_until_unwatched(coordinator)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ async def test_a_moved_topic_stays_where_it_was_moved_to(up: Cluster, coordinato
         ("MoveTopic", cluster_pb2.MoveTopicRequest(topic="nothing", poller="poller-1"), "NOT_FOUND", "unknown_query"),
         ("MoveTopic", cluster_pb2.MoveTopicRequest(topic="clock", poller="poller-1"), "NOT_FOUND", "unknown_topic"),
         ("MoveTopic", cluster_pb2.MoveTopicRequest(topic="clock?x=1"), "INVALID_ARGUMENT", "invalid_params"),
-        ("DrainNode", cluster_pb2.DrainNodeRequest(node="nobody"), "NOT_FOUND", "unknown_node"),
+        ("DrainNode", cluster_pb2.DrainNodeRequest(node="unknown"), "NOT_FOUND", "unknown_node"),
     ],
 )
 async def test_an_unknown_name_is_refused_with_status_and_reason(
@@ -278,7 +278,7 @@ async def test_a_cluster_at_work_has_no_findings(up: Cluster, coordinator: Stub)
 
         await eventually(polled)
         assert seen.findings() == []
-    await nobody_watches(coordinator)
+    await wait_until_unwatched(coordinator)
 
 
 async def test_a_drained_node_hands_over_and_leaves_and_watches_show_it(up: Cluster) -> None:
