@@ -21,7 +21,7 @@ log = logs.get_logger("election")
 
 
 class Election:
-    """The candidacy of this coordinator. `leading` is true while etcd showed last that this coordinator holds the key."""
+    """The candidacy of this coordinator. `leading` is true while the mirror shows that it holds the leader key."""
 
     def __init__(self, etcd: Etcd, keys: Keys, node: str) -> None:
         self.leading = False

@@ -17,7 +17,7 @@ from pollcast.services import clock
 from pollcast.services.coordination import operations as op
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord, OwnerRecord
-from pollcast.services.coordination.operations import Kv, Operation, TxnResult
+from pollcast.services.coordination.operations import Compare, Kv, Operation, TxnResult
 from pollcast.services.coordination.session import Session
 from pollcast.services.errors import EtcdRefused, EtcdUnknown, LeaseLost
 from pollcast.services.process import logs
@@ -78,32 +78,13 @@ async def claim(
 async def release(etcd: Etcd, keys: Keys, claims: Iterable[Claim]) -> dict[str, bool]:
     """Release each topic that is still ours and has no demand, and delete its pin. The value is True when the topic is
     no longer ours, False when it is kept because it has demand."""
-
-    def operation(held: Claim) -> Operation:
-        key = keys.owner(held.topic)
-        compare = [op.unchanged(key, held.epoch), op.none_under(keys.demands(held.topic))]
-        return op.nested(compare, [op.delete(key), op.delete(keys.pin(held.topic))], [op.read(key)])
-
-    def outcome(held: Claim, done: bool, _: int, key: Kv | None) -> bool:
-        return done or key is None or key.mod_revision != held.epoch
-
-    return await _each(etcd, keys, claims, lambda held: held.topic, operation, outcome)
+    return await _release_if(etcd, keys, claims, lambda held: [op.none_under(keys.demands(held.topic))])
 
 
 async def let_go(etcd: Etcd, keys: Keys, claims: Iterable[Claim]) -> dict[str, bool]:
     """Release each topic that is still ours, even when it has demand, because this poller cannot poll it. The value is
     True when the topic is no longer ours."""
-
-    def operation(held: Claim) -> Operation:
-        key = keys.owner(held.topic)
-        return op.nested(
-            [op.unchanged(key, held.epoch)], [op.delete(key), op.delete(keys.pin(held.topic))], [op.read(key)]
-        )
-
-    def outcome(held: Claim, done: bool, _: int, key: Kv | None) -> bool:
-        return done or key is None or key.mod_revision != held.epoch
-
-    return await _each(etcd, keys, claims, lambda held: held.topic, operation, outcome)
+    return await _release_if(etcd, keys, claims, lambda _: [])
 
 
 async def hand_over(etcd: Etcd, keys: Keys, claims: Iterable[Claim], target: NodeRecord) -> dict[str, int]:
@@ -135,6 +116,23 @@ async def remove(etcd: Etcd, garbage: Mapping[str, int]) -> None:
 
     for key in await _in_batches(garbage, lambda key: key, attempt):
         log.warning("removed a key that no gateway wrote and that kept a topic from being released", key=key)
+
+
+async def _release_if(
+    etcd: Etcd, keys: Keys, claims: Iterable[Claim], condition: Callable[[Claim], list[Compare]]
+) -> dict[str, bool]:
+    """Delete the owner key and the pin of each topic that is still ours and meets the condition. The value is True when
+    the topic is no longer ours."""
+
+    def operation(held: Claim) -> Operation:
+        key = keys.owner(held.topic)
+        compare = [op.unchanged(key, held.epoch), *condition(held)]
+        return op.nested(compare, [op.delete(key), op.delete(keys.pin(held.topic))], [op.read(key)])
+
+    def outcome(held: Claim, done: bool, _: int, key: Kv | None) -> bool:
+        return done or key is None or key.mod_revision != held.epoch
+
+    return await _each(etcd, keys, claims, lambda held: held.topic, operation, outcome)
 
 
 async def _each(
