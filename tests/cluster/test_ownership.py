@@ -17,8 +17,6 @@ from pollcast.services.coordination.session import Session, keep_session
 from tests.support.breakable_etcd import BreakableEtcd
 from tests.support.waiting import eventually
 
-pytest_plugins = ("tests.support.etcd_fixture",)
-
 DEMAND = DemandRecord("gw", "2026-01-01T00:00:00.000000Z").encode()
 
 
