@@ -57,16 +57,21 @@ class NoEtcd:
     def __init__(self, on_want: Callable[[str], None]) -> None:
         self.want = on_want
 
-    def unwant(self, topic: str) -> None: ...
+    def unwant(self, topic: str) -> None:
+        """Do nothing."""
 
-    def show(self, topic: str, ref: str, record: PresenceRecord) -> None: ...
+    def show(self, topic: str, ref: str, record: PresenceRecord) -> None:
+        """Do nothing."""
 
-    def hide(self, topic: str, ref: str) -> None: ...
+    def hide(self, topic: str, ref: str) -> None:
+        """Do nothing."""
 
     def others(self, topic: str) -> Mapping[MemberId, Kv]:
+        """Return no members."""
         return {}
 
-    def ignore(self, kv: Kv, why: str) -> None: ...
+    def ignore(self, kv: Kv, why: str) -> None:
+        """Do nothing."""
 
 
 class InProcessGateway:

@@ -32,6 +32,7 @@ class Client:
         self.events: list[str] = []
 
     def write(self, frames: bytes) -> None:
+        """Apply the messages in these frames."""
         while frames:
             frame, frames = split_frame(frames)
             join_ref, ref, topic, event, payload = orjson.loads(frame)
@@ -47,6 +48,7 @@ class Client:
                 self._apply(payload)
 
     def fell_behind(self) -> None:
+        """Remember to catch up."""
         self.behind = True
 
     def _forward(self, version: str) -> None:
@@ -70,6 +72,7 @@ class Client:
 
 
 def split_frame(data: bytes) -> tuple[bytes, bytes]:
+    """Return the payload of the first frame, and the rest of the data."""
     assert data[0] == 0x81
     if data[1] < 126:
         start, size = 2, data[1]
@@ -81,6 +84,7 @@ def split_frame(data: bytes) -> tuple[bytes, bytes]:
 
 
 def json_rows(given: list[Row]) -> list[Any]:
+    """Return the rows as clients know them."""
     return [orjson.loads(r) for _, r in given]
 
 

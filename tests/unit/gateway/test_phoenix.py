@@ -19,6 +19,7 @@ def test_messages_are_encoded_as_phoenix_js_reads_them() -> None:
 
 
 def is_message_or_malformed(text: bytes) -> bool:
+    """Return whether the text decodes to a message or is refused with a reason."""
     try:
         return isinstance(phoenix.decode(text).topic, str)
     except phoenix.Malformed as error:

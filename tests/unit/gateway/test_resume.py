@@ -1,4 +1,4 @@
-"""Resuming with `since` (docs/reference/channels.md#resuming): only what is missing is sent."""
+"""Resuming with `since` (docs/reference/channels.md#resuming): only the missing deltas are sent."""
 
 from __future__ import annotations
 
