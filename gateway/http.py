@@ -26,21 +26,18 @@ from starlette.websockets import WebSocket
 from pollcast.gateway import metrics, phoenix
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.cluster_view import ClusterView
-from pollcast.gateway.follower import DeltaEvent, TopicEvent, following
+from pollcast.gateway.follower import DeltaEvent, TopicEvent, first_result, following
 from pollcast.gateway.handshake import SCOPE_KEY, Handshake
 from pollcast.gateway.history import Result
 from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
-from pollcast.gateway.readiness import Readiness
 from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.version import Version
 from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
-from pollcast.services.errors import Draining, Forbidden, NoResult, PollcastError
-
-RESULT_SECONDS = 10.0
-"""How long a request for one snapshot waits for a first result."""
+from pollcast.services.coordination.node import Readiness
+from pollcast.services.errors import Draining, Forbidden, PollcastError
 
 PREFLIGHT = {
     "access-control-allow-methods": "GET",
@@ -113,7 +110,8 @@ class GatewayApp:
         headers = _cors(request) | {"cache-control": "no-store", "vary": "Accept, Origin"}
         if "text/event-stream" not in ",".join(request.headers.getlist("accept")).lower():
             with self.admission.seat():
-                return Response(await self._snapshot(topic), media_type="application/json", headers=headers)
+                result = await first_result(self.hub, topic)
+            return Response(result.payload, media_type="application/json", headers=headers)
         since = Version.parse(request.headers.get("last-event-id", ""))
         headers |= {"x-accel-buffering": "no"}
         if request.method == "HEAD":  # there is no body, and thereby no end to wait for
@@ -122,19 +120,6 @@ class GatewayApp:
             return head
         lifetime = identity.lifetime(time.time() - self.limits.expiry_grace_seconds)
         return EventStream(self._events(topic, since, lifetime), self.admission, headers=headers)
-
-    async def _snapshot(self, topic: topics.Topic) -> bytes:
-        with following(self.hub, topic) as follower:
-            try:
-                async with asyncio.timeout(RESULT_SECONDS), aclosing(follower.events()) as events:
-                    async for event in events:
-                        if isinstance(event, Result):
-                            return event.payload
-                raise Draining()
-            except TimeoutError:
-                status = follower.status
-                why = f"the topic is {status.state}: {status.reason}" if status.reason else "no answer to the query yet"
-                raise NoResult(f"no result within {RESULT_SECONDS:g} s; {why}") from None
 
     async def _events(
         self, topic: topics.Topic, since: Version | None, lifetime: float | None
@@ -167,8 +152,8 @@ class GatewayApp:
         return _json({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        status, body = self.readiness.answer()
-        return _json(body, status=status)
+        ready, body = self.readiness.answer()
+        return _json(body, status=200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

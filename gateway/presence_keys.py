@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, NoReturn
 
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.desired_keys import DesiredKeys
-from pollcast.services.coordination.etcd import Etcd, KeyEvent, Kv
 from pollcast.services.coordination.keys import Foreign, Keys, PresenceRecord
 from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.operations import KeyEvent, Kv
 from pollcast.services.coordination.session import Session
 
 GATHER_SECONDS = 0.02

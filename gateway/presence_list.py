@@ -29,8 +29,8 @@ from pollcast.gateway.presence_request import PresenceRequest, check_key, check_
 from pollcast.gateway.roster import Diff, Member, Roster, Shown, difference, state_payload
 from pollcast.services import clock
 from pollcast.services.catalogue.topics import Topic
-from pollcast.services.coordination.etcd import Kv
 from pollcast.services.coordination.keys import PresenceRecord
+from pollcast.services.coordination.operations import Kv
 from pollcast.services.errors import InvalidPayload
 
 WINDOW_SECONDS = 0.1

@@ -14,7 +14,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from pollcast.coordinator.move_topic import move_topic
-from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.client import Client
 from tests.support.repository import ROOT
 from tests.support.waiting import eventually

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from prometheus_client import REGISTRY
 
-from pollcast.services.local.embedded import PostgresServer
+from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.balancer import Balancer
 from tests.support.polling_setting import Followed, Gateway, Setting, execute, polling_on
 from tests.support.waiting import eventually

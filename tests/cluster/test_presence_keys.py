@@ -16,8 +16,8 @@ from pollcast.gateway.presence_keys import Change, PresenceKeys
 from pollcast.gateway.presence_list import PresenceList
 from pollcast.gateway.presence_request import PresenceRequest
 from pollcast.gateway.topic import LiveTopic
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.desired_keys import BATCH
-from pollcast.services.coordination.etcd import Etcd
 from pollcast.services.coordination.keys import Keys, PresenceRecord
 from pollcast.services.coordination.session import Session, keep_session
 from pollcast.services.errors import LeaseLost

@@ -22,8 +22,8 @@ from pollcast.gateway.status import Status
 from pollcast.gateway.topic import LiveTopic
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.catalogue.topics import Topic
-from pollcast.services.coordination.etcd import Kv
 from pollcast.services.coordination.keys import PresenceRecord
+from pollcast.services.coordination.operations import Kv
 from tests.support.phoenix_presence import PhoenixPresence
 
 TOPIC = Topic("room", Query("room", "select 1", presence=True), {})

@@ -111,7 +111,7 @@ def test_every_variable_that_the_code_reads_is_on_the_page(monkeypatch: pytest.M
     page = PAGE.read_text()
     root = PAGE.parent.parent
     for folder in ("services", "gateway", "poller", "coordinator"):
-        for file in (root / folder).glob("*.py"):
+        for file in (root / folder).rglob("*.py"):
             for name in re.findall(r"POLLCAST_[A-Z_]*[A-Z]", file.read_text()):
                 assert name in page, f"{file}: {name}"
     for name in ("POLLCAST_AUTH_SECERT", "POLLCAST_TOKEN", "POLLCAST_POOL"):

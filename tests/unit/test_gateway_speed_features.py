@@ -465,7 +465,7 @@ async def test_a_follower_with_a_last_event_id_resumes_alike(tmp_path: Path) -> 
         here.change(TOPIC, rows(2, 50, 8), epoch=9)
         for since, expected in (("7-2", ["7-3", "9-1"]), ("9-1", []), ("6-1", ["9-1"])):
             with following(here.hub, topic, since=Version.parse(since)) as follower:
-                events = [event for event in follower._due() if isinstance(event, DeltaEvent | Result)]
+                events = [event for event in follower.due() if isinstance(event, DeltaEvent | Result)]
                 found = [str(e.version if isinstance(e, Result) else e.entry.version) for e in events]
                 assert found == expected
                 assert all(isinstance(event, DeltaEvent) for event in events) == (since != "6-1")
