@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from pollcast.gateway.cluster_view import ClusterView
+from pollcast.gateway.cluster_overview import ClusterOverview
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import PresenceKeys
 from pollcast.gateway.sockets import Sockets
@@ -23,7 +23,7 @@ EVENTS = (b"snapshot", b"delta", b"status", b"presence_diff")
 class GatewayGauges:
     """What is read on scrape."""
 
-    def __init__(self, sockets: Sockets, cluster: ClusterView, presences: Presences, keys: PresenceKeys) -> None:
+    def __init__(self, sockets: Sockets, cluster: ClusterOverview, presences: Presences, keys: PresenceKeys) -> None:
         self._sockets = sockets
         self._cluster = cluster
         self._presences = presences

@@ -25,7 +25,7 @@ from starlette.websockets import WebSocket
 
 from pollcast.gateway import metrics, phoenix
 from pollcast.gateway.admission import Admission
-from pollcast.gateway.cluster_view import ClusterView
+from pollcast.gateway.cluster_overview import ClusterOverview
 from pollcast.gateway.follower import DeltaEvent, TopicEvent, first_result, following
 from pollcast.gateway.handshake import SCOPE_KEY, Handshake
 from pollcast.gateway.history import Result
@@ -60,7 +60,7 @@ class GatewayApp:
         admission: Admission,
         readiness: Readiness,
         page: Page,
-        cluster: ClusterView,
+        cluster: ClusterOverview,
     ) -> None:
         self.sockets = sockets
         self.hub = sockets.context.hub

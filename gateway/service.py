@@ -16,7 +16,7 @@ import time
 
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.closing import drain, start_afresh
-from pollcast.gateway.cluster_view import ClusterView
+from pollcast.gateway.cluster_overview import ClusterOverview
 from pollcast.gateway.demand import Demand
 from pollcast.gateway.etcd_view import EtcdView, PollerAddresses
 from pollcast.gateway.gauges import GatewayGauges
@@ -71,7 +71,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             addresses = PollerAddresses(failure_detector)
             hub = Hub(settings, demand, presences, addresses.suspect)
             sockets = Sockets(hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
-            cluster = ClusterView(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, hub.owners)
+            cluster = ClusterOverview(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, hub.owners)
             view = EtcdView(etcd, keys, hub, cluster, addresses, members.mirror, lambda: start_afresh(hub, sockets))
             readiness = Readiness("gateway", stop, lambda: {"etcd": "reached" if view.healthy else "not reached"})
             admission = Admission(settings.max_connections, lambda: len(sockets))

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pollcast.gateway import scrape, takeovers
+from pollcast.gateway import node_metrics, takeovers
 from pollcast.gateway.hub import Owner
 from pollcast.gateway.identity import Identity
 from pollcast.gateway.takeovers import Takeovers
@@ -57,7 +57,7 @@ class NodeFigures:
         return grown / (self.at - self.before.at) if grown >= 0 else None
 
 
-class ClusterView:
+class ClusterOverview:
     """`nodes` is to be run by the gateway, and `owned` to be told; `owners` is what the gateway knows of owners."""
 
     def __init__(self, nodes: Mirror, settings: GatewaySettings, catalog: Catalog, owners: Mapping[str, Owner]) -> None:
@@ -118,7 +118,7 @@ class ClusterView:
     async def _gather(self, records: list[NodeRecord]) -> None:
         async with asyncio.TaskGroup() as tasks:
             reading = {
-                record.node: tasks.create_task(scrape.totals(record.http, METRICS))
+                record.node: tasks.create_task(node_metrics.read_totals(record.http, METRICS))
                 for record in records
                 if record.http is not None and record.role != "coordinator"
             }

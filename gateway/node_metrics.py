@@ -11,7 +11,7 @@ from pollcast.services.process.settings import HostPort, split_host_port
 ANSWER_SECONDS = 1.0
 
 
-async def totals(address: HostPort, names: Collection[str]) -> dict[str, float] | None:
+async def read_totals(address: HostPort, names: Collection[str]) -> dict[str, float] | None:
     """The samples of these names, each summed over its labels; None when the node did not answer."""
     host, port = split_host_port(address)
     try:
@@ -23,10 +23,10 @@ async def totals(address: HostPort, names: Collection[str]) -> dict[str, float] 
     except (OSError, TimeoutError):
         return None
     head, _, body = answer.partition(b"\r\n\r\n")
-    return summed(body.decode(errors="replace"), names) if b" 200 " in head.split(b"\r\n", 1)[0] else None
+    return sum_samples(body.decode(errors="replace"), names) if b" 200 " in head.split(b"\r\n", 1)[0] else None
 
 
-def summed(text: str, names: Collection[str]) -> dict[str, float]:
+def sum_samples(text: str, names: Collection[str]) -> dict[str, float]:
     """Of Prometheus' text format. Pure; a name that is not there is 0."""
     sums = dict.fromkeys(names, 0.0)
     for line in text.splitlines():
