@@ -1,4 +1,4 @@
-"""Reads the metrics of a node of the cluster, as Prometheus does: `GET /metrics` (CONTRACT.md §5)."""
+"""Reading the metrics of another node of the cluster, as Prometheus does: `GET /metrics`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from contextlib import closing
 from pollcast.services.process.settings import HostPort, split_host_port
 
 ANSWER_SECONDS = 1.0
+"""Maximum time for a node to answer, in seconds."""
 
 
 async def read_totals(address: HostPort, names: Collection[str]) -> dict[str, float] | None:
-    """The samples of these names, each summed over its labels; None when the node did not answer."""
+    """Return the metrics of these names, each summed over its labels; None when the node does not answer in time."""
     host, port = split_host_port(address)
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
@@ -27,7 +28,7 @@ async def read_totals(address: HostPort, names: Collection[str]) -> dict[str, fl
 
 
 def sum_samples(text: str, names: Collection[str]) -> dict[str, float]:
-    """Of Prometheus' text format. Pure; a name that is not there is 0."""
+    """Sum each name's samples in a text of Prometheus' format over their labels; a name without samples is 0. Pure."""
     sums = dict.fromkeys(names, 0.0)
     for line in text.splitlines():
         name = line.partition("{")[0].partition(" ")[0]
