@@ -50,7 +50,7 @@ class Demand:
 
     @property
     def healthy(self) -> bool:
-        """Whether etcd answers now."""
+        """Whether there is a session and the demand keys in etcd are followed now."""
         return self._desired.healthy
 
     async def run(self, session: Session) -> NoReturn:

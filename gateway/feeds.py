@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import grpc
@@ -43,7 +44,8 @@ class Piece(NamedTuple):
     more: bool
 
 
-class Update(NamedTuple):
+@dataclass(slots=True)
+class Update:
     """One message of an owner about one topic.
 
     `polled_at` is the start of the poll that gave this result, in microseconds since the Unix epoch. `body` is None for

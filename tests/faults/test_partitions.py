@@ -1,4 +1,4 @@
-"""Partitions, in network namespaces: what docs/design.md says of each, and for how long.
+"""Partitions, in network namespaces: what docs/design/design.md says of each, and for how long.
 
 The database is reached by its Unix socket, so that it is on everybody's side.
 """

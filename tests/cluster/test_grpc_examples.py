@@ -1,5 +1,5 @@
-"""The README's gRPC examples, as they stand there, on a running cluster. What it does with grpcurl is done with what
-grpcurl stands on: server reflection, JSON, and no generated code."""
+"""The gRPC examples of docs/howto/python-consumer.md, copied from the page and run on a cluster. The page calls grpcurl
+for some of them; here those calls are made with the same means: server reflection, JSON, and no generated code."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.support.cluster import Cluster, cluster
 from tests.support.repository import ROOT
 from tests.support.waiting import eventually
 
-README = ROOT / "README.md"
-SECTION = README.read_text().partition("\n## gRPC\n")[2].partition("\n## ")[0]
+PAGE = ROOT / "docs" / "howto" / "python-consumer.md"
+SECTION = PAGE.read_text().partition("\n## gRPC\n")[2].partition("\n## ")[0]
 
 CATALOG = """
 [queries.richest_tellers]
@@ -38,7 +38,7 @@ limit = "int"
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    folder = tmp_path_factory.mktemp("readme")
+    folder = tmp_path_factory.mktemp("grpc-examples")
     (folder / "catalog.toml").write_text(CATALOG)
     with cluster(folder / "data", "--catalog", str(folder / "catalog.toml"), "--no-demo") as up:
         yield up
@@ -74,7 +74,7 @@ async def test_the_python_example_prints_what_changes(up: Cluster) -> None:
 
 
 def grpcurl(up: Cluster, command: str) -> dict[str, Any]:
-    """What the command prints, as JSON."""
+    """Return the answer to the command, as JSON."""
     words = shlex.split(command)
     assert words[:2] == ["grpcurl", "-plaintext"]
     sent = words[words.index("-d") + 1] if "-d" in words else "{}"
