@@ -26,7 +26,7 @@ from pollcast.services.process.settings import EtcdSettings
 from pollcast.v1 import live_pb2, live_pb2_grpc
 from pollcast_client import Result
 from tests.support.cluster import STOCK_TABLE, Cluster, Served
-from tests.support.phoenix_js import PhoenixJs, Said
+from tests.support.phoenix_js import JsEvent, PhoenixJs
 from tests.support.waiting import eventually
 
 CATALOG = """
@@ -84,7 +84,7 @@ class Watcher:
         self._read = 0
 
     def take_all(self) -> None:
-        for said in self.phoenix.said[self._read :]:
+        for said in self.phoenix.happened[self._read :]:
             self._read += 1
             if said.get("socket") != self.socket or said.get("topic") != self.topic:
                 continue
@@ -97,12 +97,12 @@ class Watcher:
     async def shows(self, rows: list[dict[str, Any]]) -> None:
         """Waits until the copy has these rows."""
 
-        def same(_: Said) -> bool:
+        def same(_: JsEvent) -> bool:
             self.take_all()
             return self.result is not None and self.result.rows == rows
 
         try:
-            await self.phoenix.hears(same)
+            await self.phoenix.wait_for(same)
         except AssertionError:
             raise AssertionError(f"expected {rows}, has {self.result}") from None
 
@@ -117,7 +117,7 @@ def is_reply(socket: str, topic: str) -> Any:
 
 def troubles(phoenix: PhoenixJs, socket: str, topic: str) -> list[Any]:
     """What a client was told to be wrong, from its first result on: it is told of one that takes its time, too."""
-    told = [said for said in phoenix.said if (said.get("socket"), said.get("topic")) == (socket, topic)]
+    told = [said for said in phoenix.happened if (said.get("socket"), said.get("topic")) == (socket, topic)]
     first = next(number for number, said in enumerate(told) if said.get("event") == "snapshot")
     states = [said["payload"] for said in told[first:] if said.get("event") == "status"]
     return [state for state in states if state["state"] != "live"]
@@ -132,7 +132,7 @@ async def test_phoenix_js_on_two_gateways_follows_the_database_through_deltas(
     phoenix.do("join", socket="one", topic=topic)
     phoenix.do("join", socket="two", topic=other)
     for socket, spelling in (("one", topic), ("two", other)):
-        reply = await phoenix.hears(is_reply(socket, spelling))
+        reply = await phoenix.wait_for(is_reply(socket, spelling))
         assert reply["reply"] == "ok"
         assert reply["response"]["topic"] == "stock?limit=10&shelf=a"
         assert reply["response"]["interval_ms"] == 100
@@ -155,7 +155,7 @@ async def test_phoenix_js_on_two_gateways_follows_the_database_through_deltas(
         assert phoenix.of(socket, spelling, "delta")
         assert not troubles(phoenix, socket, spelling)
     phoenix.do("leave", socket="one", topic=topic)
-    await phoenix.hears(lambda said: said.get("to") == "phx_leave" and said.get("reply") == "ok")
+    await phoenix.wait_for(lambda said: said.get("to") == "phx_leave" and said.get("reply") == "ok")
 
 
 async def test_a_query_without_a_key_and_a_client_without_deltas_get_snapshots(
@@ -178,7 +178,7 @@ async def test_a_query_without_a_key_and_a_client_without_deltas_get_snapshots(
 async def test_a_query_at_fault_says_failed(running: Cluster, phoenix: PhoenixJs) -> None:
     phoenix.do("connect", socket="s", url=f"ws://{running.gateway(0)}/socket")
     phoenix.do("join", socket="s", topic="live:broken")
-    said = await phoenix.hears(lambda said: said.get("event") == "status" and said["payload"]["state"] == "failed")
+    said = await phoenix.wait_for(lambda said: said.get("event") == "status" and said["payload"]["state"] == "failed")
     assert said["payload"]["reason"]
 
 
@@ -481,7 +481,7 @@ async def test_ten_clients_on_two_gateways_cost_one_poll_per_interval(
         phoenix.do("connect", socket=str(number), url=f"ws://{running.gateway(number % 2)}/socket")
         phoenix.do("join", socket=str(number), topic="live:counted")
     for number in range(10):
-        await phoenix.hears(is_event(str(number), "snapshot"))
+        await phoenix.wait_for(is_event(str(number), "snapshot"))
     started, before = time.monotonic(), polls(stock, "counted_mark")
     await eventually(lambda: polls(stock, "counted_mark") >= before + 10)
     done = polls(stock, "counted_mark") - before
@@ -495,7 +495,7 @@ async def test_when_the_last_client_left_polling_stops_after_linger_and_no_key_i
     for socket, number in (("one", 0), ("two", 1)):
         phoenix.do("connect", socket=socket, url=f"ws://{running.gateway(number)}/socket")
         phoenix.do("join", socket=socket, topic="live:stock?shelf=b&limit=3")
-        await phoenix.hears(is_event(socket, "snapshot"))
+        await phoenix.wait_for(is_event(socket, "snapshot"))
 
     async def demand_of_both() -> bool:  # who comes second may have a result before its key is written
         return {f"{topic}/gateway-1", f"{topic}/gateway-2"} <= set(await keys_of(running, "demand"))
