@@ -175,9 +175,7 @@ async def test_a_dead_or_frozen_endpoint_is_left_for_the_next(own_etcd: Breakabl
 
 
 @pytest.mark.parametrize("same_cluster_id", [True, False])
-async def test_losing_the_data_begins_a_new_incarnation(
-    own_etcd: BreakableEtcd, same_cluster_id: bool
-) -> None:
+async def test_losing_the_data_begins_a_new_incarnation(own_etcd: BreakableEtcd, same_cluster_id: bool) -> None:
     async with Etcd.open(own_etcd.settings) as etcd:
         await etcd.put("/k", b"1")
         await etcd.put("/k", b"2")

@@ -61,7 +61,7 @@ async def outcome(db: Database, q: Query, values: Mapping[str, str] | None = Non
 async def rows(db: Database, q: Query, values: Mapping[str, str] | None = None) -> list[Any]:
     """Of one topic, read as a client reads them."""
     result = await outcome(db, q, values)
-    assert not isinstance(result, PollError), result.error
+    assert not isinstance(result, PollError), result.cause
     return [json.loads(row) for _, row in result]
 
 
@@ -81,7 +81,7 @@ async def both_ways(db: Database, q: Query, *topics: Mapping[str, str]) -> list[
 
 
 def ids(result: Outcome) -> list[Any]:
-    assert not isinstance(result, PollError), result.error
+    assert not isinstance(result, PollError), result.cause
     return [json.loads(row)["id"] for _, row in result]
 
 
@@ -133,7 +133,7 @@ async def test_row_keys_of_any_type_are_json_arrays(db: Database) -> None:
         if "json" in expression and "\n" in expression:
             continue
         result = await outcome(db, query(f'select {expression} as "Odd ""Name"""', key=['Odd "Name"']))
-        assert not isinstance(result, PollError), result.error
+        assert not isinstance(result, PollError), result.cause
         assert json.loads(result[0][0]) == [json.loads(expected)], expression
 
 
@@ -281,7 +281,7 @@ async def test_a_parameter_that_divides_by_zero_fails_alone(db: Database) -> Non
     assert faults.count(True) == 1
     bad = outcomes[39]
     assert isinstance(bad, PollError)
-    assert (bad.state, bad.error.detail) == ("failed", "the query failed: division_by_zero (22012)")
+    assert (bad.state, bad.cause.detail) == ("failed", "the query failed: division_by_zero (22012)")
     assert [ids(each) for n, each in enumerate(outcomes) if n != 39] == [[10 // n] for n in range(1, 60)]
     assert len(asked) <= 14
 
@@ -303,7 +303,7 @@ async def test_a_topic_that_times_out_fails_alone(db: Database) -> None:
     assert [n for n, fault in enumerate(faults) if fault] == [7]
     bad = outcomes[7]
     assert isinstance(bad, PollError)
-    assert (bad.state, bad.error.detail) == ("stale", "the query took longer than its timeout of 0.5 s")
+    assert (bad.state, bad.cause.detail) == ("stale", "the query took longer than its timeout of 0.5 s")
     assert [ids(each) for n, each in enumerate(outcomes) if n != 7] == [[n] for n in range(16) if n != 7]
 
 
@@ -329,7 +329,7 @@ async def test_a_query_that_is_wrong_is_not_searched_for_a_culprit(db: Database)
     assert not any(faults)
     for each in outcomes:
         assert isinstance(each, PollError)
-        assert each.error.detail == "the query failed: undefined_table (42P01)"
+        assert each.cause.detail == "the query failed: undefined_table (42P01)"
 
 
 async def test_a_result_beyond_max_rows_fails_alone_and_says_the_limit(db: Database) -> None:
@@ -339,7 +339,7 @@ async def test_a_result_beyond_max_rows_fails_alone_and_says_the_limit(db: Datab
     assert asked == [4]
     for each in outcomes[1:3]:
         assert isinstance(each, PollError)
-        assert (each.state, each.error.detail) == ("failed", "the result has more than 10 rows")
+        assert (each.state, each.cause.detail) == ("failed", "the result has more than 10 rows")
 
 
 async def test_a_result_beyond_max_rows_is_not_fetched_whole(db: Database) -> None:
@@ -352,18 +352,18 @@ async def test_a_result_beyond_max_rows_is_not_fetched_whole(db: Database) -> No
 async def test_two_rows_with_one_key_are_an_error_that_names_the_columns(db: Database) -> None:
     bad = await trouble(db, query("select 1 as a, 2 as b from generate_series(1, 2)", key=["a", "b"]))
     assert (bad.state, bad.scope) == ("failed", Scope.TOPIC)
-    assert bad.error.detail == "two rows of the result have the same key (a, b)"
+    assert bad.cause.detail == "two rows of the result have the same key (a, b)"
 
 
 async def test_a_key_column_that_the_result_lacks_is_an_error_that_names_it(db: Database) -> None:
     bad = await trouble(db, query("select 1 as a", key=["a", "nope"]))
-    assert (bad.state, bad.error.detail) == ("failed", "the result has no column nope, which its key names")
+    assert (bad.state, bad.cause.detail) == ("failed", "the result has no column nope, which its key names")
 
 
 async def test_a_query_that_takes_too_long_is_stale(db: Database) -> None:
     bad = await trouble(db, query("select pg_sleep(30)", timeout="100ms"))
     assert (bad.state, bad.scope) == ("stale", Scope.TOPIC_OR_SIZE)
-    assert bad.error.detail == "the query took longer than its timeout of 0.1 s"
+    assert bad.cause.detail == "the query took longer than its timeout of 0.1 s"
 
 
 async def test_a_locked_table_is_stale_and_the_lock_is_not_waited_for_long(database: str, db: Database) -> None:
@@ -371,7 +371,7 @@ async def test_a_locked_table_is_stale_and_the_lock_is_not_waited_for_long(datab
     with psycopg.connect(database) as migration:
         migration.execute("lock table t")
         bad = await trouble(db, query("select id from t", timeout="5s"))
-    assert (bad.state, bad.error.detail) == ("stale", "a table that the query needs is locked")
+    assert (bad.state, bad.cause.detail) == ("stale", "a table that the query needs is locked")
     assert await rows(db, query("select id from t")) == []
 
 
@@ -405,14 +405,14 @@ async def test_a_reason_leaks_neither_sql_nor_data(database: str, db: Database) 
         "select * from secret_tabl",
         "select secret_function(1)",
     ):
-        assert "secret" not in (await trouble(db, query(sql))).error.detail
+        assert "secret" not in (await trouble(db, query(sql))).cause.detail
 
 
 async def test_no_database_is_stale_and_tells_no_host() -> None:
     async with Database.open("postgresql://someone:password@127.0.0.1:1/db", 1, "poller-1") as db:
         bad = await trouble(db, query("select 1", timeout="1s"))
     assert (bad.state, bad.scope) == ("stale", Scope.DATABASE)
-    assert bad.error.detail == "the database can't be reached, or all connections to it are busy"
+    assert bad.cause.detail == "the database can't be reached, or all connections to it are busy"
 
 
 async def test_a_connection_that_was_killed_in_the_pool_is_replaced_unnoticed(database: str, db: Database) -> None:

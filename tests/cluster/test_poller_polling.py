@@ -301,7 +301,7 @@ async def test_a_topic_that_failed_alone_is_asked_once_per_interval_while_anothe
 
 
 def polls_of(poller: Setting, *names: str) -> list[int]:
-    by_name = {owned.name: owned.polls for owned, _ in poller.polling.topics}
+    by_name = {owned.name: owned.history.count for owned, _ in poller.polling.topics}
     return [by_name[name] for name in names]
 
 

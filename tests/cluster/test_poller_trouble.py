@@ -123,7 +123,7 @@ CAUSES = {
         " update secret_size set size = 50000" + RENEWS,
         "alter database {database} reset temp_file_limit; update secret_size set size = 1" + RENEWS,
         "stale",
-        "the database is short of something: configuration_limit_exceeded (53400)",
+        "the database is out of a resource: configuration_limit_exceeded (53400)",
         "sorted",
     ),
     "the connection limit is reached": Cause(
@@ -145,7 +145,7 @@ CAUSES = {
         " 'begin perform pg_terminate_backend(pg_backend_pid()); return true; end'",
         "create or replace function go() returns boolean language plpgsql as 'begin return true; end'",
         "stale",
-        "the database is in trouble: admin_shutdown (57P01)",
+        "the database is unavailable: admin_shutdown (57P01)",
     ),
 }
 

@@ -50,13 +50,13 @@ async def db(database: str) -> AsyncIterator[Database]:
 
 async def poll(db: Database) -> list[Row]:
     (outcome,) = divide(await answer(db), [None], QUERY)
-    assert not isinstance(outcome, PollError), outcome.error
+    assert not isinstance(outcome, PollError), outcome.cause
     return outcome
 
 
 async def answer(db: Database) -> Any:
     found = await db.execute(single_statement(QUERY, {}), QUERY)
-    assert not isinstance(found, PollError), found.error
+    assert not isinstance(found, PollError), found.cause
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.poller.feed import Stream
+from pollcast.poller.gateway_stream import GatewayStream
 from pollcast.poller.owned import PIECE_BYTES, OwnedTopic
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.services.catalogue import catalog
@@ -114,7 +114,7 @@ def test_updates_of_a_topic_lead_a_gateway_through_its_results(results: list[lis
 # --- one gateway --------------------------------------------------------------------------------------------------
 
 
-async def waiting(stream: Stream) -> list[feed_pb2.FeedUpdate]:
+async def waiting(stream: GatewayStream) -> list[feed_pb2.FeedUpdate]:
     """Everything that the stream would send now."""
     updates: list[bytes] = []
     with contextlib.suppress(TimeoutError):
@@ -132,11 +132,11 @@ def topic() -> OwnedTopic:
 
 
 async def test_a_gateway_that_reads_slowly_gets_the_present_state_instead_of_a_long_queue(topic: OwnedTopic) -> None:
-    stream = Stream({"keyed": topic}, limit=10_000)
+    stream = GatewayStream({"keyed": topic}, limit=10_000)
     stream.attach("keyed", 7, 1)
     for at in range(2, 200):
         stream.push("keyed", topic.record_result(rows(at, size=1000), at))
-        assert stream._queued <= 10_000 + 2000
+        assert stream.queued <= 10_000 + 2000
     updates = await waiting(stream)
     assert kinds(updates) == ["snapshot", "status"]
     assert updates[0].seq == 199
@@ -147,7 +147,7 @@ async def test_a_gateway_that_reads_slowly_gets_the_present_state_instead_of_a_l
 async def test_a_slow_topic_does_not_make_the_others_lose_what_waits_for_them(topic: OwnedTopic) -> None:
     other = owned("keyless")
     other.record_result(rows(1), 1)
-    stream = Stream({"keyed": topic, "keyless": other}, limit=10_000)
+    stream = GatewayStream({"keyed": topic, "keyless": other}, limit=10_000)
     stream.attach("keyed", 7, 1)
     stream.attach("keyless", 7, 1)
     stream.push("keyless", other.record_result(rows(2), 2))
@@ -157,7 +157,7 @@ async def test_a_slow_topic_does_not_make_the_others_lose_what_waits_for_them(to
 
 
 async def test_a_status_that_was_dropped_is_told_with_the_snapshot(topic: OwnedTopic) -> None:
-    stream = Stream({"keyed": topic}, limit=1000)
+    stream = GatewayStream({"keyed": topic}, limit=1000)
     stream.attach("keyed", 7, 1)
     await waiting(stream)
     stream.push("keyed", topic.record_error(STALE, 5))
@@ -169,7 +169,7 @@ async def test_a_status_that_was_dropped_is_told_with_the_snapshot(topic: OwnedT
 
 async def test_pieces_that_are_under_way_are_never_mixed_with_a_newer_snapshot(topic: OwnedTopic) -> None:
     topic.record_result([(b"[%d]" % n, b"x" * (PIECE_BYTES - 10)) for n in range(3)], 2)
-    stream = Stream({"keyed": topic}, limit=1000)
+    stream = GatewayStream({"keyed": topic}, limit=1000)
     stream.attach("keyed", 0, 0)
     sending = stream.batches()
     (first,) = read(await anext(sending))
@@ -188,7 +188,7 @@ async def test_topics_take_turns(topic: OwnedTopic) -> None:
     other = owned("keyless")
     other.record_result(rows(1), 1)
     topic.record_result([(b"[%d]" % n, b"x" * (PIECE_BYTES - 10)) for n in range(4)], 2)
-    stream = Stream({"keyed": topic, "keyless": other})
+    stream = GatewayStream({"keyed": topic, "keyless": other})
     stream.attach("keyed", 0, 0)
     stream.attach("keyless", 0, 0)
     assert "keyless" in [update.topic for update in (await waiting(stream))[:2]]
@@ -196,7 +196,7 @@ async def test_topics_take_turns(topic: OwnedTopic) -> None:
 
 async def test_nothing_waits_for_a_topic_that_was_lost(topic: OwnedTopic) -> None:
     topics = {"keyed": topic}
-    stream = Stream(topics)
+    stream = GatewayStream(topics)
     stream.attach("keyed", 0, 0)
     del topics["keyed"]
     stream.forget("keyed")
@@ -207,7 +207,7 @@ async def test_nothing_waits_for_a_topic_that_was_lost(topic: OwnedTopic) -> Non
 
 
 async def test_a_topic_that_is_not_attached_is_not_sent(topic: OwnedTopic) -> None:
-    stream = Stream({"keyed": topic})
+    stream = GatewayStream({"keyed": topic})
     stream.push("keyed", topic.record_result(rows(5), 5))
     stream.attach("keyed", 0, 0)
     stream.detach("keyed")

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from pollcast.poller.schedule import (
     LONGEST_STRETCH_SECONDS,
     BatchSize,
+    alone_delay,
     next_round,
     phase,
     retry_delay,
     stretched,
-    suspects_delay,
 )
 
 INTERVALS = st.floats(0.05, 3600)
@@ -69,12 +69,12 @@ def test_retries_back_off_with_jitter() -> None:
 
 
 def test_suspects_are_asked_once_per_interval_and_rest_as_long_as_they_took() -> None:
-    assert suspects_delay(0.1, 0.0) == 0.1
-    assert suspects_delay(1.0, 0.25) == 0.75
-    assert suspects_delay(0.1, 3.0) == 3.0
-    assert suspects_delay(0.1, 60.0) == 5.0
-    assert suspects_delay(10.0, 1.0) == 9.0
-    assert suspects_delay(10.0, 60.0) == 5.0
+    assert alone_delay(0.1, 0.0) == 0.1
+    assert alone_delay(1.0, 0.25) == 0.75
+    assert alone_delay(0.1, 3.0) == 3.0
+    assert alone_delay(0.1, 60.0) == 5.0
+    assert alone_delay(10.0, 1.0) == 9.0
+    assert alone_delay(10.0, 60.0) == 5.0
 
 
 def test_a_batch_grows_while_statements_are_quick_and_small() -> None:
