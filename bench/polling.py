@@ -32,7 +32,8 @@ from pollcast.poller.polling import Polling
 from pollcast.poller.statement import batch_statement
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.delta import Row
-from pollcast.services.local.embedded import PostgresServer, program
+from pollcast.services.local.embedded import program
+from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process import logs
 
 REGIONS, ROWS = 10_000, 100

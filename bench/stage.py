@@ -29,7 +29,7 @@ from pollcast.services.coordination.keys import Keys, OwnerRecord
 from pollcast.services.coordination.registry import node_record
 from pollcast.services.delta import Row
 from pollcast.services.local import ports
-from pollcast.services.local.embedded import EtcdServer
+from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.process.settings import EtcdSettings, ServiceSettings
 from pollcast.services.serving import rpc
 

@@ -21,7 +21,8 @@ from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import DemandRecord, Keys, OwnerRecord
 from pollcast.services.coordination.operations import put as put_operation
 from pollcast.services.coordination.session import Session
-from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process.settings import EtcdSettings
 
 CATALOG = """

@@ -11,7 +11,7 @@
  * Demands come and go CHANGES times. So no run is endless, and where nothing more can happen everything must
  * be settled (`Auditor`): that is the liveness. Of fairness it assumes only that what can happen does in the end.
  *
- * docs/model.md says what is left out, and why. `make model` checks this.
+ * docs/design/model.md says what is left out, and why. `make model` checks this.
  */
 
 #ifndef FAULTS

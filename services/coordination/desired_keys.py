@@ -56,7 +56,7 @@ class DesiredKeys:
                 self._look_at(key)
 
     def listed(self) -> None:
-        """The mirror has listed: what we wrote may be gone again without its having seen it (docs/model.md)."""
+        """The mirror has listed: what we wrote may be gone again without its having seen it (docs/design/model.md)."""
         if self._shown is not None:
             self._look_at_overtaken(self._shown)
 

@@ -32,7 +32,8 @@ from pollcast.services.errors import EtcdError, PollcastError, Problem, Settings
 from pollcast.services.local import demo, ports, welcome
 from pollcast.services.local.child import Child, ProcessFailed
 from pollcast.services.local.cluster import ETCD_PORT, LocalCluster, Options
-from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process.settings import EtcdSettings, HostPort, Role, load
 
 READY_SECONDS = 60.0
