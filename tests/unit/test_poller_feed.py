@@ -1,4 +1,4 @@
-"""The updates of one topic (poller/owned.py), and one gateway's queues (poller/gateway_stream.py), without a network."""
+"""The updates of one topic (poller/owned.py) and the queues of one gateway (poller/gateway_stream.py), without I/O."""
 
 from __future__ import annotations
 
