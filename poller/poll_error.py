@@ -1,6 +1,6 @@
 """Poll errors: the condition that ended a poll, and the topics it concerns. Pure.
 
-An error of psycopg is translated into what clients are told and what the poller does about it. Clients learn the
+An error of psycopg is translated into a state and a reason for clients, and a scope for the poller. Clients receive the
 condition's standard name and its SQLSTATE, never the server's message, which may contain SQL, identifiers, data or a
 host name.
 """

@@ -4,10 +4,9 @@ Topics are polled in batches whose parameter types agree. A batch that fails is 
 alone; a batch that times out is split into eighths, because each attempt costs a timeout. Topics not at fault get their
 results meanwhile, and first.
 
-Errors that are not a single topic's are not searched for: when the database is unavailable, one statement per round
-finds out. When a query is refused, two statements do: one for the batch, and one for a single topic, which tells
-whether only the batch is refused. If a single topic succeeds twice in a round, the query is polled topic by topic from
-then on.
+Errors that concern all topics are not searched for. An unavailable database costs one statement per round. A refused
+query costs two: one for the batch, and one for a single topic, which shows whether only the batch is refused. If the
+single topic succeeds twice in a round, the query is polled topic by topic from then on.
 """
 
 from __future__ import annotations

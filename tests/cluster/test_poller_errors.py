@@ -64,7 +64,7 @@ BEFORE = [(1, 11), (2, 21), (3, 31)]
 
 @dataclass(frozen=True)
 class Cause:
-    """The cause of an error: SQL that begins and ends it (each line is a transaction), and what clients are told."""
+    """SQL that begins and ends the error (each line is a transaction), and the state and reason that clients get."""
 
     breaks: str
     ends: str

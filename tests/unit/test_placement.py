@@ -210,4 +210,4 @@ def test_a_reset_loses_all_topics_and_forgets_all_revisions() -> None:
     view = holding()
     assert view.reset() == PlacementChanges(lost=["t"])
     assert view.next_due() is None
-    assert view.owner_set("t", 2, OTHERS, 0) == PlacementChanges()  # revisions begin anew
+    assert view.owner_set("t", 2, OTHERS, 0) == PlacementChanges()  # revisions are counted from the beginning again
