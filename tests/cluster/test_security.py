@@ -349,7 +349,7 @@ async def test_no_token_password_or_claim_is_in_a_log_or_a_metric(secured: Secur
     token = secured.issuer.token(tenant_id=TENANT)
     await joined(secured, "live:mine", token)
     assert (await joined(secured, "live:careless", token))["state"] == "failed"
-    await eventually(lambda: "poll in trouble" in secured.logs())
+    await eventually(lambda: "poll error" in secured.logs())
     told = secured.logs()
     for role in ("gateway", "poller", "coordinator"):
         host, _, port = str(secured.cluster.nodes(role)[0].http).rpartition(":")
