@@ -203,7 +203,7 @@ PSQL = 'sql = "select %(p)s"'
         (f"{SQL}\nprobe = 'truncate t'", "probe", "one SELECT"),
         (f"{SQL}\nroles = 'ops'", "roles", "list of strings"),
         (f"{SQL}\nintervall = '1s'", "intervall", "did you mean 'interval'"),
-        (f"{SQL}\nzzz = 1", "zzz", "known are title, sql, key"),
+        (f"{SQL}\nzzz = 1", "zzz", "the known fields are title, sql, key"),
         (f"{SQL}\nparams = []", "params", "must be a table"),
         (PSQL, "sql", "no parameter: add p"),
         (f"{PSQL}\nparams.p = 'integer'", "params.p", "'integer' is not a type"),

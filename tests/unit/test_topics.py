@@ -193,7 +193,7 @@ def test_an_absent_claim_is_forbidden(claims: Mapping[str, object] | None) -> No
 
 @pytest.mark.parametrize("level", ["x", 10, 1.5, [], {}, True, "1\0"])
 def test_a_claim_that_is_no_value_is_forbidden_and_not_quoted(level: object) -> None:
-    with pytest.raises(Forbidden, match="claim 'lvl' is no value for parameter 'level'"):
+    with pytest.raises(Forbidden, match="claim 'lvl' is not a valid value of parameter 'level'"):
         parse("tenants", CATALOG, {**CLAIMS, "lvl": level})
 
 
