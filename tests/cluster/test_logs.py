@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pollcast.services.local.embedded import EtcdServer
+from pollcast.services.local.etcd_server import EtcdServer
 from tests.support.waiting import eventually_sync
 
 

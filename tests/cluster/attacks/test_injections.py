@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from websockets.asyncio.client import connect
 
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.process.settings import EtcdSettings
 from tests.support.cluster import Cluster
 from tests.support.hostile import TYPED_VALUES, http, join, joined, socket_url, token
