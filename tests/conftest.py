@@ -19,7 +19,8 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 from pollcast.services.local import ports
-from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.repository import ROOT
 
 # A machine that stands still for a moment says nothing of what is tested: by default an example that takes more than
