@@ -18,7 +18,7 @@ import grpc.aio
 import psycopg
 import pytest
 
-from pollcast.services.local.embedded import PostgresServer
+from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.v1 import (
     cluster_pb2_grpc,
     live_pb2_grpc,
