@@ -18,7 +18,7 @@ from pollcast.v1 import (
 )
 from tests.support.observed import events
 from tests.support.shop import Call, Socket, metadata, token
-from tests.support.stage import LOCKED, PATH, TOPIC, Stage, is_event
+from tests.support.stage import PATH, TOPIC, Stage, is_event
 from tests.support.waiting import eventually
 
 
@@ -133,10 +133,11 @@ async def changes_and_trouble(stage: Stage) -> None:
         again = Call(stage.live.Watch(resume, metadata=metadata()), stage.tasks)
         await again.until(lambda each: each.snapshot.version == version)
         again.cancel()
+        after = len(socket.received)
         with stage.shop.locked():
-            stale = await socket.until(is_event("status", reason=LOCKED))
+            stale = await socket.until(is_event("status", state="stale"), after)
             found.note("channels.status.stale", stale)
-            found.note("grpc.watch.status", await stage.watch.until(lambda each: each.status.reason == LOCKED))
+            found.note("grpc.watch.status", await stage.watch.until(lambda each: each.status.state == "stale"))
             found.note("grpc.feed.status", await update(stage.feed, "status", "stale"))
             stream.append(await event())
     found.note("http.sse.stream", events("".join(stream)))

@@ -20,7 +20,6 @@ EXAMPLES = {name: example for page in ("channels", "http", "grpc") for name, exa
 TOPIC = "live:orders?region=north"
 CANONICAL = "orders?limit=10&region=north"
 PATH = "/live/orders?region=north"
-LOCKED = "a table that the query needs is locked"
 
 
 @dataclass
