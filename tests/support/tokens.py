@@ -1,20 +1,28 @@
-"""Verifiers of tokens, and tokens that one of them must refuse."""
+"""Tokens of tests, good and forged, and verifiers of them."""
 
 from __future__ import annotations
 
 import base64
 import json
+import math
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pollcast.services.auth.tokens import Verifier
+from pollcast.services.auth.tokens import Verifier, sign
 from pollcast.services.errors import Unauthorized
 from pollcast.services.process.settings import GatewaySettings, load
 
 SECRET = "a secret of at least thirty-two bytes"
+"""The secret that signs tokens: that of the fixture `guarded` and of `verifier()`."""
+
+
+def token(seconds: float = 60.0, **claims: object) -> str:
+    """Return a token of the subject alice that expires after `seconds`, or up to a second later."""
+    return sign(SECRET, {"sub": "alice", "exp": math.ceil(time.time() + seconds), **claims})
 
 
 def settings(**flags: Any) -> GatewaySettings:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import psycopg
 import pytest
 
-from tests.support.cluster import Cluster, cluster
+from tests.support.cluster import Cluster, Served
 from tests.support.hostile import (
     AUDIENCE,
     ISSUER,
@@ -58,12 +58,16 @@ value = "{kind}"
 )
 
 
-@pytest.fixture(scope="package")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The attacked cluster: one gateway and one poller."""
-    folder = tmp_path_factory.mktemp("attacks")
-    (folder / "catalog.toml").write_text(CATALOG)
-    environment = {
+SERVED = Served(
+    CATALOG,
+    tables=[
+        "create table beat (id int primary key, n int)",
+        "insert into beat values (1, 0)",
+        "create table notes (id int primary key, tenant text)",
+        "insert into notes values (1, 'acme'), (2, 'globex')",
+    ],
+    flags=["--gateways", "1", "--pollers", "1"],
+    environment={
         "POLLCAST_AUTH_SECRET": SECRET,
         "POLLCAST_AUTH_AUDIENCE": AUDIENCE,
         "POLLCAST_AUTH_ISSUER": ISSUER,
@@ -72,14 +76,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "POLLCAST_MAX_FRAME": str(MAX_FRAME),
         "POLLCAST_MAX_CONNECTIONS": str(MAX_CONNECTIONS),
         "POLLCAST_JOIN_RATE": str(JOIN_RATE),
-    }
-    flags = ["--gateways", "1", "--pollers", "1", "--no-demo", "--catalog", str(folder / "catalog.toml")]
-    with cluster(folder / "data", *flags, environment=environment) as up:
-        with psycopg.connect(up.database_url, autocommit=True) as database:
-            database.execute("create table beat (id int primary key, n int)")
-            database.execute("insert into beat values (1, 0)")
-            database.execute("create table notes (id int primary key, tenant text)")
-            database.execute("insert into notes values (1, 'acme'), (2, 'globex')")
+    },
+)
+
+
+@pytest.fixture(scope="package")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The attacked cluster: one gateway and one poller, shared by all modules of this folder."""
+    with SERVED.start(tmp_path_factory.mktemp("attacks")) as up:
         yield up
         check_logs(up)
 
