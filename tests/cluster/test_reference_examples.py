@@ -95,10 +95,7 @@ async def test_each_example_of_a_page_is_what_a_cluster_sends(page: str, observe
         shown = masked(events(example.text) if example.language == "text" else example.json())
         sent = masked(observed[name])
         if shown != sent:
-            lines = (json.dumps(each, indent=1, sort_keys=True).splitlines() for each in (shown, sent))
-            wrong.append(
-                "\n".join([name, *difflib.unified_diff(*lines, "the manual", "the cluster", lineterm="", n=2)])
-            )
+            wrong.append(f"{name}\n{difference(shown, sent)}")
     if wrong:
         pytest.fail(f"{len(wrong)} examples of {page}.md differ:\n" + "\n\n".join(wrong), pytrace=False)
 

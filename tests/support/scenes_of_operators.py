@@ -122,16 +122,19 @@ async def reports(stage: Stage) -> None:
         counted += [(e.topic, all((e.poll_us, e.changes, e.rows, e.receivers))) for e in report.polled]
         return (CANONICAL, True) in counted
 
+    async def keep_report_of(role: str) -> None:
+        def reported() -> report_pb2.NodeReport | None:
+            return next((each for each in coordinator.reports if each.role == role and complete(each)), None)
+
+        report = await eventually(reported)
+        shown = json_format.MessageToDict(report)
+        for topics in shown.keys() & {"watched", "polled"}:
+            shown[topics] = [topic for topic in shown[topics] if topic["topic"] == CANONICAL]
+        stage.found.note(f"grpc.report.{role}", shown)
+
     with stage.shop.in_etcd(record):
         for role in ("gateway", "poller"):
-
-            def reported(role: str = role) -> report_pb2.NodeReport | None:
-                return next((each for each in coordinator.reports if each.role == role and complete(each)), None)
-
-            shown = json_format.MessageToDict(await eventually(reported))
-            for topics in shown.keys() & {"watched", "polled"}:
-                shown[topics] = [topic for topic in shown[topics] if topic["topic"] == CANONICAL]
-            stage.found.note(f"grpc.report.{role}", shown)
+            await keep_report_of(role)
     stage.found.note("grpc.report.question", report_pb2.ReportQuestion())
     await server.stop(0)
 
