@@ -127,6 +127,7 @@ async def reports(stage: Stage) -> None:
             return next((each for each in coordinator.reports if each.role == role and complete(each)), None)
 
         report = await eventually(reported)
+        assert report is not None
         shown = json_format.MessageToDict(report)
         for topics in shown.keys() & {"watched", "polled"}:
             shown[topics] = [topic for topic in shown[topics] if topic["topic"] == CANONICAL]
