@@ -54,12 +54,12 @@ typedef Poller {
     /* The mirror of owners, and the state of Placement. */
     byte seen_up_to;                  /* revision of the mirror */
     byte item;                  /* Mirror.items: the owner key's epoch, 0: none */
-    byte mirrored;              /* Placement._mirrored */
-    byte answered;              /* Placement._answered */
+    byte mirrored;              /* RevisionOrder.mirrored */
+    byte answered;              /* RevisionOrder.answered */
     byte known;                 /* Placement.owners: the epoch, 0: none */
     byte held;                  /* Placement.held: the epoch of its updates, 0: not the owner */
-    bool to_claim;              /* Placement._claims */
-    bool to_release;            /* Placement._releases */
+    bool to_claim;              /* the ClaimQueue */
+    bool to_release;            /* the releases of HeldTopics */
     byte demand[2];             /* the mirror of demand: number of `events` that it has received */
     /* The transaction in flight; there is one at a time. */
     mtype request;
@@ -199,7 +199,7 @@ inline answered_up_to(p, revision_) {   /* the past of the mirror does not matte
     poller[p].answered = (revision_ > poller[p].seen_up_to -> revision_ : 0)
 }
 
-inline owner_came(p, epoch_, lease_) {
+inline owner_set(p, epoch_, lease_) {
     is_over(p, epoch_);
     if
     :: !over ->
@@ -210,7 +210,7 @@ inline owner_came(p, epoch_, lease_) {
     fi
 }
 
-inline owner_went(p, revision_) {
+inline owner_deleted(p, revision_) {
     is_over(p, revision_);
     if :: !over -> poller[p].known = 0; lose(p); consider(p) :: else fi
 }
@@ -268,7 +268,7 @@ inline ask(p, request_) {
     poller[p].epoch = (request_ == claim -> 0 : poller[p].held)
 }
 
-inline start_over(p) {
+inline reset(p) {
     no_request(p);
     poller[p].lease = 0; poller[p].seen_up_to = 0; poller[p].item = 0; poller[p].mirrored = 0; poller[p].answered = 0;
     poller[p].known = 0; poller[p].held = 0; poller[p].to_claim = false; poller[p].to_release = false;
@@ -280,14 +280,14 @@ inline start_over(p) {
 inline list_owners(p) {
     poller[p].seen_up_to = revision;
     if
-    :: OWNED && poller[p].item != key_epoch -> poller[p].item = key_epoch; owner_came(p, key_epoch, key_lease)
-    :: !OWNED && poller[p].item != 0 -> poller[p].item = 0; owner_went(p, revision)
+    :: OWNED && poller[p].item != key_epoch -> poller[p].item = key_epoch; owner_set(p, key_epoch, key_lease)
+    :: !OWNED && poller[p].item != 0 -> poller[p].item = 0; owner_deleted(p, revision)
     :: else
     fi;
 #ifndef LIST_DIFFERENCES_ONLY
     /* Placement.owners_listed: a key that an answer reported and that is gone again is in neither listing. */
     if :: poller[p].mirrored < revision -> poller[p].mirrored = revision :: else fi;
-    if :: !OWNED && poller[p].known != 0 -> owner_went(p, revision) :: else fi
+    if :: !OWNED && poller[p].known != 0 -> owner_deleted(p, revision) :: else fi
 #endif
 }
 
@@ -426,7 +426,7 @@ end:
             late[p].request = P.request; late[p].lease = P.lease; late[p].epoch = P.epoch; late[p].target = P.target
         :: else
         fi;
-        start_over(p); forget();
+        reset(p); forget();
         printf("poller %d is killed, and restarted\n", p) }
     :: d_step { faults > 0 && P.lease != 0 && poller[1 - p].stage != dead ->
         faults--;
@@ -435,7 +435,7 @@ end:
             late[p].request = P.request; late[p].lease = P.lease; late[p].epoch = P.epoch; late[p].target = P.target
         :: else
         fi;
-        start_over(p); P.stage = dead; forget();
+        reset(p); P.stage = dead; forget();
         printf("poller %d is killed for ever\n", p) }
     od
 }

@@ -12,6 +12,7 @@ import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -21,7 +22,9 @@ from hypothesis import HealthCheck, settings
 from pollcast.services.local import ports
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.postgres_server import PostgresServer
+from tests.support.cluster import Cluster, Served
 from tests.support.repository import ROOT
+from tests.support.tokens import SECRET
 
 # A machine that stands still for a moment says nothing of what is tested: by default an example that takes more than
 # 200 ms fails, and so does a test whose first examples take a second to make. In CI the examples are always the same.
@@ -142,3 +145,36 @@ def free_port() -> int:
 def examples() -> Path:
     """The folder of the catalogues that are shipped."""
     return ROOT / "examples"
+
+
+@pytest.fixture(scope="module")
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster that the test module's constant `SERVED` describes, with an etcd and a PostgreSQL of its own."""
+    served: Served = request.module.SERVED
+    with served.start(tmp_path_factory.mktemp("running")) as up:
+        yield up
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, running: Cluster
+) -> Iterator[Cluster]:
+    """A second cluster with the catalogue and the database of `running`, whose one gateway requires tokens."""
+    served: Served = request.module.SERVED
+    guarded = Served(
+        served.catalog,
+        flags=("--gateways", "1", "--pollers", "1", "--database-url", running.database_url),
+        environment={"POLLCAST_AUTH_SECRET": SECRET},
+    )
+    with guarded.start(tmp_path_factory.mktemp("guarded")) as up:
+        yield up
+
+
+@pytest.fixture
+def stock(running: Cluster) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to the database of `running`, whose table `stock` has three rows again: two on shelf a, one on b."""
+    with psycopg.connect(running.database_url, autocommit=True) as database:
+        with database.transaction():
+            database.execute("truncate stock")
+            database.execute("insert into stock values (1, 'apple', 5, 'a'), (2, 'pear', 3, 'a'), (3, 'fig', 1, 'b')")
+        yield database

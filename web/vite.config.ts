@@ -1,6 +1,6 @@
 import { defineConfig } from "vite"
 
-/** `npm run dev` serves the page with reloading, in front of a gateway (POLLCAST_URL). */
+/** The gateway behind `npm run dev`, which serves the page and reloads it when a source file changes. */
 const gateway = process.env["POLLCAST_URL"] ?? "http://127.0.0.1:4000"
 
 export default defineConfig({
@@ -8,8 +8,8 @@ export default defineConfig({
     outDir: "../gateway/static", // served by gateway/page.py, and part of the wheel
     emptyOutDir: true,
     target: "es2022",
-    modulePreload: { polyfill: false }, // it would be an inline script, which the page's security policy forbids
-    assetsInlineLimit: 0, // nor are there data: addresses
+    modulePreload: { polyfill: false }, // the page's content security policy forbids inline scripts
+    assetsInlineLimit: 0, // and data: addresses
   },
   server: {
     proxy: {

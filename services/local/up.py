@@ -25,7 +25,7 @@ from rich.status import Status
 
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.catalog import Catalog
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord
 from pollcast.services.coordination.reach import etcd_at
 from pollcast.services.errors import EtcdError, PollcastError, Problem, SettingsInvalid

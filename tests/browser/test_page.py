@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jwt
@@ -12,12 +10,10 @@ import psycopg
 import pytest
 from playwright.async_api import expect
 
-from pollcast.services.auth.tokens import sign
 from tests.browser.conftest import Opens, Watched
-from tests.support.cluster import Cluster, cluster, guarded_cluster
+from tests.support.cluster import STOCK_TABLE, Cluster, Served
+from tests.support.tokens import token
 from tests.support.waiting import eventually
-
-SECRET = "a secret of at least thirty-two bytes"
 
 CATALOG = '''
 [queries.stock]
@@ -65,29 +61,12 @@ interval = "100ms"
 '''
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    folder = tmp_path_factory.mktemp("page")
-    catalog = folder / "catalog.toml"
-    catalog.write_text(CATALOG)
-    with cluster(folder / "data", "--catalog", str(catalog), "--no-demo") as up:
-        with psycopg.connect(up.database_url, autocommit=True) as database:
-            database.execute("create table stock (id int primary key, name text, n int, shelf text)")
-        yield up
+SERVED = Served(CATALOG, tables=[STOCK_TABLE])
 
 
 @pytest.fixture
 def url(running: Cluster) -> str:
     return f"http://{running.gateway(0)}/"
-
-
-@pytest.fixture
-def stock(running: Cluster) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(running.database_url, autocommit=True) as database:
-        with database.transaction():
-            database.execute("truncate stock")
-            database.execute("insert into stock values (1, 'apple', 5, 'a'), (2, 'pear', 3, 'a'), (3, 'fig', 1, 'b')")
-        yield database
 
 
 async def shows(tab: Watched, cells: list[str], column: int = 1) -> None:
@@ -196,7 +175,7 @@ async def test_a_result_is_drawn_as_its_shape_asks(url: str, stock: psycopg.Conn
         await page.goto(f"{url}#/hours?~=chart")
         await expect(page.locator(".plot .u-legend")).to_contain_text("time")
         await page.goto(f"{url}#/beat?~=chart")
-        await expect(page.get_by_text("As it changes while you look")).to_be_visible()
+        await expect(page.get_by_text("Values since you opened this chart")).to_be_visible()
         await page.get_by_role("link", name="Table").click()
         await expect(page.get_by_role("columnheader", name="beat")).to_be_visible()
 
@@ -337,21 +316,9 @@ async def test_the_cluster_is_shown_with_what_it_does(url: str, stock: psycopg.C
 # --- tokens -------------------------------------------------------------------------------------------------------
 
 
-def token(seconds: float, subject: str = "alice") -> str:
-    """Good for so long, and up to a second longer."""
-    return sign(SECRET, {"sub": subject, "exp": math.ceil(time.time() + seconds)})
-
-
 async def enter(opened: Watched, text: str) -> None:
     await opened.page.get_by_label("Token", exact=True).last.fill(text)
-    await opened.page.get_by_role("button", name="Go on").click()
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory, running: Cluster) -> Iterator[Cluster]:
-    """A gateway that asks for tokens."""
-    with guarded_cluster(tmp_path_factory.mktemp("guarded"), CATALOG, running.database_url, SECRET) as up:
-        yield up
+    await opened.page.get_by_role("button", name="Use this token").click()
 
 
 async def test_where_tokens_are_needed_the_page_asks_for_one(
@@ -363,7 +330,7 @@ async def test_where_tokens_are_needed_the_page_asks_for_one(
         await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
         await expect(page.locator("#token")).to_be_focused()
         await enter(opened, "no token at all".replace(" ", "-"))
-        await expect(page.locator("#access")).to_contain_text("The gateway says of yours")
+        await expect(page.locator("#access")).to_contain_text("The gateway refused yours")
         await enter(opened, token(300))
         await shows(opened, ["apple", "pear"])
         await expect(page.locator("#access")).to_be_hidden()
@@ -422,10 +389,10 @@ async def test_somebody_elses_token_makes_one_somebody_else(
 ) -> None:
     async with tab(f"http://{guarded.gateway()}/#/stock?shelf=a", calm=False) as opened:
         await opened.page.get_by_label("You are").fill("Tom")
-        await enter(opened, token(5, "alice"))
+        await enter(opened, token(5))
         await shows(opened, ["apple", "pear"])
         await expect(opened.page.get_by_role("heading", name="Your token expires soon")).to_be_visible()
-        await enter(opened, token(300, "bob"))
+        await enter(opened, token(300, sub="bob"))
         await expect(opened.page.locator(".people")).to_contain_text("(you)")
         stock.execute("update stock set n = 9 where id = 2")
         await shows(opened, ["pear", "apple"])

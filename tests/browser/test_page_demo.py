@@ -14,7 +14,8 @@ from tests.support.cluster import Cluster, cluster
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster that `pollcast up` starts without any flags, with the demo workload."""
     with cluster(tmp_path_factory.mktemp("demo") / "data") as up:
         yield up
 
@@ -24,8 +25,8 @@ async def watch_for_ever(url: str, topics: list[str]) -> None:
         pass
 
 
-async def test_live_data_is_seen_without_any_set_up(running: Cluster, tab: Opens) -> None:
-    async with tab(f"http://{running.gateway()}/") as opened:
+async def test_live_data_is_seen_without_any_set_up(demo: Cluster, tab: Opens) -> None:
+    async with tab(f"http://{demo.gateway()}/") as opened:
         page = opened.page
         await opened.follows()
         await page.get_by_role("link", name="The richest tellers").click()
@@ -41,8 +42,8 @@ async def test_live_data_is_seen_without_any_set_up(running: Cluster, tab: Opens
         await opened.picture("table")
 
 
-async def test_a_chart_of_it_in_the_dark(running: Cluster, tab: Opens) -> None:
-    async with tab(f"http://{running.gateway()}/#/branches?~=chart", color_scheme="dark") as opened:
+async def test_a_chart_of_it_in_the_dark(demo: Cluster, tab: Opens) -> None:
+    async with tab(f"http://{demo.gateway()}/#/branches?~=chart", color_scheme="dark") as opened:
         await opened.follows()
         await expect(opened.page.locator(".plot canvas")).to_be_visible()
         version = await opened.page.locator("article").get_attribute("data-version")
@@ -50,10 +51,10 @@ async def test_a_chart_of_it_in_the_dark(running: Cluster, tab: Opens) -> None:
         await opened.picture("chart")
 
 
-async def test_a_poller_is_killed_and_one_watches_its_topics_move(running: Cluster, tab: Opens) -> None:
+async def test_a_poller_is_killed_and_one_watches_its_topics_move(demo: Cluster, tab: Opens) -> None:
     topics = [topic("account", number=number) for number in range(1, 7)]
     topics += [topic("richest_tellers"), topic("branches"), topic("tps"), topic("transactions", teller=3)]
-    urls = [f"http://{running.gateway(number)}" for number in (0, 1)]
+    urls = [f"http://{demo.gateway(number)}" for number in (0, 1)]
     async with (
         tab(f"{urls[0]}/#/cluster/", viewport={"width": 1280, "height": 900}) as opened,
         asyncio.TaskGroup() as tasks,
@@ -62,7 +63,7 @@ async def test_a_poller_is_killed_and_one_watches_its_topics_move(running: Clust
         page = opened.page
         await expect(page.locator(".number-card", has_text="subscriptions served")).to_contain_text("200")
         await expect(page.locator(".owners li")).to_have_count(len(topics))
-        busy = running.nodes("poller")[0]
+        busy = demo.nodes("poller")[0]
         # There may have been takeovers already, and there may be one just now: who has much more gives some away.
         moved = await page.locator(f'[data-owner="{busy.name}"] li').all_text_contents()
         assert moved

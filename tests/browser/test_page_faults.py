@@ -36,7 +36,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
 
 
 @pytest.fixture
-def running(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[Cluster]:
+def breakable(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[Cluster]:
+    """A cluster for one test, on the database `postgres`, that the test may break."""
     folder = tmp_path_factory.mktemp("faults")
     catalog = folder / "catalog.toml"
     catalog.write_text(CATALOG)
@@ -63,16 +64,16 @@ async def shows(tab: Watched, numbers: list[str]) -> None:
 
 
 async def test_the_page_goes_on_at_another_gateway_when_its_own_is_killed(
-    running: Cluster, postgres: PostgresServer, tab: Opens
+    breakable: Cluster, postgres: PostgresServer, tab: Opens
 ) -> None:
     async with (
-        Balancer.start([running.gateway(0), running.gateway(1)]) as balancer,
+        Balancer.start([breakable.gateway(0), breakable.gateway(1)]) as balancer,
         tab(f"{balancer.url}/#/counters", calm=False) as opened,
-        tab(f"http://{running.gateway(1)}/#/counters") as other,
+        tab(f"http://{breakable.gateway(1)}/#/counters") as other,
     ):
         await shows(opened, ["10", "5"])
         await shows(other, ["10", "5"])  # so that the other gateway has the version that the page comes with
-        running.nodes("gateway")[0].kill()
+        breakable.nodes("gateway")[0].kill()
         count(postgres, 2, 20)
         await shows(opened, ["20", "10"])
         await opened.follows()
@@ -80,9 +81,9 @@ async def test_the_page_goes_on_at_another_gateway_when_its_own_is_killed(
 
 
 async def test_a_killed_poller_is_not_noticed_but_in_the_cluster_view(
-    running: Cluster, postgres: PostgresServer, tab: Opens
+    breakable: Cluster, postgres: PostgresServer, tab: Opens
 ) -> None:
-    url = f"http://{running.gateway(0)}/"
+    url = f"http://{breakable.gateway(0)}/"
     async with tab(f"{url}#/counters") as opened, tab(f"{url}#/cluster/") as watching:
         await shows(opened, ["10", "5"])
         card = watching.page.locator(".owners .card", has_text="counters")
@@ -96,7 +97,7 @@ async def test_a_killed_poller_is_not_noticed_but_in_the_cluster_view(
             }"""
         )
         killed_at = time.monotonic()
-        next(node for node in running.nodes("poller") if node.name == owner).kill()
+        next(node for node in breakable.nodes("poller") if node.name == owner).kill()
         count(postgres, 2, 20)
         await shows(opened, ["20", "10"])
         await expect(opened.page.locator("article")).to_have_attribute("data-kind", "delta")
@@ -107,9 +108,9 @@ async def test_a_killed_poller_is_not_noticed_but_in_the_cluster_view(
 
 
 async def test_a_stopped_database_is_seen_at_once_and_its_return_as_well(
-    running: Cluster, postgres: PostgresServer, tab: Opens
+    breakable: Cluster, postgres: PostgresServer, tab: Opens
 ) -> None:
-    async with tab(f"http://{running.gateway(0)}/#/counters") as opened:
+    async with tab(f"http://{breakable.gateway(0)}/#/counters") as opened:
         await shows(opened, ["10", "5"])
         postgres.process.send(signal.SIGINT)
         await expect(opened.page.locator(".freshness[data-state=stale] .state")).to_have_text("stale")

@@ -1,64 +1,42 @@
-"""The JavaScript client (clients/js) in Node.js, on a real cluster."""
+"""The JavaScript client (clients/js), run by Node.js against a real cluster."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import shutil
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import orjson
 import psycopg
-import pytest
 
-from pollcast.services.auth.tokens import sign
 from tests.support.balancer import Balancer
-from tests.support.cluster import Cluster, cluster, guarded_cluster
+from tests.support.cluster import STOCK_TABLE, Cluster, Served
 from tests.support.repository import ROOT
-
-SECRET = "a secret of at least thirty-two bytes"
+from tests.support.tokens import token
 
 CATALOG = """
 [queries.stock]
-sql = "select id, n from stock order by n desc, id"
+sql = "select id, n from stock where shelf = 'a' order by n desc, id"
 key = ["id"]
 interval = "100ms"
 presence = true
 """
 
+SERVED = Served(CATALOG, tables=[STOCK_TABLE])
+
 SCRIPT = ROOT / "clients" / "js" / "test" / "follow.mjs"
 
-Said = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    folder = tmp_path_factory.mktemp("js")
-    catalog = folder / "catalog.toml"
-    catalog.write_text(CATALOG)
-    with cluster(folder / "data", "--catalog", str(catalog), "--no-demo") as up:
-        with psycopg.connect(up.database_url, autocommit=True) as database:
-            database.execute("create table stock (id int primary key, n int)")
-        yield up
-
-
-@pytest.fixture
-def stock(running: Cluster) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(running.database_url, autocommit=True) as database:
-        with database.transaction():
-            database.execute("truncate stock")
-            database.execute("insert into stock values (1, 5), (2, 3)")
-        yield database
+Printed = dict[str, Any]
+"""A line that follow.mjs printed."""
 
 
 class Follower:
-    """A process that prints every change of a topic."""
+    """A process that runs follow.mjs: it prints every change of a topic."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -80,42 +58,49 @@ class Follower:
             process.stdin.close()
             await process.wait()
 
-    def answer(self, ask: Said, token: str) -> None:
-        """Gives it the token that it asked for."""
+    def answer(self, request: Printed, token: str) -> None:
+        """Answer a request for a token."""
         assert self._process.stdin is not None
-        self._process.stdin.write(orjson.dumps({"ask": ask["ask"], "token": token}) + b"\n")
+        self._process.stdin.write(orjson.dumps({"request": request["request"], "token": token}) + b"\n")
 
-    async def asks(self, expiring: str | None) -> Said:
-        """What it asks next is a token, in place of this one."""
-        ask = (await self.until(lambda said: said["kind"] == "token"))[-1]
-        assert ask["expiring"] == expiring
-        return ask
+    async def token_request(self, expiring: str | None) -> Printed:
+        """Return the next request for a token, which has to be for one in place of `expiring`."""
+        request = (await self.until(lambda line: line["kind"] == "token"))[-1]
+        assert request["expiring"] == expiring
+        return request
 
-    async def until(self, matches: Callable[[Said], bool]) -> list[Said]:
-        """What it said up to the first that matches, which is the last."""
+    async def until(self, matches: Callable[[Printed], bool]) -> list[Printed]:
+        """Return the lines that the process prints up to the first one that matches, which is the last."""
         assert self._process.stdout is not None
-        said: list[Said] = []
+        printed: list[Printed] = []
         try:
             async with asyncio.timeout(30):
-                async for line in self._process.stdout:
-                    said.append(orjson.loads(line))
-                    if matches(said[-1]):
-                        return said
+                async for text in self._process.stdout:
+                    printed.append(orjson.loads(text))
+                    if matches(printed[-1]):
+                        return printed
         except TimeoutError:
             pass
-        raise AssertionError(f"not said; said: {said}")
+        raise AssertionError(f"no line matches among {printed}")
 
 
-def rows(*pairs: tuple[int, int]) -> Callable[[Said], bool]:
-    wanted = [{"id": key, "n": n} for key, n in pairs]
-    return lambda said: said.get("rows") == wanted and said["status"]["state"] == "live"
+def rows(*pairs: tuple[int, int]) -> Callable[[Printed], bool]:
+    """Return a condition: the topic is live, with these pairs of id and n as its rows."""
+    expected = [{"id": key, "n": n} for key, n in pairs]
+    return lambda line: line.get("rows") == expected and line["status"]["state"] == "live"
 
 
-def closed(said: Said) -> bool:
-    return bool(said["kind"] == "closed")
+def closed(line: Printed) -> bool:
+    """Return whether the line reports a closed connection."""
+    return bool(line["kind"] == "closed")
 
 
-async def test_it_follows_through_deltas_and_resumes_with_what_is_missing(
+def results(lines: list[Printed]) -> list[str]:
+    """Return the kinds of the changes that brought rows."""
+    return [line["kind"] for line in lines if line["kind"] in ("snapshot", "delta")]
+
+
+async def test_the_client_applies_deltas_and_resumes_with_the_deltas_that_it_missed(
     running: Cluster, stock: psycopg.Connection[Any]
 ) -> None:
     async with (
@@ -126,42 +111,29 @@ async def test_it_follows_through_deltas_and_resumes_with_what_is_missing(
         stock.execute("update stock set n = 9 where id = 2")
         assert (await follower.until(rows((2, 9), (1, 5))))[-1]["kind"] == "delta"
         balancer.cut()
-        await follower.until(lambda said: said["status"]["state"] == "stale")
+        await follower.until(lambda line: line["status"]["state"] == "stale")
         stock.execute("delete from stock where id = 1")
-        said = await follower.until(rows((2, 9)))
-        assert [each["kind"] for each in said if each["kind"] in ("snapshot", "delta")] == ["delta"]
+        assert results(await follower.until(rows((2, 9)))) == ["delta"]
 
 
-async def test_it_sees_who_is_there(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+async def test_the_client_lists_the_members_of_both_gateways(running: Cluster, stock: psycopg.Connection[Any]) -> None:
     one, two = (f"http://{running.gateway(number)}" for number in (0, 1))
     async with Follower.start(one, "live:stock", "alice") as alice:
-        await alice.until(lambda said: said["presence"] == ["alice"])
+        await alice.until(lambda line: line["presence"] == ["alice"])
         async with Follower.start(two, "live:stock", "bob"):
-            await alice.until(lambda said: sorted(said["presence"]) == ["alice", "bob"])
+            await alice.until(lambda line: sorted(line["presence"]) == ["alice", "bob"])
 
 
-async def test_what_the_gateway_refuses_is_told_once(running: Cluster) -> None:
+async def test_a_refused_join_is_reported_once(running: Cluster) -> None:
     async with Follower.start(f"http://{running.gateway(0)}", "live:nothing") as follower:
-        [said] = await follower.until(lambda said: said["kind"] == "refused")
-        assert said["reason"] == "unknown_query"
+        [refusal] = await follower.until(lambda line: line["kind"] == "refused")
+        assert refusal["reason"] == "unknown_query"
 
 
 # --- tokens -------------------------------------------------------------------------------------------------------
 
 
-def token(seconds: float, subject: str = "alice") -> str:
-    """Good for so long, and up to a second longer."""
-    return sign(SECRET, {"sub": subject, "exp": math.ceil(time.time() + seconds)})
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory, running: Cluster) -> Iterator[Cluster]:
-    """A gateway that asks for tokens."""
-    with guarded_cluster(tmp_path_factory.mktemp("guarded"), CATALOG, running.database_url, SECRET) as up:
-        yield up
-
-
-async def test_a_token_is_renewed_before_it_expires_and_else_costs_a_connection(
+async def test_a_token_renewed_in_time_keeps_the_connection_and_one_that_expires_loses_it(
     guarded: Cluster, stock: psycopg.Connection[Any]
 ) -> None:
     async with (
@@ -171,33 +143,35 @@ async def test_a_token_is_renewed_before_it_expires_and_else_costs_a_connection(
         Follower.start(kept.url, "live:stock", "--tokens") as mistaken,
         Follower.start(lost.url, "live:stock", "--tokens") as late,
     ):
-        asked = [(follower, await follower.asks(None)) for follower in (renewing, mistaken, late)]
-        brief = token(4)  # from now on: a process may take long to start
-        for follower, ask in asked:
-            follower.answer(ask, brief)
-        for follower, _ in asked:
+        requests = [(follower, await follower.token_request(None)) for follower in (renewing, mistaken, late)]
+        brief = token(4)  # made now, as the processes may have taken long to start
+        for follower, request in requests:
+            follower.answer(request, brief)
+        for follower, _ in requests:
             await follower.until(rows((1, 5), (2, 3)))
-        renewing.answer(await renewing.asks(brief), token(300))
-        # What is no renewal is told, and another is asked for.
-        mistaken.answer(await mistaken.asks(brief), other := token(300, "bob"))
-        refused = (await mistaken.until(lambda said: said["kind"] == "token refused"))[-1]
+        renewing.answer(await renewing.token_request(brief), token(300))
+        # The gateway refuses the token of another subject; the client reports that and requests another token.
+        mistaken.answer(await mistaken.token_request(brief), other := token(300, sub="bob"))
+        refused = (await mistaken.until(lambda line: line["kind"] == "token refused"))[-1]
         assert (refused["reason"], refused["token"]) == ("forbidden", other)
-        mistaken.answer(await mistaken.asks(brief), token(300))
-        # The one that is not answered in time is closed; then the others would have been, too.
-        await late.asks(brief)
+        mistaken.answer(await mistaken.token_request(brief), token(300))
+        # A request without an answer costs the connection. By then the two others would have lost theirs, too.
+        await late.token_request(brief)
         assert (await late.until(closed))[-1]["code"] == 4001
-        late.answer(await late.asks(None), token(300))
+        late.answer(await late.token_request(None), token(300))
         stock.execute("update stock set n = 9 where id = 2")
-        for follower, _ in asked:
-            said = await follower.until(rows((2, 9), (1, 5)))
-            assert [each["kind"] for each in said if each["kind"] in ("snapshot", "delta")] == ["delta"]
-            assert follower is late or not any(map(closed, said))
+        for follower, _ in requests:
+            lines = await follower.until(rows((2, 9), (1, 5)))
+            assert results(lines) == ["delta"]
+            assert follower is late or not any(map(closed, lines))
         assert (kept.connections, lost.connections) == (2, 2)
 
 
-async def test_a_refused_token_is_asked_for_again(guarded: Cluster, stock: psycopg.Connection[Any]) -> None:
+async def test_the_client_requests_another_token_after_one_that_was_refused(
+    guarded: Cluster, stock: psycopg.Connection[Any]
+) -> None:
     async with Follower.start(f"http://{guarded.gateway()}", "live:stock", "--tokens") as follower:
-        follower.answer(await follower.asks(None), token(-5))
+        follower.answer(await follower.token_request(None), token(-5))
         await follower.until(closed)
-        follower.answer(await follower.asks(None), token(60))
+        follower.answer(await follower.token_request(None), token(60))
         await follower.until(rows((1, 5), (2, 3)))

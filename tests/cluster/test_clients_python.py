@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import psycopg
 import pytest
 
-from pollcast.services.auth.tokens import sign
 from pollcast_client import Change, Connected, Disconnected, Event, Joined, Pushed, Refused, Watch, topic, watch
 from tests.support.balancer import Balancer
-from tests.support.cluster import Cluster, cluster, guarded_cluster
-
-SECRET = "a secret of at least thirty-two bytes"
+from tests.support.cluster import STOCK_TABLE, Cluster, Served
+from tests.support.tokens import token
 
 CATALOG = """
 [queries.stock]
@@ -40,34 +37,16 @@ sql = "select 1 as one"
 roles = ["sales"]
 """
 
+SERVED = Served(CATALOG, tables=[STOCK_TABLE])
+
 STOCK = topic("stock", shelf="a")
 
 APPLE, PEAR = {"id": 1, "name": "apple", "n": 5}, {"id": 2, "name": "pear", "n": 3}
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    folder = tmp_path_factory.mktemp("clients")
-    catalog = folder / "catalog.toml"
-    catalog.write_text(CATALOG)
-    with cluster(folder / "data", "--catalog", str(catalog), "--no-demo") as up:
-        with psycopg.connect(up.database_url, autocommit=True) as database:
-            database.execute("create table stock (id int primary key, name text, n int, shelf text)")
-        yield up
-
-
 @pytest.fixture
 def url(running: Cluster) -> str:
     return f"http://{running.gateway(0)}"
-
-
-@pytest.fixture
-def stock(running: Cluster) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(running.database_url, autocommit=True) as database:
-        with database.transaction():
-            database.execute("truncate stock")
-            database.execute("insert into stock values (1, 'apple', 5, 'a'), (2, 'pear', 3, 'a'), (3, 'fig', 1, 'b')")
-        yield database
 
 
 class Changes:
@@ -326,17 +305,6 @@ async def test_a_gateway_that_falls_silent_is_given_up_as_soon_as_the_heartbeat_
 
 
 # --- tokens -------------------------------------------------------------------------------------------------------
-
-
-def token(seconds: float = 60.0, **claims: object) -> str:
-    return sign(SECRET, {"sub": "alice", "exp": int(time.time() + seconds), **claims})
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory, running: Cluster) -> Iterator[Cluster]:
-    """A gateway that asks for tokens."""
-    with guarded_cluster(tmp_path_factory.mktemp("guarded"), CATALOG, running.database_url, SECRET) as up:
-        yield up
 
 
 async def test_a_token_is_taken_and_its_absence_is_refused(guarded: Cluster) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import http.client
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc.aio
@@ -21,11 +21,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.process.settings import EtcdSettings
 from pollcast.v1 import live_pb2, live_pb2_grpc
 from pollcast_client import Result
-from tests.support.cluster import Cluster, cluster
+from tests.support.cluster import STOCK_TABLE, Cluster, Served
 from tests.support.phoenix_js import PhoenixJs, Said
 from tests.support.waiting import eventually
 
@@ -66,24 +66,7 @@ roles = ["sales"]
 """
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    folder = tmp_path_factory.mktemp("delivery")
-    catalog = folder / "catalog.toml"
-    catalog.write_text(CATALOG)
-    with cluster(folder / "data", "--catalog", str(catalog), "--no-demo") as up:
-        with psycopg.connect(up.database_url, autocommit=True) as database:
-            database.execute("create table stock (id int primary key, name text, n int, shelf text)")
-        yield up
-
-
-@pytest.fixture
-def stock(running: Cluster) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(running.database_url, autocommit=True) as database:
-        with database.transaction():
-            database.execute("truncate stock")
-            database.execute("insert into stock values (1, 'apple', 5, 'a'), (2, 'pear', 3, 'a'), (3, 'fig', 1, 'b')")
-        yield database
+SERVED = Served(CATALOG, tables=[STOCK_TABLE])
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
@@ -10,10 +10,10 @@ import orjson
 import pytest
 from websockets.asyncio.client import connect
 
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.process.settings import EtcdSettings
 from pollcast.v1 import live_pb2, live_pb2_grpc
-from tests.support.cluster import Cluster, cluster
+from tests.support.cluster import Cluster, Served
 from tests.support.phoenix_js import PhoenixJs, Said
 from tests.support.waiting import eventually
 
@@ -34,14 +34,7 @@ TOPIC = "live:room?id=1"
 LEASE_TTL = 5
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    folder = tmp_path_factory.mktemp("presence")
-    catalog = folder / "catalog.toml"
-    catalog.write_text(CATALOG)
-    flags = ("--catalog", str(catalog), "--no-demo", "--lease-ttl", str(LEASE_TTL), "--gateways", "4", "--pollers", "1")
-    with cluster(folder / "data", *flags) as up:
-        yield up
+SERVED = Served(CATALOG, flags=["--lease-ttl", str(LEASE_TTL), "--gateways", "4", "--pollers", "1"])
 
 
 @pytest.fixture

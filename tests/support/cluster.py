@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
+import psycopg
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -71,18 +72,38 @@ class Cluster:
         return address
 
 
-@contextlib.contextmanager
-def guarded_cluster(folder: Path, catalog: str, database_url: str, secret: str) -> Iterator[Cluster]:
-    """One gateway that asks for tokens, and one poller."""
-    file = folder / "catalog.toml"
-    file.write_text(catalog)
-    flags = ["--catalog", str(file), "--no-demo", "--gateways", "1", "--pollers", "1", "--database-url", database_url]
-    with cluster(folder / "data", *flags, environment={"POLLCAST_AUTH_SECRET": secret}) as up:
-        yield up
+@dataclass(frozen=True)
+class Served:
+    """The cluster that a test module needs, from its constant `SERVED`; the fixtures `running` and `guarded` start it.
+
+    `catalog` is the catalogue's text, `tables` are SQL statements that create what its queries read, `flags` and
+    `environment` are for `pollcast up`.
+    """
+
+    catalog: str
+    tables: Sequence[str] = ()
+    flags: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def start(self, folder: Path) -> Iterator[Cluster]:
+        """Run the cluster in a folder that exists. Without the flag --database-url it has a database of its own."""
+        file = folder / "catalog.toml"
+        file.write_text(self.catalog)
+        flags = ("--catalog", str(file), "--no-demo", *self.flags)
+        with cluster(folder / "data", *flags, environment=self.environment) as up:
+            with psycopg.connect(up.database_url, autocommit=True) as database:
+                for statement in self.tables:
+                    database.execute(statement.encode())
+            yield up
+
+
+STOCK_TABLE = "create table stock (id int primary key, name text, n int, shelf text)"
+"""The table that the fixture `stock` fills."""
 
 
 @contextlib.contextmanager
-def cluster(data_dir: Path, *flags: str, environment: dict[str, str] | None = None) -> Iterator[Cluster]:
+def cluster(data_dir: Path, *flags: str, environment: Mapping[str, str] | None = None) -> Iterator[Cluster]:
     """`pollcast up --port 0` with these flags, ready to be used; stopped with SIGINT on leaving."""
     command = [sys.executable, "-m", "pollcast", "up", "--port", "0", "--data-dir", str(data_dir), *flags]
     with (data_dir.parent / f"{data_dir.name}.log").open("wb+") as output:
@@ -90,7 +111,7 @@ def cluster(data_dir: Path, *flags: str, environment: dict[str, str] | None = No
             command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | (environment or {}),
+            env=os.environ | dict(environment or {}),
             start_new_session=True,
         )
         try:

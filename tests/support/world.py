@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 import psycopg
 
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord, OwnerRecord
 from pollcast.services.local.child import Child
 from pollcast.services.local.postgres_server import PostgresServer

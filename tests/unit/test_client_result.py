@@ -70,8 +70,8 @@ def test_a_result_is_not_changed_by_the_delta_that_follows_it() -> None:
         (delta([], [(1, {"id": 5}), (0, {"id": 6})]), "ascend"),
         (delta([], [(0, {"id": 5}), (0, {"id": 6})]), "ascend"),
         (delta([], [(3, {"id": 5})]), "beyond"),
-        (delta([], [(0, {"n": 5})]), "no delta"),
-        ({"version": "1-2"}, "no delta"),
+        (delta([], [(0, {"n": 5})]), "not a delta"),
+        ({"version": "1-2"}, "not a delta"),
     ],
 )
 def test_a_delta_that_does_not_fit_is_never_applied(payload: dict[str, Any], why: str) -> None:
@@ -168,9 +168,9 @@ def test_a_channel_joins_again_from_the_version_that_it_has() -> None:
     assert channel.take(reply("1", "ok", {})) == []
     [change] = channel.take(Message(None, None, "live:a", "snapshot", snapshot([{"id": 1}])))
     assert (change.kind, change.rows, change.version) == ("snapshot", [{"id": 1}], "1-1")
-    [lost] = channel.lost("gone", AT)
+    [lost] = channel.disconnect("gone", AT)
     assert (lost.kind, lost.status.state, lost.rows) == ("status", "stale", [{"id": 1}])
-    assert channel.lost("still gone", AT) == []
+    assert channel.disconnect("still gone", AT) == []
     assert channel.join("2").payload == {"since": "1-1"}
     assert channel.take(reply("1", "ok", {})) == []
     [back] = channel.take(reply("2", "ok", {}))

@@ -1,9 +1,9 @@
 /**
- * The token of this tab, where the gateway asks for one.
+ * The token of this tab, for gateways that require one.
  *
- * Whoever needs one awaits `token(…)`: the socket for each connection and some time before the one that it has expires.
- * When there is none to give, a form above the page asks for another; what the page shows stays, and grows old in sight.
- * A token is known to be bad only from the gateway: this computer's clock may be wrong.
+ * The socket awaits `token(…)` for each connection, and again some time before its token expires. When there is no
+ * token to return, a form above the page asks for one; meanwhile the page keeps its data and shows how old they are.
+ * Only the gateway decides that a token is bad, because the clock of this computer may be wrong.
  */
 import { claims, expiresAt } from "@pollcast/client"
 import { ApiError, get } from "./api"
@@ -11,10 +11,11 @@ import { byId, el, setText } from "./dom"
 import * as self from "./self"
 import { clock } from "./values"
 
+/** A call of `token` that awaits its result. */
 interface Waiting {
-  /** What it has already: another is wanted. */
-  but: string | null
-  give: (token: string | null) => void
+  /** The token that the caller has and wants to replace. */
+  replaced: string | null
+  resolve: (token: string | null) => void
 }
 
 const place = byId("access")
@@ -38,7 +39,7 @@ const form = el(
   { "aria-label": "Token" },
   heading,
   why,
-  el("div", { class: "asked" }, el("label", { for: "token" }, "Token"), field, el("button", { type: "submit", class: "primary" }, "Go on"), later),
+  el("div", { class: "asked" }, el("label", { for: "token" }, "Token"), field, el("button", { type: "submit", class: "primary" }, "Use this token"), later),
   wrong,
 )
 
@@ -46,42 +47,42 @@ let refused: string | null = null
 let waiting: Waiting[] = []
 const listeners: ((token: string) => void)[] = []
 
-/** Calls back with each token that is entered. */
+/** Registers a callback for each token that is entered. */
 export function onEntered(callback: (token: string) => void): void {
   listeners.push(callback)
 }
 
-/** The presence key of this browser: who the token says one is, else a number of its own. */
+/** Returns the presence key of this browser: the token's claim `sub`, or else a random identifier. */
 export function key(): string {
   const subject = claims(self.token() ?? "")?.["sub"]
   return typeof subject === "string" ? subject : self.id()
 }
 
-/** A token for a connection, null where none is known to be needed; or another than the one that is about to expire. */
+/** Returns a token for a connection, or null while the gateway has required none; or one that replaces `expiring`. */
 export function token(expiring: string | null = null): Promise<string | null> {
   const known = self.token()
-  const good = known === null ? refused === null && expiring === null : known !== refused && known !== expiring
-  if (good) return Promise.resolve(known)
-  return new Promise((give) => {
-    waiting.push({ but: expiring, give })
+  const usable = known === null ? refused === null && expiring === null : known !== refused && known !== expiring
+  if (usable) return Promise.resolve(known)
+  return new Promise((resolve) => {
+    waiting.push({ replaced: expiring, resolve })
     if (expiring !== null && place.hidden) {
       const at = expiresAt(expiring)
       const when = at === null ? "soon" : `at ${clock(at)}`
-      ask("Your token expires soon", `It ends ${when}. With another one everything goes on without a break.`, true)
+      ask("Your token expires soon", `It expires ${when}. Enter another one now to continue without an interruption.`, true)
     }
   })
 }
 
-/** The gateway would not have this token (null: none at all). */
+/** Records that the gateway refused a token, or a request without one (null), and asks for another token. */
 export function refuse(bad: string | null, detail: string): void {
-  if (bad !== self.token()) return // it is another by now
+  if (bad !== self.token()) return // another token was entered meanwhile
   refused = bad ?? ""
-  const shown = document.querySelector("article") ? " What you see stays as it is until then." : ""
-  if (bad === null) ask("A token is needed", `The gateway shows live data to those who have one.${shown}`, false)
-  else ask("Another token is needed", `The gateway says of yours: ${detail}.${shown}`, false)
+  const shown = document.querySelector("article") ? " The data on this page stay as they are until then." : ""
+  if (bad === null) ask("A token is needed", `This gateway requires a token for live data.${shown}`, false)
+  else ask("Another token is needed", `The gateway refused yours: ${detail}.${shown}`, false)
 }
 
-/** Looks whether it is the token that keeps a connection from being opened: browsers don't tell pages why. */
+/** Finds out whether a connection failed because of the token: a browser does not report why a WebSocket failed. */
 export async function probe(): Promise<void> {
   const tried = self.token()
   try {
@@ -100,13 +101,13 @@ function ask(title: string, detail: string, canWait: boolean): void {
   later.hidden = !canWait
   if (place.hidden) {
     place.hidden = false
-    if (!canWait && (document.activeElement === document.body || document.activeElement === null)) field.focus() // who is typing goes on
+    if (!canWait && (document.activeElement === document.body || document.activeElement === null)) field.focus() // not while the user types elsewhere
   }
 }
 
 function enter(text: string): void {
   if (text === refused) {
-    setText(wrong, "This is the token that the gateway would not have.")
+    setText(wrong, "The gateway has refused this token.")
     field.select()
     return
   }
@@ -114,9 +115,9 @@ function enter(text: string): void {
   self.setToken(text)
   field.value = ""
   place.hidden = true
-  const given = waiting.filter(({ but }) => but !== text)
-  waiting = waiting.filter(({ but }) => but === text)
-  for (const { give } of given) give(text)
+  const served = waiting.filter(({ replaced }) => replaced !== text)
+  waiting = waiting.filter(({ replaced }) => replaced === text)
+  for (const { resolve } of served) resolve(text)
   for (const callback of listeners) callback(text)
 }
 

@@ -1,5 +1,6 @@
-/** What the gateway says over HTTP. */
+/** The gateway's HTTP interface: the types of its answers and `get` (docs/reference/http.md). */
 
+/** A parameter of a query. */
 export interface Param {
   name: string
   type: "text" | "int" | "float" | "numeric" | "bool" | "date" | "timestamptz" | "uuid"
@@ -11,6 +12,7 @@ export interface Param {
   max_length: number | null
 }
 
+/** A query of the catalogue, as `GET /api/queries` lists it. */
 export interface Query {
   name: string
   title: string | null
@@ -20,6 +22,7 @@ export interface Query {
   params: Param[]
 }
 
+/** A node of the cluster. */
 export interface ClusterNode {
   name: string
   role: "gateway" | "poller" | "coordinator"
@@ -27,33 +30,36 @@ export interface ClusterNode {
   http: string | null
   started_at: string
   version: string
-  /** Sockets of a gateway, null for others and when it did not answer. */
+  /** The open sockets of a gateway; null for other roles, and when the gateway did not answer. */
   clients: number | null
-  /** Topics joined by a gateway's clients, likewise. */
+  /** The topics that a gateway's clients have joined, counted once per client; null as for `clients`. */
   subscriptions: number | null
-  /** Topics that a poller owns. */
+  /** The number of topics that a poller owns. */
   topics: number | null
-  /** Polls of topics per second, of a poller. */
+  /** A poller's polls of topics per second. */
   polls_per_second: number | null
-  /** Statements per second that a poller sends to the database. */
+  /** The statements per second that a poller sends to the database. */
   statements_per_second: number | null
 }
 
+/** A topic and the poller that owns it. */
 export interface OwnedTopic {
   topic: string
   owner: string
 }
 
+/** A change of a topic's owner. */
 export interface Takeover {
   topic: string
   from: string
   to: string
-  /** RFC 3339, the time of this gateway. */
+  /** The time of the change by this gateway's clock, in RFC 3339. */
   at: string
-  /** How long nobody owned it; 0 for a hand-over. */
+  /** The time without an owner, in milliseconds; 0 for a hand-over. */
   gap_ms: number
 }
 
+/** The cluster, as `GET /api/cluster` reports it. */
 export interface Cluster {
   gateway: string
   nodes: ClusterNode[]
@@ -65,6 +71,7 @@ export interface Cluster {
   takeovers: Takeover[]
 }
 
+/** An answer that is not 2xx, or none: `status` is then 0. `detail` is a sentence for people. */
 export class ApiError extends Error {
   constructor(
     readonly status: number,
@@ -74,13 +81,13 @@ export class ApiError extends Error {
   }
 }
 
-/** The answer as JSON. Throws ApiError; status 0 when the gateway is not reached. */
+/** Returns the JSON of a GET request. Throws ApiError for any other answer, with status 0 when there is none. */
 export async function get<T>(path: string, token: string | null): Promise<T> {
   let response: Response
   try {
     response = await fetch(path, token ? { headers: { authorization: `Bearer ${token}` } } : {})
   } catch {
-    throw new ApiError(0, "the gateway is not reached")
+    throw new ApiError(0, "the gateway cannot be reached")
   }
   if (!response.ok) {
     const body: unknown = await response.json().catch(() => null)

@@ -1,4 +1,4 @@
-/** A result as a chart, drawn by uPlot on a canvas; the numbers are in the table for those who can't see it. */
+/** The chart of a result, drawn by uPlot on a canvas. The table offers the same numbers to screen readers. */
 import type { Result } from "@pollcast/client"
 import uPlot from "uplot"
 import "uplot/dist/uPlot.min.css"
@@ -6,11 +6,13 @@ import { el, perFrame, setText } from "./dom"
 import { MOST_BARS, plan, type Plan } from "./shape"
 import { show, ticks, timeTicks } from "./values"
 
-const HISTORY = 600 // points
+/** Number of points that a chart of one changing row keeps. */
+const HISTORY = 600
 
 const MINUTE = 60
 const HOUR = 60 * MINUTE
 const DAY = 24 * HOUR
+/** The possible distances between two marks of a time axis, in seconds. */
 const TIME_STEPS = [
   ...[1, 2, 5, 10, 15, 30],
   ...[1, 2, 5, 10, 15, 30].map((minutes) => minutes * MINUTE),
@@ -18,6 +20,7 @@ const TIME_STEPS = [
   ...[1, 2, 7, 14, 30, 91, 365].map((days) => days * DAY),
 ]
 
+/** A chart element with a choice of the column to draw. */
 export class Chart {
   readonly element: HTMLElement
   private readonly choice: HTMLSelectElement
@@ -47,6 +50,7 @@ export class Chart {
     this.colours.addEventListener("change", this.restyle)
   }
 
+  /** Draws a result in the next frame. */
   show(result: Result): void {
     this.result = result
     const [row] = result.rows
@@ -58,6 +62,7 @@ export class Chart {
     this.paint()
   }
 
+  /** Releases the canvas and the listeners. */
   close(): void {
     this.colours.removeEventListener("change", this.restyle)
     this.plot?.destroy()
@@ -75,7 +80,7 @@ export class Chart {
     }
     const value = this.chosen(drawn.values)
     const data = this.data(drawn, value)
-    setText(this.note, drawn.kind === "history" ? "As it changes while you look." : this.result.rows.length > MOST_BARS && drawn.kind === "bars" ? `The first ${MOST_BARS} rows.` : "")
+    setText(this.note, drawn.kind === "history" ? "Values since you opened this chart." : this.result.rows.length > MOST_BARS && drawn.kind === "bars" ? `The first ${MOST_BARS} rows.` : "")
     const wanted = `${drawn.kind} ${value}`
     if (this.plotted === wanted && this.plot) {
       this.plot.setData(data)
@@ -153,10 +158,10 @@ export class Chart {
   }
 }
 
-/** Bars stand on zero. */
+/** Returns a range that includes zero, so that bars start there. */
 function fromZero(_: uPlot, min: number, max: number): [number, number] {
   const low = Math.min(0, min)
   const high = Math.max(0, max)
-  const room = (high - low || 1) * 0.05
-  return [low < 0 ? low - room : 0, high > 0 ? high + room : 0]
+  const margin = (high - low || 1) * 0.05
+  return [low < 0 ? low - margin : 0, high > 0 ? high + margin : 0]
 }

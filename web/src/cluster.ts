@@ -1,15 +1,20 @@
-/** The operator's window: nodes, who polls what, what it costs and whom it serves, and the last takeovers. */
+/** The view of the cluster for operators: nodes, topics by owner, load and the latest takeovers. */
 import * as access from "./access"
 import { ApiError, get, type Cluster, type ClusterNode, type Takeover } from "./api"
 import { el, setText } from "./dom"
 import * as self from "./self"
 import { ago, clock, count, short } from "./values"
 
+/** Time between two requests of the cluster's state. */
 const EVERY_MS = 1000
+/** Number of points that the small chart of polls per second keeps. */
 const SPARK_POINTS = 120
+/** Number of points from which on it is shown. */
 const SPARK_FEWEST = 8
+/** Its height in CSS pixels. */
 const SPARK_PX = 56
 
+/** The view of the cluster, which updates itself until `close()`. */
 export class ClusterView {
   readonly element: HTMLElement
   private readonly trouble = el("p", { class: "why", role: "status" })
@@ -18,7 +23,7 @@ export class ClusterView {
   private readonly owners = el("div", { class: "owners" })
   private readonly takeovers = el("ol", { class: "timeline", "aria-live": "polite" })
   private readonly spark = el("canvas", { class: "spark", role: "img", "aria-label": "Polls per second, over time" })
-  private readonly figure = el("figure", { class: "card", hidden: true }, el("figcaption", { class: "quiet" }, "polls per second while you look"), this.spark)
+  private readonly figure = el("figure", { class: "card", hidden: true }, el("figcaption", { class: "quiet" }, "polls per second since you opened this view"), this.spark)
   private readonly history: number[] = []
   private timer = 0
   private closed = false
@@ -36,13 +41,14 @@ export class ClusterView {
       el(
         "div",
         { class: "beside" },
-        el("section", {}, el("h2", {}, "Who polls what"), this.owners),
-        el("section", {}, el("h2", {}, "Last takeovers"), this.takeovers),
+        el("section", {}, el("h2", {}, "Topics by owner"), this.owners),
+        el("section", {}, el("h2", {}, "Latest takeovers"), this.takeovers),
       ),
     )
     void this.follow()
   }
 
+  /** Ends the updates. */
   close(): void {
     this.closed = true
     window.clearTimeout(this.timer)
@@ -57,7 +63,7 @@ export class ClusterView {
       this.show(cluster)
     } catch (error) {
       if (!(error instanceof ApiError)) throw error
-      setText(this.trouble, `What follows is old: ${error.detail}.`)
+      setText(this.trouble, `The data below are out of date: ${error.detail}.`)
       if (error.status === 401) access.refuse(tried, error.detail)
     }
     if (!this.closed) this.timer = window.setTimeout(() => void this.follow(), EVERY_MS)
@@ -66,15 +72,15 @@ export class ClusterView {
   private show(cluster: Cluster): void {
     const clients = cluster.nodes.reduce((sum, node) => sum + (node.clients ?? 0), 0)
     const polls = cluster.polls_per_second
-    // If each subscription polled for itself, as often as its topic is polled now.
+    // The polls without Pollcast: each subscription would poll as often as its topic is polled now.
     const factor = cluster.topics_total && cluster.subscriptions ? cluster.subscriptions / cluster.topics_total : null
     const alone = polls === null || factor === null ? "–" : short(polls * factor)
     const statements = cluster.statements_per_second === null ? "…" : short(cluster.statements_per_second)
     this.numbers.replaceChildren(
       number(polls === null ? "…" : short(polls), "polls per second", `in ${statements} statements to the database`),
       number(short(cluster.subscriptions), "subscriptions served", `to ${count(clients, "connected client")}`),
-      number(alone, "polls/s without Pollcast", "if everyone polled for themselves"),
-      number(short(cluster.topics_total), "topics", factor === null ? "nobody watches now" : `each shared by ${short(factor)} on average`),
+      number(alone, "polls/s without Pollcast", "if every subscription polled for itself"),
+      number(short(cluster.topics_total), "topics", factor === null ? "no subscriptions now" : `each with ${short(factor)} subscriptions on average`),
     )
     if (polls !== null) this.drawSpark(polls)
     this.showNodes(cluster.nodes)
@@ -91,7 +97,7 @@ export class ClusterView {
       }
       return "–"
     }
-    const head = ["node", "role", "state", "load", "up"].map((text) => el("th", { scope: "col" }, text))
+    const head = ["node", "role", "state", "load", "uptime"].map((text) => el("th", { scope: "col" }, text))
     const rows = nodes.map((node) =>
       el(
         "tr",
@@ -114,10 +120,10 @@ export class ClusterView {
       list.push(topic)
     }
     const cards = [...owners].map(([owner, owned]) =>
-      el("section", { class: "card", "data-owner": owner }, el("h3", {}, owner), el("ul", {}, ...owned.map((topic) => el("li", {}, topic))), owned.length === 0 && el("p", { class: "quiet" }, "nothing now")),
+      el("section", { class: "card", "data-owner": owner }, el("h3", {}, owner), el("ul", {}, ...owned.map((topic) => el("li", {}, topic))), owned.length === 0 && el("p", { class: "quiet" }, "no topics")),
     )
     const more = topics_total - topics.length
-    this.owners.replaceChildren(...cards, ...(more > 0 ? [el("p", { class: "quiet" }, `and ${more} topics more`)] : []))
+    this.owners.replaceChildren(...cards, ...(more > 0 ? [el("p", { class: "quiet" }, `and ${more} more topics`)] : []))
   }
 
   private showTakeovers(takeovers: readonly Takeover[]): void {
@@ -150,7 +156,7 @@ export class ClusterView {
     const canvas = this.spark.getContext("2d")
     if (!canvas || this.figure.hidden) return
     const [width, height] = [this.spark.clientWidth, SPARK_PX]
-    this.spark.width = width * devicePixelRatio // which clears it
+    this.spark.width = width * devicePixelRatio // setting the size clears the canvas
     this.spark.height = height * devicePixelRatio
     canvas.scale(devicePixelRatio, devicePixelRatio)
     const most = Math.max(...this.history, 1)

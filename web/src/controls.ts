@@ -1,10 +1,12 @@
 /**
- * A form with a proper control for each parameter. It says every change that makes a complete, valid set of values;
- * a parameter that is left empty takes its default.
+ * A form with a control for each parameter of a query, chosen by the parameter's type.
+ *
+ * It reports each change that leads to a complete and valid set of values. An empty parameter takes its default.
  */
 import type { Param, Query } from "./api"
 import { el } from "./dom"
 
+/** The form of one query; `onChange` receives the values that differ from the defaults. */
 export class Controls {
   readonly element: HTMLFormElement
   private readonly inputs = new Map<string, HTMLInputElement | HTMLSelectElement>()
@@ -18,12 +20,12 @@ export class Controls {
     this.element = el("form", { class: "controls", "aria-label": "Parameters", novalidate: true })
     for (const param of query.params) this.element.append(this.field(param, params.get(param.name)))
     this.element.addEventListener("submit", (event) => event.preventDefault())
-    this.element.addEventListener("input", (event) => this.soon(event.target instanceof HTMLSelectElement ? 0 : 300))
-    this.element.addEventListener("change", () => this.soon(0))
+    this.element.addEventListener("input", (event) => this.reportAfter(event.target instanceof HTMLSelectElement ? 0 : 300))
+    this.element.addEventListener("change", () => this.reportAfter(0))
     this.element.hidden = query.params.length === 0
   }
 
-  /** The values that differ from the defaults, or null while something is missing or wrong. */
+  /** Returns the values that differ from the defaults, or null while a value is missing or invalid. */
   values(): Map<string, string> | null {
     const params = new Map<string, string>()
     for (const param of this.query.params) {
@@ -39,7 +41,7 @@ export class Controls {
     return params
   }
 
-  private soon(ms: number): void {
+  private reportAfter(ms: number): void {
     window.clearTimeout(this.timer)
     this.timer = window.setTimeout(() => {
       const params = this.values()
@@ -62,6 +64,7 @@ export class Controls {
   }
 }
 
+/** Returns the control for a parameter. */
 function control(param: Param, id: string): HTMLInputElement | HTMLSelectElement {
   if (param.enum) {
     const select = el("select", { id, name: param.name, required: param.required })
@@ -98,7 +101,7 @@ function control(param: Param, id: string): HTMLInputElement | HTMLSelectElement
   }
 }
 
-/** Buttons that one can hit with a thumb beside the number. */
+/** Returns a number field between two buttons that are large enough for a thumb. */
 function stepper(param: Param, input: HTMLInputElement): HTMLElement {
   const step = (by: 1 | -1, text: string): HTMLButtonElement => {
     const button = el("button", { type: "button", "aria-label": `${by < 0 ? "decrease" : "increase"} ${param.name}` }, text)
@@ -113,11 +116,13 @@ function stepper(param: Param, input: HTMLInputElement): HTMLElement {
   return el("span", { class: "stepper" }, step(-1, "−"), input, step(1, "+"))
 }
 
+/** Returns the control's value as a topic spells it. */
 function read(param: Param, input: HTMLInputElement | HTMLSelectElement): string {
   if (param.type !== "timestamptz" || input.value === "") return input.value
-  return new Date(input.value).toISOString().replace(/\.000Z$/, "Z") // what is entered is local time
+  return new Date(input.value).toISOString().replace(/\.000Z$/, "Z") // the control holds local time
 }
 
+/** Sets the control to a value as a topic spells it. */
 function write(param: Param, input: HTMLInputElement | HTMLSelectElement, text: string): void {
   if (param.type !== "timestamptz" || text === "") {
     input.value = text

@@ -1,9 +1,12 @@
-/** Elements without a framework. */
+/** Helpers for DOM elements. */
 
 type Child = Node | string | null | undefined | false
 type Attributes = Record<string, string | number | boolean | undefined>
 
-/** `el("p", {class: "quiet"}, "text", child)`; `false` and `undefined` leave an attribute out, `true` sets it empty. */
+/**
+ * Returns a new element: `el("p", {class: "quiet"}, "text", child)`. An attribute that is `false` or `undefined` is
+ * left out, one that is `true` is set to the empty text.
+ */
 export function el<K extends keyof HTMLElementTagNameMap>(
   name: K,
   attributes: Attributes = {},
@@ -18,26 +21,26 @@ export function el<K extends keyof HTMLElementTagNameMap>(
   return element
 }
 
-/** An element of the document that is there for sure. */
+/** Returns the element with this id. Throws when the document does not have it. */
 export function byId<T extends HTMLElement>(id: string): T {
   const element = document.getElementById(id)
   if (!element) throw new Error(`#${id} is missing`)
   return element as T
 }
 
-/** Sets text only when it is another, so that screen readers and the layout are left alone. */
+/** Sets the text of an element only if it differs, so that screen readers and the layout are not disturbed. */
 export function setText(element: Element, text: string): void {
   if (element.textContent !== text) element.textContent = text
 }
 
-/** Calls back at most once per frame, however often it is asked to. */
+/** Returns a function that calls `callback` in the next frame, at most once per frame. */
 export function perFrame(callback: () => void): () => void {
-  let asked = false
+  let scheduled = false
   return () => {
-    if (asked) return
-    asked = true
+    if (scheduled) return
+    scheduled = true
     requestAnimationFrame(() => {
-      asked = false
+      scheduled = false
       callback()
     })
   }

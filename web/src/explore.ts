@@ -1,4 +1,4 @@
-/** One query: its parameters, its result as a table or a chart, how fresh it is, and who else looks. */
+/** The view of one topic: its parameters, its result as a table or a chart, its status and age, and its members. */
 import { watch, type Change, type LiveQuery } from "@pollcast/client"
 import type { Socket } from "phoenix"
 import * as access from "./access"
@@ -13,6 +13,7 @@ import * as self from "./self"
 import { Table } from "./table"
 import { ago } from "./values"
 
+/** The view of one query, whose topic follows the parameters in the form. Call `close()` when it is replaced. */
 export class Explore {
   readonly element: HTMLElement
   private readonly freshness = new Freshness()
@@ -47,7 +48,7 @@ export class Explore {
       this.place,
     )
     this.ticking = window.setInterval(() => this.freshness.tick(), 200)
-    // What the controls make of the address: a required choice has a first value.
+    // The controls may complete the parameters of the address: a required choice starts with its first value.
     const complete = this.controls.values()
     if (complete) {
       this.params = complete
@@ -58,7 +59,7 @@ export class Explore {
     this.showShape()
   }
 
-  /** The address has changed. False when it is about something else than the shape of what is shown. */
+  /** Applies a changed address. Returns false when it names another topic than the one that is shown. */
   follow(params: ReadonlyMap<string, string>, shape: Shape): boolean {
     if (spelling(this.query.name, params) !== spelling(this.query.name, this.params)) return false
     if (shape !== this.shape) {
@@ -72,10 +73,12 @@ export class Explore {
     return true
   }
 
+  /** Shows another name to the other members of the topic. */
   rename(name: string): void {
     if (this.query.presence) this.live?.setMeta({ name })
   }
 
+  /** Stops the watch and releases the chart. */
   close(): void {
     window.clearInterval(this.ticking)
     this.live?.stop()

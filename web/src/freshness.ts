@@ -1,10 +1,11 @@
-/** Whether the topic is live, and how old what one sees is. State changes are announced; the counting is not. */
+/** The status of the topic and the age of its result. Screen readers announce a change of the status, not the age. */
 import type { Result, Status } from "@pollcast/client"
 import { el, setText } from "./dom"
 import { ago } from "./values"
 
 const WORDS = { waiting: "waiting", live: "live", stale: "stale", failed: "failed" } as const
 
+/** The element that shows the status and the age. */
 export class Freshness {
   readonly element: HTMLElement
   private readonly badge = el("strong", { class: "state", role: "status" })
@@ -12,13 +13,14 @@ export class Freshness {
   private readonly age = el("span", { class: "age quiet" })
   private status: Status = { state: "live", reason: null, since: null }
   private result: Result | null = null
-  private skew = 0 // ms by which the poller's clock is ahead of this one, at least
+  private skew = 0 // lower bound of how far the poller's clock is ahead of this one, in ms
 
   constructor() {
     this.element = el("p", { class: "freshness" }, this.badge, this.why, this.age)
     this.tick()
   }
 
+  /** Shows a status, and the result that it is about. */
   show(status: Status, result: Result | null): void {
     this.status = status
     if (result && result !== this.result) this.skew = Math.max(this.skew, Date.parse(result.polledAt) - Date.now())
@@ -26,7 +28,7 @@ export class Freshness {
     this.tick()
   }
 
-  /** Call a few times a second. */
+  /** Updates the age. Call it a few times a second. */
   tick(): void {
     const state = this.status.state === "live" && !this.result ? "waiting" : this.status.state
     this.element.dataset["state"] = state
@@ -37,6 +39,6 @@ export class Freshness {
       return
     }
     const old = ago(Date.now() + this.skew - Date.parse(this.result.polledAt))
-    setText(this.age, state === "live" ? `changed ${old} ago` : `what you see is from ${old} ago, or older`)
+    setText(this.age, state === "live" ? `changed ${old} ago` : `these data are from ${old} ago, or older`)
   }
 }

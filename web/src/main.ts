@@ -1,4 +1,4 @@
-/** The page: what is in the address is what is shown. */
+/** The entry point of the page: it shows the view that the address names. */
 import { connect } from "@pollcast/client"
 import type { Socket } from "phoenix"
 import * as access from "./access"
@@ -19,35 +19,37 @@ let socket: Socket | null = null
 let queries: Query[] = []
 let shown: Explore | ClusterView | null = null
 
+/** Returns the page's socket; opens it on first use. */
 function open(): Socket {
   if (socket) return socket
   let opened = false
-  const made = connect("/socket", {
+  const connection = connect("/socket", {
     token: access.token,
     onTokenRefused: (_, { reason }) => {
-      // A valid token of somebody else: they get a connection of their own.
-      if (reason === "forbidden") made.disconnect(() => made.connect())
+      // A valid token of another subject needs a connection of its own.
+      if (reason === "forbidden") connection.disconnect(() => connection.connect())
       else void access.probe()
     },
   })
-  made.onOpen(() => {
+  connection.onOpen(() => {
     opened = true
   })
-  made.onClose(({ code }) => {
-    if (code === TOKEN_EXPIRED) access.refuse(made.token, "the token has expired")
+  connection.onClose(({ code }) => {
+    if (code === TOKEN_EXPIRED) access.refuse(connection.token, "the token has expired")
     else if (!opened) void access.probe()
     opened = false
   })
-  socket = made
-  return made
+  socket = connection
+  return connection
 }
 
+/** Shows the view that the address names. */
 function show(): void {
   const route = parse(location.hash)
   if (route.view === "none") {
     const [first] = queries
     if (first) location.replace(format(first.name, new Map(), "table"))
-    else main.replaceChildren(el("p", { class: "quiet" }, "The catalogue has no query."))
+    else main.replaceChildren(el("p", { class: "quiet" }, "The catalogue has no queries."))
     return
   }
   mark(route.view === "topic" ? route.query : null)
@@ -67,6 +69,7 @@ function show(): void {
   replace(new Explore(open(), query, route.params, route.shape), query.title ?? query.name)
 }
 
+/** Closes the current view and shows another. */
 function replace(view: Explore | ClusterView, title: string): void {
   shown?.close()
   shown = view
@@ -74,6 +77,7 @@ function replace(view: Explore | ClusterView, title: string): void {
   document.title = `${title} · Pollcast`
 }
 
+/** Marks the link of the current query; null marks the link of the cluster. */
 function mark(query: string | null): void {
   for (const link of document.querySelectorAll<HTMLAnchorElement>("[data-view], [data-query]")) {
     const { view, query: name } = link.dataset
@@ -82,11 +86,12 @@ function mark(query: string | null): void {
     else link.removeAttribute("aria-current")
   }
   const chosen = catalogue.querySelector<HTMLElement>("[aria-current]")
-  const strip = catalogue.parentElement // on a phone
+  const strip = catalogue.parentElement // on a phone it scrolls sideways
   if (chosen && strip) strip.scrollLeft = chosen.offsetLeft - (strip.clientWidth - chosen.offsetWidth) / 2
   document.body.dataset["view"] = query === null ? "cluster" : "explore"
 }
 
+/** Lists the queries of the catalogue. */
 function list(): void {
   catalogue.replaceChildren(
     ...queries.map((query) =>
@@ -99,6 +104,7 @@ function list(): void {
   )
 }
 
+/** Loads the catalogue and shows the first view; tries again until it succeeds or a token is needed. */
 async function start(): Promise<void> {
   const tried = self.token()
   try {
@@ -106,11 +112,11 @@ async function start(): Promise<void> {
   } catch (error) {
     if (!(error instanceof ApiError)) throw error
     if (error.status === 401) {
-      main.replaceChildren(el("p", { class: "quiet" }, "What there is to see is shown to those who have a token."))
+      main.replaceChildren(el("p", { class: "quiet" }, "This gateway requires a token to show its catalogue."))
       access.refuse(tried, error.detail)
-      return // entering one starts again
+      return // `onEntered` calls start again
     }
-    main.replaceChildren(el("p", { class: "why", role: "alert" }, `The catalogue can't be read: ${error.detail}. Trying again …`))
+    main.replaceChildren(el("p", { class: "why", role: "alert" }, `The catalogue could not be loaded: ${error.detail}. Trying again …`))
     setTimeout(() => void start(), 2000)
     return
   }

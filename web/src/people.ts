@@ -1,12 +1,15 @@
-/** Who is on the topic: a round badge with initials and the name for each person, however many tabs they have. */
+/** The members of the topic: one round badge with initials and the name per member, however many connections it has. */
 import type { Listed } from "@pollcast/client"
 import { el } from "./dom"
 
+/** Number of members that are shown by name. */
 const MOST = 12
 
+/** The list of members. */
 export class People {
-  readonly element = el("ul", { class: "people", "aria-label": "Who is here" })
+  readonly element = el("ul", { class: "people", "aria-label": "People on this topic" })
 
+  /** Shows the members; `own` is this browser's key. */
   show(presence: readonly Listed[], own: string): void {
     const people = presence.map(({ key, metas }) => {
       const name = metas.map((meta) => meta["name"]).findLast((text) => typeof text === "string" && text !== "")
@@ -28,7 +31,7 @@ function initials(name: string): string {
   return [...words.slice(0, 2).map((word) => [...word][0] ?? "")].join("").toUpperCase() || "?"
 }
 
-/** One of twelve colours, the same for a key everywhere. */
+/** Returns the number of one of twelve colours; the same key has the same colour in every browser. */
 function hue(key: string): number {
   let sum = 0
   for (const letter of key) sum = (sum * 31 + letter.codePointAt(0)!) >>> 0

@@ -1,18 +1,22 @@
 /**
- * What the address says: `#/orders?region=north` (the table of a topic), `#/orders?region=north&~=chart` (its chart),
- * `#/cluster/`. The part after the slash is the topic as it is joined, so a link can be shared. Pure.
+ * The page's address: `#/orders?region=north` is the table of a topic, `#/orders?region=north&~=chart` its chart,
+ * `#/cluster/` the view of the cluster. The part after the slash is the topic, so that a link can be shared. Pure: no
+ * I/O.
  */
 
+/** A parsed address. */
 export type Route =
   | { view: "none" }
   | { view: "cluster" }
   | { view: "topic"; query: string; params: ReadonlyMap<string, string>; shape: Shape }
 
+/** The two ways to show a result. */
 export type Shape = "table" | "chart"
 
-/** No parameter can have this name. */
+/** The field of the address that holds the shape; no parameter can have this name. */
 const SHAPE = "~"
 
+/** Returns the route of an address's hash. */
 export function parse(hash: string): Route {
   const text = hash.replace(/^#?\/?/, "")
   if (text === "") return { view: "none" }
@@ -24,6 +28,7 @@ export function parse(hash: string): Route {
   return { view: "topic", query, params, shape }
 }
 
+/** Returns the hash of a topic's address. */
 export function format(query: string, params: ReadonlyMap<string, string>, shape: Shape): string {
   const search = new URLSearchParams([...params])
   if (shape === "chart") search.append(SHAPE, "chart")
@@ -31,7 +36,7 @@ export function format(query: string, params: ReadonlyMap<string, string>, shape
   return text ? `#/${query}?${text}` : `#/${query}`
 }
 
-/** `live:orders?region=north` */
+/** Returns the topic, as in `live:orders?region=north`. */
 export function spelling(query: string, params: ReadonlyMap<string, string>): string {
   const text = new URLSearchParams([...params]).toString()
   return text ? `live:${query}?${text}` : `live:${query}`

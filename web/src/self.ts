@@ -1,4 +1,4 @@
-/** Who is at this browser: a token where one is asked for, and a name that others see. Kept in the browser only. */
+/** The identity of this browser, stored in the browser only: a name that others see, a presence key and a token. */
 
 const NAME = "pollcast.name"
 const ID = "pollcast.id"
@@ -7,10 +7,12 @@ const TOKEN = "pollcast.token"
 const ANIMALS = ["Badger", "Crane", "Dormouse", "Fox", "Heron", "Ibex", "Lynx", "Marten", "Otter", "Puffin", "Stoat", "Wren"]
 const COLOURS = ["Amber", "Azure", "Coral", "Green", "Indigo", "Ivory", "Olive", "Red", "Silver", "Teal", "Violet", "White"]
 
+/** Returns a random element. */
 function pick(list: readonly string[]): string {
   return list[Math.floor(Math.random() * list.length)]!
 }
 
+/** Returns the name that others see; the first one is made up. */
 export function name(): string {
   let known = localStorage.getItem(NAME)
   if (!known) {
@@ -20,11 +22,12 @@ export function name(): string {
   return known
 }
 
+/** Stores the name that others see. */
 export function setName(text: string): void {
   localStorage.setItem(NAME, text)
 }
 
-/** The presence key of this browser; its tabs are one person. */
+/** Returns the presence key of this browser, which all its tabs share. */
 export function id(): string {
   let known = localStorage.getItem(ID)
   if (!known) {
@@ -34,10 +37,12 @@ export function id(): string {
   return known
 }
 
+/** Returns this tab's token. */
 export function token(): string | null {
   return sessionStorage.getItem(TOKEN)
 }
 
+/** Stores this tab's token. */
 export function setToken(text: string): void {
   sessionStorage.setItem(TOKEN, text)
 }

@@ -1,19 +1,24 @@
 /**
- * A result as a live table. Rows glide to their new place and changed cells light up.
+ * The table of a live result. Rows glide to their new place and changed cells light up.
  *
- * Only the rows in sight are in the document, each at its place by a transform: a row that moves gets another transform
- * and the browser glides it there on the compositor, so 1,000 changing rows cost as much as the thirty that one sees.
- * Rows are told apart by their key; without a key, by their place.
+ * Only the visible rows are in the document, each positioned by a transform: a row that moves gets another transform,
+ * and the browser animates it on the compositor. A thousand changing rows therefore cost as much as the thirty visible
+ * ones. Rows are identified by their key, or by their index in a query without a key.
  */
 import type { Result, Row } from "@pollcast/client"
 import { el, perFrame, setText } from "./dom"
 import { columns, isNumeric, show } from "./values"
 
+/** Height of a row in CSS pixels. */
 const ROW_PX = 36
-const BEYOND = 6 // rows kept above and below what is in sight, so that gliding in and out is seen
+/** Number of rows kept above and below the visible ones, so that rows are seen gliding in and out. */
+const BEYOND = 6
+/** Duration of a changed cell's flash. */
 const FLASH_MS = 900
-const MOST_FADING = 12 // when more rows than that come or go at once, fading shows nothing and costs much
+/** Number of removed rows up to which they fade out; more at once would cost much and show nothing. */
+const MOST_FADING = 12
 
+/** A row of the result that is in the document. */
 interface Shown {
   element: HTMLDivElement
   cells: HTMLDivElement[]
@@ -21,6 +26,7 @@ interface Shown {
   at: number
 }
 
+/** A table element. */
 export class Table {
   readonly element: HTMLElement
   private readonly head: HTMLDivElement
@@ -43,6 +49,7 @@ export class Table {
     new ResizeObserver(this.paint).observe(this.scroller)
   }
 
+  /** Shows a result in the next frame. */
   show(result: Result): void {
     this.result = result
     this.paint()
@@ -112,11 +119,11 @@ export class Table {
     return this.numeric[column] ? "cell number" : "cell"
   }
 
-  /** Starts over when the columns are others. */
+  /** Sets the columns, and removes all rows from the document when they changed. */
   private columnsOf(rows: readonly Row[], key: readonly string[]): void {
     if (!rows.length && this.names.length) return
     const names = columns(rows)
-    const numeric = names.map((name) => !key.includes(name) && isNumeric(rows, name)) // a key is a name
+    const numeric = names.map((name) => !key.includes(name) && isNumeric(rows, name)) // numbers in key columns are names
     if (names.join("\n") === this.names.join("\n") && numeric.join() === this.numeric.join()) return
     this.names = names
     this.numeric = numeric
@@ -130,11 +137,13 @@ export class Table {
   }
 }
 
+/** Moves a row to its index. */
 function place(element: HTMLElement, at: number): void {
   element.style.transform = `translateY(${at * ROW_PX}px)`
   element.setAttribute("aria-rowindex", String(at + 2))
 }
 
+/** Fades a row out and removes it. */
 function leave(element: HTMLElement): void {
   element.setAttribute("aria-hidden", "true")
   element.classList.add("leaving")
@@ -144,6 +153,7 @@ function leave(element: HTMLElement): void {
 
 const flashing = new WeakMap<HTMLElement, Animation>()
 
+/** Lights a cell up: in other colours for a number that rose, one that fell, and any other change. */
 function flash(cell: HTMLElement, after: unknown, before: unknown): void {
   const kind = typeof after === "number" && typeof before === "number" ? (after > before ? "up" : "down") : "other"
   flashing.get(cell)?.cancel()

@@ -1,14 +1,16 @@
-/** How values are shown and compared. Pure. */
+/** The texts of values, numbers and times. Pure: no I/O. */
 import type { Json, Row } from "@pollcast/client"
 
 const NUMBER = new Intl.NumberFormat("en", { maximumFractionDigits: 20 })
 const SHORT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 })
 const COMPACT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 3 })
 const CLOCK = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" })
+/** Maximum number of decimals of an axis label. */
 const MOST_DIGITS = 10
 const DAY = new Intl.DateTimeFormat("en", { month: "short", day: "numeric" })
 const TIME = /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d/
 
+/** Returns the text of a value in a table. */
 export function show(value: Json | undefined): string {
   if (value === null || value === undefined) return "–"
   if (typeof value === "number") return NUMBER.format(value)
@@ -20,19 +22,23 @@ function showTime(text: string): string {
   return text.replace("T", " ").replace(/(\.\d{3})\d+/, "$1").replace(/\+00:00$/, "Z")
 }
 
+/** Returns a rounded number: `1.23`, `12.3`, `1,234`, `12.3K`. */
 export function short(value: number): string {
   if (Math.abs(value) >= 10_000) return SHORT.format(value)
   const steps = Math.abs(value) < 10 ? 100 : Math.abs(value) < 100 ? 10 : 1
   return NUMBER.format(Math.round(value * steps) / steps)
 }
 
-/** Columns in the order of the first row, with what the later rows have beside them. */
+/**
+ * Returns the columns of the first 50 rows: those of the first row in its order, then those that only later rows have.
+ */
 export function columns(rows: readonly Row[]): string[] {
   const found = new Set<string>()
   for (const row of rows.slice(0, 50)) for (const column of Object.keys(row)) found.add(column)
   return [...found]
 }
 
+/** Returns whether the column has numbers, and nothing else but nulls, in the first 50 rows. */
 export function isNumeric(rows: readonly Row[], column: string): boolean {
   let seen = false
   for (const row of rows.slice(0, 50)) {
@@ -44,6 +50,7 @@ export function isNumeric(rows: readonly Row[], column: string): boolean {
   return seen
 }
 
+/** Returns whether the column has times, and nothing else but nulls, in the first 50 rows. */
 export function isTime(rows: readonly Row[], column: string): boolean {
   let seen = false
   for (const row of rows.slice(0, 50)) {
@@ -55,7 +62,7 @@ export function isTime(rows: readonly Row[], column: string): boolean {
   return seen
 }
 
-/** `0.4 s`, `12 s`, `3 min`, `2 h` */
+/** Returns a duration in milliseconds as a short text: `0.4 s`, `12 s`, `3 min`, `2 h`. */
 export function ago(ms: number): string {
   const seconds = Math.max(0, ms) / 1000
   if (seconds < 10) return `${seconds.toFixed(1)} s`
@@ -63,12 +70,12 @@ export function ago(ms: number): string {
   return seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`
 }
 
-/** `13:45:09`, of this computer's time zone. */
+/** Returns the time of day in this computer's time zone: `13:45:09`. */
 export function clock(at: number | string): string {
   return CLOCK.format(new Date(at))
 }
 
-/** Numbers beside an axis, with as many digits as tell them apart. */
+/** Returns the labels of a number axis, with as many digits as are needed to distinguish them. */
 export function ticks(values: readonly number[]): string[] {
   const step = Math.abs((values[1] ?? 0) - (values[0] ?? 0))
   if (Math.max(...values.map(Math.abs)) >= 10_000) return values.map((value) => COMPACT.format(value))
@@ -79,7 +86,9 @@ export function ticks(values: readonly number[]): string[] {
   return values.map((value) => format.format(value))
 }
 
-/** Times (seconds since the Unix epoch) beside an axis, as fine as they are apart. */
+/**
+ * Returns the labels of a time axis, as precise as their distance asks. The values are seconds since the Unix epoch.
+ */
 export function timeTicks(values: readonly number[]): string[] {
   const step = (values[1] ?? 0) - (values[0] ?? 0)
   return values.map((at) => {
@@ -90,7 +99,7 @@ export function timeTicks(values: readonly number[]): string[] {
   })
 }
 
-/** `1 client`, `1.2K clients` */
+/** Returns a number with its noun: `1 client`, `1.2K clients`. */
 export function count(number: number, noun: string): string {
   return `${short(number)} ${noun}${number === 1 ? "" : "s"}`
 }

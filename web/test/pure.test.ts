@@ -4,7 +4,7 @@ import { plan } from "../src/shape"
 import { ago, columns, count, short, show, ticks, timeTicks } from "../src/values"
 
 describe("the address", () => {
-  it("holds a topic, so that a link can be shared", () => {
+  it("contains a topic, so that a link can be shared", () => {
     const params = new Map([["region", "a b&c"], ["limit", "5"]])
     for (const shape of ["table", "chart"] as const) {
       expect(parse(format("orders", params, shape))).toEqual({ view: "topic", query: "orders", params, shape })
@@ -12,34 +12,34 @@ describe("the address", () => {
     expect(spelling("orders", params)).toBe("live:orders?region=a+b%26c&limit=5")
     expect(spelling("orders", new Map())).toBe("live:orders")
   })
-  it("may be empty, or be the cluster", () => {
+  it("can be empty, or name the view of the cluster", () => {
     expect(parse("")).toEqual({ view: "none" })
     expect(parse("#/")).toEqual({ view: "none" })
     expect(parse("#/cluster/")).toEqual({ view: "cluster" })
   })
-  it("tells the view of the cluster from a query of that name", () => {
+  it("distinguishes the view of the cluster from a query named cluster", () => {
     expect(parse(format("cluster", new Map(), "table"))).toMatchObject({ view: "topic", query: "cluster" })
   })
 })
 
-describe("a chart is chosen from the data's shape:", () => {
-  it("bars of the numbers, named by the key", () => {
+describe("the shape of a result determines its chart:", () => {
+  it("bars for rows with numbers, named by the key", () => {
     expect(plan([{ id: 1, n: 2 }, { id: 2, n: 3 }], ["id"])).toEqual({ kind: "bars", label: "id", values: ["n"] })
   })
-  it("lines over a time", () => {
+  it("lines for rows with a time column", () => {
     const rows = [{ at: "2026-01-01T00:00:00Z", n: 2 }, { at: "2026-01-01T00:00:01Z", n: 3 }]
     expect(plan(rows, [])).toEqual({ kind: "lines", time: "at", values: ["n"] })
   })
-  it("one row as it changes", () => {
+  it("a history for a single row", () => {
     expect(plan([{ tps: 2.5 }], [])).toEqual({ kind: "history", values: ["tps"] })
   })
-  it("nothing without numbers or rows", () => {
+  it("none without rows or numbers", () => {
     expect(plan([{ name: "a" }], [])).toMatchObject({ kind: "none" })
     expect(plan([], [])).toMatchObject({ kind: "none" })
   })
 })
 
-test("values are shown for people", () => {
+test("values have short, readable texts", () => {
   expect(show(1234567.5)).toBe("1,234,567.5")
   expect(show(null)).toBe("–")
   expect(show(true)).toBe("true")
@@ -54,8 +54,8 @@ test("values are shown for people", () => {
   expect(ago(600_000)).toBe("10 min")
 })
 
-describe("an axis", () => {
-  it("tells its numbers apart", () => {
+describe("the labels of an axis", () => {
+  it("have as many digits as distinguish the numbers", () => {
     expect(ticks([20.1, 20.15, 20.2])).toEqual(["20.10", "20.15", "20.20"])
     expect(ticks([0, 0.25, 0.5])).toEqual(["0.00", "0.25", "0.50"])
     expect(ticks([0, 5, 10])).toEqual(["0", "5", "10"])
@@ -63,7 +63,7 @@ describe("an axis", () => {
     expect(ticks([3])).toEqual(["3"])
     expect(ticks([])).toEqual([])
   })
-  it("says times as finely as they are apart", () => {
+  it("are as precise as the distance of the times", () => {
     const at = (...time: [number, number, number]): number => new Date(2026, 0, 2, ...time).getTime() / 1000
     expect(timeTicks([at(12, 0, 58), at(12, 0, 59), at(12, 1, 0)])).toEqual(["12:00:58", "12:00:59", "12:01:00"])
     expect(timeTicks([at(0, 0, 0), at(6, 0, 0)])).toEqual(["Jan 2", "06:00"])

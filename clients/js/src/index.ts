@@ -1,3 +1,4 @@
+/** A client for Pollcast in browsers and Node.js, over the npm package `phoenix`. */
 export { LiveQuery, watch } from "./live.js"
 export type { Change, Listed, Meta, Status, WatchOptions } from "./live.js"
 export { ProtocolViolated, Result } from "./result.js"

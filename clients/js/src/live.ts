@@ -1,58 +1,75 @@
 /**
- * One topic, followed over a Phoenix socket.
+ * The watch of one topic over a Phoenix socket.
  *
- * It joins at once, and again whenever phoenix.js has a connection again, with the version that it has as `since`: then
- * only what is missing comes. While there is no connection the status is `stale`. What the gateway refuses for good is
- * told to `onRefused`, and ends it.
+ * It joins the topic at once, and again on each later connection, with its version as `since`, so that the gateway
+ * sends only the deltas that are missing. Without a connection the topic's status is `stale`. A refused join ends the
+ * watch and is reported to `onRefused`.
  */
 import { Presence, type Channel, type Socket } from "phoenix"
 import { LiveSocket, type Refusal } from "./socket.js"
 import { ProtocolViolated, Result, type DeltaPayload, type Json, type Row, type SnapshotPayload } from "./result.js"
 
+/** The state of a topic. */
 export interface Status {
-  /** `stale`: what is shown may be old, for a passing reason. `failed`: the query's own fault. */
+  /**
+   * `live`: the result is current. `stale`: it may be out of date, for a transient reason. `failed`: the query itself
+   * is at fault, as with an SQL error or too many rows.
+   */
   state: "live" | "stale" | "failed"
+  /** The reason for `stale` or `failed`. */
   reason: string | null
-  /** RFC 3339; null before the gateway has said anything. */
+  /** The time since when the state holds, in RFC 3339; null until the gateway has sent a status. */
   since: string | null
 }
 
+/** The data that a member of a topic shows to the others. */
 export type Meta = { [name: string]: Json }
+/** A member of a topic: its key, and one meta for each of its connections (`online_at` in RFC 3339). */
 export type Listed = { key: string; metas: (Meta & { phx_ref: string; online_at: string })[] }
 
+/** The topic after one change. */
 export interface Change {
+  /** The message that caused the change. */
   kind: "snapshot" | "delta" | "status" | "presence"
-  /** The whole result after the change; null while there is none yet. */
+  /** The whole result after the change; null until the first one arrives. */
   result: Result | null
-  /** The result's rows; empty while there is none yet. */
+  /** The result's rows in the query's order; empty until the first result arrives. */
   rows: readonly Row[]
   status: Status
-  /** Who is on the topic, by key. */
+  /** The topic's members. */
   presence: readonly Listed[]
-  /** What came, when `kind` is `delta`. */
+  /** The difference from the result before; null unless `kind` is `delta`. */
   delta: DeltaPayload | null
 }
 
+/** The options of `watch`. */
 export interface WatchOptions {
-  /** Says who one is, on queries with presence; with tokens, the token's `sub` is the key. */
+  /**
+   * Makes the client a member of the topic, for queries with presence. With tokens, the key is the token's claim `sub`.
+   */
   presence?: { key?: string; meta?: Meta }
-  /** False: every change comes as a snapshot. */
+  /** Set to false to receive every change as a snapshot. */
   deltas?: boolean
-  /** The gateway says no, and will say so again. Without it, a refusal is an error on the console. */
+  /** Called when the gateway refuses the topic; the watch has then stopped. By default it is logged on the console. */
   onRefused?: (refusal: Refusal) => void
 }
 
-/** Reasons of a refused join that are worth another try, which phoenix.js makes. */
-const PASSING = new Set(["too_many_joins"])
+/** The reasons of a refused join after which phoenix.js joins again. */
+const TRANSIENT_REASONS = new Set(["too_many_joins"])
 
+/** Pause before a topic is joined again whose messages did not fit the protocol. */
 const RESYNC_MS = 1000
 
+/** The watch of one topic, from its creation until `stop()`. */
 export class LiveQuery {
+  /** The current result; null until the first one arrives. */
   result: Result | null = null
+  /** The current status. */
   status: Status = { state: "live", reason: null, since: null }
+  /** The topic's members. */
   presence: readonly Listed[] = []
   private channel: Channel | null = null
-  private lost = false
+  private disconnected = false
   private stopped = false
 
   constructor(
@@ -64,18 +81,21 @@ export class LiveQuery {
     this.open()
   }
 
-  /** Says something else about oneself, on a topic that was joined with a presence. */
+  /** Replaces the meta that other members of the topic see. The topic has to be watched with a presence. */
   setMeta(meta: Meta): void {
     this.options.presence = { ...this.options.presence, meta }
     this.channel?.push("presence", { meta })
   }
 
-  /** Gives the connection a new token before the old one expires. Not needed where `connect` was given a function. */
+  /**
+   * Sends a new token on the connection, before the old one expires. Not needed when `connect` has a token function.
+   */
   renew(token: string): void {
     if (this.socket instanceof LiveSocket) this.socket.renew(token)
     else this.channel?.push("access_token", { token })
   }
 
+  /** Leaves the topic. `onChange` is not called any more. */
   stop(): void {
     this.stopped = true
     this.channel?.leave()
@@ -93,7 +113,7 @@ export class LiveQuery {
       if (current()) this.take("delta", () => this.after(payload), payload)
     })
     channel.on("status", (status: Status) => {
-      if (current()) this.say(status)
+      if (current()) this.setStatus(status)
     })
     const presence = new Presence(channel)
     presence.onSync(() => {
@@ -102,15 +122,17 @@ export class LiveQuery {
       this.emit("presence")
     })
     channel.onError(() => {
-      if (!current() || this.lost) return
-      this.say({ state: "stale", reason: "not connected", since: new Date().toISOString() })
-      this.lost = true
+      if (!current() || this.disconnected) return
+      this.setStatus({ state: "stale", reason: "not connected", since: new Date().toISOString() })
+      this.disconnected = true
     })
     channel
       .join()
-      .receive("ok", () => current() && this.lost && this.say({ state: "live", reason: null, since: null }))
+      .receive("ok", () => {
+        if (current() && this.disconnected) this.setStatus({ state: "live", reason: null, since: null })
+      })
       .receive("error", (refusal: Refusal) => {
-        if (!current() || PASSING.has(refusal.reason)) return
+        if (!current() || TRANSIENT_REASONS.has(refusal.reason)) return
         this.stop()
         if (this.options.onRefused) this.options.onRefused(refusal)
         else console.error(`${this.topic}: ${refusal.reason}: ${refusal.detail}`)
@@ -135,25 +157,25 @@ export class LiveQuery {
       this.result = next()
     } catch (error) {
       if (!(error instanceof ProtocolViolated)) throw error
-      console.error(`${this.topic}: ${error.message}; starting afresh`)
-      this.startAfresh()
+      console.error(`${this.topic}: ${error.message}; joining again`)
+      this.resync()
       return
     }
     this.emit(kind, delta)
   }
 
-  /** What is known can't be trusted: the next join asks for everything. */
-  private startAfresh(): void {
+  /** Discards the result, which can no longer be trusted, and joins again for a snapshot. */
+  private resync(): void {
     this.channel?.leave()
     this.channel = null
     this.result = null
-    this.say({ state: "stale", reason: "out of step with the gateway", since: new Date().toISOString() })
-    this.lost = true
+    this.setStatus({ state: "stale", reason: "out of step with the gateway", since: new Date().toISOString() })
+    this.disconnected = true
     setTimeout(() => this.stopped || this.open(), RESYNC_MS)
   }
 
-  private say(status: Status): void {
-    this.lost = false
+  private setStatus(status: Status): void {
+    this.disconnected = false
     this.status = status
     this.emit("status")
   }
@@ -164,7 +186,10 @@ export class LiveQuery {
   }
 }
 
-/** Follows a topic (`live:orders?region=north`) until `stop()`; the socket is the caller's. */
+/**
+ * Watches a topic (`live:orders?region=north`) until `stop()` of the returned object is called. `onChange` is called
+ * with each change. The socket stays open after `stop()`: it is the caller's.
+ */
 export function watch(
   socket: Socket,
   topic: string,

@@ -1,10 +1,17 @@
-/** A result and what deltas make of it. Pure, and strict: what does not fit throws. */
+/**
+ * A topic's result, and the application of deltas to it (docs/reference/channels.md#delta). Pure: no I/O.
+ *
+ * Payloads that do not fit the protocol, or the result at hand, throw ProtocolViolated and change nothing.
+ */
 
+/** A decoded JSON value. */
 export type Json = null | boolean | number | string | Json[] | { [name: string]: Json }
+/** One row: JSON values by column name. */
 export type Row = { readonly [column: string]: Json }
+/** The values of a row's key columns. */
 export type RowKey = readonly Json[]
 
-/** As pushed by the gateway. */
+/** The payload of the event `snapshot`. `polled_at` is in RFC 3339. */
 export interface SnapshotPayload {
   version: string
   polled_at: string
@@ -12,7 +19,10 @@ export interface SnapshotPayload {
   rows: Row[]
 }
 
-/** As pushed by the gateway. */
+/**
+ * The payload of the event `delta`, which applies to the version `base`. `deletes` are the keys of the rows to remove;
+ * each upsert inserts its row at the index `at` of the new result, in ascending order.
+ */
 export interface DeltaPayload {
   version: string
   base: string
@@ -21,26 +31,27 @@ export interface DeltaPayload {
   upserts: { at: number; row: Row }[]
 }
 
-/** The gateway sent what the protocol excludes. Never expected. */
+/** The error for a message that the protocol excludes. A correct gateway never causes it. */
 export class ProtocolViolated extends Error {
   override name = "ProtocolViolated"
 }
 
-/** One version of a topic's rows; never modified. */
+/** One version of a topic's rows. It is never modified: a delta makes a new result. */
 export class Result {
   private constructor(
-    /** Opaque; what is sent as `since`. */
+    /** The opaque version, which a join sends as `since`. */
     readonly version: string,
-    /** When the poll that first gave this result started; RFC 3339. */
+    /** The start of the poll that first returned these rows, in RFC 3339. */
     readonly polledAt: string,
     /** The names of the key columns; empty for a query without a key. */
     readonly key: readonly string[],
-    /** In the query's order. */
+    /** The rows in the query's order. */
     readonly rows: readonly Row[],
     /** The rows' keys as text, in the same order; empty for a query without a key. */
     readonly keys: readonly string[],
   ) {}
 
+  /** Returns the result of a snapshot. Throws ProtocolViolated when two rows have the same key. */
   static ofSnapshot(payload: SnapshotPayload): Result {
     const { version, polled_at, key, rows } = payload
     const keys = key.length ? rows.map((row) => rowKey(row, key)) : []
@@ -50,7 +61,7 @@ export class Result {
     return new Result(version, polled_at, key, rows, keys)
   }
 
-  /** The result after a delta. */
+  /** Returns the result after a delta. Throws ProtocolViolated when the delta does not fit this result. */
   after(payload: DeltaPayload): Result {
     const { version, base, polled_at, deletes, upserts } = payload
     if (base !== this.version) throw new ProtocolViolated(`a delta on ${base}, but ${this.version} is known`)
@@ -70,7 +81,7 @@ export class Result {
     })
     if (left !== 0) throw new ProtocolViolated("a delta deletes a row that is not there")
 
-    // As the indexes ascend, inserting one after the other is merging: each is the row's place in the end.
+    // The indexes ascend and count in the new result, so inserting the rows one by one equals merging two lists.
     const rows: Row[] = []
     const keys: string[] = []
     let taken = 0
@@ -93,6 +104,7 @@ export class Result {
   }
 }
 
+/** Returns a row's key as JSON text. */
 function rowKey(row: Row, key: readonly string[]): string {
   return JSON.stringify(
     key.map((column) => {

@@ -1,41 +1,56 @@
 /**
- * A phoenix.js Socket that reconnects quickly, and keeps its token fresh.
+ * A phoenix.js Socket that reconnects quickly, with jitter, and renews its token.
  *
- * Every connection is opened with what the token source gives then. Before that expires, the source is asked for the
- * next, which is told to the gateway on a joined channel (event `access_token`), so that nothing is interrupted. What is
- * not renewed in time, or where no channel is joined, costs a connection: the gateway closes it with 4001, ten seconds
- * after the expiry, and the next one is opened with a fresh token.
+ * Each connection is opened with a token from the token source. Before that token expires, the source is called for the
+ * next one, which is sent to the gateway on a joined channel (event `access_token`) without an interruption. If the
+ * token is not renewed in time, or no channel is joined, the gateway closes the connection with 4001 ten seconds after
+ * the expiry, and the next connection is opened with a fresh token.
  */
 import { Socket, type Channel } from "phoenix"
 import { expiresAt, renewIn, type TokenSource } from "./token.js"
 
+/** The gateway's refusal of a join or a token. */
 export interface Refusal {
+  /** A word of the protocol: `unknown_query`, `invalid_params`, `forbidden`, `unauthorized`, … */
   reason: string
+  /** A sentence for people. */
   detail: string
 }
 
+/** The options of `connect` and `LiveSocket`. */
 export interface ConnectOptions {
-  /** Travels in the subprotocol, not in the address. A function is asked whenever a fresh one is needed. */
+  /**
+   * The token, sent in the WebSocket's subprotocol and not in its address; or a function that returns one when needed.
+   */
   token?: TokenSource
-  /** The gateway would not have a token as the renewal of another: `forbidden` when it is somebody else's. Without it,
-   * that is an error on the console. */
+  /**
+   * Called when the gateway refuses a token that should renew another; the reason is `forbidden` when the two belong to
+   * different subjects. By default the refusal is logged on the console.
+   */
   onTokenRefused?: (token: string, refusal: Refusal) => void
-  /** phoenix.js's own options win over everything here. */
+  /** Options for phoenix.js's Socket (`transport`, `reconnectAfterMs`, …), which override this client's. */
   socket?: object
 }
 
+/** Maximum pauses before the first attempts to connect, or to join, again. */
 const RECONNECT_MS = [100, 250, 500, 1000, 2000]
+/** Maximum pause before each later attempt. */
 const LATEST_RECONNECT_MS = 5000
+/** Pause before a new token is sent again when no channel was joined. */
 const NO_CHANNEL_MS = 1000
+/** Pause before the token source is called again when it returned no new token. */
 const AGAIN_MS = 5000
+/** The longest time that setTimeout accepts. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1
 
+/** Returns the pause before an attempt (counted from 1), in milliseconds, with jitter. */
 function wait(tries: number): number {
   return (RECONNECT_MS[tries - 1] ?? LATEST_RECONNECT_MS) * (0.5 + Math.random() / 2)
 }
 
+/** A phoenix.js Socket that reconnects quickly and renews its token; see `connect`. */
 export class LiveSocket extends Socket {
-  /** What the present connection was opened, or last renewed, with. */
+  /** The token with which the current connection was opened or last renewed. */
   token: string | null = null
   private readonly source: TokenSource | null
   private readonly onTokenRefused: NonNullable<ConnectOptions["onTokenRefused"]>
@@ -52,21 +67,22 @@ export class LiveSocket extends Socket {
       ...socket,
     })
     this.source = token ?? null
-    this.onTokenRefused =
-      onTokenRefused ?? ((_, { reason, detail }) => console.error(`the token is not renewed: ${reason}: ${detail}`))
-    this.onOpen(() => this.expect())
+    const log = (_: string, { reason, detail }: Refusal): void =>
+      console.error(`the gateway refused the new token: ${reason}: ${detail}`)
+    this.onTokenRefused = onTokenRefused ?? log
+    this.onOpen(() => this.scheduleRenewal())
     this.onClose(() => clearTimeout(this.timer))
   }
 
-  /** phoenix.js calls it for each connection, the first and all later ones. */
+  /** Opens a connection with a token from the source. phoenix.js calls it for each connection. */
   override connect(): void {
     const attempt = (this.attempt += 1)
     if (typeof this.source !== "function") {
       this.open(this.token ?? this.source)
       return
     }
-    void this.ask(null).then((token) => {
-      if (attempt !== this.attempt) return // disconnected, or connecting anew
+    void this.nextToken(null).then((token) => {
+      if (attempt !== this.attempt) return // `disconnect` or another `connect` was called meanwhile
       if (token === undefined) {
         this.timer = setTimeout(() => attempt === this.attempt && this.connect(), wait((this.failures += 1)))
         return
@@ -76,40 +92,46 @@ export class LiveSocket extends Socket {
     })
   }
 
+  /** Closes the connection and opens no other until `connect` is called. */
   override disconnect(callback?: () => void | Promise<void>, code?: number, reason?: string): void {
     this.attempt += 1
     clearTimeout(this.timer)
     super.disconnect(callback, code, reason)
   }
 
+  /** Returns a new channel, which may later carry a token to the gateway. */
   override channel(topic: string, params?: object): Channel {
     const channel = super.channel(topic, params)
     this.opened.add(channel)
     return channel
   }
 
+  /** Removes a channel that was left. phoenix.js calls it. */
   override remove(channel: Channel): void {
     this.opened.delete(channel)
     super.remove(channel)
   }
 
-  /** Gives the connection a new token before the old one expires. It counts for later connections too, unless there is
-   * a function to ask. */
+  /**
+   * Sends a new token on the open connection, before the old one expires. Later connections are opened with it as well,
+   * unless the token source is a function.
+   */
   renew(token: string): void {
     clearTimeout(this.timer)
-    this.tell(token)
+    this.sendToken(token)
   }
 
   private open(token: string | null): void {
     this.token = token
-    const presented = this as unknown as { authToken?: () => string } // a property of phoenix.js that its types lack
+    // A property of phoenix.js that @types/phoenix lacks.
+    const presented = this as unknown as { authToken?: () => string }
     if (token !== null) presented.authToken = () => token
     else if (this.source !== null) delete presented.authToken
     super.connect()
   }
 
-  /** Sees to it that the token is renewed in time. */
-  private expect(): void {
+  /** Sets the timer for the renewal of the current token. */
+  private scheduleRenewal(): void {
     clearTimeout(this.timer)
     const expiring = this.token
     const at = expiring === null ? null : expiresAt(expiring)
@@ -118,50 +140,57 @@ export class LiveSocket extends Socket {
     this.timer = setTimeout(() => void this.replace(expiring), Math.min(ms, LONGEST_TIMER_MS))
   }
 
+  /** Gets the next token from the source and sends it, or tries again later. */
   private async replace(expiring: string): Promise<void> {
     const attempt = this.attempt
-    const token = await this.ask(expiring)
+    const token = await this.nextToken(expiring)
     if (attempt !== this.attempt || this.token !== expiring) return
     if (token === undefined || token === null || token === expiring) {
       this.timer = setTimeout(() => void this.replace(expiring), AGAIN_MS)
       return
     }
-    this.tell(token)
+    this.sendToken(token)
   }
 
-  /** Where no channel is joined there is nobody to tell it to: it is tried until there is one, or no connection. */
-  private tell(token: string): void {
+  /**
+   * Sends a token on a joined channel. Without one it tries again until a channel is joined or the connection closes.
+   */
+  private sendToken(token: string): void {
     const channel = [...this.opened].find(({ state }) => state === "joined")
     if (!channel || !this.isConnected()) {
       if (typeof this.source !== "function") this.token = token
-      this.timer = setTimeout(() => this.tell(token), NO_CHANNEL_MS)
+      this.timer = setTimeout(() => this.sendToken(token), NO_CHANNEL_MS)
       return
     }
     const before = this.token
     this.token = token
     channel
       .push("access_token", { token })
-      .receive("ok", () => this.expect())
+      .receive("ok", () => this.scheduleRenewal())
       .receive("error", (refusal: Refusal) => {
         if (this.token === token) this.token = before
-        if (typeof this.source === "function" && before !== null) this.timer = setTimeout(() => void this.replace(before), AGAIN_MS)
+        if (typeof this.source === "function" && before !== null) {
+          this.timer = setTimeout(() => void this.replace(before), AGAIN_MS)
+        }
         this.onTokenRefused(token, refusal)
       })
   }
 
-  /** Undefined when the source has none to give now: it is asked again. */
-  private async ask(expiring: string | null): Promise<string | null | undefined> {
+  /** Returns a token from the source, null when no token is needed, undefined when the source failed. */
+  private async nextToken(expiring: string | null): Promise<string | null | undefined> {
     if (typeof this.source !== "function") return this.source
     try {
       return await this.source(expiring)
     } catch (error) {
-      console.error("no token:", error)
+      console.error("the token source failed:", error)
       return undefined
     }
   }
 }
 
-/** A connected phoenix.js Socket, which reconnects quickly and with jitter. `url`: `/socket`, `wss://host/socket`. */
+/**
+ * Returns a connecting socket. `url` is the address of a gateway's socket: `/socket` in a browser, `wss://host/socket`.
+ */
 export function connect(url: string, options: ConnectOptions = {}): LiveSocket {
   const socket = new LiveSocket(url, options)
   socket.connect()

@@ -11,7 +11,7 @@ const delta = (deletes: DeltaPayload["deletes"], upserts: DeltaPayload["upserts"
   upserts,
 })
 
-/** A small generator of the same numbers every time. */
+/** Returns a generator of pseudo-random numbers from 0 to 1, the same for each seed. */
 function random(seed: number): () => number {
   return () => {
     seed = (seed * 1103515245 + 12345) % 2147483648
@@ -19,18 +19,18 @@ function random(seed: number): () => number {
   }
 }
 
-/** A correct delta, made naively: what is not an unchanged row of a common beginning goes and comes. */
+/** Returns a correct delta that is not the smallest: it replaces all rows after the common, unchanged beginning. */
 function naive(before: Row[], after: Row[]): DeltaPayload {
   const same = (a: Row | undefined, b: Row | undefined): boolean => JSON.stringify(a) === JSON.stringify(b)
   let common = 0
   while (common < after.length && same(before[common], after[common])) common += 1
-  const coming = after.slice(common)
-  const ids = new Set(coming.map((row) => row["id"]))
+  const inserted = after.slice(common)
+  const ids = new Set(inserted.map((row) => row["id"]))
   const deletes = before.slice(common).flatMap((row) => (ids.has(row["id"]!) ? [] : [[row["id"]!]]))
-  return delta(deletes, coming.map((row, index) => ({ at: common + index, row })))
+  return delta(deletes, inserted.map((row, index) => ({ at: common + index, row })))
 }
 
-test("a delta leads from any result to any other", () => {
+test("a delta leads from any result to any other result", () => {
   const next = random(7)
   const rows = (): Row[] => {
     const ids = Array.from({ length: 12 }, (_, id) => id).filter(() => next() < 0.6)
@@ -47,7 +47,7 @@ test("a delta leads from any result to any other", () => {
   }
 })
 
-test("rows are inserted between those that stay", () => {
+test("a delta inserts rows between the rows that stay", () => {
   const result = snapshot([{ id: 1 }, { id: 2 }, { id: 3 }]).after(
     delta([[2]], [{ at: 0, row: { id: 9 } }, { at: 2, row: { id: 8 } }]),
   )
@@ -55,37 +55,37 @@ test("rows are inserted between those that stay", () => {
   expect(result.version).toBe("1-2")
 })
 
-test("a result is not changed by the delta that follows it", () => {
+test("a delta leaves the result to which it is applied unchanged", () => {
   const before = snapshot([{ id: 1 }, { id: 2 }])
   before.after(delta([[1]], []))
   expect(before.rows).toEqual([{ id: 1 }, { id: 2 }])
 })
 
-describe("a delta that does not fit is never applied:", () => {
+describe("a delta that does not fit the result is never applied:", () => {
   const cases: [string, DeltaPayload, RegExp][] = [
     ["another base", delta([[1]], [], "1-0"), /1-1 is known/],
-    ["nothing in it", delta([], []), /empty/],
-    ["an unknown row to delete", delta([[7]], []), /not there/],
-    ["a key twice", delta([[1]], [{ at: 0, row: { id: 1 } }]), /twice/],
+    ["an empty delta", delta([], []), /empty/],
+    ["a row to delete that the result does not have", delta([[7]], []), /not there/],
+    ["the same key twice", delta([[1]], [{ at: 0, row: { id: 1 } }]), /twice/],
     ["indexes that do not ascend", delta([], [{ at: 1, row: { id: 5 } }, { at: 1, row: { id: 6 } }]), /ascend/],
     ["an index beyond the end", delta([], [{ at: 3, row: { id: 5 } }]), /beyond/],
-    ["a row without its key", delta([], [{ at: 0, row: { n: 5 } }]), /lacks/],
+    ["a row without its key column", delta([], [{ at: 0, row: { n: 5 } }]), /lacks/],
   ]
   it.each(cases)("%s", (_, payload, why) => {
     const before = snapshot([{ id: 1 }, { id: 2 }])
     expect(() => before.after(payload)).toThrow(ProtocolViolated)
     expect(() => before.after(payload)).toThrow(why)
   })
-  it("any, for a query without a key", () => {
+  it("any delta for a query without a key", () => {
     expect(() => snapshot([{ n: 1 }, { n: 1 }], []).after(delta([[1]], []))).toThrow(/without a key/)
   })
 })
 
-test("a snapshot with a key twice is refused", () => {
+test("a snapshot with the same key twice is refused", () => {
   expect(() => snapshot([{ id: 1 }, { id: 1 }])).toThrow(/twice/)
 })
 
-test("topics are spelled as forms are", () => {
+test("a topic's parameters are encoded as URLSearchParams does it", () => {
   expect(topic("orders")).toBe("live:orders")
   expect(topic("orders", { region: "a b&c", limit: 5, all: true, none: undefined })).toBe(
     "live:orders?region=a+b%26c&limit=5&all=true",

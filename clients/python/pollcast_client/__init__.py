@@ -1,4 +1,4 @@
-"""Live results of Pollcast: `async for change in watch("live:…", url="http://127.0.0.1:4000")`."""
+"""An asyncio client for Pollcast: `async for change in watch("live:…", url="http://127.0.0.1:4000")`."""
 
 from pollcast_client.change import Change, Delta, Status
 from pollcast_client.errors import PollcastClientError, ProtocolViolated, Refused

@@ -1,4 +1,4 @@
-"""What a watcher is given."""
+"""The values that a watch yields: a topic's result and status after each change."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from typing import Any, Literal
 from pollcast_client.result import Delta, Result, Row
 
 State = Literal["live", "stale", "failed"]
+"""`live`: the result is current. `stale`: it may be out of date, for a transient reason. `failed`: the query itself is
+at fault, as with an SQL error or too many rows."""
+
 Kind = Literal["snapshot", "delta", "status", "presence"]
+"""The message that caused a change: a whole result, a difference, another status, or another list of members."""
 
 __all__ = ["Change", "Delta", "Kind", "State", "Status"]
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """`live`; `stale`: what is shown may be old, for a passing reason; `failed`: the query's own fault. `since` is
-    RFC 3339, None before the gateway has said anything."""
+    """The state of a topic (see `State`), the `reason` for it, and the time `since` when it holds, in RFC 3339.
+
+    `reason` is None while the topic is `live`; `since` is None until the gateway has sent a status.
+    """
 
     state: State
     reason: str | None = None
@@ -26,10 +32,11 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One topic after something happened to it.
+    """One topic of a watch, as it is after one change.
 
-    `topic` is spelled as it was joined; `result` is the whole result after it, None while there is none yet. `delta` is
-    there for `kind == "delta"`. `presence` is who is on the topic, metas by key, as last told.
+    `topic` has the spelling with which it was joined. `result` is the whole result after the change, None until the
+    first one arrives. `delta` is the difference from the result before, None unless `kind` is `"delta"`. `presence`
+    maps the key of each member of the topic to a list of metas, one for each of the member's connections.
     """
 
     topic: str
@@ -41,20 +48,20 @@ class Change:
 
     @property
     def rows(self) -> Sequence[Row]:
-        """In the query's order, not to be modified; empty while there is no result yet."""
+        """The result's rows in the query's order, empty until the first result arrives. Do not modify them."""
         return self.result.rows if self.result is not None else ()
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The names of the key columns; empty for a query without a key."""
+        """The names of the query's key columns; empty for a query without a key."""
         return self.result.key if self.result is not None else ()
 
     @property
     def version(self) -> str | None:
-        """Opaque: it only says whether two results are the same."""
+        """The result's version, an opaque text: equal versions of a topic mean equal rows. None without a result."""
         return self.result.version if self.result is not None else None
 
     @property
     def polled_at(self) -> str | None:
-        """RFC 3339."""
+        """The start of the poll that first returned this result, in RFC 3339. None without a result."""
         return self.result.polled_at if self.result is not None else None

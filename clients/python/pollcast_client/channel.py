@@ -1,6 +1,6 @@
-"""One topic of a connection: what its messages mean. Pure: messages in, changes out.
+"""One topic of a watch: the meaning of its messages. Pure: messages in, changes out, no I/O.
 
-A channel outlives connections: it keeps the result, and joins again with the version that it has.
+A channel outlives connections: it keeps the result, and joins the next connection with the version that it has.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from pollcast_client.phoenix import Message
 from pollcast_client.presence import Presence
 from pollcast_client.result import Result
 
-PASSING = frozenset({"too_many_joins"})
-"""Reasons of a refused join that are worth another try."""
+TRANSIENT_REASONS = frozenset({"too_many_joins"})
+"""The reasons of a refused join after which the channel joins again."""
 
-PUSHED = frozenset({"snapshot", "delta", "status", "presence_state", "presence_diff"})
+PUSHED_EVENTS = frozenset({"snapshot", "delta", "status", "presence_state", "presence_diff"})
+"""The events that a gateway pushes on a joined topic."""
 
 
 class Channel:
-    """`state` says whether it is joined on the present connection; `rejoin` is set when that is to be done anew."""
+    """A topic's result, status and members, and its place in the protocol.
+
+    `state` is its state on the current connection; `rejoin` is true when it has to be joined there again.
+    """
 
     def __init__(
         self, topic: str, *, deltas: bool, presence: dict[str, Any] | None, known: Result | None = None
@@ -34,11 +38,11 @@ class Channel:
         self.status = Status("live")
         self._deltas = deltas
         self._join_ref: str | None = None
-        self._lost = False  # the status is ours: there is no connection
+        self._disconnected = False  # the status is this client's own: there is no connection
         self._presence = Presence()
 
     def join(self, ref: str) -> Message:
-        """The message that joins, under a ref of its own."""
+        """Return the message that joins the topic; `ref` identifies this join from now on."""
         self.state, self.rejoin, self._join_ref = "joining", False, ref
         self._presence = Presence(self._presence.listed)
         payload: dict[str, Any] = {}
@@ -51,35 +55,39 @@ class Channel:
         return Message(ref, ref, self.topic, "phx_join", payload)
 
     def push(self, ref: str, event: str, payload: Any) -> Message:
+        """Return a message for the joined topic."""
         return Message(self._join_ref, ref, self.topic, event, payload)
 
-    def lost(self, why: str, now: str) -> list[Change]:
-        """There is no connection; `now` is RFC 3339."""
+    def disconnect(self, why: str, now: str) -> list[Change]:
+        """Mark the connection as lost and return the change to status `stale`, once per loss; `now` is in RFC 3339."""
         self.state, self.rejoin = "away", False
-        if self._lost:
+        if self._disconnected:
             return []
-        self._lost = True
+        self._disconnected = True
         self.status = Status("stale", why, now)
         return [self._change("status")]
 
-    def tells(self, message: Message) -> Event | None:
-        """What the message says, before it is taken; None when it is of no interest."""
+    def event_of(self, message: Message) -> Event | None:
+        """Return the event to report before the message is applied, or None for a message that is not reported."""
         if self._outdated(message):
             return None
-        if message.event in PUSHED:
+        if message.event in PUSHED_EVENTS:
             return Pushed(self.topic, message.event, message.payload)
-        if not self._lets_in(message):
+        if not self._accepts_join(message):
             return None
         response = message.payload["response"]
         return Joined(self.topic, response["topic"], response["version"], response["interval_ms"])
 
     def take(self, message: Message) -> list[Change]:
-        """What the message changes. Refused when the gateway said no, ProtocolViolated."""
+        """Apply a message and return the changes.
+
+        Raises Refused when the message is the gateway's refusal, ProtocolViolated when it does not fit the protocol.
+        """
         if self._outdated(message):
             return []
         match message.event:
             case "phx_reply":
-                return self._replied(message)
+                return self._take_reply(message)
             case "snapshot":
                 self.result = Result.of_snapshot(message.payload)
                 return [self._change("snapshot")]
@@ -91,7 +99,7 @@ class Channel:
             case "status":
                 payload = message.payload
                 self.status = Status(payload["state"], payload["reason"], payload["since"])
-                self._lost = False
+                self._disconnected = False
                 return [self._change("status")]
             case "presence_state":
                 self._presence.take_state(message.payload)
@@ -102,29 +110,29 @@ class Channel:
                 self.state, self.rejoin = "away", True
         return []
 
-    def _replied(self, message: Message) -> list[Change]:
+    def _take_reply(self, message: Message) -> list[Change]:
         ok = message.payload["status"] == "ok"
         response = message.payload["response"]
-        if not ok and self.state == "joining" and response.get("reason") in PASSING:
+        if not ok and self.state == "joining" and response.get("reason") in TRANSIENT_REASONS:
             self.state, self.rejoin = "away", True
             return []
         if not ok:
             raise Refused(response.get("reason", "error"), response.get("detail", ""), self.topic)
-        if not self._lets_in(message):
+        if not self._accepts_join(message):
             return []
         self.state = "joined"
-        if not self._lost:
+        if not self._disconnected:
             return []
-        self._lost = False
-        self.status = Status("live")  # unless a status follows
+        self._disconnected = False
+        self.status = Status("live")  # the gateway sends a status right after the reply when the topic is not live
         return [self._change("status")]
 
     def _outdated(self, message: Message) -> bool:
-        """Whether it is of a join that is over."""
+        """Return whether the message belongs to an earlier join."""
         return message.join_ref is not None and message.join_ref != self._join_ref
 
-    def _lets_in(self, message: Message) -> bool:
-        """Whether it is the reply that we wait for, and says yes."""
+    def _accepts_join(self, message: Message) -> bool:
+        """Return whether the message is the positive reply to the pending join."""
         answers = message.event == "phx_reply" and message.ref == self._join_ref and self.state == "joining"
         return answers and message.payload["status"] == "ok"
 

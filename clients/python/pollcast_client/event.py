@@ -1,4 +1,4 @@
-"""What happens beneath the changes, for those who want to log, count or check it: `watch(…, on_event=…)`."""
+"""The events that `watch(…, on_event=…)` reports: connections and messages, for logs, counters and tests."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A connection to a gateway is open; `url` is the WebSocket's. All topics are joined on it next."""
+    """A connection to a gateway was opened; the watch joins all its topics on it next. `url` is the WebSocket's."""
 
     url: str
 
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """A connection ended, or could not be made. `code` is the close code that the gateway sent, None without one."""
+    """A connection ended or could not be opened.
+
+    `why` explains it to people. `code` is the close code that the gateway sent, None when it sent none.
+    """
 
     url: str
     why: str
@@ -24,7 +27,12 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The gateway let us in. `version` is what it has of the topic now, None without a result."""
+    """The gateway accepted a join.
+
+    `topic` has the spelling that was joined, `canonical` is the canonical topic (without `live:`). `version` is the
+    gateway's current version of the result, None while it has no result. `interval_ms` is the query's polling interval
+    in milliseconds.
+    """
 
     topic: str
     canonical: str
@@ -34,7 +42,10 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """The gateway pushed `snapshot`, `delta`, `status`, `presence_state` or `presence_diff`; not applied yet."""
+    """The gateway pushed a message, which the watch has not applied yet.
+
+    `event` is `snapshot`, `delta`, `status`, `presence_state` or `presence_diff`; `payload` is the decoded JSON.
+    """
 
     topic: str
     event: str
@@ -42,3 +53,4 @@ class Pushed:
 
 
 Event = Connected | Disconnected | Joined | Pushed
+"""Any of the four events."""

@@ -1,4 +1,4 @@
-"""Messages of Phoenix Channels, V2 JSON serializer: `[join_ref, ref, topic, event, payload]`. Pure."""
+"""The messages of Phoenix Channels, V2 JSON serializer: `[join_ref, ref, topic, event, payload]`. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from urllib.parse import urlsplit, urlunsplit
 from pollcast_client.errors import ProtocolViolated
 
 VSN = "2.0.0"
+"""The version of the serializer, which the client sends as `vsn` in the WebSocket's address."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """One message in either direction; `payload` is decoded JSON."""
+
     join_ref: str | None
     ref: str | None
     topic: str
@@ -22,20 +25,24 @@ class Message:
     payload: Any
 
     def encode(self) -> str:
+        """Return the message as the text of a WebSocket frame."""
         return json.dumps([self.join_ref, self.ref, self.topic, self.event, self.payload], separators=(",", ":"))
 
 
 def decode(text: str | bytes) -> Message:
-    """ProtocolViolated when it is no message."""
+    """Return the message of a WebSocket frame. Raises ProtocolViolated when the text is not a message."""
     try:
         join_ref, ref, topic, event, payload = json.loads(text)
     except (ValueError, TypeError) as error:
-        raise ProtocolViolated(f"no message of Phoenix Channels: {error}") from None
+        raise ProtocolViolated(f"not a message of Phoenix Channels: {error}") from None
     return Message(join_ref, ref, topic, event, payload)
 
 
 def socket_url(url: str) -> str:
-    """`http://host:4000`, `ws://host/socket` and the like → the WebSocket's address. ValueError when it is none."""
+    """Return the WebSocket's address for any spelling of a gateway's address: `http://host:4000`, `ws://host/socket`, …
+
+    Raises ValueError when the text is not such an address.
+    """
     parts = urlsplit(url if "://" in url else f"ws://{url}")
     scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}.get(parts.scheme)
     if scheme is None or not parts.netloc:
@@ -47,7 +54,8 @@ def socket_url(url: str) -> str:
 
 
 def subprotocols(token: str | None) -> list[str]:
-    """What to offer: the token travels as phoenix.js sends it, so that it stands in no address."""
+    """Return the WebSocket subprotocols to offer. As in phoenix.js, one of them carries the token, so that the token is
+    in no address and in no access log."""
     if token is None:
         return ["phoenix"]
     return ["phoenix", "base64url.bearer.phx." + base64.b64encode(token.encode()).decode().rstrip("=")]

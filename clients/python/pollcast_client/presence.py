@@ -1,7 +1,7 @@
-"""Who is on a topic, by Phoenix's presence_state and presence_diff. Pure.
+"""The list of a topic's members, from Phoenix's `presence_state` and `presence_diff`. Pure: no I/O.
 
-As in phoenix.js: a diff's joins are metas to add, its leaves metas to take away, told apart by `phx_ref`; diffs that
-come before the first state wait for it.
+As in phoenix.js, the `joins` of a diff are metas to add and its `leaves` are metas to remove, each identified by its
+`phx_ref`. Diffs that arrive before the first state are applied to that state.
 """
 
 from __future__ import annotations
@@ -10,25 +10,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Meta = Mapping[str, Any]
+"""The data of one connection of a member: its own fields beside `phx_ref` and `online_at`."""
+
 Listed = Mapping[str, Sequence[Meta]]
-"""Metas by key; a key has one for each of its connections."""
+"""The members of a topic: a list of metas for each member's key, with one meta for each of the member's connections."""
 
 
 class Presence:
-    """The list of one join. A new join starts a new one, with the old list shown until the first state."""
+    """The members of a topic during one join. `shown` is the list to show until the first state arrives."""
 
     def __init__(self, shown: Listed | None = None) -> None:
         self.listed: Listed = shown or {}
         self._pending: list[Any] | None = []
 
     def take_state(self, state: Any) -> None:
+        """Replace the list with the payload of a `presence_state`, and apply the diffs that arrived before it."""
         self.listed = {key: list(entry["metas"]) for key, entry in state.items()}
         pending, self._pending = self._pending or [], None
         for diff in pending:
             self.listed = applied(self.listed, diff)
 
     def take_diff(self, diff: Any) -> bool:
-        """Whether the list is another now."""
+        """Apply the payload of a `presence_diff`. Return False when it has to wait for the first state."""
         if self._pending is not None:
             self._pending.append(diff)
             return False
@@ -37,7 +40,7 @@ class Presence:
 
 
 def applied(listed: Listed, diff: Any) -> Listed:
-    """The list after the diff."""
+    """Return a new list with the joins of a diff added and its leaves removed."""
     after = {key: list(metas) for key, metas in listed.items()}
     for key, entry in diff["joins"].items():
         joined = list(entry["metas"])

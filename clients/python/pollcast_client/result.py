@@ -1,4 +1,7 @@
-"""A result and what deltas make of it (CONTRACT.md §4). Pure, and strict: what does not fit raises."""
+"""A topic's result, and the application of deltas to it (docs/reference/channels.md#delta). Pure: no I/O.
+
+Payloads that do not fit the protocol, or the result at hand, raise ProtocolViolated and change nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,17 @@ from typing import Any
 from pollcast_client.errors import ProtocolViolated
 
 Row = dict[str, Any]
+"""One row: decoded JSON values by column name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """The way from `base` to the next version: row keys that go, and `(at, row)` that come, change or move."""
+    """The difference between two versions of a result.
+
+    `base` is the version that it applies to. `deletes` are the row keys (lists of key values) to remove. `upserts` are
+    pairs of an index in the new result and the row to insert there, in ascending order of the indexes; a row that
+    changes or moves is an upsert, too.
+    """
 
     base: str
     deletes: Sequence[Sequence[Any]]
@@ -23,7 +32,12 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`rows` in order; `keys` are theirs, in the same order, empty for a query without a key."""
+    """One version of a topic's rows. Do not modify it.
+
+    `version` is opaque. `polled_at` is the start of the poll that first returned these rows, in RFC 3339. `key` has the
+    names of the key columns; it is empty for a query without a key. `rows` are in the query's order, and `keys` are
+    their keys in the same order, as hashable values; `keys` is empty for a query without a key.
+    """
 
     version: str
     polled_at: str
@@ -33,7 +47,7 @@ class Result:
 
     @staticmethod
     def of_snapshot(payload: Any) -> Result:
-        """ProtocolViolated when it is none."""
+        """Return the result of a `snapshot` payload. Raises ProtocolViolated when it is not one."""
         try:
             key = tuple(payload["key"])
             rows: list[Row] = payload["rows"]
@@ -42,16 +56,19 @@ class Result:
                 raise ProtocolViolated("a snapshot holds a row key twice")
             return Result(_text(payload["version"]), _text(payload["polled_at"]), key, rows, keys)
         except (KeyError, TypeError) as error:
-            raise ProtocolViolated(f"no snapshot: {error!r}") from None
+            raise ProtocolViolated(f"not a snapshot: {error!r}") from None
 
     def after(self, payload: Any) -> tuple[Result, Delta]:
-        """The result after a delta's payload. ProtocolViolated when it does not fit this result."""
+        """Return the result after a `delta` payload, and the delta.
+
+        Raises ProtocolViolated when the payload is not a delta, or does not fit this result.
+        """
         try:
             delta = Delta(_text(payload["base"]), payload["deletes"], [(u["at"], u["row"]) for u in payload["upserts"]])
             version, polled_at = _text(payload["version"]), _text(payload["polled_at"])
             rows, keys = self._applied(delta)
         except (KeyError, TypeError) as error:
-            raise ProtocolViolated(f"no delta: {error!r}") from None
+            raise ProtocolViolated(f"not a delta: {error!r}") from None
         return Result(version, polled_at, self.key, rows, keys), delta
 
     def _applied(self, delta: Delta) -> tuple[list[Row], list[Hashable]]:
@@ -69,7 +86,7 @@ class Result:
         if not set(deleted) <= set(self.keys):
             raise ProtocolViolated("a delta deletes a row that is not there")
         kept = [at for at, key in enumerate(self.keys) if key not in gone]
-        # As the indexes ascend, inserting one after the other is merging: each is the row's place in the end.
+        # The indexes ascend and count in the new result, so inserting the rows one by one equals merging two lists.
         rows: list[Row] = []
         keys: list[Hashable] = []
         taken = 0
@@ -102,7 +119,7 @@ def _frozen(values: Sequence[Any]) -> Hashable:
 
 
 def _hashable(value: Any) -> Hashable:
-    """json and array columns may be part of a key."""
+    """Return the value itself, or its JSON text where it is a list or an object: key columns may be of type json."""
     return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else value
 
 

@@ -1,4 +1,4 @@
-"""The spelling of a topic. Pure."""
+"""The spelling of topics. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 Value = str | int | float | bool | Decimal | date | datetime | UUID
+"""The Python types of a topic's parameters."""
 
 
 def topic(query: str, /, **params: Value) -> str:
-    """`topic("orders", region="a b", limit=5)` → `"live:orders?region=a+b&limit=5"`.
+    """Return the topic of a query with these parameters.
 
-    A datetime needs a time zone: ValueError without."""
+    `topic("orders", region="a b", limit=5)` returns `"live:orders?region=a+b&limit=5"`. Raises ValueError when a
+    datetime has no time zone.
+    """
     if not params:
         return f"live:{query}"
     return f"live:{query}?{urlencode({name: _text(name, value) for name, value in params.items()})}"

@@ -1,8 +1,9 @@
-"""Watching topics over one connection, which is made again whenever it is lost.
+"""`watch`: topics over one WebSocket connection, which is opened again whenever it is lost.
 
-Everything happens while the consumer asks for the next change: there is no task in the background and no queue. A
-consumer that takes long holds up the connection, and the gateway then sends it the present result instead of every
-step; beyond a minute the gateway closes it, and it is resumed when the consumer comes back.
+A watch works only while its consumer awaits the next change: there is no background task and no queue. A consumer that
+takes long between two changes stops reading the connection; the gateway then skips versions and sends the current
+result. After a minute without a message from the client the gateway closes the connection, and the watch resumes on a
+new one when its consumer continues.
 """
 
 from __future__ import annotations
@@ -29,38 +30,51 @@ from pollcast_client.event import Connected, Disconnected, Event
 from pollcast_client.result import Result
 
 Token = str | Callable[[], Awaitable[str]]
-"""A token, or what gets a fresh one for every connection."""
+"""A token, or an async function that returns a fresh one for each connection."""
 
 Url = str | Sequence[str] | Callable[[], Awaitable[str]]
-"""A gateway's address, several gateways' of which the next is taken when a connection is lost, or what finds one for
-every connection."""
+"""A gateway's address; or several, of which the watch tries the next after each lost connection; or an async function
+that returns an address for each connection."""
 
 DEFAULT_URL = "http://127.0.0.1:4000"
+"""The address of the first gateway of `pollcast up`."""
 
 HEARTBEAT_SECONDS = 20.0
+"""Time between the answer to a heartbeat and the next heartbeat, in seconds."""
+
 ANSWER_PART = 0.5
-"""A gateway that leaves a heartbeat, or a new connection, without an answer for this part of its time is dead."""
+"""Part of the heartbeat's time within which a gateway has to answer a heartbeat or a new connection."""
 
 CLOSE_SECONDS = 1.0
-"""A gateway that is dead does not confirm that a connection is closed: it is not waited for longer."""
+"""Maximum wait for the gateway to confirm that a connection is closed, in seconds: a dead gateway never does."""
 
 REJOIN_SECONDS = 1.0
+"""Pause before a topic is joined again that the gateway closed, or for which it asked to slow down, in seconds."""
+
 FIRST_BACKOFF_SECONDS = 0.1
+"""Maximum pause before the first attempt to connect again, in seconds; it doubles with each failure."""
+
 LAST_BACKOFF_SECONDS = 5.0
+"""Maximum pause between two attempts to connect, in seconds."""
 
 TOKEN_EXPIRED = 4001
-OUR_FAULT = {1003, 1007, 1009}
-"""Close codes after which the same would happen again."""
+"""The close code for an expired token (docs/reference/channels.md#close-codes)."""
+
+CLIENT_FAULT_CODES = {1003, 1007, 1009}
+"""The close codes that blame a message of this client; sending it again would have the same effect."""
 
 
-class _Dead(Exception):
-    """The gateway does not answer."""
+class _Unresponsive(Exception):
+    """The gateway did not answer a heartbeat in time."""
 
 
 class Watch:
-    """Iterate over it for the changes of its topics: `async for change in watching`. Only one may iterate at a time;
-    `join`, `leave`, `set_meta` and `renew` may be called meanwhile, from wherever, and return when the message is
-    sent: when the gateway refuses it, the iteration raises Refused."""
+    """An asynchronous iterable of the changes of its topics: `async for change in watching`.
+
+    Only one task may iterate at a time. Other tasks of the same event loop may call `join`, `leave`, `set_meta`,
+    `renew` and `close` meanwhile. These return when the message is sent; a refusal by the gateway is raised in the
+    iteration, as Refused. See `watch` for the arguments.
+    """
 
     def __init__(
         self,
@@ -72,7 +86,7 @@ class Watch:
         heartbeat: float = HEARTBEAT_SECONDS,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
-        self._find = url if callable(url) else _each_in_turn([url] if isinstance(url, str) else list(url))
+        self._find = url if callable(url) else _in_turn([url] if isinstance(url, str) else list(url))
         self._token = token
         self._deltas = deltas
         self._heartbeat = heartbeat
@@ -83,28 +97,33 @@ class Watch:
         self._ref = 0
         self._failures = 0
 
-    # --- steering ---------------------------------------------------------------------------------------------
+    # --- control ----------------------------------------------------------------------------------------------
 
     async def join(self, topic: str, *, presence: dict[str, Any] | None = None, known: Result | None = None) -> None:
-        """Watches one more topic. `known` is a result that was seen before (`change.result`), by this watch or by
-        another: then only what is missing comes, as far as the gateway still has it."""
+        """Add a topic to the watch, with a presence of its own.
+
+        `known` is an earlier result of the same topic (`change.result`), from this watch or another: the gateway then
+        sends only the deltas since that version, as far as it still has them, instead of a snapshot.
+        """
         channel = self._channels[topic] = Channel(topic, deltas=self._deltas, presence=presence, known=known)
         await self._send_if_open(channel.join(self._next_ref()))
 
     async def leave(self, topic: str) -> None:
-        """KeyError when it is not watched."""
+        """Remove a topic from the watch. Raises KeyError when the watch does not have it."""
         channel = self._channels.pop(topic)
         await self._send_if_open(channel.push(self._next_ref(), "phx_leave", {}))
 
     async def set_meta(self, topic: str, meta: dict[str, Any]) -> None:
-        """Says something else about oneself on a topic that was joined with a presence."""
+        """Replace the meta that other members of the topic see; the topic needs a presence. Raises KeyError when the
+        watch does not have the topic."""
         channel = self._channels[topic]
         channel.meta = (channel.meta or {}) | {"meta": meta}
         if channel.state != "away":
             await self._send_if_open(channel.push(self._next_ref(), "presence", {"meta": meta}))
 
     async def renew(self, token: str) -> None:
-        """Gives the connection a new token before the old one expires. RuntimeError when no topic is joined."""
+        """Send a new token on the open connection, before the old one expires. Raises RuntimeError when no topic is
+        joined at the moment."""
         if not callable(self._token):
             self._token = token
         joined = next((each for each in self._channels.values() if each.state == "joined"), None)
@@ -113,7 +132,7 @@ class Watch:
         await self._send_if_open(joined.push(self._next_ref(), "access_token", {"token": token}))
 
     async def close(self) -> None:
-        """Ends the iteration, and the connection with it."""
+        """Close the connection and end the iteration."""
         self._closed = True
         if self._socket is not None:
             await self._socket.close()
@@ -126,7 +145,7 @@ class Watch:
     ) -> None:
         await self.close()
 
-    # --- the changes ------------------------------------------------------------------------------------------
+    # --- iteration --------------------------------------------------------------------------------------------
 
     async def __aiter__(self) -> AsyncGenerator[Change, None]:
         self._failures = 0
@@ -136,7 +155,7 @@ class Watch:
             try:
                 async with connect(url, **await self._options()) as socket:
                     self._socket = socket
-                    self._say(Connected(url))
+                    self._report(Connected(url))
                     async with contextlib.aclosing(self._conversation(socket)) as changes:
                         async for change in changes:
                             yield change
@@ -146,33 +165,32 @@ class Watch:
                 why = f"the gateway answered {error.response.status_code}"
             except ConnectionClosed as error:
                 code, reason = (error.rcvd.code, error.rcvd.reason) if error.rcvd else (None, "")
-                if code in OUR_FAULT or (code == TOKEN_EXPIRED and not callable(self._token)):
+                if code in CLIENT_FAULT_CODES or (code == TOKEN_EXPIRED and not callable(self._token)):
                     raise Refused("unauthorized" if code == TOKEN_EXPIRED else "invalid_message", reason) from None
                 why = f"the connection was closed: {code or 1006} {reason}".strip()
-            except (OSError, TimeoutError, InvalidHandshake, EOFError, _Dead) as error:
+            except (OSError, TimeoutError, InvalidHandshake, EOFError, _Unresponsive) as error:
                 why = f"not connected: {error or type(error).__name__}"
             finally:
                 self._socket = None
             if self._closed:
                 return
-            self._say(Disconnected(url, why, code))
+            self._report(Disconnected(url, why, code))
             for channel in list(self._channels.values()):
-                for change in channel.lost(why, datetime.now(UTC).isoformat().replace("+00:00", "Z")):
+                for change in channel.disconnect(why, datetime.now(UTC).isoformat().replace("+00:00", "Z")):
                     yield change
             await asyncio.sleep(_backoff(self._failures))
             self._failures += 1
 
     async def _conversation(self, socket: ClientConnection) -> AsyncGenerator[Change, None]:
-        """Until the connection ends, which raises."""
+        """Join all topics and yield their changes until the connection ends, which raises."""
         for channel in list(self._channels.values()):
-            if self._channels.get(channel.topic) is channel:  # it may be left meanwhile
+            if self._channels.get(channel.topic) is channel:  # `leave` may run during a send
                 await socket.send(channel.join(self._next_ref()).encode())
         heartbeat, unanswered = time.monotonic() + self._heartbeat, False
         while True:
             rejoin = any(channel.rejoin for channel in self._channels.values())
-            patience = (
-                REJOIN_SECONDS if rejoin or unanswered else 0.0
-            )  # what came while the consumer was away comes first
+            # Messages that arrived while the consumer was busy are read before the gateway counts as unresponsive.
+            patience = REJOIN_SECONDS if rejoin or unanswered else 0.0
             try:
                 async with asyncio.timeout(patience if rejoin else max(patience, heartbeat - time.monotonic())):
                     text = await socket.recv()
@@ -182,7 +200,7 @@ class Watch:
                 if time.monotonic() < heartbeat:
                     continue
                 if unanswered:
-                    raise _Dead("the gateway does not answer") from None
+                    raise _Unresponsive("the gateway does not answer") from None
                 message = phoenix.Message(None, self._next_ref(), "phoenix", "heartbeat", {})
                 await socket.send(message.encode())
                 heartbeat, unanswered = time.monotonic() + self._heartbeat * ANSWER_PART, True
@@ -191,18 +209,18 @@ class Watch:
             if message.topic == "phoenix":
                 heartbeat, unanswered = time.monotonic() + self._heartbeat, False
                 continue
-            spoken_to = self._channels.get(message.topic)
-            if spoken_to is None:
+            addressed = self._channels.get(message.topic)
+            if addressed is None:
                 continue
-            told = spoken_to.tells(message)
-            if told is not None:
-                self._say(told)
-            for change in spoken_to.take(message):
+            event = addressed.event_of(message)
+            if event is not None:
+                self._report(event)
+            for change in addressed.take(message):
                 yield change
-            if spoken_to.state == "joined":
+            if addressed.state == "joined":
                 self._failures = 0
 
-    # --- inside -----------------------------------------------------------------------------------------------
+    # --- internals --------------------------------------------------------------------------------------------
 
     async def _options(self) -> dict[str, Any]:
         token = await self._token() if callable(self._token) else self._token
@@ -210,12 +228,12 @@ class Watch:
             "subprotocols": [Subprotocol(each) for each in phoenix.subprotocols(token)],
             "open_timeout": self._heartbeat * ANSWER_PART,
             "close_timeout": CLOSE_SECONDS,
-            "ping_interval": None,  # heartbeats do that
+            "ping_interval": None,  # Phoenix heartbeats take their place
             "compression": None,
             "max_size": None,
         }
 
-    def _say(self, event: Event) -> None:
+    def _report(self, event: Event) -> None:
         if self._on_event is not None:
             self._on_event(event)
 
@@ -224,7 +242,7 @@ class Watch:
         return str(self._ref)
 
     async def _send_if_open(self, message: phoenix.Message) -> None:
-        """A connection that is gone is noticed by the iteration, and everything is joined again on the next."""
+        """Send a message, or do nothing without a connection: the iteration joins all topics on the next one."""
         if self._socket is not None:
             with contextlib.suppress(ConnectionClosed):
                 await self._socket.send(message.encode())
@@ -239,26 +257,32 @@ def watch(
     heartbeat: float = HEARTBEAT_SECONDS,
     on_event: Callable[[Event], None] | None = None,
 ) -> Watch:
-    """`async for change in watch("live:orders?region=north", url="http://127.0.0.1:4000"): …`
+    """Return the watch of these topics: `async for change in watch("live:orders?region=north"): …`
 
-    `url` is a gateway's, or several gateways', of which the next is taken when a connection is lost, or an async
-    function that finds one for each connection. `deltas=False` makes every change a snapshot. `presence` is
-    `{"key": "alice", "meta": {…}}`, for queries that have it. `heartbeat`, in seconds, says how soon a silent
-    connection is called dead: after one and a half times as much. `on_event` is told what happens beneath the changes,
-    as it happens; what it raises ends the iteration, and so does what a `url` or `token` function raises. Raises
-    Refused for what the gateway does not allow; that it is not there is told as the status `stale`.
+    `url` is the address of a gateway; or several addresses, of which the watch tries the next after each lost
+    connection; or an async function that returns one for each connection. `token` is a token, or an async function that
+    returns a fresh one for each connection. With `deltas=False` every change of a result arrives as a snapshot.
+    `presence` is `{"key": "alice", "meta": {…}}`, for queries with presence: it makes the client a member of its
+    topics. `heartbeat` is the time between heartbeats, in seconds; a silent connection is given up after one and a half
+    times as long. `on_event` is called with each event (`Connected`, `Disconnected`, `Joined`, `Pushed`) as it happens.
+
+    An unreachable gateway is no exception: the topics' status becomes `stale` and the watch connects again. The
+    iteration raises Refused when the gateway refuses the client, ProtocolViolated for a message that does not fit the
+    protocol, and whatever `on_event` or the functions given as `url` and `token` raise. Raises ValueError when `url` is
+    not an address.
     """
     return Watch(
         *topics, url=url, token=token, deltas=deltas, presence=presence, heartbeat=heartbeat, on_event=on_event
     )
 
 
-def _each_in_turn(urls: Sequence[str]) -> Callable[[], Awaitable[str]]:
-    """ValueError when one is none, or there is none."""
+def _in_turn(urls: Sequence[str]) -> Callable[[], Awaitable[str]]:
+    """Return a function that returns the addresses in turn. Raises ValueError when there is none, or one is
+    malformed."""
     if not urls:
-        raise ValueError("needs the url of a gateway")
+        raise ValueError("the url of at least one gateway is needed")
     turns = itertools.cycle([phoenix.socket_url(url) for url in urls])
-    for _ in range(random.randrange(len(urls))):  # not everyone begins at the first
+    for _ in range(random.randrange(len(urls))):  # so that clients spread over the gateways
         next(turns)
 
     async def find() -> str:
@@ -268,11 +292,12 @@ def _each_in_turn(urls: Sequence[str]) -> Callable[[], Awaitable[str]]:
 
 
 def _backoff(failures: int) -> float:
-    """Seconds, with jitter: up to twice as much each time."""
+    """Return the pause before the next attempt, in seconds, with jitter; its maximum doubles with each failure."""
     ceiling = min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures, 10))
     return ceiling * (0.5 + random.random() / 2)
 
 
 def _denial(error: InvalidStatus) -> str:
+    """Return the gateway's reason for refusing the WebSocket: the body of its answer."""
     body = error.response.body or b""
     return bytes(body).decode(errors="replace")[:500] or f"the gateway answered {error.response.status_code}"

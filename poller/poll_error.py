@@ -27,11 +27,11 @@ class Scope(enum.Enum):
     DATABASE = "everything that is polled now"
     STATEMENT = "every topic of the statement"
     TOPIC = "at least one topic of the statement"
-    WEIGHT = "at least one topic of the statement, or there are too many of them"
+    TOPIC_OR_SIZE = "at least one topic of the statement, or there are too many of them"
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class PollError:
     error: PollStale | PollFailed
     scope: Scope
     message: str = ""
@@ -51,7 +51,7 @@ _UNDEFINED_COLUMN = "42703"
 _INSUFFICIENT_PRIVILEGE = "42501"  # is found when execution starts, and so has no position in the statement
 
 
-def judge(error: psycopg.Error, query: Query) -> Trouble:
+def classify(error: psycopg.Error, query: Query) -> PollError:
     """What the error means that a statement of the query ended with."""
     state = error.sqlstate
     if state is None:
@@ -60,18 +60,18 @@ def judge(error: psycopg.Error, query: Query) -> Trouble:
     kind = state[:2]
     named = f"{condition(state)} ({state})"
 
-    def stale(reason: str, scope: Scope) -> Trouble:
-        return Trouble(PollStale(reason), scope, message)
+    def stale(reason: str, scope: Scope) -> PollError:
+        return PollError(PollStale(reason), scope, message)
 
-    def failed(reason: str, scope: Scope) -> Trouble:
-        return Trouble(PollFailed(reason), scope, message)
+    def failed(reason: str, scope: Scope) -> PollError:
+        return PollError(PollFailed(reason), scope, message)
 
     if state == _QUERY_CANCELED:
-        return stale(f"the query took longer than its timeout of {query.timeout:g} s", Scope.WEIGHT)
+        return stale(f"the query took longer than its timeout of {query.timeout:g} s", Scope.TOPIC_OR_SIZE)
     if state == _LOCK_NOT_AVAILABLE:
         return stale("a table that the query needs is locked", Scope.STATEMENT)
     if state in _WEIGHT:
-        return stale(f"the database is short of something: {named}", Scope.WEIGHT)
+        return stale(f"the database is short of something: {named}", Scope.TOPIC_OR_SIZE)
     if kind == "40":  # rolled back: a deadlock, or a conflict with recovery on a standby
         return stale(f"the database rolled the poll back: {named}", Scope.STATEMENT)
     if kind == "53" or kind in _STARTED_OR_STOPPED:
@@ -85,14 +85,14 @@ def judge(error: psycopg.Error, query: Query) -> Trouble:
     return failed(f"the query failed: {named}", Scope.TOPIC)
 
 
-def _without_state(error: psycopg.Error) -> Trouble:
+def _without_state(error: psycopg.Error) -> PollError:
     if isinstance(error, PoolTimeout | PoolClosed):
         reason = "the database can't be reached, or all connections to it are busy"
     elif isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         reason = "the connection to the database was lost"
     else:
-        return Trouble(PollFailed("the query could not be sent or its answer not be read"), Scope.TOPIC, str(error))
-    return Trouble(PollStale(reason), Scope.DATABASE, str(error))
+        return PollError(PollFailed("the query could not be sent or its answer not be read"), Scope.TOPIC, str(error))
+    return PollError(PollStale(reason), Scope.DATABASE, str(error))
 
 
 def condition(sqlstate: str) -> str:

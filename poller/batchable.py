@@ -24,7 +24,7 @@ ilike in is last least like not null nullif nulls or order then true when where"
 _NO_COLUMNS = frozenset(_KEYWORDS.split())
 
 
-def why_not(query: Query) -> str | None:
+def unbatchable_reason(query: Query) -> str | None:
     """The reason, for people; None for a query whose topics are polled together."""
     if not query.params:
         return "it has no parameters, so there is one topic"

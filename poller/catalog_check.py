@@ -13,10 +13,10 @@ from collections.abc import Iterator
 import psycopg
 from psycopg import Connection, RawCursor
 
+from pollcast.poller.batchable import unbatchable_reason
 from pollcast.poller.database import CONNECT_SECONDS, LOCK_SECONDS, checked_url
-from pollcast.poller.multiplexed import why_not
-from pollcast.poller.statement import Statement, alone, probe, together
-from pollcast.poller.trouble import QUERY_ALIAS, Scope, condition, judge
+from pollcast.poller.poll_error import QUERY_ALIAS, Scope, classify, condition
+from pollcast.poller.statement import Statement, batch_statement, probe_statement, single_statement
 from pollcast.services.catalogue.catalog import Catalog, Param, Query
 from pollcast.services.errors import CatalogInvalid, PollStale, Problem
 
@@ -38,7 +38,7 @@ def check(catalog: Catalog, file: str, url: str | None) -> dict[str, str | None]
     not take `url`.
     """
     if url is None:
-        return {name: why_not(query) for name, query in catalog.queries.items()}
+        return {name: unbatchable_reason(query) for name, query in catalog.queries.items()}
     problems: list[Problem] = []
     one_by_one: dict[str, str | None] = {}
     try:
@@ -56,18 +56,18 @@ def check(catalog: Catalog, file: str, url: str | None) -> dict[str, str | None]
 
 def _try(connection: Connection, query: Query, file: str, problems: list[Problem]) -> str | None:
     values = {name: _made_up(param) for name, param in query.params.items()}
-    found = list(_problems(connection, "sql", alone(query, values), query, file))
+    found = list(_problems(connection, "sql", single_statement(query, values), query, file))
     if query.probe is not None:
-        found += _problems(connection, "probe", probe(query), query, file)
+        found += _problems(connection, "probe", probe_statement(query), query, file)
     problems += found
-    why = why_not(query)
-    return why if found or why is not None else refusal_together(connection, query, file)
+    why = unbatchable_reason(query)
+    return why if found or why is not None else batch_refusal(connection, query, file)
 
 
-def refusal_together(connection: Connection, query: Query, file: str) -> str | None:
+def batch_refusal(connection: Connection, query: Query, file: str) -> str | None:
     """Why PostgreSQL does not take two topics of a query, which has parameters and is fine alone, in one statement."""
     values = {name: _made_up(param) for name, param in query.params.items()}
-    refused = next(_problems(connection, "sql", together(query, [values, values]), query, file), None)
+    refused = next(_problems(connection, "sql", batch_statement(query, [values, values]), query, file), None)
     return f"PostgreSQL refuses to take its topics together: {refused.reason}" if refused else None
 
 
@@ -91,7 +91,7 @@ def _problems(connection: Connection, field: str, text: Statement, query: Query,
     except psycopg.Error as error:
         if error.sqlstate is None:
             raise
-        trouble = judge(error, query)
+        trouble = classify(error, query)
         if trouble.scope is Scope.STATEMENT and trouble.state == "failed":
             said = error.diag.message_primary or ""
             if QUERY_ALIAS in said:

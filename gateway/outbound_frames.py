@@ -1,7 +1,7 @@
-"""Frames as they leave: each message framed once, and compressed once, for all connections that it goes to.
+"""Outbound WebSocket frames: each message is framed once, and compressed once, for all connections that it goes to.
 
-permessage-deflate is negotiated without context takeover on either side (`EXTENSIONS`), so that one compressed frame
-serves everybody and no connection has compression state.
+permessage-deflate is negotiated without context takeover on either side (`DEFLATE_EXTENSIONS`), so that one compressed
+frame serves every connection and no connection keeps compression state.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPe
 from websockets.frames import Frame, Opcode
 
 MIN_DEFLATED_BYTES = 512
-"""Smaller messages are not compressed: they fit in one packet either way."""
+"""Size from which a message is compressed. A smaller one fits in one packet either way."""
 
 WINDOW_BITS: Final = 12
-"""Of what is sent. Clients that ask for a smaller window get everything uncompressed."""
+"""Window size of the server's compression, as a power of two. Clients that ask for a smaller one get plain frames."""
 
-EXTENSIONS: Final = [
+DEFLATE_EXTENSIONS: Final = [
     ServerPerMessageDeflateFactory(
         server_no_context_takeover=True, client_no_context_takeover=True, server_max_window_bits=WINDOW_BITS
     )
 ]
-"""What is negotiated: no context takeover on either side."""
+"""Extensions that the server offers in a handshake: permessage-deflate without context takeover."""
 
 _DEFLATE: Final = PerMessageDeflate(True, True, 15, WINDOW_BITS, {"memLevel": 5})
 
 
 def frame(payload: bytes) -> bytes:
-    """One text frame, unmasked as servers send it, ready to be written to any number of connections."""
+    """Return one text frame, unmasked as servers send it, ready to be written to any number of connections."""
     size = len(payload)
     if size < 126:
         return b"\x81%c%b" % (size, payload)
@@ -38,8 +38,7 @@ def frame(payload: bytes) -> bytes:
 
 
 class Framed:
-    """One text message, framed once for all connections, and compressed once for those that take that, when the first
-    of them needs it."""
+    """A text message as frames: one plain for all connections, and one compressed, made when it is first needed."""
 
     __slots__ = ("_deflated", "_size", "plain")
 
@@ -49,7 +48,7 @@ class Framed:
         self._deflated: bytes | None = None
 
     def ready(self, deflates: bool) -> bytes:
-        """The bytes for a connection; smaller messages are the same for all."""
+        """Return the frame for a connection that takes compressed frames (`deflates`) or does not."""
         if not deflates or self._size < MIN_DEFLATED_BYTES:
             return self.plain
         if self._deflated is None:
@@ -58,5 +57,5 @@ class Framed:
 
 
 def deflated(payload: bytes) -> bytes:
-    """One compressed text frame, for any connection that `deflates`."""
+    """Return one compressed text frame, for any connection whose `Wire.deflates` is true."""
     return Frame(Opcode.TEXT, payload).serialize(mask=False, extensions=[_DEFLATE])

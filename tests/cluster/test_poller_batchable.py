@@ -11,8 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pollcast.poller import trial
-from pollcast.poller.multiplexed import why_not
+from pollcast.poller import catalog_check
+from pollcast.poller.batchable import unbatchable_reason
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.errors import CatalogInvalid, PollStale
@@ -59,16 +59,16 @@ def table(database: str) -> str:
 
 @pytest.mark.parametrize("sql", TOGETHER)
 def test_what_the_text_does_not_forbid_postgresql_takes_together(table: str, sql: str) -> None:
-    assert why_not(query(sql)) is None
-    assert trial.check(catalog.Catalog({"q": query(sql)}), "test.toml", table) == {"q": None}
+    assert unbatchable_reason(query(sql)) is None
+    assert catalog_check.check(catalog.Catalog({"q": query(sql)}), "test.toml", table) == {"q": None}
 
 
 @pytest.mark.parametrize("sql", ONE_BY_ONE)
 def test_an_aggregate_of_parameters_alone_is_polled_one_by_one_as_postgresql_refuses_it(table: str, sql: str) -> None:
-    why = why_not(query(sql))
+    why = unbatchable_reason(query(sql))
     assert why == f"{ONE_BY_ONE[sql]}() is given %(n)s and no column, so the topics can't share a statement"
     with psycopg.connect(table, autocommit=True) as connection:
-        refused = trial.refusal_together(connection, query(sql), "test.toml")
+        refused = catalog_check.batch_refusal(connection, query(sql), "test.toml")
     assert refused is not None
     assert "42803" in refused
 
@@ -77,15 +77,15 @@ def test_an_aggregate_that_is_not_known_is_found_by_the_database(table: str) -> 
     with psycopg.connect(table, autocommit=True) as connection:
         connection.execute("create aggregate total(int) (sfunc = int4pl, stype = int, initcond = '0')")
     q = query("select total(%(n)s) from t")
-    assert why_not(q) is None
-    why = trial.check(catalog.Catalog({"q": q}), "test.toml", table)["q"]
+    assert unbatchable_reason(q) is None
+    why = catalog_check.check(catalog.Catalog({"q": q}), "test.toml", table)["q"]
     assert why is not None
     assert why.startswith("PostgreSQL refuses to take its topics together: aggregate functions are not allowed")
 
 
 def test_a_query_without_parameters_has_one_topic() -> None:
     q = catalog.parse("[queries.q]\nsql = 'select count(1)'", "test.toml").query("q")
-    assert why_not(q) == "it has no parameters, so there is one topic"
+    assert unbatchable_reason(q) == "it has no parameters, so there is one topic"
 
 
 # --- tried on the database ----------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def test_every_query_that_the_database_refuses_is_told_with_its_field_and_the_se
         connection.execute("grant select on t to checker")
     wrong = catalog.parse(WRONG, "wrong.toml")
     with pytest.raises(CatalogInvalid) as raised:
-        trial.check(wrong, "wrong.toml", table.replace("postgres@", "checker@"))
+        catalog_check.check(wrong, "wrong.toml", table.replace("postgres@", "checker@"))
     with psycopg.connect(table, autocommit=True) as connection:
         connection.execute("drop owned by checker")
         connection.execute("drop role checker")
@@ -144,12 +144,12 @@ def test_every_query_that_the_database_refuses_is_told_with_its_field_and_the_se
 
 def test_trying_a_query_does_not_run_it(table: str) -> None:
     slow = query("select pg_sleep(30), 10 / (%(n)s - a) from t")
-    assert trial.check(catalog.Catalog({"q": slow}), "test.toml", table) == {"q": None}
+    assert catalog_check.check(catalog.Catalog({"q": slow}), "test.toml", table) == {"q": None}
 
 
 def test_a_database_that_can_not_be_asked_is_no_fault_of_the_catalogue() -> None:
     with pytest.raises(PollStale):
-        trial.check(catalog.Catalog({"q": query("select %(n)s")}), "test.toml", "postgresql://x@127.0.0.1:1/x")
+        catalog_check.check(catalog.Catalog({"q": query("select %(n)s")}), "test.toml", "postgresql://x@127.0.0.1:1/x")
 
 
 def test_the_command_says_what_is_polled_one_by_one_and_exits_with_2_on_a_refusal(table: str, tmp_path: Path) -> None:

@@ -1,0 +1,262 @@
+"""The built distributions: each is built, listed, installed from its file outside the checkout, and used."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.cluster import Cluster, Served
+from tests.support.repository import ROOT
+
+VERSION = "0.1.0"
+
+CATALOG = """
+[queries.fruit]
+sql = "select id, name from fruit where id >= %(least)s order by id"
+key = ["id"]
+interval = "100ms"
+params.least = { type = "int", default = 0 }
+"""
+SERVED = Served(
+    CATALOG,
+    tables=["create table fruit (id int primary key, name text)", "insert into fruit values (1, 'apple'), (2, 'pear')"],
+    flags=["--gateways", "1", "--pollers", "1"],
+)
+ROWS = [{"id": 1, "name": "apple"}, {"id": 2, "name": "pear"}]
+
+COMMAND_SECONDS = 120.0
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Run a command outside the checkout, with nothing of the checkout on Python's path, and return its output."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH", "NODE_PATH")}
+    # Node.js comes as a wheel into the virtual environment that runs the tests.
+    environment = kept | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    done = subprocess.run(
+        [str(each) for each in command],
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS,
+    )
+    if done.returncode != 0:
+        raise AssertionError(f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with nothing but pip in it, which all tests of this module share."""
+    folder = tmp_path_factory.mktemp("venv")
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    return folder
+
+
+def python_of(venv: Path) -> Path:
+    return venv / "bin" / "python"
+
+
+def pip_install(venv: Path, *arguments: str | Path) -> None:
+    run(python_of(venv), "-m", "pip", "install", "--quiet", *arguments, cwd=venv)
+
+
+# --- pollcast_client ----------------------------------------------------------------------------------------------
+
+PYTHON_MODULES = {
+    "__init__", "change", "channel", "errors", "event", "phoenix", "presence", "result", "topic", "watching"
+}  # fmt: skip
+PYTHON_FILES = {f"pollcast_client/{name}.py" for name in PYTHON_MODULES} | {"pollcast_client/py.typed"}
+
+PYTHON_PROGRAM = """
+import asyncio
+import json
+import sys
+
+from pollcast_client import Change, Refused, topic, watch
+
+
+async def first(url: str) -> Change:
+    async for change in watch(topic("fruit", least=1), url=url):
+        if change.kind == "snapshot":
+            return change
+    raise AssertionError("the watch ended without a snapshot")
+
+
+async def main(url: str) -> None:
+    change = await asyncio.wait_for(first(url), 20)
+    try:
+        async for _ in watch("live:vegetables", url=url):
+            pass
+    except Refused as refused:
+        print(json.dumps({"rows": list(change.rows), "version": change.version, "reason": refused.reason}))
+
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def python_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the sdist, and the wheel that `python -m build` makes from that sdist."""
+    folder = tmp_path_factory.mktemp("pollcast_client")
+    ignored = shutil.ignore_patterns("*.egg-info", "__pycache__", "build", "dist")
+    shutil.copytree(ROOT / "clients" / "python", folder / "source", ignore=ignored)
+    run(sys.executable, "-m", "build", "--outdir", folder, folder / "source", cwd=folder)
+    return folder
+
+
+def wheel(folder: Path) -> Path:
+    return folder / f"pollcast_client-{VERSION}-py3-none-any.whl"
+
+
+def sdist(folder: Path) -> Path:
+    return folder / f"pollcast_client-{VERSION}.tar.gz"
+
+
+def test_the_python_clients_wheel_holds_its_modules_and_its_licence_only(python_built: Path) -> None:
+    info = f"pollcast_client-{VERSION}.dist-info"
+    with zipfile.ZipFile(wheel(python_built)) as archive:
+        names = set(archive.namelist())
+        licence = archive.read(f"{info}/licenses/LICENSE")
+        metadata = archive.read(f"{info}/METADATA").decode()
+    about = {f"{info}/{name}" for name in ("licenses/LICENSE", "METADATA", "WHEEL", "top_level.txt", "RECORD")}
+    assert names == PYTHON_FILES | about
+    assert licence == (ROOT / "LICENSE").read_bytes()
+    for line in ("License-Expression: Apache-2.0", "Requires-Python: >=3.11", "Classifier: Typing :: Typed"):
+        assert line in metadata.splitlines()
+
+
+def test_the_python_clients_sdist_holds_what_the_wheel_is_built_from(python_built: Path) -> None:
+    root = f"pollcast_client-{VERSION}/"
+    with tarfile.open(sdist(python_built)) as archive:
+        names = {member.name.removeprefix(root) for member in archive.getmembers() if member.isfile()}
+    generated = {name for name in names if name.startswith("pollcast_client.egg-info/")} | {"PKG-INFO", "setup.cfg"}
+    assert names - generated == PYTHON_FILES | {"LICENSE", "README.md", "pyproject.toml"}
+
+
+@pytest.mark.parametrize("built", [wheel, sdist])
+def test_the_python_client_works_where_only_its_built_file_is_installed(
+    built: Callable[[Path], Path], python_built: Path, venv: Path, running: Cluster, tmp_path: Path
+) -> None:
+    pip_install(venv, "--force-reinstall", built(python_built))
+    program = tmp_path / "program.py"
+    program.write_text(PYTHON_PROGRAM)
+    seen = json.loads(run(python_of(venv), program, f"http://{running.gateway()}", cwd=tmp_path))
+    assert (seen["rows"], seen["reason"]) == (ROWS, "unknown_query")
+    assert seen["version"]
+    where = run(python_of(venv), "-c", "import pollcast_client; print(pollcast_client.__file__)", cwd=tmp_path)
+    assert Path(where.strip()).is_relative_to(venv)
+
+
+def test_the_installed_python_client_has_types(python_built: Path, venv: Path, tmp_path: Path) -> None:
+    pip_install(venv, wheel(python_built))
+    program = tmp_path / "program.py"
+    program.write_text(PYTHON_PROGRAM)
+    check = (sys.executable, "-m", "mypy", "--strict", "--config-file=", "--python-executable", python_of(venv))
+    run(*check, program, cwd=tmp_path)
+    program.write_text(PYTHON_PROGRAM.replace("change.version", "change.versoin"))
+    with pytest.raises(AssertionError, match="has no attribute"):
+        run(*check, program, cwd=tmp_path)
+
+
+# --- @pollcast/client ---------------------------------------------------------------------------------------------
+
+JS_MODULES = {"index", "live", "result", "socket", "token", "topic"}
+
+TYPESCRIPT_PROGRAM = """
+import { connect, topic, watch, type Change, type Row } from "@pollcast/client"
+
+const [url, query] = process.argv.slice(2) as [string, string]
+const socket = connect(url)
+const say = (message: object): void => console.log(JSON.stringify(message))
+const onRefused = ({ reason }: { reason: string; detail: string }): void => say({ reason })
+const live = watch(socket, topic(query, { least: 1 }), { onRefused }, ({ kind, rows, result }: Change) => {
+  if (kind !== "snapshot") return
+  const sent: readonly Row[] = rows
+  say({ rows: sent, version: result?.version })
+  live.stop()
+  watch(socket, "live:vegetables", { onRefused: (refusal) => { onRefused(refusal); process.exit(0) } }, () => {})
+})
+setTimeout(() => process.exit(1), 20_000)
+"""
+
+TSCONFIG = {
+    "compilerOptions": {
+        "target": "ES2022",
+        "lib": ["ES2023", "DOM"],
+        "module": "NodeNext",
+        "strict": True,
+        "exactOptionalPropertyTypes": True,
+        "noUncheckedIndexedAccess": True,
+        "types": [],
+    },
+    "files": ["program.ts", "node.d.ts"],
+}
+
+
+@pytest.fixture(scope="module")
+def js_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that `npm pack` makes, from a copy of the sources without a `dist`."""
+    folder = tmp_path_factory.mktemp("js")
+    ignored = shutil.ignore_patterns("dist", "node_modules")
+    shutil.copytree(ROOT / "clients" / "js", folder / "source", ignore=ignored)
+    modules = ROOT / "node_modules"
+    assert modules.is_dir(), "the packages that build @pollcast/client are missing: make install"
+    (folder / "source" / "node_modules").symlink_to(modules)
+    run("npm", "pack", "--pack-destination", folder, cwd=folder / "source")
+    return folder / f"pollcast-client-{VERSION}.tgz"
+
+
+@pytest.fixture(scope="module")
+def js_installed(js_built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where nothing but the packed file, and what it depends on, is installed."""
+    folder = tmp_path_factory.mktemp("application")
+    (folder / "package.json").write_text(json.dumps({"name": "application", "private": True, "type": "module"}))
+    run("npm", "install", "--prefer-offline", "--no-audit", "--no-fund", js_built, cwd=folder)
+    return folder
+
+
+def test_the_javascript_clients_package_holds_its_built_modules_their_types_and_its_licence_only(
+    js_built: Path,
+) -> None:
+    with tarfile.open(js_built) as archive:
+        names = {member.name.removeprefix("package/") for member in archive.getmembers() if member.isfile()}
+        licence = archive.extractfile("package/LICENSE")
+        assert licence is not None
+        assert licence.read() == (ROOT / "LICENSE").read_bytes()
+    built = {f"dist/{module}{suffix}" for module in JS_MODULES for suffix in (".js", ".d.ts")}
+    assert names == built | {"LICENSE", "README.md", "package.json"}
+
+
+def test_the_javascript_client_works_and_has_types_where_only_its_packed_file_is_installed(
+    js_installed: Path, running: Cluster
+) -> None:
+    assert not (js_installed / "node_modules" / "@pollcast" / "client").is_symlink()
+    (js_installed / "tsconfig.json").write_text(json.dumps(TSCONFIG))
+    (js_installed / "node.d.ts").write_text("declare const process: { argv: string[]; exit(status: number): never }\n")
+    program = js_installed / "program.ts"
+    compiler = ("node", ROOT / "node_modules" / "typescript" / "bin" / "tsc", "--project", js_installed)
+    program.write_text(TYPESCRIPT_PROGRAM.replace("result?.version", "result?.versoin"))
+    with pytest.raises(AssertionError, match="versoin"):
+        run(*compiler, "--noEmit", cwd=js_installed)
+    program.write_text(TYPESCRIPT_PROGRAM)
+    run(*compiler, cwd=js_installed)
+    said = run("node", "program.js", f"ws://{running.gateway()}/socket", "fruit", cwd=js_installed).splitlines()
+    snapshot, refusal = map(json.loads, said)
+    assert snapshot["rows"] == ROWS
+    assert snapshot["version"]
+    assert refusal == {"reason": "unknown_query"}
+
+
+# --- pollcast -----------------------------------------------------------------------------------------------------
