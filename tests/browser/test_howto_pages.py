@@ -1,4 +1,4 @@
-"""The pages of docs/howto/web-page.md on the table and catalogue of docs/howto/own-database.md, all as they are there."""
+"""The pages of docs/howto/web-page.md, as they are there, with the table and catalogue of own-database.md."""
 
 from __future__ import annotations
 
