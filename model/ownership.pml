@@ -296,9 +296,9 @@ inline next_owner(p) {
     poller[p].seen_up_to++;
     if
     :: history[poller[p].seen_up_to] != 0 ->
-        poller[p].item = poller[p].seen_up_to; owner_came(p, poller[p].seen_up_to, history[poller[p].seen_up_to])
+        poller[p].item = poller[p].seen_up_to; owner_set(p, poller[p].seen_up_to, history[poller[p].seen_up_to])
     :: else ->
-        if :: poller[p].item != 0 -> poller[p].item = 0; owner_went(p, poller[p].seen_up_to) :: else fi
+        if :: poller[p].item != 0 -> poller[p].item = 0; owner_deleted(p, poller[p].seen_up_to) :: else fi
     fi
 }
 
@@ -367,7 +367,7 @@ end:
         printf("poller %d lists demand: %d\n", p, SEES_DEMAND(p)) }
     :: d_step { P.lease != 0 && !LIVE(P.lease) ->
         printf("poller %d learns that its lease %d is gone: it stops everything and starts over\n", p, P.lease);
-        start_over(p); audit(p); forget() }
+        reset(p); audit(p); forget() }
 
     /* events from etcd */
     :: d_step { FOLLOWS(p) && P.seen_up_to < revision ->
@@ -401,7 +401,7 @@ end:
         printf("poller %d has its answer: it knows epoch %d and holds %d\n", p, P.known, P.held) }
     :: d_step { P.answer == lease_lost ->
         printf("poller %d learns from an answer that its lease is gone\n", p);
-        start_over(p); audit(p); forget() }
+        reset(p); audit(p); forget() }
 
     /* a request without an answer */
     :: d_step { faults > 0 && P.answer == pending && late[p].request == none ->
