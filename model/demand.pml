@@ -29,8 +29,8 @@ bool crashed;
 byte wanted;                    /* DesiredKeys.wanted */
 byte since;                     /* the last value that was made */
 bool unsettled;                 /* DesiredKeys._unsettled */
-bool doubted;                   /* Shown._doubted */
-byte written;                   /* Shown._written: the revision, 0: not there */
+bool doubted;                   /* ShownKeys._doubted */
+byte written;                   /* ShownKeys._written: the revision, 0: not there */
 byte written_value;
 bool synced;                    /* the mirror has listed under this lease */
 byte told;                      /* Mirror.revision */
@@ -76,7 +76,7 @@ inline start_over() {
     doubted = false; written = 0; written_value = 0; synced = false; told = 0; item = 0; unsettled = (wanted != 0)
 }
 
-/* Shown.changed, where the mirror's item was `i` before. */
+/* ShownKeys.changed, where the mirror's item was `i` before. */
 inline changed(revision_) {
     if
     :: revision_ >= written ->
@@ -99,7 +99,7 @@ inline list() {
     forget()
 }
 
-/* Shown._value */
+/* ShownKeys._value */
 inline look() {
     if :: written <= told -> written = 0; written_value = 0 :: else fi;
     i = (written != 0 -> written_value : item)

@@ -18,8 +18,6 @@ from pollcast.services.coordination.session import Session, keep_session
 from tests.support.breakable_etcd import BreakableEtcd
 from tests.support.waiting import eventually
 
-pytest_plugins = ("tests.support.etcd_fixture",)
-
 
 class DemandOnEtcd:
     """The demand of one gateway, under one session after the other."""
