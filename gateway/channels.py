@@ -97,7 +97,7 @@ class Channel:
             self.wire.write(frames)
 
     def fell_behind(self) -> None:
-        """Take note that the channel missed a message because its socket is congested."""
+        """Record that the channel missed a message because its socket is congested."""
         self.socket.fell_behind(self)
 
 

@@ -79,7 +79,7 @@ class ClusterOverview:
         self._gathering = asyncio.Lock()
 
     def owned(self, topic: str, owner: Owner | None, now: float) -> None:
-        """Take note that the topic has another owner, or none, since `now` (monotonic seconds)."""
+        """Record that the topic has another owner, or none, since `now` (monotonic seconds)."""
         self._takeovers.owned(topic, owner.node if owner is not None else None, now, now_rfc3339())
 
     @property

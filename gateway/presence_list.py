@@ -316,7 +316,7 @@ class PresenceWatch:
         self._ended = False
 
     def wake(self) -> None:
-        """Take note that the list has changed."""
+        """Make `events` look for a difference, because the list has changed."""
         self._wake.set()
 
     def end(self) -> None:

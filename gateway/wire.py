@@ -43,16 +43,16 @@ class Receiver(Protocol):
     """The application's end of a wire. All calls come from the event loop, and none may block."""
 
     def received(self, text: bytes | bytearray | memoryview) -> None:
-        """Take a whole text message, as it came: its UTF-8 is not checked yet."""
+        """Handle a whole text message, as it came: its UTF-8 is not checked yet."""
 
     def pinged(self) -> None:
-        """Take note that a ping or a pong came, so that the client is alive."""
+        """Handle a ping or a pong, which shows that the client is alive."""
 
     def drained(self) -> None:
-        """Take note that the connection was congested and has drained."""
+        """Continue after congestion: the connection has drained."""
 
     def closed(self) -> None:
-        """Take note that the connection is gone. This is the last call."""
+        """Clean up: the connection is gone. This is the last call."""
 
 
 class Wire(asyncio.Protocol):
