@@ -34,7 +34,7 @@ ENV PYTHONUNBUFFERED=1 \
     POLLCAST_GRPC=0.0.0.0:4001
 USER pollcast
 EXPOSE 4000 4001
-# Every service answers /readyz; an etcd outage alone leaves it ready.
+# Every service answers /readyz, and stays ready during an outage of etcd.
 HEALTHCHECK --interval=2s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:4000/readyz', timeout=2)"]
 ENTRYPOINT ["pollcast"]

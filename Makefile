@@ -66,7 +66,7 @@ check: install proto-check
 bench: install
 	$(BIN)/python -m bench $(ARGS)
 
-# Ownership, checked exhaustively with spin (docs/model.md). MODEL=--long: minutes.
+# Ownership, checked exhaustively with spin (docs/design/model.md). MODEL=--long: minutes.
 model:
 	@$(PYTHON) model/check.py $(MODEL)
 

@@ -9,7 +9,7 @@ from bench import table
 from bench.fanout import gateway_cost
 from bench.stage import noise, rows
 from pollcast.gateway import phoenix
-from pollcast.gateway.frames import Framed
+from pollcast.gateway.outbound_frames import Framed
 
 CLIENTS = 1_000
 ROUNDS = 200

@@ -15,7 +15,8 @@ from tests.support.world import start_world
 from bench import table
 from bench.processes import Process, module, running, swarm
 from bench.stage import SOCKET, Stage, rows, stage, topic_names
-from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.postgres_server import PostgresServer
 
 CLIENTS = 1_000
 RESULTS = 200

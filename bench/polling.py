@@ -27,12 +27,13 @@ from psycopg_pool import AsyncConnectionPool
 from bench.table import show
 from pollcast.poller.answer import divide
 from pollcast.poller.database import Database
+from pollcast.poller.poll_error import PollError
 from pollcast.poller.polling import Polling
-from pollcast.poller.statement import together
-from pollcast.poller.trouble import Trouble
+from pollcast.poller.statement import batch_statement
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.delta import Row
-from pollcast.services.local.embedded import PostgresServer, program
+from pollcast.services.local.embedded import program
+from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process import logs
 
 REGIONS, ROWS = 10_000, 100
@@ -112,7 +113,7 @@ async def polled(url: str, query: str, names: Sequence[str], possible: bool = Tr
     async with Database.open(url, 4, "bench") as database, asyncio.TaskGroup() as tasks:
         polling = Polling(catalogue.parse(CATALOG, "bench"), database, random.Random(1))
         if not possible:
-            polling._lanes[query]._batching.possible = False
+            polling.query_pollers[query].batching.possible = False
         running = tasks.create_task(polling.run())
         for epoch, name in enumerate(names, 1):
             polling.gained(name, epoch)
@@ -183,8 +184,8 @@ async def batch_sizes(server: PostgresServer) -> None:
                 ours, theirs = time.process_time(), database_cpu(server)
                 for start in range(0, len(values), size):
                     began = time.monotonic()
-                    answer = await database.ask(together(query, values[start : start + size]), query)
-                    assert not isinstance(answer, Trouble)
+                    answer = await database.execute(batch_statement(query, values[start : start + size]), query)
+                    assert not isinstance(answer, PollError)
                     known[start : start + size] = [
                         outcome if isinstance(outcome, list) else None
                         for outcome in divide(answer, known[start : start + size], query)

@@ -24,12 +24,12 @@ from pollcast.poller.owned import OwnedTopic
 from pollcast.services import clock
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue import topics
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, OwnerRecord
 from pollcast.services.coordination.registry import node_record
 from pollcast.services.delta import Row
 from pollcast.services.local import ports
-from pollcast.services.local.embedded import EtcdServer
+from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.process.settings import EtcdSettings, ServiceSettings
 from pollcast.services.serving import rpc
 
@@ -80,7 +80,7 @@ class Stage:
     def change(self, topic: str, rows: list[Row]) -> None:
         """A poll gave these rows."""
         owned = self.owned[topic]
-        self.feed.publish(topic, owned.answered(rows, clock.now_us()))
+        self.feed.publish(topic, owned.record_result(rows, clock.now_us()))
 
     @staticmethod
     def joins(names: list[str]) -> list[str]:
@@ -140,7 +140,7 @@ async def stage(
                         epoch = await etcd.put(keys.owner(name), owner.encode())
                         topic = topics.parse_canonical(name, catalog)
                         owned[name] = OwnedTopic(topic, epoch, clock.now_us())
-                        owned[name].answered(result, clock.now_us())
+                        owned[name].record_result(result, clock.now_us())
                     async with contextlib.AsyncExitStack() as stack:
                         started = []
                         for number in range(gateways):

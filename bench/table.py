@@ -1,4 +1,4 @@
-"""Tables as Markdown, so that they read well in a terminal and can be pasted into docs/performance.md."""
+"""Tables as Markdown, so that they read well in a terminal and can be pasted into docs/design/performance.md."""
 
 from __future__ import annotations
 

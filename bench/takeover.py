@@ -17,11 +17,12 @@ from tests.support.waiting import eventually
 from tests.support.world import LEASE_TTL, World, now, start_world
 
 from pollcast.services.coordination import claims
-from pollcast.services.coordination.etcd import Etcd
-from pollcast.services.coordination.etcd import put as put_operation
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import DemandRecord, Keys, OwnerRecord
+from pollcast.services.coordination.operations import put as put_operation
 from pollcast.services.coordination.session import Session
-from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process.settings import EtcdSettings
 
 CATALOG = """

@@ -14,10 +14,11 @@ import prometheus_client
 
 from pollcast.coordinator.audit import BREAKS, Finding, audit
 from pollcast.coordinator.view import View
-from pollcast.services.coordination import etcd as e
+from pollcast.services.coordination import operations as op
 from pollcast.services.coordination.claims import batches
-from pollcast.services.coordination.etcd import Etcd, TxnResult
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.operations import TxnResult
 from pollcast.services.errors import EtcdError
 from pollcast.services.process import logs
 
@@ -98,7 +99,7 @@ class Auditor:
         abandoned = [item for finding in findings for item in finding.abandoned]
         for batch in batches(abandoned, lambda item: item[0]):
             try:
-                deletes = [e.nested([e.unchanged(key, revision)], [e.delete(key)]) for key, revision in batch]
+                deletes = [op.nested([op.unchanged(key, revision)], [op.delete(key)]) for key, revision in batch]
                 done = await self._etcd.txn([], deletes)
             except EtcdError as error:
                 log.warning("not repaired, trying on", keys=len(batch), detail=error.detail)

@@ -21,9 +21,10 @@ from pollcast.coordinator.view import NodeName, View, ViewChanges
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.coordination import drain
-from pollcast.services.coordination.etcd import Etcd, KeyEvent
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord
 from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.operations import KeyEvent
 from pollcast.services.errors import Draining, EtcdRefused, EtcdUnknown, PollcastError, UnknownQuery, UnknownTopic
 from pollcast.services.serving import rpc
 from pollcast.v1 import cluster_pb2, cluster_pb2_grpc

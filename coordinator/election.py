@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 from typing import NoReturn
 
-from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Etcd, KeyEvent
+from pollcast.services.coordination import operations as op
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, LeaderRecord
 from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.operations import KeyEvent
 from pollcast.services.coordination.session import Session, backoff
 from pollcast.services.errors import EtcdRefused, EtcdUnknown, LeaseLost
 from pollcast.services.process import logs
@@ -60,10 +61,10 @@ class Election:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            free = e.absent(self._key) if kv is None else e.unchanged(self._key, kv.mod_revision)
+            free = op.absent(self._key) if kv is None else op.unchanged(self._key, kv.mod_revision)
             self._wake.clear()
             try:
-                await self._etcd.txn([free], [e.put(self._key, self._value, session.lease)])
+                await self._etcd.txn([free], [op.put(self._key, self._value, session.lease)])
                 failures = 0
                 await self._wake.wait()  # for the mirror to show who won
             except LeaseLost:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from pollcast.services.coordination.etcd import KeyEvent
+from pollcast.services.coordination.operations import KeyEvent
 
 
 class Leases:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 
 from pollcast.services import clock
-from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Etcd, Kv
+from pollcast.services.coordination import operations as op
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord, OwnerRecord, PinRecord
+from pollcast.services.coordination.operations import Kv
 from pollcast.services.errors import EtcdUnknown, UnknownNode, UnknownTopic
 from pollcast.services.process import logs
 
@@ -59,15 +60,15 @@ def _ready(target: Kv | None, poller: str) -> NodeRecord:
 async def _try(etcd: Etcd, keys: Keys, topic: str, owner: Kv | None, node: NodeRecord) -> int | None:
     """The epoch; None when something has changed meanwhile."""
     key, lease = keys.owner(topic), node.lease_number
-    compare = [e.on_lease(keys.node("poller", node.node), lease)]
-    pin = e.put(keys.pin(topic), PinRecord(node.node).encode(), lease)
+    compare = [op.on_lease(keys.node("poller", node.node), lease)]
+    pin = op.put(keys.pin(topic), PinRecord(node.node).encode(), lease)
     if owner is not None and owner.lease == lease:
-        done = await etcd.txn([*compare, e.unchanged(key, owner.mod_revision)], [pin])
+        done = await etcd.txn([*compare, op.unchanged(key, owner.mod_revision)], [pin])
         return owner.mod_revision if done.succeeded else None
     if owner is None:
-        compare += [e.absent(key), e.some_under(keys.demands(topic))]
+        compare += [op.absent(key), op.some_under(keys.demands(topic))]
     else:
-        compare.append(e.unchanged(key, owner.mod_revision))
+        compare.append(op.unchanged(key, owner.mod_revision))
     record = OwnerRecord(node.node, node.grpc or "", clock.now_rfc3339())
-    done = await etcd.txn(compare, [e.put(key, record.encode(), lease), pin])
+    done = await etcd.txn(compare, [op.put(key, record.encode(), lease), pin])
     return done.revision if done.succeeded else None

@@ -17,11 +17,10 @@ from pollcast.coordinator.election import Election
 from pollcast.coordinator.gauges import gauges
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.coordination import metrics
-from pollcast.services.coordination.drain import DrainRequests
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys
-from pollcast.services.coordination.registry import Registration, node_record
-from pollcast.services.coordination.session import Session, keep_session
+from pollcast.services.coordination.node import Node, Readiness, healthz
+from pollcast.services.coordination.registry import node_record
 from pollcast.services.process import logs
 from pollcast.services.process.settings import CoordinatorSettings
 from pollcast.services.serving import rpc
@@ -30,66 +29,6 @@ from pollcast.services.serving.web import address_of, bind, serve_app, service_a
 log = logs.get_logger("coordinator")
 
 LEADING = prometheus_client.Gauge("pollcast_coordinator_leading", "1 while this coordinator is the leader.")
-
-
-class Coordinator:
-    """What lives as long as the process; `term` is what lives as long as a session."""
-
-    def __init__(
-        self,
-        registration: Registration,
-        election: Election,
-        cluster: ClusterService,
-        server: rpc.RpcServer,
-        stop: asyncio.Event,
-        drain_requests: DrainRequests,
-    ) -> None:
-        self.registration = registration
-        self.election = election
-        self._cluster = cluster
-        self._server = server
-        self._stop = stop
-        self._drain_requests = drain_requests
-        self._session: Session | None = None  # the last one
-        self._was_ready = False
-        LEADING.set_function(lambda: float(election.leading))
-
-    async def term(self, session: Session) -> None:
-        self._session = session
-        async with asyncio.TaskGroup() as tasks:
-            parts = (
-                self.registration.run(session),
-                self.election.run(session),
-                self._say_ready(),
-                self._drain_requests.run(session),
-            )
-            running = [tasks.create_task(part) for part in parts]
-            await self._stop.wait()
-            await self._server.set_serving(False)
-            await self.registration.announce("draining")
-            for task in running:
-                task.cancel()
-
-    async def _say_ready(self) -> None:
-        await self.registration.registered.wait()
-        await self._cluster.mirror.synced.wait()
-        await self._server.set_serving(True)
-        self.registration.set_state("ready")
-        if not self._was_ready:
-            log.info("ready", node=self.registration.record.node)
-        self._was_ready = True
-
-    def healthz(self) -> tuple[bool, dict[str, object]]:
-        return True, {"status": "ok"}
-
-    def readyz(self) -> tuple[bool, dict[str, object]]:
-        """Ready once etcd was seen; a later outage is told, and does not make unready."""
-        if self._stop.is_set():
-            return False, {"status": "draining", "reason": "this node is shutting down"}
-        if not self._was_ready or self._session is None:
-            return False, {"status": "starting", "reason": "etcd has not been reached yet"}
-        etcd = "ok" if self._session.reachable else "unreachable"
-        return True, {"status": "ready", "etcd": etcd, "leading": self.election.leading}
 
 
 async def run(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
@@ -106,14 +45,21 @@ async def run(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
             async with rpc.serve(settings, [cluster.add_to], SERVICES) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
                 grpc = settings.advertised(server.host, server.port)
-                registration = Registration(etcd, keys, node_record("coordinator", settings.node, http, grpc))
+                record = node_record("coordinator", settings.node, http, grpc)
                 election = Election(etcd, keys, settings.node)
-                drain_requests = DrainRequests(etcd, keys, "coordinator", settings.node, stop)
-                coordinator = Coordinator(registration, election, cluster, server, stop, drain_requests)
+                LEADING.set_function(lambda: float(election.leading))
+
+                def describe() -> dict[str, object]:
+                    reachable = node.session is not None and node.session.reachable
+                    return {"etcd": "ok" if reachable else "unreachable", "leading": election.leading}
+
+                readiness = Readiness("coordinator", stop, describe)
+                synced = cluster.mirror.synced.wait
+                node = Node(etcd, keys, record, server, readiness, synced=synced, parts=[election.run])
                 auditor = Auditor(etcd, cluster.view, cluster.mirror, lambda: election.leading)
                 forever = [tasks.create_task(work) for work in (cluster.run(), auditor.run())]
-                async with serve_app(service_app(coordinator.healthz, coordinator.readyz), listener):
-                    await keep_session(etcd, settings.lease_ttl, coordinator.term, stop)
+                async with serve_app(service_app(healthz, readiness.answer), listener):
+                    await node.run(settings.lease_ttl, stop, node.start_draining)
                 cluster.close()
                 for task in forever:
                     task.cancel()

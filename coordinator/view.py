@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from pollcast.coordinator.leases import Leases
 from pollcast.coordinator.topicview import OwnerView, TopicView
-from pollcast.services.coordination.etcd import KeyEvent, Kv
 from pollcast.services.coordination.keys import (
     DemandRecord,
     Keys,
@@ -24,6 +23,7 @@ from pollcast.services.coordination.keys import (
     PresenceRecord,
     Record,
 )
+from pollcast.services.coordination.operations import KeyEvent, Kv
 from pollcast.services.process.settings import Role
 from pollcast.v1 import report_pb2
 

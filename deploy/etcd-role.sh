@@ -1,18 +1,18 @@
 #!/bin/sh
-# Gives Pollcast a user in etcd that can read and write its own prefix and nothing else, and switches on etcd's
-# authentication. May be run again: what is there already is kept, passwords are set anew.
+# Creates a user for Pollcast in etcd that can read and write its own prefix and nothing else, and switches on etcd's
+# authentication. It can be run again: existing users and roles are kept, and passwords are set again.
 #
 #   ETCDCTL_ENDPOINTS=https://etcd-1:2379 ETCDCTL_CACERT=ca.pem \
 #   ROOT_PASSWORD=… POLLCAST_ETCD_PASSWORD=… deploy/etcd-role.sh [USER] [NAMESPACE]
 #
-# USER is `pollcast`, NAMESPACE (POLLCAST_NAMESPACE) `/pollcast` by default. Needs etcdctl 3.4 or later. Passwords go
-# through standard input and the environment, never through an argument that other users of the machine could see.
+# USER is `pollcast`, NAMESPACE (POLLCAST_NAMESPACE) `/pollcast` by default. Needs etcdctl 3.4 or later. It passes
+# passwords through standard input and the environment, never as an argument that other users of the machine could see.
 set -eu
 
 user=${1:-pollcast}
 namespace=${2:-/pollcast}
-: "${ROOT_PASSWORD:?the password of user root, who administers etcd}"
-: "${POLLCAST_ETCD_PASSWORD:?the password that Pollcast is to use}"
+: "${ROOT_PASSWORD:?the password of the user root, the administrator of etcd}"
+: "${POLLCAST_ETCD_PASSWORD:?the password of the user for Pollcast}"
 etcdctl=${ETCDCTL:-etcdctl}
 
 case $namespace in
@@ -23,7 +23,7 @@ esac
 
 for password in "$ROOT_PASSWORD" "$POLLCAST_ETCD_PASSWORD"; do
     case $password in
-        *[[:space:]]*) echo "etcdctl reads a password only up to a space: choose others" >&2; exit 2 ;;
+        *[[:space:]]*) echo "etcdctl reads a password only up to the first space: choose another one" >&2; exit 2 ;;
     esac
 done
 

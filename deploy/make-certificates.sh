@@ -1,16 +1,17 @@
 #!/bin/sh
-# Makes an authority and what it signs for a cluster: etcd, the services, PostgreSQL, the load balancer. For trying out
-# and as a starting point; what is there already is kept, so run it again to renew what you have deleted.
+# Creates a certificate authority and certificates for a cluster: etcd, the services, PostgreSQL, the load balancer. For
+# tests, and as a starting point. Existing files are kept, so delete a certificate and run this again to renew it.
 #
 #   deploy/make-certificates.sh DIR [DAYS]        # 365 by default; the authority ten times as long
 #
-# DIR/ca.pem is what everybody trusts. DIR/ca.key signs: keep it off the hosts. DIR/<who>/{cert,key}.pem are one pair
-# each; DIR/balancer/both.pem is its pair in one file, as haproxy reads it. Hosts beside those of docker-compose.yml:
-# ETCD_HOSTS, SERVICE_HOSTS, POSTGRES_HOSTS, BALANCER_HOSTS (separated by spaces). Needs openssl 1.1.1 or later.
+# DIR/ca.pem is the authority's certificate, which all processes trust. DIR/ca.key signs: keep it off the hosts.
+# DIR/<owner>/{cert,key}.pem are a certificate and its key; DIR/balancer/both.pem is that pair in one file, as haproxy
+# reads it. Hosts in addition to those of docker-compose.yml: ETCD_HOSTS, SERVICE_HOSTS, POSTGRES_HOSTS, BALANCER_HOSTS
+# (separated by spaces). Needs openssl 1.1.1 or later.
 set -eu
 umask 077
 
-dir=${1:?where to}
+dir=${1:?the directory to write to}
 days=${2:-365}
 mkdir -p "$dir"
 
@@ -21,17 +22,17 @@ if [ ! -s "$dir/ca.key" ]; then
     chmod 644 "$dir/ca.pem"
 fi
 
-# issue WHO HOST…: a pair for all of these hosts, good as a server and as a client
+# issue OWNER HOST…: create a certificate for all of these hosts, valid for servers and for clients
 issue() {
-    who=$1
+    owner=$1
     shift
-    if [ -s "$dir/$who/cert.pem" ]; then return; fi
+    if [ -s "$dir/$owner/cert.pem" ]; then return; fi
     names=
     for host in "$@" localhost; do names="${names}DNS:$host,"; done
-    mkdir -p "$dir/$who"
-    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj "/CN=pollcast $who" \
-        -keyout "$dir/$who/key.pem" -out "$dir/$who/request.pem" 2>/dev/null
-    cat >"$dir/$who/extensions" <<END
+    mkdir -p "$dir/$owner"
+    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj "/CN=pollcast $owner" \
+        -keyout "$dir/$owner/key.pem" -out "$dir/$owner/request.pem" 2>/dev/null
+    cat >"$dir/$owner/extensions" <<END
 basicConstraints=CA:FALSE
 keyUsage=critical,digitalSignature
 extendedKeyUsage=serverAuth,clientAuth
@@ -39,10 +40,10 @@ subjectKeyIdentifier=hash
 authorityKeyIdentifier=keyid
 subjectAltName=${names}IP:127.0.0.1,IP:::1
 END
-    openssl x509 -req -in "$dir/$who/request.pem" -CA "$dir/ca.pem" -CAkey "$dir/ca.key" -CAcreateserial \
-        -days "$days" -extfile "$dir/$who/extensions" -out "$dir/$who/cert.pem" 2>/dev/null
-    rm "$dir/$who/request.pem" "$dir/$who/extensions"
-    echo "made $dir/$who/cert.pem for $*"
+    openssl x509 -req -in "$dir/$owner/request.pem" -CA "$dir/ca.pem" -CAkey "$dir/ca.key" -CAcreateserial \
+        -days "$days" -extfile "$dir/$owner/extensions" -out "$dir/$owner/cert.pem" 2>/dev/null
+    rm "$dir/$owner/request.pem" "$dir/$owner/extensions"
+    echo "made $dir/$owner/cert.pem for $*"
 }
 
 # shellcheck disable=SC2086 # lists of hosts

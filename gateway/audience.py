@@ -1,11 +1,11 @@
-"""The WebSocket clients of one topic, grouped so that one frame serves as many as can be.
+"""The WebSocket clients of one topic, grouped so that one encoded frame serves as many of them as possible.
 
-Channels that spelled the topic alike, want deltas alike and are at the same version form a cohort: they all get the
-very same bytes, compressed or not. There is usually one cohort per spelling; a second one appears when somebody joins
-between a change of owner without a change of the result and the next change, and goes with that change.
+Channels with the same spelling, the same wish for deltas, the same compression and the same version form a cohort: they
+get the very same bytes. There is usually one cohort per spelling. A second one appears when a channel joins after a
+change of owner that left the result unchanged; the next change of the result merges the two.
 
-A channel whose socket is congested is not written to. It falls behind: it is in no cohort until its socket has drained,
-and then starts again from the present snapshot. Nothing is ever queued for it.
+Nothing is written to a channel whose socket is congested, and nothing is queued for it. It falls behind: it leaves its
+cohort until its socket has drained, and then starts again from the present snapshot.
 """
 
 from __future__ import annotations
@@ -13,31 +13,35 @@ from __future__ import annotations
 from typing import Protocol
 
 from pollcast.gateway import phoenix
-from pollcast.gateway.frames import Framed
 from pollcast.gateway.history import Entry, History
+from pollcast.gateway.outbound_frames import Framed
 from pollcast.gateway.status import Status
 from pollcast.gateway.version import Version
 
 MAX_READY = 16
-"""How many ways to the present result are kept ready, by spelling and `since`."""
+"""Maximum number of encoded catch-ups that are kept, by spelling and `since`."""
 
 
 class Outlet(Protocol):
-    """Where a channel's frames go (`pollcast.gateway.wire.Wire`)."""
+    """The destination of a channel's frames (`pollcast.gateway.wire.Wire`)."""
 
     @property
     def blocked(self) -> bool:
-        """Whether nothing should be sent to it now."""
+        """Whether nothing should be written now, because the socket is congested or closing."""
 
     @property
     def deflates(self) -> bool:
-        """Whether it takes compressed frames."""
+        """Whether the peer accepts compressed frames."""
 
-    def write(self, frames: bytes) -> None: ...
+    def write(self, frames: bytes) -> None:
+        """Send encoded frames; must not block."""
 
 
 class Subscriber(Protocol):
-    """One join. The audience keeps `cohort`, which is None while it waits for a result and while it is behind."""
+    """One join of a topic.
+
+    The audience sets `cohort`, which is None while the channel waits for a result and while it is behind.
+    """
 
     spelling: bytes
     deltas: bool
@@ -45,15 +49,17 @@ class Subscriber(Protocol):
 
     @property
     def wire(self) -> Outlet:
-        """Its socket's."""
+        """The outlet of its socket."""
 
     def fell_behind(self) -> None:
-        """Told when it missed something: to call `Audience.catch_up` when the socket has drained."""
+        """Notice that it missed a message: call `Audience.catch_up` once the socket has drained."""
 
 
 class Cohort:
-    """Channels at the same version that are served by the same bytes. A wire has one channel at most in a cohort, as
-    it has one for a spelling."""
+    """Channels at the same version that are served by the same bytes.
+
+    `members` has at most one channel per outlet, because a socket has at most one channel per spelling.
+    """
 
     __slots__ = ("members", "version")
 
@@ -63,7 +69,7 @@ class Cohort:
 
 
 class Traffic:
-    """What has been pushed to channels, ever."""
+    """Counters of the messages and bytes pushed to channels since the gateway started."""
 
     __slots__ = ("bytes", "messages")
 
@@ -72,24 +78,25 @@ class Traffic:
         self.bytes = 0
 
     def count(self, event: bytes, messages: int, size: int) -> None:
+        """Add messages of one event, with their bytes in all."""
         self.messages[event] = self.messages.get(event, 0) + messages
         self.bytes += size
 
 
 Group = tuple[bytes, bool, bool]
-"""Spelling, with deltas, compressed."""
+"""The properties that the channels of a cohort share beside the version: spelling, with deltas, compressed."""
 
 
 class Audience:
-    """See the module."""
+    """The channels of one topic. `serving` is whether the history's present result may be given to them."""
 
     __slots__ = (
         "_cohorts",
         "_history",
+        "_last_status",
         "_ready",
         "_ready_for",
         "_traffic",
-        "_untold",
         "_waiting",
         "channels",
         "serving",
@@ -99,16 +106,15 @@ class Audience:
         self._history = history
         self._traffic = traffic
         self._cohorts: dict[Group, list[Cohort]] = {}
-        self._ready: dict[tuple[bytes, Version | None], Way] = {}
+        self._ready: dict[tuple[bytes, Version | None], CatchUp] = {}
         self._ready_for: Version | None = None
-        self._waiting: dict[Subscriber, Version | None] = {}  # for a result, with their `since`
-        self._untold: dict[Subscriber, Status] = {}  # who missed a status, with the last that they were told
+        self._waiting: dict[Subscriber, Version | None] = {}  # the channels that wait for a result, with their `since`
+        self._last_status: dict[Subscriber, Status] = {}  # the status known to each channel that missed a later one
         self.channels: set[Subscriber] = set()
-        self.serving = False  # whether the history's present result may be given to those who join
+        self.serving = False
 
     def join(self, channel: Subscriber, since: Version | None) -> None:
-        """Adds a channel and brings it to the present result by what it needs from `since` on, now or as soon as
-        there is one."""
+        """Add a channel and bring it from `since` to the present result, as soon as there is one."""
         self.channels.add(channel)
         if self.serving:
             self._bring(channel, since)
@@ -116,27 +122,28 @@ class Audience:
             self._waiting[channel] = since
 
     def leave(self, channel: Subscriber) -> None:
+        """Remove a channel."""
         self.channels.discard(channel)
         self._waiting.pop(channel, None)
-        self._untold.pop(channel, None)
+        self._last_status.pop(channel, None)
         self._leave_cohort(channel)
         if not self.channels:
             self._ready.clear()
 
     def serve(self) -> None:
-        """The history's present result is good: those who wait get it."""
+        """Start serving the history's present result, beginning with the channels that wait for it."""
         self.serving = True
         waiting, self._waiting = self._waiting, {}
         for channel, since in waiting.items():
             self._bring(channel, since)
 
     def step(self, entry: Entry) -> None:
-        """The result has changed by `entry`, which the history has taken already and which has a delta."""
+        """Push a step that has a delta and that the history has already taken."""
         snapshots: dict[bytes, Framed] = {}
         deltas: dict[tuple[bytes, Version], Framed] = {}
         for group, cohorts in list(self._cohorts.items()):
             spelling, with_deltas, _ = group
-            for cohort in list(cohorts):  # one whose members all fall behind is taken out meanwhile
+            for cohort in list(cohorts):  # a cohort is removed meanwhile when all its members fall behind
                 if with_deltas and self._history.key:
                     framed = deltas.get((spelling, cohort.version))
                     if framed is None:
@@ -152,7 +159,7 @@ class Audience:
             self._merge(group, entry.version)
 
     def broadcast(self, event: bytes, payload: bytes) -> list[Subscriber]:
-        """A message for everybody: one frame per spelling. Returns who missed it, as they are behind."""
+        """Push a message to every channel, encoded once per spelling; return the channels that missed it."""
         frames: dict[bytes, Framed] = {}
         missed: list[Subscriber] = []
         messages = size = 0
@@ -173,16 +180,15 @@ class Audience:
         return missed
 
     def broadcast_status(self, status: Status, before: Status) -> None:
-        """The status has changed."""
+        """Push a new status; `before` is the one that the channels know."""
         for channel in self.broadcast(b"status", status.payload()):
-            self._untold.setdefault(channel, before)
+            self._last_status.setdefault(channel, before)
 
     def catch_up(self, channel: Subscriber, status: Status) -> None:
-        """A channel that fell behind and whose socket has drained gets the status, if it knows another, and the present
-        snapshot."""
-        self._leave_cohort(channel)  # where `serve` may have put it meanwhile
-        told = self._untold.pop(channel, status)
-        if not told.same_as(status):
+        """Send a channel whose socket has drained the status, if it knows another one, and the present snapshot."""
+        self._leave_cohort(channel)  # `serve` may have put it into one meanwhile
+        known = self._last_status.pop(channel, status)
+        if not known.same_as(status):
             channel.wire.write(Framed(phoenix.push(channel.spelling, b"status", status.payload())).plain)
         if self.serving:
             self._bring(channel, None)
@@ -196,15 +202,15 @@ class Audience:
         if wire.blocked:
             self._leave_behind(channel)
             return
-        way = self._way(channel.spelling, since, channel.deltas)
-        for framed in way.frames:
+        catch_up = self._catch_up(channel.spelling, since, channel.deltas)
+        for framed in catch_up.frames:
             ready = framed.ready(wire.deflates)
             wire.write(ready)
-            self._traffic.count(way.event, 1, len(ready))
-        self._enter_cohort(channel, way.to)
+            self._traffic.count(catch_up.event, 1, len(ready))
+        self._enter_cohort(channel, catch_up.to)
 
-    def _way(self, spelling: bytes, since: Version | None, with_deltas: bool) -> Way:
-        """How one who knows `since` gets to the present result."""
+    def _catch_up(self, spelling: bytes, since: Version | None, with_deltas: bool) -> CatchUp:
+        """Return the messages that lead from `since` to the present result."""
         present = self._history.present
         assert present is not None
         if self._ready_for != present.version:
@@ -213,24 +219,24 @@ class Audience:
         steps = self._history.since(since) if since is not None else None
         if since is None or steps is None or (steps and not with_deltas):
             steps = since = None
-        way = self._ready.get((spelling, since))
-        if way is not None:
-            return way
+        catch_up = self._ready.get((spelling, since))
+        if catch_up is not None:
+            return catch_up
         if since is None or steps is None:
-            way = Way(b"snapshot", [self._snapshot(spelling)], present.version)
-        elif not steps:  # the same result under the version that the client knows it by
-            return Way(b"", [], since)
+            catch_up = CatchUp(b"snapshot", [self._snapshot(spelling)], present.version)
+        elif not steps:  # the same result, which the client goes on knowing by its own version
+            return CatchUp(b"", [], since)
         else:
             frames = []
             at = since
             for entry in steps:
                 frames.append(Framed(phoenix.push(spelling, b"delta", entry.payload(at))))
                 at = entry.version
-            way = Way(b"delta", frames, at)
+            catch_up = CatchUp(b"delta", frames, at)
         if len(self._ready) >= MAX_READY:
             self._ready.clear()
-        self._ready[spelling, since] = way
-        return way
+        self._ready[spelling, since] = catch_up
+        return catch_up
 
     def _snapshot(self, spelling: bytes) -> Framed:
         present = self._history.present
@@ -269,7 +275,7 @@ class Audience:
             return
         channel.cohort = None
         if cohort.members.get(channel.wire) is not channel:
-            return  # another of its socket has replaced it
+            return  # another channel of its socket has replaced it
         del cohort.members[channel.wire]
         if not cohort.members:
             group = _group(channel)
@@ -291,8 +297,8 @@ class Audience:
         del cohorts[1:]
 
 
-class Way:
-    """The messages that bring a client to a result, and the version that it knows it by then."""
+class CatchUp:
+    """The encoded messages that bring a client to a result, and the version by which it then knows the result."""
 
     __slots__ = ("event", "frames", "to")
 

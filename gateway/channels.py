@@ -1,29 +1,30 @@
-"""One WebSocket client: its channels, and what its messages do.
+"""One WebSocket client: its channels, and the handling of its messages (docs/reference/channels.md#messages).
 
-A socket is attached to a connection of `gateway.wire` right after the handshake and lives until that is gone. It holds
-one channel per topic it has joined, by the topic's spelling. Everything here runs in the event loop's callbacks: there
-is no task and no queue per client. The reply to a join never waits for a result, an owner or etcd.
+A socket is attached to a connection of `gateway.wire` right after the handshake, and lives until the connection is
+gone. It holds one channel per topic that it has joined, by the topic's spelling. Everything here runs in callbacks of
+the event loop: there is no task and no queue per client. The reply to a join never waits for a result, an owner or
+etcd.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import orjson
 
 from pollcast.gateway import phoenix
 from pollcast.gateway.audience import Cohort
-from pollcast.gateway.frames import frame
+from pollcast.gateway.close_codes import INVALID_MESSAGE
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Identity
+from pollcast.gateway.join_payload import JoinPayload
 from pollcast.gateway.limits import Bucket, Limits
+from pollcast.gateway.outbound_frames import frame
 from pollcast.gateway.phoenix import Malformed, Message, Ref
 from pollcast.gateway.presence_request import PresenceRequest
 from pollcast.gateway.roster import Member
 from pollcast.gateway.topic import LiveTopic
-from pollcast.gateway.version import Version
 from pollcast.gateway.wire import Wire
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
@@ -37,19 +38,41 @@ from pollcast.services.errors import (
     UnknownQuery,
 )
 
-INVALID_MESSAGE = 1007
-GOING_AWAY = 1001
-TOKEN_EXPIRED = 4001
-STUCK = 1013
-
 PREFIX = "live:"
+"""The beginning of every topic's spelling (docs/reference/topics.md#spellings)."""
 
-SWEEPS = 4
-"""How many calls of `Context.sweep` go once through all sockets."""
+
+class SocketCounts:
+    """Numbers of events on a gateway's sockets since it started."""
+
+    __slots__ = ("malformed", "refusals", "slow", "stuck")
+
+    def __init__(self) -> None:
+        self.malformed = 0  # messages that closed their socket
+        self.slow = 0  # times that a socket fell behind
+        self.stuck = 0  # sockets that were closed because they did not read
+        self.refusals: dict[str, int] = {}  # error replies by reason
+
+    def refused(self, reason: str) -> None:
+        """Count an error reply."""
+        self.refusals[reason] = self.refusals.get(reason, 0) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class SocketContext:
+    """Objects that all sockets of a gateway share. `identify` raises Unauthorized; `now` returns monotonic seconds."""
+
+    hub: Hub
+    catalog: Catalog
+    limits: Limits
+    identify: Callable[[str], Identity]
+    now: Callable[[], float]
+    counts: SocketCounts
+    on_closed: Callable[[Socket], None]
 
 
 class Channel:
-    """One join of one socket; what `pollcast.gateway.audience` writes to."""
+    """One join of one socket: the subscriber that a topic's audience and presence list write to."""
 
     __slots__ = ("cohort", "deltas", "join_ref", "live", "member", "socket", "spelling", "wire")
 
@@ -64,22 +87,29 @@ class Channel:
         self.member: Member | None = None
 
     def write(self, frames: bytes) -> None:
-        """Writes what is part of the state that a channel is given when it catches up."""
+        """Write frames that are part of the state which a channel gets when it catches up.
+
+        A channel whose socket is congested gets all of that state later instead.
+        """
         if self.wire.blocked:
             self.fell_behind()
         else:
             self.wire.write(frames)
 
     def fell_behind(self) -> None:
+        """Take note that the channel missed a message because its socket is congested."""
         self.socket.fell_behind(self)
 
 
 class Socket:
-    """The receiver of one connection (`pollcast.gateway.wire.Receiver`)."""
+    """One client's connection (a `pollcast.gateway.wire.Receiver`) with its channels by spelling and its identity.
+
+    `last_heard` and `congested_since` are monotonic seconds, for `pollcast.gateway.sockets`.
+    """
 
     __slots__ = ("_behind", "_bucket", "_context", "channels", "congested_since", "identity", "last_heard", "wire")
 
-    def __init__(self, wire: Wire, identity: Identity, context: Context) -> None:
+    def __init__(self, wire: Wire, identity: Identity, context: SocketContext) -> None:
         self.wire = wire
         self.identity = identity
         self.channels: dict[str, Channel] = {}
@@ -89,14 +119,14 @@ class Socket:
         self._bucket: Bucket | None = None
         self._behind: set[Channel] | None = None
 
-    # --- the wire's side --------------------------------------------------------------------------------------
+    # --- calls by the wire ------------------------------------------------------------------------------------
 
     def received(self, text: bytes | bytearray | memoryview) -> None:
         self.last_heard = self._context.now()
         try:
             message = phoenix.decode(text)
         except Malformed as error:
-            self._context.malformed += 1
+            self._context.counts.malformed += 1
             self.wire.close(INVALID_MESSAGE, str(error)[:120])
             return
         if message.topic == "phoenix":
@@ -111,7 +141,7 @@ class Socket:
 
     def drained(self) -> None:
         self.congested_since = None
-        self.last_heard = self._context.now()  # it has not been read from meanwhile
+        self.last_heard = self._context.now()  # its silence proves nothing: the gateway did not read from it
         behind, self._behind = self._behind, None
         for channel in behind or ():
             if self.wire.blocked:
@@ -125,15 +155,15 @@ class Socket:
         for channel in self.channels.values():
             self._part(channel, broken=True)
         self.channels.clear()
-        self._context.remove(self)
+        self._context.on_closed(self)
 
     def fell_behind(self, channel: Channel) -> None:
-        """The channel missed something because this socket is congested."""
+        """Remember to bring the channel up to date once this socket has drained."""
         if self.wire.closing:
             return
         if self._behind is None:
             self._behind = set()
-            self._context.slow += 1
+            self._context.counts.slow += 1
         self._behind.add(channel)
 
     # --- messages ---------------------------------------------------------------------------------------------
@@ -147,7 +177,7 @@ class Socket:
     def _on_channel(self, message: Message) -> None:
         channel = self.channels.get(message.topic)
         if channel is None:
-            if message.event == "phx_leave":  # it is gone already: so be it
+            if message.event == "phx_leave":  # leaving twice is no error
                 self._send(phoenix.reply(message, phoenix.quote(message.topic), b"ok"))
             else:
                 spelling = phoenix.quote(message.topic)
@@ -155,7 +185,7 @@ class Socket:
                 self._send(phoenix.reply_error(message, spelling, "unmatched_topic", detail))
             return
         if message.join_ref is not None and message.join_ref != channel.join_ref:
-            return  # of a join that is over
+            return  # the message belongs to an earlier join
         if message.event == "phx_leave":
             self._leave(message, channel)
         elif message.event == "access_token":
@@ -166,13 +196,13 @@ class Socket:
             self._answer(message, _unknown_event)
 
     def _answer(self, message: Message, act: Callable[[Message], None]) -> None:
-        """Does it, or replies with the error."""
+        """Call `act` with the message; send an error reply when it raises a PollcastError."""
         try:
             if message.payload is phoenix.UNREADABLE:
                 raise InvalidPayload("the payload is not valid Unicode: it holds half of a surrogate pair")
             act(message)
         except PollcastError as error:
-            self._context.refused(error.reason)
+            self._context.counts.refused(error.reason)
             self._send(phoenix.reply_error(message, phoenix.quote(message.topic), error.reason, error.detail))
 
     def _join(self, message: Message) -> None:
@@ -184,17 +214,18 @@ class Socket:
         old = self.channels.get(message.topic)
         if old is None and len(self.channels) >= self._context.limits.max_topics:
             raise TooManyTopics(f"at most {self._context.limits.max_topics} topics on one socket: leave some first")
-        since, deltas, presence = _join_payload(message.payload)
+        payload = JoinPayload.parse(message.payload)
         if not message.topic.startswith(PREFIX):
             raise UnknownQuery(f"topics start with {PREFIX!r}, as in 'live:<query>'")
         topic = topics.parse(message.topic, self._context.catalog, self.identity.values)
         topics.check_roles(topic.query, self.identity.roles)
-        request = PresenceRequest.of(topic, presence, self.identity)
+        request = PresenceRequest.of(topic, payload.presence, self.identity)
 
         live = self._context.hub.enter(topic, now)
-        channel = Channel(self, live, phoenix.quote(message.topic), message.join_ref, deltas)
+        channel = Channel(self, live, phoenix.quote(message.topic), message.join_ref, payload.deltas)
         self.channels[message.topic] = channel
         present = live.present
+        since = payload.since
         known = since is not None and present is not None and live.history.since(since) == []
         response = orjson.dumps(
             {
@@ -244,7 +275,7 @@ class Socket:
         self._send(phoenix.reply(message, channel.spelling, b"ok"))
 
     def _part(self, channel: Channel, *, broken: bool = False) -> None:
-        """The channel is over. `broken`: because its socket is, so that its client may come back."""
+        """Take the channel off its topic. `broken` tells that its socket is gone, so that its client may come back."""
         if self._behind is not None:
             self._behind.discard(channel)
         if channel.live.presence is not None:
@@ -256,92 +287,5 @@ class Socket:
         self.wire.write(frame(message))
 
 
-class Context:
-    """What all sockets of a gateway share."""
-
-    def __init__(
-        self,
-        hub: Hub,
-        catalog: Catalog,
-        limits: Limits,
-        identify: Callable[[str], Identity],
-        now: Callable[[], float],
-    ) -> None:
-        self.hub = hub
-        self.catalog = catalog
-        self.limits = limits
-        self.identify = identify  # raises Unauthorized
-        self.now = now  # monotonic seconds
-        self.sockets: set[Socket] = set()
-        self._unswept: list[Socket] = []
-        self._part_size = 0
-        self._none_left = asyncio.Event()
-        self._none_left.set()
-        self.malformed = 0  # messages, ever
-        self.slow = 0  # times that a socket fell behind, ever
-        self.stuck = 0  # sockets that were closed because they did not read, ever
-        self.refusals: dict[str, int] = {}  # error replies by reason, ever
-
-    def open(self, wire: Wire, identity: Identity) -> Socket:
-        """A socket for a connection that is there now."""
-        socket = Socket(wire, identity, self)
-        self.sockets.add(socket)
-        self._none_left.clear()
-        return socket
-
-    def remove(self, socket: Socket) -> None:
-        self.sockets.discard(socket)
-        if not self.sockets:
-            self._none_left.set()
-
-    async def all_gone(self) -> None:
-        """Waits until there is no socket."""
-        await self._none_left.wait()
-
-    def refused(self, reason: str) -> None:
-        self.refusals[reason] = self.refusals.get(reason, 0) + 1
-
-    def sweep(self, now: float, wall: float) -> None:
-        """Call SWEEPS times a second: ends sockets that are silent, stuck, or whose token has expired, each time among
-        another part of them."""
-        if not self._unswept:
-            self._unswept = list(self.sockets)
-            self._part_size = -(-len(self._unswept) // SWEEPS)
-        for socket in self._unswept[: self._part_size]:
-            self._check(socket, now, wall)
-        del self._unswept[: self._part_size]
-
-    def _check(self, socket: Socket, now: float, wall: float) -> None:
-        wire = socket.wire
-        if wire.closing:
-            return
-        if socket.identity.expired(wall - self.limits.expiry_grace_seconds):
-            wire.close(TOKEN_EXPIRED, "the token has expired")
-        elif wire.congested:  # and thereby not read from either
-            if socket.congested_since is None:
-                socket.congested_since = now
-            elif now - socket.congested_since > self.limits.stuck_seconds:
-                self.stuck += 1
-                wire.close(STUCK, "reads too slowly")
-        elif now - socket.last_heard > self.limits.silent_seconds:
-            wire.close(GOING_AWAY, "nothing heard, not even a heartbeat")
-
-
 def _unknown_event(message: Message) -> None:
     raise UnknownEvent(f"there is no event {message.event[:40]!r} here")
-
-
-def _join_payload(payload: Any) -> tuple[Version | None, bool, dict[str, Any] | None]:
-    """`(since, deltas, presence)` of a join payload. Raises InvalidPayload."""
-    if payload is None:
-        payload = {}
-    if not isinstance(payload, dict):
-        raise InvalidPayload("the join payload must be an object")
-    since, deltas, presence = payload.get("since"), payload.get("deltas"), payload.get("presence")
-    if since is not None and not isinstance(since, str):
-        raise InvalidPayload("since must be a version, as a string")
-    if deltas is not None and not isinstance(deltas, bool):
-        raise InvalidPayload("deltas must be true or false")
-    if presence is not None and not isinstance(presence, dict):
-        raise InvalidPayload('presence must be an object: {"key": "…", "meta": {…}}')
-    return (Version.parse(since) if since is not None else None), deltas is not False, presence

@@ -1,5 +1,4 @@
-"""The gateway's demand keys: makes etcd show the topics that this gateway has clients on
-(coordination.desired_keys)."""
+"""The gateway's demand keys: makes etcd show the topics that this gateway has clients on."""
 
 from __future__ import annotations
 
@@ -7,10 +6,11 @@ import asyncio
 from typing import NoReturn
 
 from pollcast.services import clock
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.desired_keys import DesiredKeys
-from pollcast.services.coordination.etcd import Etcd, KeyEvent
 from pollcast.services.coordination.keys import DemandRecord, Keys
 from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.operations import KeyEvent
 from pollcast.services.coordination.session import Session
 
 

@@ -1,10 +1,9 @@
-"""The gateway's end of Feed: one stream to each poller, topics multiplexed on it.
+"""The gateway's end of Feed: one stream to each poller, with all topics multiplexed on it.
 
-A link is opened to every poller that is registered, before any of its topics is wanted, so that a change of owner costs
-no connection. A link that breaks is opened again, with a short, growing pause, as long as the poller is registered or a
-topic is attached; attachments are sent anew on each stream, with what the gateway has, so that an owner that is still
-the same sends only what is missing. When a link breaks, its topics are told to be unreached, nothing else happens to
-them.
+A link is opened to every registered poller, before any of its topics is wanted, so that a change of owner costs no
+connection. A broken link is opened again, after a short, growing pause, as long as its poller is registered or a topic
+is attached to it. On each stream the attachments are sent again, with the version that the gateway has, so that an
+unchanged owner sends only what is missing. A broken link does nothing to its topics but mark them as unreached.
 """
 
 from __future__ import annotations
@@ -12,13 +11,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import grpc
 import grpc.aio
 
+from pollcast.gateway.outbox import Outbox
+from pollcast.gateway.status import State, Status
+from pollcast.gateway.topic import LiveTopic
 from pollcast.gateway.version import Version
-from pollcast.gateway.wire import Outbox
-from pollcast.services.process import logs
+from pollcast.services.clock import now_us
+from pollcast.services.delta import Delta, Row
+from pollcast.services.process import logs, tracing
 from pollcast.services.process.settings import GatewaySettings, HostPort
 from pollcast.services.serving import rpc
 from pollcast.v1 import feed_pb2, feed_pb2_grpc
@@ -26,44 +31,107 @@ from pollcast.v1 import feed_pb2, feed_pb2_grpc
 log = logs.get_logger("feeds")
 
 CONNECT_SECONDS = 3.0
-RETRY_SECONDS = (0.05, 1.0)
-"""The first and the longest pause before a broken link is opened again."""
+"""Maximum time to connect to a poller, in seconds."""
 
-OnUpdate = Callable[[HostPort, feed_pb2.FeedUpdate], None]
+RETRY_SECONDS = (0.05, 1.0)
+"""The first and the longest pause before a broken link is opened again, in seconds."""
+
+
+class Piece(NamedTuple):
+    """Consecutive rows of a snapshot; `more` is set on all pieces but the last."""
+
+    rows: list[Row]
+    more: bool
+
+
+@dataclass(slots=True)
+class Update:
+    """One message of an owner about one topic.
+
+    `polled_at` is the start of the poll that gave this result, in microseconds since the Unix epoch. `body` is None for
+    a kind of update that this gateway does not know.
+    """
+
+    topic: str
+    version: Version
+    polled_at: int
+    body: Delta | Piece | Status | None
+
+
+OnUpdate = Callable[[HostPort, Update], LiveTopic | None]
+"""Applies an update from the poller at that address; returns the topic, or None when the update was dropped."""
+
 OnLink = Callable[[HostPort, bool], None]
-Have = Callable[[str], Version | None]
+"""Notices that the stream to the poller at that address is up (True) or has broken (False)."""
+
+KnownVersion = Callable[[str], Version | None]
+"""Returns the version that the gateway has of a canonical topic."""
+
+
+def decode(data: bytes) -> Update:
+    """Return the update that a serialised FeedUpdate holds (proto/pollcast/v1/feed.proto). Pure."""
+    message = feed_pb2.FeedUpdate.FromString(data)
+    body: Delta | Piece | Status | None = None
+    kind = message.WhichOneof("body")
+    if kind == "delta":
+        delta = message.delta
+        body = Delta(list(delta.deletes), [(upsert.at, upsert.key, upsert.row) for upsert in delta.upserts])
+    elif kind == "snapshot":
+        body = Piece([(row.key, row.row) for row in message.snapshot.rows], message.snapshot.more)
+    elif kind == "status":
+        status = message.status
+        state = cast(State, status.state)
+        body = Status(state, None if state == "live" else status.reason, status.since)
+    return Update(message.topic, Version(message.epoch, message.seq), message.polled_at, body)
 
 
 class Link:
-    """The stream to one poller. `have` tells what the gateway has of a topic when it attaches."""
+    """The stream to the poller at one address, and the topics that are attached to it."""
 
-    def __init__(self, address: HostPort, settings: GatewaySettings, on_update: OnUpdate, on_link: OnLink, have: Have):
+    def __init__(
+        self, address: HostPort, settings: GatewaySettings, on_update: OnUpdate, on_link: OnLink, known: KnownVersion
+    ) -> None:
         self.address = address
         self.attached: set[str] = set()
         self.up = False
         self._settings = settings
         self._on_update = on_update
         self._on_link = on_link
-        self._have = have
+        self._known = known
         self._attach: dict[str, bool] = {}  # topic → attach (True) or detach (False), not sent yet
         self._change = asyncio.Event()
         self._hurry = asyncio.Event()
         self._turn = 0  # counts the streams, and their ends
 
     def attach(self, topic: str) -> None:
+        """Attach the topic, now or as soon as there is a stream; repeated, the poller sends what is missing again."""
         self.attached.add(topic)
         self._attach[topic] = True
         self._change.set()
         self._hurry.set()
 
     def detach(self, topic: str) -> None:
+        """Detach the topic, if it is attached."""
         if topic in self.attached:
             self.attached.discard(topic)
             self._attach[topic] = False
             self._change.set()
 
+    def receive(self, data: bytes) -> None:
+        """Apply one serialised update, and record the age and the trace of a delta that was passed on to clients."""
+        received = now_us() if tracing.on else 0
+        update = decode(data)
+        live = self._on_update(self.address, update)
+        if live is None or not isinstance(update.body, Delta):
+            return
+        passed_on = now_us()
+        live.delta_age.observe((passed_on - update.polled_at) / 1e6)
+        if tracing.on:
+            query = live.topic.query.name
+            tracing.pushed(query, update.topic, *update.version, (received, passed_on), live.clients)
+
     async def run(self) -> None:
-        """Until cancelled."""
+        """Keep the stream open until cancelled."""
         pause = RETRY_SECONDS[0]
         async with rpc.channel(self.address, self._settings) as channel:
             while True:
@@ -96,19 +164,22 @@ class Link:
             with rpc.heeding_cancellation():
                 async for message in call:
                     if len(message.updates) == 1:
-                        self._on_update(self.address, feed_pb2.FeedUpdate.FromString(message.updates[0]))
+                        self.receive(message.updates[0])
                         continue
                     with outbox:  # a socket may have many of these topics
-                        for update in message.updates:
-                            self._on_update(self.address, feed_pb2.FeedUpdate.FromString(update))
+                        for data in message.updates:
+                            self.receive(data)
         finally:
             call.cancel()
             self._turn += 1
             self._change.set()
 
     async def _requests(self, turn: int) -> AsyncIterator[feed_pb2.FeedRequest]:
-        """Of one stream. grpc.aio goes on asking for the next, in a task that nobody else ends, after the stream has
-        broken by itself: then there is none."""
+        """Yield the requests of one stream, until the stream is over.
+
+        When a stream breaks by itself, grpc.aio still awaits the next request in a task that nobody else ends: `turn`
+        ends it.
+        """
         self._attach = dict.fromkeys(self.attached, True)
         yield self._request()
         while True:
@@ -122,7 +193,7 @@ class Link:
         request = feed_pb2.FeedRequest(gateway=self._settings.node)
         for topic, attach in self._attach.items():
             if attach:
-                epoch, seq = self._have(topic) or (0, 0)
+                epoch, seq = self._known(topic) or (0, 0)
                 request.attach.add(topic=topic, epoch=epoch, seq=seq)
             else:
                 request.detach.append(topic)
@@ -136,50 +207,52 @@ class Link:
 
 
 class Feeds:
-    """All links. `run` keeps one to each address of `poller_is_at` and of an attached topic."""
+    """The links to all pollers: one to each registered poller and to each address that a topic is attached to."""
 
-    def __init__(self, settings: GatewaySettings, on_update: OnUpdate, on_link: OnLink, have: Have) -> None:
+    def __init__(self, settings: GatewaySettings, on_update: OnUpdate, on_link: OnLink, known: KnownVersion) -> None:
         self._settings = settings
         self._on_update = on_update
         self._on_link = on_link
-        self._have = have
+        self._known = known
         self._links: dict[HostPort, Link] = {}
         self._pollers: set[HostPort] = set()
         self._change = asyncio.Event()
 
     def set_pollers(self, addresses: set[HostPort]) -> None:
-        """The pollers that are registered now."""
+        """Set the addresses of the pollers that are registered now."""
         self._pollers = addresses
         self._change.set()
 
     def attach(self, topic: str, address: HostPort) -> None:
-        """From now on updates of the topic are wanted from that poller. Again: what is missing is sent anew."""
+        """Subscribe to the topic at that poller; repeated, the poller sends what is missing again."""
         self._link(address).attach(topic)
 
     def detach(self, topic: str, address: HostPort) -> None:
+        """Unsubscribe from the topic at that poller."""
         link = self._links.get(address)
         if link is not None:
             link.detach(topic)
             self._change.set()
 
     def is_up(self, address: HostPort) -> bool:
+        """Return whether there is a stream to that poller now."""
         link = self._links.get(address)
         return link is not None and link.up
 
     @property
     def connected(self) -> int:
-        """How many streams stand."""
+        """The number of pollers to which there is a stream now."""
         return sum(link.up for link in self._links.values())
 
     def _link(self, address: HostPort) -> Link:
         link = self._links.get(address)
         if link is None:
-            link = self._links[address] = Link(address, self._settings, self._on_update, self._on_link, self._have)
+            link = self._links[address] = Link(address, self._settings, self._on_update, self._on_link, self._known)
             self._change.set()
         return link
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Open and close links as pollers come and go, until cancelled."""
         tasks: dict[HostPort, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
             while True:

@@ -1,8 +1,8 @@
-"""A consumer of one topic that is served by a coroutine: server-sent events and gRPC.
+"""Clients of a topic that are served by a coroutine each: server-sent events, JSON requests and gRPC calls.
 
-A follower has no queue. It is woken, looks at the topic, and takes what it needs from where it is: the deltas if the
-log holds them and they are few, else the present snapshot. One that reads slowly thereby misses intermediate versions
-and costs no memory.
+A follower has no queue. Whenever the topic changes it is woken and reads what its consumer needs from the topic: the
+deltas if the log holds them and they are few, else the present snapshot. A consumer that reads slowly thereby skips
+intermediate versions and costs no memory.
 """
 
 from __future__ import annotations
@@ -12,62 +12,71 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pollcast.gateway.history import Entry, Result
+from pollcast.gateway.hub import Hub
 from pollcast.gateway.status import Status
+from pollcast.gateway.topic import LiveTopic
 from pollcast.gateway.version import Version
 from pollcast.services.catalogue.topics import Topic
+from pollcast.services.errors import Draining, NoResult
 
-if TYPE_CHECKING:
-    from pollcast.gateway.hub import Hub
-    from pollcast.gateway.topic import LiveTopic
+RESULT_SECONDS = 10.0
+"""Maximum time that a request for one snapshot waits for a first result, in seconds.
+
+docs/reference/http.md#json-snapshots
+"""
 
 MAX_LIFETIME_SECONDS = 365 * 24 * 3600.0
-"""A token may be good for longer than a timer can be set."""
+"""Upper bound of a follower's lifetime, in seconds: a token may be valid for longer than a timer can be set."""
 
 MAX_STEPS = 32
-"""A follower that is further behind gets a snapshot."""
+"""Maximum number of deltas with which a follower that lags behind catches up; beyond, it gets a snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeltaEvent:
+    """A step of the topic's log, for a consumer that knows the step's base by the version `base`."""
+
     entry: Entry
     base: Version
 
 
 TopicEvent = Result | DeltaEvent | Status
+"""One message to a consumer: a snapshot, a delta or a status."""
 
 
 class Follower:
-    """Made by `following`. `events()` runs until the gateway ends it (`end`) or the consumer stops."""
+    """One consumer's position in a topic. Create it with `following`, and read `events` once."""
 
     def __init__(self, topic: LiveTopic, *, since: Version | None = None, deltas: bool = True) -> None:
         self._topic = topic
         self._since = since
         self._deltas = deltas and bool(topic.topic.query.key)
         self._version: Version | None = None
-        self._told: Status | None = None
+        self._reported: Status | None = None
         self._wake = asyncio.Event()
         self._ended = False
 
     @property
     def status(self) -> Status:
+        """The topic's status now."""
         return self._topic.status
 
     def wake(self) -> None:
-        """Something about the topic has changed."""
+        """Make `events` look for what is new, because the topic has changed."""
         self._wake.set()
 
     def end(self) -> None:
+        """Make `events` return."""
         self._ended = True
         self._wake.set()
 
     async def events(self, silence: float | None = None) -> AsyncGenerator[TopicEvent | None, None]:
-        """What is new, as it comes; None whenever nothing came for `silence` seconds."""
+        """Yield each event as it comes, until `end`; yield None after every `silence` seconds without an event."""
         while not self._ended:
             self._wake.clear()
-            for event in self._due():
+            for event in self.due():
                 yield event
             try:
                 async with asyncio.timeout(silence):
@@ -75,16 +84,17 @@ class Follower:
             except TimeoutError:
                 yield None
 
-    def _due(self) -> list[TopicEvent]:
+    def due(self) -> list[TopicEvent]:
+        """Return the events that bring the consumer up to date, and count them as delivered."""
         events: list[TopicEvent] = []
         status = self._topic.status
-        if self._told is None:
+        if self._reported is None:
             if status.state != "live":
                 events.append(status)
-            self._told = status
-        elif not status.same_as(self._told):
+            self._reported = status
+        elif not status.same_as(self._reported):
             events.append(status)
-            self._told = status
+            self._reported = status
         present = self._topic.present
         if present is None or present.version == self._version:
             return events
@@ -94,7 +104,7 @@ class Follower:
         if at is None or steps is None or lags or (steps and not self._deltas):
             events.append(present)
             at = present.version
-        else:  # without steps: the same result, which the consumer goes on knowing by its own version
+        else:  # without steps it is the same result, which the consumer goes on knowing by its own version
             for entry in steps:
                 events.append(DeltaEvent(entry, at))
                 at = entry.version
@@ -106,8 +116,10 @@ class Follower:
 def following(
     hub: Hub, topic: Topic, *, since: Version | None = None, deltas: bool = True, lifetime: float | None = None
 ) -> Iterator[Follower]:
-    """Inside the scope the follower counts as a client of the topic. It ends after `lifetime` seconds, when its token
-    does."""
+    """Add a follower to the topic's clients inside the scope.
+
+    The follower ends after `lifetime` seconds, when its token expires; None stands for no limit.
+    """
     live = hub.enter(topic, time.monotonic())
     follower = Follower(live, since=since, deltas=deltas)
     live.followers.add(follower)
@@ -119,9 +131,27 @@ def following(
         hub.leave(live, time.monotonic())
 
 
+async def first_result(hub: Hub, topic: Topic) -> Result:
+    """Return the topic's result as soon as there is one.
+
+    Raises NoResult after RESULT_SECONDS, and Draining when the gateway shuts down first.
+    """
+    with following(hub, topic) as follower:
+        try:
+            async with asyncio.timeout(RESULT_SECONDS), contextlib.aclosing(follower.events()) as events:
+                async for event in events:
+                    if isinstance(event, Result):
+                        return event
+        except TimeoutError:
+            status = follower.status
+            why = f"the topic is {status.state}: {status.reason}" if status.reason else "no answer to the query yet"
+            raise NoResult(f"no result within {RESULT_SECONDS:g} s; {why}") from None
+    raise Draining()
+
+
 @contextlib.contextmanager
 def ending_after(lifetime: float | None, end: Callable[[], None]) -> Iterator[None]:
-    """Inside the scope `end` is called when `lifetime` seconds are over; None: never."""
+    """Call `end` when `lifetime` seconds have passed inside the scope; None stands for no limit."""
     if lifetime is None:
         yield
         return

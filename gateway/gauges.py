@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from pollcast.gateway.channels import Context
 from pollcast.gateway.cluster_view import ClusterView
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import PresenceKeys
+from pollcast.gateway.sockets import Sockets
 
 EVENTS = (b"snapshot", b"delta", b"status", b"presence_diff")
 """Told from the start, at 0."""
@@ -23,8 +23,8 @@ EVENTS = (b"snapshot", b"delta", b"status", b"presence_diff")
 class GatewayGauges:
     """What is read on scrape."""
 
-    def __init__(self, context: Context, cluster: ClusterView, presences: Presences, keys: PresenceKeys) -> None:
-        self._context = context
+    def __init__(self, sockets: Sockets, cluster: ClusterView, presences: Presences, keys: PresenceKeys) -> None:
+        self._sockets = sockets
         self._cluster = cluster
         self._presences = presences
         self._keys = keys
@@ -37,7 +37,7 @@ class GatewayGauges:
         yield from self._presence()
 
     def _topics(self) -> Iterator[Metric]:
-        hub = self._context.hub
+        hub = self._sockets.context.hub
         watched = Counter(
             (live.topic.query.name, live.status.state) for live in hub.topics.values() if live.idle_since is None
         )
@@ -46,7 +46,7 @@ class GatewayGauges:
             "Topics with clients here, by what the clients were told of their state.",
             labels=["query", "state"],
         )
-        for name in self._context.catalog.queries:
+        for name in self._sockets.context.catalog.queries:
             for state in ("live", "stale", "failed"):
                 topics.add_metric([name, state], watched[name, state])
         yield topics
@@ -62,21 +62,21 @@ class GatewayGauges:
         )
 
     def _clients(self) -> Iterator[Metric]:
-        context = self._context
-        congested = sum(socket.wire.congested for socket in context.sockets)
+        counts = self._sockets.counts
+        congested = sum(socket.wire.congested for socket in self._sockets)
         yield _gauge("pollcast_gateway_congested_sockets", "Sockets that are being waited for to read.", congested)
-        yield _counter("pollcast_gateway_slow_readers", "Times that a socket fell behind.", context.slow)
-        yield _counter("pollcast_gateway_stuck_sockets", "Sockets closed because they did not read.", context.stuck)
-        yield _counter("pollcast_gateway_malformed_messages", "Messages that closed their socket.", context.malformed)
+        yield _counter("pollcast_gateway_slow_readers", "Times that a socket fell behind.", counts.slow)
+        yield _counter("pollcast_gateway_stuck_sockets", "Sockets closed because they did not read.", counts.stuck)
+        yield _counter("pollcast_gateway_malformed_messages", "Messages that closed their socket.", counts.malformed)
         refused = CounterMetricFamily(
             "pollcast_gateway_refusals", "Error replies on sockets, by reason.", labels=["reason"]
         )
-        for reason, times in context.refusals.items():
+        for reason, times in counts.refusals.items():
             refused.add_metric([reason], times)
         yield refused
 
     def _pushed(self) -> Iterator[Metric]:
-        traffic = self._context.hub.traffic
+        traffic = self._sockets.context.hub.traffic
         messages = CounterMetricFamily(
             "pollcast_gateway_messages", "Messages pushed to sockets, each counted once per socket.", labels=["event"]
         )

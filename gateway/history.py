@@ -1,13 +1,13 @@
-"""What a gateway remembers of one topic: the present result and the way that led there. Pure: no I/O, no clock.
+"""The gateway's memory of one topic: the present result and the log of steps that led to it. Pure: no I/O, no clock.
 
-A history begins empty, takes what owners send (snapshots and deltas, each with its version), and says what that means
-for those who watch. It outlives owners: the first result of a new owner is compared with what is here, so that clients
-get a delta or nothing, never a snapshot that they did not need. It dies with the gateway, or some time after the last
-client left.
+A history starts empty, takes the snapshots and deltas that owners send, each with its version, and returns the step
+that each of them makes for the clients. It outlives owners: the first result of a new owner is compared with the
+present one, so that clients get a delta or nothing, never a snapshot that they did not need. It ends with the gateway,
+or some time after the last client left.
 
-Every entry of the log leads from `base` to `version`; entries join without a gap. An entry without a delta says that
-the two versions are one and the same result (a new owner, nothing changed). The log holds the last `LOG_VERSIONS`
-entries within `LOG_BYTES`, which is at least what CONTRACT.md §4 promises to those who come back.
+Every entry of the log leads from `base` to `version`, without a gap between entries. An entry without a delta records
+that both versions are the same result (a new owner, nothing changed). The log holds the last `LOG_VERSIONS` entries
+within `LOG_BYTES`, at least what docs/reference/channels.md#resuming promises.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from pollcast.services.clock import rfc3339
 from pollcast.services.delta import Delta, Row, apply, diff
 
 LOG_VERSIONS = 128
+"""Maximum number of entries in a log."""
+
 LOG_BYTES = 1024 * 1024
+"""Maximum size of a log, in bytes of JSON."""
 
 
 class Entry(NamedTuple):
-    """One step of the log. `size` is about its bytes as JSON."""
+    """One step of the log. `size` estimates its bytes as JSON."""
 
     base: Version
     version: Version
@@ -36,7 +39,7 @@ class Entry(NamedTuple):
     size: int
 
     def payload(self, base: Version) -> bytes:
-        """The JSON of event `delta`, for a client that is at `base` (a version of the same result as `self.base`)."""
+        """Return the JSON of event `delta` for a client at `base`, a version of the same result as `self.base`."""
         assert self.delta is not None
         upserts = b",".join([b'{"at":%d,"row":%b}' % (at, row) for at, _, row in self.delta.upserts])
         return b'{"version":"%b","base":"%b","polled_at":"%b","deletes":[%b],"upserts":[%b]}' % (
@@ -49,7 +52,7 @@ class Entry(NamedTuple):
 
 
 class Result:
-    """One result of a topic; never changes. `key` is the names of the query's key columns; without, it is empty."""
+    """One immutable result of a topic. `key` holds the names of the query's key columns and may be empty."""
 
     __slots__ = ("_payload", "key", "polled_at", "rows", "version")
 
@@ -62,7 +65,7 @@ class Result:
 
     @property
     def payload(self) -> bytes:
-        """The JSON of event `snapshot`; made once."""
+        """The JSON of event `snapshot`; encoded on first use."""
         if self._payload is None:
             self._payload = b'{"version":"%b","polled_at":"%b","key":%b,"rows":[%b]}' % (
                 str(self.version).encode(),
@@ -74,7 +77,10 @@ class Result:
 
 
 class History:
-    """See the module. `key` as in Result; without a key each change is a snapshot."""
+    """The present result of one topic, and its log. Without `key` each change reaches clients as a snapshot.
+
+    `present` is None before the first result.
+    """
 
     __slots__ = ("_bytes", "_log", "key", "present")
 
@@ -85,9 +91,9 @@ class History:
         self._bytes = 0
 
     def take_snapshot(self, version: Version, polled_at: int, rows: Sequence[Row]) -> Entry | None:
-        """An owner's whole result. Returns the step that it means; None when it is the first result, or an old one.
+        """Take an owner's whole result; return the step that it makes, None for a first or outdated result.
 
-        `rows` is kept, not copied.
+        `rows` is kept, not copied. A step of a history without a key has an empty delta when the result differs.
         """
         if self.present is None:
             self.present = Result(version, polled_at, self.key, rows)
@@ -101,8 +107,10 @@ class History:
         return self._step(self.present, Result(version, polled_at, self.key, rows), delta)
 
     def take_delta(self, version: Version, polled_at: int, delta: Delta) -> Entry | None:
-        """An owner's delta from its seq - 1. Returns the step; None when it is an old one. LookupError when it does
-        not follow on what is here: attach anew."""
+        """Apply an owner's delta from its seq - 1; return the step that it makes, None for an outdated delta.
+
+        Raises LookupError when it does not follow on the present result: attach to the owner again.
+        """
         if self.present is not None and version <= self.present.version:
             return None
         if self.present is None or self.present.version != (version.epoch, version.seq - 1):
@@ -111,7 +119,10 @@ class History:
         return self._step(self.present, result, delta)
 
     def since(self, version: Version) -> list[Entry] | None:
-        """The steps from `version` to now, [] when it is the present result, None when the log does not reach back."""
+        """Return the steps from `version` to the present result: empty when they are the same result.
+
+        None when the log does not reach back to `version`.
+        """
         if self.present is not None and version == self.present.version:
             return []
         for i, entry in enumerate(self._log):
@@ -123,7 +134,7 @@ class History:
         size = 0 if delta is None else sum(map(len, delta.deletes)) + sum(len(row) + 16 for _, _, row in delta.upserts)
         entry = Entry(old.version, new.version, new.polled_at, delta, size + 128)
         self.present = new
-        if delta is not None and not self.key:  # the log can't lead across a change of a result without a key
+        if delta is not None and not self.key:  # without a key there is no delta that would lead across the change
             self._log.clear()
             self._bytes = 0
             return entry

@@ -25,22 +25,19 @@ from starlette.websockets import WebSocket
 
 from pollcast.gateway import metrics, phoenix
 from pollcast.gateway.admission import Admission
-from pollcast.gateway.channels import Context
 from pollcast.gateway.cluster_view import ClusterView
-from pollcast.gateway.follower import DeltaEvent, TopicEvent, following
+from pollcast.gateway.follower import DeltaEvent, TopicEvent, first_result, following
+from pollcast.gateway.handshake import SCOPE_KEY, Handshake
 from pollcast.gateway.history import Result
 from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
-from pollcast.gateway.readiness import Readiness
+from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.version import Version
-from pollcast.gateway.wire import EXTENSION, FrameProtocol
 from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
-from pollcast.services.errors import Draining, Forbidden, NoResult, PollcastError
-
-RESULT_SECONDS = 10.0
-"""How long a request for one snapshot waits for a first result."""
+from pollcast.services.coordination.node import Readiness
+from pollcast.services.errors import Draining, Forbidden, PollcastError
 
 PREFLIGHT = {
     "access-control-allow-methods": "GET",
@@ -57,7 +54,7 @@ class GatewayApp:
 
     def __init__(
         self,
-        context: Context,
+        sockets: Sockets,
         authenticator: Authenticator,
         origins: OriginPolicy,
         admission: Admission,
@@ -65,15 +62,18 @@ class GatewayApp:
         page: Page,
         cluster: ClusterView,
     ) -> None:
-        self.context = context
+        self.sockets = sockets
+        self.hub = sockets.context.hub
+        self.catalog = sockets.context.catalog
+        self.limits = sockets.context.limits
         self.authenticator = authenticator
         self.origins = origins
         self.admission = admission
         self.readiness = readiness
         self.page = page
         self.cluster = cluster
-        metrics.SOCKETS.set_function(lambda: len(context.sockets))
-        metrics.SUBSCRIPTIONS.set_function(lambda: sum(live.clients for live in context.hub.topics.values()))
+        metrics.SOCKETS.set_function(lambda: len(sockets))
+        metrics.SUBSCRIPTIONS.set_function(lambda: sum(live.clients for live in self.hub.topics.values()))
 
     def app(self) -> Starlette:
         routes: list[BaseRoute] = [
@@ -102,43 +102,31 @@ class GatewayApp:
             raise Draining()
         raw = request.scope["query_string"].decode("latin-1")
         identity = self.authenticator.identify(auth.from_header(request.headers.get("authorization")) or _token(raw))
-        query = self.context.catalog.query(request.path_params["query"])
+        query = self.catalog.query(request.path_params["query"])
         if "token" not in query.params:
             raw = _without_token(raw)
-        topic = topics.parse(f"{query.name}?{raw}", self.context.catalog, identity.values)
+        topic = topics.parse(f"{query.name}?{raw}", self.catalog, identity.values)
         topics.check_roles(query, identity.roles)
         headers = _cors(request) | {"cache-control": "no-store", "vary": "Accept, Origin"}
         if "text/event-stream" not in ",".join(request.headers.getlist("accept")).lower():
             with self.admission.seat():
-                return Response(await self._snapshot(topic), media_type="application/json", headers=headers)
+                result = await first_result(self.hub, topic)
+            return Response(result.payload, media_type="application/json", headers=headers)
         since = Version.parse(request.headers.get("last-event-id", ""))
         headers |= {"x-accel-buffering": "no"}
         if request.method == "HEAD":  # there is no body, and thereby no end to wait for
             head = Response(media_type=EventStream.media_type, headers=headers)
             del head.headers["content-length"]
             return head
-        lifetime = identity.lifetime(time.time() - self.context.limits.expiry_grace_seconds)
+        lifetime = identity.lifetime(time.time() - self.limits.expiry_grace_seconds)
         return EventStream(self._events(topic, since, lifetime), self.admission, headers=headers)
-
-    async def _snapshot(self, topic: topics.Topic) -> bytes:
-        with following(self.context.hub, topic) as follower:
-            try:
-                async with asyncio.timeout(RESULT_SECONDS), aclosing(follower.events()) as events:
-                    async for event in events:
-                        if isinstance(event, Result):
-                            return event.payload
-                raise Draining()
-            except TimeoutError:
-                status = follower.status
-                why = f"the topic is {status.state}: {status.reason}" if status.reason else "no answer to the query yet"
-                raise NoResult(f"no result within {RESULT_SECONDS:g} s; {why}") from None
 
     async def _events(
         self, topic: topics.Topic, since: Version | None, lifetime: float | None
     ) -> AsyncGenerator[bytes, None]:
         yield b": ok\n\n"
         known = since
-        with following(self.context.hub, topic, since=since, lifetime=lifetime) as follower:
+        with following(self.hub, topic, since=since, lifetime=lifetime) as follower:
             async with aclosing(follower.events(COMMENT_SECONDS)) as events:
                 async for event in events:
                     if event is None:
@@ -154,7 +142,7 @@ class GatewayApp:
 
     async def queries(self, request: Request) -> Response:
         self._identify(request)
-        body = {"queries": [query.public() for query in self.context.catalog.queries.values()]}
+        body = {"queries": [query.public() for query in self.catalog.queries.values()]}
         return _json(body, headers=_cors(request))
 
     async def show_cluster(self, request: Request) -> Response:
@@ -164,8 +152,8 @@ class GatewayApp:
         return _json({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        status, body = self.readiness.answer()
-        return _json(body, status=status)
+        ready, body = self.readiness.answer()
+        return _json(body, status=200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
@@ -185,8 +173,8 @@ class GatewayApp:
                 raise Draining()
             with self.admission.seat():
                 await websocket.accept(subprotocol="phoenix" if "phoenix" in offered else None)
-                handshake = cast(FrameProtocol, websocket.scope["extensions"][EXTENSION])
-                handshake.attach(lambda wire: self.context.open(wire, identity))
+                handshake = cast(Handshake, websocket.scope["extensions"][SCOPE_KEY])
+                handshake.attach(lambda wire: self.sockets.open(wire, identity))
         except PollcastError as error:
             await websocket.send_denial_response(_error_json(error))
 

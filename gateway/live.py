@@ -6,7 +6,6 @@ consumer misses is not buffered.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
@@ -16,24 +15,22 @@ import grpc
 import grpc.aio
 
 from pollcast.gateway.admission import Admission
-from pollcast.gateway.follower import DeltaEvent, TopicEvent, ending_after, following
+from pollcast.gateway.follower import DeltaEvent, TopicEvent, ending_after, first_result, following
 from pollcast.gateway.history import Result
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.limits import EXPIRY_GRACE_SECONDS
 from pollcast.gateway.presence import Presences
-from pollcast.gateway.readiness import Readiness
 from pollcast.gateway.roster import Diff, Member, Shown, metas_by_key
 from pollcast.gateway.version import Version
 from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog, Param, Query
 from pollcast.services.clock import rfc3339
-from pollcast.services.errors import Draining, InvalidPayload, NoResult, PollcastError, Unauthorized
+from pollcast.services.coordination.node import Readiness
+from pollcast.services.errors import Draining, InvalidPayload, PollcastError, Unauthorized
 from pollcast.services.serving import rpc
 from pollcast.v1 import live_pb2, live_pb2_grpc, types_pb2
-
-RESULT_SECONDS = 10.0
 
 CLOCK_SECONDS = 0.5
 """A timer may fire so much before the wall clock says it should."""
@@ -90,14 +87,8 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
     ) -> types_pb2.Snapshot:
         try:
             topic = self._topic(request.topic, self._identify(context))
-            with self._admission.seat(), following(self._hub, topic) as follower:
-                async with asyncio.timeout(RESULT_SECONDS), aclosing(follower.events()) as events:
-                    async for event in events:
-                        if isinstance(event, Result):
-                            return _snapshot(event)
-            raise Draining()
-        except TimeoutError:
-            await rpc.abort(context, NoResult(f"no result within {RESULT_SECONDS:g} s"))
+            with self._admission.seat():
+                return _snapshot(await first_result(self._hub, topic))
         except PollcastError as error:
             await rpc.abort(context, error)
         raise AssertionError("abort raises")

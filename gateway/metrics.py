@@ -1,6 +1,7 @@
-"""What a gateway tells Prometheus. Names are stable; labels are queries, never topics, whose number has no bound.
+"""The gateway's Prometheus metrics that are updated as events happen (docs/reference/metrics.md#gateway).
 
-What is counted elsewhere anyway, and only read when somebody scrapes, is in gateway/gauges.py.
+Names are stable. Labels are queries, never topics, because the number of topics has no bound. Numbers that the gateway
+keeps anyway are read on scrape instead (gateway/gauges.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ SUBSCRIPTIONS = Gauge(
 )
 DELTA_AGE_SECONDS = Histogram(
     "pollcast_gateway_delta_age_seconds",
-    "From the start of the poll that found a change until this gateway handed the change on, by the hosts' clocks.",
+    "Time from the start of the poll that found a change until this gateway passed it on, by the hosts' clocks.",
     ["query"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )

@@ -1,10 +1,10 @@
-"""A gateway's side of presence in etcd: shows its own members, and follows everybody else's.
+"""Presence in etcd: writes this gateway's members, and follows the other gateways' (docs/reference/etcd.md#presence).
 
-One key per member on the gateway's lease, written and deleted in batches (coordination.desired_keys): 5,000 joins in a
-second are some 50 requests. The whole prefix is mirrored by one watch, whatever topics there are clients on here: a
-watch per topic would be a stream each that has to be asked for signs of life every second, and a key of a topic that
-nobody watches here costs one event and a few hundred bytes. Following goes on without a session; what is known stays as
-it is while etcd is out of reach. A gateway that dies takes its keys with its lease, in one event.
+There is one key per member on the gateway's lease, written and deleted in batches (coordination.desired): 5,000 joins
+in a second are some 50 requests. One watch mirrors the whole prefix, whatever topics have clients here: a watch per
+topic would be a stream each that has to be checked for signs of life every second, while a key of a topic without
+clients here costs one event and a few hundred bytes. The mirror goes on without a session, and keeps its last state
+while etcd is out of reach. The keys of a gateway that dies disappear with its lease, in one event.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, NoReturn
 
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.desired_keys import DesiredKeys
-from pollcast.services.coordination.etcd import Etcd, KeyEvent, Kv
 from pollcast.services.coordination.keys import Foreign, Keys, PresenceRecord
 from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.operations import KeyEvent, Kv
 from pollcast.services.coordination.session import Session
 
 GATHER_SECONDS = 0.02
-"""A batch that is not full waits so long for more: a steady trickle costs at most 50 requests a second."""
+"""Time that a batch waits to be filled, in seconds. A steady trickle of changes costs at most 50 requests a second."""
 
 
 class MemberId(NamedTuple):
-    """Where a member is: unique among those of a topic."""
+    """The identity of a member among the members of its topic."""
 
     gateway: str
     ref: str
 
 
 class Change(NamedTuple):
-    """Another gateway's member is there with this value, or is gone."""
+    """A change of another gateway's member: it has this value now, or is deleted."""
 
     topic: str
     member_id: MemberId
@@ -42,7 +43,10 @@ OnChanges = Callable[[list[Change]], None]
 
 
 class PresenceKeys:
-    """See the module. What others show is handed on undecoded: most of it is of topics without clients here."""
+    """The presence keys of a cluster, seen from one gateway.
+
+    Other gateways' values are passed on undecoded, because most of them belong to topics without clients here.
+    """
 
     def __init__(self, etcd: Etcd, keys: Keys, gateway: str) -> None:
         self.gateway = gateway
@@ -53,42 +57,42 @@ class PresenceKeys:
         self._foreign = Foreign()
         self._on_changes: OnChanges | None = None
 
-    def on_changes(self, callback: OnChanges) -> None:
-        """From now on the callback gets what changes at the other gateways, all of one moment at once."""
-        self._on_changes = callback
-
     def show(self, topic: str, ref: str, record: PresenceRecord) -> None:
-        """Our member is to be seen by the others."""
+        """Write a member of this gateway, as soon as there is a session."""
         self._desired.put(self._keys.presence(topic, self.gateway, ref), record.encode())
 
     def hide(self, topic: str, ref: str) -> None:
-        """Our member is gone."""
+        """Delete a member of this gateway."""
         self._desired.drop(self._keys.presence(topic, self.gateway, ref))
 
     def others(self, topic: str) -> Mapping[MemberId, Kv]:
-        """The members of other gateways on the topic, as last known."""
+        """Return the topic's members on other gateways, as last known."""
         return self._others.get(topic, {})
 
     def ignore(self, kv: Kv, why: str) -> None:
-        """Reports a value that is no member's."""
+        """Report a value that describes no member, once per change of it."""
         self._foreign.report(kv.key, kv.mod_revision, why)
 
     @property
     def settled(self) -> bool:
-        """Whether etcd shows exactly our members, as far as is known."""
+        """Whether etcd holds exactly the members of this gateway, as far as is known."""
         return self._desired.settled
 
     @property
     def requests(self) -> int:
-        """The transactions sent, ever."""
+        """The number of transactions sent since the gateway started."""
         return self._desired.requests
 
-    async def follow(self) -> NoReturn:
-        """Until cancelled, with and without a session."""
+    async def follow(self, on_changes: OnChanges) -> NoReturn:
+        """Mirror the other gateways' members until cancelled, with and without a session.
+
+        The callback gets their changes, all changes of one moment together.
+        """
+        self._on_changes = on_changes
         await self.mirror.run()
 
     async def run(self, session: Session) -> NoReturn:
-        """Writes. Raises LeaseLost when etcd says that the session is over."""
+        """Write this gateway's members on the session's lease. Raises LeaseLost when etcd has ended the session."""
         await self._desired.run(session, self.mirror)
 
     def _changed(self, events: Iterable[KeyEvent]) -> None:

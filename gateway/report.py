@@ -1,4 +1,4 @@
-"""What a gateway tells coordinators of itself: the topics that it has clients on (proto/pollcast/v1/report.proto)."""
+"""A gateway's report to coordinators: the topics that it has clients on (proto/pollcast/v1/report.proto)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pollcast.v1 import report_pb2
 
 
 def describe(node: str, catalog: Catalog, hub: Hub) -> report_pb2.NodeReport:
+    """Return this gateway's report as of now."""
     watched = [
         report_pb2.WatchedTopic(topic=canonical, clients=live.clients, state=live.status.state)
         for canonical, live in hub.topics.items()

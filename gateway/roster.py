@@ -1,13 +1,14 @@
-"""Who is on one topic, and what its clients have been told of it. Pure: refs and times are arguments.
+"""The members of one topic's presence list, and the part of it that its clients know. Pure.
 
-Members come and go as they like; `flush` compares what is shown now with what was told last and gives the difference,
-so that whoever came and left in between was never there. Who joins is given what was told last (`told`) and then the
-same differences as everybody else: a list and differences that lead exactly from it to the next.
+Refs and times are arguments. Members come and go at any time. `flush` compares the members that are shown now with
+those announced last and returns the difference, so that a member that came and left in between was never there. A
+client that joins gets the members `announced` last and then the same differences as all the others: each difference
+leads exactly from one announced list to the next.
 
-A member of this gateway whose socket closed departs: it stays for a while, and goes at once, quietly, when its key
-comes back, here or on another gateway.
+A member of this gateway departs when its socket closes: it stays for a while, and goes at once when its key comes back
+on this or another gateway.
 
-At most MAX_SHOWN members are shown, the longest present first; the rest are counted. Every gateway shows the same ones.
+At most MAX_SHOWN members are shown, the longest present first; the rest are counted. All gateways show the same ones.
 """
 
 from __future__ import annotations
@@ -24,63 +25,72 @@ from pollcast.gateway.presence_keys import MemberId
 from pollcast.services.compact import compact
 
 MAX_SHOWN = 1000
+"""Maximum number of members that clients see of one topic."""
 
-OURS = ("phx_ref", "online_at")
+RESERVED_NAMES = ("phx_ref", "online_at")
+"""Names in a meta that the gateway sets itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A joined channel that is listed. `said` is the JSON object that its client sent, without the names of ours."""
+    """A joined channel that is listed. `client_meta` is the JSON object of its client, without the reserved names."""
 
     id: MemberId
     key: str
     online_at: str
-    said: bytes
+    client_meta: bytes
 
     @staticmethod
     def of(member_id: MemberId, key: str, online_at: str, meta: dict[str, Any]) -> Member:
-        said = compact(orjson.dumps({name: value for name, value in meta.items() if name not in OURS}))
-        return Member(member_id, key, online_at, said)
+        """Return the member with the meta that its client sent."""
+        client_meta = compact(orjson.dumps({name: value for name, value in meta.items() if name not in RESERVED_NAMES}))
+        return Member(member_id, key, online_at, client_meta)
 
     @property
     def ref(self) -> str:
+        """The member's `phx_ref`."""
         return self.id.ref
 
     @property
     def meta(self) -> bytes:
-        """What clients get of it, a JSON object."""
+        """The meta as clients get it: a JSON object."""
         ours = orjson.dumps({"phx_ref": self.ref, "online_at": self.online_at})
-        return ours if self.said == b"{}" else ours[:-1] + b"," + self.said[1:]
+        return ours if self.client_meta == b"{}" else ours[:-1] + b"," + self.client_meta[1:]
 
     @property
     def order(self) -> tuple[str, str, str]:
+        """The sort key, which all gateways share."""
         return self.online_at, self.ref, self.id.gateway
 
 
 Shown = Mapping[str, Member]
-"""By ref, in order."""
+"""The shown members by ref, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """As in Phoenix: metas to add and metas to take away, in this order."""
+    """A change of a list as in Phoenix: metas to add and then metas to remove."""
 
     joins: tuple[Member, ...]
     leaves: tuple[Member, ...]
 
     def payload(self) -> bytes:
+        """Return the payload of `presence_diff`."""
         return b'{"joins":%b,"leaves":%b}' % (state_payload(self.joins), state_payload(self.leaves))
 
 
 def difference(before: Shown, after: Shown) -> Diff | None:
-    """None when there is none. A ref whose meta is another now (somebody wrote over its key) joins again: phoenix.js
-    replaces it."""
+    """Return the difference between two lists, None when there is none.
+
+    A ref whose meta has changed, because somebody overwrote its key in etcd, joins again: phoenix.js replaces it.
+    """
     joins = tuple(member for ref, member in after.items() if before.get(ref) != member)
     leaves = tuple(member for ref, member in before.items() if (now := after.get(ref)) is None or now.key != member.key)
     return Diff(joins, leaves) if joins or leaves else None
 
 
 def metas_by_key(members: Iterable[Member]) -> dict[str, list[bytes]]:
+    """Return the members' metas by presence key."""
     metas: dict[str, list[bytes]] = {}
     for member in members:
         metas.setdefault(member.key, []).append(member.meta)
@@ -88,7 +98,7 @@ def metas_by_key(members: Iterable[Member]) -> dict[str, list[bytes]]:
 
 
 def state_payload(members: Iterable[Member]) -> bytes:
-    """`{"<key>":{"metas":[…]},…}`"""
+    """Return the members as `{"<key>":{"metas":[…]},…}`."""
     entries = (
         b'%b:{"metas":[%b]}' % (orjson.dumps(key), b",".join(metas)) for key, metas in metas_by_key(members).items()
     )
@@ -96,18 +106,21 @@ def state_payload(members: Iterable[Member]) -> bytes:
 
 
 class Roster:
-    """See the module. `told` is what clients know."""
+    """The members of one topic. `announced` is the list that its clients know."""
 
     def __init__(self) -> None:
-        self.told: Shown = {}
+        self.announced: Shown = {}
         self.members: dict[MemberId, Member] = {}
         self._order: list[tuple[tuple[str, str, str], Member]] = []
-        self._departing: dict[str, dict[MemberId, float]] = {}  # by key, until when they stay
+        self._departing: dict[str, dict[MemberId, float]] = {}  # by key: the times until which they stay
         self._changed = False
 
     def join(self, member: Member) -> list[MemberId]:
-        """Adds a member, or replaces the one with its id. Its key is back: a departing member of the same key, if
-        there is one, goes for it. Returns the ids of those that went."""
+        """Add a member, or replace the one with its id.
+
+        One departing member of the same key, if there is one, is removed because its key is back. Returns its id, in a
+        list of at most one.
+        """
         if self.members.get(member.id) == member:
             return []
         known = self._remove(member.id)
@@ -117,25 +130,27 @@ class Roster:
         departing = self._departing.get(member.key)
         if known or not departing:
             return []
-        went = min(departing, key=lambda member_id: (self.members[member_id].said != member.said, departing[member_id]))
-        self.leave(went)
-        return [went]
+        replaced = min(
+            departing, key=lambda other: (self.members[other].client_meta != member.client_meta, departing[other])
+        )
+        self.leave(replaced)
+        return [replaced]
 
     def leave(self, member_id: MemberId) -> bool:
-        """The member is gone. Whether it was there."""
+        """Remove a member, and return whether it was there."""
         if not self._remove(member_id):
             return False
         self._changed = True
         return True
 
     def depart(self, member_id: MemberId, until: float) -> None:
-        """The member's socket closed: it goes at `until`, unless its key comes back before."""
+        """Let a member whose socket closed stay until `until`, or until its key comes back."""
         member = self.members.get(member_id)
         if member is not None:
             self._departing.setdefault(member.key, {})[member_id] = until
 
     def expire(self, now: float) -> list[MemberId]:
-        """Lets go those whose time is up, and returns their ids."""
+        """Remove the departing members whose time is up, and return their ids."""
         due = [member_id for ids in self._departing.values() for member_id, until in ids.items() if until <= now]
         for member_id in due:
             self.leave(member_id)
@@ -143,23 +158,24 @@ class Roster:
 
     @property
     def departing(self) -> int:
+        """The number of members whose sockets closed and who may come back."""
         return sum(map(len, self._departing.values()))
 
     def shown(self) -> Shown:
-        """Who is shown now."""
+        """Return the members that are shown now."""
         return {member.ref: member for _, member in islice(self._order, MAX_SHOWN)}
 
     def more_than_shown(self) -> int | None:
-        """How many members there are, when that is more than are shown."""
+        """Return the number of members when not all of them are shown, otherwise None."""
         return len(self.members) if len(self.members) > MAX_SHOWN else None
 
     def flush(self) -> Diff | None:
-        """From what was told last to what is shown now, which thereby is told."""
+        """Announce the members that are shown now, and return the difference from those announced before."""
         if not self._changed:
             return None
         self._changed = False
-        before, self.told = self.told, self.shown()
-        return difference(before, self.told)
+        before, self.announced = self.announced, self.shown()
+        return difference(before, self.announced)
 
     def _remove(self, member_id: MemberId) -> bool:
         member = self.members.pop(member_id, None)

@@ -1,4 +1,4 @@
-"""Whether a topic is live, and what is said of it (CONTRACT.md §4, event `status`). Pure."""
+"""A topic's status: live, stale or failed (docs/reference/channels.md#status). Pure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ State = Literal["live", "stale", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """`reason` is None exactly when live; `since` is in microseconds since the Unix epoch."""
+    """A state, the reason for it, and its start in microseconds since the Unix epoch.
+
+    `reason` is None exactly when the state is live.
+    """
 
     state: State
     reason: str | None
     since: int
 
     def payload(self) -> bytes:
+        """Return the JSON of the event `status`."""
         return orjson.dumps({"state": self.state, "reason": self.reason, "since": rfc3339(self.since)})
 
     def same_as(self, other: Status) -> bool:
+        """Return whether state and reason equal the other's; the start is not compared."""
         return self.state == other.state and self.reason == other.reason

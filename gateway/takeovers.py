@@ -1,4 +1,4 @@
-"""The last times that a topic went from one poller to another, as the owner keys tell. Pure: times are arguments."""
+"""The latest takeovers of topics by one poller from another, derived from the owner keys. Pure: times are arguments."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 KEPT = 100
+"""Number of takeovers that are remembered."""
 
 LAPSE_SECONDS = 30.0
-"""A topic that had no owner for longer was released, and is new to who polls it next."""
+"""Maximum time without an owner in a takeover, in seconds: a topic that had none for longer was released."""
 
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
+    """One change of a topic's owner. `before` and `after` are node names."""
+
     topic: str
     before: str
     after: str
@@ -22,16 +25,16 @@ class Takeover:
 
 
 class Takeovers:
-    """Feed it every change of an owner."""
+    """The takeovers seen by one gateway. Report every change of an owner to `owned`."""
 
     def __init__(self) -> None:
         self.total = 0  # ever
         self._owners: dict[str, str] = {}
-        self._left: dict[str, tuple[str, float]] = {}  # who owned it and when that ended, in order
-        self._seen: deque[Takeover] = deque(maxlen=KEPT)
+        self._left: dict[str, tuple[str, float]] = {}  # the last owner of each topic and its end, oldest end first
+        self._latest: deque[Takeover] = deque(maxlen=KEPT)
 
     def owned(self, topic: str, owner: str | None, now: float, at: str) -> None:
-        """The topic has this owner now, or none; `now` is monotonic seconds, `at` is RFC 3339."""
+        """Record the topic's new owner, a node name, or None; `now` is monotonic seconds, `at` is RFC 3339."""
         before = self._owners.pop(topic, None)
         if owner is None:
             if before is not None:
@@ -47,11 +50,11 @@ class Takeovers:
         if before not in (None, owner) and gap <= LAPSE_SECONDS:
             assert before is not None
             self.total += 1
-            self._seen.append(Takeover(topic, before, owner, at, gap))
+            self._latest.append(Takeover(topic, before, owner, at, gap))
 
     def latest(self) -> list[Takeover]:
-        """The latest first."""
-        return list(reversed(self._seen))
+        """Return the remembered takeovers, the latest first."""
+        return list(reversed(self._latest))
 
     def _forget(self, now: float) -> None:
         while self._left:
@@ -62,7 +65,7 @@ class Takeovers:
 
 
 def public(takeover: Takeover, topic: str) -> dict[str, Any]:
-    """As `/api/cluster` tells it, with the topic spelled for whoever asks."""
+    """Return the JSON object of `/api/cluster` for a takeover; `topic` is the spelling that the client may see."""
     return {
         "topic": topic,
         "from": takeover.before,

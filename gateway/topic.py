@@ -1,23 +1,23 @@
-"""A topic that somebody on this gateway watches, or watched a moment ago.
+"""A topic that a client of this gateway watches, or watched until recently.
 
-Born at the first join; from then on the gateway has demand for it in etcd. What the owner sends goes through the fence
-(updates of a lower epoch than the highest known are dropped), into the history, and out to the audience (WebSocket) and
-the followers (server-sent events, gRPC). When the last client leaves, demand ends at once; history and log stay for
-RETAIN_SECONDS, so that one who comes back needs no snapshot; then the topic is forgotten.
+A live topic is created by the first join; from then on the gateway has demand for it in etcd. An update from the owner
+passes the fence (updates of a lower epoch than the highest known are dropped), enters the history, and goes out to the
+audience (WebSocket) and to the followers (server-sent events, gRPC). When the last client leaves, demand ends at once;
+history and log stay for RETAIN_SECONDS, so that a returning client needs no snapshot; then the topic is forgotten.
 
-What is retained without demand and without an owner may be old: such a topic is not `confirmed` and serves nobody until
-an owner's update has come.
+A result that is retained without demand and without an owner may be out of date: the audience then serves nobody until
+an owner has sent an update.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from pollcast.gateway.audience import Audience, Traffic
-from pollcast.gateway.follower import Follower
 from pollcast.gateway.history import Entry, History, Result
 from pollcast.gateway.metrics import DELTA_AGE_SECONDS
-from pollcast.gateway.presence import Presence
+from pollcast.gateway.presence_list import PresenceList
 from pollcast.gateway.status import Status
 from pollcast.gateway.version import Version
 from pollcast.services.catalogue.topics import Topic
@@ -26,26 +26,39 @@ from pollcast.services.delta import Delta, Row
 from pollcast.services.process.settings import HostPort
 
 RETAIN_SECONDS = 30.0
+"""Time after its last client left during which a topic keeps its history, in seconds."""
 
 UNREACHED_SECONDS = 1.0
-"""How long a topic may be without an owner's stream before clients are told that it is stale."""
+"""Time without a stream from an owner after which clients are notified that the topic is stale, in seconds."""
+
+
+class TopicListener(Protocol):
+    """A client of a topic that reads the topic's state by itself (`pollcast.gateway.follower.Follower`)."""
+
+    def wake(self) -> None:
+        """Notice that the topic's result or status has changed."""
+
+    def end(self) -> None:
+        """Stop listening."""
 
 
 class LiveTopic:
-    """See the module. `owner` is where updates come from now: the feed keeps it."""
+    """The state of one topic on this gateway: its result, its status, its clients and the poller it is fed by.
+
+    `source` is the poller that the topic is attached to; it stays the same while etcd shows no owner.
+    """
 
     def __init__(self, topic: Topic, traffic: Traffic) -> None:
         self.topic = topic
         self.delta_age = DELTA_AGE_SECONDS.labels(topic.query.name)
         self.history = History(topic.query.key)
         self.audience = Audience(self.history, traffic)
-        self.followers: set[Follower] = set()
-        self.presence: Presence | None = None  # of a query with presence, while there are clients
+        self.followers: set[TopicListener] = set()
+        self.presence: PresenceList | None = None  # of a query with presence, while there are clients
         self.status = Status("live", None, now_us())
-        self.confirmed = False
         self.fence = 0  # the highest epoch known
-        self.source: HostPort | None = None  # the poller that it is attached to
-        self.unreached_since: float | None = None  # monotonic; None while an owner's stream stands
+        self.source: HostPort | None = None
+        self.unreached_since: float | None = None  # monotonic; None while there is a stream from an owner
         self.idle_since: float | None = None  # monotonic; None while it has clients
         self._pieces: list[Row] = []
         self._pieces_of: Version | None = None
@@ -53,21 +66,22 @@ class LiveTopic:
     @property
     def present(self) -> Result | None:
         """The result that clients are served, None before there is one."""
-        return self.history.present if self.confirmed else None
+        return self.history.present if self.audience.serving else None
 
     @property
     def clients(self) -> int:
+        """The number of clients that watch the topic, over all protocols."""
         return len(self.audience.channels) + len(self.followers)
 
     def admits(self, epoch: int) -> bool:
-        """The fence: False for what an owner of a past epoch sent."""
+        """Apply the fence: return False for an epoch below the highest known, else remember the epoch."""
         if epoch < self.fence:
             return False
         self.fence = epoch
         return True
 
     def take_piece(self, version: Version, polled_at: int, rows: Sequence[Row], more: bool) -> None:
-        """One piece of a snapshot; the last one makes it count."""
+        """Add one piece of a snapshot; the last piece (without `more`) makes the snapshot the present result."""
         if self._pieces_of != version:
             self._pieces, self._pieces_of = [], version
         self._pieces.extend(rows)
@@ -77,11 +91,11 @@ class LiveTopic:
         self._step(self.history.take_snapshot(version, polled_at, whole))
 
     def take_delta(self, version: Version, polled_at: int, delta: Delta) -> None:
-        """LookupError when it does not follow on the history: attach anew."""
+        """Apply a delta and pass it on. Raises LookupError when it does not follow on the history: attach again."""
         self._step(self.history.take_delta(version, polled_at, delta))
 
     def take_status(self, status: Status) -> None:
-        """Tells everybody, when it says anything new."""
+        """Set the status, and notify every client unless state and reason are the same as before."""
         if status.same_as(self.status):
             return
         before, self.status = self.status, status
@@ -89,19 +103,26 @@ class LiveTopic:
         self._wake()
 
     def drop_pieces(self) -> None:
-        """What has come of a snapshot so far is void: the stream has broken, or it is about to be sent anew."""
+        """Discard an incomplete snapshot, because the stream has broken or the snapshot is going to be sent again."""
         self._pieces, self._pieces_of = [], None
 
-    def doubt(self) -> None:
-        """The owner is gone and nobody watches: from now on the history may be old."""
-        self.confirmed = False
+    def set_aside(self) -> None:
+        """Stop serving the history, which may be out of date from now on: the topic has neither clients nor an owner.
+
+        The status of that owner is forgotten as well.
+        """
         self.audience.serving = False
+        self.status = Status("live", None, now_us())
+
+    def end_followers(self) -> None:
+        """End every follower, because the gateway drains or its results have become void."""
+        for follower in self.followers:
+            follower.end()
 
     def _step(self, entry: Entry | None) -> None:
         if entry is not None and entry.delta is not None:
             self.audience.step(entry)
-        if not self.confirmed:
-            self.confirmed = True
+        if not self.audience.serving:
             self.audience.serve()
         self._wake()
 

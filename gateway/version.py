@@ -1,4 +1,4 @@
-"""Versions: `"<epoch>-<seq>"`, ordered by (epoch, seq) as integers, opaque to clients (CONTRACT.md §1)."""
+"""Versions of a result: `"<epoch>-<seq>"`, opaque to clients (docs/reference/README.md#vocabulary)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 
 class Version(NamedTuple):
-    """`epoch` is the owner key's mod_revision, `seq` counts the results that differ within it, from 1."""
+    """A version, ordered by epoch and then by seq.
+
+    `epoch` is the mod_revision of the owner key; `seq` counts the differing results within the epoch, from 1.
+    """
 
     epoch: int
     seq: int
@@ -16,7 +19,7 @@ class Version(NamedTuple):
 
     @staticmethod
     def parse(text: str) -> Version | None:
-        """What a client sent as `since`; None when it is no version (it then counts as absent)."""
+        """Return the version that a client spelled, None when it is malformed, which counts as absent."""
         epoch, dash, seq = text.partition("-")
         if (
             not dash

@@ -3,7 +3,7 @@
 Every check of CHECKS must hold, in all states. Every one of BROKEN leaves out one thing that the protocol rests on and
 must fail: that shows that the checks see something. Each is built and run in a folder of its own that is gone
 afterwards. Exit status 0 when all came out as expected, 1 when not, 2 when spin or gcc is missing and can't be
-installed. What is modelled stands in docs/model.md.
+installed. What is modelled stands in docs/design/model.md.
 """
 
 from __future__ import annotations

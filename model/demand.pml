@@ -4,7 +4,7 @@
  * what is unusual costs one of FAULTS (a lease that ends, a killed gateway, a write without an answer that was carried
  * out, is carried out late, or never, a watch that broke and lists again, an operator's delete), and clients come and
  * go CHANGES times. Where nothing more can happen, the key must be as it is wanted. model/ownership.pml takes it from
- * there. docs/model.md says what is left out. `make model` checks this.
+ * there. docs/design/model.md says what is left out. `make model` checks this.
  */
 
 #ifndef FAULTS

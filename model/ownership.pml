@@ -11,7 +11,7 @@
  * Demands come and go CHANGES times. So no run is endless, and where nothing more can happen everything must
  * be settled (`Auditor`): that is the liveness. Of fairness it assumes only that what can happen does in the end.
  *
- * docs/model.md says what is left out, and why. `make model` checks this.
+ * docs/design/model.md says what is left out, and why. `make model` checks this.
  */
 
 #ifndef FAULTS
@@ -53,12 +53,12 @@ typedef Poller {
     /* The mirror of owners, and what Placement makes of it. */
     byte told;                  /* up to which revision */
     byte item;                  /* Mirror.items: the owner key's epoch, 0: none */
-    byte mirrored;              /* Placement._mirrored */
-    byte answered;              /* Placement._answered */
+    byte mirrored;              /* RevisionOrder.mirrored */
+    byte answered;              /* RevisionOrder.answered */
     byte known;                 /* Placement.owners: the epoch, 0: none */
     byte held;                  /* Placement.held: the epoch that its updates carry, 0: not ours */
-    bool to_claim;              /* Placement._claims */
-    bool to_release;            /* Placement._releases */
+    bool to_claim;              /* the ClaimQueue */
+    bool to_release;            /* the releases of HeldTopics */
     byte demand[2];             /* the mirror of demand: how many of `events` it was told */
     /* The transaction under way; there is one at a time. */
     mtype request;
@@ -198,7 +198,7 @@ inline answered_up_to(p, revision_) {   /* what lies behind the mirror matters t
     poller[p].answered = (revision_ > poller[p].told -> revision_ : 0)
 }
 
-inline owner_came(p, epoch_, lease_) {
+inline owner_set(p, epoch_, lease_) {
     is_over(p, epoch_);
     if
     :: !over ->
@@ -209,7 +209,7 @@ inline owner_came(p, epoch_, lease_) {
     fi
 }
 
-inline owner_went(p, revision_) {
+inline owner_deleted(p, revision_) {
     is_over(p, revision_);
     if :: !over -> poller[p].known = 0; lose(p); consider(p) :: else fi
 }
@@ -267,7 +267,7 @@ inline ask(p, request_) {
     poller[p].epoch = (request_ == claim -> 0 : poller[p].held)
 }
 
-inline start_over(p) {
+inline reset(p) {
     no_request(p);
     poller[p].lease = 0; poller[p].told = 0; poller[p].item = 0; poller[p].mirrored = 0; poller[p].answered = 0;
     poller[p].known = 0; poller[p].held = 0; poller[p].to_claim = false; poller[p].to_release = false;
@@ -279,14 +279,14 @@ inline start_over(p) {
 inline list_owners(p) {
     poller[p].told = revision;
     if
-    :: OWNED && poller[p].item != key_epoch -> poller[p].item = key_epoch; owner_came(p, key_epoch, key_lease)
-    :: !OWNED && poller[p].item != 0 -> poller[p].item = 0; owner_went(p, revision)
+    :: OWNED && poller[p].item != key_epoch -> poller[p].item = key_epoch; owner_set(p, key_epoch, key_lease)
+    :: !OWNED && poller[p].item != 0 -> poller[p].item = 0; owner_deleted(p, revision)
     :: else
     fi;
 #ifndef LIST_TELLS_CHANGES_ONLY
     /* Placement.owners_listed: what an answer told of and is gone again is in neither list, so that nothing changed. */
     if :: poller[p].mirrored < revision -> poller[p].mirrored = revision :: else fi;
-    if :: !OWNED && poller[p].known != 0 -> owner_went(p, revision) :: else fi
+    if :: !OWNED && poller[p].known != 0 -> owner_deleted(p, revision) :: else fi
 #endif
 }
 
@@ -295,9 +295,9 @@ inline next_owner(p) {
     poller[p].told++;
     if
     :: history[poller[p].told] != 0 ->
-        poller[p].item = poller[p].told; owner_came(p, poller[p].told, history[poller[p].told])
+        poller[p].item = poller[p].told; owner_set(p, poller[p].told, history[poller[p].told])
     :: else ->
-        if :: poller[p].item != 0 -> poller[p].item = 0; owner_went(p, poller[p].told) :: else fi
+        if :: poller[p].item != 0 -> poller[p].item = 0; owner_deleted(p, poller[p].told) :: else fi
     fi
 }
 
@@ -366,7 +366,7 @@ end:
         printf("poller %d lists demand: %d\n", p, SEES_DEMAND(p)) }
     :: d_step { P.lease != 0 && !LIVE(P.lease) ->
         printf("poller %d is told that its lease %d is gone: it stops all, and starts over\n", p, P.lease);
-        start_over(p); audit(p); forget() }
+        reset(p); audit(p); forget() }
 
     /* what etcd shows */
     :: d_step { FOLLOWS(p) && P.told < revision ->
@@ -400,7 +400,7 @@ end:
         printf("poller %d has its answer: it knows epoch %d and holds %d\n", p, P.known, P.held) }
     :: d_step { P.answer == lease_lost ->
         printf("poller %d is told by the answer that its lease is gone\n", p);
-        start_over(p); audit(p); forget() }
+        reset(p); audit(p); forget() }
 
     /* a request without an answer */
     :: d_step { faults > 0 && P.answer == pending && late[p].request == none ->
@@ -425,7 +425,7 @@ end:
             late[p].request = P.request; late[p].lease = P.lease; late[p].epoch = P.epoch; late[p].target = P.target
         :: else
         fi;
-        start_over(p); forget();
+        reset(p); forget();
         printf("poller %d is killed, and restarted\n", p) }
     :: d_step { faults > 0 && P.lease != 0 && poller[1 - p].stage != dead ->
         faults--;
@@ -434,7 +434,7 @@ end:
             late[p].request = P.request; late[p].lease = P.lease; late[p].epoch = P.epoch; late[p].target = P.target
         :: else
         fi;
-        start_over(p); P.stage = dead; forget();
+        reset(p); P.stage = dead; forget();
         printf("poller %d is killed for ever\n", p) }
     od
 }

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from operator import itemgetter
 
-from pollcast.poller.trouble import Scope, Trouble
+from pollcast.poller.poll_error import PollError, Scope
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.delta import Row
 from pollcast.services.errors import PollFailed
@@ -20,7 +20,7 @@ MAX_ROW_BYTES = 16 * 1024 * 1024
 Answer = list[tuple[int, bytes, bytes]]
 """(topic from 1, key, row), see poller/statement.py."""
 
-Outcome = list[Row] | Trouble
+Outcome = list[Row] | PollError
 
 
 def divide(answer: Answer, known: Sequence[list[Row] | None], query: Query) -> list[Outcome]:
@@ -66,5 +66,5 @@ def _checked(rows: list[Row], query: Query) -> Outcome:
     return rows
 
 
-def _failed(reason: str) -> Trouble:
-    return Trouble(PollFailed(reason), Scope.TOPIC)
+def _failed(reason: str) -> PollError:
+    return PollError(PollFailed(reason), Scope.TOPIC)

@@ -1,10 +1,10 @@
-"""How topics are spread over pollers: the ranking, and what one poller should give away. Pure.
+"""Distribution of topics over pollers: the ranking of pollers for a topic, and the topics one poller hands over. Pure.
 
-Topics are ranked by rendezvous hashing: the same in every process, and a poller that comes or goes moves no topic
-between the others. Hashing alone leaves loads that differ by a third at a few hundred topics; so loads are counted as
-well, and bounded: who has more than SLACK times the mean hands its excess over the mean to those below it. Nobody is
-given more than the mean, so that no topic is passed on and on, and a difference of less than MIN_DIFFERENCE topics is
-none. What ranks the taker before the giver goes first.
+Topics are ranked by rendezvous hashing: the ranking is the same in every process, and a poller that joins or leaves
+moves no topic between the others. Hashing alone leaves loads that differ by a third at a few hundred topics, so loads
+are also counted and bounded: a poller with more than SLACK times the mean hands its excess over the mean to the pollers
+below the mean. No poller is given more than the mean, so no topic is passed on repeatedly. Differences of less than
+MIN_DIFFERENCE topics are ignored. Topics whose ranking prefers the receiver to the giver move first.
 """
 
 from __future__ import annotations
@@ -16,36 +16,45 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 
 SLACK = 1.1
+"""Load, as a multiple of the mean, above which a poller starts to hand topics over."""
+
 MIN_DIFFERENCE = 4
+"""Minimum difference in topics between the loaded poller and the least loaded one before topics are moved."""
 
 STEP_TOPICS = 20
+"""Maximum number of topics handed over in one step while the excess is small."""
+
 STEP_SHARE = 30
-"""In one step at most 20 topics go, or a thirtieth of the excess, so that even many thousands go within seconds."""
+"""Divisor of a large excess: a step moves up to 1/STEP_SHARE of it, so that many thousands of topics move in seconds.
+"""
 
 
 def rank(topic: str, pollers: Iterable[str]) -> list[str]:
-    """The pollers, first the one that should own the topic. The same in every process; a poller that comes or goes
-    changes nothing in the order of the others."""
+    """Return the pollers in order of preference for the topic, the preferred owner first.
+
+    The order is the same in every process. Adding or removing a poller does not change the order of the others.
+    """
     return sorted(pollers, key=lambda poller: (weight(topic, poller), poller), reverse=True)
 
 
 @functools.lru_cache(maxsize=2**16)
 def weight(topic: str, poller: str) -> bytes:
+    """Return the rendezvous weight of the pair; the poller with the highest weight ranks first for the topic."""
     return hashlib.blake2b(f"{poller}\0{topic}".encode(), digest_size=8).digest()
 
 
 class Balance:
-    """How many topics each poller owns, as far as I know."""
+    """The number of topics that each poller owns, as seen by the poller `me`."""
 
     def __init__(self, me: str) -> None:
         self.me = me
         self.load: Counter[str] = Counter()
         self._owner: dict[str, str] = {}
-        self._spared: dict[str, set[str]] = {}  # poller → queries that it does not have
-        self._giving = False
+        self._unknown_queries: dict[str, set[str]] = {}  # poller → queries that its catalogue does not have
+        self._handing_over = False
 
-    def owned(self, topic: str, poller: str | None) -> None:
-        """The topic is this poller's from now on; None: nobody's."""
+    def set_owner(self, topic: str, poller: str | None) -> None:
+        """Record the owner of the topic, or None when it has no owner."""
         before = self._owner.pop(topic, None)
         if before is not None:
             self.load[before] -= 1
@@ -53,46 +62,51 @@ class Balance:
             self._owner[topic] = poller
             self.load[poller] += 1
 
-    def spare(self, poller: str, topic: str) -> None:
-        """The poller let go of the topic: its catalogue has no such query."""
-        self._spared.setdefault(poller, set()).add(_query(topic))
+    def exclude(self, poller: str, topic: str) -> None:
+        """Record that the poller's catalogue does not have the query of this topic."""
+        self._unknown_queries.setdefault(poller, set()).add(_query(topic))
 
-    def suits(self, poller: str, topic: str) -> bool:
-        return _query(topic) not in self._spared.get(poller, ())
+    def can_take(self, poller: str, topic: str) -> bool:
+        """Return False when the poller's catalogue is known not to have the query of this topic."""
+        return _query(topic) not in self._unknown_queries.get(poller, ())
 
-    def forget_all_but(self, pollers: Collection[str]) -> None:
-        """Who comes back may have another catalogue."""
-        for poller in self._spared.keys() - set(pollers):
-            del self._spared[poller]
+    def forget_absent(self, pollers: Collection[str]) -> None:
+        """Forget the exclusions of pollers not listed: a poller that returns may have another catalogue."""
+        for poller in self._unknown_queries.keys() - set(pollers):
+            del self._unknown_queries[poller]
 
-    def excess(self, movable: Collection[str], pollers: Collection[str], takers: Collection[str]) -> dict[str, str]:
-        """The next step: which of my topics should go to whom. `pollers` share the load, `takers` may be given some."""
+    def next_moves(self, movable: Collection[str], pollers: Collection[str], takers: Collection[str]) -> dict[str, str]:
+        """Return the next topics to hand over, each with the poller that receives it; empty when loads are even.
+
+        `pollers` share the load and include `me`, `takers` are those that may receive topics, and `movable` are the
+        topics of `me` that may be moved.
+        """
         loads = {poller: self.load[poller] for poller in pollers}
         mean = sum(loads.values()) / len(loads)
         fair = -(-sum(loads.values()) // len(loads))
         mine = loads[self.me]
-        room = {
+        capacity = {
             poller: fair - load
             for poller, load in loads.items()
             if poller != self.me and poller in takers and load < mean
         }
         uneven = mine > max(fair, SLACK * mean) and mine - min(loads.values()) >= MIN_DIFFERENCE
-        self._giving = bool(room) and mine > fair and (self._giving or uneven)
-        if not self._giving:
+        self._handing_over = bool(capacity) and mine > fair and (self._handing_over or uneven)
+        if not self._handing_over:
             return {}
-        count = min(mine - fair, sum(room.values()), max(STEP_TOPICS, (mine - fair) // STEP_SHARE))
-        wishes = [
+        count = min(mine - fair, sum(capacity.values()), max(STEP_TOPICS, (mine - fair) // STEP_SHARE))
+        candidates = [
             (weight(topic, taker) > weight(topic, self.me), weight(topic, taker), topic, taker)
             for topic in movable
-            for taker in room
-            if self.suits(taker, topic)
+            for taker in capacity
+            if self.can_take(taker, topic)
         ]
-        step: dict[str, str] = {}
-        for *_, topic, taker in heapq.nlargest(count * len(room), wishes):
-            if len(step) < count and topic not in step and room[taker] > 0:
-                step[topic] = taker
-                room[taker] -= 1
-        return step
+        moves: dict[str, str] = {}
+        for *_, topic, taker in heapq.nlargest(count * len(capacity), candidates):
+            if len(moves) < count and topic not in moves and capacity[taker] > 0:
+                moves[topic] = taker
+                capacity[taker] -= 1
+        return moves
 
 
 def _query(topic: str) -> str:

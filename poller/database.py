@@ -24,8 +24,8 @@ from psycopg.types.string import ByteaBinaryLoader
 from psycopg_pool import AsyncConnectionPool
 
 from pollcast.poller.answer import Answer
+from pollcast.poller.poll_error import PollError, Scope, classify
 from pollcast.poller.statement import Statement
-from pollcast.poller.trouble import Scope, Trouble, judge
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.errors import Problem, SettingsInvalid
 from pollcast.services.process import logs
@@ -80,16 +80,16 @@ class Database:
         finally:
             await pool.close()
 
-    async def ask(self, statement: Statement, query: Query) -> Answer | Trouble:
+    async def execute(self, statement: Statement, query: Query) -> Answer | PollError:
         """Runs one statement of the query. A connection that was lost while it lay in the pool is no trouble yet: the
         statement is tried once more, on a new one."""
         answer = await self._try(statement, query)
-        if isinstance(answer, Lost):
+        if isinstance(answer, LostConnection):
             await self._pool.drain()
             answer = await self._try(statement, query)
-        return answer.trouble if isinstance(answer, Lost) else answer
+        return answer.trouble if isinstance(answer, LostConnection) else answer
 
-    async def _try(self, statement: Statement, query: Query) -> Answer | Trouble | Lost:
+    async def _try(self, statement: Statement, query: Query) -> Answer | PollError | LostConnection:
         try:
             async with self._pool.connection(timeout=max(WAIT_SECONDS, query.timeout)) as connection:
                 _heed_cancellation()
@@ -97,13 +97,13 @@ class Database:
                     try:
                         return await self._run(connection, statement, query)
                     except psycopg.Error as error:
-                        trouble = judge(error, query)
+                        trouble = classify(error, query)
                         lost = connection.closed or trouble.scope is Scope.DATABASE
                         if not connection.closed:
                             await _roll_back(connection)
-                    return Lost(trouble) if lost and not cut() else trouble
+                    return LostConnection(trouble) if lost and not cut() else trouble
         except psycopg.Error as error:  # no connection, or none any more
-            return judge(error, query)
+            return classify(error, query)
 
     async def _run(self, connection: AsyncConnection[Any], statement: Statement, query: Query) -> Answer:
         timeout = max(1, round(query.timeout * 1000))
@@ -118,12 +118,12 @@ class Database:
         return answer
 
 
-class Lost:
+class LostConnection:
     """The connection broke under a statement, which may go well on another."""
 
     __slots__ = ("trouble",)
 
-    def __init__(self, trouble: Trouble) -> None:
+    def __init__(self, trouble: PollError) -> None:
         self.trouble = trouble
 
 

@@ -130,7 +130,7 @@ class Stream:
             if waiting.fresh:
                 owned = self._owned[name]
                 waiting.fresh = False
-                waiting.under_way.extend(owned.current(self._told[name]))
+                waiting.under_way.extend(owned.current_updates(self._told[name]))
                 self._told[name] = owned.state
             elif waiting.later:
                 waiting.under_way.extend(waiting.later.popleft())

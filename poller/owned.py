@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from pollcast.poller.trouble import Trouble
+from pollcast.poller.poll_error import PollError
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.delta import Delta, Row, diff
 from pollcast.v1 import feed_pb2
@@ -74,7 +74,7 @@ class OwnedTopic:
     def name(self) -> str:
         return self.topic.canonical
 
-    def answered(self, rows: list[Row], polled_at: int) -> Updates:
+    def record_result(self, rows: list[Row], polled_at: int) -> Updates:
         """A poll that started then gave these rows. Nothing is told when nothing changed; else the result first and
         then, where it was not, that the topic is live."""
         self.polls += 1
@@ -84,16 +84,16 @@ class OwnedTopic:
             updates = self._changed(rows, polled_at)
         return updates + self._turned("live", "", polled_at)
 
-    def troubled(self, trouble: Trouble, now: int) -> Updates:
+    def record_error(self, trouble: PollError, now: int) -> Updates:
         """A poll ended with this. The last result stays."""
         self.polls += 1
         return self._turned(trouble.state, trouble.error.detail, now)
 
-    def cost(self, seconds: float) -> None:
+    def record_cost(self, seconds: float) -> None:
         """A poll took the database so long."""
         self.poll_seconds += (seconds - self.poll_seconds) * (COST_WEIGHT if self.polls else 1.0)
 
-    def current(self, told: str) -> Iterator[bytes]:
+    def current_updates(self, told: str) -> Iterator[bytes]:
         """What a gateway needs that knows nothing of this topic but that it is in the state `told`."""
         if self.rows is not None:
             yield from self._snapshot(self.rows)

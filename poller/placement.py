@@ -1,52 +1,39 @@
-"""Who polls what: the decisions of one poller, as a pure core.
+"""Placement: the decisions of one poller about the topics it claims, holds, releases and hands over. Pure.
 
-`Placement` is told what etcd shows (demand, owners, pollers), what came of claims and releases, and the time; it
-answers what is gained and lost at once, and by `due(now)` what to claim and release now. No I/O, no clock, no
-randomness: poller/ownership.py is its shell. Topics are ranked by rendezvous hashing, so that not everyone runs
-for everything: the first in rank claims at once, the others after a short wait each, if the topic is still free.
+`Placement` receives what etcd shows (demand, owners, ready pollers, pins), the results of claims, releases and
+hand-overs, and the time. It returns at once the topics that were gained and lost, and from `due(now)` the transactions
+to run. It does no I/O, reads no clock and uses no randomness; poller/ownership.py runs it against etcd.
 
-A topic is at each moment in one of these states: not demanded or owned by another (nothing to do); free and demanded
-(`_claims`: to claim at a time); held (`held`: ours, with its epoch); held and not demanded (`_releases`: to release
-at a time); held and of a query that our catalogue does not have (`_strays`: to let go of).
+At any moment a topic is in one of these states:
 
-Who holds more than its share hands the excess to those who hold less (poller/balance.py), some at a time, when it
-has been so for SETTLE_SECONDS: that is how a poller that joins gets its own.
+- without demand, or owned by another poller: nothing to do;
+- free and demanded: planned to be claimed (poller/claim_queue.py);
+- held: owned by this poller under an epoch (poller/held_topics.py);
+- held and without demand: planned to be released;
+- held although this poller's catalogue does not have its query: planned to be surrendered;
+- held although another poller should have it: handed over (poller/rebalancing.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
-from pollcast.poller.balance import Balance, rank
+from pollcast.poller.claim_queue import ClaimQueue
+from pollcast.poller.held_topics import HeldTopics, Linger
+from pollcast.poller.ranking import Ranking
+from pollcast.poller.rebalancing import Rebalancing
+from pollcast.poller.revision_order import RevisionOrder
 from pollcast.services.coordination.claims import Claim
 
-RANK_WAIT_SECONDS = 0.2
 RETRY_SECONDS = 0.5
-
-SETTLE_SECONDS = 2.0
-"""How long loads must be uneven before topics are moved, and a poller ready before it is given any."""
-
-STEP_SECONDS = 0.1
-"""Between two steps of moving topics (how many at a time: poller/balance.py)."""
-
-STRAY_SECONDS = 5.0
-"""A topic that loses its owner so soon after we handed it over was let go of, as of an unknown query."""
-
-
-def claim_delay(topic: str, me: str, pollers: Iterable[str], pinned: str | None = None) -> float:
-    """Seconds to leave a free topic to those before me in rank. I count, whether listed or not; who has the topic
-    pinned to it comes first, if it is listed."""
-    order = rank(topic, {*pollers, me})
-    if pinned in order:
-        order.remove(pinned)
-        order.insert(0, pinned)
-    return order.index(me) * RANK_WAIT_SECONDS
+"""Time before a refused claim or release is retried, in seconds."""
 
 
 @dataclass(slots=True)
 class PlacementChanges:
-    """What became of topics at once: first lost, then gained with their epoch (both, where the epoch is another)."""
+    """The topics lost, and the topics gained with their epochs. Apply the losses first: a topic whose epoch changed is
+    in both."""
 
     gained: dict[str, int] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
@@ -54,285 +41,223 @@ class PlacementChanges:
 
 @dataclass(frozen=True, slots=True)
 class PlacementSteps:
-    """What to ask of etcd now. `moves` go to the poller that stands beside them, `strays` to whoever wants them."""
+    """The transactions to run: topics to claim, claims to release, to hand over (each with its receiver), and to
+    surrender to any poller."""
 
     claims: list[str]
     releases: list[Claim]
     moves: list[tuple[Claim, str]] = field(default_factory=list)
-    strays: list[Claim] = field(default_factory=list)
+    surrenders: list[Claim] = field(default_factory=list)
 
 
 class Placement:
-    """The view of the poller `me` under one lease. Times are seconds on any one clock. `linger(topic)` is None for a
-    topic that me's catalogue does not know: others may poll it."""
+    """The cluster as the poller `me` sees it under one lease. All times are seconds on any one clock."""
 
-    def __init__(self, me: str, lease: int, linger: Callable[[str], float | None]) -> None:
-        self.me = me
-        self.lease = lease
-        self.held: dict[str, int] = {}
-        self.owners: dict[str, int] = {}  # the epoch of each owned topic, ours and others'
-        self.pollers: dict[str, float] = {}  # those that are ready, and since when
+    def __init__(self, me: str, lease: int, linger: Linger) -> None:
+        self.owners: dict[str, int] = {}  # the epoch of each owned topic, whichever poller owns it
         self.draining = False
-        self.balance = Balance(me)
-        self._linger = linger
-        self._demand: dict[str, set[str]] = {}
-        self._pins: dict[str, str] = {}  # topic → the poller that it should stay with
-        self._claims: dict[str, tuple[float, float]] = {}  # topic → since when it is free, when to claim it
-        self._releases: dict[str, float] = {}
-        self._strays: dict[str, float] = {}
-        self._step_at: float | None = None  # when to look whether topics should move; None while nothing has changed
-        self._given: dict[str, tuple[str, float]] = {}  # topic → whom we handed it to, and when
-        # The mirror and the answers to our transactions overtake each other: what one of them has told is over.
-        self._mirrored = 0
-        self._answered: dict[str, int] = {}
+        self.ranking = Ranking(me)
+        self.rebalancing = Rebalancing(self.ranking)
+        self._held = HeldTopics(lease, linger)
+        self._claims = ClaimQueue(self.ranking)
+        self._demand: dict[str, set[str]] = {}  # topic → the gateways that demand it
+        self._revisions = RevisionOrder()
+
+    @property
+    def held(self) -> dict[str, int]:
+        """The epoch of each topic that this poller holds."""
+        return self._held.epochs
 
     # --- what etcd shows
 
-    def demand_came(self, topic: str, gateway: str, now: float) -> None:
+    def add_demand(self, topic: str, gateway: str, now: float) -> None:
+        """Record that the gateway demands the topic."""
         self._demand.setdefault(topic, set()).add(gateway)
-        self._releases.pop(topic, None)
-        self._consider(topic, now)
+        self._held.cancel_release(topic)
+        self._plan_claim(topic, now)
 
-    def demand_went(self, topic: str, gateway: str, now: float) -> None:
+    def remove_demand(self, topic: str, gateway: str, now: float) -> None:
+        """Record that the gateway does not demand the topic any more."""
         gateways = self._demand.get(topic, set())
         gateways.discard(gateway)
         if not gateways:
             self._demand.pop(topic, None)
-            self._claims.pop(topic, None)
-            self._release_after_linger(topic, now)
+            self._claims.cancel(topic)
+            self._held.release_after_linger(topic, now)
 
-    def pin_came(self, topic: str, poller: str, now: float) -> None:
-        """The topic should be owned by that poller while it is ready."""
-        self._pins[topic] = poller
-        self._think_over({topic}, now)
-        if topic in self.held and poller != self.me:
-            self._step_at = now
+    def set_pin(self, topic: str, poller: str, now: float) -> None:
+        """Record that the topic should be owned by that poller while the poller is ready."""
+        self.ranking.pins[topic] = poller
+        self._claims.reschedule({topic}, now)
+        if topic in self.held and poller != self.ranking.me:
+            self.rebalancing.step_at = now
 
-    def pin_went(self, topic: str, now: float) -> None:
-        if self._pins.pop(topic, None) is not None:
-            self._think_over({topic}, now)
+    def remove_pin(self, topic: str, now: float) -> None:
+        """Record that the topic is not pinned any more."""
+        if self.ranking.pins.pop(topic, None) is not None:
+            self._claims.reschedule({topic}, now)
 
-    def owner_came(self, topic: str, epoch: int, lease: int, now: float, node: str = "") -> PlacementChanges:
-        """The owner key was written. `lease` tells whether by or for me, `node` who else owns it."""
-        if self._is_over(topic, epoch):
+    def owner_set(self, topic: str, epoch: int, lease: int, now: float, node: str = "") -> PlacementChanges:
+        """Record that the owner key was written. Its `lease` decides whether this poller owns the topic; `node` names
+        the owner otherwise."""
+        if self._revisions.is_outdated(topic, epoch):
             return PlacementChanges()
-        self._claims.pop(topic, None)
-        self._owned(topic, epoch, self.me if lease == self.lease else node, now)
-        if self._given.get(topic, ("",))[0] != node:
-            self._given.pop(topic, None)
-        if lease != self.lease:
-            return PlacementChanges(lost=self._lose(topic))
-        return self._gain(topic, epoch, now)
+        mine = lease == self._held.lease
+        self._claims.cancel(topic)
+        self._set_owner(topic, epoch, self.ranking.me if mine else node, now)
+        self.rebalancing.confirm_owner(topic, node)
+        return self._gain(topic, epoch, now) if mine else PlacementChanges(lost=self._held.remove(topic))
 
-    def owner_went(self, topic: str, revision: int, now: float) -> PlacementChanges:
-        """The owner key was deleted (or overwritten by something that is no owner) at `revision`."""
-        if self._is_over(topic, revision):
+    def owner_deleted(self, topic: str, revision: int, now: float) -> PlacementChanges:
+        """Record that the owner key was deleted, or overwritten with an invalid value, at `revision`."""
+        if self._revisions.is_outdated(topic, revision):
             return PlacementChanges()
-        self._free(topic, now)
-        changes = PlacementChanges(lost=self._lose(topic))
-        given = self._given.pop(topic, None)
-        came_back = given is not None and given[0] in self.pollers and now - given[1] < STRAY_SECONDS
-        if came_back and given is not None and topic in self._demand:
-            self.balance.spare(given[0], topic)
-        self._consider(topic, now, wait=0.0 if came_back else None)
+        self._set_free(topic, now)
+        changes = PlacementChanges(lost=self._held.remove(topic))
+        receiver = self.rebalancing.take_surrender(topic, now)
+        if receiver is not None and topic in self._demand:
+            self.rebalancing.balance.exclude(receiver, topic)
+        self._plan_claim(topic, now, delay=None if receiver is None else 0.0)
         return changes
 
     def owners_listed(self, present: Container[str], revision: int, now: float) -> PlacementChanges:
-        """At `revision` these topics had an owner key. What an answer told of, and the mirror never did because it was
-        gone again before the list, is over (docs/model.md)."""
-        self._mirrored = max(self._mirrored, revision)
+        """Record that the owner keys at `revision` were those of the topics `present`.
+
+        An owner known only from an answer, whose key was deleted before this list, was never shown by the mirror; it is
+        treated as deleted (docs/design/model.md).
+        """
+        self._revisions.record_list(revision)
         changes = PlacementChanges()
         for topic in [topic for topic, epoch in self.owners.items() if epoch <= revision and topic not in present]:
-            changes.lost += self.owner_went(topic, revision, now).lost
+            changes.lost += self.owner_deleted(topic, revision, now).lost
         return changes
 
-    def pollers_are(self, pollers: Iterable[str], now: float) -> None:
-        """Those that are ready. Who should wait for whom is thought over."""
-        before = self.pollers
-        self.pollers = {poller: before.get(poller, now) for poller in pollers}
-        self.balance.forget_all_but(self.pollers)
-        self._think_over(self._claims, now)
-        if self.pollers.keys() != before.keys():
-            self._step_at = None
-            self._look_later(now)
+    def set_pollers(self, pollers: Iterable[str], now: float) -> None:
+        """Set the ready pollers and reschedule the planned claims."""
+        changed = self.ranking.set_ready(pollers, now)
+        self.rebalancing.balance.forget_absent(self.ranking.ready_since)
+        self._claims.reschedule_all(now)
+        if changed:
+            self.rebalancing.set_ready_changed(now)
 
-    # --- what came of our work
+    # --- results of transactions
 
     def claimed(self, topic: str, claim: Claim | None, now: float) -> PlacementChanges:
-        """etcd's answer to a claim. None: somebody else has it or nobody wants it, which the mirrors are about to
-        show."""
-        if claim is None or claim.epoch <= self._mirrored:
-            self._consider(topic, now, wait=RETRY_SECONDS)
+        """Record etcd's answer to a claim: the claim, or None when the topic has an owner or no demand, which the
+        mirrors are about to show."""
+        if claim is None or claim.epoch <= self._revisions.mirrored:
+            self._plan_claim(topic, now, delay=RETRY_SECONDS)
             return PlacementChanges()
-        self._answered[topic] = claim.epoch
-        self._claims.pop(topic, None)
-        self._owned(topic, claim.epoch, self.me, now)
+        self._revisions.record_answer(topic, claim.epoch)
+        self._claims.cancel(topic)
+        self._set_owner(topic, claim.epoch, self.ranking.me, now)
         return self._gain(topic, claim.epoch, now)
 
     def released(self, claim: Claim, gone: bool, now: float) -> PlacementChanges:
-        """etcd's answer to a release, or to letting go of a stray. Not gone: there is demand, which the mirror is about
-        to show."""
-        if self.held.get(claim.topic) != claim.epoch:
+        """Record etcd's answer to a release or a surrender. When the owner key is not gone, the topic has demand, which
+        the mirror is about to show."""
+        topic = claim.topic
+        if not self._held.is_held(claim):
             return PlacementChanges()
         if not gone:
-            if self._linger(claim.topic) is None:
-                self._strays[claim.topic] = now + RETRY_SECONDS
-            elif claim.topic not in self._demand:
-                self._releases[claim.topic] = now + max(RETRY_SECONDS, self._linger(claim.topic) or 0.0)
+            linger = self._held.linger(topic)
+            if linger is None:
+                self._held.surrender_at(topic, now + RETRY_SECONDS)
+            elif topic not in self._demand:
+                self._held.release_at(topic, now + max(RETRY_SECONDS, linger))
             return PlacementChanges()
-        self._answered[claim.topic] = claim.epoch + 1
-        self._free(claim.topic, now)
-        changes = PlacementChanges(lost=self._lose(claim.topic))
-        self._consider(claim.topic, now)
+        self._revisions.record_answer(topic, claim.epoch + 1)
+        self._set_free(topic, now)
+        changes = PlacementChanges(lost=self._held.remove(topic))
+        self._plan_claim(topic, now)
         return changes
 
     def moved(self, claim: Claim, to: str, epoch: int, now: float) -> PlacementChanges:
-        """etcd's answer to a hand-over: the epoch that the topic has now, 0 where it has no owner (any more)."""
+        """Record etcd's answer to a hand-over: the topic's epoch afterwards, or 0 when it has no owner."""
         if epoch == 0:
             return self.released(claim, True, now)
-        if self.held.get(claim.topic) != claim.epoch or epoch == claim.epoch:
+        if not self._held.is_held(claim) or epoch == claim.epoch:
             return PlacementChanges()
-        self._given[claim.topic] = to, now
-        self._answered[claim.topic] = epoch
-        self._owned(claim.topic, epoch, to, now)
-        return PlacementChanges(lost=self._lose(claim.topic))
+        self.rebalancing.record_hand_over(claim.topic, to, now)
+        self._revisions.record_answer(claim.topic, epoch)
+        self._set_owner(claim.topic, epoch, to, now)
+        return PlacementChanges(lost=self._held.remove(claim.topic))
 
-    def unanswered(self, work: PlacementSteps, now: float, wait: float) -> None:
-        """Nobody knows what came of this work: again after `wait` seconds, unless the mirrors show that it was done."""
-        for topic in work.claims:
-            self._consider(topic, now, wait=wait)
-        for claim in work.releases:
-            if self.held.get(claim.topic) == claim.epoch and claim.topic not in self._demand:
-                self._releases[claim.topic] = now + wait
-        for claim in work.strays:
-            if self.held.get(claim.topic) == claim.epoch:
-                self._strays[claim.topic] = now + wait
-        if work.moves:
-            self._step_at = now + wait
+    def unanswered(self, steps: PlacementSteps, now: float, wait: float) -> None:
+        """Plan these steps again in `wait` seconds, because their outcome is unknown. The mirrors cancel those that
+        were carried out after all."""
+        for topic in steps.claims:
+            self._plan_claim(topic, now, delay=wait)
+        for claim in steps.releases:
+            if self._held.is_held(claim) and claim.topic not in self._demand:
+                self._held.release_at(claim.topic, now + wait)
+        for claim in steps.surrenders:
+            if self._held.is_held(claim):
+                self._held.surrender_at(claim.topic, now + wait)
+        if steps.moves:
+            self.rebalancing.step_at = now + wait
 
     # --- what to do
 
     def due(self, now: float) -> PlacementSteps:
-        """What to ask of etcd now. It is handed out once: answer by `claimed`, `released`, `moved` or `unanswered`."""
-        claims = [] if self.draining else [topic for topic, (_, at) in self._claims.items() if at <= now]
-        releases = [topic for topic, at in self._releases.items() if at <= now]
-        strays = [topic for topic, at in self._strays.items() if at <= now]
-        for topic in claims:
-            del self._claims[topic]
-        for topic in releases:
-            del self._releases[topic]
-        for topic in strays:
-            del self._strays[topic]
-        return PlacementSteps(claims, self._held(releases), self._moves(now), self._held(strays))
+        """Return the steps to take now. Each is returned once: report its result by `claimed`, `released` or `moved`,
+        or by `unanswered`."""
+        claims = [] if self.draining else self._claims.take_due(now)
+        releases = self._held.take_due_releases(now)
+        surrenders = self._held.take_due_surrenders(now)
+        moves = {} if self.draining else self.rebalancing.next_moves(self.held, self._demand, now)
+        handed_over = [(claim, moves[claim.topic]) for claim in self._held.claims(moves)]
+        return PlacementSteps(claims, releases, handed_over, surrenders)
 
     def next_due(self) -> float | None:
-        """When `due` has something next; None while nothing is to be done."""
-        times = [*self._releases.values(), *self._strays.values()]
+        """Return the time at which `due` has its next steps; None when nothing is planned."""
+        times = self._held.times()
         if not self.draining:
-            times += [at for _, at in self._claims.values()]
-            if self._step_at is not None:
-                times.append(self._step_at)
+            times += self._claims.times()
+            if self.rebalancing.step_at is not None:
+                times.append(self.rebalancing.step_at)
         return min(times, default=None)
 
-    def heirs(self, pollers: Iterable[str]) -> dict[str, list[Claim]]:
-        """Whom to leave what we hold: each topic to the next in rank of `pollers`, those first that know its query."""
-        shares: dict[str, list[Claim]] = {}
-        for claim in self._held(self.held):
-            order = rank(claim.topic, pollers)
-            if order:
-                heir = next((poller for poller in order if self.balance.suits(poller, claim.topic)), order[0])
-                shares.setdefault(heir, []).append(claim)
-        return shares
+    def drain_targets(self, pollers: Iterable[str]) -> dict[str, list[Claim]]:
+        """Return the pollers to leave the held topics to, each with its claims; empty when `pollers` is."""
+        pollers = list(pollers)
+        targets: dict[str, list[Claim]] = {}
+        for claim in self._held.claims(self.held):
+            target = self.rebalancing.drain_target(claim.topic, pollers)
+            if target is not None:
+                targets.setdefault(target, []).append(claim)
+        return targets
 
-    def start_over(self) -> PlacementChanges:
-        """Nothing is ours any more: the lease is lost, or another etcd answers, whose revisions begin anew."""
-        lost = list(self.held)
-        self.held.clear()
+    def reset(self) -> PlacementChanges:
+        """Lose all topics and forget all owners: the lease is lost, or another etcd answers, which counts revisions
+        anew."""
+        lost = self._held.clear()
         self.owners.clear()
-        self.balance = Balance(self.me)
         self._claims.clear()
-        self._releases.clear()
-        self._strays.clear()
-        self._given.clear()
-        self._step_at = None
-        self._mirrored = 0
-        self._answered.clear()
+        self.rebalancing.reset()
+        self._revisions.reset()
         return PlacementChanges(lost=lost)
 
     # --- inside
 
-    def _is_over(self, topic: str, revision: int) -> bool:
-        """Whether the mirror tells of something older than an answer that we had already."""
-        self._mirrored = max(self._mirrored, revision)
-        if revision < self._answered.get(topic, 0):
-            return True
-        self._answered.pop(topic, None)
-        return False
-
-    def _consider(self, topic: str, now: float, wait: float | None = None) -> None:
-        """Plans a claim of a topic that is demanded and free."""
-        if topic in self.owners or topic not in self._demand or topic in self._claims or self._linger(topic) is None:
+    def _plan_claim(self, topic: str, now: float, delay: float | None = None) -> None:
+        """Plan a claim if the topic is free, demanded, known to the catalogue and not planned yet."""
+        if topic in self.owners or topic not in self._demand or topic in self._claims:
             return
-        delay = self._claim_delay(topic) if wait is None else wait
-        self._claims[topic] = now, now + delay
+        if self._held.linger(topic) is not None:
+            self._claims.plan(topic, now, delay)
 
-    def _claim_delay(self, topic: str) -> float:
-        return claim_delay(topic, self.me, self.pollers, self._pins.get(topic))
-
-    def _think_over(self, topics: Iterable[str], now: float) -> None:
-        """Plans anew when to claim these."""
-        for topic in topics:
-            since, at = self._claims.get(topic, (now, now))
-            if at > now:
-                self._claims[topic] = since, since + self._claim_delay(topic)
-
-    def _moves(self, now: float) -> list[tuple[Claim, str]]:
-        """The next step of what should be held by others."""
-        if self._step_at is None or self._step_at > now or self.draining:
-            return []
-        ready = {poller for poller, since in self.pollers.items() if now - since >= SETTLE_SECONDS}
-        movable = {topic for topic in self.held if topic in self._demand and topic not in self._pins}
-        moves = self.balance.excess(movable, self.pollers, ready) if self.me in self.pollers else {}
-        for topic, poller in self._pins.items():
-            if topic in self.held and poller in self.pollers and poller != self.me:
-                moves[topic] = poller
-        self._step_at = now + STEP_SECONDS if moves else None
-        return [(claim, moves[claim.topic]) for claim in self._held(moves)]
-
-    def _look_later(self, now: float) -> None:
-        """Loads have changed."""
-        if self._step_at is None and self.pollers.keys() - {self.me}:
-            self._step_at = now + SETTLE_SECONDS
-
-    def _held(self, topics: Iterable[str]) -> list[Claim]:
-        return [Claim(topic, self.held[topic], self.lease) for topic in topics]
-
-    def _owned(self, topic: str, epoch: int, node: str, now: float) -> None:
+    def _set_owner(self, topic: str, epoch: int, node: str, now: float) -> None:
         self.owners[topic] = epoch
-        self.balance.owned(topic, node)
-        self._look_later(now)
+        self.rebalancing.set_owner(topic, node, now)
 
-    def _free(self, topic: str, now: float) -> None:
+    def _set_free(self, topic: str, now: float) -> None:
         self.owners.pop(topic, None)
-        self.balance.owned(topic, None)
-        self._look_later(now)
+        self.rebalancing.set_owner(topic, None, now)
 
     def _gain(self, topic: str, epoch: int, now: float) -> PlacementChanges:
         if self.held.get(topic) == epoch:
             return PlacementChanges()
-        changes = PlacementChanges({topic: epoch}, self._lose(topic))
-        self.held[topic] = epoch
-        if self._linger(topic) is None:
-            self._strays[topic] = now
-        elif topic not in self._demand:
-            self._release_after_linger(topic, now)
+        changes = PlacementChanges({topic: epoch}, self._held.remove(topic))
+        self._held.add(topic, epoch, now, demanded=topic in self._demand)
         return changes
-
-    def _lose(self, topic: str) -> list[str]:
-        self._releases.pop(topic, None)
-        self._strays.pop(topic, None)
-        return [topic] if self.held.pop(topic, None) is not None else []
-
-    def _release_after_linger(self, topic: str, now: float) -> None:
-        if topic in self.held and topic not in self._strays:
-            self._releases[topic] = now + (self._linger(topic) or 0.0)

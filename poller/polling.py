@@ -15,9 +15,9 @@ from pollcast.poller import metrics
 from pollcast.poller.database import Database
 from pollcast.poller.feed import Feed, OnGatewayGone
 from pollcast.poller.gauges import topic_gauges
-from pollcast.poller.lane import Lane
 from pollcast.poller.owned import OwnedTopic, Updates
 from pollcast.poller.ownership_log import OwnershipLog
+from pollcast.poller.query_poller import QueryPoller
 from pollcast.services import clock
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
@@ -43,7 +43,9 @@ class Polling:
         self.feed = Feed(self._owned, on_gateway_gone)
         self._log = OwnershipLog()
         rng = rng or random.Random()
-        self._lanes = {name: Lane(query, database, self._publish, rng) for name, query in catalog.queries.items()}
+        self.query_pollers = {
+            name: QueryPoller(query, database, self._publish, rng) for name, query in catalog.queries.items()
+        }
 
     @property
     def owned(self) -> int:
@@ -54,7 +56,7 @@ class Polling:
     def topics(self) -> Iterator[tuple[OwnedTopic, float]]:
         """All that are owned, each with its interval in force in seconds."""
         for owned in self._owned.values():
-            yield owned, self._lanes[owned.topic.query.name].in_force
+            yield owned, self.query_pollers[owned.topic.query.name].current_interval
 
     def linger(self, topic: str) -> float | None:
         """Seconds that the topic is polled on without demand; None when it is none of this catalogue's."""
@@ -74,7 +76,7 @@ class Polling:
         self._owned[topic] = owned
         metrics.GAINED.inc()
         self._log.gained(topic, epoch)
-        self._lanes[owned.topic.query.name].add(owned)
+        self.query_pollers[owned.topic.query.name].add(owned)
 
     def lost(self, topic: str) -> None:
         """Not owned any more."""
@@ -82,7 +84,7 @@ class Polling:
         if owned is not None:
             metrics.LOST.inc()
             self._log.lost(topic)
-            self._lanes[owned.topic.query.name].remove(owned)
+            self.query_pollers[owned.topic.query.name].remove(owned)
             self.feed.forget(topic)
 
     def _publish(self, topic: str, updates: Updates) -> None:
@@ -91,7 +93,7 @@ class Polling:
 
     async def run(self) -> None:
         """Polls until cancelled."""
-        with counted_on_scrape(lambda: topic_gauges(self._owned, self._lanes, clock.now_us())):
+        with counted_on_scrape(lambda: topic_gauges(self._owned, self.query_pollers, clock.now_us())):
             async with asyncio.TaskGroup() as tasks:
-                for name, lane in self._lanes.items():
-                    tasks.create_task(lane.run(), name=f"lane {name}")
+                for name, query_poller in self.query_pollers.items():
+                    tasks.create_task(query_poller.run(), name=f"poll {name}")

@@ -17,7 +17,7 @@ def describe(node: str, catalog: Catalog, polling: Polling) -> report_pb2.NodeRe
             state=owned.state,
             owned_since=owned.gained_at,
             last_polled_at=owned.answered_at,
-            interval_ms=round(in_force * 1000),
+            interval_ms=round(current_interval * 1000),
             linger_ms=round(owned.topic.query.linger * 1000),
             polls=owned.polls,
             changes=owned.seq,
@@ -25,6 +25,6 @@ def describe(node: str, catalog: Catalog, polling: Polling) -> report_pb2.NodeRe
             poll_us=round(owned.poll_seconds * 1e6),
             receivers=receivers[owned.name],
         )
-        for owned, in_force in polling.topics
+        for owned, current_interval in polling.topics
     ]
     return report_pb2.NodeReport(node=node, role="poller", now=clock.now_us(), queries=catalog.queries, polled=polled)

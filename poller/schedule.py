@@ -30,9 +30,9 @@ def stretched(interval: float, took: float) -> float:
 def next_round(interval: float, phase: float, started: float, ended: float) -> float:
     """When the round after one that started and ended at these times starts. Counted from start to start: on the
     query's phase while rounds are quick, later while they are slow; never before the round ended."""
-    in_force = stretched(interval, ended - started)
-    if in_force > interval:
-        return max(started + in_force, ended)
+    current_interval = stretched(interval, ended - started)
+    if current_interval > interval:
+        return max(started + current_interval, ended)
     # Half an interval of slack, so that a round that started a little late does not skip the next turn.
     turn = math.floor((started + interval / 2 - phase) / interval) + 1
     return max(phase + turn * interval, ended)
@@ -65,13 +65,13 @@ class BatchSize:
     SMALL_BYTES = 4 * 1024 * 1024
     LARGE_BYTES = 16 * 1024 * 1024
 
-    def answered(self, topics: int, seconds: float, timeout: float, size: int) -> None:
+    def record_statement(self, topics: int, seconds: float, timeout: float, size: int) -> None:
         """A statement with so many topics gave `size` bytes of rows."""
         if size > self.LARGE_BYTES or seconds > timeout / 2:
             self.topics = max(1, min(self.topics, topics) // 2)
         elif topics >= self.topics and size < self.SMALL_BYTES and seconds < timeout * self.QUICK_SHARE:
             self.topics = min(self.topics * 4, self.largest)
 
-    def timed_out(self, topics: int) -> None:
+    def record_timeout(self, topics: int) -> None:
         """A statement with so many topics ran into the timeout."""
         self.topics = max(1, min(self.topics, topics) // 2)

@@ -16,77 +16,18 @@ from pollcast.poller.ownership import Ownership
 from pollcast.poller.polling import Polling
 from pollcast.poller.report import describe
 from pollcast.services.catalogue import catalog as catalogue
-from pollcast.services.coordination.drain import DrainRequests
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Keys
-from pollcast.services.coordination.registry import Registration, node_record
+from pollcast.services.coordination.node import Node, Readiness, healthz
+from pollcast.services.coordination.registry import node_record
 from pollcast.services.coordination.reporting import Reporting
-from pollcast.services.coordination.session import Session, keep_session
 from pollcast.services.process import logs
 from pollcast.services.process.settings import PollerSettings
 from pollcast.services.serving import rpc
 from pollcast.services.serving.web import address_of, bind, serve_app, service_app
 
 log = logs.get_logger("poller")
-
-
-class Poller:
-    """What lives as long as the process; `term` is what lives as long as a session."""
-
-    def __init__(
-        self,
-        registration: Registration,
-        ownership: Ownership,
-        polling: Polling,
-        server: rpc.RpcServer,
-        stop: asyncio.Event,
-        drain_requests: DrainRequests,
-    ) -> None:
-        self.registration = registration
-        self.ownership = ownership
-        self._polling = polling
-        self._server = server
-        self._stop = stop
-        self._drain_requests = drain_requests
-        self._was_ready = False
-
-    async def term(self, session: Session) -> None:
-        """Until the session or the poller ends."""
-        async with asyncio.TaskGroup() as tasks:
-            works = (
-                self.registration.run(session),
-                self.ownership.run(session),
-                self._say_ready(),
-                self._drain_requests.run(session),
-            )
-            running = [tasks.create_task(work) for work in works]
-            await self._stop.wait()
-            await self._server.set_serving(False)
-            await self.registration.announce("draining")
-            await self.ownership.drain()
-            for task in running:
-                task.cancel()
-
-    async def _say_ready(self) -> None:
-        await self.registration.registered.wait()
-        await self._server.set_serving(True)
-        self.registration.set_state("ready")
-        if not self._was_ready:
-            log.info("ready", node=self.registration.record.node)
-        self._was_ready = True
-
-    def healthz(self) -> tuple[bool, dict[str, object]]:
-        return True, {"status": "ok"}
-
-    def readyz(self) -> tuple[bool, dict[str, object]]:
-        """Ready once etcd was seen; a later outage is told, and does not make unready."""
-        if self._stop.is_set():
-            return False, {"status": "draining", "reason": "this node is shutting down"}
-        if not self._was_ready:
-            return False, {"status": "starting", "reason": "etcd has not been reached yet"}
-        etcd = "ok" if self.ownership.healthy else "unreachable"
-        return True, {"status": "ready", "etcd": etcd, "topics": self._polling.owned}
 
 
 async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
@@ -107,15 +48,24 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
             async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
                 grpc = settings.advertised(server.host, server.port)
-                registration = Registration(etcd, keys, node_record("poller", settings.node, http, grpc))
                 ownership = Ownership(etcd, keys, settings.node, grpc, polling)
-                drain_requests = DrainRequests(etcd, keys, "poller", settings.node, stop)
-                poller = Poller(registration, ownership, polling, server, stop, drain_requests)
+
+                def describe_readiness() -> dict[str, object]:
+                    return {"etcd": "ok" if ownership.healthy else "unreachable", "topics": polling.owned}
+
+                readiness = Readiness("poller", stop, describe_readiness)
+                record = node_record("poller", settings.node, http, grpc)
+                node = Node(etcd, keys, record, server, readiness, parts=[ownership.run])
+
+                async def leave() -> None:
+                    await node.start_draining()
+                    await ownership.drain()
+
                 works = (polling.run(), failure_detector.run(), reporting.run())
                 forever = [tasks.create_task(work) for work in works]
-                async with serve_app(service_app(poller.healthz, poller.readyz), listener):
+                async with serve_app(service_app(healthz, readiness.answer), listener):
                     log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))
-                    await keep_session(etcd, settings.lease_ttl, poller.term, stop)
+                    await node.run(settings.lease_ttl, stop, leave)
                 polling.feed.close()
                 for task in forever:
                     task.cancel()

@@ -47,7 +47,7 @@ def types(query: Query, values: Values) -> tuple[str, ...]:
     return tuple(pg_type(query.params[name].type, values[name]) for name in sorted(query.params))
 
 
-def alone(query: Query, values: Values) -> Statement:
+def single_statement(query: Query, values: Values) -> Statement:
     """The statement that polls one topic."""
     names = sorted({fragment.name for fragment in split(query.sql) if isinstance(fragment, Placeholder)})
     place = {name: f"(${at}::{pg_type(query.params[name].type, values[name])})" for at, name in enumerate(names, 1)}
@@ -57,7 +57,7 @@ def alone(query: Query, values: Values) -> Statement:
     return Statement(sql, (*(values[name] for name in names), query.max_rows + 1))
 
 
-def together(query: Query, topics: Sequence[Values]) -> Statement:
+def batch_statement(query: Query, topics: Sequence[Values]) -> Statement:
     """The statement that polls several topics of one query, which has parameters and agrees in their types."""
     names = sorted(query.params)
     shared = types(query, topics[0])
@@ -73,7 +73,7 @@ def together(query: Query, topics: Sequence[Values]) -> Statement:
     return Statement(sql, (*([values[name] for values in topics] for name in names), query.max_rows + 1))
 
 
-def probe(query: Query) -> Statement:
+def probe_statement(query: Query) -> Statement:
     """The statement that tells whether anything changed: at most one row is looked at, as a row of topic 1."""
     assert query.probe is not None
     text = "".join(fragment.text for fragment in split(query.probe) if isinstance(fragment, Text))

@@ -1,8 +1,9 @@
-"""What orjson made and somebody keeps. orjson (3.13) leaves it in the buffer that it wrote it to, 4 KiB at least."""
+"""Compact copies of orjson's output. orjson (3.13) returns the buffer that it wrote to, which has at least 4 KiB."""
 
 from __future__ import annotations
 
 
-def compact(made: bytes) -> bytes:
-    """The same bytes in memory of their own size: for what is kept, not for what is written and forgotten."""
-    return b"%b" % made
+def compact(encoded: bytes) -> bytes:
+    """Return the same bytes in memory of exactly their size. Use it for bytes that are kept, not for bytes that are
+    written at once and dropped."""
+    return b"%b" % encoded

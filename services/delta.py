@@ -1,8 +1,8 @@
-"""Rows and rows to the difference, and back (CONTRACT.md §4, `delta`).
+"""Deltas between two results of a query (docs/reference/channels.md#delta). Pure.
 
-Pure. The poller makes deltas with `diff`; gateways bring their copy up to date with `apply`, and make deltas of their
-own where they have only two results. A result is a list of rows in the query's order. Every row carries its key; no key
-comes twice in a result (the poller refuses such a result), so a query without a key has no deltas.
+The poller computes deltas with `diff`; gateways update their copy with `apply`, and compute deltas of their own where
+they received two whole results. A result is a list of rows in the query's order. Every row carries its key, and keys
+are unique within a result (the poller refuses any other result), so a query without a key has no deltas.
 """
 
 from __future__ import annotations
@@ -14,26 +14,30 @@ from itertools import compress, count
 from operator import ne
 
 Row = tuple[bytes, bytes]
-"""The row's key as a JSON array, and the row as a JSON object, both as PostgreSQL wrote them."""
+"""A row: its key as a JSON array and the row itself as a JSON object, both as PostgreSQL wrote them."""
 
 Rows = Sequence[Row]
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """Remove the rows whose key is in `deletes` or in `upserts`, then insert each upsert in the listed order at its
-    index. Indices strictly ascend, no key comes twice, every deleted key was there."""
+    """The change from one result to the next.
+
+    Remove the rows whose key is in `deletes` or in `upserts`, then insert each upsert in the listed order at its index.
+    Indices strictly ascend, no key comes twice, and every key in `deletes` belongs to a row of the first result.
+    """
 
     deletes: list[bytes] = field(default_factory=list)
     upserts: list[tuple[int, bytes, bytes]] = field(default_factory=list)
-    """(at, key, row)"""
+    """Changed and new rows, as `(index in the new result, key, row)`."""
 
 
 def diff(old: Rows, new: Rows) -> Delta | None:
-    """What leads from `old` to `new`; None when nothing changed.
+    """Return the delta from `old` to `new`; None when they are equal.
 
-    Minimal: the rows that stay are a longest run of unchanged rows that keep their order. What stands before the first
-    and after the last difference is skipped by comparing alone, so that the cost grows with what lies between.
+    The delta is minimal: the rows that it leaves in place are a longest subsequence of unchanged rows in unchanged
+    order. Rows before the first and after the last difference are only compared, so the cost grows with the number of
+    rows between them.
     """
     shorter = min(len(old), len(new))
     start = next(compress(count(), map(ne, old, new)), shorter)
@@ -55,35 +59,36 @@ def diff(old: Rows, new: Rows) -> Delta | None:
 
 
 def _kept(before: Rows, after: Rows) -> set[int]:
-    """Indices in `after` of a longest subsequence of rows that stand unchanged, and in this order, in `before`."""
+    """Return the indices in `after` of a longest subsequence of rows that also occurs in `before`."""
     was_at = {row: index for index, row in enumerate(before)}
-    places: list[tuple[int, int]] = []  # (index in after, index in before)
+    common: list[tuple[int, int]] = []  # (index in after, index in before) of each row that both have
     for index, row in enumerate(after):
-        place = was_at.get(row)
-        if place is not None:
-            places.append((index, place))
-    # Patience sorting: ends[n] is the smallest place that ends an ascending run of n + 1, at[n] its position in places.
+        old_index = was_at.get(row)
+        if old_index is not None:
+            common.append((index, old_index))
+    # Patience sorting: ends[n] is the smallest old index that ends an ascending run of n + 1, at[n] its position in
+    # `common`.
     ends: list[int] = []
     at: list[int] = []
     previous: list[int] = []
-    for position, (_, place) in enumerate(places):
-        length = bisect_left(ends, place)
+    for position, (_, old_index) in enumerate(common):
+        length = bisect_left(ends, old_index)
         previous.append(at[length - 1] if length else -1)
         if length == len(ends):
-            ends.append(place)
+            ends.append(old_index)
             at.append(position)
         else:
-            ends[length], at[length] = place, position
+            ends[length], at[length] = old_index, position
     kept: set[int] = set()
     position = at[-1] if at else -1
     while position >= 0:
-        kept.add(places[position][0])
+        kept.add(common[position][0])
         position = previous[position]
     return kept
 
 
 def apply(rows: Rows, delta: Delta) -> list[Row]:
-    """The rows after the delta. `rows` stay as they are."""
+    """Return the result after the delta. `rows` is not changed."""
     if not delta.deletes and (replaced := _replaced(rows, delta)) is not None:
         return replaced
     gone = {key for _, key, _ in delta.upserts}
@@ -94,16 +99,16 @@ def apply(rows: Rows, delta: Delta) -> list[Row]:
     result: list[Row] = []
     taken = 0
     for at, key, row in delta.upserts:
-        wanted = taken + at - len(result)
-        result += kept[taken:wanted]
-        taken = min(max(taken, wanted), len(kept))
+        upto = taken + at - len(result)
+        result += kept[taken:upto]
+        taken = min(max(taken, upto), len(kept))
         result.append((key, row))
     result += kept[taken:]
     return result
 
 
 def _replaced(rows: Rows, delta: Delta) -> list[Row] | None:
-    """The rows after a delta that only changes rows where they stand, which is the usual one; None for another."""
+    """Apply a delta that only replaces rows at their index, which most deltas do; return None for any other."""
     result = list(rows)
     size = len(result)
     for at, key, row in delta.upserts:

@@ -1,8 +1,10 @@
-"""Every error that Pollcast raises on purpose, on one screen: named for the condition, each knowing how it is told.
+"""Every error that Pollcast raises on purpose, named for its condition, with its representation on each interface.
 
-`reason` is the word of CONTRACT.md §4 (WebSocket, SSE, JSON and gRPC say the same), `http` the HTTP status, `grpc` the
-name of a `grpc.StatusCode`, `exit` a command's exit status. The message is the `detail`: for people, never SQL, never a
-credential.
+`reason` is the word that WebSocket, SSE, JSON and gRPC report alike (docs/reference/channels.md#errors), `http` the
+HTTP status (docs/reference/http.md#errors), `grpc` the name of a `grpc.StatusCode`
+(docs/reference/grpc.md#status-codes) and `exit` a command's exit status (docs/reference/commands.md#exit-status). The
+message is the `detail`: text for people that never holds SQL or a credential. The default message of an error is its
+class's docstring.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 class PollcastError(Exception):
-    """Something went wrong."""
+    """Pollcast met an unexpected error."""
 
     reason: ClassVar[str] = "internal"
     http: ClassVar[int] = 500
@@ -40,14 +42,15 @@ class PollcastError(Exception):
 
     @property
     def detail(self) -> str:
+        """The message, for people."""
         return str(self)
 
 
-# --- what a client asked for can't be had -------------------------------------------------------------------------
+# --- requests that cannot be served ----------------------------------------------------------------------------
 
 
 class UnknownQuery(PollcastError):
-    """No query of that name is in the catalogue."""
+    """The catalogue has no query of that name."""
 
     reason, http, grpc = "unknown_query", 404, "NOT_FOUND"
 
@@ -59,7 +62,7 @@ class InvalidParams(PollcastError):
 
 
 class Unauthorized(PollcastError):
-    """A valid token is needed."""
+    """A valid token is required."""
 
     reason, http, grpc = "unauthorized", 401, "UNAUTHENTICATED"
 
@@ -83,43 +86,43 @@ class UnknownEvent(PollcastError):
 
 
 class TooManyTopics(PollcastError):
-    """This socket has joined as many topics as it may."""
+    """This socket has joined as many topics as it is allowed to."""
 
     reason, http, grpc = "too_many_topics", 429, "RESOURCE_EXHAUSTED"
 
 
 class TooManyJoins(PollcastError):
-    """This socket joins faster than it may."""
+    """This socket joins topics faster than it is allowed to."""
 
     reason, http, grpc = "too_many_joins", 429, "RESOURCE_EXHAUSTED"
 
 
 class NoResult(PollcastError):
-    """No result came in time."""
+    """No result arrived in time."""
 
     reason, http, grpc = "timeout", 504, "UNAVAILABLE"
 
 
 class Draining(PollcastError):
-    """This node is shutting down; use another."""
+    """This node is shutting down; use another one."""
 
     reason, http, grpc = "draining", 503, "UNAVAILABLE"
 
 
 class TooManyConnections(PollcastError):
-    """This gateway is full."""
+    """This gateway has as many connections as it is allowed to."""
 
     reason, http, grpc = "too_many_connections", 503, "UNAVAILABLE"
 
 
 class UnknownNode(PollcastError):
-    """No node of that name is in the cluster."""
+    """The cluster has no node of that name."""
 
     reason, http, grpc = "unknown_node", 404, "NOT_FOUND"
 
 
 class UnknownTopic(PollcastError):
-    """Nobody watches that topic now."""
+    """The topic has no client now."""
 
     reason, http, grpc = "unknown_topic", 404, "NOT_FOUND"
 
@@ -129,7 +132,7 @@ class UnknownTopic(PollcastError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong in a configuration. `query` and `field` are empty where the fault is not in one."""
+    """One fault of a configuration. `query` and `field` are empty for a fault outside of a query or a field."""
 
     file: str
     query: str
@@ -160,24 +163,24 @@ class SettingsInvalid(ConfigurationInvalid):
 
 
 class CantListen(PollcastError):
-    """An address to serve on can't be bound."""
+    """The address to listen on cannot be bound."""
 
 
 # --- coordination -------------------------------------------------------------------------------------------------
 
 
 class EtcdError(PollcastError):
-    """etcd did not do what was asked."""
+    """A request to etcd failed."""
 
     reason, http, grpc = "coordination", 503, "UNAVAILABLE"
 
 
 class EtcdRefused(EtcdError):
-    """etcd answered and refused, or could not be reached at all: the request was definitely not carried out."""
+    """etcd refused the request or could not be reached: the request was definitely not carried out."""
 
 
 class EtcdUnreachable(EtcdRefused):
-    """No endpoint of etcd answers."""
+    """None of the etcd endpoints answers."""
 
 
 class NodeTaken(EtcdRefused):
@@ -185,27 +188,27 @@ class NodeTaken(EtcdRefused):
 
 
 class EtcdUnknown(EtcdError):
-    """No answer in time: the request was carried out or was not. Read back before acting on it."""
+    """etcd did not answer in time: whether the request was carried out is unknown. Read back before acting on it."""
 
 
 class Compacted(EtcdError):
-    """The revision to watch from is no longer kept: list again."""
+    """etcd no longer keeps the revision to watch from: list the keys again."""
 
 
 class LeaseLost(EtcdError):
-    """The lease is gone, and with it everything that hung on it."""
+    """The lease no longer exists, and neither do its keys."""
 
 
 # --- polling ------------------------------------------------------------------------------------------------------
 
 
 class PollStale(PollcastError):
-    """Transient: the database was not reached, or did not answer in time."""
+    """The database could not be reached or did not answer in time: a transient failure."""
 
     reason, http, grpc = "stale", 503, "UNAVAILABLE"
 
 
 class PollFailed(PollcastError):
-    """Permanent until somebody changes something: the query itself is at fault."""
+    """The query itself is at fault: the failure lasts until somebody changes the query or the data."""
 
     reason, http, grpc = "failed", 500, "FAILED_PRECONDITION"

@@ -20,7 +20,8 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 from pollcast.services.local import ports
-from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.cluster import Cluster, Served
 from tests.support.repository import ROOT
 from tests.support.tokens import SECRET

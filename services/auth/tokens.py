@@ -1,8 +1,8 @@
-"""Tokens: JWTs, verified with a shared secret or a JWK set file (CONTRACT.md §10).
+"""Tokens: JWTs that are verified with a shared secret or a JWK set file (docs/reference/security.md#tokens).
 
-A `Verifier` lives as long as its gateway. With a key set it reads the file again when that changed or when a token
-names a key that is not in it, at most once per second, so keys are rotated without a restart; a new file that can't be
-used is logged, and the keys stay as they were. No message, and no log line, ever holds a token.
+A gateway has one `Verifier`. With a key set it reads the file again when the file changes or when a token names a key
+that the file did not have, at most once per second, so that keys rotate without a restart. An unusable new file is
+logged, and the keys stay as they were. No error message and no log line holds a token.
 """
 
 from __future__ import annotations
@@ -26,37 +26,46 @@ from pollcast.services.process.logs import get_logger
 from pollcast.services.process.settings import GatewaySettings
 
 MAX_TOKEN_CHARS: Final = 16 * 1024
+"""Maximum length of a token, in characters."""
+
 MAX_SUBJECT_BYTES: Final = 256
-GOOD_SECRET_BYTES: Final = 32  # RFC 7518 §3.2
+"""Maximum length of the `sub` claim, in bytes of UTF-8 (docs/reference/channels.md#presence)."""
+
+GOOD_SECRET_BYTES: Final = 32
+"""Length of a shared secret below which a warning is logged, in bytes (RFC 7518, section 3.2)."""
 
 SUBPROTOCOL_PREFIX: Final = "base64url.bearer.phx."
+"""Prefix of the WebSocket subprotocol that carries a token in base64 (docs/reference/channels.md#tokens)."""
 
 log = get_logger("auth")
 
 
 @dataclass(frozen=True, slots=True)
 class TokenClaims:
-    """What a verified token says."""
+    """The claims of a verified token."""
 
     subject: str | None  # `sub`: the presence key, 1 to 256 bytes of UTF-8
     roles: tuple[str, ...]
     expires_at: float | None  # seconds since the Unix epoch
-    values: Mapping[str, object]  # every claim, as JSON has it
+    values: Mapping[str, object]  # every claim, as decoded from JSON
 
 
 class KeySource(Protocol):
-    """Where the keys for a token come from."""
+    """A source of keys that may verify a token."""
 
     def find(self, algorithm: str, kid: str | None) -> Sequence[VerifyKey]:
-        """At least one; any of them may have signed the token. Raises Unauthorized when there is no such key."""
+        """Return the keys that may have signed a token with this algorithm and key id, at least one.
+
+        Raises Unauthorized when there is none.
+        """
         ...
 
 
 class Secret:
-    """One shared secret, for HS256."""
+    """A shared secret that verifies HS256 signatures."""
 
     def __init__(self, secret: str) -> None:
-        """ValueError for a secret that can't be one."""
+        """Raises ValueError when the secret is unusable: empty, not UTF-8, or a public key in PEM."""
         try:
             self._key = VerifyKey(None, "HS256", jwt.get_algorithm_by_name("HS256").prepare_key(secret.encode()))
         except UnicodeEncodeError:
@@ -65,20 +74,24 @@ class Secret:
             raise ValueError(str(error)) from None
 
     def find(self, algorithm: str, kid: str | None) -> Sequence[VerifyKey]:
+        """Return the secret. Raises Unauthorized for any algorithm but HS256."""
         if algorithm != "HS256":
             raise Unauthorized("the token is not signed with HS256, as it must be here")
         return (self._key,)
 
 
 class Verifier:
-    """Verifies tokens; has no state but its keys."""
+    """A gateway's verifier of tokens. It has no state but its keys."""
 
     def __init__(self, keys: KeySource, audience: str | None = None, issuer: str | None = None) -> None:
         self._keys, self._audience, self._issuer = keys, audience, issuer
 
     @classmethod
     def from_settings(cls, settings: GatewaySettings) -> Verifier | None:
-        """None when no tokens are asked for. Raises SettingsInvalid for a secret or a key set that can't be used."""
+        """Return the verifier for these settings; None when they require no tokens.
+
+        Raises SettingsInvalid for an unusable secret or key set.
+        """
         keys: KeySource
         if settings.auth_secret is not None:
             secret = settings.auth_secret.get_secret_value()
@@ -87,7 +100,7 @@ class Verifier:
             except ValueError as error:
                 raise SettingsInvalid([Problem("settings", "", "POLLCAST_AUTH_SECRET", str(error))]) from None
             if len(secret.encode()) < GOOD_SECRET_BYTES:
-                log.warning("the secret is short, and may be guessed", at_least_bytes=GOOD_SECRET_BYTES)
+                log.warning("the secret is short and can be guessed", at_least_bytes=GOOD_SECRET_BYTES)
         elif settings.auth_jwks is not None:
             try:
                 keys = KeySet(settings.auth_jwks)
@@ -98,11 +111,12 @@ class Verifier:
         return cls(keys, settings.auth_audience, settings.auth_issuer)
 
     def verify(self, token: str) -> TokenClaims:
-        """Raises Unauthorized, whose detail never holds the token, unless the token is good now."""
+        """Return the token's claims. Raises Unauthorized, whose detail never holds the token, unless it is valid
+        now."""
         if not token:
             raise Unauthorized("the token is empty")
         if len(token) > MAX_TOKEN_CHARS or not token.isascii():
-            raise Unauthorized(f"the token is no JWT: those are ASCII, here of at most {MAX_TOKEN_CHARS} characters")
+            raise Unauthorized(f"the token is not a JWT of at most {MAX_TOKEN_CHARS} ASCII characters")
         try:
             header = jwt.get_unverified_header(token)
             algorithm, kid = header.get("alg"), header.get("kid")
@@ -112,24 +126,25 @@ class Verifier:
         except jwt.PyJWTError as error:
             raise Unauthorized(_reason(error)) from None
         except RecursionError:  # from JSON nested without end
-            raise Unauthorized("the token is no JWT") from None
+            raise Unauthorized("the token is not a JWT") from None
         return read_claims(payload, time.time())
 
     def _decoded(self, token: str, keys: Sequence[VerifyKey]) -> dict[str, Any]:
-        """The claims, by the first key that the signature fits. Raises jwt.PyJWTError."""
+        """Return the claims, verified by the first key that fits the signature. Raises jwt.PyJWTError."""
         for key in keys[:-1]:
             with contextlib.suppress(jwt.InvalidSignatureError):
                 return self._decoded_by(token, key)
         return self._decoded_by(token, keys[-1])
 
     def _decoded_by(self, token: str, key: VerifyKey) -> dict[str, Any]:
+        """Return the claims, verified by this key. Raises jwt.PyJWTError."""
         return jwt.decode(
             token,
             key.key,
             algorithms=[key.algorithm],
             audience=self._audience,
             issuer=self._issuer,
-            # Times, subject and roles are checked in `read_claims`, and by their JSON types.
+            # `read_claims` checks times, subject and roles, their JSON types included.
             options={
                 "verify_exp": False,
                 "verify_nbf": False,
@@ -143,8 +158,11 @@ class Verifier:
 
 
 def read_claims(payload: Mapping[str, Any], now: float) -> TokenClaims:
-    """Claims of a token whose signature is good. Raises Unauthorized where a claim has the wrong shape, or when the
-    token is not good at `now` (seconds since the Unix epoch)."""
+    """Return the claims of a token whose signature was verified.
+
+    Raises Unauthorized when a claim has the wrong shape, or when the token is not valid at `now`, in seconds since the
+    Unix epoch.
+    """
     expires_at, not_before = _seconds(payload, "exp"), _seconds(payload, "nbf")
     if expires_at is not None and expires_at <= now:
         raise Unauthorized("the token has expired")
@@ -157,8 +175,10 @@ def read_claims(payload: Mapping[str, Any], now: float) -> TokenClaims:
 
 
 def sign(secret: str, claims: Mapping[str, object]) -> str:
-    """A token with these claims, signed with HS256. ValueError for a secret that can't be one, or a claim that JSON
-    can't hold."""
+    """Return a token with these claims, signed with HS256.
+
+    Raises ValueError for an unusable secret or a claim that JSON cannot represent.
+    """
     try:
         return jwt.encode(dict(claims), secret, algorithm="HS256")
     except (jwt.InvalidKeyError, TypeError) as error:
@@ -166,11 +186,11 @@ def sign(secret: str, claims: Mapping[str, object]) -> str:
 
 
 def bearer_from_subprotocols(subprotocols: Iterable[str]) -> str | None:
-    """The token that phoenix.js's `authToken` put among the subprotocols of a WebSocket. None when there is none that
-    can be read."""
+    """Return the token that phoenix.js's `authToken` put among the subprotocols of a WebSocket; None when there is
+    none, or when it cannot be decoded."""
     for subprotocol in subprotocols:
         if subprotocol.startswith(SUBPROTOCOL_PREFIX):
-            # phoenix.js writes btoa()'s alphabet, whatever the prefix says; others may take it at its word.
+            # phoenix.js writes btoa()'s alphabet although the prefix names base64url; other clients write base64url.
             encoded = subprotocol.removeprefix(SUBPROTOCOL_PREFIX).rstrip("=").replace("-", "+").replace("_", "/")
             try:
                 return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True).decode()
@@ -180,37 +200,40 @@ def bearer_from_subprotocols(subprotocols: Iterable[str]) -> str | None:
 
 
 def from_header(authorization: str | None) -> str | None:
-    """The token of an `Authorization: Bearer …` header; None for none, or for another scheme."""
+    """Return the token of an `Authorization: Bearer …` header; None without the header or with another scheme."""
     scheme, _, token = (authorization or "").strip().partition(" ")
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
 def _seconds(payload: Mapping[str, Any], claim: str) -> float | None:
+    """Return a claim that holds a time, in seconds since the Unix epoch; None when it is absent."""
     value = payload.get(claim)
     if claim not in payload:
         return None
-    # The bound comes first: isfinite() can't take an int of any size.
+    # The bound comes first: isfinite() fails on an int that is too large for a float.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e15 or not math.isfinite(value):
         raise Unauthorized(f"the token's {claim} must be a number of seconds since 1970")
     return float(value)
 
 
 def _is_subject(subject: object) -> bool:
+    """Return whether a `sub` claim is a valid presence key: valid Unicode of 1 to MAX_SUBJECT_BYTES bytes in UTF-8."""
     if not isinstance(subject, str) or any("\ud800" <= c <= "\udfff" for c in subject):
         return False
     return 1 <= len(subject.encode()) <= MAX_SUBJECT_BYTES
 
 
 def _roles(roles: object) -> tuple[str, ...]:
+    """Return the roles of a token, whose claim is a list of strings or one string divided by spaces."""
     if isinstance(roles, str):
         return tuple(roles.split())
     if isinstance(roles, list) and all(isinstance(role, str) for role in roles):
         return tuple(roles)
-    raise Unauthorized("the token's roles must be a list of strings, or one string with spaces between them")
+    raise Unauthorized("the token's roles must be a list of strings, or one string divided by spaces")
 
 
 def _reason(error: jwt.PyJWTError) -> str:
-    """PyJWT's own messages may quote what it was given."""
+    """Return our own message for an error of PyJWT, whose messages may quote the token."""
     match error:
         case jwt.InvalidSignatureError():
             return "the token's signature does not fit the key"
@@ -223,4 +246,4 @@ def _reason(error: jwt.PyJWTError) -> str:
         case jwt.InvalidAlgorithmError():
             return "the token is signed with another algorithm"
         case _:
-            return "the token is no JWT"
+            return "the token is not a JWT"

@@ -1,7 +1,7 @@
-"""What `pollcast top` shows and does, without a terminal: a pure core. Times are arguments.
+"""The state of `pollcast top`, without a terminal: a pure core whose times are arguments.
 
-`Board` is told what a coordinator tells and which keys are pressed; it answers which rows to show and what to ask of
-the cluster. services/cli/top.py is its shell.
+`Board` takes a coordinator's events and the pressed keys; it returns the lines to show and the commands to send.
+services/cli/top.py is its shell.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from typing import Literal
 from pollcast.v1 import cluster_pb2
 
 Key = str
-"""A character, or one of up, down, pageup, pagedown, home, end, enter, escape, backspace."""
+"""A pressed key: a character, or up, down, left, right, pageup, pagedown, home, end, enter, escape or backspace."""
 
 Mode = Literal["list", "filter", "move", "drain"]
 
 PAGE = 10
+"""Number of lines that the page keys move by."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A topic as it is shown. Rates are per second, `lag` is the age of the result in seconds, `cost` the milliseconds
-    per second for which it keeps the database busy."""
+class TopicLine:
+    """One topic on the board. Rates are per second; `lag` is the age of the result in seconds, None without a result;
+    `cost` is the time that its polls take of the database, in milliseconds per second."""
 
     topic: str
     owner: str
@@ -33,11 +34,11 @@ class Entry:
     polls: float
     changes: float
     rows: int
-    lag: float | None  # None without a result
+    lag: float | None
     cost: float
 
 
-COLUMNS: dict[str, Callable[[Entry], str | float]] = {
+COLUMNS: dict[str, Callable[[TopicLine], str | float]] = {
     "topic": lambda e: e.topic,
     "owner": lambda e: e.owner,
     "state": lambda e: e.state,
@@ -48,22 +49,26 @@ COLUMNS: dict[str, Callable[[Entry], str | float]] = {
     "lag": lambda e: -(e.lag or 0.0),
     "cost": lambda e: -e.cost,
 }
-"""What each column sorts by: figures with the largest first."""
+"""The columns in order, each with its sort key: numbers sort with the largest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quit:
-    """Leave."""
+    """Leave the program."""
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
+    """Move the topic to the poller."""
+
     topic: str
     poller: str
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
+    """Drain the node."""
+
     node: str
 
 
@@ -72,26 +77,27 @@ Command = Quit | Move | Drain
 
 @dataclass(slots=True)
 class Board:
-    """See the module."""
+    """Everything that `pollcast top` knows: the cluster, the sort order, the filter, and the dialogue with the user."""
 
     nodes: dict[str, cluster_pb2.Node] = field(default_factory=dict)
     topics: dict[str, cluster_pb2.TopicInfo] = field(default_factory=dict)
     sort: str = "cost"
     reverse: bool = False
     filter: str = ""
-    selected: str = ""  # a topic
+    selected: str = ""  # the topic under the cursor
     mode: Mode = "list"
-    choice: int = 0  # among `choices`
+    choice: int = 0  # index into `choices()`
     message: str = ""
 
-    # --- what is told -----------------------------------------------------------------------------------------
+    # --- events -----------------------------------------------------------------------------------------------
 
     def start_over(self) -> None:
-        """Another coordinator tells everything anew."""
+        """Forget the cluster: another coordinator is about to report all of it."""
         self.nodes.clear()
         self.topics.clear()
 
     def take(self, event: cluster_pb2.WatchClusterResponse) -> None:
+        """Apply one event of the coordinator."""
         match event.WhichOneof("event"):
             case "node_up":
                 self.nodes[event.node_up.name] = event.node_up
@@ -102,19 +108,20 @@ class Board:
             case "topic_gone":
                 self.topics.pop(event.topic_gone, None)
 
-    # --- what to show -----------------------------------------------------------------------------------------
+    # --- lines ------------------------------------------------------------------------------------------------
 
-    def entries(self, now: datetime) -> list[Entry]:
-        """Filtered and sorted; ties by topic."""
-        shown = [_entry(topic, now) for topic in self.topics.values()]
-        wanted = self.filter.lower()
-        shown = [e for e in shown if wanted in e.topic.lower() or wanted in e.owner.lower() or wanted in e.state]
-        shown.sort(key=lambda entry: entry.topic)
+    def lines(self, now: datetime) -> list[TopicLine]:
+        """Return the topics that match the filter, sorted; equal ones are sorted by topic."""
+        shown = [_line(topic, now) for topic in self.topics.values()]
+        pattern = self.filter.lower()
+        shown = [e for e in shown if pattern in e.topic.lower() or pattern in e.owner.lower() or pattern in e.state]
+        shown.sort(key=lambda line: line.topic)
         shown.sort(key=COLUMNS[self.sort], reverse=self.reverse)
         return shown
 
     def choices(self) -> list[str]:
-        """The nodes to choose from: where to move the selected topic to, or which to drain."""
+        """Return the nodes to choose from: targets of a move, or nodes to drain; none outside of these two
+        dialogues."""
         if self.mode == "move":
             owner = self.topics[self.selected].owner if self.selected in self.topics else ""
             return sorted(
@@ -127,7 +134,7 @@ class Board:
     # --- keys -------------------------------------------------------------------------------------------------
 
     def press(self, key: Key, now: datetime) -> Command | None:
-        """What to ask of the cluster, if anything."""
+        """Handle a key; return the command to send, if any."""
         if self.mode == "filter":
             self._type(key)
             return None
@@ -150,11 +157,11 @@ class Board:
             case "m" | "d":
                 self._ask("move" if key == "m" else "drain")
             case _:
-                self._step(key, self.entries(now))
+                self._step(key, self.lines(now))
         return None
 
-    def _step(self, key: Key, entries: list[Entry]) -> None:
-        names = [entry.topic for entry in entries]
+    def _step(self, key: Key, lines: list[TopicLine]) -> None:
+        names = [line.topic for line in lines]
         if not names:
             return
         at = names.index(self.selected) if self.selected in names else -1
@@ -178,7 +185,7 @@ class Board:
             return
         self.mode, self.choice = mode, 0
         if not self.choices():
-            self.mode, self.message = "list", "there is no other poller that is ready"
+            self.mode, self.message = "list", "no other poller is ready"
 
     def _choose(self, key: Key) -> Command | None:
         choices = self.choices()
@@ -207,12 +214,12 @@ class Board:
             self.filter += key
 
 
-def _entry(topic: cluster_pb2.TopicInfo, now: datetime) -> Entry:
+def _line(topic: cluster_pb2.TopicInfo, now: datetime) -> TopicLine:
     lag = None
     if topic.last_polled_at:
         lag = max(0.0, (now - datetime.fromisoformat(topic.last_polled_at)).total_seconds())
     load = topic.load
-    return Entry(
+    return TopicLine(
         topic=topic.topic,
         owner=topic.owner,
         state=topic.state,
@@ -225,7 +232,7 @@ def _entry(topic: cluster_pb2.TopicInfo, now: datetime) -> Entry:
     )
 
 
-SEQUENCES = {
+ESCAPE_SEQUENCES = {
     "\x1b[A": "up",
     "\x1b[B": "down",
     "\x1b[C": "right",
@@ -248,12 +255,15 @@ SEQUENCES = {
 
 
 def keys_in(text: str) -> list[Key]:
-    """What a terminal sends, as keys. What it sends at once is whole; unknown sequences are dropped."""
+    """Return the keys in `text`, as a terminal sends them.
+
+    `text` ends with a whole sequence; unknown ones are dropped.
+    """
     keys = []
     while text:
-        sequence = next((s for s in SEQUENCES if text.startswith(s)), None)
+        sequence = next((s for s in ESCAPE_SEQUENCES if text.startswith(s)), None)
         if sequence is not None:
-            keys.append(SEQUENCES[sequence])
+            keys.append(ESCAPE_SEQUENCES[sequence])
             text = text[len(sequence) :]
         elif text.startswith(("\x1b[", "\x1bO")):
             text = ""

@@ -1,7 +1,7 @@
-"""`pollcast nodes` and `pollcast topics`: the cluster as it is now, as tables or as JSON. One look, then it ends.
+"""The commands `pollcast nodes` and `pollcast topics`: the present state of the cluster, as a table or as JSON.
 
-Nodes are as etcd has them. Topics are as a coordinator tells them; when none answers, as etcd has them, which knows
-neither clients nor states nor polls.
+Nodes are read from etcd. Topics come from a coordinator; when none answers they are read from etcd, which has neither
+their clients nor their states nor their rates.
 """
 
 from __future__ import annotations
@@ -17,28 +17,32 @@ from pollcast.services.coordination.reach import NoCoordinator, etcd_at, read_no
 from pollcast.services.process.settings import EtcdSettings, ServiceSettings
 from pollcast.v1 import cluster_pb2
 
-Row = dict[str, Any]
+JsonObject = dict[str, Any]
+"""One node or topic, by field name."""
 
 DISPLAYED = ("topic", "owner", "state", "clients", "gateways", "interval_ms", "polls_per_second", "last_polled_at")
-"""Of a topic, in a table."""
+"""Fields of a topic that its table shows."""
 
 
 async def show_nodes(settings: EtcdSettings, *, as_json: bool) -> None:
-    """NoEtcd when etcd isn't reached."""
+    """Print the nodes. Raises NoEtcd when etcd is not reached."""
     fields = ("role", "state", "http", "grpc", "pid", "version", "started_at")
     shown = [{"name": r.node} | {field: getattr(r, field) for field in fields} for r in await read_nodes(settings)]
     _show("nodes", shown, as_json)
 
 
 async def show_topics(settings: ServiceSettings, *, query: str, as_json: bool) -> None:
-    """NoEtcd when etcd isn't reached, Refused for an unknown query."""
+    """Print the topics of `query`, or of all queries when it is empty.
+
+    Raises NoEtcd when etcd is not reached, Refused for an unknown query.
+    """
     try:
         async with some_coordinator(settings) as coordinator:
             answer = await coordinator.ListTopics(cluster_pb2.ListTopicsRequest(query=query))
             rows = [topic_row(topic) for topic in answer.topics]
     except NoCoordinator:
         rows = await read_topics(settings, query)
-        print("No coordinator answers: this is what etcd has.", file=sys.stderr)
+        print("No coordinator answers: these are the topics in etcd.", file=sys.stderr)
     if not as_json:
         rows = [{name: row[name] for name in DISPLAYED} for row in rows]
         for row in rows:
@@ -46,8 +50,8 @@ async def show_topics(settings: ServiceSettings, *, query: str, as_json: bool) -
     _show("topics", rows, as_json)
 
 
-def topic_row(topic: cluster_pb2.TopicInfo) -> Row:
-    """As scripts get it: what is not known, or is not there, is None."""
+def topic_row(topic: cluster_pb2.TopicInfo) -> JsonObject:
+    """Return the topic's fields as JSON output has them; an unknown or absent value is None."""
     loaded = topic.HasField("load")
     return {
         "topic": topic.topic,
@@ -65,31 +69,31 @@ def topic_row(topic: cluster_pb2.TopicInfo) -> Row:
     }
 
 
-async def read_topics(settings: EtcdSettings, query: str = "") -> list[Row]:
-    """As etcd has them: of a query that does not exist there are none. NoEtcd when etcd isn't reached."""
+async def read_topics(settings: EtcdSettings, query: str = "") -> list[JsonObject]:
+    """Return the topics that are in etcd: none for an unknown query. Raises NoEtcd when etcd is not reached."""
     keys = Keys(settings.namespace)
     async with etcd_at(settings) as etcd:
         demands = await etcd.range(keys.demands())
         owners = await etcd.range(keys.owners, demands.revision)
-    found: dict[str, Row] = {}
+    found: dict[str, JsonObject] = {}
     for kv in demands.kvs:
         if (parsed := keys.parse_demand(kv.key)) is not None:
             topic, gateway = parsed
             found.setdefault(topic, _unknown(topic))["gateways"].append({"name": gateway, "clients": None})
     for kv in owners.kvs:
-        with contextlib.suppress(ValueError):  # somebody else has put it there
+        with contextlib.suppress(ValueError):  # a key that Pollcast did not write
             if (owned := keys.parse_owner(kv.key)) is not None:
                 owner = OwnerRecord.decode(kv.value).node
                 found.setdefault(owned, _unknown(owned)).update(owner=owner, epoch=kv.mod_revision)
     return [row for topic, row in sorted(found.items()) if query in ("", topic.partition("?")[0])]
 
 
-def _unknown(topic: str) -> Row:
+def _unknown(topic: str) -> JsonObject:
     return topic_row(cluster_pb2.TopicInfo()) | {"topic": topic, "state": None, "clients": None}
 
 
-def _show(what: str, rows: list[Row], as_json: bool) -> None:
-    """Columns side by side, never cut: they may be read by another program, whatever the terminal's width."""
+def _show(what: str, rows: list[JsonObject], as_json: bool) -> None:
+    """Print the rows as JSON or as a table. Cells are never cut to the terminal's width: a program may read them."""
     if as_json:
         print(orjson.dumps({what: rows}).decode())
         return
@@ -102,7 +106,7 @@ def _show(what: str, rows: list[Row], as_json: bool) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _counted(gateway: Row) -> str:
+def _counted(gateway: JsonObject) -> str:
     return str(gateway["name"]) if gateway["clients"] is None else f"{gateway['name']}:{gateway['clients']}"
 
 

@@ -1,7 +1,8 @@
-"""The command `pollcast`: services, clusters, and what people at a terminal want to see (CONTRACT.md §8).
+"""The command line `pollcast`: it starts services and clusters, and shows them (docs/reference/commands.md).
 
-Flags beat the environment. Errors go to stderr as one message, without a traceback, with the error's exit status.
-What a command needs is imported when it runs, so that `--help` is quick and one service never loads another.
+Flags take precedence over the environment. An error is printed to stderr as one message without a traceback, and ends
+the process with the error's exit status. A command imports its modules when it runs, so that `--help` is fast and one
+service never loads another.
 """
 
 from __future__ import annotations
@@ -29,29 +30,29 @@ from pollcast.services.process.settings import (
 
 app = typer.Typer(
     name="pollcast",
-    help="Live results from databases that can't say that something changed: polled once, pushed to everyone.",
+    help="Live results from databases that cannot announce changes: polled once, pushed to every subscriber.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 
-# The flags that several commands have. None: not given, so that POLLCAST_* or the default counts.
+# Flags of several commands. None means not given: then POLLCAST_* or the default applies.
 Etcd = Annotated[str | None, typer.Option("--etcd", metavar="URLS", help="etcd's endpoints, comma-separated.")]
 Namespace = Annotated[str | None, typer.Option(metavar="PREFIX", help="Prefix of all keys in etcd.")]
 Node = Annotated[str | None, typer.Option(metavar="NAME", help="This node's name, unique in the cluster.")]
-Http = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to serve HTTP; port 0: any.")]
-Grpc = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where to serve gRPC; port 0: any.")]
-Advertise = Annotated[str | None, typer.Option(metavar="HOST", help="The host that others reach this node by.")]
-LeaseTtl = Annotated[int | None, typer.Option(metavar="SECONDS", help="Time of the node's lease, at least 2.")]
+Http = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Address to serve HTTP on; port 0: any.")]
+Grpc = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Address to serve gRPC on; port 0: any.")]
+Advertise = Annotated[str | None, typer.Option(metavar="HOST", help="Host by which other nodes reach this one.")]
+LeaseTtl = Annotated[int | None, typer.Option(metavar="SECONDS", help="Time to live of the node's lease, at least 2.")]
 CatalogFile = Annotated[Path | None, typer.Option("--catalog", metavar="FILE", help="The catalogue.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Token = Annotated[
-    str | None, typer.Option(metavar="TOKEN", envvar="POLLCAST_TOKEN", help="For gateways that ask for one.")
+    str | None, typer.Option(metavar="TOKEN", envvar="POLLCAST_TOKEN", help="Token, for gateways that require one.")
 ]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         from pollcast.services.process.version import VERSION
 
         print(f"pollcast {VERSION}")
@@ -64,7 +65,7 @@ def pollcast(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Every flag of a service can be given as POLLCAST_<FLAG> as well."""
+    """Every flag of a service can also be set as POLLCAST_<FLAG>."""
 
 
 # --- a whole cluster ----------------------------------------------------------------------------------------------
@@ -72,17 +73,21 @@ def pollcast(
 
 @app.command(epilog="Example:  pollcast up --database-url postgresql://me@db/shop --catalog shop.toml")
 def up(
-    gateways: Annotated[int, typer.Option(min=0, help="How many gateways.")] = 2,
-    pollers: Annotated[int, typer.Option(min=0, help="How many pollers.")] = 2,
-    coordinators: Annotated[int, typer.Option(min=0, help="How many coordinators.")] = 1,
+    gateways: Annotated[int, typer.Option(min=0, help="Number of gateways.")] = 2,
+    pollers: Annotated[int, typer.Option(min=0, help="Number of pollers.")] = 2,
+    coordinators: Annotated[int, typer.Option(min=0, help="Number of coordinators.")] = 1,
     etcd_nodes: Annotated[int, typer.Option(help="Members of the embedded etcd: 1 or 3.")] = 1,
     etcd: Annotated[str | None, typer.Option(metavar="URLS", help="Use a running etcd instead.")] = None,
     database_url: Annotated[str | None, typer.Option(metavar="URL", help="Use a running PostgreSQL instead.")] = None,
     catalog: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What to serve.  \\[default: the demo's]")
+        Path | None, typer.Option(metavar="FILE", help="Catalogue to serve.  \\[default: the demo's]")
     ] = None,
-    data_dir: Annotated[Path, typer.Option(metavar="DIR", help="Data, logs, cluster.json.")] = Path(".pollcast"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The first gateway's; next P+1, …; 0: any.")] = 4000,
+    data_dir: Annotated[Path, typer.Option(metavar="DIR", help="Folder for data, logs and cluster.json.")] = Path(
+        ".pollcast"
+    ),
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the first gateway; the next get P+1, …; 0: any.")
+    ] = 4000,
     no_demo: Annotated[bool, typer.Option("--no-demo", help="Leave the database empty.")] = False,
     lease_ttl: LeaseTtl = None,
 ) -> None:
@@ -125,7 +130,7 @@ def gateway(
     advertise: Advertise = None,
     lease_ttl: LeaseTtl = None,
 ) -> None:
-    """Run a gateway: WebSocket, server-sent events and gRPC for clients."""
+    """Run a gateway, which serves clients over WebSocket, server-sent events and gRPC."""
     settings = load(GatewaySettings, **_given(locals()))
     _configure_logs("gateway", settings)
     from pollcast.gateway import service
@@ -146,7 +151,7 @@ def poller(
     lease_ttl: LeaseTtl = None,
     pool: Annotated[int | None, typer.Option(metavar="N", help="Connections to the database.")] = None,
 ) -> None:
-    """Run a poller: owns topics and polls them."""
+    """Run a poller, which owns topics and polls them."""
     settings = load(PollerSettings, **_given(locals()))
     _configure_logs("poller", settings)
     from pollcast.poller import service
@@ -165,7 +170,7 @@ def coordinator(
     advertise: Advertise = None,
     lease_ttl: LeaseTtl = None,
 ) -> None:
-    """Run a coordinator: shows and steers the cluster. Nothing that flows depends on it."""
+    """Run a coordinator, which shows and steers the cluster. Results reach clients without one too."""
     settings = load(CoordinatorSettings, **_given(locals()))
     _configure_logs("coordinator", settings)
     from pollcast.coordinator import service
@@ -187,23 +192,25 @@ def _configure_logs(role: str, settings: ServiceSettings) -> None:
 
 @app.command(epilog="Example:  pollcast check shop.toml --database-url postgresql://me@db/shop")
 def check(
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: POLLCAST_CATALOG.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="The catalogue; default: POLLCAST_CATALOG.")
+    ] = None,
     database_url: Annotated[
         str | None, typer.Option(metavar="URL", help="Try each query on this database, without running it.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a catalogue: print every problem and exit with 2, or say what it holds and what is polled one by one."""
-    from pollcast.poller import trial
+    """Check a catalogue: print every problem and exit with 2, or list its queries and those polled one by one."""
+    from pollcast.poller import catalog_check
     from pollcast.services.catalogue import catalog as catalogue
 
     named = os.environ.get("POLLCAST_CATALOG")
     path = file or (Path(named) if named else None)
     if path is None:
-        raise SettingsInvalid([Problem("pollcast check", "", "FILE", "say which, or set POLLCAST_CATALOG")])
+        raise SettingsInvalid([Problem("pollcast check", "", "FILE", "is required, unless POLLCAST_CATALOG is set")])
     try:
         catalog = catalogue.load(path)
-        one_by_one = trial.check(catalog, str(path), database_url)
+        one_by_one = catalog_check.check(catalog, str(path), database_url)
     except CatalogInvalid as error:
         if not as_json:
             raise
@@ -233,7 +240,7 @@ def watch(
     token: Token = None,
     as_json: AsJson = False,
 ) -> None:
-    """Watch a topic: its rows as they change, until Ctrl-C."""
+    """Watch a topic: show its rows as they change, until Ctrl-C."""
     from pollcast.services.cli import watching
 
     settings = load(ServiceSettings, etcd=etcd, namespace=namespace)
@@ -243,7 +250,7 @@ def watch(
 
 @app.command(epilog="Example:  pollcast nodes --json")
 def nodes(etcd: Etcd = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
-    """List the nodes of the cluster, as etcd has them."""
+    """List the nodes that are registered in etcd."""
     from pollcast.services.cli import listing
 
     logs.configure(level=logging.ERROR)
@@ -257,7 +264,7 @@ def topics(
     query: Annotated[str, typer.Option(metavar="NAME", help="Only topics of this query.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List the topics that have demand or an owner: who polls them, for how many clients, and how that goes."""
+    """List the topics that have demand or an owner, with owner, state, clients and rates."""
     from pollcast.services.cli import listing
 
     settings = load(ServiceSettings, etcd=etcd, namespace=namespace)
@@ -267,7 +274,7 @@ def topics(
 
 @app.command(epilog="Example:  pollcast top --json | jq '.topics | length'")
 def top(etcd: Etcd = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
-    """Show the cluster live: topics by cost, with keys to sort, filter, move and drain."""
+    """Show the cluster live, topics sorted by cost, with keys to sort, filter, move and drain."""
     from pollcast.services.cli import top as live
 
     settings = load(ServiceSettings, etcd=etcd, namespace=namespace)
@@ -277,16 +284,18 @@ def top(etcd: Etcd = None, namespace: Namespace = None, as_json: AsJson = False)
 
 @app.command(epilog="Example:  POLLCAST_AUTH_SECRET=… pollcast token --sub alice --claim tenant_id=acme --role sales")
 def token(
-    sub: Annotated[str | None, typer.Option(help="Who it is for.")] = None,
-    role: Annotated[list[str] | None, typer.Option(help="A role; may be given again.")] = None,
-    claim: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A claim; may be given again.")] = None,
-    expires: Annotated[str, typer.Option(metavar="DURATION", help="When it expires, as 90s, 15m or 12h.")] = "1h",
+    sub: Annotated[str | None, typer.Option(help="Subject of the token, which is its presence key.")] = None,
+    role: Annotated[list[str] | None, typer.Option(help="Role; may be repeated.")] = None,
+    claim: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Claim; may be repeated.")] = None,
+    expires: Annotated[
+        str, typer.Option(metavar="DURATION", help="Time until the token expires: 90s, 15m, 12h.")
+    ] = "1h",
     secret: Annotated[
-        str | None, typer.Option(envvar="POLLCAST_AUTH_SECRET", help="The secret to sign with (HS256).")
+        str | None, typer.Option(envvar="POLLCAST_AUTH_SECRET", help="Secret to sign with (HS256).")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a token for trying things out."""
+    """Print a signed token, for trials and tests."""
     import time
 
     from pollcast.services.auth import tokens as auth
@@ -324,19 +333,15 @@ def _etcd_settings(etcd: str | None, namespace: str | None) -> EtcdSettings:
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """Run the command line; the console script `pollcast`."""
     try:
         app()
     except PollcastError as error:
         print(f"pollcast: {error.detail}", file=sys.stderr)
         raise SystemExit(error.exit) from None
-    except BrokenPipeError:  # whom we print to has read enough
+    except BrokenPipeError:  # the reader of our output closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     raise AssertionError("typer ends by raising SystemExit")
-
-
-if __name__ == "__main__":
-    main()

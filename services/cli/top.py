@@ -1,8 +1,8 @@
-"""`pollcast top`: the cluster live, like htop.
+"""The command `pollcast top`: the cluster live, like htop.
 
-It finds a coordinator by etcd, goes on with another when that one goes away, and lives until `q` or Ctrl-C. `Board`
-decides what is shown and done; this is the terminal: drawing with rich, keys read raw, and the calls to the
-coordinator. With JSON it prints one object a second instead.
+It finds a coordinator in etcd, continues with another one when that one goes away, and runs until `q` or Ctrl-C.
+`Board` decides what to show and to send; this module is its terminal: it draws with rich, reads keys, and calls the
+coordinator. With `--json` it prints one object and ends.
 """
 
 from __future__ import annotations
@@ -34,40 +34,48 @@ from pollcast.v1 import cluster_pb2
 if TYPE_CHECKING:
     from pollcast.v1.cluster_pb2_grpc import ClusterAsyncStub
 
-REFRESH_SECONDS = 1.0
+COLLECT_SECONDS = 1.0
+"""Time that a coordinator has to report the cluster before `--json` prints it."""
+
 DRAW_SECONDS = 0.25
 RETRY_SECONDS = 1.0
-MOST_NODES = 8
+
+MAX_NODES = 8
+"""Number of nodes that the head of the screen lists."""
+
 STYLES = {"live": "green", "ready": "green", "stale": "yellow", "starting": "yellow", "draining": "yellow"}
 HELP = "[s]ort  [r]everse  [/]filter  ↑↓ select  [m]ove  [d]rain a node  [q]uit"
 
 
 class NoTerminal(PollcastError):
-    """`pollcast top` needs a terminal; for a script there is --json."""
+    """`pollcast top` needs a terminal; scripts use --json."""
 
     exit = 2
 
 
 async def top(settings: ServiceSettings, *, as_json: bool) -> None:
-    """Until it is quit. NoCoordinator or EtcdError when it can't begin, NoTerminal."""
+    """Show the cluster until the user quits.
+
+    Raises NoTerminal without a terminal, and NoCoordinator or EtcdError when no coordinator is reached at the start.
+    """
     if not as_json and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise NoTerminal
-    session = Session(settings)
+    board = LiveBoard(settings)
     try:
         async with asyncio.TaskGroup() as tasks:
-            following = tasks.create_task(session.follow())
-            await session.begun.wait()
+            following = tasks.create_task(board.follow())
+            await board.begun.wait()
             if as_json:
-                await session.print_json()
+                await board.print_json()
             else:
-                await session.draw()
+                await board.draw()
             following.cancel()
     except BaseExceptionGroup as group:
         raise unwrapped(group) from None
 
 
-class Session:
-    """One run: the board, and the coordinator of the moment."""
+class LiveBoard:
+    """A board that follows a coordinator and is drawn on the terminal."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self.board = Board()
@@ -77,7 +85,7 @@ class Session:
         self._keys: asyncio.Queue[Key] = asyncio.Queue()
 
     async def follow(self) -> None:
-        """Raises when the first coordinator can't be found; goes on looking for the next ones."""
+        """Follow a coordinator, and another one whenever it goes away. Raises when the first one cannot be found."""
         while True:
             try:
                 async with some_coordinator(self._settings) as stub:
@@ -90,14 +98,14 @@ class Session:
             except PollcastError as error:
                 if not self.begun.is_set():
                     raise
-                self.board.message = f"what is shown is old: {error.detail.splitlines()[0]}"
+                self.board.message = f"out of date: {error.detail.splitlines()[0]}"
             finally:
                 self._stub = None
             await asyncio.sleep(RETRY_SECONDS)
 
     async def print_json(self) -> None:
-        """Once, when the coordinator has had time to tell what there is."""
-        await asyncio.sleep(REFRESH_SECONDS)
+        """Print the cluster as one JSON object."""
+        await asyncio.sleep(COLLECT_SECONDS)
         nodes = [
             {"name": node.name, "role": node.role, "state": node.state, "topics": owned}
             for node, owned in _nodes(self.board)
@@ -107,11 +115,11 @@ class Session:
         print(orjson.dumps({"at": at, "nodes": nodes, "topics": topics}).decode(), flush=True)
 
     async def draw(self) -> None:
-        """Until it is quit."""
+        """Draw the board and handle keys until the user quits."""
         console = Console(highlight=False)
         with self._raw_keys(), Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
-                live.update(drawn(self.board, datetime.now(UTC), console.size.height), refresh=True)
+                live.update(render(self.board, datetime.now(UTC), console.size.height), refresh=True)
                 try:
                     async with asyncio.timeout(DRAW_SECONDS):
                         key = await self._keys.get()
@@ -121,9 +129,9 @@ class Session:
                 if isinstance(command, Quit):
                     return
                 if command is not None:
-                    await self._carry_out(command)
+                    await self._send(command)
 
-    async def _carry_out(self, command: Command) -> None:
+    async def _send(self, command: Command) -> None:
         board = self.board
         if self._stub is None:
             board.message = NoCoordinator().detail
@@ -132,16 +140,16 @@ class Session:
             if isinstance(command, Move):
                 request = cluster_pb2.MoveTopicRequest(topic=command.topic, poller=command.poller)
                 epoch = (await self._stub.MoveTopic(request)).epoch
-                board.message = f"{command.topic} is {command.poller}'s now, epoch {epoch}"
+                board.message = f"{command.poller} owns {command.topic}, epoch {epoch}"
             elif isinstance(command, Drain):
                 await self._stub.DrainNode(cluster_pb2.DrainNodeRequest(node=command.node))
-                board.message = f"{command.node} is asked to drain"
+                board.message = f"{command.node} was asked to drain"
         except grpc.aio.AioRpcError as error:
             board.message = Refused.of(error).detail
 
     @contextlib.contextmanager
     def _raw_keys(self) -> Iterator[None]:
-        """Keys as they are pressed, without echo."""
+        """Read keys as they are pressed, without echo, inside the context."""
         descriptor = sys.stdin.fileno()
         before = termios.tcgetattr(descriptor)
         loop = asyncio.get_running_loop()
@@ -159,37 +167,37 @@ class Session:
             termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def drawn(board: Board, now: datetime, height: int) -> RenderableType:
-    """The whole screen, `height` lines."""
+def render(board: Board, now: datetime, height: int) -> RenderableType:
+    """Return the whole screen, `height` lines."""
     head = _head(board)
     choices = _choices(board)
-    entries = board.entries(now)
-    room = max(height - len(head) - len(choices) - 3, 1)
-    at = next((i for i, entry in enumerate(entries) if entry.topic == board.selected), 0)
-    start = max(0, min(at - room // 2, len(entries) - room))
+    lines = board.lines(now)
+    visible = max(height - len(head) - len(choices) - 3, 1)
+    at = next((i for i, line in enumerate(lines) if line.topic == board.selected), 0)
+    start = max(0, min(at - visible // 2, len(lines) - visible))
     table = Table(box=None, expand=True, padding=(0, 1), header_style="reverse")
     for name in COLUMNS:
         mark = (" ▲" if board.reverse else " ▼") if name == board.sort else ""
-        figure = name not in ("topic", "owner", "state")
+        number = name not in ("topic", "owner", "state")
         table.add_column(
             name + mark,
-            justify="right" if figure else "left",
+            justify="right" if number else "left",
             ratio=1 if name == "topic" else None,
             no_wrap=True,
             overflow="ellipsis",
         )
-    for entry in entries[start : start + room]:
+    for line in lines[start : start + visible]:
         table.add_row(
-            entry.topic,
-            entry.owner or "-",
-            Text(entry.state, style=STYLES.get(entry.state, "red")),
-            str(entry.clients),
-            f"{entry.polls:.1f}",
-            f"{entry.changes:.1f}",
-            str(entry.rows),
-            f"{entry.lag:.1f} s" if entry.lag is not None else "-",
-            f"{entry.cost:.1f} ms/s",
-            style="reverse" if entry.topic == board.selected else "",
+            line.topic,
+            line.owner or "-",
+            Text(line.state, style=STYLES.get(line.state, "red")),
+            str(line.clients),
+            f"{line.polls:.1f}",
+            f"{line.changes:.1f}",
+            str(line.rows),
+            f"{line.lag:.1f} s" if line.lag is not None else "-",
+            f"{line.cost:.1f} ms/s",
+            style="reverse" if line.topic == board.selected else "",
         )
     foot = Text(board.message or HELP, style="bold" if board.message else "dim", no_wrap=True, overflow="ellipsis")
     return Group(*head, table, *choices, foot)
@@ -207,11 +215,11 @@ def _head(board: Board) -> list[Text]:
         )
     ]
     nodes = _nodes(board)
-    for node, owned in nodes[:MOST_NODES]:
+    for node, owned in nodes[:MAX_NODES]:
         count = f"  {owned} topics" if owned is not None else ""
         lines.append(Text.assemble(f"  {node.name:<20}", (f"{node.state:<9}", STYLES.get(node.state, "red")), count))
-    if len(nodes) > MOST_NODES:
-        lines.append(Text(f"  and {len(nodes) - MOST_NODES} more nodes", style="dim"))
+    if len(nodes) > MAX_NODES:
+        lines.append(Text(f"  and {len(nodes) - MAX_NODES} more nodes", style="dim"))
     if board.filter or board.mode == "filter":
         lines.append(Text(f"filter: {board.filter}{'▏' if board.mode == 'filter' else ''}", style="yellow"))
     return lines
@@ -222,11 +230,14 @@ def _choices(board: Board) -> list[Text]:
         return []
     question = f"move {board.selected} to" if board.mode == "move" else "drain"
     names = [(f" {name} ", "reverse" if number == board.choice else "") for number, name in enumerate(board.choices())]
-    return [Text.assemble((f"{question}: ", "yellow"), *names, ("  Enter does it, Esc does not", "dim"))]
+    return [Text.assemble((f"{question}: ", "yellow"), *names, ("  Enter: do it, Esc: cancel", "dim"))]
 
 
 def _nodes(board: Board) -> list[tuple[cluster_pb2.Node, int | None]]:
-    """By role and name, with how many topics it polls, or has clients on; None for coordinators."""
+    """Return the nodes by role and name, each with the number of topics that it owns or has clients on.
+
+    The number is None for a coordinator.
+    """
     owned: dict[str, int] = {}
     for topic in board.topics.values():
         for name in [topic.owner, *(gateway.name for gateway in topic.gateways)]:

@@ -1,8 +1,8 @@
-"""`pollcast watch`: a topic in the terminal, from a gateway's gRPC LiveQuery.
+"""The command `pollcast watch`: a topic in the terminal, from the gRPC service LiveQuery of a gateway.
 
-`watch` finds a gateway in etcd (or is told one), prints what comes, and goes on with another gateway, from the version
-it has, when that one goes away. It ends by an error that will not pass by itself, or by Ctrl-C. `Rows` is the pure
-part: what a client does with snapshots and deltas (CONTRACT.md §4).
+`watch` takes a gateway from etcd unless one is given, prints its events, and continues with another gateway, from the
+version it has, when that one goes away. It ends with an error that is not transient, or by Ctrl-C. `Rows` is the pure
+core: it applies snapshots and deltas (docs/reference/channels.md#delta).
 """
 
 from __future__ import annotations
@@ -32,16 +32,19 @@ from pollcast.services.serving import rpc
 from pollcast.v1 import live_pb2, live_pb2_grpc
 
 RETRY_SECONDS = 0.5
-LIT_SECONDS = 1.0
+
+HIGHLIGHT_SECONDS = 1.0
+"""Time for which a changed row is highlighted."""
+
 REFRESH_PER_SECOND = 8
 
-PASSING = frozenset(
+TRANSIENT = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}
 )
 
 
 class NoGateway(PollcastError):
-    """No gateway is registered in etcd: is the cluster up? (`pollcast nodes` shows what is there.)"""
+    """No gateway is registered in etcd: is the cluster up? (`pollcast nodes` lists its nodes.)"""
 
 
 Key = str
@@ -50,7 +53,7 @@ Cells = dict[str, Any]
 
 @dataclass
 class Rows:
-    """A client's copy of a result. Numbers stay as PostgreSQL wrote them."""
+    """A client's copy of a result. Numbers are kept as PostgreSQL wrote them."""
 
     key: list[str] = field(default_factory=list)
     rows: list[tuple[Key, Cells]] = field(default_factory=list)
@@ -61,6 +64,7 @@ class Rows:
     changed_at: dict[Key, float] = field(default_factory=dict)  # seconds, on the caller's clock
 
     def take(self, response: live_pb2.WatchResponse, now: float) -> None:
+        """Apply one event, received at `now` on the caller's clock."""
         match response.WhichOneof("event"):
             case "snapshot":
                 self._snapshot(response, now)
@@ -81,15 +85,15 @@ class Rows:
     def _delta(self, response: live_pb2.WatchResponse, now: float) -> None:
         delta = response.delta
         upserts = [(upsert.at, *self._row(upsert.row, upsert.at)) for upsert in delta.upserts]
-        gone = {_key(_parsed(key)) for key in delta.deletes} | {key for _, key, _ in upserts}
-        self.rows = [row for row in self.rows if row[0] not in gone]
+        removed = {_key(_parsed(key)) for key in delta.deletes} | {key for _, key, _ in upserts}
+        self.rows = [row for row in self.rows if row[0] not in removed]
         for at, key, cells in upserts:
             self.rows.insert(at, (key, cells))
             self.changed_at[key] = now
         self.version, self.polled_at = delta.version, delta.polled_at
 
     def _row(self, row: bytes, at: int) -> tuple[Key, Cells]:
-        """Without a key its place is what tells a row from the others."""
+        """Return the row with its key; without key columns its index identifies it."""
         cells: Cells = _parsed(row)
         return (_key([cells.get(name) for name in self.key]) if self.key else str(at)), cells
 
@@ -105,17 +109,20 @@ def _key(values: list[Any]) -> Key:
 async def watch(
     topic: str, settings: ServiceSettings, *, gateway: HostPort | None, token: str | None, as_json: bool
 ) -> None:
-    """Prints until cancelled. EtcdError, NoGateway or Refused when it can't begin or go on."""
+    """Print the topic's events until cancelled.
+
+    Raises EtcdError, NoGateway or Refused when it cannot start or continue.
+    """
     rows = Rows()
     live = None
     if sys.stdout.isatty() and not as_json:
         live = Live(console=Console(highlight=False), refresh_per_second=REFRESH_PER_SECOND, transient=True)
-        live.get_renderable = lambda: _drawn(topic, rows, time.monotonic())  # type: ignore[method-assign]
+        live.get_renderable = lambda: _render(topic, rows, time.monotonic())  # type: ignore[method-assign]
     with live or nullcontext():
         async for response in _responses(topic, rows, settings, gateway, token):
             rows.take(response, time.monotonic())
             if live is not None:
-                live.transient = False  # what was seen stays on the screen
+                live.transient = False  # keep the last drawing on the screen at the end
             else:
                 text = orjson.dumps(event(response)).decode() if as_json else "\n".join(plain(response))
                 print(text, flush=True)
@@ -134,15 +141,15 @@ async def _responses(
                 async for response in live_pb2_grpc.LiveQueryStub(channel).Watch(request, metadata=metadata):
                     yield response
             except grpc.aio.AioRpcError as error:
-                if error.code() not in PASSING or (gateway and not rows.version):
+                if error.code() not in TRANSIENT or (gateway and not rows.version):
                     raise Refused(f"{address}: {error.details()}") from None
                 failed = address
-                rows.state, rows.reason = "stale", f"{address} went away, trying again"
+                rows.state, rows.reason = "stale", f"{address} is not reached, trying again"
         await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _some_gateway(settings: ServiceSettings, failed: HostPort | None) -> HostPort:
-    """Any that is ready, another than the one that failed if there is one."""
+    """Return a gateway that is ready, preferably not the one that failed. Raises NoGateway when there is none."""
     records = [r for r in await read_nodes(settings) if r.role == "gateway" and r.state == "ready"]
     addresses = [r.grpc for r in records if r.grpc]
     if not addresses:
@@ -151,7 +158,10 @@ async def _some_gateway(settings: ServiceSettings, failed: HostPort | None) -> H
 
 
 def event(response: live_pb2.WatchResponse) -> dict[str, Any]:
-    """`event`, its name, and the payload of CONTRACT.md §4. Rows and row keys are orjson.Fragment."""
+    """Return the event as JSON output has it: its name as `event`, and the payload of docs/reference/channels.md.
+
+    Rows and row keys are orjson.Fragment.
+    """
     name = response.WhichOneof("event")
     if name == "snapshot":
         s = response.snapshot
@@ -169,7 +179,7 @@ def event(response: live_pb2.WatchResponse) -> dict[str, Any]:
 
 
 def plain(response: live_pb2.WatchResponse) -> Iterator[str]:
-    """Lines for where there is no terminal to draw on: `+ <index> <row>` for what is new there, `- <key>`."""
+    """Yield the lines of an event as plain output has them: `+ <index> <row>` for an upsert, `- <key>` for a delete."""
     match response.WhichOneof("event"):
         case "snapshot":
             yield f"snapshot {response.snapshot.version} {response.snapshot.polled_at}"
@@ -182,14 +192,14 @@ def plain(response: live_pb2.WatchResponse) -> Iterator[str]:
             yield f"status {response.status.state} {response.status.reason}".rstrip()
 
 
-def _drawn(topic: str, rows: Rows, now: float) -> Group:
+def _render(topic: str, rows: Rows, now: float) -> Group:
     table = Table(expand=False)
     columns = list(rows.rows[0][1]) if rows.rows else rows.key
     for name in columns:
         table.add_column(name, style="bold" if name in rows.key else "")
     for key, cells in rows.rows:
-        lit = now - rows.changed_at.get(key, -LIT_SECONDS) < LIT_SECONDS
-        table.add_row(*(_cell(cells.get(name)) for name in columns), style="black on green" if lit else "")
+        highlighted = now - rows.changed_at.get(key, -HIGHLIGHT_SECONDS) < HIGHLIGHT_SECONDS
+        table.add_row(*(_cell(cells.get(name)) for name in columns), style="black on green" if highlighted else "")
     state = Text(rows.state, style={"live": "green", "stale": "yellow"}.get(rows.state, "red"))
     head = Text.assemble((topic, "bold"), "  ", state, f"  {rows.reason or rows.polled_at}")
     return Group(head, table) if rows.version else Group(head, Text("waiting for the first result …"))

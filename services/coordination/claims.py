@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pollcast.services import clock
-from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Etcd, Kv, Operation, TxnResult
+from pollcast.services.coordination import operations as op
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord, OwnerRecord
+from pollcast.services.coordination.operations import Kv, Operation, TxnResult
 from pollcast.services.coordination.session import Session
 from pollcast.services.errors import EtcdRefused, EtcdUnknown, LeaseLost
 from pollcast.services.process import logs
@@ -55,8 +56,10 @@ async def claim(
 
     def operation(topic: str) -> Operation:
         key = keys.owner(topic)
-        free = e.unchanged(key, garbled[topic]) if garbled and topic in garbled else e.absent(key)
-        return e.nested([free, e.some_under(keys.demands(topic))], [e.put(key, value, session.lease)], [e.read(key)])
+        free = op.unchanged(key, garbled[topic]) if garbled and topic in garbled else op.absent(key)
+        return op.nested(
+            [free, op.some_under(keys.demands(topic))], [op.put(key, value, session.lease)], [op.read(key)]
+        )
 
     def outcome(topic: str, done: bool, revision: int, key: Kv | None) -> Claim | None:
         if done:
@@ -74,8 +77,8 @@ async def release(etcd: Etcd, keys: Keys, claims: Iterable[Claim]) -> dict[str, 
 
     def operation(held: Claim) -> Operation:
         key = keys.owner(held.topic)
-        compare = [e.unchanged(key, held.epoch), e.none_under(keys.demands(held.topic))]
-        return e.nested(compare, [e.delete(key), e.delete(keys.pin(held.topic))], [e.read(key)])
+        compare = [op.unchanged(key, held.epoch), op.none_under(keys.demands(held.topic))]
+        return op.nested(compare, [op.delete(key), op.delete(keys.pin(held.topic))], [op.read(key)])
 
     def outcome(held: Claim, done: bool, _: int, key: Kv | None) -> bool:
         return done or key is None or key.mod_revision != held.epoch
@@ -89,7 +92,9 @@ async def let_go(etcd: Etcd, keys: Keys, claims: Iterable[Claim]) -> dict[str, b
 
     def operation(held: Claim) -> Operation:
         key = keys.owner(held.topic)
-        return e.nested([e.unchanged(key, held.epoch)], [e.delete(key), e.delete(keys.pin(held.topic))], [e.read(key)])
+        return op.nested(
+            [op.unchanged(key, held.epoch)], [op.delete(key), op.delete(keys.pin(held.topic))], [op.read(key)]
+        )
 
     def outcome(held: Claim, done: bool, _: int, key: Kv | None) -> bool:
         return done or key is None or key.mod_revision != held.epoch
@@ -105,10 +110,10 @@ async def hand_over(etcd: Etcd, keys: Keys, claims: Iterable[Claim], target: Nod
     def operation(held: Claim) -> Operation:
         key = keys.owner(held.topic)
         compare = [
-            e.unchanged(key, held.epoch),
-            e.on_lease(keys.node(target.role, target.node), target.lease_number),
+            op.unchanged(key, held.epoch),
+            op.on_lease(keys.node(target.role, target.node), target.lease_number),
         ]
-        return e.nested(compare, [e.put(key, record, target.lease_number)], [e.read(key)])
+        return op.nested(compare, [op.put(key, record, target.lease_number)], [op.read(key)])
 
     def outcome(held: Claim, done: bool, revision: int, key: Kv | None) -> int:
         return revision if done else key.mod_revision if key is not None else 0
@@ -121,7 +126,7 @@ async def remove(etcd: Etcd, litter: Mapping[str, int]) -> None:
     not done is done when it is in the way again."""
 
     async def attempt(batch: Sequence[str]) -> dict[str, bool]:
-        done = await etcd.txn([], [e.nested([e.unchanged(key, litter[key])], [e.delete(key)]) for key in batch])
+        done = await etcd.txn([], [op.nested([op.unchanged(key, litter[key])], [op.delete(key)]) for key in batch])
         return dict.fromkeys(batch, done.succeeded)
 
     for key in await _in_batches(litter, lambda key: key, attempt):

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import NoReturn
 
-from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Etcd, KeyEvent
+from pollcast.services.coordination import operations as op
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.operations import KeyEvent
 from pollcast.services.coordination.session import Session, backoff
 from pollcast.services.errors import EtcdRefused, EtcdUnknown, LeaseLost
 from pollcast.services.process import logs
@@ -55,7 +56,7 @@ class DesiredKeys:
                 self._look_at(key)
 
     def listed(self) -> None:
-        """The mirror has listed: what we wrote may be gone again without its having seen it (docs/model.md)."""
+        """The mirror has listed: what we wrote may be gone again without its having seen it (docs/design/model.md)."""
         if self._shown is not None:
             self._look_at_overtaken(self._shown)
 
@@ -150,7 +151,7 @@ class Shown:
     async def write(self, change: Mapping[str, bytes | None]) -> None:
         """Puts the values on the lease, deletes where there is none."""
         operations = [
-            e.delete(key) if value is None else e.put(key, value, self._lease) for key, value in change.items()
+            op.delete(key) if value is None else op.put(key, value, self._lease) for key, value in change.items()
         ]
         revision = (await self._etcd.txn([], operations)).revision
         for key, value in change.items():
@@ -183,6 +184,6 @@ class Shown:
         self._written.pop(key, None)
         return self._of(self.mirror.items.get(key))
 
-    def _of(self, kv: e.Kv | None) -> bytes | None:
+    def _of(self, kv: op.Kv | None) -> bytes | None:
         """On another lease it is not ours: where it is wanted it is written over, else it goes with that lease."""
         return kv.value if kv is not None and kv.lease == self._lease else None

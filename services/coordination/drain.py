@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from typing import NoReturn
 
-from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Etcd, KeyEvent
+from pollcast.services.coordination import operations as op
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import DrainRecord, Foreign, Keys
 from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.operations import KeyEvent
 from pollcast.services.coordination.session import Session
 from pollcast.services.errors import UnknownNode
 from pollcast.services.process import logs
@@ -30,8 +31,8 @@ async def ask(etcd: Etcd, keys: Keys, node: str) -> list[Role]:
         if parsed is None or parsed[1] != node or not kv.lease:
             continue
         role = parsed[0]
-        mark = e.put(keys.drain(role, node), DrainRecord(node).encode(), kv.lease)
-        if (await etcd.txn([e.on_lease(kv.key, kv.lease)], [mark])).succeeded:
+        mark = op.put(keys.drain(role, node), DrainRecord(node).encode(), kv.lease)
+        if (await etcd.txn([op.on_lease(kv.key, kv.lease)], [mark])).succeeded:
             asked.append(role)
     if not asked:
         raise UnknownNode(f"no node {node!r} is in the cluster")

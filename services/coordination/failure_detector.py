@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 
 from pollcast.services.coordination import metrics
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord
 from pollcast.services.errors import EtcdError, LeaseLost
 from pollcast.services.process import logs

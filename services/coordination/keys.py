@@ -1,4 +1,4 @@
-"""The keys and values of CONTRACT.md §7, and two more (docs/design.md): built and read here and nowhere else. Pure.
+"""The keys and values of CONTRACT.md §7, and two more (docs/design/design.md): built and read here and nowhere else. Pure.
 
 Whoever reads keys reads whatever an operator or another program has put under the prefix. A key that is none of ours
 parses to None and a value that is garbled raises ValueError: callers say so once (`Foreign`) and go on without it.

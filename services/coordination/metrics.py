@@ -41,7 +41,7 @@ LEASE_MARGIN.set(float("nan"))
 
 
 @contextmanager
-def answering(call: str) -> Iterator[None]:
+def measure_call(call: str) -> Iterator[None]:
     """Times and judges one call of etcd."""
     began = time.perf_counter()
     try:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
 from pollcast.services.coordination import metrics
-from pollcast.services.coordination.etcd import Etcd, KeyEvent, Kv, Listing
+from pollcast.services.coordination.client import Etcd
+from pollcast.services.coordination.operations import KeyEvent, Kv, Listing
 from pollcast.services.coordination.session import backoff
 from pollcast.services.errors import Compacted, EtcdError
 from pollcast.services.process import logs

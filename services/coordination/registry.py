@@ -14,11 +14,12 @@ import os
 from typing import NoReturn
 
 from pollcast.services import clock
-from pollcast.services.coordination import etcd as e
 from pollcast.services.coordination import metrics
-from pollcast.services.coordination.etcd import Etcd, KeyEvent, Kv
+from pollcast.services.coordination import operations as op
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord, NodeState, lease_hex
 from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.operations import KeyEvent, Kv
 from pollcast.services.coordination.session import Session, backoff
 from pollcast.services.errors import EtcdRefused, EtcdUnknown, LeaseLost, NodeTaken
 from pollcast.services.process import logs
@@ -112,8 +113,8 @@ class Registration:
                 if kv is not None and kv.lease not in (0, session.lease):
                     await self._outlive(kv)
                     kv = await self._etcd.get(self._key)
-                compare = e.absent(self._key) if kv is None else e.unchanged(self._key, kv.mod_revision)
-                await self._etcd.txn([compare], [e.put(self._key, record.encode(), session.lease)])
+                compare = op.absent(self._key) if kv is None else op.unchanged(self._key, kv.mod_revision)
+                await self._etcd.txn([compare], [op.put(self._key, record.encode(), session.lease)])
                 continue  # until it is read as it should be
             if record is self.record:
                 self.registered.set()

@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator, Callable
 
 import grpc.aio
 
-from pollcast.services.coordination.etcd import Etcd, KeyEvent
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord
 from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.operations import KeyEvent
 from pollcast.services.coordination.session import backoff
 from pollcast.services.process import logs
 from pollcast.services.process.settings import HostPort, ServiceSettings

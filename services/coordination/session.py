@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NoReturn, TypeVar
 
 from pollcast.services.coordination import metrics
-from pollcast.services.coordination.etcd import CALL_SECONDS, Etcd
+from pollcast.services.coordination.client import CALL_SECONDS, Etcd
 from pollcast.services.coordination.keys import lease_hex
 from pollcast.services.errors import EtcdError, LeaseLost, unwrapped
 from pollcast.services.process import logs

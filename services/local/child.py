@@ -1,8 +1,9 @@
-"""A child process on a leash: it ends when we do, however we end.
+"""Child processes that end when this process ends, in whatever way it ends.
 
-`Child(…).start()` runs a program in a session of its own (a Ctrl-C at the terminal reaches us alone, and we decide in
-which order things stop), with its output in a log file. When our process ends without stopping it, even by SIGKILL, the
-kernel sends it `death_signal` (Linux; see pollcast.services.local.leash). Blocking; usable from any thread.
+`Child(…).start()` runs a program in a session of its own, so that a Ctrl-C at the terminal reaches this process alone,
+which decides the order in which children stop. Its output goes to a log file. When this process ends without stopping
+it, even by SIGKILL, the kernel sends it `death_signal` (on Linux: services/local/leash.py). Methods block, and may be
+called from any thread. Children are started with `subprocess`, which does not run the fork handlers of gRPC.
 """
 
 from __future__ import annotations
@@ -22,27 +23,32 @@ from pollcast.services.errors import PollcastError
 
 LEASH = Path(__file__).with_name("leash.py")
 STOP_SECONDS = 10.0
-POLL_SECONDS = 0.02
-TAIL_LINES = 15
+"""Time that a child has to end by itself before it is killed."""
 
-# The leash is bound to the thread that starts the child: one that lives until the interpreter ends.
+POLL_SECONDS = 0.02
+"""Interval between two checks of a child's state."""
+
+TAIL_LINES = 15
+"""Lines of a log that an error message quotes."""
+
+# The kernel binds a child to the thread that starts it, so this thread lives until the interpreter ends.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="child-starter")
 
 
 class ProcessFailed(PollcastError):
-    """A process did not start, or ended when it should not have."""
+    """A process did not start, or ended unexpectedly."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who a child runs as when we are root."""
+    """The user that a child runs as when this process runs as root."""
 
     uid: int
     gid: int
 
 
 class Child:
-    """One program and, while it runs, its process. `start` may be called again after the process has ended."""
+    """A program and, while it runs, its process. `start` may be called again after the process has ended."""
 
     def __init__(
         self,
@@ -55,7 +61,7 @@ class Child:
         stop_signal: signal.Signals = signal.SIGTERM,
         death_signal: signal.Signals = signal.SIGKILL,
     ) -> None:
-        """`env` replaces the environment (None: ours). `stop_signal` asks it to end."""
+        """Describe the child. `env` replaces this process's environment; `stop_signal` asks the child to end."""
         self.name = name
         self.log = log
         self._program = list(program)
@@ -67,23 +73,24 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of the running process, or of the last one. ProcessFailed before the first."""
+        """The id of the running process, or of the last one. Raises ProcessFailed before the first start."""
         if self._process is None:
             raise ProcessFailed(f"{self.name} was never started")
         return self._process.pid
 
     @property
     def status(self) -> int | None:
-        """None while it runs; else the exit status, or minus the number of the signal that ended it."""
+        """None while the process runs; else its exit status, or minus the number of the signal that ended it."""
         return None if self._process is None else self._process.poll()
 
     @property
     def running(self) -> bool:
+        """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Returns as soon as the process exists. ProcessFailed when it can't be made."""
-        assert not self.running, f"{self.name} runs already"
+        """Start the process and return as soon as it exists. Raises ProcessFailed when it cannot be created."""
+        assert not self.running, f"{self.name} is running"
         user = "-" if self._user is None else f"{self._user.uid}:{self._user.gid}"
         leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(int(self._death_signal)), user]
 
@@ -105,7 +112,7 @@ class Child:
             raise ProcessFailed(f"{self.name} can't be started: {error}") from None
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """The status once it has ended; None when it still runs after `timeout` seconds."""
+        """Return the status once the process has ended; None when it still runs after `timeout` seconds."""
         assert self._process is not None
         try:
             return self._process.wait(timeout)
@@ -113,7 +120,8 @@ class Child:
             return None
 
     def until(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Waits until `ready()`. ProcessFailed, with the end of the log, when it ends before or the time is up."""
+        """Wait until `ready()` is true. Raises ProcessFailed, with the end of the log, when the process ends or the
+        time is up before."""
         deadline = time.monotonic() + seconds
         while not ready():
             if self.wait(POLL_SECONDS) is not None:
@@ -122,33 +130,34 @@ class Child:
                 raise ProcessFailed(f"{self.name} is not ready after {seconds:g} s\n{self.tail()}")
 
     def send(self, number: signal.Signals) -> None:
-        """Does nothing to a process that has ended."""
+        """Send a signal; do nothing when the process has ended."""
         if self._process is not None:
             self._process.send_signal(number)
 
     def freeze(self) -> None:
-        """Stops it in its tracks: its connections stay open, and nothing answers. Returns when all of it stands."""
+        """Stop the process with SIGSTOP: its connections stay open, and nothing answers. Return when it has stopped."""
         if self.running:
             self.send(signal.SIGSTOP)
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
+        """Let a frozen process go on."""
         self.send(signal.SIGCONT)
 
     def kill(self) -> None:
-        """As a crash would: no clean-up. Returns when it is gone."""
+        """Kill the process as a crash would, without clean-up. Return when it is gone."""
         if self.running:
             self.send(signal.SIGKILL)
             self.wait()
 
     def ask_to_stop(self) -> None:
-        """Sends the stop signal, and wakes a frozen process so that it can hear it."""
+        """Send the stop signal, and wake a frozen process so that it receives it."""
         self.send(self._stop_signal)
         self.thaw()
 
     def stop(self, seconds: float = STOP_SECONDS) -> bool:
-        """Asks it to end and kills it when it has not within `seconds`. Whether it ended by itself."""
+        """Ask the process to end, and kill it after `seconds`. Return whether it ended by itself."""
         if not self.running:
             return True
         self.ask_to_stop()
@@ -158,7 +167,7 @@ class Child:
         return False
 
     def tail(self, lines: int = TAIL_LINES) -> str:
-        """The last lines of its log."""
+        """Return the last lines of the log."""
         try:
             text = self.log.read_text(errors="replace")
         except OSError as error:
@@ -166,7 +175,7 @@ class Child:
         return "\n".join(text.splitlines()[-lines:])
 
     def how_it_ended(self) -> str:
-        """`ended with exit status 2`, `was ended by SIGKILL`, `runs`."""
+        """Describe the state: `ended with exit status 2`, `was ended by SIGKILL` or `runs`."""
         status = self.status
         if status is None:
             return "runs"

@@ -9,7 +9,8 @@ from typing import Any
 
 from pollcast.services.coordination.keys import NodeRecord
 from pollcast.services.local.child import Child
-from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process.settings import EtcdSettings
 
 ETCD_PORT = 2379

@@ -1,7 +1,7 @@
-"""The demo: a real, busy database. PostgreSQL's own pgbench fills it once and then works on it gently without end.
+"""The demo workload: a bank that PostgreSQL's own pgbench creates once and then keeps changing.
 
-About twenty transactions per second on a bank of four branches, forty tellers and 400,000 accounts: what
-`examples/pgbench.toml` shows.
+It runs about twenty transactions per second on four branches, forty tellers and 400,000 accounts. The catalogue
+examples/pgbench.toml has queries on it.
 """
 
 from __future__ import annotations
@@ -13,23 +13,33 @@ import psycopg
 
 from pollcast import examples
 from pollcast.services.local.child import Child, ProcessFailed
-from pollcast.services.local.embedded import PostgresServer, program
+from pollcast.services.local.embedded import program
+from pollcast.services.local.postgres_server import PostgresServer
 
 CATALOG = Path(examples.__file__).parent / "pgbench.toml"
-"""In a checkout and, likewise, where the wheel puts it."""
+"""The demo's catalogue, in a checkout and in an installed package."""
 
-SCALE = 4  # branches
+SCALE = 4
+"""Number of branches; each has ten tellers and 100,000 accounts."""
+
 LOAD_SECONDS = 120.0
-ROUND_SECONDS = 3600  # after each round old history is deleted, so that the database stays small
+"""Time that pgbench has to create the bank."""
+
+ROUND_SECONDS = 3600
+"""Time after which the workload ends and old history is deleted, so that the database stays small."""
+
 TRANSACTIONS_PER_SECOND = 20
 
 LOADED = "select to_regclass('pgbench_history_mtime') is not null"
-INDEX = "create index pgbench_history_mtime on pgbench_history (mtime)"  # the last step of loading, and its mark
+
+INDEX = "create index pgbench_history_mtime on pgbench_history (mtime)"
+"""Last step of loading; the index tells a complete database from an incomplete one."""
+
 PRUNE = "delete from pgbench_history where mtime < localtimestamp - interval '1 hour'"
 
 
 def enable_statistics(server: PostgresServer) -> None:
-    """Makes the view pg_stat_statements, which counts the polls. ProcessFailed when it can't."""
+    """Create the view pg_stat_statements, which counts the polls. Raises ProcessFailed when that fails."""
     try:
         with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute("create extension if not exists pg_stat_statements")
@@ -38,7 +48,7 @@ def enable_statistics(server: PostgresServer) -> None:
 
 
 def load(server: PostgresServer, log: Path) -> bool:
-    """Fills the database unless it is filled already; whether it did. ProcessFailed when it can't."""
+    """Create the bank unless it exists; return whether it was created. Raises ProcessFailed when that fails."""
     try:
         with psycopg.connect(server.url, autocommit=True) as connection:
             if (row := connection.execute(LOADED).fetchone()) is not None and row[0]:
@@ -55,13 +65,13 @@ def load(server: PostgresServer, log: Path) -> bool:
 
 
 def workload(server: PostgresServer, log: Path) -> Child:
-    """The clients, not started yet. They end after an hour; `prune`, and start them again."""
+    """Return pgbench's clients, not started yet. They end after an hour: call `prune` and start them again."""
     rate = f"--rate={TRANSACTIONS_PER_SECOND}"
     return _pgbench(server, log, "--no-vacuum", rate, "--client=2", f"--time={ROUND_SECONDS}")
 
 
 def prune(server: PostgresServer) -> None:
-    """Deletes old history. psycopg.Error when the database is not there."""
+    """Delete history older than an hour. Raises psycopg.Error when the database is not reached."""
     with psycopg.connect(server.url, autocommit=True, connect_timeout=2) as connection:
         connection.execute(PRUNE)
 

@@ -1,9 +1,9 @@
 """A launcher that ties a program to the process that starts it: `leash.py PARENT SIGNAL UID:GID PROGRAM ARGS…`.
 
-It becomes the user `UID:GID` (`-` for no change), asks the kernel to send SIGNAL when PARENT ends in whatever way
-(SIGKILL too), and then becomes PROGRAM, under the same process id. Run by local.child, with nothing but the
-standard library. The kernel's request is per thread: it is the *thread* that started us whose end counts. On systems
-other than Linux there is no such request, and a parent that is killed leaves its children behind.
+The launcher becomes the user `UID:GID` (`-`: no change), asks the kernel to send it SIGNAL when PARENT ends in whatever
+way (by SIGKILL too), and then becomes PROGRAM under the same process id. services/local/child.py runs it, isolated, so
+it uses nothing but the standard library. The kernel watches a thread: the signal comes when the *thread* that started
+the launcher ends. Other systems than Linux have no such request, and a killed parent leaves its children behind there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def parent_death_request(number: int) -> Callable[[], None]:
+    """Return a function that asks the kernel for signal `number` when the parent ends; it reads no file any more."""
     if sys.platform != "linux":
         return lambda: None
     import ctypes
@@ -31,8 +32,9 @@ def parent_death_request(number: int) -> Callable[[], None]:
 
 
 def main(parent: str, number: str, user: str, *program: str) -> None:
-    request = parent_death_request(int(number))  # made ready while we may still read Python's own files
-    if user != "-":  # before the request below, which a change of user would cancel
+    """Become `user`, request the signal `number`, and become `program`. Exit with 1 when the parent ended before."""
+    request = parent_death_request(int(number))  # while Python's own files may still be read
+    if user != "-":  # first: a change of user would cancel the request
         uid, _, gid = user.partition(":")
         os.setgroups([])
         os.setgid(int(gid))
@@ -40,7 +42,7 @@ def main(parent: str, number: str, user: str, *program: str) -> None:
     request()
     if os.getppid() != int(parent):
         raise SystemExit(1)  # the parent ended before the request was made
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and the program would inherit it
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and the program would inherit that
         signal.signal(ignored, signal.SIG_DFL)
     os.execv(program[0], program)  # noqa: S606 - no shell is wanted
 

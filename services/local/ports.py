@@ -1,4 +1,4 @@
-"""Ports of this machine on which embedded servers and services can listen."""
+"""Free ports of this machine, for embedded servers and services."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ PORTS = range(20_000, 32_000)
 
 
 class PortTaken(PollcastError):
-    """Another process listens on that port."""
+    """Another process listens on the port."""
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Return whether a server could listen on the port now."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -28,7 +29,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def free_port(*, wanted: int | None = None) -> int:
-    """A port of 127.0.0.1 on which nobody listens: `wanted` if that is free, else any."""
+    """Return a free port of 127.0.0.1: `wanted` if it is free, else any. Raises PortTaken when none is found."""
     if wanted is not None and is_free(wanted):
         return wanted
     for port in random.sample(PORTS, 200):
@@ -38,6 +39,6 @@ def free_port(*, wanted: int | None = None) -> int:
 
 
 def require_free(port: int, what: str) -> None:
-    """PortTaken, which says for `what` the port is wanted, when somebody listens on it already."""
+    """Raise PortTaken, naming `what` needs the port, unless the port is free."""
     if not is_free(port):
-        raise PortTaken(f"{what} can't listen on {join_host_port('127.0.0.1', port)}: another process does")
+        raise PortTaken(f"{what} can't listen on {join_host_port('127.0.0.1', port)}: another process listens there")

@@ -25,14 +25,15 @@ from rich.status import Status
 
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.catalog import Catalog
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord
 from pollcast.services.coordination.reach import etcd_at
 from pollcast.services.errors import EtcdError, PollcastError, Problem, SettingsInvalid
 from pollcast.services.local import demo, ports, welcome
 from pollcast.services.local.child import Child, ProcessFailed
 from pollcast.services.local.cluster import ETCD_PORT, LocalCluster, Options
-from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process.settings import EtcdSettings, HostPort, Role, load
 
 READY_SECONDS = 60.0

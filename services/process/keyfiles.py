@@ -1,6 +1,6 @@
-"""The files that settings name for TLS and tokens: what is wrong with them, before anything is started.
+"""Checks of the files that settings name for TLS and tokens, made before anything starts.
 
-Nothing is kept: services read the files themselves. No message holds what is in a file.
+The checks keep nothing: services read the files themselves. No message holds any of a file's content.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pollcast.services.process import jwks
 
 
 def tls_problems(ca: Path | None, cert: Path | None, key: Path | None) -> Iterator[tuple[str, str]]:
-    """`("ca" | "cert" | "key", reason)` for each file that can't be used, in PEM, without a passphrase."""
+    """Yield `("ca" | "cert" | "key", reason)` for each unusable file. Files are PEM; the key has no passphrase."""
     unreadable = {}
     for which, path in (("ca", ca), ("cert", cert), ("key", key)):
         if path is not None and (reason := unreadable_because(path)):
@@ -33,7 +33,7 @@ def tls_problems(ca: Path | None, cert: Path | None, key: Path | None) -> Iterat
 
 
 def key_set_problem(path: Path) -> str | None:
-    """Why the file is no key set that tokens can be verified with; None when it is one."""
+    """Return why the file is not a JWK set that tokens can be verified with; None when it is one."""
     try:
         jwks.parse(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -44,6 +44,7 @@ def key_set_problem(path: Path) -> str | None:
 
 
 def unreadable_because(path: Path) -> str | None:
+    """Return why the file cannot be read; None when it can."""
     try:
         path.read_bytes()
     except OSError as error:

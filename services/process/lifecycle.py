@@ -1,9 +1,9 @@
-"""One file owns signals and the drain.
+"""The life of a service process: its signals, its drain and its exit status (docs/reference/commands.md#exit-status).
 
 A process runs one service: a coroutine function `run(stop)` that serves until `stop` is set, then drains and returns.
-SIGTERM and SIGINT set `stop`; a second one, a second later or more, ends the process at once with status 130. (One that
-comes sooner is the same wish told twice: make and timeout pass on what the whole process group gets as well.) A service
-that can't go on raises. Exit status: 0 after a drain, else that of the PollcastError, else 1.
+SIGTERM and SIGINT set `stop`. A second signal ends the process at once with status 130, unless it follows within
+DUPLICATE_SECONDS: make and timeout forward a signal that the whole process group receives as well. A service that
+cannot go on raises. The exit status is 0 after a drain, else that of the PollcastError, else 1.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from pollcast.services.process.settings import unknown_variables
 
 log = logs.get_logger("lifecycle")
 
-SAME_WISH_SECONDS = 1.0
+DUPLICATE_SECONDS = 1.0
+"""Time after the first signal within which another one counts as its duplicate."""
 
 Run = Callable[[asyncio.Event], Awaitable[None]]
+"""A service: it serves until the event is set, then drains and returns."""
 
 
 async def until_stopped(run: Run) -> None:
-    """Runs the service, with `stop` set by the signals."""
+    """Run the service; SIGTERM and SIGINT set its stop event."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-
-    impatient_from = 0.0
+    abort_from = 0.0  # time of the loop from which another signal ends the process
 
     def on_signal(number: signal.Signals) -> None:
-        nonlocal impatient_from
+        nonlocal abort_from
         if not stop.is_set():
             log.info("stopping", signal=number.name)
             stop.set()
-            impatient_from = loop.time() + SAME_WISH_SECONDS
-        elif loop.time() >= impatient_from:
+            abort_from = loop.time() + DUPLICATE_SECONDS
+        elif loop.time() >= abort_from:
             os._exit(130)
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -49,7 +50,7 @@ async def until_stopped(run: Run) -> None:
 
 
 def main(run: Run) -> NoReturn:
-    """The whole life of a service process."""
+    """Run the service until it ends, then exit with the status of its end."""
     for variable in unknown_variables():
         log.warning("no such setting", variable=variable)
     try:

@@ -1,10 +1,10 @@
 """Structured logs: one event per line on stderr, coloured on a terminal and JSON elsewhere.
 
-Events are short phrases in lower case; what varies goes into fields (`topic`, `epoch`, `node`, …) named as CONTRACT.md
-§1 does. Never log a token, a password, SQL, or a payload; process.redaction hides what slips through, and what a
-topic holds of a token's claims, as the catalogue says once a service has given it to `hide_claims_of`.
+Events are short phrases in lower case. Variable parts go into fields (`topic`, `epoch`, `node`, …) that are named as in
+docs/reference/README.md#vocabulary. Never log a token, a password, SQL, or a payload: process.redaction hides those
+that slip through, and the values of claims in topics, once a service has passed its catalogue to `hide_claims_of`.
 
-Logging never ends a service: a line that stderr does not take (its reader is gone, the disk is full) is lost.
+Logging never ends a service: a line that stderr does not accept (its reader is gone, the disk is full) is lost.
 """
 
 from __future__ import annotations
@@ -27,53 +27,59 @@ _redaction = Redaction({})
 
 
 def hide_claims_of(catalog: Catalog) -> None:
-    """From now on topics of these queries are logged without the values of their claim-bound parameters only; until
-    then, and of other queries, without any value."""
+    """Show all values in logged topics of these queries but those of claim-bound parameters.
+
+    Before this call, and for any other query, every value in a logged topic is hidden.
+    """
     global _redaction
     _redaction = Redaction.of(catalog)
 
 
 def _hide(_: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Redact every field of a line: a processor for structlog."""
     return {name: _redaction.value(value) for name, value in event.items()}
 
 
-class Lines:
-    """A stream that loses what it can't write."""
+class LossyStream:
+    """A text stream that drops text it cannot write instead of raising an error."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with _losing(self._stream):
+        """Write the text or drop it; return its length."""
+        with _dropping(self._stream):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with _losing(self._stream):
+        """Flush the stream or drop its buffer."""
+        with _dropping(self._stream):
             self._stream.flush()
 
 
 @functools.cache
-def _nowhere() -> TextIO:
+def _null_stream() -> TextIO:
+    """Return a stream to the null device, the same at each call."""
     return Path(os.devnull).open("w")
 
 
 @contextlib.contextmanager
-def _losing(stream: TextIO) -> Iterator[None]:
-    """What the body can't write is lost: there is nowhere left to say so."""
+def _dropping(stream: TextIO) -> Iterator[None]:
+    """Ignore errors of writing in the body: there is no other place to report them."""
     try:
         yield
-    except BrokenPipeError:  # for good, as nobody can read the other end any more; also for what is still buffered
-        os.dup2(_nowhere().fileno(), stream.fileno())
-    except OSError:  # a full disk, or a terminal that has gone: perhaps the next line
+    except BrokenPipeError:  # the reader is gone for good: discard the buffer and all later lines
+        os.dup2(_null_stream().fileno(), stream.fileno())
+    except OSError:  # a full disk or a closed terminal: the next line may succeed
         return
 
 
 def configure(*, level: int = logging.INFO, **bound: str) -> None:
-    """Call once per process. `bound` fields (role, node) stand on every line."""
-    stderr = sys.stderr if sys.stderr is not None else _nowhere()  # it was closed when we were started
+    """Set up logging; call it once per process. The fields in `bound` (role, node) are added to every line."""
+    stderr = sys.stderr if sys.stderr is not None else _null_stream()  # None: the process was started without stderr
     tty = stderr.isatty()
-    lines = Lines(stderr)
+    stream = LossyStream(stderr)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -87,11 +93,11 @@ def configure(*, level: int = logging.INFO, **bound: str) -> None:
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, _hide, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, lines)),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, stream)),
     )
     structlog.contextvars.bind_contextvars(**bound)
-    # Libraries log through the standard library: warnings and worse, in the same form.
-    handler = logging.StreamHandler(lines)
+    # Libraries log through the standard library: their warnings and errors take the same form.
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
@@ -102,6 +108,6 @@ def configure(*, level: int = logging.INFO, **bound: str) -> None:
 
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
-    """`name` is the module's concern in one word; it stands on every line as `component`."""
+    """Return a logger that adds `name`, the module's concern in one word, to every line as `component`."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(component=name)
     return logger

@@ -1,7 +1,7 @@
-"""What must not be read in a log: tokens, passwords, and values that come from a token's claim (CONTRACT.md §4, §10).
+"""Redaction of logs: tokens, passwords and values of claims are hidden (docs/reference/security.md#secrets-in-logs).
 
-Pure, and a net under the rule that nobody logs them: `process.logs` sends every line through a `Redaction`. Of a topic
-the values of claim-bound parameters are hidden; of one whose query is not known here, all values.
+Pure. No code logs a secret on purpose; as a second safeguard `process.logs` passes every line through a `Redaction`. In
+a topic it hides the values of parameters that are bound from claims; in a topic of an unknown query, all values.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Final
 from pollcast.services.catalogue.catalog import Catalog
 
 HIDDEN: Final = "…"
+"""The replacement of every hidden text."""
 
 _JWT: Final = re.compile(r"\beyJ[\w-]*\.[\w.-]*")
 _SUBPROTOCOL: Final = re.compile(r"(base64url\.bearer\.phx\.)[\w+/=.-]+")
@@ -24,13 +25,15 @@ _TOPIC: Final = re.compile(rf"(?<!\w)([a-z][a-z0-9_]*)\?({_PAIR}(?:&{_PAIR})*)")
 
 
 class Redaction:
-    """Which parameters of which queries are bound from claims."""
+    """A redaction that knows which parameters of which queries are bound from claims."""
 
     def __init__(self, claims: Mapping[str, frozenset[str]]) -> None:
+        """`claims` holds, by the name of each known query, the names of its parameters that are bound from claims."""
         self._claims = claims
 
     @classmethod
     def of(cls, catalog: Catalog) -> Redaction:
+        """Return the redaction that knows the queries of this catalogue."""
         return cls(
             {
                 query.name: frozenset(param.name for param in query.params.values() if param.claim is not None)
@@ -39,14 +42,14 @@ class Redaction:
         )
 
     def text(self, text: str) -> str:
-        """The text with what must not be read replaced by HIDDEN."""
+        """Return the text with every secret replaced by HIDDEN."""
         text = _TOPIC.sub(self._topic, _JWT.sub(HIDDEN, text))
         for pattern in (_SUBPROTOCOL, _BEARER, _NAMED):
             text = pattern.sub(rf"\1{HIDDEN}", text)
         return _URL_PASSWORD.sub(rf"\1{HIDDEN}@", text)
 
     def value(self, value: Any) -> Any:
-        """A field of a log line: text, or what holds text."""
+        """Return a field of a log line, redacted: a text, or any nesting of containers that holds texts."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
@@ -56,6 +59,7 @@ class Redaction:
         return value
 
     def _topic(self, match: re.Match[str]) -> str:
+        """Return a topic with the values of its claim-bound parameters replaced by HIDDEN."""
         query, tail = match[1], match[2]
         hidden = self._claims.get(query)
         pairs = []

@@ -1,7 +1,8 @@
-"""Settings of the services: flags first, then `POLLCAST_*` environment variables, then the defaults below.
+"""Settings of the services (docs/reference/settings.md): flags first, then `POLLCAST_*` environment variables, then the
+defaults below.
 
-Read once at start and frozen. Everything that is wrong is reported at once, as `SettingsInvalid`. Fields are named as
-the variable is without its prefix, in lower case; units stand beside them. CONTRACT.md §8 and §10 name them all.
+Settings are read once at start and frozen. All faults are reported at once, as `SettingsInvalid`. A field has the name
+of its variable without the prefix, in lower case.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ Role = Literal["gateway", "poller", "coordinator"]
 S = TypeVar("S", bound="EtcdSettings")
 
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
+"""An origin in lower case: scheme, host and perhaps a port."""
 
 HostPort = str
-"""`host:port`; port 0 lets the system choose one."""
+"""An address as `host:port`. Port 0 lets the system choose a free one."""
 
 
 def split_host_port(address: str) -> tuple[str, int]:
-    """`"[::1]:80"` → `("::1", 80)`. ValueError says what would be right."""
+    """Split an address: `"[::1]:80"` → `("::1", 80)`. Raises ValueError for anything else than `host:port`."""
     host, colon, port = address.strip().rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"{address!r} is not host:port")
@@ -41,26 +43,35 @@ def split_host_port(address: str) -> tuple[str, int]:
 
 
 def join_host_port(host: str, port: int) -> HostPort:
+    """Join a host and a port to an address: `("::1", 80)` → `"[::1]:80"`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def without_scheme(endpoint: str) -> HostPort:
-    """`http://10.0.0.1:2379/` and `10.0.0.1:2379` → `10.0.0.1:2379`. ValueError says what would be right."""
+    """Return the address in an endpoint: both `http://10.0.0.1:2379/` and `10.0.0.1:2379` give `10.0.0.1:2379`.
+
+    Raises ValueError when the endpoint is neither a URL nor `host:port`, or holds a user.
+    """
     bare = endpoint.strip().removeprefix("http://").removeprefix("https://").rstrip("/")
     if "@" in bare:  # not quoted: it holds a password
-        raise ValueError("an endpoint holds no user and password: POLLCAST_ETCD_USER and POLLCAST_ETCD_PASSWORD do")
+        raise ValueError(
+            "an endpoint must hold no user and password: set POLLCAST_ETCD_USER and POLLCAST_ETCD_PASSWORD instead"
+        )
     split_host_port(bare)
     return bare
 
 
 class EtcdSettings(BaseSettings):
-    """What every command that talks to etcd needs."""
+    """Settings of every command that connects to etcd."""
 
     model_config = SettingsConfigDict(env_prefix="POLLCAST_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     etcd: Annotated[tuple[HostPort, ...], NoDecode] = ("127.0.0.1:2379",)
+    """Endpoints of etcd's members."""
     namespace: str = "/pollcast"
+    """Prefix of all keys in etcd."""
     etcd_ca: Path | None = None
+    """Certificates that etcd's own is verified with; setting them enables TLS to etcd."""
     etcd_cert: Path | None = None
     etcd_key: Path | None = None
     etcd_user: str | None = None
@@ -71,39 +82,41 @@ class EtcdSettings(BaseSettings):
     def _endpoints(cls, value: object) -> object:
         parts = value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, (list, tuple)) or not [p for p in parts if str(p).strip()]:
-            raise ValueError("needs at least one endpoint, as host:port or http://host:port, separated by commas")
+            raise ValueError("must be one or more endpoints, host:port or http://host:port, separated by commas")
         return tuple(without_scheme(str(p)) for p in parts if str(p).strip())
 
     @field_validator("namespace")
     @classmethod
     def _namespace(cls, value: str) -> str:
         if not value.startswith("/") or value.endswith("/") or "//" in value:
-            raise ValueError(f"{value!r} must start with a slash, not end with one, and hold no empty segment")
+            raise ValueError(f"{value!r} must begin with a slash, not end with one, and have no empty segment")
         return value
 
     @classmethod
     def contradictions(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """`(field, reason)` for whatever is wrong between fields. `given` is what was said, not what it means: a
-        value may be of another type, or be refused as well."""
+        """Yield `(field, reason)` for each contradiction between settings.
+
+        `given` holds the settings as they were given, before validation: a value may be of another type, or invalid.
+        """
         yield from _together(given, "etcd_cert", "etcd_key")
         yield from _together(given, "etcd_user", "etcd_password")
         if "etcd_ca" not in given:
             if "https://" in str(given.get("etcd", "")):
-                yield "etcd", "https:// needs POLLCAST_ETCD_CA, the certificates that etcd's own is checked with"
+                yield "etcd", "https:// needs POLLCAST_ETCD_CA, the certificates that etcd's own is verified with"
             if "etcd_cert" in given:
-                yield "etcd_cert", "needs POLLCAST_ETCD_CA beside it: without, there is no TLS to etcd"
+                yield "etcd_cert", "needs POLLCAST_ETCD_CA as well, which enables TLS to etcd"
 
     def unusable_files(self) -> Iterator[tuple[str, str]]:
-        """`(field, reason)` for each file named here that can't be used."""
+        """Yield `(field, reason)` for each setting that names an unusable file."""
         for which, reason in keyfiles.tls_problems(self.etcd_ca, self.etcd_cert, self.etcd_key):
             yield f"etcd_{which}", reason
 
     @model_validator(mode="wrap")
     @classmethod
     def _all_at_once(cls, given: Any, build: ModelWrapValidatorHandler[S]) -> S:
-        """Fields and contradictions are told of together, and no error holds the value of a field."""
-        said = {name: value for name, value in given.items() if value is not None}
-        errors = [_error((field,), reason) for field, reason in cls.contradictions(said)]
+        """Report invalid fields and contradictions together, without the value of any field."""
+        present = {name: value for name, value in given.items() if value is not None}
+        errors = [_error((field,), reason) for field, reason in cls.contradictions(present)]
         try:
             settings = build(given)
         except ValidationError as error:
@@ -114,12 +127,16 @@ class EtcdSettings(BaseSettings):
 
 
 class ServiceSettings(EtcdSettings):
-    """What every service has."""
+    """Settings of every service."""
 
     node: str = Field(default_factory=lambda: f"{socket.gethostname().split('.')[0]}-{uuid.uuid4().hex[:6]}")
+    """Name of this node, unique in the cluster."""
     grpc: HostPort = "127.0.0.1:0"
-    advertise: str | None = None  # the host that others reach it by; default: where it is bound
-    lease_ttl: int = Field(default=5, ge=2)  # seconds
+    """Address to serve gRPC on."""
+    advertise: str | None = None
+    """Host under which other nodes reach this one; None: the host that it is bound to."""
+    lease_ttl: int = Field(default=5, ge=2)
+    """Time to live of the node's lease in etcd, in seconds."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None
@@ -148,35 +165,56 @@ class ServiceSettings(EtcdSettings):
             yield f"tls_{which}", reason
 
     def advertised(self, host: str, port: int) -> HostPort:
-        """The address that others reach a listener by, which is bound to `host` and `port`."""
+        """Return the address under which other nodes reach a listener that is bound to `host` and `port`."""
         return join_host_port(self.advertise or host, port)
 
 
 class PollerSettings(ServiceSettings):
+    """Settings of a poller."""
+
     catalog: Path
     database_url: SecretStr
-    http: HostPort = "127.0.0.1:0"  # /healthz and /metrics
-    pool: int = Field(default=4, ge=1, le=1000)  # connections
+    """Connection string of the polled PostgreSQL, in any form that libpq accepts."""
+    http: HostPort = "127.0.0.1:0"
+    """Address to serve `/healthz`, `/readyz` and `/metrics` on."""
+    pool: int = Field(default=4, ge=1, le=1000)
+    """Maximum number of connections to the database."""
 
 
 class CoordinatorSettings(ServiceSettings):
+    """Settings of a coordinator."""
+
     catalog: Path | None = None
-    http: HostPort = "127.0.0.1:0"  # /healthz and /metrics
+    http: HostPort = "127.0.0.1:0"
+    """Address to serve `/healthz`, `/readyz` and `/metrics` on."""
 
 
 class GatewaySettings(ServiceSettings):
+    """Settings of a gateway."""
+
     catalog: Path
     http: HostPort = "127.0.0.1:4000"
+    """Address to serve WebSocket, HTTP and the page on."""
     auth: Literal["none"] | None = None
+    """The explicit decision to require no tokens."""
     auth_secret: SecretStr | None = Field(default=None, min_length=1)
+    """Shared secret that verifies HS256 tokens."""
     auth_jwks: Path | None = None
+    """JWK set file that verifies RS256, ES256 and EdDSA tokens."""
     auth_audience: str | None = None
+    """Required audience of tokens; None: any."""
     auth_issuer: str | None = None
-    origins: Annotated[tuple[str, ...], NoDecode] = ()  # empty: the gateway's own host
-    max_topics: int = Field(default=100, ge=1)  # per socket
-    max_frame: int = Field(default=64 * 1024, ge=64)  # bytes; a join of a short topic has about 40
+    """Required issuer of tokens; None: any."""
+    origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Allowed origins of browsers' pages; `*` allows all; empty: the gateway's own host only."""
+    max_topics: int = Field(default=100, ge=1)
+    """Maximum number of topics of a socket."""
+    max_frame: int = Field(default=64 * 1024, ge=64)
+    """Maximum size of a message from a client, in bytes. A join of a short topic has about 40."""
     max_connections: int = Field(default=10_000, ge=1)
-    join_rate: float = Field(default=100.0, gt=0, allow_inf_nan=False)  # joins per second and socket
+    """Maximum number of connections of all kinds together."""
+    join_rate: float = Field(default=100.0, gt=0, allow_inf_nan=False)
+    """Maximum rate of joins, per second and socket."""
 
     @field_validator("origins", mode="before")
     @classmethod
@@ -185,7 +223,7 @@ class GatewaySettings(ServiceSettings):
         origins = [str(p).strip().rstrip("/").lower() for p in parts] if isinstance(parts, (list, tuple)) else []
         for origin in filter(None, origins):
             if origin != "*" and not ORIGIN.fullmatch(origin):
-                raise ValueError(f"{origin!r} is no origin: it must be as https://example.org, with a port if need be")
+                raise ValueError(f"{origin!r} is not an origin: write https://example.org, with a port if it has one")
         return tuple(filter(None, origins))
 
     @classmethod
@@ -199,15 +237,15 @@ class GatewaySettings(ServiceSettings):
         if not tokens:
             for field in ("auth_audience", "auth_issuer"):
                 if field in given:
-                    yield field, "means nothing without POLLCAST_AUTH_SECRET or POLLCAST_AUTH_JWKS"
+                    yield field, "has no effect without POLLCAST_AUTH_SECRET or POLLCAST_AUTH_JWKS"
         if "auth" not in given and not tokens:
             for field in ("http", "grpc"):
                 address = given.get(field, cls.model_fields[field].default)
                 if not is_loopback(address):
                     yield (
                         field,
-                        f"{address} is reachable from outside, but no tokens are asked for: "
-                        "set POLLCAST_AUTH_SECRET or POLLCAST_AUTH_JWKS, or say POLLCAST_AUTH=none",
+                        f"{address} is reachable from other machines, but no tokens are required: "
+                        "set POLLCAST_AUTH_SECRET, POLLCAST_AUTH_JWKS or POLLCAST_AUTH=none",
                     )
 
     def unusable_files(self) -> Iterator[tuple[str, str]]:
@@ -217,11 +255,13 @@ class GatewaySettings(ServiceSettings):
 
     @property
     def tokens_required(self) -> bool:
+        """True when clients need a valid token."""
         return self.auth_secret is not None or self.auth_jwks is not None
 
 
 def is_loopback(address: object) -> bool:
-    """Of `host:port`; also true for what is none, which is another problem."""
+    """Return whether an address is reachable from this machine only. Also True for an invalid one, whose fault is
+    reported elsewhere."""
     try:
         host, _ = split_host_port(str(address))
     except ValueError:
@@ -235,55 +275,60 @@ def is_loopback(address: object) -> bool:
 
 
 def _together(given: Mapping[str, Any], *fields: str) -> Iterator[tuple[str, str]]:
+    """Yield `(field, reason)` for the first missing one of these fields, unless all or none of them are given."""
     missing = [field for field in fields if field not in given]
     if missing and len(missing) < len(fields):
         *names, last = map(_variable, fields)
-        yield missing[0], f"{', '.join(names)} and {last} go together"
+        yield missing[0], f"{', '.join(names)} and {last} must be set together"
 
 
 def _variable(field: object) -> str:
+    """Return the name of a field's environment variable."""
     return f"POLLCAST_{str(field).upper()}"
 
 
 def _error(at: tuple[int | str, ...], reason: str) -> InitErrorDetails:
+    """Return an error of pydantic with this reason, without the field's value."""
     return InitErrorDetails(type=PydanticCustomError("setting", "{reason}", {"reason": reason}), loc=at, input=None)
 
 
 def _reason(error: Any) -> str:
+    """Return the reason in an error of pydantic."""
     return "is required" if error["type"] == "missing" else str(error["msg"]).removeprefix("Value error, ")
 
 
 KINDS: tuple[type[EtcdSettings], ...] = (GatewaySettings, PollerSettings, CoordinatorSettings)
 
 DECISIONS = ("auth_secret", "auth_jwks")
-"""Left empty, these are no decision against tokens: somebody's template had nothing to fill in."""
+"""Settings that must not be an empty variable: a template that was not filled in is no decision against tokens."""
 
 
 def load(kind: type[S], **flags: Any) -> S:
-    """Settings of one kind from flags (None: not given) and the environment. SettingsInvalid tells all problems."""
+    """Return settings from flags (None: not given) and the environment. Raises SettingsInvalid with all faults."""
     given = {name: value for name, value in flags.items() if value is not None}
     problems = [
-        Problem("environment", "", _variable(name), "is empty: give it a value, remove it, or say POLLCAST_AUTH=none")
+        Problem("environment", "", _variable(name), "is empty: set it, remove it, or set POLLCAST_AUTH=none")
         for name in DECISIONS
         if name in kind.model_fields and os.environ.get(_variable(name)) == "" and not os.environ.get("POLLCAST_AUTH")
     ]
     try:
         settings = kind(**given)
     except ValidationError as error:
-        told = [(str(e["loc"][0]) if e["loc"] else "", _reason(e)) for e in error.errors(include_input=False)]
+        faults = [(str(e["loc"][0]) if e["loc"] else "", _reason(e)) for e in error.errors(include_input=False)]
     else:
-        told = list(settings.unusable_files())
-        if not told and not problems:
+        faults = list(settings.unusable_files())
+        if not faults and not problems:
             return settings
-    problems += [Problem(_source(name, given), "", _variable(name), reason) for name, reason in told]
+    problems += [Problem(_source(name, given), "", _variable(name), reason) for name, reason in faults]
     raise SettingsInvalid(problems)
 
 
 def _source(name: str, given: Mapping[str, Any]) -> str:
+    """Return where a setting's value comes from, for a message."""
     return "environment" if name not in given and _variable(name) in os.environ else "settings"
 
 
 def unknown_variables() -> list[str]:
-    """Variables of the environment that look like settings, and are none of any service: misspelt, perhaps."""
+    """Return the variables of the environment that have the prefix of settings, but that no service knows."""
     known = {_variable(name) for kind in KINDS for name in kind.model_fields} | {"POLLCAST_TOKEN"}
     return sorted(name for name in os.environ if name.startswith("POLLCAST_") and name not in known)

@@ -1,4 +1,4 @@
-"""The version of the software that this process runs."""
+"""The version of Pollcast that is installed."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from playwright.async_api import expect
 
-from pollcast.services.local.embedded import PostgresServer
+from pollcast.services.local.postgres_server import PostgresServer
 from tests.browser.conftest import Opens, Watched
 from tests.support.balancer import Balancer
 from tests.support.client import PATIENCE_SECONDS

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import pytest
 
 from pollcast.services.coordination import claims as c
-from pollcast.services.coordination import etcd as e
+from pollcast.services.coordination import operations as op
 from pollcast.services.coordination.claims import Claim, claim, hand_over, let_go, release, remove
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord, OwnerRecord, lease_hex
 from pollcast.services.coordination.session import Session
 from pollcast.services.errors import EtcdUnknown, LeaseLost
@@ -24,7 +24,7 @@ ME = OwnerRecord("me", "127.0.0.1:1", "2026-01-01T00:00:00.000000Z")
 
 async def demand(etcd: Etcd, keys: Keys, *topics: str) -> None:
     for start in range(0, len(topics), 100):
-        await etcd.txn([], [e.put(keys.demand(topic, "gw"), b"{}") for topic in topics[start : start + 100]])
+        await etcd.txn([], [op.put(keys.demand(topic, "gw"), b"{}") for topic in topics[start : start + 100]])
 
 
 async def test_a_claim_needs_demand_and_no_owner(etcd: Etcd, keys: Keys) -> None:
@@ -155,8 +155,8 @@ class Unanswering(Etcd):
         self.carried_out = carried_out
 
     async def txn(
-        self, compare: Sequence[e.Compare], success: Sequence[e.Operation], failure: Sequence[e.Operation] = ()
-    ) -> e.TxnResult:
+        self, compare: Sequence[op.Compare], success: Sequence[op.Operation], failure: Sequence[op.Operation] = ()
+    ) -> op.TxnResult:
         if self.carried_out:
             await super().txn(compare, success, failure)
         raise EtcdUnknown

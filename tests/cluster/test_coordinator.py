@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from pollcast.coordinator.election import Election
 from pollcast.coordinator.service import run
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, LeaderRecord, NodeRecord, lease_hex
 from pollcast.services.coordination.registry import Registration, node_record
 from pollcast.services.coordination.session import Session

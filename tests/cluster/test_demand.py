@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pollcast.gateway.demand import Demand
-from pollcast.services.coordination import etcd as e
+from pollcast.services.coordination import client
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.desired_keys import DesiredKeys
-from pollcast.services.coordination.etcd import Etcd
 from pollcast.services.coordination.keys import DemandRecord, Keys
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.session import Session, keep_session
@@ -157,7 +157,7 @@ async def test_thousands_are_written_in_batches(etcd: Etcd, keys: Keys) -> None:
 async def test_what_changed_while_etcd_was_away_is_made_up_for(
     own_etcd: BreakableEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(e, "CALL_SECONDS", 0.5)
+    monkeypatch.setattr(client, "CALL_SECONDS", 0.5)
     async with Etcd.open(own_etcd.settings) as etcd, serving(etcd, Keys("/t")) as gateway:
         gateway.demand.want("a")
         gateway.demand.want("b")

@@ -14,8 +14,9 @@ import psycopg
 import pytest
 
 from pollcast.services.local.child import Child, ProcessFailed
-from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.ports import PortTaken, free_port, is_free, require_free
+from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.waiting import eventually_sync
 
 
@@ -131,7 +132,8 @@ def test_children_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         import sys, threading
         from pathlib import Path
         from pollcast.services.local.child import Child
-        from pollcast.services.local.embedded import EtcdServer, PostgresServer
+        from pollcast.services.local.etcd_server import EtcdServer
+        from pollcast.services.local.postgres_server import PostgresServer
         folder = Path(sys.argv[1])
         etcd = EtcdServer.start(folder / "etcd", fsync=False)
         postgres = PostgresServer.start(folder / "postgres", fsync=False)

@@ -1,4 +1,4 @@
-"""services/process/logs.py: whatever becomes of where the lines go, the service goes on."""
+"""A service keeps running when its log lines cannot be written."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pollcast.services.local.embedded import EtcdServer
+from pollcast.services.local.etcd_server import EtcdServer
 from tests.support.waiting import eventually_sync
 
 
 @contextmanager
 def coordinator(etcd: EtcdServer, namespace: str, *, stderr: int | None) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that logs to this descriptor; None: to none, as with `2>&-`."""
+    """Run a coordinator that logs to this descriptor; None: without a stderr, as with `2>&-`."""
     arguments = ["coordinator", "--etcd", etcd.endpoint, "--namespace", namespace, "--node", "c1"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("POLLCAST_")}
     command = [sys.executable, "-m", "pollcast", *arguments]
@@ -29,8 +29,8 @@ def coordinator(etcd: EtcdServer, namespace: str, *, stderr: int | None) -> Iter
         process.wait()
 
 
-def lives_and_ends_well(process: subprocess.Popen[bytes], etcd: EtcdServer, namespace: str) -> None:
-    """Follows etcd, which it logs about, and drains on SIGTERM."""
+def assert_runs_and_drains(process: subprocess.Popen[bytes], etcd: EtcdServer, namespace: str) -> None:
+    """Assert that the process goes on while events make it log, and drains on SIGTERM."""
     node = f"{namespace}/nodes/coordinator/c1"
     eventually_sync(lambda: '"ready"' in etcd.etcdctl("get", node))
     for number in range(3):
@@ -43,22 +43,22 @@ def lives_and_ends_well(process: subprocess.Popen[bytes], etcd: EtcdServer, name
     assert etcd.etcdctl("get", node) == ""
 
 
-def test_a_service_outlives_whoever_read_its_logs(etcd_server: EtcdServer, namespace: str) -> None:
+def test_a_service_outlives_the_reader_of_its_logs(etcd_server: EtcdServer, namespace: str) -> None:
     read, write = os.pipe()
     with coordinator(etcd_server, namespace, stderr=write) as process:
         os.close(write)
         eventually_sync(lambda: b"session opened" in os.read(read, 65536))
         os.close(read)
-        lives_and_ends_well(process, etcd_server, namespace)
+        assert_runs_and_drains(process, etcd_server, namespace)
 
 
-def test_a_service_runs_without_anywhere_to_log_to(etcd_server: EtcdServer, namespace: str) -> None:
+def test_a_service_runs_without_stderr(etcd_server: EtcdServer, namespace: str) -> None:
     with coordinator(etcd_server, namespace, stderr=None) as process:
-        lives_and_ends_well(process, etcd_server, namespace)
+        assert_runs_and_drains(process, etcd_server, namespace)
 
 
 def test_a_service_outlives_a_full_disk(etcd_server: EtcdServer, namespace: str) -> None:
     full = os.open(Path("/dev/full"), os.O_WRONLY)
     with coordinator(etcd_server, namespace, stderr=full) as process:
         os.close(full)
-        lives_and_ends_well(process, etcd_server, namespace)
+        assert_runs_and_drains(process, etcd_server, namespace)

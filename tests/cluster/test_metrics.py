@@ -1,4 +1,4 @@
-"""docs/metrics.md, deploy/alerts.yml and deploy/grafana.json against what the services tell when they are scraped."""
+"""docs/reference/metrics.md, deploy/alerts.yml and deploy/grafana.json match what the services export."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from pollcast.coordinator.move_topic import move_topic
-from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.client import Client
 from tests.support.repository import ROOT
 from tests.support.waiting import eventually
@@ -30,7 +31,7 @@ SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), 
 
 @dataclass(frozen=True)
 class Documented:
-    """A row of docs/metrics.md. `name` is as Prometheus shows it, without the suffixes of a histogram."""
+    """A row of docs/reference/metrics.md. `name` is as Prometheus shows it, without the suffixes of a histogram."""
 
     who: str
     name: str
@@ -46,7 +47,7 @@ class Documented:
 
 def documented() -> Iterator[Documented]:
     who = ""
-    for line in (ROOT / "docs/metrics.md").read_text().splitlines():
+    for line in (ROOT / "docs/reference/metrics.md").read_text().splitlines():
         if line.startswith("## "):
             who = line.removeprefix("## ").split()[-1].lower()
         elif found := ROW.fullmatch(line):
@@ -119,7 +120,7 @@ def _told(family: Metric) -> tuple[str, tuple[str, frozenset[str]]]:
 
 def test_each_metric_is_documented_and_each_documented_one_is_told(scraped: Scraped) -> None:
     for role, told in scraped.told.items():
-        rows = {row.name: (row.kind, row.labels) for row in documented() if row.who in (role, "service")}
+        rows = {row.name: (row.kind, row.labels) for row in documented() if row.who in (role, "coordination")}
         quiet = {name for name, (_, labels) in told.items() if not labels and rows.get(name, ("", labels))[1]}
         assert {name: what for name, what in rows.items() if name not in quiet} == {
             name: what for name, what in told.items() if name not in quiet
@@ -149,7 +150,9 @@ def test_what_happened_is_told(scraped: Scraped) -> None:
     assert samples["pollcast_etcd_seconds_count"] > 10
 
 
-@pytest.mark.parametrize("file", ["deploy/alerts.yml", "deploy/grafana.json", "docs/operations.md", "docs/scale.md"])
+@pytest.mark.parametrize(
+    "file", ["deploy/alerts.yml", "deploy/grafana.json", "docs/howto/production.md", "docs/design/scale.md"]
+)
 def test_alerts_dashboard_and_pages_use_documented_names_only(file: str) -> None:
     known = {name for row in documented() for name in row.series}
     if file.endswith(".md"):  # speaks of a histogram as a whole
@@ -160,7 +163,7 @@ def test_alerts_dashboard_and_pages_use_documented_names_only(file: str) -> None
 
 def test_each_alert_is_explained() -> None:
     alerts = re.findall(r"alert: (\w+)", (ROOT / "deploy/alerts.yml").read_text())
-    page = (ROOT / "docs/operations.md").read_text()
+    page = (ROOT / "docs/howto/production.md").read_text()
     assert alerts
     assert [alert for alert in alerts if f"`{alert}`" not in page] == []
 

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Etcd, KeyEvent, Kv, Listing
+from pollcast.services.coordination import client
+from pollcast.services.coordination import operations as op
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.mirror import Mirror, apply, diff
+from pollcast.services.coordination.operations import KeyEvent, Kv, Listing
 from tests.support.breakable_etcd import BreakableEtcd
 from tests.support.waiting import eventually
 
@@ -53,8 +55,8 @@ async def test_a_break_is_not_deletes_and_the_difference_is_told_once(
 ) -> None:
     changes: list[KeyEvent] = []
     async with Etcd.open(own_etcd.settings) as etcd:
-        await etcd.txn([], [e.put(f"/m/{name}", b"1") for name in "abc"])
-        monkeypatch.setattr(e, "CALL_SECONDS", 0.5)
+        await etcd.txn([], [op.put(f"/m/{name}", b"1") for name in "abc"])
+        monkeypatch.setattr(client, "CALL_SECONDS", 0.5)
         async with running(Mirror(etcd, "/m/", changes.extend)) as mirror:
             await eventually(lambda: mirror.healthy)
             changes.clear()
@@ -75,7 +77,7 @@ async def test_a_stalled_watch_is_noticed_and_what_was_missed_is_found(
     async with Etcd.open(own_etcd.settings) as etcd:
         await etcd.put("/m/a", b"1")
         for name in ("CALL_SECONDS", "QUIET_SECONDS", "STALL_SECONDS"):
-            monkeypatch.setattr(e, name, 0.3)
+            monkeypatch.setattr(client, name, 0.3)
         async with running(Mirror(etcd, "/m/", lambda _: None)) as mirror:
             await eventually(lambda: mirror.healthy)
             own_etcd.server.freeze()

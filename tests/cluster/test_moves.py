@@ -8,8 +8,8 @@ import pytest
 
 from pollcast.coordinator.move_topic import move_topic
 from pollcast.services.coordination import drain
-from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination import operations as op
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import (
     DemandRecord,
     Keys,
@@ -96,6 +96,6 @@ async def test_a_node_that_is_asked_to_drain_hears_of_it_and_no_later_one_of_its
 
 
 async def test_a_node_that_is_not_there_can_not_be_asked(etcd: Etcd, keys: Keys) -> None:
-    await etcd.txn([], [e.put(keys.node("poller", "n"), b"on no lease")])
+    await etcd.txn([], [op.put(keys.node("poller", "n"), b"on no lease")])
     with pytest.raises(UnknownNode):
         await drain.ask(etcd, keys, "n")

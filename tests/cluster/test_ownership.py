@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 from pollcast.coordinator.move_topic import move_topic
 from pollcast.poller.balance import rank
 from pollcast.poller.ownership import Ownership
-from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Etcd, KeyEvent
+from pollcast.services.coordination import operations as op
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import DemandRecord, Keys, NodeRecord, OwnerRecord, lease_hex
+from pollcast.services.coordination.operations import KeyEvent
 from pollcast.services.coordination.session import Session, keep_session
 from tests.support.breakable_etcd import BreakableEtcd
 from tests.support.waiting import eventually
@@ -72,7 +73,7 @@ async def want(etcd: Etcd, keys: Keys, *topics: str, gateway: str = "gw") -> int
     lease, _ = await etcd.lease_grant(60)
     for start in range(0, len(topics), 100):
         batch = topics[start : start + 100]
-        await etcd.txn([], [e.put(keys.demand(topic, gateway), DEMAND, lease) for topic in batch])
+        await etcd.txn([], [op.put(keys.demand(topic, gateway), DEMAND, lease) for topic in batch])
     return lease
 
 

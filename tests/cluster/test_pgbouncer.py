@@ -19,7 +19,7 @@ import pytest
 
 from pollcast.services.local import ports
 from pollcast.services.local.child import Child, User
-from pollcast.services.local.embedded import POSTGRES_USER, PostgresServer
+from pollcast.services.local.postgres_server import USER, PostgresServer
 from tests.support.polling_setting import Followed, polling_on
 from tests.support.waiting import eventually, eventually_sync
 
@@ -65,7 +65,7 @@ class PgBouncer:
         )
         user = None
         if os.geteuid() == 0:  # it does not run as root
-            entry = pwd.getpwnam(POSTGRES_USER)
+            entry = pwd.getpwnam(USER)
             user = User(entry.pw_uid, entry.pw_gid)
             folder.parent.chmod(0o711)
             for path in (folder, users, config):

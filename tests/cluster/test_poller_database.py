@@ -13,10 +13,10 @@ import pytest
 from pollcast.poller.answer import Outcome, divide
 from pollcast.poller.database import Database
 from pollcast.poller.owned import OwnedTopic
+from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.rounds import Batching, run_round
 from pollcast.poller.schedule import BatchSize
-from pollcast.poller.statement import Statement, alone, together, types
-from pollcast.poller.trouble import Scope, Trouble
+from pollcast.poller.statement import Statement, batch_statement, single_statement, types
 from pollcast.services.catalogue import catalog, topics
 from pollcast.services.catalogue.catalog import Query
 from tests.support.waiting import eventually
@@ -25,7 +25,7 @@ from tests.support.waiting import eventually
 async def connected(db: Database) -> bool:
     """A busy machine may take longer for the first connection than a poll waits for it."""
     ready = catalog.parse("[queries.q]\nsql = 'select 1'", "test.toml").query("q")
-    return not isinstance(await db.ask(alone(ready, {}), ready), Trouble)
+    return not isinstance(await db.execute(single_statement(ready, {}), ready), PollError)
 
 
 @pytest.fixture
@@ -54,34 +54,34 @@ def setup(database: str, *statements: str) -> None:
 
 
 async def outcome(db: Database, q: Query, values: Mapping[str, str] | None = None) -> Outcome:
-    answer = await db.ask(alone(q, values or {}), q)
-    return answer if isinstance(answer, Trouble) else divide(answer, [None], q)[0]
+    answer = await db.execute(single_statement(q, values or {}), q)
+    return answer if isinstance(answer, PollError) else divide(answer, [None], q)[0]
 
 
 async def rows(db: Database, q: Query, values: Mapping[str, str] | None = None) -> list[Any]:
     """Of one topic, read as a client reads them."""
     result = await outcome(db, q, values)
-    assert not isinstance(result, Trouble), result.error
+    assert not isinstance(result, PollError), result.error
     return [json.loads(row) for _, row in result]
 
 
-async def trouble(db: Database, q: Query, values: Mapping[str, str] | None = None) -> Trouble:
+async def trouble(db: Database, q: Query, values: Mapping[str, str] | None = None) -> PollError:
     result = await outcome(db, q, values)
-    assert isinstance(result, Trouble)
+    assert isinstance(result, PollError)
     return result
 
 
 async def both_ways(db: Database, q: Query, *topics: Mapping[str, str]) -> list[Outcome]:
     """Polls the topics together, and checks that one by one gives the same."""
-    answer = await db.ask(together(q, topics), q)
-    assert not isinstance(answer, Trouble), answer
+    answer = await db.execute(batch_statement(q, topics), q)
+    assert not isinstance(answer, PollError), answer
     outcomes = divide(answer, [None] * len(topics), q)
     assert outcomes == [await outcome(db, q, values) for values in topics]
     return outcomes
 
 
 def ids(result: Outcome) -> list[Any]:
-    assert not isinstance(result, Trouble), result.error
+    assert not isinstance(result, PollError), result.error
     return [json.loads(row)["id"] for _, row in result]
 
 
@@ -133,13 +133,13 @@ async def test_row_keys_of_any_type_are_json_arrays(db: Database) -> None:
         if "json" in expression and "\n" in expression:
             continue
         result = await outcome(db, query(f'select {expression} as "Odd ""Name"""', key=['Odd "Name"']))
-        assert not isinstance(result, Trouble), result.error
+        assert not isinstance(result, PollError), result.error
         assert json.loads(result[0][0]) == [json.loads(expected)], expression
 
 
 async def test_a_key_of_several_columns_keeps_their_order(db: Database) -> None:
     result = await outcome(db, query("select 1 as a, 'x' as b", key=["b", "a"]))
-    assert not isinstance(result, Trouble)
+    assert not isinstance(result, PollError)
     assert json.loads(result[0][0]) == ["x", 1]
 
 
@@ -225,7 +225,7 @@ async def test_rows_keep_the_order_of_the_query_and_topics_theirs(database: str,
     )
     topics = [{"r": str(r), "n": str(n)} for r in (6, 0, 99, 3) for n in (50, 1, 700)]
     for result, values in zip(await both_ways(db, q, *topics), topics, strict=True):
-        assert not isinstance(result, Trouble)
+        assert not isinstance(result, PollError)
         order = [(-row["v"], row["id"]) for row in (json.loads(row) for _, row in result)]
         assert order == sorted(order)
         assert len(result) == (0 if values["r"] == "99" else min(int(values["n"]), len(result)))
@@ -255,13 +255,15 @@ async def round_of(db: Database, q: Query, *values: Mapping[str, str]) -> tuple[
     faults: dict[str, bool] = {}
     asked: list[int] = []
 
-    async def ask(group: Any) -> list[Outcome] | Trouble:
+    async def ask(group: Any) -> list[Outcome] | PollError:
         asked.append(len(group))
         text: Statement = (
-            together(q, [t.topic.values for t in group]) if len(group) > 1 else alone(q, group[0].topic.values)
+            batch_statement(q, [t.topic.values for t in group])
+            if len(group) > 1
+            else single_statement(q, group[0].topic.values)
         )
-        answer = await db.ask(text, q)
-        return answer if isinstance(answer, Trouble) else divide(answer, [None] * len(group), q)
+        answer = await db.execute(text, q)
+        return answer if isinstance(answer, PollError) else divide(answer, [None] * len(group), q)
 
     def deliver(topic: OwnedTopic, result: Outcome, at_fault: bool) -> None:
         assert topic.name not in outcomes
@@ -278,7 +280,7 @@ async def test_a_parameter_that_divides_by_zero_fails_alone(db: Database) -> Non
     assert faults.index(True) == 39
     assert faults.count(True) == 1
     bad = outcomes[39]
-    assert isinstance(bad, Trouble)
+    assert isinstance(bad, PollError)
     assert (bad.state, bad.error.detail) == ("failed", "the query failed: division_by_zero (22012)")
     assert [ids(each) for n, each in enumerate(outcomes) if n != 39] == [[10 // n] for n in range(1, 60)]
     assert len(asked) <= 14
@@ -300,7 +302,7 @@ async def test_a_topic_that_times_out_fails_alone(db: Database) -> None:
     outcomes, faults, _ = await round_of(db, q, *({"n": str(n)} for n in range(16)))
     assert [n for n, fault in enumerate(faults) if fault] == [7]
     bad = outcomes[7]
-    assert isinstance(bad, Trouble)
+    assert isinstance(bad, PollError)
     assert (bad.state, bad.error.detail) == ("stale", "the query took longer than its timeout of 0.5 s")
     assert [ids(each) for n, each in enumerate(outcomes) if n != 7] == [[n] for n in range(16) if n != 7]
 
@@ -326,7 +328,7 @@ async def test_a_query_that_is_wrong_is_not_searched_for_a_culprit(db: Database)
     assert asked == [100, 1]
     assert not any(faults)
     for each in outcomes:
-        assert isinstance(each, Trouble)
+        assert isinstance(each, PollError)
         assert each.error.detail == "the query failed: undefined_table (42P01)"
 
 
@@ -336,14 +338,14 @@ async def test_a_result_beyond_max_rows_fails_alone_and_says_the_limit(db: Datab
     assert faults == [False, True, True, False]
     assert asked == [4]
     for each in outcomes[1:3]:
-        assert isinstance(each, Trouble)
+        assert isinstance(each, PollError)
         assert (each.state, each.error.detail) == ("failed", "the result has more than 10 rows")
 
 
 async def test_a_result_beyond_max_rows_is_not_fetched_whole(db: Database) -> None:
     q = query("select g as id from generate_series(1, 1000000) g", max_rows=5)
-    answer = await db.ask(alone(q, {}), q)
-    assert not isinstance(answer, Trouble)
+    answer = await db.execute(single_statement(q, {}), q)
+    assert not isinstance(answer, PollError)
     assert len(answer) == 6
 
 
@@ -360,7 +362,7 @@ async def test_a_key_column_that_the_result_lacks_is_an_error_that_names_it(db: 
 
 async def test_a_query_that_takes_too_long_is_stale(db: Database) -> None:
     bad = await trouble(db, query("select pg_sleep(30)", timeout="100ms"))
-    assert (bad.state, bad.scope) == ("stale", Scope.WEIGHT)
+    assert (bad.state, bad.scope) == ("stale", Scope.TOPIC_OR_SIZE)
     assert bad.error.detail == "the query took longer than its timeout of 0.1 s"
 
 
@@ -443,13 +445,13 @@ async def test_who_waits_for_a_connection_when_all_are_cancelled_ends_as_well(da
 
     async def poll(db: Database) -> None:
         while True:
-            await db.ask(alone(q, {}), q)
+            await db.execute(single_statement(q, {}), q)
 
     async with Database.open(database, 2, "poller-1") as db:
         for _ in range(5):
             polling = [asyncio.ensure_future(poll(db)) for _ in range(50)]
             for _ in range(3):
-                assert not isinstance(await db.ask(alone(q, {}), q), Trouble)
+                assert not isinstance(await db.execute(single_statement(q, {}), q), PollError)
             for each in polling:
                 each.cancel()
             _, left = await asyncio.wait(polling, timeout=20)

@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 from pollcast.poller.database import Database
 from pollcast.poller.polling import Polling
 from pollcast.services.catalogue import catalog as catalogue
-from pollcast.services.local.embedded import PostgresServer
+from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.polling_setting import Setting, polling_on
 from tests.support.waiting import eventually
 

@@ -14,7 +14,7 @@ import pytest
 
 from pollcast.poller import service
 from pollcast.services import clock
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import DemandRecord, Keys, NodeRecord, OwnerRecord
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.session import Session

@@ -9,7 +9,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pollcast.services.local.embedded import PostgresServer, program
+from pollcast.services.local.embedded import program
+from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.polling_setting import polling_on
 from tests.support.waiting import eventually
 

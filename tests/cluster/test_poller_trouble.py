@@ -1,6 +1,7 @@
 """A database in trouble: what a client is told, that it keeps its last result, and that everything heals by itself.
 
-One row per cause (docs/polling.md has them as a table). Each is real: PostgreSQL itself refuses, breaks or is gone.
+One row per cause (docs/design/polling.md has them as a table). Each is real: PostgreSQL itself refuses, breaks or is
+gone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import psycopg
 import pytest
 from prometheus_client import REGISTRY
 
-from pollcast.services.local.embedded import PostgresServer
+from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.balancer import Balancer
 from tests.support.polling_setting import Followed, Gateway, Setting, execute, polling_on
 from tests.support.waiting import eventually

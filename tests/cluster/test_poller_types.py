@@ -11,8 +11,8 @@ import pytest
 
 from pollcast.poller.answer import divide
 from pollcast.poller.database import Database
-from pollcast.poller.statement import alone
-from pollcast.poller.trouble import Trouble
+from pollcast.poller.poll_error import PollError
+from pollcast.poller.statement import single_statement
 from pollcast.services.catalogue import catalog
 from pollcast.services.delta import Row, diff
 from pollcast_client import Result
@@ -38,7 +38,7 @@ KEYS = {
 async def connected(db: Database) -> bool:
     """A busy machine may take longer for the first connection than a poll waits for it."""
     ready = catalog.parse("[queries.q]\nsql = 'select 1'", "test.toml").query("q")
-    return not isinstance(await db.ask(alone(ready, {}), ready), Trouble)
+    return not isinstance(await db.execute(single_statement(ready, {}), ready), PollError)
 
 
 @pytest.fixture
@@ -50,13 +50,13 @@ async def db(database: str) -> AsyncIterator[Database]:
 
 async def poll(db: Database) -> list[Row]:
     (outcome,) = divide(await answer(db), [None], QUERY)
-    assert not isinstance(outcome, Trouble), outcome.error
+    assert not isinstance(outcome, PollError), outcome.error
     return outcome
 
 
 async def answer(db: Database) -> Any:
-    found = await db.ask(alone(QUERY, {}), QUERY)
-    assert not isinstance(found, Trouble), found.error
+    found = await db.execute(single_statement(QUERY, {}), QUERY)
+    assert not isinstance(found, PollError), found.error
     return found
 
 

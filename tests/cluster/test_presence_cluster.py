@@ -10,7 +10,7 @@ import orjson
 import pytest
 from websockets.asyncio.client import connect
 
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.process.settings import EtcdSettings
 from pollcast.v1 import live_pb2, live_pb2_grpc
 from tests.support.cluster import Cluster, Served

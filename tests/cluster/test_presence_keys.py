@@ -1,4 +1,4 @@
-"""Members in a real etcd: what is written, in how many requests, and what others see of it."""
+"""Presence keys in a real etcd: the values written, the number of requests, and what other gateways see."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from pollcast.gateway.audience import Traffic
-from pollcast.gateway.presence import Presence, Presences
+from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import Change, PresenceKeys
+from pollcast.gateway.presence_list import PresenceList
 from pollcast.gateway.presence_request import PresenceRequest
 from pollcast.gateway.topic import LiveTopic
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.desired_keys import BATCH
-from pollcast.services.coordination.etcd import Etcd
 from pollcast.services.coordination.keys import Keys, PresenceRecord
 from pollcast.services.coordination.session import Session, keep_session
 from pollcast.services.errors import LeaseLost
@@ -30,13 +31,13 @@ RECORD = PresenceRecord("ann", {"name": 1}, "2026-01-01T00:00:00Z")
 
 
 class Side:
-    """One gateway's side of presence, running."""
+    """The presence keys of one gateway, running. `on_changes` gets the other gateways' changes."""
 
     def __init__(self, etcd: Etcd, keys: Keys, name: str) -> None:
         self.etcd = etcd
         self.changes: list[Change] = []
         self.members = PresenceKeys(etcd, keys, name)
-        self.members.on_changes(self.changes.extend)
+        self.on_changes: Callable[[list[Change]], None] = self.changes.extend
         self.session: Session | None = None
 
     @contextlib.asynccontextmanager
@@ -46,7 +47,10 @@ class Side:
             await self.members.run(session)
 
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(self.members.follow()), tasks.create_task(keep_session(self.etcd, ttl, term))]
+            running = [
+                tasks.create_task(self.members.follow(lambda changes: self.on_changes(changes))),
+                tasks.create_task(keep_session(self.etcd, ttl, term)),
+            ]
             try:
                 yield self
             finally:
@@ -54,6 +58,7 @@ class Side:
                     task.cancel()
 
     def sees(self, topic: str = "room") -> set[str]:
+        """Return the refs of the other gateways' members."""
         return {member_id.ref for member_id in self.members.others(topic)}
 
 
@@ -78,7 +83,7 @@ async def test_a_member_is_one_key_on_its_gateway_s_lease(etcd: Etcd, keys: Keys
     assert one.changes == []
 
 
-async def test_five_thousand_joins_in_a_second_are_tens_of_requests(sides: tuple[Side, Side]) -> None:
+async def test_five_thousand_joins_in_a_second_take_tens_of_requests(sides: tuple[Side, Side]) -> None:
     one, two = sides
     await eventually(lambda: one.members.settled)
     started = time.monotonic()
@@ -87,7 +92,7 @@ async def test_five_thousand_joins_in_a_second_are_tens_of_requests(sides: tuple
             one.members.show("room", f"r{tick}.{number}", RECORD)
         await asyncio.sleep(max(0.0, started + (tick + 1) / 100 - time.monotonic()))
     await eventually(lambda: len(two.sees()) == 5000)
-    # Full batches, and at most fifty a second that are not.
+    # Full batches, and at most fifty others a second.
     assert one.members.requests < 5000 / BATCH + 50 * (time.monotonic() - started)
     before = one.members.requests
     for tick in range(100):
@@ -97,7 +102,7 @@ async def test_five_thousand_joins_in_a_second_are_tens_of_requests(sides: tuple
     assert one.members.requests - before <= 51
 
 
-async def test_who_comes_and_goes_before_it_is_written_costs_nothing(etcd: Etcd, keys: Keys) -> None:
+async def test_a_member_that_comes_and_goes_before_it_is_written_costs_no_request(etcd: Etcd, keys: Keys) -> None:
     one = Side(etcd, keys, "one")
     one.members.show("room", "r1", RECORD)
     one.members.hide("room", "r1")
@@ -106,7 +111,7 @@ async def test_who_comes_and_goes_before_it_is_written_costs_nothing(etcd: Etcd,
         assert one.members.requests == 0
 
 
-async def test_a_key_that_somebody_deletes_or_overwrites_is_put_back(
+async def test_a_member_s_key_that_is_deleted_or_overwritten_is_written_again(
     etcd: Etcd, keys: Keys, sides: tuple[Side, Side]
 ) -> None:
     one, two = sides
@@ -126,7 +131,7 @@ async def test_a_key_that_somebody_deletes_or_overwrites_is_put_back(
     await eventually(is_back)
 
 
-async def test_a_lease_that_ends_takes_all_members_in_one_event_and_a_new_one_brings_them_back(
+async def test_the_end_of_a_lease_removes_all_members_in_one_event_and_the_next_lease_restores_them(
     etcd: Etcd, keys: Keys, sides: tuple[Side, Side]
 ) -> None:
     one, two = sides
@@ -135,7 +140,7 @@ async def test_a_lease_that_ends_takes_all_members_in_one_event_and_a_new_one_br
         one.members.show("room", ref, RECORD)
     await eventually(lambda: two.sees() == refs)
     batches: list[int] = []
-    two.members.on_changes(lambda changes: batches.append(len(changes)))
+    two.on_changes = lambda changes: batches.append(len(changes))
     assert one.session is not None
     await etcd.lease_revoke(one.session.lease)
     await eventually(lambda: batches)
@@ -144,7 +149,7 @@ async def test_a_lease_that_ends_takes_all_members_in_one_event_and_a_new_one_br
     await eventually(lambda: two.sees() == refs)
 
 
-async def test_an_etcd_that_stalls_freezes_the_list(own_etcd: BreakableEtcd, keys: Keys) -> None:
+async def test_a_list_stays_as_it_is_while_etcd_is_frozen(own_etcd: BreakableEtcd, keys: Keys) -> None:
     async with (
         Etcd.open(own_etcd.settings) as etcd,
         Etcd.open(own_etcd.settings) as other,
@@ -162,10 +167,10 @@ async def test_an_etcd_that_stalls_freezes_the_list(own_etcd: BreakableEtcd, key
         assert [change.deleted for change in two.changes if change.member_id.ref == "r1"].count(True) <= 1
 
 
-async def test_what_is_no_member_is_not_listed(etcd: Etcd, keys: Keys, sides: tuple[Side, Side]) -> None:
+async def test_a_value_that_describes_no_member_is_not_listed(etcd: Etcd, keys: Keys, sides: tuple[Side, Side]) -> None:
     _, two = sides
     presences = Presences(two.members, time.monotonic)
-    two.members.on_changes(presences.take)
+    two.on_changes = presences.apply
     with presences.watching(TOPIC):
         presence = presences.of(TOPIC)
         for number, value in enumerate(
@@ -188,19 +193,17 @@ async def test_what_is_no_member_is_not_listed(etcd: Etcd, keys: Keys, sides: tu
 # --- two gateways' lists on one etcd ------------------------------------------------------------------------------
 
 
-class Here:
-    """A gateway's lists with clients, on a real etcd (`tests.support.presence_world.Gateway` without the log)."""
+class ListsOnEtcd:
+    """A gateway's lists with clients, on a real etcd (`tests.support.presence_world.FakeGateway` has a log instead)."""
 
     def __init__(self, side: Side) -> None:
         self.presences = Presences(side.members, time.monotonic)
         self.live = LiveTopic(TOPIC, Traffic())
-        side.members.on_changes(self.presences.take)
+        side.on_changes = self.presences.apply
 
     @property
-    def presence(self) -> Presence:
-        presence = self.presences.of(TOPIC)
-        presence.audience = self.live.audience
-        return presence
+    def presence(self) -> PresenceList:
+        return self.presences.of(TOPIC, self.live.audience)
 
     def join(self, number: int, key: str | None) -> Client:
         client = Client(self, str(number))
@@ -220,8 +223,8 @@ async def test_lists_on_two_gateways_equal_the_truth_after_random_joins_leaves_a
 ) -> None:
     chance = random.Random(seed)
     async with Side(etcd, keys, "one").running() as one, Side(etcd, keys, "two").running() as two:
-        lists = {one: Here(one), two: Here(two)}
-        clients: list[tuple[Here, Client]] = [(here, here.join(0, None)) for here in lists.values()]
+        lists = {one: ListsOnEtcd(one), two: ListsOnEtcd(two)}
+        clients: list[tuple[ListsOnEtcd, Client]] = [(here, here.join(0, None)) for here in lists.values()]
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(here.presences.run()) for here in lists.values()]
             for number in range(1, 120):
@@ -234,7 +237,7 @@ async def test_lists_on_two_gateways_equal_the_truth_after_random_joins_leaves_a
                     here.part(client, closed=chance.random() < 0.5)
                 elif action < 0.95:
                     side = chance.choice([one, two])
-                    if side.session is not None:  # as if it had been frozen: its lease is gone, its clients are not
+                    if side.session is not None:  # like a frozen gateway: its lease ends, its clients stay
                         session = side.session
                         with contextlib.suppress(LeaseLost):
                             await etcd.lease_revoke(session.lease)

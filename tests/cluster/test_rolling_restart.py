@@ -34,7 +34,7 @@ NODES: list[tuple[Role, str]] = [
 
 SILENCE_SECONDS = {"coordinator": 1.5, "poller": 1.5, "gateway": 4.0}
 """The longest that a client may wait for the next result of a topic that changes ten times a second, on a loaded
-machine; see docs/operations.md for what it is on a quiet one."""
+machine; see docs/howto/production.md for what it is on a quiet one."""
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from pollcast.services.coordination import etcd as e
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination import client
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.session import Session, backoff, keep_session
 from pollcast.services.errors import LeaseLost
 from tests.support.breakable_etcd import BreakableEtcd
@@ -90,7 +90,7 @@ async def test_a_body_starts_over_under_a_new_lease(etcd: Etcd) -> None:
 async def test_etcd_out_of_reach_is_not_loss_and_its_word_is(
     own_etcd: BreakableEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(e, "CALL_SECONDS", 0.5)
+    monkeypatch.setattr(client, "CALL_SECONDS", 0.5)
     sessions: list[Session] = []
 
     async def body(session: Session) -> None:
@@ -116,7 +116,7 @@ async def test_etcd_out_of_reach_is_not_loss_and_its_word_is(
 async def test_stop_ends_the_waiting_for_a_first_session(
     own_etcd: BreakableEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(e, "CALL_SECONDS", 0.3)
+    monkeypatch.setattr(client, "CALL_SECONDS", 0.3)
     own_etcd.server.kill()
     stop = asyncio.Event()
 

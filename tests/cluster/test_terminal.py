@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from pollcast.services.cli.board import Board, Drain, Move, Quit, keys_in
-from pollcast.services.cli.top import drawn
+from pollcast.services.cli.top import render
 from pollcast.v1 import cluster_pb2
 from tests.support.client import Client
 from tests.support.cluster import Cluster, cluster
@@ -60,7 +60,7 @@ def board() -> Board:
 
 
 def shown(board: Board) -> list[str]:
-    return [entry.topic for entry in board.entries(NOW)]
+    return [line.topic for line in board.lines(NOW)]
 
 
 def press(board: Board, *keys: str) -> Any:
@@ -83,9 +83,9 @@ def test_topics_are_sorted_by_cost_until_another_column_is_wanted(board: Board) 
     assert board.sort == "cost"
 
 
-def test_an_entry_tells_lag_and_cost(board: Board) -> None:
-    entry = board.entries(NOW)[0]
-    assert (entry.lag, entry.cost, entry.polls, entry.rows) == (1.5, 6.0, 2.0, 3)
+def test_a_line_has_lag_and_cost(board: Board) -> None:
+    line = board.lines(NOW)[0]
+    assert (line.lag, line.cost, line.polls, line.rows) == (1.5, 6.0, 2.0, 3)
 
 
 def test_a_filter_is_typed_and_taken_back(board: Board) -> None:
@@ -123,7 +123,7 @@ def test_a_topic_is_moved_to_another_poller_that_is_ready(board: Board) -> None:
 def test_moving_needs_somewhere_to_go(board: Board) -> None:
     board.take(Event(node_down="p1"))
     press(board, "down", "m")
-    assert (board.mode, board.message) == ("list", "there is no other poller that is ready")
+    assert (board.mode, board.message) == ("list", "no other poller is ready")
 
 
 def test_a_node_is_drained_only_when_that_is_confirmed(board: Board) -> None:
@@ -162,7 +162,7 @@ def test_the_screen_fits_and_shows_the_selection(board: Board, height: int) -> N
         board.take(topic(f"t{number:02}"))
     board.selected = "t49"
     console = Console(width=110, height=height, record=True, file=io.StringIO())
-    console.print(drawn(board, NOW, height))
+    console.print(render(board, NOW, height))
     lines = console.export_text().splitlines()
     assert any(line.strip().startswith("t49") for line in lines)
     assert len(lines) <= max(height, 9)
@@ -293,7 +293,7 @@ async def test_top_moves_a_topic_and_quits_by_keys(up: Cluster, watched: None) -
         screen.type("m")
         await screen.shows("move clock to")
         screen.type("\r")
-        await screen.shows("now, epoch")
+        await screen.shows("owns clock, epoch")
         screen.type("q")
 
         def ended() -> bool:
@@ -315,7 +315,7 @@ async def test_without_a_coordinator_topics_are_as_etcd_has_them(up: Cluster, wa
         coordinator.kill()
     done = await pollcast(up, "topics", "--json")
     assert done.returncode == 0
-    assert done.stderr == "No coordinator answers: this is what etcd has.\n"
+    assert done.stderr == "No coordinator answers: these are the topics in etcd.\n"
     (told,) = json.loads(done.stdout)["topics"]
     assert (told["topic"], told["clients"], told["state"]) == ("clock", None, None)
     assert told["gateways"] == [{"name": "gateway-1", "clients": None}]

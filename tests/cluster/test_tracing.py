@@ -1,4 +1,4 @@
-"""Traces: one per change, the same number on both sides, and nothing of OpenTelemetry without being asked."""
+"""Traces: one per change, with the same id in every process, and no import of OpenTelemetry without a collector."""
 
 from __future__ import annotations
 
@@ -22,32 +22,34 @@ from tests.support.client import Client
 from tests.support.waiting import eventually
 from tests.support.world import start_world
 
-Span = tuple[str, bytes, bytes, bytes]  # name, trace, span, parent
+Span = tuple[str, bytes, bytes, bytes]
+"""A span: its name, and the ids of its trace, of itself and of its parent."""
 
 
 class Collector(ThreadingHTTPServer):
-    """An OTLP collector that keeps what it gets."""
+    """An OTLP collector that keeps the spans it receives."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
+        super().__init__(("127.0.0.1", 0), CollectorRequest)
         self.spans: dict[str, list[Span]] = {}  # by service.name
 
     def of(self, role: str, name: str) -> dict[bytes, tuple[bytes, bytes]]:
-        """Span and parent of each trace that has a span of that name."""
+        """Return the ids of the span and its parent, by trace id, for all spans of this name that the role sent."""
         spans = self.spans.get(f"pollcast-{role}", [])
         return {trace: (span, parent) for found, trace, span, parent in spans if found == name}
 
     def names(self, role: str) -> set[str]:
-        """Of the spans that it has sent."""
+        """Return the names of the spans that the role sent."""
         return {name for name, *_ in self.spans.get(f"pollcast-{role}", [])}
 
 
-class Answer(BaseHTTPRequestHandler):
-    """Takes spans."""
+class CollectorRequest(BaseHTTPRequestHandler):
+    """One request to the collector."""
 
     server: Collector
 
     def do_POST(self) -> None:
+        """Store the spans in the request."""
         import gzip
 
         body = self.rfile.read(int(self.headers["content-length"]))
@@ -63,11 +65,12 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
+    """A collector that is listening."""
     with Collector() as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -100,7 +103,7 @@ async def test_a_change_is_one_trace_from_the_poll_to_the_socket(
         assert collector.names("poller") == {"poll", "diff", "feed"}
 
 
-def test_spans_hang_together_and_hold_no_parameter() -> None:
+def test_the_spans_of_a_change_share_one_trace_and_hold_no_parameter() -> None:
     kept = InMemorySpanExporter()
     tracing.start_with(SimpleSpanProcessor(kept), "poller", "poller-1", 1.0)
     try:
@@ -122,20 +125,22 @@ def test_spans_hang_together_and_hold_no_parameter() -> None:
 
 
 @given(st.text(), st.integers(0), st.integers(0), st.floats(0, 1), st.floats(0, 1))
-def test_who_keeps_more_keeps_what_others_keep(topic: str, epoch: int, seq: int, some: float, more: float) -> None:
+def test_a_trace_sampled_at_a_ratio_is_sampled_at_every_higher_ratio(
+    topic: str, epoch: int, seq: int, some: float, more: float
+) -> None:
     trace = tracing.trace_id(topic, epoch, seq)
     some, more = sorted((some, more))
-    assert not tracing.is_kept(trace, some) or tracing.is_kept(trace, more)
-    assert tracing.is_kept(trace, 1.0)
-    assert not tracing.is_kept(trace, 0.0)
+    assert not tracing.is_sampled(trace, some) or tracing.is_sampled(trace, more)
+    assert tracing.is_sampled(trace, 1.0)
+    assert not tracing.is_sampled(trace, 0.0)
     assert 0 < trace < 1 << 128
     assert 0 < tracing.root_span(trace) < 1 << 64
 
 
-def test_nothing_of_opentelemetry_is_imported_unless_a_collector_is_named() -> None:
+def test_opentelemetry_is_imported_only_if_the_environment_names_a_collector() -> None:
     code = (
         "import sys, pollcast.services.cli.main, pollcast.gateway.service, pollcast.poller.service\n"
-        "from services import tracing\n"
+        "from pollcast.services.process import tracing\n"
         "tracing.start('gateway', 'g')\n"
         "assert not tracing.on\n"
         "assert not [name for name in sys.modules if name.startswith('opentelemetry')]\n"

@@ -18,7 +18,7 @@ import psutil
 import psycopg
 import pytest
 
-from pollcast.services.local.embedded import EtcdServer
+from pollcast.services.local.etcd_server import EtcdServer
 from tests.cluster.test_embedded import gone
 from tests.support.cluster import Cluster, cluster
 from tests.support.waiting import eventually_sync

@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pollcast.services.local.embedded import EtcdServer
+from pollcast.services.local.etcd_server import EtcdServer
 from tests.support.client import Client
 from tests.support.nemesis import Nemesis, any_gateway
 from tests.support.waiting import eventually

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from pollcast.services.local.embedded import EtcdMember, EtcdServer, PostgresServer
+from pollcast.services.local.etcd_server import EtcdMember, EtcdServer
+from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process.settings import Role
 from tests.support.client import Client
 from tests.support.waiting import eventually, stood_still

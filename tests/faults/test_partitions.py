@@ -1,4 +1,4 @@
-"""Partitions, in network namespaces: what docs/design.md says of each, and for how long.
+"""Partitions, in network namespaces: what docs/design/design.md says of each, and for how long.
 
 The database is reached by its Unix socket, so that it is on everybody's side.
 """
@@ -17,7 +17,9 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pollcast.services.local.child import Child
-from pollcast.services.local.embedded import ETCD_FLAGS, PostgresServer, program
+from pollcast.services.local.embedded import program
+from pollcast.services.local.etcd_server import FLAGS
+from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process.settings import Role
 from tests.support.client import Client
 from tests.support.netns import Network, network
@@ -90,7 +92,7 @@ def socket_url(postgres_server: PostgresServer) -> Iterator[str]:
 
 def _etcd(folder: Path, net: Network) -> Child:
     client = f"http://{net.address('etcd')}:{ETCD_PORT}"
-    command = [program("etcd"), f"--data-dir={folder / 'etcd'}", *ETCD_FLAGS, "--unsafe-no-fsync"]
+    command = [program("etcd"), f"--data-dir={folder / 'etcd'}", *FLAGS, "--unsafe-no-fsync"]
     command += [f"--listen-client-urls={client}", f"--advertise-client-urls={client}"]
     return Child("etcd", [*net.on("etcd"), *command], folder / "etcd.log")
 

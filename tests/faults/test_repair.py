@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pollcast.services.coordination.keys import NodeRecord, OwnerRecord
-from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.client import Client
 from tests.support.waiting import eventually
 from tests.support.world import World, now, own_database, start_world

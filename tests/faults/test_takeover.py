@@ -11,7 +11,8 @@ import pytest
 from pollcast.coordinator.move_topic import move_topic
 from pollcast.services.coordination import drain
 from pollcast.services.coordination.keys import OwnerRecord
-from pollcast.services.local.embedded import EtcdServer, PostgresServer
+from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.client import Client
 from tests.support.waiting import eventually
 from tests.support.world import INTERVAL, LEASE_TTL, World, now, own_database, start_world, waited

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from pollcast.services.local.embedded import EtcdServer
+from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.process.settings import EtcdSettings
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys
 from pollcast.services.process.settings import EtcdSettings
 from tests.support.breakable_etcd import BreakableEtcd

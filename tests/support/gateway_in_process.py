@@ -15,23 +15,23 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
-from pollcast.gateway.channels import Context
+from pollcast.gateway.feeds import decode
+from pollcast.gateway.handshake import SCOPE_KEY, Handshake
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import NOBODY
 from pollcast.gateway.limits import Limits
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import MemberId
+from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.turns import PacedHttp
-from pollcast.gateway.wire import EXTENSION, FrameProtocol
 from pollcast.poller.owned import OwnedTopic
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue import topics
-from pollcast.services.coordination.etcd import Kv
 from pollcast.services.coordination.keys import PresenceRecord
+from pollcast.services.coordination.operations import Kv
 from pollcast.services.delta import Row
 from pollcast.services.process.settings import GatewaySettings
 from pollcast.services.serving import web
-from pollcast.v1 import feed_pb2
 
 CATALOG = """
 [queries.keyed]
@@ -48,7 +48,7 @@ OWNER = "127.0.0.1:1"
 
 
 class NoEtcd:
-    """What is wanted is told, and nobody else is there (`hub.DemandSink`, `presence.PresenceStore`)."""
+    """What is wanted is told, and nobody else is there (`hub.DemandSink`, `presence_list.PresenceStore`)."""
 
     gateway = "here"
 
@@ -73,7 +73,7 @@ class NoEtcd:
 @dataclass
 class Gateway:
     hub: Hub
-    context: Context
+    sockets: Sockets
     address: tuple[str, int] = ("", 0)
     owned: dict[str, OwnedTopic] = field(default_factory=dict)
 
@@ -85,21 +85,21 @@ class Gateway:
     def take(self, updates: list[bytes]) -> None:
         """Updates of an owner."""
         for update in updates:
-            self.hub.on_update(OWNER, feed_pb2.FeedUpdate.FromString(update))
+            self.hub.on_update(OWNER, decode(update))
 
     def attach(self, canonical: str) -> None:
         """The owner sends what it has, soon."""
         owned = self.owned.get(canonical)
         if owned is not None:
-            asyncio.get_running_loop().call_soon(self.take, list(owned.current("live")))
+            asyncio.get_running_loop().call_soon(self.take, list(owned.current_updates("live")))
 
     def change(self, canonical: str, rows: list[Row], epoch: int = 1) -> None:
         """The owner of that epoch found these rows."""
         owned = self.owned.get(canonical)
         if owned is None or owned.epoch != epoch:
-            topic = topics.parse_canonical(canonical, self.context.catalog)
+            topic = topics.parse_canonical(canonical, self.sockets.context.catalog)
             owned = self.owned[canonical] = OwnedTopic(topic, epoch, 0)
-        self.take(owned.answered(rows, time.time_ns() // 1000))
+        self.take(owned.record_result(rows, time.time_ns() // 1000))
 
 
 def gateway(folder: Path, limits: Limits | None = None) -> Gateway:
@@ -107,9 +107,9 @@ def gateway(folder: Path, limits: Limits | None = None) -> Gateway:
     file.write_text(CATALOG)
     catalog = catalogue.load(file)
     nothing = NoEtcd()
-    hub = Hub(GatewaySettings(catalog=file), nothing, Presences(nothing, time.monotonic))
+    hub = Hub(GatewaySettings(catalog=file), nothing, Presences(nothing, time.monotonic), lambda _: None)
     limits = limits or Limits(max_topics=100, join_rate=1e6, max_connections=10_000)
-    here = Gateway(hub, Context(hub, catalog, limits, lambda _: NOBODY, time.monotonic))
+    here = Gateway(hub, Sockets(hub, catalog, limits, lambda _: NOBODY, time.monotonic))
     nothing.on_want = here.attach
     return here
 
@@ -121,14 +121,14 @@ async def serving(folder: Path, limits: Limits | None = None) -> AsyncIterator[G
 
     async def endpoint(websocket: WebSocket) -> None:
         await websocket.accept()
-        handshake = cast(FrameProtocol, websocket.scope["extensions"][EXTENSION])
-        handshake.attach(lambda wire: here.context.open(wire, NOBODY))
+        handshake = cast(Handshake, websocket.scope["extensions"][SCOPE_KEY])
+        handshake.attach(lambda wire: here.sockets.open(wire, NOBODY))
 
     async with web.serve_app(
         Starlette(routes=[WebSocketRoute("/", endpoint)]),
         "127.0.0.1:0",
         http=PacedHttp,
-        ws=FrameProtocol,
+        ws=Handshake,
         ws_max_size=64 * 1024,
         ws_ping_interval=None,
         ws_per_message_deflate=False,

@@ -1,5 +1,4 @@
-"""What an attacker has: bare sockets, frames, and tokens that nobody issued; and the client beside it who must not
-notice."""
+"""Tools of an attacker: raw requests, sockets, and forged tokens; and the client beside it that must notice nothing."""
 
 from __future__ import annotations
 
@@ -13,48 +12,78 @@ from typing import Any
 
 import jwt
 import psycopg
+import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.support.waiting import eventually
 
 SECRET = "a shared secret of sixty-four bytes or more, which HS512 would want to have"
 AUDIENCE, ISSUER = "pollcast", "tests"
 
+MAX_TOPICS = 20
+MAX_FRAME = 4096
+MAX_CONNECTIONS = 40
+JOIN_RATE = 30
+"""The limits of the attacked gateway, smaller than the defaults so that a test reaches them quickly."""
+
+TYPED_VALUES = {
+    "text": "x",
+    "int": "1",
+    "float": "1.5",
+    "numeric": "1.5",
+    "bool": "true",
+    "date": "2026-01-31",
+    "timestamptz": "2026-01-31T12:00:00Z",
+    "uuid": "6f1c4c1e-6e2b-4b0e-9b0a-2f5d3c1a7e10",
+}
+"""A valid value of every type of the catalogue."""
+
 
 def token(secret: str = SECRET, /, **claims: object) -> str:
-    """A good one, unless the claims make it another; None takes one away."""
+    """Return a signed token. `claims` replace those of a good token; None removes one."""
     payload = {"sub": "alice", "aud": AUDIENCE, "iss": ISSUER, "exp": int(time.time()) + 300} | claims
     return jwt.encode({k: v for k, v in payload.items() if v is not None}, secret, algorithm="HS256")
 
 
 def unsigned(header: Mapping[str, object], payload: Mapping[str, object], signature: str = "") -> str:
-    """Any header and payload, with a signature that is none."""
+    """Return a token with any header and payload, and a signature that fits neither."""
     return ".".join([*(_segment(part) for part in (header, payload)), signature])
 
 
 def _segment(part: Mapping[str, object]) -> str:
+    """Encode one part of a token."""
     return base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
 
 
 def socket_url(gateway: str, with_token: str | None) -> str:
+    """Return the URL of the gateway's WebSocket, with the token in its query unless that is None."""
     return f"ws://{gateway}/socket/websocket?vsn=2.0.0" + (f"&token={with_token}" if with_token is not None else "")
+
+
+async def refused_with(gateway: str, bad: str | None, **options: Any) -> int:
+    """Return the HTTP status of a WebSocket's handshake, which the gateway must refuse."""
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(socket_url(gateway, bad), **options):
+            pass
+    return refused.value.response.status_code
 
 
 @contextlib.asynccontextmanager
 async def joined(gateway: str, topic: str, with_token: str) -> AsyncIterator[tuple[ClientConnection, dict[str, Any]]]:
-    """A socket, and the reply to its join."""
+    """Open a socket, join the topic and yield both the socket and the payload of the reply."""
     async with connect(socket_url(gateway, with_token)) as socket:
         yield socket, await join(socket, topic)
 
 
 async def join(socket: ClientConnection, topic: str, payload: object = None) -> dict[str, Any]:
-    """The reply's payload."""
+    """Join a topic and return the payload of the reply."""
     await socket.send(json.dumps(["1", "j", topic, "phx_join", payload]))
     return await reply_to(socket, "j")
 
 
 async def reply_to(socket: ClientConnection, ref: str, seconds: float = 20.0) -> dict[str, Any]:
+    """Read messages up to the reply to `ref` and return its payload."""
     async with asyncio.timeout(seconds):
         async for text in socket:
             message = json.loads(text)
@@ -65,7 +94,7 @@ async def reply_to(socket: ClientConnection, ref: str, seconds: float = 20.0) ->
 
 
 async def until_closed(socket: ClientConnection) -> int | None:
-    """The code that the peer closed with; None without one."""
+    """Read until the socket is closed and return the peer's close code; None when it sent none."""
     try:
         async for _ in socket:
             pass
@@ -77,13 +106,14 @@ async def until_closed(socket: ClientConnection) -> int | None:
 async def http(
     gateway: str, path: str, headers: Mapping[str, str] | None = None, method: str = "GET"
 ) -> tuple[int, dict[str, str], Any]:
-    """Status, headers and JSON body. Sends the path as it is."""
+    """Send a request with exactly this path; return the status, the headers and the body, decoded if it is JSON."""
     lines = {"Host": gateway, "Connection": "close"} | dict(headers or {})
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     return await raw(gateway, f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode())
 
 
 async def raw(gateway: str, request: bytes) -> tuple[int, dict[str, str], Any]:
+    """Send these bytes; return the status, the headers and the body of the answer, decoded if it is JSON."""
     host, _, port = gateway.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -98,7 +128,8 @@ async def raw(gateway: str, request: bytes) -> tuple[int, dict[str, str], Any]:
 
 
 async def _all(reader: asyncio.StreamReader) -> bytes:
-    """Up to the end, or up to the reset that one may get after the answer who sent more than was taken."""
+    """Read up to the end. A reset counts as the end: it follows the answer when the request was longer than the
+    gateway read."""
     received = b""
     with contextlib.suppress(ConnectionResetError):
         while block := await reader.read(65536):
@@ -107,7 +138,7 @@ async def _all(reader: asyncio.StreamReader) -> bytes:
 
 
 class Neighbour:
-    """A well-behaved client, beside whom others misbehave. Everything that changes must reach it."""
+    """A well-behaved client during attacks. It must get every change, as deltas, on one connection."""
 
     def __init__(self, database: psycopg.Connection[Any]) -> None:
         self._database = database
@@ -117,7 +148,7 @@ class Neighbour:
     @classmethod
     @contextlib.asynccontextmanager
     async def beside(cls, gateway: str, database: psycopg.Connection[Any]) -> AsyncIterator[Neighbour]:
-        """Watches `beat`, which `notices` moves. It gets no snapshot but its first one, and is never closed."""
+        """Watch the topic `beat` in the scope. Assert that it is never closed and gets only its first snapshot."""
         neighbour = cls(database)
         async with asyncio.TaskGroup() as tasks, joined(gateway, "live:beat", token()) as (socket, reply):
             assert reply["status"] == "ok"
@@ -130,12 +161,13 @@ class Neighbour:
             listening.cancel()
 
     async def notices(self) -> None:
-        """Something changes, and it is told."""
+        """Change the row of `beat` and wait until the client gets the change."""
         row = self._database.execute("update beat set n = n + 1 returning n").fetchone()
         assert row is not None
-        await eventually(lambda: self._seen >= row[0], 20, what=f"the neighbour is told of beat {row[0]}")
+        await eventually(lambda: self._seen >= row[0], 20, what=f"the neighbour gets beat {row[0]}")
 
     async def _listen(self, socket: ClientConnection) -> None:
+        """Keep the newest value of `beat` and count snapshots."""
         async for text in socket:
             event, payload = json.loads(text)[3:]
             if event == "snapshot":

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from pollcast.services.local.embedded import EtcdMember, EtcdServer
+from pollcast.services.local.etcd_server import EtcdMember, EtcdServer
 from tests.support.waiting import eventually
 from tests.support.world import LEASE_TTL, Service, World
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from pollcast.coordinator.audit import Finding, audit
 from pollcast.coordinator.cluster import SERVICES, ClusterService
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys
 from pollcast.services.coordination.registry import Registration, node_record
 from pollcast.services.coordination.session import Session

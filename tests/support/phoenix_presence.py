@@ -1,7 +1,8 @@
-"""phoenix.js's Presence in Python, strict: what it would do to its list, and what it must never be asked to do.
+"""phoenix.js's Presence in Python, but strict: it asserts that no message asks for something impossible.
 
-Ported from assets/js/phoenix/presence.js of phoenix 1.8 (`syncState`, `syncDiff`), with an assertion wherever the real
-one would put up with nonsense: a diff before the state, a phx_ref twice, a leave of somebody who is not there.
+It is ported from assets/js/phoenix/presence.js of phoenix 1.8 (`syncState`, `syncDiff`), with an assertion wherever the
+original tolerates nonsense: a diff before the state, a phx_ref that appears twice, a leave of a member that is not
+listed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ State = dict[str, dict[str, list[dict[str, Any]]]]
 
 
 class PhoenixPresence:
-    """The list of one joined channel. `departures` has every key that onLeave saw go altogether, in order."""
+    """The list of one joined channel.
+
+    `arrivals` and `departures` hold the keys that appeared and disappeared altogether, in order.
+    """
 
     def __init__(self) -> None:
         self.state: State | None = None
@@ -23,6 +27,7 @@ class PhoenixPresence:
         self.capped: dict[str, int] | None = None
 
     def on_message(self, event: str, payload: Any) -> None:
+        """Take a message of the channel; events that are not about presence are ignored."""
         if event == "presence_state":
             self._check_unique(payload)
             self._sync_state(payload)
@@ -39,10 +44,11 @@ class PhoenixPresence:
 
     @property
     def refs(self) -> set[str]:
+        """The refs of the listed members."""
         return {meta["phx_ref"] for entry in (self.state or {}).values() for meta in entry["metas"]}
 
     def listed(self, *names: str) -> list[tuple[str, Any]]:
-        """Every meta as (key, its values under these names), sorted."""
+        """Return every meta as (key, its values under these names), sorted."""
         found = [
             (key, tuple(meta.get(name) for name in names))
             for key, entry in (self.state or {}).items()
@@ -91,10 +97,10 @@ class PhoenixPresence:
         assert self.state is not None
         for key, entry in diff["leaves"].items():
             there = {meta["phx_ref"] for meta in self.state.get(key, {"metas": []})["metas"]}
-            assert {meta["phx_ref"] for meta in entry["metas"]} <= there, f"a leave of {key} who is not there"
+            assert {meta["phx_ref"] for meta in entry["metas"]} <= there, f"a leave of {key}, which is not listed"
         for key, entry in diff["joins"].items():
             there = {meta["phx_ref"] for meta in self.state.get(key, {"metas": []})["metas"]}
-            assert not {meta["phx_ref"] for meta in entry["metas"]} & there, f"a join of {key} who is there already"
+            assert not {meta["phx_ref"] for meta in entry["metas"]} & there, f"a join of {key}, which is listed already"
 
     @staticmethod
     def _check_unique(state: State) -> None:

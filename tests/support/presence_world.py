@@ -1,7 +1,7 @@
-"""Two gateways without a network: the real lists, fed in any order that etcd could choose.
+"""Gateways without a network: the real presence lists, fed in any order that etcd could choose.
 
-etcd is a log here: what a gateway shows and hides is appended, and each gateway has read up to some point of it.
-Time is a number.
+etcd is a log here: each member that a gateway shows or hides is appended, and each gateway has read the log up to some
+entry. Time is a number.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ import orjson
 
 from pollcast.gateway.audience import Cohort, Traffic
 from pollcast.gateway.phoenix import Ref
-from pollcast.gateway.presence import Presence, Presences
+from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import Change, MemberId
+from pollcast.gateway.presence_list import PresenceList
 from pollcast.gateway.presence_request import PresenceRequest
 from pollcast.gateway.roster import Member
 from pollcast.gateway.status import Status
 from pollcast.gateway.topic import LiveTopic
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.catalogue.topics import Topic
-from pollcast.services.coordination.etcd import Kv
 from pollcast.services.coordination.keys import PresenceRecord
+from pollcast.services.coordination.operations import Kv
 from tests.support.phoenix_presence import PhoenixPresence
 
 TOPIC = Topic("room", Query("room", "select 1", presence=True), {})
 
 
 def messages(frames: bytes) -> list[list[Any]]:
-    """The messages in a server's frames."""
+    """Return the messages in a server's frames."""
     found = []
     while frames:
         start, size = 2, frames[1]
@@ -42,16 +43,16 @@ def messages(frames: bytes) -> list[list[Any]]:
 
 
 class Host(Protocol):
-    """What a client is on."""
+    """A gateway that clients join."""
 
     live: LiveTopic
 
     @property
-    def presence(self) -> Presence: ...
+    def presence(self) -> PresenceList: ...
 
 
 class Client:
-    """A channel and the browser behind it."""
+    """A channel (a PresenceChannel and a Subscriber) and the browser behind it."""
 
     def __init__(self, gateway: Host, join_ref: str) -> None:
         self.gateway = gateway
@@ -77,6 +78,7 @@ class Client:
         self.behind = True
 
     def drain(self) -> None:
+        """Read everything, and catch up when something was missed meanwhile."""
         self.blocked = False
         if self.behind:
             self.behind = False
@@ -90,7 +92,7 @@ class World:
     def __init__(self, gateways: int = 2) -> None:
         self.now = 0.0
         self.log: list[tuple[MemberId, Kv | None]] = []
-        self.gateways = [Gateway(self, f"gw-{number}") for number in range(gateways)]
+        self.gateways = [FakeGateway(self, f"gw-{number}") for number in range(gateways)]
         self.clients: list[Client] = []
 
     def append(self, member_id: MemberId, value: bytes | None) -> None:
@@ -98,11 +100,11 @@ class World:
         self.log.append((member_id, kv))
 
     def truth(self) -> list[tuple[str, Any]]:
-        """Who is listed: (key, (name,)) for every client that is joined and asked for it."""
+        """Return (key, (name,)) for every joined client that asked to be listed, sorted."""
         requests = [client.request for client in self.clients if client.request is not None]
         return sorted(((r.key, (r.meta.get("name"),)) for r in requests), key=repr)
 
-    # --- what may happen
+    # --- events
 
     def join(self, number: int, key: str | None, name: int = 0) -> Client:
         gateway = self.gateways[number]
@@ -120,29 +122,30 @@ class World:
 
     def leave(self, client: Client) -> None:
         client.gateway.presence.leave(client)
-        self._gone(client)
+        self._forget(client)
 
     def close(self, client: Client) -> None:
         client.gateway.presence.depart(client)
-        self._gone(client)
+        self._forget(client)
 
-    def _gone(self, client: Client) -> None:
+    def _forget(self, client: Client) -> None:
         client.gateway.live.audience.leave(client)
         self.clients.remove(client)
 
     def crash(self, number: int) -> None:
-        """The gateway is gone, and its keys with its lease; another of its name starts."""
+        """Remove a gateway, its clients and its keys, as when its lease ends, and start another of its name."""
         dead = self.gateways[number]
         self.clients = [client for client in self.clients if client.gateway is not dead]
         for member_id in dead.shown:
             self.append(member_id, None)
-        self.gateways[number] = Gateway(self, dead.name)
+        self.gateways[number] = FakeGateway(self, dead.name)
 
     def deliver(self, number: int, upto: int | None = None) -> None:
-        """The gateway reads its next `upto` entries of the log, or all."""
+        """Let a gateway read its next `upto` entries of the log, or all."""
         self.gateways[number].read(upto)
 
     def pass_time(self, seconds: float) -> None:
+        """Advance the clock in steps of 50 ms, and let every gateway do what is due."""
         ends = self.now + seconds
         while self.now < ends:
             self.now = min(ends, self.now + 0.05)
@@ -150,7 +153,7 @@ class World:
                 gateway.presences.tick()
 
     def settle(self) -> None:
-        """Everything is delivered, everybody reads, all that is held back is let go."""
+        """Deliver everything, let every client read, and wait until no member is held back."""
         for _ in range(3):
             for number in range(len(self.gateways)):
                 self.deliver(number)
@@ -161,8 +164,8 @@ class World:
             client.drain()
 
 
-class Gateway:
-    """The lists of one gateway, and its side of the log (`pollcast.gateway.presence.PresenceStore`)."""
+class FakeGateway:
+    """The lists of one gateway, and its side of the log (a `pollcast.gateway.presence_list.PresenceStore`)."""
 
     def __init__(self, world: World, name: str) -> None:
         self.name = self.gateway = name
@@ -176,11 +179,9 @@ class Gateway:
         self.live = LiveTopic(TOPIC, Traffic())
 
     @property
-    def presence(self) -> Presence:
-        """As Hub.enter does it."""
-        presence = self.presences.of(TOPIC)
-        presence.audience = self.live.audience
-        return presence
+    def presence(self) -> PresenceList:
+        """The list of TOPIC, got as `Hub.enter` gets it."""
+        return self.presences.of(TOPIC, self.live.audience)
 
     def show(self, topic: str, ref: str, record: PresenceRecord) -> None:
         self.shown[MemberId(self.name, ref)] = record.encode()
@@ -203,7 +204,7 @@ class Gateway:
         for member_id, kv in entries:
             if self._learn(member_id, kv):
                 changes.append(Change(TOPIC.canonical, member_id, kv or Kv("", b"", 0, 0, 0), kv is None))
-        self.presences.take(changes)
+        self.presences.apply(changes)
 
     def _learn(self, member_id: MemberId, kv: Kv | None) -> bool:
         if member_id.gateway == self.name:

@@ -14,8 +14,9 @@ from urllib.parse import quote
 import psycopg
 
 from pollcast.services.local.child import Child
-from pollcast.services.local.embedded import PostgresServer, program
+from pollcast.services.local.embedded import program
 from pollcast.services.local.ports import free_port
+from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.certificates import Certificate
 from tests.support.postgres_tls import tls_in_front_of
 from tests.support.repository import ROOT

@@ -21,10 +21,10 @@ from typing import Any
 import orjson
 import psycopg
 
-from pollcast.services.coordination.etcd import Etcd
+from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord, OwnerRecord
 from pollcast.services.local.child import Child
-from pollcast.services.local.embedded import PostgresServer
+from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process.settings import EtcdSettings, Role
 from tests.support.waiting import eventually, stood_still
 

@@ -22,7 +22,6 @@ from pollcast.coordinator.audit import (
 )
 from pollcast.coordinator.auditor import Ledger
 from pollcast.coordinator.view import Reported, View, ViewChanges
-from pollcast.services.coordination.etcd import KeyEvent, Kv
 from pollcast.services.coordination.keys import (
     DemandRecord,
     Keys,
@@ -32,6 +31,7 @@ from pollcast.services.coordination.keys import (
     PinRecord,
     lease_hex,
 )
+from pollcast.services.coordination.operations import KeyEvent, Kv
 from pollcast.services.process.settings import Role
 from pollcast.v1 import report_pb2
 

@@ -46,14 +46,14 @@ class World:
     def own(self, topic: str, poller: str) -> None:
         self.owner[topic] = poller
         for balance in self.balances.values():
-            balance.owned(topic, poller)
+            balance.set_owner(topic, poller)
 
     def step(self) -> int:
         """All of them at once, on what they knew before. Returns how many topics moved."""
         steps: dict[str, str] = {}
         for poller, balance in self.balances.items():
             mine = {topic for topic, owner in self.owner.items() if owner == poller}
-            steps |= balance.excess(mine, self.pollers, self.pollers)
+            steps |= balance.next_moves(mine, self.pollers, self.pollers)
         for topic, poller in steps.items():
             self.own(topic, poller)
         return len(steps)
@@ -103,9 +103,9 @@ def test_a_taker_is_spared_the_queries_that_it_does_not_have() -> None:
     balance = Balance("me")
     topics = {f"{query}?n={i}" for query in ("orders", "stock") for i in range(10)}
     for topic in topics:
-        balance.owned(topic, "me")
-    balance.spare("you", "orders?n=1")
-    moved = balance.excess(topics, ["me", "you"], ["you"])
+        balance.set_owner(topic, "me")
+    balance.exclude("you", "orders?n=1")
+    moved = balance.next_moves(topics, ["me", "you"], ["you"])
     assert len(moved) == 10
     assert all(topic.startswith("stock") for topic in moved)
-    assert balance.excess(topics, ["me", "you"], []) == {}
+    assert balance.next_moves(topics, ["me", "you"], []) == {}

@@ -1,4 +1,4 @@
-"""docs/configuration.md tells of every setting and flag, as the code has them."""
+"""docs/reference/settings.md lists every setting, and commands.md every flag of `up`, as the code has them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from pollcast.services.process.settings import (
 )
 from tests.support.repository import ROOT
 
-PAGE = ROOT / "docs" / "configuration.md"
+PAGE = ROOT / "docs" / "reference" / "settings.md"
+COMMANDS_PAGE = PAGE.with_name("commands.md")
 
 KINDS: dict[str, type[EtcdSettings]] = {"G": GatewaySettings, "P": PollerSettings, "C": CoordinatorSettings}
 COMMANDS = {"G": "gateway", "P": "poller", "C": "coordinator"}
@@ -36,15 +37,15 @@ UNITS = {
 }
 
 
-def rows(columns: int) -> Iterator[list[str]]:
-    """The rows of all tables with so many columns, without their heads."""
-    for line in PAGE.read_text().splitlines():
+def rows(text: str, columns: int) -> Iterator[list[str]]:
+    """Yield the rows of all tables that have this number of columns, without the tables' headings."""
+    for line in text.splitlines():
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         if line.startswith("| `") and len(cells) == columns:
             yield [cells[0].strip("`"), *cells[1:]]
 
 
-SETTINGS = {row[0]: row[1:] for row in rows(6)}
+SETTINGS = {row[0]: row[1:] for row in rows(PAGE.read_text(), 6)}
 
 
 def commands() -> dict[str, click.Command]:
@@ -84,7 +85,7 @@ def test_a_setting_is_as_the_page_says(field: str) -> None:
     if field == "catalog":
         assert defaults == {"G": "required", "P": "required", "C": "none"}
         assert default == "required"
-        assert "Coordinators may go without" in what
+        assert "Optional for coordinators" in what
     elif len(set(defaults.values())) == 1:
         assert default == defaults[letters[0]]
     else:
@@ -98,20 +99,19 @@ def test_a_setting_is_as_the_page_says(field: str) -> None:
 
 
 def test_up_takes_the_flags_of_the_page_with_their_defaults() -> None:
-    told = {row[0]: row[1].strip("`") for row in rows(4)}
-    words = {"None": "none", "False": "no"}
+    section = COMMANDS_PAGE.read_text().partition("\n## up\n")[2].partition("\n## ")[0]
+    documented = {row[0].split()[0]: row[1].strip("`") for row in rows(section, 3)}
     found = {
-        parameter.opts[0]: words.get(str(parameter.default), str(parameter.default))
+        parameter.opts[0]: "" if parameter.default in (None, False) else str(parameter.default)
         for parameter in commands()["up"].params
     }
-    assert told == found
+    assert documented == found
 
 
 def test_every_variable_that_the_code_reads_is_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     page = PAGE.read_text()
-    root = PAGE.parent.parent
     for folder in ("services", "gateway", "poller", "coordinator"):
-        for file in (root / folder).glob("*.py"):
+        for file in (ROOT / folder).rglob("*.py"):
             for name in re.findall(r"POLLCAST_[A-Z_]*[A-Z]", file.read_text()):
                 assert name in page, f"{file}: {name}"
     for name in ("POLLCAST_AUTH_SECERT", "POLLCAST_TOKEN", "POLLCAST_POOL"):

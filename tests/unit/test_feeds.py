@@ -1,4 +1,4 @@
-"""Links of a gateway to a poller, on a real gRPC server that goes and comes back at the same address."""
+"""The gateway's end of Feed: decoding updates, and links to a real gRPC server that stops and starts again."""
 
 from __future__ import annotations
 
@@ -10,11 +10,50 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 
-from pollcast.gateway.feeds import Link
+from pollcast.gateway.feeds import Link, Piece, Update, decode
+from pollcast.gateway.status import Status
+from pollcast.gateway.version import Version
+from pollcast.services.delta import Delta
 from pollcast.services.process.settings import GatewaySettings
 from pollcast.v1 import feed_pb2, feed_pb2_grpc
 from tests.support.waiting import eventually
+
+
+def encoded(**body: Any) -> bytes:
+    """An update of topic `a` in version 7-3, polled at 5, as a poller serialises it."""
+    return feed_pb2.FeedUpdate(topic="a", epoch=7, seq=3, polled_at=5, **body).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("data", "body"),
+    [
+        (
+            encoded(
+                delta=feed_pb2.FeedDelta(
+                    deletes=[b"[1]"], upserts=[feed_pb2.FeedUpsert(at=4, key=b"[2]", row=b'{"id":2}')]
+                )
+            ),
+            Delta([b"[1]"], [(4, b"[2]", b'{"id":2}')]),
+        ),
+        (
+            encoded(
+                snapshot=feed_pb2.FeedSnapshot(rows=[feed_pb2.FeedRow(key=b"[2]", row=b'{"id":2}')], more=True),
+            ),
+            Piece([(b"[2]", b'{"id":2}')], True),
+        ),
+        (encoded(snapshot=feed_pb2.FeedSnapshot()), Piece([], False)),
+        (
+            encoded(status=feed_pb2.FeedStatus(state="stale", reason="the database is not reached", since=9)),
+            Status("stale", "the database is not reached", 9),
+        ),
+        (encoded(status=feed_pb2.FeedStatus(state="live", since=9)), Status("live", None, 9)),
+        (encoded(), None),
+    ],
+)
+def test_an_update_decodes_to_the_body_that_it_carries(data: bytes, body: Delta | Piece | Status | None) -> None:
+    assert decode(data) == Update("a", Version(7, 3), 5, body)
 
 
 class Poller(feed_pb2_grpc.FeedServicer):

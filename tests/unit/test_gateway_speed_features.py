@@ -21,15 +21,18 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory, PerMessageDeflate
-from websockets.protocol import Protocol as Framing
+from websockets.protocol import Protocol as SansIO
 from websockets.protocol import Side, State
 
-from pollcast.gateway import frames as frames_module
-from pollcast.gateway.channels import STUCK, SWEEPS, Socket
+from pollcast.gateway import outbound_frames
+from pollcast.gateway.channels import Socket
+from pollcast.gateway.close_codes import STUCK
 from pollcast.gateway.follower import DeltaEvent, following
-from pollcast.gateway.frames import MIN_DEFLATED_BYTES, Framed
-from pollcast.gateway.framings import is_idle
+from pollcast.gateway.frame_parsers import is_idle
 from pollcast.gateway.history import LOG_VERSIONS, Result
+from pollcast.gateway.identity import NOBODY
+from pollcast.gateway.outbound_frames import MIN_DEFLATED_BYTES, Framed
+from pollcast.gateway.sockets import SWEEPS
 from pollcast.gateway.turns import BUDGET_SECONDS, Turns
 from pollcast.gateway.version import Version
 from pollcast.gateway.wire import HIGH_WATER_BYTES
@@ -126,13 +129,13 @@ async def test_a_large_message_is_compressed_once_and_all_who_take_that_get_the_
     here: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[bytes] = []
-    deflated = frames_module.deflated
+    deflated = outbound_frames.deflated
 
     def counted(payload: bytes) -> bytes:
         made.append(payload)
         return deflated(payload)
 
-    monkeypatch.setattr(frames_module, "deflated", counted)
+    monkeypatch.setattr(outbound_frames, "deflated", counted)
     here.change(TOPIC, rows(3, 400))
     async with contextlib.AsyncExitStack() as stack:
         offer = "permessage-deflate; client_max_window_bits"
@@ -181,7 +184,7 @@ async def test_a_client_may_compress_what_it_sends(here: Gateway) -> None:
 def test_what_is_framed_is_what_comes_out(payload: bytes) -> None:
     framed = Framed(payload)
     for deflates in (False, True):
-        framing = Framing(Side.CLIENT, state=State.OPEN)
+        framing = SansIO(Side.CLIENT, state=State.OPEN)
         framing.extensions = [PerMessageDeflate(True, True, 12, 12)]
         ready = framed.ready(deflates)
         framing.receive_data(ready)
@@ -200,7 +203,7 @@ async def test_what_one_message_brings_leaves_in_one_write(here: Gateway, monkey
     async with connect(here.url) as first, connect(here.url, compression=None) as client:
         await join(first)
         assert (await heard(first))[3] == "snapshot"
-        (socket,) = [socket for socket in here.context.sockets if not socket.channels]
+        (socket,) = [socket for socket in here.sockets if not socket.channels]
         transport = socket.wire.transport
         assert transport is not None
         writes: list[int] = []
@@ -278,7 +281,7 @@ async def test_hundreds_who_come_at_once_all_get_their_snapshot_and_those_there_
 
 def buffered(here: Gateway) -> int:
     """Bytes that wait in this process for the slowest client."""
-    sizes = [s.wire.transport.get_write_buffer_size() for s in here.context.sockets if s.wire.transport is not None]
+    sizes = [s.wire.transport.get_write_buffer_size() for s in here.sockets if s.wire.transport is not None]
     return max(sizes)
 
 
@@ -291,9 +294,7 @@ async def test_one_that_does_not_read_costs_one_message_and_gets_the_present_sta
         assert (await heard(quick))[3] == "snapshot"
         slow.send('["1","1","live:whole","phx_join",{}]')
         slow.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await eventually(
-            lambda: len(here.context.sockets) == 2 and sum(len(s.channels) for s in here.context.sockets) == 2
-        )
+        await eventually(lambda: len(here.sockets) == 2 and sum(len(s.channels) for s in here.sockets) == 2)
         changes = 0
         async with asyncio.timeout(60):
             while changes < 60:
@@ -301,7 +302,7 @@ async def test_one_that_does_not_read_costs_one_message_and_gets_the_present_sta
                 here.change("whole", noise(size))
                 assert (await heard(quick))[3] == "snapshot"
                 assert buffered(here) <= HIGH_WATER_BYTES + 2 * size
-        assert here.context.slow == 1
+        assert here.sockets.counts.slow == 1
         assert here.hub.topics["whole"].present is not None
         slow.writer.transport.resume_reading()  # type: ignore[attr-defined]
         versions: list[Version] = []
@@ -328,16 +329,16 @@ async def test_one_that_stays_stuck_is_closed_with_1013_and_counted(here: Gatewa
     here.change("whole", noise(100_000))
     async with connect(here.url, max_size=None, max_queue=1) as client:
         await join(client, "live:whole")
-        (socket,) = here.context.sockets
+        (socket,) = here.sockets
         while not socket.wire.congested:
             here.change("whole", noise(400_000))
             await turn()
         now = time.monotonic()
         for seconds in (0, 29, 31):
             for _ in range(SWEEPS):
-                here.context.sweep(now + seconds, time.time())
+                here.sockets.sweep(now + seconds, time.time())
             assert socket.wire.closing == (seconds > 30)
-        assert here.context.stuck == 1
+        assert here.sockets.counts.stuck == 1
         with pytest.raises(ConnectionClosed):
             await read_all(client)
         assert client.close_code == STUCK
@@ -347,7 +348,7 @@ async def test_who_is_congested_is_not_read_from_so_that_answers_do_not_pile_up(
     heartbeat = frame('[null,"1","phoenix","heartbeat",{}]')
     async with bare(here) as client:
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        (socket,) = here.context.sockets
+        (socket,) = here.sockets
         assert socket.wire.transport is not None
         for end in (socket.wire.transport, client.writer.transport):
             end.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, 64 * 1024)
@@ -370,7 +371,7 @@ async def test_a_socket_that_says_nothing_is_closed_after_a_minute(here: Gateway
         now = time.monotonic()
         for seconds in (59, 61):
             for _ in range(SWEEPS):
-                here.context.sweep(now + seconds, time.time())
+                here.sockets.sweep(now + seconds, time.time())
         with pytest.raises(ConnectionClosed) as closed:
             await client.recv()
         assert closed.value.rcvd is not None
@@ -380,11 +381,11 @@ async def test_a_socket_that_says_nothing_is_closed_after_a_minute(here: Gateway
 async def test_a_socket_that_only_pings_is_not_silent(here: Gateway) -> None:
     async with connect(here.url) as client:
         await (await client.ping())
-        socket = next(iter(here.context.sockets))
+        socket = next(iter(here.sockets))
         socket.last_heard -= 61
         await (await client.ping())
         for _ in range(SWEEPS):
-            here.context.sweep(time.monotonic(), time.time())
+            here.sockets.sweep(time.monotonic(), time.time())
         await (await client.ping())
         assert not socket.wire.closing
 
@@ -457,14 +458,14 @@ async def test_who_resumes_together_shares_the_work(here: Gateway) -> None:
 
 async def test_a_follower_with_a_last_event_id_resumes_alike(tmp_path: Path) -> None:
     here = gateway(tmp_path)
-    topic = topics.parse(TOPIC, here.context.catalog, None)
+    topic = topics.parse(TOPIC, here.sockets.context.catalog, None)
     with following(here.hub, topic):
         for stamp in range(3):
             here.change(TOPIC, rows(2, 50, stamp), epoch=7)
         here.change(TOPIC, rows(2, 50, 8), epoch=9)
         for since, expected in (("7-2", ["7-3", "9-1"]), ("9-1", []), ("6-1", ["9-1"])):
             with following(here.hub, topic, since=Version.parse(since)) as follower:
-                events = [event for event in follower._due() if isinstance(event, DeltaEvent | Result)]
+                events = [event for event in follower.due() if isinstance(event, DeltaEvent | Result)]
                 found = [str(e.version if isinstance(e, Result) else e.entry.version) for e in events]
                 assert found == expected
                 assert all(isinstance(event, DeltaEvent) for event in events) == (since != "6-1")
@@ -492,9 +493,9 @@ async def test_a_message_that_comes_byte_by_byte_is_not_mixed_with_others(here: 
 async def test_between_messages_a_connection_has_no_parser(here: Gateway) -> None:
     async with connect(here.url) as client:
         await join(client)
-        (socket,) = here.context.sockets
-        assert socket.wire._framing is None
-        assert is_idle(Framing(Side.SERVER, state=State.OPEN))
+        (socket,) = here.sockets
+        assert socket.wire._parser is None
+        assert is_idle(SansIO(Side.SERVER, state=State.OPEN))
 
 
 KNOWN = st.sampled_from(
@@ -552,7 +553,7 @@ REASONS = {
 def test_whatever_a_client_says_it_gets_a_reply_that_is_one_or_is_closed(said: list[bytes]) -> None:
     here = told_once
     wire = Paper()
-    socket = Socket(wire, here.context.identify(""), here.context)  # type: ignore[arg-type]
+    socket = Socket(wire, NOBODY, here.sockets.context)  # type: ignore[arg-type]
     for text in said:
         before = len(wire.written)
         socket.received(text)
@@ -560,7 +561,7 @@ def test_whatever_a_client_says_it_gets_a_reply_that_is_one_or_is_closed(said: l
             assert wire.code == 1007
             break
         for ready in wire.written[before:]:
-            framing = Framing(Side.CLIENT, state=State.OPEN)
+            framing = SansIO(Side.CLIENT, state=State.OPEN)
             framing.receive_data(ready)
             for event in framing.events_received():
                 _, _, topic, name, payload = orjson.loads(event.data)  # type: ignore[union-attr]
@@ -601,4 +602,4 @@ async def test_rubbish_on_a_real_socket_harms_nobody_else(here: Gateway, seed: i
                 rude.writer.transport.abort()
             here.change(TOPIC, rows(2, 50, stamp=seed + 1))
             assert (await heard(neighbour))[3] == "delta"
-        await eventually(lambda: len(here.context.sockets) == 1)
+        await eventually(lambda: len(here.sockets) == 1)

@@ -10,16 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pollcast.poller.balance import rank
-from pollcast.poller.placement import (
-    RANK_WAIT_SECONDS,
-    RETRY_SECONDS,
-    SETTLE_SECONDS,
-    STEP_SECONDS,
-    Placement,
-    PlacementChanges,
-    PlacementSteps,
-    claim_delay,
-)
+from pollcast.poller.placement import RETRY_SECONDS, Placement, PlacementChanges, PlacementSteps
+from pollcast.poller.ranking import RANK_WAIT_SECONDS, claim_delay
+from pollcast.poller.rebalancing import SETTLE_SECONDS, STEP_SECONDS
 from pollcast.services.coordination.claims import Claim
 
 MINE, OTHERS = 7, 8
@@ -29,14 +22,14 @@ NODES = st.sets(st.from_regex(r"\Ap[0-9]{1,2}\Z"), min_size=1, max_size=6)
 
 def placement(linger: float | None = LINGER) -> Placement:
     view = Placement("me", MINE, lambda _: linger)
-    view.pollers_are({"me"}, 0)
+    view.set_pollers({"me"}, 0)
     return view
 
 
 def holding(epoch: int = 10) -> Placement:
     """One that holds t, demanded by gw."""
     view = placement()
-    view.demand_came("t", "gw", 0)
+    view.add_demand("t", "gw", 0)
     assert view.due(0) == PlacementSteps(["t"], [])
     assert view.claimed("t", Claim("t", epoch, MINE), 0) == PlacementChanges({"t": epoch})
     return view
@@ -65,7 +58,7 @@ def test_what_an_answer_told_and_a_list_does_not_show_is_lost_and_claimed_again(
 
 def test_an_answer_from_before_a_list_counts_for_nothing() -> None:
     view = placement()
-    view.demand_came("t", "gw", 0)
+    view.add_demand("t", "gw", 0)
     assert view.due(0) == PlacementSteps(["t"], [])
     view.owners_listed(set(), 11, 0)
     assert view.claimed("t", Claim("t", 10, MINE), 0) == PlacementChanges()
@@ -77,8 +70,8 @@ def test_an_answer_from_before_a_list_counts_for_nothing() -> None:
 
 def test_a_free_topic_with_demand_is_claimed_once() -> None:
     view = placement()
-    view.demand_came("t", "gw", 0)
-    view.demand_came("t", "gw2", 0)
+    view.add_demand("t", "gw", 0)
+    view.add_demand("t", "gw2", 0)
     assert view.next_due() == 0
     assert view.due(0) == PlacementSteps(["t"], [])
     assert view.due(100) == PlacementSteps([], [])
@@ -86,38 +79,38 @@ def test_a_free_topic_with_demand_is_claimed_once() -> None:
 
 def test_a_topic_that_the_catalogue_does_not_know_is_left_to_others() -> None:
     view = placement(linger=None)
-    view.demand_came("t", "gw", 0)
+    view.add_demand("t", "gw", 0)
     assert view.next_due() is None
 
 
 def test_the_second_in_rank_waits_and_is_relieved_of_waiting_when_the_first_dies() -> None:
     other = next(f"p{i}" for i in range(100) if rank("t", ["me", f"p{i}"])[0] != "me")
     view = placement()
-    view.pollers_are({"me", other}, 0)
-    view.demand_came("t", "gw", 0)
+    view.set_pollers({"me", other}, 0)
+    view.add_demand("t", "gw", 0)
     assert view.due(0) == PlacementSteps([], [])
     assert view.next_due() == RANK_WAIT_SECONDS
-    view.pollers_are({"me"}, 0.1)
+    view.set_pollers({"me"}, 0.1)
     assert view.due(0.1) == PlacementSteps(["t"], [])
 
 
 def test_a_topic_that_another_took_is_not_claimed() -> None:
     view = placement()
-    view.demand_came("t", "gw", 0)
-    assert view.owner_came("t", 10, OTHERS, 0) == PlacementChanges()
+    view.add_demand("t", "gw", 0)
+    assert view.owner_set("t", 10, OTHERS, 0) == PlacementChanges()
     assert view.due(0) == PlacementSteps([], [])
 
 
 def test_demand_that_went_before_the_claim_needs_none() -> None:
     view = placement()
-    view.demand_came("t", "gw", 0)
-    view.demand_went("t", "gw", 0)
+    view.add_demand("t", "gw", 0)
+    view.remove_demand("t", "gw", 0)
     assert view.due(0) == PlacementSteps([], [])
 
 
 def test_a_held_topic_is_released_after_linger_and_lost_when_it_is_gone() -> None:
     view = holding()
-    view.demand_went("t", "gw", 1)
+    view.remove_demand("t", "gw", 1)
     assert view.due(1 + LINGER - 0.01) == PlacementSteps([], [])
     held = Claim("t", 10, MINE)
     assert view.due(1 + LINGER) == PlacementSteps([], [held])
@@ -127,79 +120,79 @@ def test_a_held_topic_is_released_after_linger_and_lost_when_it_is_gone() -> Non
 
 def test_the_last_of_several_gateways_starts_the_linger() -> None:
     view = holding()
-    view.demand_came("t", "gw2", 0)
-    view.demand_went("t", "gw", 1)
+    view.add_demand("t", "gw2", 0)
+    view.remove_demand("t", "gw", 1)
     assert view.next_due() is None
-    view.demand_went("t", "gw2", 2)
+    view.remove_demand("t", "gw2", 2)
     assert view.next_due() == 2 + LINGER
 
 
 def test_demand_that_returns_cancels_the_release() -> None:
     view = holding()
-    view.demand_went("t", "gw", 1)
-    view.demand_came("t", "gw", 2)
+    view.remove_demand("t", "gw", 1)
+    view.add_demand("t", "gw", 2)
     assert view.next_due() is None
 
 
 def test_a_release_that_etcd_refused_is_tried_again_unless_demand_shows() -> None:
     view = holding()
-    view.demand_went("t", "gw", 0)
+    view.remove_demand("t", "gw", 0)
     (held,) = view.due(LINGER).releases
     assert view.released(held, False, LINGER) == PlacementChanges()
     assert view.next_due() == 2 * LINGER
-    view.demand_came("t", "gw", LINGER)
+    view.add_demand("t", "gw", LINGER)
     assert view.next_due() is None
     assert view.held == {"t": 10}
 
 
 def test_a_topic_taken_by_another_is_lost_at_once() -> None:
     view = holding()
-    assert view.owner_came("t", 11, OTHERS, 1) == PlacementChanges(lost=["t"])
+    assert view.owner_set("t", 11, OTHERS, 1) == PlacementChanges(lost=["t"])
 
 
 def test_a_deleted_owner_key_is_lost_and_raced_for_again() -> None:
     view = holding()
-    assert view.owner_went("t", 11, 1) == PlacementChanges(lost=["t"])
+    assert view.owner_deleted("t", 11, 1) == PlacementChanges(lost=["t"])
     assert view.due(1) == PlacementSteps(["t"], [])
 
 
 def test_a_topic_handed_to_us_is_gained() -> None:
     view = placement()
-    view.demand_came("t", "gw", 0)
-    view.owner_came("t", 10, OTHERS, 0)
-    assert view.owner_came("t", 11, MINE, 1) == PlacementChanges({"t": 11})
+    view.add_demand("t", "gw", 0)
+    view.owner_set("t", 10, OTHERS, 0)
+    assert view.owner_set("t", 11, MINE, 1) == PlacementChanges({"t": 11})
     assert view.next_due() is None
 
 
 def test_a_topic_gained_without_demand_lingers() -> None:
     view = placement()
-    assert view.owner_came("t", 10, MINE, 0) == PlacementChanges({"t": 10})
+    assert view.owner_set("t", 10, MINE, 0) == PlacementChanges({"t": 10})
     assert view.next_due() == LINGER
 
 
 def test_another_epoch_of_ours_is_lost_and_gained() -> None:
     view = holding()
-    assert view.owner_came("t", 12, MINE, 1) == PlacementChanges({"t": 12}, ["t"])
+    assert view.owner_set("t", 12, MINE, 1) == PlacementChanges({"t": 12}, ["t"])
 
 
 def test_what_the_mirror_tells_late_is_over() -> None:
     view = holding(10)
-    assert view.owner_came("t", 8, OTHERS, 1) == PlacementChanges()
-    assert view.owner_went("t", 9, 1) == PlacementChanges()
-    assert view.owner_came("t", 10, MINE, 1) == PlacementChanges()
-    view.demand_went("t", "gw", 2)
+    assert view.owner_set("t", 8, OTHERS, 1) == PlacementChanges()
+    assert view.owner_deleted("t", 9, 1) == PlacementChanges()
+    assert view.owner_set("t", 10, MINE, 1) == PlacementChanges()
+    view.remove_demand("t", "gw", 2)
     held = Claim("t", 10, MINE)
     assert view.released(held, True, 8) == PlacementChanges(lost=["t"])
-    assert view.owner_came("t", 10, MINE, 8) == PlacementChanges()
+    assert view.owner_set("t", 10, MINE, 8) == PlacementChanges()
     assert view.held == {}
 
 
 def test_an_answer_that_comes_after_the_mirror_is_over() -> None:
     view = placement()
-    view.demand_came("t", "gw", 0)
+    view.add_demand("t", "gw", 0)
     view.due(0)
-    assert view.owner_came("t", 10, MINE, 0) == PlacementChanges({"t": 10})
-    assert view.owner_went("t", 11, 0) == PlacementChanges(lost=["t"])
+    assert view.owner_set("t", 10, MINE, 0) == PlacementChanges({"t": 10})
+    assert view.owner_deleted("t", 11, 0) == PlacementChanges(lost=["t"])
     assert view.claimed("t", Claim("t", 10, MINE), 0) == PlacementChanges()
     assert view.held == {}
     assert view.due(1) == PlacementSteps(["t"], [])
@@ -207,26 +200,26 @@ def test_an_answer_that_comes_after_the_mirror_is_over() -> None:
 
 def test_an_answer_to_a_release_of_an_older_epoch_is_over() -> None:
     view = holding(10)
-    view.owner_went("t", 11, 0)
-    view.owner_came("t", 12, MINE, 0)
+    view.owner_deleted("t", 11, 0)
+    view.owner_set("t", 12, MINE, 0)
     assert view.released(Claim("t", 10, MINE), True, 1) == PlacementChanges()
     assert view.held == {"t": 12}
 
 
 def test_a_claim_that_failed_is_tried_again_until_the_mirror_tells_why() -> None:
     view = placement()
-    view.demand_came("t", "gw", 0)
+    view.add_demand("t", "gw", 0)
     view.due(0)
     assert view.claimed("t", None, 0) == PlacementChanges()
     assert view.next_due() == RETRY_SECONDS
-    view.owner_came("t", 10, OTHERS, 0.1)
+    view.owner_set("t", 10, OTHERS, 0.1)
     assert view.next_due() is None
 
 
 def test_unanswered_work_waits() -> None:
     view = holding()
-    view.demand_came("u", "gw", 0)
-    view.demand_went("t", "gw", 0)
+    view.add_demand("u", "gw", 0)
+    view.remove_demand("t", "gw", 0)
     work = view.due(LINGER)
     assert work == PlacementSteps(["u"], [Claim("t", 10, MINE)])
     view.unanswered(work, LINGER, 3.0)
@@ -236,7 +229,7 @@ def test_unanswered_work_waits() -> None:
 
 def test_a_draining_poller_claims_nothing() -> None:
     view = placement()
-    view.demand_came("t", "gw", 0)
+    view.add_demand("t", "gw", 0)
     view.draining = True
     assert view.next_due() is None
     assert view.due(9) == PlacementSteps([], [])
@@ -244,9 +237,9 @@ def test_a_draining_poller_claims_nothing() -> None:
 
 def test_starting_over_loses_everything() -> None:
     view = holding()
-    assert view.start_over() == PlacementChanges(lost=["t"])
+    assert view.reset() == PlacementChanges(lost=["t"])
     assert view.next_due() is None
-    assert view.owner_came("t", 2, OTHERS, 0) == PlacementChanges()  # revisions begin anew
+    assert view.owner_set("t", 2, OTHERS, 0) == PlacementChanges()  # revisions begin anew
 
 
 # --- moving
@@ -255,12 +248,12 @@ def test_starting_over_loses_everything() -> None:
 def crowd(mine: int, theirs: int) -> Placement:
     """One of two pollers, which have been ready for a while; so many topics are held by each."""
     view = placement()
-    view.pollers_are({"me", "you"}, -SETTLE_SECONDS)
+    view.set_pollers({"me", "you"}, -SETTLE_SECONDS)
     for number in range(mine):
-        view.demand_came(f"m{number}", "gw", 0)
-        view.owner_came(f"m{number}", 10 + number, MINE, 0)
+        view.add_demand(f"m{number}", "gw", 0)
+        view.owner_set(f"m{number}", 10 + number, MINE, 0)
     for number in range(theirs):
-        view.owner_came(f"y{number}", 10 + mine + number, OTHERS, 0, "you")
+        view.owner_set(f"y{number}", 10 + mine + number, OTHERS, 0, "you")
     return view
 
 
@@ -274,14 +267,14 @@ def test_what_is_too_much_is_moved_when_it_has_been_so_for_a_while() -> None:
     claim, to = moves[0]
     assert view.moved(claim, to, 100, 0.1) == PlacementChanges(lost=[claim.topic])
     assert view.owners[claim.topic] == 100
-    assert view.owner_came(claim.topic, 100, OTHERS, 0.2, "you") == PlacementChanges()
+    assert view.owner_set(claim.topic, 100, OTHERS, 0.2, "you") == PlacementChanges()
     assert view.due(STEP_SECONDS).moves != []  # the others were not done
 
 
 def test_a_newcomer_is_given_nothing_at_first() -> None:
     view = crowd(30, 0)
-    view.pollers_are({"me"}, 0)
-    view.pollers_are({"me", "new"}, 5)
+    view.set_pollers({"me"}, 0)
+    view.set_pollers({"me", "new"}, 5)
     assert view.due(6).moves == []
     assert view.next_due() == 5 + SETTLE_SECONDS
     assert {to for _, to in view.due(5 + SETTLE_SECONDS).moves} == {"new"}
@@ -291,8 +284,8 @@ def test_a_draining_poller_moves_nothing_by_itself_and_leaves_everything_to_heir
     view = crowd(30, 0)
     view.draining = True
     assert view.due(0).moves == []
-    assert {poller: len(claims) for poller, claims in view.heirs(["you"]).items()} == {"you": 30}
-    assert view.heirs([]) == {}
+    assert {poller: len(claims) for poller, claims in view.drain_targets(["you"]).items()} == {"you": 30}
+    assert view.drain_targets([]) == {}
 
 
 def test_a_move_that_etcd_refused_changes_nothing_and_is_tried_again() -> None:
@@ -319,11 +312,11 @@ def test_moves_without_an_answer_wait() -> None:
 
 def test_a_topic_of_an_unknown_query_that_is_handed_to_us_is_let_go_of() -> None:
     view = placement(linger=None)
-    view.demand_came("t", "gw", 0)
-    assert view.owner_came("t", 10, MINE, 0) == PlacementChanges({"t": 10})
+    view.add_demand("t", "gw", 0)
+    assert view.owner_set("t", 10, MINE, 0) == PlacementChanges({"t": 10})
     held = Claim("t", 10, MINE)
     work = view.due(0)
-    assert work == PlacementSteps([], [], strays=[held])
+    assert work == PlacementSteps([], [], surrenders=[held])
     view.unanswered(work, 0, 1.0)
     assert view.due(1.0) == work
     assert view.released(held, False, 1.0) == PlacementChanges()
@@ -336,22 +329,22 @@ def test_who_lets_go_of_a_topic_is_given_none_of_its_query_any_more_and_we_claim
     view = crowd(30, 0)
     (claim, to), *_ = view.due(0).moves
     view.moved(claim, to, 100, 0)
-    view.owner_came(claim.topic, 100, OTHERS, 0.1, "you")
-    view.owner_went(claim.topic, 101, 0.2)
+    view.owner_set(claim.topic, 100, OTHERS, 0.1, "you")
+    view.owner_deleted(claim.topic, 101, 0.2)
     assert view.due(0.2).claims == [claim.topic]
     view.claimed(claim.topic, Claim(claim.topic, 102, MINE), 0.3)
     assert claim.topic not in [held.topic for held, _ in view.due(0.4).moves]
-    assert not view.balance.suits("you", claim.topic)
-    view.pollers_are({"me"}, 1)
-    assert view.balance.suits("you", claim.topic)  # when it comes back, its catalogue may be another
+    assert not view.rebalancing.balance.can_take("you", claim.topic)
+    view.set_pollers({"me"}, 1)
+    assert view.rebalancing.balance.can_take("you", claim.topic)  # when it comes back, its catalogue may be another
 
 
 def test_a_pinned_topic_goes_to_its_poller_and_stays_there() -> None:
     view = crowd(30, 0)
     for number in range(30):
-        view.pin_came(f"m{number}", "me", 0)
+        view.set_pin(f"m{number}", "me", 0)
     assert view.due(0).moves == []
-    view.pin_came("m7", "you", 1)
+    view.set_pin("m7", "you", 1)
     assert [(held.topic, to) for held, to in view.due(1).moves] == [("m7", "you")]
 
 
@@ -360,11 +353,11 @@ def test_a_free_topic_is_left_to_the_poller_that_it_is_pinned_to() -> None:
     topic = next(f"t{i}" for i in range(100) if rank(f"t{i}", pollers)[0] == "me")
     last = rank(topic, pollers)[-1]
     view = placement()
-    view.pollers_are(pollers, 0)
-    view.pin_came(topic, last, 0)
-    view.demand_came(topic, "gw", 0)
+    view.set_pollers(pollers, 0)
+    view.set_pin(topic, last, 0)
+    view.add_demand(topic, "gw", 0)
     assert view.due(0).claims == []
-    view.pin_went(topic, 0.05)
+    view.remove_pin(topic, 0.05)
     assert view.due(0.05).claims == [topic]
     assert claim_delay(topic, "me", pollers, "gone") == 0
 
@@ -380,7 +373,7 @@ class World:
 
     def __init__(self, linger: float) -> None:
         self.view = Placement("me", MINE, lambda _: linger)
-        self.view.pollers_are({"me"}, 0)
+        self.view.set_pollers({"me"}, 0)
         self.now = 0.0
         self.revision = 1
         self.demand = False
@@ -441,13 +434,13 @@ class World:
         what, revision, lease = self.events.pop(0)
         match what:
             case "demand":
-                self.view.demand_came("t", "gw", self.now)
+                self.view.add_demand("t", "gw", self.now)
             case "undemand":
-                self.view.demand_went("t", "gw", self.now)
+                self.view.remove_demand("t", "gw", self.now)
             case "owner":
-                self.tell(self.view.owner_came("t", revision, lease, self.now))
+                self.tell(self.view.owner_set("t", revision, lease, self.now))
             case "none":
-                self.tell(self.view.owner_went("t", revision, self.now))
+                self.tell(self.view.owner_deleted("t", revision, self.now))
 
     def tell(self, changes: PlacementChanges) -> None:
         for topic in changes.lost:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pollcast.poller.feed import Stream
 from pollcast.poller.owned import PIECE_BYTES, OwnedTopic
-from pollcast.poller.trouble import Scope, Trouble
+from pollcast.poller.poll_error import PollError, Scope
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.delta import Delta, Row, apply
@@ -39,8 +39,8 @@ def kinds(updates: list[feed_pb2.FeedUpdate]) -> list[str]:
     return [update.WhichOneof("body") or "" for update in updates]
 
 
-STALE = Trouble(PollStale("gone"), Scope.DATABASE)
-FAILED = Trouble(PollFailed("wrong"), Scope.TOPIC)
+STALE = PollError(PollStale("gone"), Scope.DATABASE)
+FAILED = PollError(PollFailed("wrong"), Scope.TOPIC)
 
 
 # --- one topic ----------------------------------------------------------------------------------------------------
@@ -48,8 +48,8 @@ FAILED = Trouble(PollFailed("wrong"), Scope.TOPIC)
 
 def test_the_first_result_is_a_snapshot_and_later_ones_are_deltas() -> None:
     topic = owned()
-    (first,) = read(topic.answered(rows(1, 2), 1000))
-    (second,) = read(topic.answered(rows(2, 3), 2000))
+    (first,) = read(topic.record_result(rows(1, 2), 1000))
+    (second,) = read(topic.record_result(rows(2, 3), 2000))
     assert kinds([first, second]) == ["snapshot", "delta"]
     assert (first.epoch, first.seq, first.polled_at) == (7, 1, 1000)
     assert (second.epoch, second.seq, second.polled_at) == (7, 2, 2000)
@@ -57,8 +57,8 @@ def test_the_first_result_is_a_snapshot_and_later_ones_are_deltas() -> None:
 
 def test_an_unchanged_result_says_nothing_and_keeps_when_it_was_first_polled() -> None:
     topic = owned()
-    topic.answered(rows(1), 1000)
-    assert topic.answered(rows(1), 2000) == []
+    topic.record_result(rows(1), 1000)
+    assert topic.record_result(rows(1), 2000) == []
     assert (topic.seq, topic.polled_at) == (1, 1000)
 
 
@@ -69,29 +69,29 @@ def test_a_topic_that_had_no_trouble_is_live_since_it_was_gained() -> None:
 
 def test_trouble_keeps_the_last_result_and_is_told_once() -> None:
     topic = owned()
-    topic.answered(rows(1), 1000)
-    (told,) = read(topic.troubled(STALE, 2000))
+    topic.record_result(rows(1), 1000)
+    (told,) = read(topic.record_error(STALE, 2000))
     assert (told.seq, told.status.state, told.status.reason, told.status.since) == (1, "stale", "gone", 2000)
-    assert topic.troubled(STALE, 3000) == []
+    assert topic.record_error(STALE, 3000) == []
     assert topic.rows == rows(1)
-    (told,) = read(topic.troubled(FAILED, 4000))
+    (told,) = read(topic.record_error(FAILED, 4000))
     assert (told.status.state, told.status.since) == ("failed", 4000)
 
 
 def test_after_trouble_the_new_result_comes_first_and_then_that_it_is_live() -> None:
     topic = owned()
-    topic.answered(rows(1), 1000)
-    topic.troubled(STALE, 2000)
-    assert kinds(read(topic.answered(rows(2), 3000))) == ["delta", "status"]
-    topic.troubled(STALE, 4000)
-    assert kinds(read(topic.answered(rows(2), 5000))) == ["status"]
+    topic.record_result(rows(1), 1000)
+    topic.record_error(STALE, 2000)
+    assert kinds(read(topic.record_result(rows(2), 3000))) == ["delta", "status"]
+    topic.record_error(STALE, 4000)
+    assert kinds(read(topic.record_result(rows(2), 5000))) == ["status"]
 
 
 @given(st.lists(st.integers(0, PIECE_BYTES // 2), max_size=6), st.sampled_from(["keyed", "keyless"]))
 def test_pieces_put_together_are_the_result(sizes: list[int], name: str) -> None:
     topic = owned(name)
     result = [(b"[%d]" % n, b"x" * size) for n, size in enumerate(sizes)]
-    pieces = read(topic.answered(result, 1000))
+    pieces = read(topic.record_result(result, 1000))
     assert [(row.key, row.row) for piece in pieces for row in piece.snapshot.rows] == result
     assert [piece.snapshot.more for piece in pieces] == [True] * (len(pieces) - 1) + [False]
     assert all(piece.ByteSize() < PIECE_BYTES * 1.1 for piece in pieces)
@@ -102,7 +102,7 @@ def test_updates_of_a_topic_lead_a_gateway_through_its_results(results: list[lis
     topic = owned()
     known: list[Row] = []
     for at, result in enumerate(results):
-        for update in read(topic.answered(rows(*result), at)):
+        for update in read(topic.record_result(rows(*result), at)):
             if update.WhichOneof("body") == "snapshot":
                 known = [(row.key, row.row) for row in update.snapshot.rows]
             else:
@@ -127,7 +127,7 @@ async def waiting(stream: Stream) -> list[feed_pb2.FeedUpdate]:
 @pytest.fixture
 def topic() -> OwnedTopic:
     topic = owned()
-    topic.answered(rows(1), 1000)
+    topic.record_result(rows(1), 1000)
     return topic
 
 
@@ -135,24 +135,24 @@ async def test_a_gateway_that_reads_slowly_gets_the_present_state_instead_of_a_l
     stream = Stream({"keyed": topic}, limit=10_000)
     stream.attach("keyed", 7, 1)
     for at in range(2, 200):
-        stream.push("keyed", topic.answered(rows(at, size=1000), at))
+        stream.push("keyed", topic.record_result(rows(at, size=1000), at))
         assert stream._queued <= 10_000 + 2000
     updates = await waiting(stream)
     assert kinds(updates) == ["snapshot", "status"]
     assert updates[0].seq == 199
-    stream.push("keyed", topic.answered(rows(1), 1))
+    stream.push("keyed", topic.record_result(rows(1), 1))
     assert kinds(await waiting(stream)) == ["delta"]
 
 
 async def test_a_slow_topic_does_not_make_the_others_lose_what_waits_for_them(topic: OwnedTopic) -> None:
     other = owned("keyless")
-    other.answered(rows(1), 1)
+    other.record_result(rows(1), 1)
     stream = Stream({"keyed": topic, "keyless": other}, limit=10_000)
     stream.attach("keyed", 7, 1)
     stream.attach("keyless", 7, 1)
-    stream.push("keyless", other.answered(rows(2), 2))
+    stream.push("keyless", other.record_result(rows(2), 2))
     for at in range(2, 50):
-        stream.push("keyed", topic.answered(rows(at, size=1000), at))
+        stream.push("keyed", topic.record_result(rows(at, size=1000), at))
     assert [f.seq for f in await waiting(stream) if f.topic == "keyless" and f.HasField("snapshot")] == [2]
 
 
@@ -160,21 +160,21 @@ async def test_a_status_that_was_dropped_is_told_with_the_snapshot(topic: OwnedT
     stream = Stream({"keyed": topic}, limit=1000)
     stream.attach("keyed", 7, 1)
     await waiting(stream)
-    stream.push("keyed", topic.troubled(STALE, 5))
-    stream.push("keyed", topic.answered(rows(2, size=5000), 6))
+    stream.push("keyed", topic.record_error(STALE, 5))
+    stream.push("keyed", topic.record_result(rows(2, size=5000), 6))
     updates = await waiting(stream)
     assert kinds(updates) == ["snapshot", "status"]
     assert updates[1].status.state == "live"
 
 
 async def test_pieces_that_are_under_way_are_never_mixed_with_a_newer_snapshot(topic: OwnedTopic) -> None:
-    topic.answered([(b"[%d]" % n, b"x" * (PIECE_BYTES - 10)) for n in range(3)], 2)
+    topic.record_result([(b"[%d]" % n, b"x" * (PIECE_BYTES - 10)) for n in range(3)], 2)
     stream = Stream({"keyed": topic}, limit=1000)
     stream.attach("keyed", 0, 0)
     sending = stream.batches()
     (first,) = read(await anext(sending))
     for at in range(3, 6):
-        stream.push("keyed", topic.answered(rows(at, size=2000), at))
+        stream.push("keyed", topic.record_result(rows(at, size=2000), at))
     rest = await waiting(stream)
     assert [(f.seq, f.snapshot.more) for f in (first, *rest) if f.HasField("snapshot")] == [
         (2, True),
@@ -186,8 +186,8 @@ async def test_pieces_that_are_under_way_are_never_mixed_with_a_newer_snapshot(t
 
 async def test_topics_take_turns(topic: OwnedTopic) -> None:
     other = owned("keyless")
-    other.answered(rows(1), 1)
-    topic.answered([(b"[%d]" % n, b"x" * (PIECE_BYTES - 10)) for n in range(4)], 2)
+    other.record_result(rows(1), 1)
+    topic.record_result([(b"[%d]" % n, b"x" * (PIECE_BYTES - 10)) for n in range(4)], 2)
     stream = Stream({"keyed": topic, "keyless": other})
     stream.attach("keyed", 0, 0)
     stream.attach("keyless", 0, 0)
@@ -202,13 +202,13 @@ async def test_nothing_waits_for_a_topic_that_was_lost(topic: OwnedTopic) -> Non
     stream.forget("keyed")
     assert await waiting(stream) == []
     topics["keyed"] = again = owned(epoch=9)
-    stream.push("keyed", again.answered(rows(1), 1))
+    stream.push("keyed", again.record_result(rows(1), 1))
     assert [(f.epoch, f.WhichOneof("body")) for f in await waiting(stream)] == [(9, "snapshot"), (9, "status")]
 
 
 async def test_a_topic_that_is_not_attached_is_not_sent(topic: OwnedTopic) -> None:
     stream = Stream({"keyed": topic})
-    stream.push("keyed", topic.answered(rows(5), 5))
+    stream.push("keyed", topic.record_result(rows(5), 5))
     stream.attach("keyed", 0, 0)
     stream.detach("keyed")
     assert await waiting(stream) == []

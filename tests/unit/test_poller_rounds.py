@@ -9,26 +9,26 @@ from hypothesis import strategies as st
 
 from pollcast.poller.answer import Outcome
 from pollcast.poller.owned import OwnedTopic
+from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.rounds import MAX_TIMEOUTS, Batching, run_round
 from pollcast.poller.schedule import BatchSize
-from pollcast.poller.trouble import Scope, Trouble
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.errors import PollFailed, PollStale
 
 QUERY = catalog.parse('[queries.q]\nsql = "select %(n)s as id"\n[queries.q.params]\nn = "int"', "test.toml").query("q")
 
-BAD_VALUE = Trouble(PollFailed("bad value"), Scope.TOPIC)
-TIMEOUT = Trouble(PollStale("timeout"), Scope.WEIGHT)
-DOWN = Trouble(PollStale("down"), Scope.DATABASE)
-LOCKED = Trouble(PollStale("locked"), Scope.STATEMENT)
-REFUSED = Trouble(PollFailed("refused"), Scope.STATEMENT)
+BAD_VALUE = PollError(PollFailed("bad value"), Scope.TOPIC)
+TIMEOUT = PollError(PollStale("timeout"), Scope.TOPIC_OR_SIZE)
+DOWN = PollError(PollStale("down"), Scope.DATABASE)
+LOCKED = PollError(PollStale("locked"), Scope.STATEMENT)
+REFUSED = PollError(PollFailed("refused"), Scope.STATEMENT)
 
 
 class Round:
     """One round of `topics` topics; `at_fault` says what a statement that holds a topic ends with."""
 
-    def __init__(self, topics: int, at_fault: dict[int, Trouble], *, size: int = 512, together: bool = True) -> None:
+    def __init__(self, topics: int, at_fault: dict[int, PollError], *, size: int = 512, together: bool = True) -> None:
         self.topics = [OwnedTopic(Topic(f"q?n={n}", QUERY, {"n": str(n)}), 1, 0) for n in range(topics)]
         self.at_fault = at_fault
         self.batching = Batching(BatchSize(topics=size))
@@ -42,7 +42,7 @@ class Round:
         assert sorted(self.outcomes) == list(range(len(self.topics)))
         return self
 
-    async def ask(self, group: Sequence[OwnedTopic]) -> list[Outcome] | Trouble:
+    async def ask(self, group: Sequence[OwnedTopic]) -> list[Outcome] | PollError:
         numbers = [int(topic.topic.values["n"]) for topic in group]
         self.asked.append(numbers)
         if not self.together and len(group) > 1:
@@ -133,7 +133,7 @@ async def test_a_culprit_that_stands_first_does_not_hide_that_asking_together_is
 async def test_a_table_that_is_put_back_between_two_statements_does_not_end_asking_together() -> None:
     done = Round(10, {}, together=False)
 
-    async def ask(group: Sequence[OwnedTopic]) -> list[Outcome] | Trouble:
+    async def ask(group: Sequence[OwnedTopic]) -> list[Outcome] | PollError:
         outcome = await done.ask(group)
         done.together = True
         return outcome

@@ -80,24 +80,24 @@ def test_suspects_are_asked_once_per_interval_and_rest_as_long_as_they_took() ->
 def test_a_batch_grows_while_statements_are_quick_and_small() -> None:
     size = BatchSize()
     for expected in (128, 512, 512):
-        size.answered(size.topics, 0.01, 1.0, 1000)
+        size.record_statement(size.topics, 0.01, 1.0, 1000)
         assert size.topics == expected
 
 
 def test_a_batch_that_was_not_full_says_nothing() -> None:
     size = BatchSize()
-    size.answered(3, 0.01, 1.0, 1000)
+    size.record_statement(3, 0.01, 1.0, 1000)
     assert size.topics == 32
 
 
 def test_a_batch_shrinks_when_a_statement_was_slow_or_large_or_timed_out() -> None:
     for slow, large in ((0.6, 0), (0.01, 17 * 1024 * 1024)):
         size = BatchSize()
-        size.answered(32, slow, 1.0, large)
+        size.record_statement(32, slow, 1.0, large)
         assert size.topics == 16
     size = BatchSize(topics=512)
-    size.timed_out(40)
+    size.record_timeout(40)
     assert size.topics == 20
     for _ in range(10):
-        size.timed_out(1)
+        size.record_timeout(1)
     assert size.topics == 1

@@ -1,4 +1,4 @@
-"""The rules of presence, without a network: lists, differences, departures, limits."""
+"""The rules of presence without a network: lists, differences, departures, limits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STEPS = st.lists(
 )
 
 
-def take(world: World, step: tuple[Any, ...]) -> None:
+def apply(world: World, step: tuple[Any, ...]) -> None:
     match step:
         case ("join", int(gateway), key, int(name)):
             world.join(gateway, key, name)
@@ -49,12 +49,12 @@ def take(world: World, step: tuple[Any, ...]) -> None:
             world.deliver(gateway, upto)
         case ("pass", float(seconds)):
             world.pass_time(seconds)
-        case (what, int(number), *rest) if world.clients:
-            take_client(world, world.clients[number % len(world.clients)], what, *rest)
+        case (action, int(number), *rest) if world.clients:
+            apply_to_client(world, world.clients[number % len(world.clients)], action, *rest)
 
 
-def take_client(world: World, client: Client, what: str, *rest: int) -> None:
-    match what, rest:
+def apply_to_client(world: World, client: Client, action: str, *rest: int) -> None:
+    match action, rest:
         case "leave", _:
             world.leave(client)
         case "close", _:
@@ -75,12 +75,12 @@ def take_client(world: World, client: Client, what: str, *rest: int) -> None:
 def test_every_list_equals_the_truth_whatever_happens(steps: list[tuple[Any, ...]]) -> None:
     world = World()
     for step in steps:
-        take(world, step)
+        apply(world, step)
     world.settle()
     for client in world.clients:
         assert client.presence.listed("name") == world.truth()
     refs = {frozenset(client.presence.refs) for client in world.clients}
-    assert len(refs) <= 1, "one member under two refs"
+    assert len(refs) <= 1, "clients list different refs for the same members"
     for gateway in world.gateways:
         assert len(gateway.shown) == sum(
             client.request is not None and client.gateway is gateway for client in world.clients
@@ -92,7 +92,9 @@ def test_every_list_equals_the_truth_whatever_happens(steps: list[tuple[Any, ...
     st.lists(st.tuples(st.integers(0, 1), st.sampled_from((0.0, 0.05, 0.15, 0.5, 1.9))), min_size=1, max_size=6),
     st.booleans(),
 )
-def test_who_comes_back_within_two_seconds_never_leaves(moves: list[tuple[int, float]], two_devices: bool) -> None:
+def test_a_member_that_comes_back_within_two_seconds_never_leaves(
+    moves: list[tuple[int, float]], two_devices: bool
+) -> None:
     world = World()
     watchers = [world.join(0, None), world.join(1, None)]
     if two_devices:
@@ -114,7 +116,7 @@ def test_who_comes_back_within_two_seconds_never_leaves(moves: list[tuple[int, f
         assert watcher.presence.listed("name") == world.truth()
 
 
-def test_who_does_not_come_back_leaves_after_two_seconds() -> None:
+def test_a_member_that_does_not_come_back_leaves_after_two_seconds() -> None:
     world = World()
     watcher = world.join(0, None)
     client = world.join(0, "ann")
@@ -129,7 +131,7 @@ def test_who_does_not_come_back_leaves_after_two_seconds() -> None:
 
 
 @pytest.mark.parametrize("back_on", [0, 1])
-def test_who_comes_back_replaces_its_old_self_at_once(back_on: int) -> None:
+def test_a_member_that_comes_back_replaces_the_departed_one_at_once(back_on: int) -> None:
     world = World()
     watcher = world.join(0, None)
     client = world.join(0, "ann", 1)
@@ -147,7 +149,7 @@ def test_who_comes_back_replaces_its_old_self_at_once(back_on: int) -> None:
     assert not world.gateways[0].presences.departing
 
 
-def test_who_leaves_is_gone_with_the_next_diff() -> None:
+def test_a_member_that_leaves_is_gone_with_the_next_diff() -> None:
     world = World()
     watcher = world.join(0, None)
     client = world.join(0, "ann")
@@ -158,7 +160,7 @@ def test_who_leaves_is_gone_with_the_next_diff() -> None:
     assert watcher.presence.departures == ["ann"]
 
 
-def test_the_first_to_join_finds_itself_in_the_state() -> None:
+def test_the_first_client_finds_itself_in_the_state() -> None:
     world = World()
     client = world.join(0, "ann", 3)
     assert client.presence.listed("name") == [("ann", (3,))]
@@ -166,7 +168,7 @@ def test_the_first_to_join_finds_itself_in_the_state() -> None:
     assert [message[3] for message in client.received] == ["presence_state"]
 
 
-def test_at_most_ten_diffs_a_second_whatever_the_number_of_joins() -> None:
+def test_any_number_of_joins_makes_at_most_ten_diffs_a_second() -> None:
     world = World()
     watcher = world.join(0, None)
     for number in range(200):
@@ -178,7 +180,7 @@ def test_at_most_ten_diffs_a_second_whatever_the_number_of_joins() -> None:
     assert len(watcher.presence.listed("name")) == 200
 
 
-def test_who_came_and_left_within_a_window_was_never_there() -> None:
+def test_a_member_that_came_and_left_within_a_window_was_never_there() -> None:
     world = World()
     watcher = world.join(0, None)
     world.leave(world.join(0, "ann"))
@@ -199,10 +201,10 @@ def test_a_new_meta_replaces_the_old_one_under_another_ref() -> None:
     diffs = watcher.presence.diffs
     world.update(client, 2)
     world.settle()
-    assert watcher.presence.diffs == diffs, "the same meta is no news"
+    assert watcher.presence.diffs == diffs, "the same meta was announced again"
 
 
-def test_several_devices_of_a_key_are_several_metas() -> None:
+def test_several_devices_of_one_key_are_several_metas() -> None:
     world = World()
     first = world.join(0, "ann", 1)
     world.join(1, "ann", 2)
@@ -214,7 +216,7 @@ def test_several_devices_of_a_key_are_several_metas() -> None:
     assert other.presence.listed("name") == [("ann", (2,))]
 
 
-def test_a_gateway_that_dies_takes_its_members_in_one_diff() -> None:
+def test_the_members_of_a_dead_gateway_leave_in_one_diff() -> None:
     world = World()
     watcher = world.join(0, None)
     for number in range(50):
@@ -228,14 +230,14 @@ def test_a_gateway_that_dies_takes_its_members_in_one_diff() -> None:
     assert watcher.presence.diffs == diffs + 1
 
 
-def test_nobody_listed_can_not_change_its_meta() -> None:
+def test_a_client_that_is_not_listed_cannot_change_its_meta() -> None:
     world = World()
     client = world.join(0, None)
     with pytest.raises(InvalidPayload):
         client.gateway.presence.update(client, {})
 
 
-def test_a_list_is_forgotten_when_nobody_is_here() -> None:
+def test_a_list_without_clients_and_members_is_forgotten() -> None:
     world = World()
     client = world.join(0, "ann")
     watched = world.gateways[0].presence
@@ -246,21 +248,21 @@ def test_a_list_is_forgotten_when_nobody_is_here() -> None:
     assert world.gateways[0].presence is not watched
 
 
-def test_a_list_that_was_forgotten_tells_nothing_any_more() -> None:
+def test_a_forgotten_list_announces_nothing() -> None:
     world = World()
     world.close(world.join(0, "ann"))
     while world.gateways[0].shown:
-        world.pass_time(0.05)  # until it is gone, and what there was to tell is not told yet
+        world.pass_time(0.05)  # the member is gone, and that is not announced yet
     watcher = world.join(0, "bob")
     world.pass_time(1.0)
     assert watcher.presence.listed("name") == [("bob", (0,))]
     assert watcher.presence.diffs == 0
 
 
-async def test_a_watcher_that_was_away_gets_one_difference() -> None:
+async def test_a_watch_that_did_not_read_gets_one_difference() -> None:
     world = World()
-    with world.gateways[0].presences.watching(TOPIC) as watcher:
-        events = watcher.events()
+    with world.gateways[0].presences.watching(TOPIC) as watch:
+        events = watch.events()
         assert await anext(events) == ({}, 0)
         members = [world.join(0, "ann"), world.join(0, "bob")]
         world.pass_time(0.5)
@@ -277,7 +279,7 @@ async def test_a_watcher_that_was_away_gets_one_difference() -> None:
 # --- limits -------------------------------------------------------------------------------------------------------
 
 
-def test_a_long_list_is_capped_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_list_is_capped_and_clients_get_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pollcast.gateway.roster.MAX_SHOWN", 20)
     world = World()
     watcher = world.join(1, None)
@@ -299,7 +301,7 @@ def test_a_long_list_is_capped_and_says_so(monkeypatch: pytest.MonkeyPatch) -> N
     assert watcher.presence.listed("name") == world.truth()
 
 
-def test_the_count_of_a_capped_list_is_told_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_total_of_a_capped_list_is_sent_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pollcast.gateway.roster.MAX_SHOWN", 3)
     world = World()
     watcher = world.join(0, None)
@@ -311,48 +313,48 @@ def test_the_count_of_a_capped_list_is_told_once_a_second(monkeypatch: pytest.Mo
     assert watcher.presence.capped == {"shown": 3, "total": 100}
 
 
-WITH = Topic("room", Query("room", "select 1", presence=True), {})
-WITHOUT = Topic("rows", Query("rows", "select 1"), {})
+WITH_PRESENCE = Topic("room", Query("room", "select 1", presence=True), {})
+WITHOUT_PRESENCE = Topic("rows", Query("rows", "select 1"), {})
 
 
 @pytest.mark.parametrize("key", [*sorted(RESERVED_KEYS), "", "a" * 257, "é" * 129, "a\0b"])
-def test_keys_that_no_client_could_keep_are_refused(key: str) -> None:
+def test_a_key_that_a_client_could_not_hold_is_refused(key: str) -> None:
     with pytest.raises(InvalidPayload):
-        PresenceRequest.of(WITH, {"key": key}, NOBODY)
+        PresenceRequest.of(WITH_PRESENCE, {"key": key}, NOBODY)
 
 
 @pytest.mark.parametrize(
     "meta", [[], "x", 5, {"a": "b" * 1020}, orjson.loads(b'{"a":' + b"[" * 250 + b"]" * 250 + b"}")]
 )
-def test_metas_that_are_too_much_are_refused(meta: Any) -> None:
+def test_a_meta_that_is_no_object_or_too_large_or_too_deep_is_refused(meta: Any) -> None:
     with pytest.raises(InvalidPayload):
         check_meta(meta)
 
 
-def test_a_key_of_256_bytes_and_a_meta_of_one_kibibyte_are_taken() -> None:
+def test_a_key_of_256_bytes_and_a_meta_of_one_kibibyte_are_accepted() -> None:
     assert check_key("é" * 128)
     assert check_meta({"a": "b" * (1024 - len('{"a":""}'))})
 
 
-def test_who_is_listed_is_the_token_s_subject_or_who_sent_a_key() -> None:
+def test_a_client_is_listed_by_its_token_s_subject_or_by_the_key_that_it_sent() -> None:
     token = Identity(subject="ann")
-    assert PresenceRequest.of(WITH, None, token) == PresenceRequest("ann", {})
-    assert PresenceRequest.of(WITH, {"meta": {"a": 1}}, token) == PresenceRequest("ann", {"a": 1})
-    assert PresenceRequest.of(WITH, {"key": "ann"}, token) == PresenceRequest("ann", {})
-    assert PresenceRequest.of(WITH, {"key": "bob"}, NOBODY) == PresenceRequest("bob", {})
-    assert PresenceRequest.of(WITH, None, NOBODY) is None
-    assert PresenceRequest.of(WITH, {"meta": {"a": 1}}, NOBODY) is None
-    assert PresenceRequest.of(WITHOUT, None, token) is None
+    assert PresenceRequest.of(WITH_PRESENCE, None, token) == PresenceRequest("ann", {})
+    assert PresenceRequest.of(WITH_PRESENCE, {"meta": {"a": 1}}, token) == PresenceRequest("ann", {"a": 1})
+    assert PresenceRequest.of(WITH_PRESENCE, {"key": "ann"}, token) == PresenceRequest("ann", {})
+    assert PresenceRequest.of(WITH_PRESENCE, {"key": "bob"}, NOBODY) == PresenceRequest("bob", {})
+    assert PresenceRequest.of(WITH_PRESENCE, None, NOBODY) is None
+    assert PresenceRequest.of(WITH_PRESENCE, {"meta": {"a": 1}}, NOBODY) is None
+    assert PresenceRequest.of(WITHOUT_PRESENCE, None, token) is None
     for topic, payload, identity in (
-        (WITH, {"key": "bob"}, token),
-        (WITH, {"meta": []}, NOBODY),
-        (WITHOUT, {}, NOBODY),
+        (WITH_PRESENCE, {"key": "bob"}, token),
+        (WITH_PRESENCE, {"meta": []}, NOBODY),
+        (WITHOUT_PRESENCE, {}, NOBODY),
     ):
         with pytest.raises(InvalidPayload):
             PresenceRequest.of(topic, payload, identity)
 
 
-def test_a_meta_can_not_forge_what_is_ours() -> None:
+def test_a_meta_cannot_forge_the_ref_and_the_time() -> None:
     member = Member.of(MemberId("gw", "r1"), "ann", "t", {"phx_ref": "x", "online_at": "y", "name": 1})
     assert orjson.loads(member.meta) == {"phx_ref": "r1", "online_at": "t", "name": 1}
 
@@ -361,9 +363,9 @@ def test_a_meta_can_not_forge_what_is_ours() -> None:
 def test_differences_lead_from_each_state_to_the_next(steps: list[tuple[str, int, str, int]]) -> None:
     roster, client = Roster(), PhoenixPresence()
     client.on_message("presence_state", {})
-    for what, ref, key, name in steps:
+    for action, ref, key, name in steps:
         member_id = MemberId("gw", f"{ref}.{key}.{name}")
-        if what == "j":
+        if action == "j":
             roster.join(Member.of(member_id, key, str(name), {"name": name}))
         else:
             roster.leave(member_id)
@@ -371,5 +373,5 @@ def test_differences_lead_from_each_state_to_the_next(steps: list[tuple[str, int
             diff = roster.flush()
             if diff is not None:
                 client.on_message("presence_diff", orjson.loads(diff.payload()))
-            assert client.refs == set(roster.told)
-    assert difference(roster.told, roster.told) is None
+            assert client.refs == set(roster.announced)
+    assert difference(roster.announced, roster.announced) is None

@@ -53,7 +53,7 @@ def test_all_problems_are_told_at_once() -> None:
     "address", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1", "[::ffff:10.0.0.1]:1", "0:1"]
 )
 def test_a_gateway_that_is_reachable_wants_a_decision_on_tokens(field: str, address: str) -> None:
-    assert "say POLLCAST_AUTH=none" in problems(GatewaySettings, catalog=CATALOG, **{field: address})[field]
+    assert "or POLLCAST_AUTH=none" in problems(GatewaySettings, catalog=CATALOG, **{field: address})[field]
     load(GatewaySettings, catalog=CATALOG, auth="none", **{field: address})
     load(GatewaySettings, catalog=CATALOG, auth_secret="x" * 32, **{field: address})
 

@@ -14,13 +14,14 @@ from starlette.websockets import WebSocket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
-from websockets.protocol import Protocol as Framing
+from websockets.protocol import Protocol as SansIO
 from websockets.protocol import Side, State
 from websockets.server import ServerProtocol
 
-from pollcast.gateway.frames import frame
-from pollcast.gateway.framings import is_idle
-from pollcast.gateway.wire import EXTENSION, HIGH_WATER_BYTES, FrameProtocol, Wire
+from pollcast.gateway.frame_parsers import is_idle
+from pollcast.gateway.handshake import SCOPE_KEY, Handshake
+from pollcast.gateway.outbound_frames import frame
+from pollcast.gateway.wire import HIGH_WATER_BYTES, Wire
 from pollcast.services.serving import web
 
 
@@ -60,10 +61,10 @@ async def serving() -> AsyncIterator[tuple[str, list[Echo]]]:
             echoes.append(Echo(wire))
             return echoes[-1]
 
-        assert cast(FrameProtocol, websocket.scope["extensions"][EXTENSION]).attach(echo)
+        assert cast(Handshake, websocket.scope["extensions"][SCOPE_KEY]).attach(echo)
 
     app = Starlette(routes=[WebSocketRoute("/", endpoint)])
-    config: dict[str, Any] = {"ws": FrameProtocol, "ws_max_size": 4096, "ws_ping_interval": None}
+    config: dict[str, Any] = {"ws": Handshake, "ws_max_size": 4096, "ws_ping_interval": None}
     async with web.serve_app(app, "127.0.0.1:0", ws_per_message_deflate=False, **config) as (host, port):
         yield f"ws://{host}:{port}/", echoes
 
@@ -156,7 +157,7 @@ def test_what_the_extension_relies_on_is_there_in_websockets() -> None:
     assert handshake.available_extensions is None
     assert handshake.state is State.CONNECTING
     assert not is_idle(handshake)
-    framing = Framing(Side.SERVER, state=State.OPEN)
+    framing = SansIO(Side.SERVER, state=State.OPEN)
     assert is_idle(framing)
     text = b"\x81\x82\0\0\0\0ab"
     for at in range(1, len(text)):  # wherever a frame is cut, the parser knows something

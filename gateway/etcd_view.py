@@ -1,0 +1,103 @@
+"""The gateway's copy of what etcd shows: the owners of topics, the pollers, and the members on topics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from pollcast.gateway.cluster_view import ClusterView
+from pollcast.gateway.hub import Hub, Owner
+from pollcast.services.coordination.client import Etcd
+from pollcast.services.coordination.failure_detector import FailureDetector
+from pollcast.services.coordination.keys import Foreign, Keys, NodeRecord, OwnerRecord
+from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.operations import KeyEvent
+from pollcast.services.process.settings import HostPort
+
+
+class PollerAddresses:
+    """The node name of each registered poller, by the address of its feed."""
+
+    def __init__(self, failure_detector: FailureDetector) -> None:
+        self._failure_detector = failure_detector
+        self._nodes: dict[HostPort, str] = {}
+
+    def set(self, nodes: dict[HostPort, str]) -> None:
+        """Set the node names of the pollers that are registered now, by address."""
+        self._nodes = nodes
+
+    def suspect(self, address: HostPort) -> None:
+        """Have the poller at that address checked, because its stream has broken."""
+        if address in self._nodes:
+            self._failure_detector.suspect("poller", self._nodes[address])
+
+
+class EtcdView:
+    """The mirrors of etcd that a gateway acts on. Run `owners` and `pollers`; `members` belongs to the presences.
+
+    `on_new_cluster` is called when etcd has lost its data, before anything of the new cluster is passed on.
+    """
+
+    def __init__(
+        self,
+        etcd: Etcd,
+        keys: Keys,
+        hub: Hub,
+        cluster: ClusterView,
+        addresses: PollerAddresses,
+        members: Mirror,
+        on_new_cluster: Callable[[], None],
+    ) -> None:
+        self.owners = Mirror(etcd, keys.owners, self._on_owners, on_new_cluster)
+        self.pollers = Mirror(etcd, keys.nodes("poller"), self._on_pollers)
+        self._mirrors = (self.owners, self.pollers, members)
+        self._keys = keys
+        self._hub = hub
+        self._cluster = cluster
+        self._addresses = addresses
+        self._foreign = Foreign()
+
+    @property
+    def synced(self) -> bool:
+        """Whether each mirror has been listed once."""
+        return all(mirror.synced.is_set() for mirror in self._mirrors)
+
+    async def wait_synced(self) -> None:
+        """Wait until each mirror has been listed once."""
+        for mirror in self._mirrors:
+            await mirror.synced.wait()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether etcd answers every mirror now."""
+        return all(mirror.healthy for mirror in self._mirrors)
+
+    def _on_owners(self, events: list[KeyEvent]) -> None:
+        now = time.monotonic()
+        for event in events:
+            topic = self._keys.parse_owner(event.kv.key)
+            if topic is None:
+                self._foreign.report(event.kv.key, event.kv.mod_revision, "no owner key of a topic")
+                continue
+            owner = None
+            if not event.deleted:
+                try:
+                    record = OwnerRecord.decode(event.kv.value)
+                    owner = Owner(record.node, record.grpc, event.kv.mod_revision)
+                except ValueError as error:
+                    self._foreign.report(event.kv.key, event.kv.mod_revision, str(error))
+            self._cluster.owned(topic, owner, now)
+            self._hub.on_owner(topic, owner, now)
+
+    def _on_pollers(self, events: list[KeyEvent]) -> None:
+        nodes: dict[HostPort, str] = {}
+        for kv in self.pollers.items.values():
+            try:
+                record = NodeRecord.decode(kv.value)
+            except ValueError as error:
+                self._foreign.report(kv.key, kv.mod_revision, str(error))
+                continue
+            if record.grpc is not None:
+                nodes[record.grpc] = record.node
+        self._addresses.set(nodes)
+        self._hub.feeds.set_pollers(set(nodes))

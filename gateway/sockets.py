@@ -1,0 +1,87 @@
+"""The open WebSockets of a gateway: opening them, counting what happens to them, closing those that cannot go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+from pollcast.gateway.channels import Socket, SocketContext, SocketCounts
+from pollcast.gateway.close_codes import GOING_AWAY, STUCK, TOKEN_EXPIRED
+from pollcast.gateway.hub import Hub
+from pollcast.gateway.identity import Identity
+from pollcast.gateway.limits import Limits
+from pollcast.gateway.wire import Wire
+from pollcast.services.catalogue.catalog import Catalog
+
+SWEEPS = 4
+"""Number of calls of `Sockets.sweep` that together check every socket once."""
+
+
+class Sockets:
+    """The collection of a gateway's open sockets. Iterate over a copy when the loop closes or awaits."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        catalog: Catalog,
+        limits: Limits,
+        identify: Callable[[str], Identity],
+        now: Callable[[], float],
+    ) -> None:
+        self.counts = SocketCounts()
+        self.context = SocketContext(hub, catalog, limits, identify, now, self.counts, self._remove)
+        self._open: set[Socket] = set()
+        self._unswept: list[Socket] = []
+        self._part_size = 0
+        self._none_left = asyncio.Event()
+        self._none_left.set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Socket]:
+        return iter(self._open)
+
+    def open(self, wire: Wire, identity: Identity) -> Socket:
+        """Return a new socket for a connection whose handshake has just ended."""
+        socket = Socket(wire, identity, self.context)
+        self._open.add(socket)
+        self._none_left.clear()
+        return socket
+
+    async def all_closed(self) -> None:
+        """Wait until no socket is open."""
+        await self._none_left.wait()
+
+    def sweep(self, now: float, wall: float) -> None:
+        """Close the sockets that are silent, stuck, or whose token has expired.
+
+        Call SWEEPS times a second: each call checks another part of the sockets. `now` is monotonic seconds, `wall` is
+        seconds since the Unix epoch.
+        """
+        if not self._unswept:
+            self._unswept = list(self._open)
+            self._part_size = -(-len(self._unswept) // SWEEPS)
+        for socket in self._unswept[: self._part_size]:
+            self._check(socket, now, wall)
+        del self._unswept[: self._part_size]
+
+    def _check(self, socket: Socket, now: float, wall: float) -> None:
+        wire, limits = socket.wire, self.context.limits
+        if wire.closing:
+            return
+        if socket.identity.expired(wall - limits.expiry_grace_seconds):
+            wire.close(TOKEN_EXPIRED, "the token has expired")
+        elif wire.congested:  # the gateway does not read from it either, so silence proves nothing
+            if socket.congested_since is None:
+                socket.congested_since = now
+            elif now - socket.congested_since > limits.stuck_seconds:
+                self.counts.stuck += 1
+                wire.close(STUCK, "reads too slowly")
+        elif now - socket.last_heard > limits.silent_seconds:
+            wire.close(GOING_AWAY, "nothing heard, not even a heartbeat")
+
+    def _remove(self, socket: Socket) -> None:
+        self._open.discard(socket)
+        if not self._open:
+            self._none_left.set()

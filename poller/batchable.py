@@ -1,0 +1,78 @@
+"""Can a query's topics be polled in one statement, and if not, why: as far as its text tells.
+
+Pure. In the statement that polls topics together (poller/statement.py) a placeholder is a column of the statement
+around the query. PostgreSQL counts an aggregate to the query whose columns it is made from: `count(%(x)s)`, which names
+no column of its own query, would belong to the statement around, which is refused (42803). What is found here is polled
+one by one from the start. An aggregate that this list does not know is found when the topics are first polled together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.sql import Token, tokens
+
+_AGGREGATES = """any_value array_agg avg bit_and bit_or bit_xor bool_and bool_or corr count covar_pop covar_samp every
+json_agg json_agg_strict json_arrayagg json_object_agg json_objectagg jsonb_agg jsonb_agg_strict jsonb_object_agg max
+min range_agg range_intersect_agg regr_avgx regr_avgy regr_count regr_intercept regr_r2 regr_slope regr_sxx regr_sxy
+regr_syy stddev stddev_pop stddev_samp string_agg sum var_pop var_samp variance xmlagg"""
+AGGREGATES = frozenset(_AGGREGATES.split())
+
+_KEYWORDS = """all and as asc between by case cast coalesce desc distinct else end false filter first from greatest
+ilike in is last least like not null nullif nulls or order then true when where"""
+_NO_COLUMNS = frozenset(_KEYWORDS.split())
+
+
+def unbatchable_reason(query: Query) -> str | None:
+    """The reason, for people; None for a query whose topics are polled together."""
+    if not query.params:
+        return "it has no parameters, so there is one topic"
+    found = [token for token in tokens(query.sql) if token.kind != "space"]
+    for at in range(len(found) - 1):
+        if found[at].text in AGGREGATES and found[at].kind == "word" and found[at + 1].text == "(":
+            inside = _arguments(found, at + 1)
+            named = next((token.text for token in inside if token.kind == "param"), None)
+            if named and not any(_may_be_column(inside, place) for place in range(len(inside))):
+                return f"{found[at].text}() is given {named} and no column, so the topics can't share a statement"
+    return None
+
+
+def _arguments(found: Sequence[Token], start: int) -> list[Token]:
+    """What an aggregate is made from: in its parentheses, which open at `start`, and in those of its FILTER. Nothing
+    for a window function, which always belongs to its own query."""
+    end = _closing(found, start)
+    inside = list(found[start + 1 : end])
+    if _texts(found, end + 1) == ("filter", "("):
+        start, end = end + 2, _closing(found, end + 2)
+        inside += found[start + 1 : end]
+    return [] if _texts(found, end + 1)[0] == "over" else inside
+
+
+def _closing(found: Sequence[Token], start: int) -> int:
+    depth = 0
+    for at in range(start, len(found)):
+        if found[at].text in ("(", ")"):
+            depth += 1 if found[at].text == "(" else -1
+            if depth == 0:
+                return at
+    return len(found)
+
+
+def _texts(found: Sequence[Token], at: int) -> tuple[str, str]:
+    first, second = ([token.text for token in found[at : at + 2]] + ["", ""])[:2]
+    return first, second
+
+
+def _may_be_column(inside: Sequence[Token], at: int) -> bool:
+    token = inside[at]
+    if token.kind == "name":
+        return True
+    if token.kind != "word":
+        return False
+    if token.text == "select":  # a query of its own: its columns are not looked for here
+        return True
+    before = inside[at - 1].text if at else ""
+    after = inside[at + 1].text if at + 1 < len(inside) else ""
+    is_type = before in (":", "as")  # `::` is two tokens
+    return not (is_type or after == "(" or token.text in _NO_COLUMNS)

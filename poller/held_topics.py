@@ -1,0 +1,94 @@
+"""The topics that one poller holds under one lease, and the times at which to give some of them up. Pure.
+
+A held topic without demand is released when its query's `linger` is over. A held topic of a query that this poller's
+catalogue does not have is surrendered at once, so that a poller which has the query can claim it. Times are
+arguments, in seconds on any one clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from pollcast.services.coordination.claims import Claim
+
+Linger = Callable[[str], float | None]
+"""Function from a topic to its query's linger in seconds; None when the catalogue does not have the query."""
+
+
+class HeldTopics:
+    """The held topics with their epochs, planned releases and planned surrenders."""
+
+    def __init__(self, lease: int, linger: Linger) -> None:
+        self.lease = lease
+        self.linger = linger
+        self.epochs: dict[str, int] = {}
+        self._releases: dict[str, float] = {}  # topic without demand → when to release it
+        self._surrenders: dict[str, float] = {}  # topic of an unknown query → when to surrender it
+
+    def is_held(self, claim: Claim) -> bool:
+        """Return whether the claim's topic is held under the claim's epoch."""
+        return self.epochs.get(claim.topic) == claim.epoch
+
+    def claims(self, topics: Iterable[str]) -> list[Claim]:
+        """Return the claims of these topics, all of which must be held."""
+        return [Claim(topic, self.epochs[topic], self.lease) for topic in topics]
+
+    def add(self, topic: str, epoch: int, now: float, *, demanded: bool) -> None:
+        """Hold the topic under this epoch from now on."""
+        self.epochs[topic] = epoch
+        if self.linger(topic) is None:
+            self._surrenders[topic] = now
+        elif not demanded:
+            self.release_after_linger(topic, now)
+
+    def remove(self, topic: str) -> list[str]:
+        """Hold the topic no more. Return a list with the topic if it was held, otherwise an empty one."""
+        self._releases.pop(topic, None)
+        self._surrenders.pop(topic, None)
+        return [topic] if self.epochs.pop(topic, None) is not None else []
+
+    def clear(self) -> list[str]:
+        """Hold no topic any more, and return those that were held."""
+        lost = list(self.epochs)
+        self.epochs.clear()
+        self._releases.clear()
+        self._surrenders.clear()
+        return lost
+
+    # --- giving up
+
+    def release_after_linger(self, topic: str, now: float) -> None:
+        """Plan the release of the topic, which has no demand, for the end of its linger; ignore a topic not held."""
+        if topic in self.epochs and topic not in self._surrenders:
+            self._releases[topic] = now + (self.linger(topic) or 0.0)
+
+    def release_at(self, topic: str, at: float) -> None:
+        """Plan the release of the topic for this time."""
+        self._releases[topic] = at
+
+    def surrender_at(self, topic: str, at: float) -> None:
+        """Plan the surrender of the topic for this time."""
+        self._surrenders[topic] = at
+
+    def cancel_release(self, topic: str) -> None:
+        """Drop the planned release of the topic, if there is one."""
+        self._releases.pop(topic, None)
+
+    def take_due_releases(self, now: float) -> list[Claim]:
+        """Remove the plans of releases that are due, and return the claims to release."""
+        return self.claims(_take_due(self._releases, now))
+
+    def take_due_surrenders(self, now: float) -> list[Claim]:
+        """Remove the plans of surrenders that are due, and return the claims to surrender."""
+        return self.claims(_take_due(self._surrenders, now))
+
+    def times(self) -> list[float]:
+        """Return the times of all planned releases and surrenders."""
+        return [*self._releases.values(), *self._surrenders.values()]
+
+
+def _take_due(planned: dict[str, float], now: float) -> list[str]:
+    due = [topic for topic, at in planned.items() if at <= now]
+    for topic in due:
+        del planned[topic]
+    return due

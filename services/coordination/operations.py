@@ -1,0 +1,196 @@
+"""The values that the etcd client takes and returns, and the builders of its transactions. Pure: no I/O.
+
+The rest of Pollcast sees only these dataclasses and functions; protobuf messages stay in this file and in the client.
+Keys are strings: bytes that are not UTF-8 are kept by `surrogateescape`, because an operator may store any key.
+
+Reference: https://etcd.io/docs/v3.5/learning/api/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from etcd3 import etcdrpc
+
+# --- values -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Kv:
+    """A key as etcd stores it. `lease` is 0 when the key has no lease."""
+
+    key: str
+    value: bytes
+    create_revision: int
+    mod_revision: int
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyEvent:
+    """A put or a delete of one key. The `kv` of a delete holds only the key and the revision of the delete. `previous`
+    is filled in by the mirror."""
+
+    kv: Kv
+    deleted: bool = False
+    previous: Kv | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchBatch:
+    """One message of a watch. A message without events only shows that the watch is alive."""
+
+    events: tuple[KeyEvent, ...]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All keys under a prefix as of one revision, in key order."""
+
+    kvs: tuple[Kv, ...]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class TxnResult:
+    """The result of a transaction. `succeeded` tells whether its comparisons held. `revision` is the mod_revision of
+    every key that it wrote. `results` has one entry per operation: the keys found by a `read`, the TxnResult of a
+    `nested`, None for any other."""
+
+    succeeded: bool
+    revision: int
+    results: tuple[tuple[Kv, ...] | TxnResult | None, ...] = ()
+
+
+# --- comparisons and operations of a transaction ------------------------------------------------------------------
+
+Compare = Any  # etcdrpc.Compare
+Operation = Any  # etcdrpc.RequestOp
+
+
+def absent(key: str) -> Compare:
+    """Compare: the key does not exist."""
+    return etcdrpc.Compare(
+        key=to_bytes(key), target=etcdrpc.Compare.CREATE, result=etcdrpc.Compare.EQUAL, create_revision=0
+    )
+
+
+def unchanged(key: str, mod_revision: int) -> Compare:
+    """Compare: the key exists and was last written at this revision."""
+    return etcdrpc.Compare(
+        key=to_bytes(key), target=etcdrpc.Compare.MOD, result=etcdrpc.Compare.EQUAL, mod_revision=mod_revision
+    )
+
+
+def on_lease(key: str, lease: int) -> Compare:
+    """Compare: the key exists and is attached to this lease."""
+    return etcdrpc.Compare(key=to_bytes(key), target=etcdrpc.Compare.LEASE, result=etcdrpc.Compare.EQUAL, lease=lease)
+
+
+def none_under(prefix: str) -> Compare:
+    """Compare: no key has the prefix (etcd compares an empty range as one key with create_revision 0)."""
+    return etcdrpc.Compare(
+        key=to_bytes(prefix),
+        range_end=range_end(prefix),
+        target=etcdrpc.Compare.CREATE,
+        result=etcdrpc.Compare.EQUAL,
+        create_revision=0,
+    )
+
+
+def some_under(prefix: str) -> Compare:
+    """Compare: at least one key has the prefix (`> 0` holds for every existing key and not for an empty range)."""
+    return etcdrpc.Compare(
+        key=to_bytes(prefix),
+        range_end=range_end(prefix),
+        target=etcdrpc.Compare.CREATE,
+        result=etcdrpc.Compare.GREATER,
+        create_revision=0,
+    )
+
+
+def put(key: str, value: bytes, lease: int = 0) -> Operation:
+    """Operation: store the value under the key, attached to the lease (0: to none)."""
+    return etcdrpc.RequestOp(request_put=etcdrpc.PutRequest(key=to_bytes(key), value=value, lease=lease))
+
+
+def delete(key: str) -> Operation:
+    """Operation: delete the key, if it exists."""
+    return etcdrpc.RequestOp(request_delete_range=etcdrpc.DeleteRangeRequest(key=to_bytes(key)))
+
+
+def read(key: str) -> Operation:
+    """Operation: read the key."""
+    return etcdrpc.RequestOp(request_range=etcdrpc.RangeRequest(key=to_bytes(key)))
+
+
+def nested(compare: Sequence[Compare], success: Sequence[Operation], failure: Sequence[Operation] = ()) -> Operation:
+    """Operation: a transaction inside another one. Many small transactions travel and commit in one request."""
+    return etcdrpc.RequestOp(request_txn=etcdrpc.TxnRequest(compare=compare, success=success, failure=failure))
+
+
+# --- conversion from and to protobuf, for the client ----------------------------------------------------------------
+
+
+def to_bytes(key: str) -> bytes:
+    """Encode a key for etcd."""
+    return key.encode("utf-8", "surrogateescape")
+
+
+def range_end(prefix: str) -> bytes:
+    """Return the end of the range of all keys with this prefix. The prefix must not end in the byte 0xff."""
+    start = to_bytes(prefix)
+    return start[:-1] + bytes([start[-1] + 1])
+
+
+def range_request(key: str) -> Any:
+    """Build the request that reads one key."""
+    return etcdrpc.RangeRequest(key=to_bytes(key))
+
+
+def page_request(prefix: str, start: bytes, limit: int, revision: int) -> Any:
+    """Build the request that lists at most `limit` keys with the prefix, beginning with the key `start`."""
+    return etcdrpc.RangeRequest(key=start, range_end=range_end(prefix), limit=limit, revision=revision)
+
+
+def watch_request(prefix: str, start_revision: int) -> Any:
+    """Build the request that begins a watch of every key with the prefix."""
+    return etcdrpc.WatchRequest(
+        create_request=etcdrpc.WatchCreateRequest(
+            key=to_bytes(prefix), range_end=range_end(prefix), start_revision=start_revision, progress_notify=True
+        )
+    )
+
+
+def parse_kv(kv: Any) -> Kv:
+    """Convert one protobuf KeyValue."""
+    key = kv.key.decode("utf-8", "surrogateescape")
+    return Kv(key, kv.value, kv.create_revision, kv.mod_revision, kv.lease)
+
+
+def parse_first(kvs: Sequence[Any]) -> Kv | None:
+    """Convert the first protobuf KeyValue; return None when there is none."""
+    return parse_kv(kvs[0]) if kvs else None
+
+
+def parse_events(events: Iterable[Any]) -> tuple[KeyEvent, ...]:
+    """Convert the protobuf events of a watch message."""
+    return tuple(KeyEvent(parse_kv(event.kv), deleted=event.type == event.DELETE) for event in events)
+
+
+def parse_txn(response: Any, revision: int = 0) -> TxnResult:
+    """Convert a protobuf TxnResponse. `revision` is that of the outer transaction, which a nested response lacks."""
+    revision = revision or response.header.revision
+    results: list[tuple[Kv, ...] | TxnResult | None] = []
+    for part in response.responses:
+        match part.WhichOneof("response"):
+            case "response_range":
+                results.append(tuple(map(parse_kv, part.response_range.kvs)))
+            case "response_txn":
+                results.append(parse_txn(part.response_txn, revision))
+            case _:
+                results.append(None)
+    return TxnResult(response.succeeded, revision, tuple(results))

@@ -1,0 +1,201 @@
+"""The embedded etcd: a cluster of one or three members, run as child processes on this machine.
+
+It is for development and tests only: the etcd is 3.5.1, and it trusts everyone who connects from this machine. A member
+keeps its data directory and ports between runs, listens on 127.0.0.1 only, is healthy when `start` returns, and ends
+with this process (services/local/child.py). Tests break it with `kill`, `freeze`, `thaw` and `restart`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pollcast.services.local.child import Child, ProcessFailed
+from pollcast.services.local.embedded import START_SECONDS, program
+from pollcast.services.local.ports import free_port, is_free
+from pollcast.services.process.settings import HostPort, split_host_port
+
+STOP_SECONDS = 0.5
+"""Time that an etcd member has to end by itself before it is killed."""
+
+FLAGS = [
+    "--heartbeat-interval=50",
+    "--election-timeout=500",
+    "--auto-compaction-mode=periodic",
+    "--auto-compaction-retention=10m",
+    "--quota-backend-bytes=1073741824",
+    "--log-level=warn",
+]
+
+
+class EtcdMember(Child):
+    """One etcd process of a cluster."""
+
+    def __init__(
+        self, name: str, client: HostPort, peer: HostPort, cluster: str, folder: Path, logs: Path, fsync: bool
+    ) -> None:
+        """Describe the member.
+
+        `cluster` is the --initial-cluster of all members, which etcd reads on the first start.
+        """
+        self.client = client
+        self.data_dir = folder / name
+        command = [
+            program("etcd"),
+            f"--name={name}",
+            f"--data-dir={self.data_dir}",
+            f"--listen-client-urls=http://{client}",
+            f"--advertise-client-urls=http://{client}",
+            f"--listen-peer-urls=http://{peer}",
+            f"--initial-advertise-peer-urls=http://{peer}",
+            f"--initial-cluster={cluster}",
+            *FLAGS,
+            *([] if fsync else ["--unsafe-no-fsync"]),
+        ]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
+        super().__init__(name, command, logs / f"{name}.log", env=environment)
+
+    def healthy(self) -> bool:
+        """Return whether the member answers and its cluster has a leader."""
+        connection = http.client.HTTPConnection(*split_host_port(self.client), timeout=1.0)
+        try:
+            connection.request("GET", "/health")
+            answer: dict[str, str] = json.loads(connection.getresponse().read())
+            return answer.get("health") == "true"
+        except (OSError, http.client.HTTPException, ValueError):
+            return False
+        finally:
+            connection.close()
+
+    def restart(self) -> None:
+        """Kill the member if it runs, and start it on its data and ports.
+
+        Return when it is healthy, which takes a quorum.
+        """
+        self.kill()
+        self.start()
+        self.until(self.healthy, START_SECONDS)
+
+
+class EtcdServer:
+    """An etcd cluster of one or three members, `etcd-1` …; a context manager that stops it on leaving."""
+
+    def __init__(self, members: list[EtcdMember]) -> None:
+        self.members = members
+
+    @classmethod
+    def start(
+        cls,
+        data_dir: Path,
+        nodes: int = 1,
+        *,
+        wanted_port: int | None = None,
+        fsync: bool = True,
+        log_dir: Path | None = None,
+    ) -> EtcdServer:
+        """Start the cluster on `data_dir` and return it when every member is healthy.
+
+        The members keep their data and ports from one run to the next; the first takes `wanted_port` if it is free.
+        With `fsync=False` writes are faster, and a crash of the machine loses data. Without `log_dir` the logs are
+        written beside the data. Raises ProcessFailed when a member does not start, or when another process has taken
+        the peer port of one of three members, which then cannot find each other.
+        """
+        folder = data_dir.resolve() / f"of-{nodes}"
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [f"etcd-{i}" for i in range(1, nodes + 1)]
+        ports = _etcd_ports(folder / "ports.json", names, wanted_port)
+        cluster = ",".join(f"{name}=http://127.0.0.1:{peer}" for name, (_, peer) in ports.items())
+        server = cls(
+            [
+                EtcdMember(name, f"127.0.0.1:{client}", f"127.0.0.1:{peer}", cluster, folder, log_dir or folder, fsync)
+                for name, (client, peer) in ports.items()
+            ]
+        )
+        try:
+            for member in server.members:
+                member.start()
+            for member in server.members:
+                member.until(member.healthy, START_SECONDS)
+        except BaseException:
+            server.kill()
+            raise
+        return server
+
+    @property
+    def endpoints(self) -> tuple[HostPort, ...]:
+        """The members' client addresses."""
+        return tuple(member.client for member in self.members)
+
+    @property
+    def endpoint(self) -> HostPort:
+        """The first member's client address."""
+        return self.members[0].client
+
+    def etcdctl(self, *arguments: str) -> str:
+        """Run etcdctl against all members and return its output. Raises ProcessFailed with its error message."""
+        command = [program("etcdctl"), f"--endpoints={','.join(self.endpoints)}", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode != 0:
+            raise ProcessFailed(f"etcdctl {arguments[0]}: {done.stderr.strip()}")
+        return done.stdout
+
+    def freeze(self) -> None:
+        """Freeze all members."""
+        for member in self.members:
+            member.freeze()
+
+    def thaw(self) -> None:
+        """Let all frozen members go on."""
+        for member in self.members:
+            member.thaw()
+
+    def kill(self) -> None:
+        """Kill all members."""
+        for member in self.members:
+            member.kill()
+
+    def restart(self) -> None:
+        """Kill the members that run, and start all. Return when all are healthy."""
+        self.kill()
+        for member in self.members:
+            member.start()
+        for member in self.members:
+            member.until(member.healthy, START_SECONDS)
+
+    def stop(self) -> None:
+        """Stop all members; kill those that take longer than `STOP_SECONDS`.
+
+        A leader that stops looks for a successor for seconds. Killing it is safe: its log has every write.
+        """
+        for member in self.members:
+            member.ask_to_stop()
+        for member in self.members:
+            member.stop(STOP_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+
+def _etcd_ports(file: Path, names: list[str], wanted: int | None) -> dict[str, tuple[int, int]]:
+    """Return each member's client and peer port by its name: those of the last run where they are free."""
+    kept: dict[str, tuple[int, int]] = json.loads(file.read_text()) if file.exists() else {}
+    ports: dict[str, tuple[int, int]] = {}
+    for name in names:
+        client, peer = kept.get(name, (None, None))
+        if len(names) > 1 and peer is not None and not is_free(peer):
+            raise ProcessFailed(
+                f"{name} can't listen on its port {peer}, which another process has taken; "
+                f"end that process, or remove {file.parent} to start with empty data"
+            )
+        prefer = wanted if client is None and name == names[0] else client
+        ports[name] = free_port(wanted=prefer), free_port(wanted=peer)
+    file.write_text(json.dumps(ports))
+    return ports

@@ -1,0 +1,108 @@
+"""The examples of docs/reference/catalogue.md and the tables of docs/reference/topics.md, as the code reads them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.catalogue import topics
+from pollcast.services.catalogue.values import TYPES, canonical
+from pollcast.services.cli.main import app
+from pollcast.services.errors import PollcastError
+from tests.support.manual import REFERENCE, examples, table
+
+EXAMPLES = examples("catalogue")
+CLAIMS = {"customer": "Ada"}
+"""The claims of the token that the tables of topics.md assume."""
+
+
+@pytest.fixture(scope="module")
+def shop() -> catalogue.Catalog:
+    """The catalogue that all examples of the reference use."""
+    return catalogue.parse(EXAMPLES["catalogue.shop"].text, "shop.toml")
+
+
+@pytest.mark.parametrize("name", [name for name, example in EXAMPLES.items() if example.language == "toml"])
+def test_a_catalogue_of_the_manual_is_accepted(name: str) -> None:
+    assert catalogue.parse(EXAMPLES[name].text, "page").queries
+
+
+def test_the_page_lists_every_field_and_its_example_uses_them_all() -> None:
+    with pytest.raises(PollcastError) as refused:
+        catalogue.parse(
+            '[queries.a]\nsql = "select 1"\nxyz = 1\n[queries.a.params]\nb = { type = "int", xyz = 1 }', "f"
+        )
+    known = [set(each.split(", ")) for each in re.findall(r"known are (.*)", refused.value.detail)]
+    page = (REFERENCE / "catalogue.md").read_text()
+    example = EXAMPLES["catalogue.fields"].text
+    for field in set[str]().union(*known):
+        assert re.search(rf"^\| [^|]*`{field}`", page, re.MULTILINE), f"no row describes {field}"
+        assert field in example, f"the example does not use {field}"
+    assert [len(fields) for fields in known] == [12, 7]
+
+
+def test_the_types_of_the_pages_are_those_of_the_code() -> None:
+    for page, section in (("catalogue", "Types"), ("topics", "Values")):
+        text = (REFERENCE / f"{page}.md").read_text().partition(f"\n## {section}\n")[2].partition("\n#")[0]
+        first_table = text.partition("| type |")[2].partition("\n\n")[0]
+        assert tuple(re.findall(r"^\| `(\w+)` \|", first_table, re.MULTILINE)) == TYPES
+
+
+def check(file: Path, content: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, Any]:
+    """Run `pollcast check --json` on a catalogue; return its exit status and what it prints."""
+    file.write_text(content)
+    monkeypatch.chdir(file.parent)
+    done = CliRunner().invoke(app, ["check", file.name, "--json"])
+    return done.exit_code, json.loads(done.stdout)
+
+
+def test_check_answers_as_the_manual_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = EXAMPLES["catalogue.shop"].text
+    assert check(tmp_path / "shop.toml", good, monkeypatch) == (0, EXAMPLES["catalogue.check.fine"].json())
+    wrong = good.replace('"500ms"', '"10ms"')
+    assert check(tmp_path / "shop.toml", wrong, monkeypatch) == (2, EXAMPLES["catalogue.check.wrong"].json())
+
+
+def test_every_example_of_the_page_is_tested() -> None:
+    assert set(EXAMPLES) == {
+        "catalogue.shop",
+        "catalogue.fields",
+        "catalogue.check.fine",
+        "catalogue.check.wrong",
+    }
+
+
+def rows(name: str, columns: int) -> Iterable[tuple[str, ...]]:
+    """Return a table of topics.md; AssertionError when it has other columns."""
+    found = table(name)
+    assert found
+    assert all(len(row) == columns for row in found)
+    return found
+
+
+@pytest.mark.parametrize(("spelling", "expected"), rows("topics.spellings", 2))
+def test_a_spelling_has_the_canonical_topic_of_the_manual(
+    shop: catalogue.Catalog, spelling: str, expected: str
+) -> None:
+    assert topics.parse(spelling, shop, CLAIMS).canonical == expected
+    assert topics.parse_canonical(expected, shop).canonical == expected
+
+
+@pytest.mark.parametrize(("kind", "sent", "expected"), rows("topics.values", 3))
+def test_a_value_has_the_canonical_text_of_the_manual(kind: Any, sent: str, expected: str) -> None:
+    assert canonical(kind, sent) == expected
+    assert canonical(kind, expected) == expected
+
+
+@pytest.mark.parametrize(("spelling", "reason"), rows("topics.invalid", 2))
+def test_an_invalid_topic_is_refused_as_the_manual_states(shop: catalogue.Catalog, spelling: str, reason: str) -> None:
+    with pytest.raises(PollcastError) as refused:
+        topics.check_roles(topics.parse(spelling, shop, CLAIMS).query, roles=())
+    assert refused.value.reason == reason
