@@ -72,7 +72,7 @@ async def test_the_built_page_has_a_strict_policy_and_its_assets_are_cached_fore
             assert " 404 " in (await get(address, path))[0]
 
 
-def test_metrics_are_summed_over_their_labels() -> None:
+def test_a_metric_is_summed_over_its_labels() -> None:
     text = '# HELP polls_total x\npolls_total{query="a b",outcome="x"} 2.0\npolls_total{query="c"} 3\npolls_created 7\n'
     assert sum_samples(text, ("polls_total", "sockets")) == {"polls_total": 5.0, "sockets": 0.0}
 
