@@ -44,10 +44,12 @@ async def phoenix() -> AsyncIterator[PhoenixJs]:
 
 
 def connect_to(phoenix: PhoenixJs, running: Cluster, socket: str, gateway: int, version: str = "1.8") -> None:
+    """Let phoenix.js open a socket to a gateway."""
     phoenix.do("connect", socket=socket, url=f"ws://{running.gateway(gateway)}/socket", version=version)
 
 
 def join(phoenix: PhoenixJs, socket: str, topic: str, key: str | None = None, **meta: Any) -> None:
+    """Let a socket of phoenix.js join a topic, listed under a key or (None) not listed."""
     params = {"presence": {"key": key, "meta": meta}} if key is not None else {}
     phoenix.do("join", socket=socket, topic=topic, params=params)
 

@@ -40,6 +40,7 @@ STEPS = st.lists(
 
 
 def apply(world: World, step: tuple[Any, ...]) -> None:
+    """Do one step; a step about a client does nothing while there is none."""
     match step:
         case ("join", int(gateway), key, int(name)):
             world.join(gateway, key, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -18,11 +19,13 @@ from websockets.protocol import Protocol as SansIO
 from websockets.protocol import Side, State
 from websockets.server import ServerProtocol
 
+from pollcast.gateway import close_codes
 from pollcast.gateway.frame_parsers import is_idle
 from pollcast.gateway.handshake import SCOPE_KEY, Handshake
 from pollcast.gateway.outbound_frames import frame
 from pollcast.gateway.wire import HIGH_WATER_BYTES, Wire
 from pollcast.services.serving import web
+from tests.support.repository import ROOT
 
 
 class Echo:
@@ -138,6 +141,13 @@ async def test_a_client_that_does_not_read_is_congested_until_it_has_drained() -
                 await client.recv()
             await echoes[0].drained_once.wait()
         assert not wire.congested
+
+
+def test_the_manual_lists_every_close_code() -> None:
+    manual = (ROOT / "docs/reference/channels.md").read_text().partition("\n## Close codes\n")[2].partition("\n## ")[0]
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", manual, re.MULTILINE)}
+    sent = {value for value in vars(close_codes).values() if isinstance(value, int)}
+    assert sent | {1002, 1009} == listed
 
 
 def test_uvicorn_has_the_methods_that_the_handshake_relies_on() -> None:
