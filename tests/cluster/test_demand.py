@@ -18,8 +18,6 @@ from pollcast.services.coordination.session import Session, keep_session
 from tests.support.breakable_etcd import BreakableEtcd
 from tests.support.waiting import eventually
 
-pytest_plugins = ("tests.support.etcd_fixture",)
-
 
 class Gateway:
     def __init__(self, etcd: Etcd, keys: Keys) -> None:

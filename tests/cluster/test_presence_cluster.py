@@ -14,7 +14,7 @@ from pollcast.services.coordination.client import Etcd
 from pollcast.services.process.settings import EtcdSettings
 from pollcast.v1 import live_pb2, live_pb2_grpc
 from tests.support.cluster import Cluster, Served
-from tests.support.phoenix_js import PhoenixJs, Said
+from tests.support.phoenix_js import JsEvent, PhoenixJs
 from tests.support.waiting import eventually
 
 CATALOG = """
@@ -54,16 +54,16 @@ def join(phoenix: PhoenixJs, socket: str, topic: str, key: str | None = None, **
 
 async def shows(
     phoenix: PhoenixJs, socket: str, topic: str, listed: dict[str, list[dict[str, Any]]], *, after: int = 0
-) -> Said:
+) -> JsEvent:
     """Waits until phoenix.js's own list has exactly these metas."""
 
-    def same(said: Said) -> bool:
+    def same(said: JsEvent) -> bool:
         if (said.get("socket"), said.get("topic"), said.get("event")) != (socket, topic, "presence_sync"):
             return False
         entries = {entry["key"]: [without_ours(meta) for meta in entry["metas"]] for entry in said["list"]}
         return entries == listed
 
-    return await phoenix.hears(same, after=after)
+    return await phoenix.wait_for(same, after=after)
 
 
 def without_ours(meta: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def lists(phoenix: PhoenixJs, socket: str, topic: str) -> list[set[str]]:
     """The keys that phoenix.js listed, one set each time."""
     return [
         {entry["key"] for entry in said["list"]}
-        for said in phoenix.said
+        for said in phoenix.happened
         if (said.get("socket"), said.get("topic"), said.get("event")) == (socket, topic, "presence_sync")
     ]
 
@@ -112,7 +112,7 @@ async def test_who_reconnects_to_another_gateway_does_not_flicker(running: Clust
     join(phoenix, "before", topic, "ann", n=1)
     await shows(phoenix, "watcher", topic, {"ann": [{"n": 1}]})
     connect_to(phoenix, running, "after", 1)
-    await phoenix.hears(lambda said: said.get("socket") == "after" and said.get("event") == "open")
+    await phoenix.wait_for(lambda said: said.get("socket") == "after" and said.get("event") == "open")
     phoenix.do("disconnect", socket="before")
     join(phoenix, "after", topic, "ann", n=2)
     await shows(phoenix, "watcher", topic, {"ann": [{"n": 2}]})
@@ -159,12 +159,12 @@ async def test_who_is_sent_away_by_a_gateway_that_drains_does_not_flicker(runnin
         await before.wait_closed()
         assert before.close_code == 1012
         await again.send(message)
-        await phoenix.hears(lambda said: replaces(said, topic, "bob"))
+        await phoenix.wait_for(lambda said: replaces(said, topic, "bob"))
     seen = lists(phoenix, "watcher", topic)
     assert all(seen[seen.index({"bob"}) :])
 
 
-def replaces(said: Said, topic: str, key: str) -> bool:
+def replaces(said: JsEvent, topic: str, key: str) -> bool:
     """Whether an old meta of the key goes."""
     return said.get("topic") == topic and said.get("event") == "presence_diff" and key in said["payload"]["leaves"]
 

@@ -25,8 +25,6 @@ from tests.support.breakable_etcd import BreakableEtcd
 from tests.support.presence_world import TOPIC, Client
 from tests.support.waiting import eventually
 
-pytest_plugins = ("tests.support.etcd_fixture",)
-
 RECORD = PresenceRecord("ann", {"name": 1}, "2026-01-01T00:00:00Z")
 
 

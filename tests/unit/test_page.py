@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from pollcast.gateway.node_metrics import read_totals, sum_samples
 from pollcast.gateway.page import Page
-from pollcast.gateway.scrape import summed, totals
 from pollcast.gateway.takeovers import LAPSE_SECONDS, Takeovers
 from pollcast.services.serving.web import serve_app
 
@@ -73,7 +73,7 @@ async def test_the_built_page_is_served_with_a_strict_policy_and_its_files_for_e
 
 def test_metrics_are_summed_over_their_labels() -> None:
     text = '# HELP polls_total x\npolls_total{query="a b",outcome="x"} 2.0\npolls_total{query="c"} 3\npolls_created 7\n'
-    assert summed(text, ("polls_total", "sockets")) == {"polls_total": 5.0, "sockets": 0.0}
+    assert sum_samples(text, ("polls_total", "sockets")) == {"polls_total": 5.0, "sockets": 0.0}
 
 
 async def test_a_node_that_does_not_answer_or_answers_something_else_has_no_figures() -> None:
@@ -81,8 +81,8 @@ async def test_a_node_that_does_not_answer_or_answers_something_else_has_no_figu
         return Response("sockets 1\n", status_code=500)
 
     async with serve_app(Starlette(routes=[Route("/metrics", broken)]), "127.0.0.1:0") as (host, port):
-        assert await totals(f"{host}:{port}", ("sockets",)) is None
-    assert await totals(f"{host}:{port}", ("sockets",)) is None
+        assert await read_totals(f"{host}:{port}", ("sockets",)) is None
+    assert await read_totals(f"{host}:{port}", ("sockets",)) is None
 
 
 def seen(takeovers: Takeovers) -> list[tuple[str, str, str, float]]:
