@@ -48,7 +48,7 @@ class Seen:
         return _version(self.result.version) if self.result is not None else None
 
     def check(self, pushed: Pushed) -> None:
-        """Raise AssertionError when this message must not arrive now. The client itself checks the content of a delta."""
+        """Raise AssertionError when this message must not arrive now. The client checks the content of deltas."""
         if pushed.event == "status":
             status = pushed.payload["state"], pushed.payload["reason"]
             assert status != self.status
