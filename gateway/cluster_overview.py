@@ -53,7 +53,7 @@ class NodeFigures:
     before: NodeFigures | None
 
     def rate(self, name: str) -> float | None:
-        """Return the increase per second; None when it is not known yet or the node has restarted meanwhile."""
+        """Return the increase per second; None when it is not known yet or the node has restarted in between."""
         if self.before is None or not 0 < self.at - self.before.at <= RATE_SECONDS:
             return None
         grown = self.totals[name] - self.before.totals[name]
@@ -79,7 +79,7 @@ class ClusterOverview:
         self._gathering = asyncio.Lock()
 
     def owned(self, topic: str, owner: Owner | None, now: float) -> None:
-        """Take note that the topic has another owner, or none, since `now` (monotonic seconds)."""
+        """Record that the topic has another owner, or none, since `now` (monotonic seconds)."""
         self._takeovers.owned(topic, owner.node if owner is not None else None, now, now_rfc3339())
 
     @property
@@ -166,7 +166,7 @@ class ClusterOverview:
         ]
 
     def _spelling(self, topic: str, identity: Identity) -> str | None:
-        """Return the part of a topic's name that this client may see, None when nothing."""
+        """Return the part of a topic's name that this client may see, None when it may see nothing."""
         if not self._hides_parameters:
             return topic
         name = topic.partition("?")[0]

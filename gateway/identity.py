@@ -1,4 +1,4 @@
-"""The identity of a client: the claims of its token, or NOBODY when no tokens are required. Pure."""
+"""The identity of a client: the claims of its token, or ANONYMOUS when no tokens are required. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Identity:
         return None if self.expires_at is None else max(0.0, self.expires_at - at)
 
 
-NOBODY = Identity()
+ANONYMOUS = Identity()
 """The identity of every client when no tokens are required."""
 
 
@@ -44,7 +44,7 @@ class Authenticator:
     def identify(self, token: str | None) -> Identity:
         """Return the identity of the client that sent the token. Raises Unauthorized when it is missing or invalid."""
         if self._verifier is None:
-            return NOBODY
+            return ANONYMOUS
         if not token:
             raise Unauthorized("a token is needed")
         return _identity(self._verifier.verify(token))

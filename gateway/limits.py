@@ -12,7 +12,7 @@ EXPIRY_GRACE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of one socket and of the gateway's connections. The times are those after which a socket is closed."""
+    """The limits of one socket and of the gateway's connections. A time is the one after which a socket is closed."""
 
     max_topics: int  # per socket
     join_rate: float  # per second and socket; also the number that may come at once

@@ -17,7 +17,7 @@ from pollcast.services.errors import Forbidden
 from pollcast.services.process.settings import GatewaySettings
 
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-"""Ports by scheme, as they may stand at the end of an Origin or Host."""
+"""Ports by scheme, as an Origin or a Host may end with them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ SECURITY_HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
 }
-"""Headers of every file: the page loads nothing from elsewhere, runs nothing inline, and is in nobody's frame."""
+"""Headers of every file: the page loads nothing from elsewhere, runs nothing inline, and is shown in no frame."""
 
 PLACEHOLDER = """<!doctype html>
 <html lang="en">

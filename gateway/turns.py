@@ -1,9 +1,9 @@
 """Fair reading: input of many clients is handled a bounded time per turn of the event loop, first come first served.
 
 A turn of the loop is: everything that has become readable, then everything that is due. When 2,000 clients reconnect
-together, a turn would last as long as all of their handshakes and joins, and everybody's results would wait for its
-end. So input is handled at once only while this turn's budget lasts. The rest waits in a queue, in the order in which
-it came, and its connections are not read from meanwhile. Results do not wait here: they are sent in between.
+together, a turn would last as long as all of their handshakes and joins, and the results of all clients would wait for
+its end. So input is handled at once only while this turn's budget lasts. The rest waits in a queue, in the order in
+which it came, and its connections are not read from until then. Results do not wait here: they are sent in between.
 """
 
 from __future__ import annotations

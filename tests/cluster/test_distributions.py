@@ -181,12 +181,12 @@ import { connect, topic, watch, type Change, type Row } from "@pollcast/client"
 
 const [url, query] = process.argv.slice(2) as [string, string]
 const socket = connect(url)
-const say = (message: object): void => console.log(JSON.stringify(message))
-const onRefused = ({ reason }: { reason: string; detail: string }): void => say({ reason })
+const print = (message: object): void => console.log(JSON.stringify(message))
+const onRefused = ({ reason }: { reason: string; detail: string }): void => print({ reason })
 const live = watch(socket, topic(query, { least: 1 }), { onRefused }, ({ kind, rows, result }: Change) => {
   if (kind !== "snapshot") return
   const sent: readonly Row[] = rows
-  say({ rows: sent, version: result?.version })
+  print({ rows: sent, version: result?.version })
   live.stop()
   watch(socket, "live:vegetables", { onRefused: (refusal) => { onRefused(refusal); process.exit(0) } }, () => {})
 })
@@ -254,8 +254,8 @@ def test_the_javascript_client_works_and_has_types_where_only_its_packed_file_is
         run(*compiler, "--noEmit", cwd=js_installed)
     program.write_text(TYPESCRIPT_PROGRAM)
     run(*compiler, cwd=js_installed)
-    said = run("node", "program.js", f"ws://{running.gateway()}/socket", "fruit", cwd=js_installed).splitlines()
-    snapshot, refusal = map(json.loads, said)
+    printed = run("node", "program.js", f"ws://{running.gateway()}/socket", "fruit", cwd=js_installed).splitlines()
+    snapshot, refusal = map(json.loads, printed)
     assert snapshot["rows"] == ROWS
     assert snapshot["version"]
     assert refusal == {"reason": "unknown_query"}

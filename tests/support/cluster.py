@@ -1,4 +1,4 @@
-"""A whole cluster for tests: `pollcast up` as a user starts it, and its services as processes that can be broken."""
+"""Whole clusters for tests: `pollcast up` as a user starts it, with its services as processes that a test may break."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ STOP_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Node:
+    """A process of the cluster, as `cluster.json` lists it. `http` and `grpc` are addresses, `host:port`."""
+
     role: str
     name: str
     pid: int
@@ -43,7 +45,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What `cluster.json` says, with the process of `pollcast up` itself."""
+    """A running cluster: the process of `pollcast up`, its data folder and the content of its `cluster.json`."""
 
     process: subprocess.Popen[bytes]
     data_dir: Path
@@ -66,7 +68,7 @@ class Cluster:
         return [Node(**node) for node in self.info["nodes"] if node["role"] == role]
 
     def gateway(self, number: int = 0) -> str:
-        """`host:port` of a gateway's HTTP."""
+        """Return the HTTP address of a gateway, as `host:port`."""
         address = self.nodes("gateway")[number].http
         assert address is not None
         return address

@@ -61,7 +61,7 @@ class PhoenixJs:
             self._arrived.set()
 
     def do(self, op: str, **command: Any) -> None:
-        """Send a command, one of those that client.mjs describes."""
+        """Send one of the commands that client.mjs describes."""
         assert self._process.stdin is not None
         self._process.stdin.write(orjson.dumps({"op": op, **command}) + b"\n")
 

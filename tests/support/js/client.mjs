@@ -1,4 +1,4 @@
-// The real phoenix.js, driven by tests: commands come as JSON lines on stdin, events go out as JSON lines on stdout.
+// The real phoenix.js, driven by tests: it reads commands from stdin and reports events on stdout, one line of JSON each.
 // {"op":"connect","socket":"a","url":"ws://…/socket","authToken":"…","params":{},"version":"1.8"}
 // {"op":"join","socket":"a","topic":"live:…","params":{}}   {"op":"leave",…}   {"op":"push",…,"event":"…","payload":{}}
 // {"op":"disconnect","socket":"a"}
@@ -29,7 +29,7 @@ function connect({socket, url, authToken, params, version}) {
 
 function join({socket, topic, params, name}) {
   const {connection, channels, Presence} = sockets.get(socket)
-  // in phoenix.js, params may be a function: `since` is then the last version seen, as in a client that resumes
+  // phoenix.js calls a function for the params of each join: `since` is then the last version that was received.
   const state = {version: null}
   const resume = params && params.resume
   const channel = connection.channel(topic, resume ? () => ({since: state.version}) : (params || {}))
