@@ -1,7 +1,8 @@
-"""A watcher that believes nothing: `pollcast_client` follows the topics, and applies as strictly as CONTRACT.md §4 is
-written; here is noted what was pushed and when, and each version is compared with the one before.
+"""A strict client for tests: it checks every message of a gateway against docs/reference/channels.md#messages.
 
-It lives as long as the body of `Client.open`. Cut off, it connects again and resumes, and counts that.
+`pollcast_client` follows the topics and applies the deltas strictly. This client records every pushed message with its
+time, and compares each version with the one before. It lives as long as the body of `Client.open`. When its connection
+is lost it reconnects, resumes, and counts that.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from tests.support.waiting import eventually, stood_still
 HEARTBEAT_SECONDS = 5.0
 
 PATIENCE_SECONDS = 0.3
-"""A topic is told to be stale after a second; where the machine stood still for this part of it, it may have been."""
+"""Pause of the machine, in seconds, beyond which a topic may become stale without a fault: the limit is one second."""
 
 
 @dataclass(slots=True)
 class Seen:
-    """What a client knows of one topic, and how it came to."""
+    """One topic as a client sees it: its result, and the messages that led to it."""
 
     result: Result | None = None
     snapshots: int = 0
     deltas: int = 0
-    statuses: list[str] = field(default_factory=list)  # the states that the gateway said, one after the other
-    status: tuple[str, str | None] | None = None  # and the last, with its reason, on this connection
+    statuses: list[str] = field(default_factory=list)  # all states that the gateway sent, in order
+    status: tuple[str, str | None] | None = None  # the last one on this connection, with its reason
     reply: Joined | None = None
     replied_after: float = 0.0
-    at: list[float] = field(default_factory=list)  # when each result came, monotonic
+    at: list[float] = field(default_factory=list)  # arrival of each result, on the monotonic clock
     anew: bool = True  # nothing was pushed since the topic was joined on this connection
 
     @property
@@ -47,17 +48,17 @@ class Seen:
         return _version(self.result.version) if self.result is not None else None
 
     def check(self, pushed: Pushed) -> None:
-        """AssertionError when that must not come now. The client itself looks at what a delta holds."""
+        """Raise AssertionError when this message must not arrive now. The client checks the content of deltas."""
         if pushed.event == "status":
-            said = pushed.payload["state"], pushed.payload["reason"]
-            assert said != self.status
-            self.statuses.append(said[0])
-            self.status = said
+            status = pushed.payload["state"], pushed.payload["reason"]
+            assert status != self.status
+            self.statuses.append(status[0])
+            self.status = status
             return
         assert pushed.event in ("snapshot", "delta"), pushed
         before, after = self.version, _version(pushed.payload["version"])
-        # A gateway that can't place `since` sends a snapshot, which may be of the very version that we have, or of one
-        # before it, where that gateway is a step behind the one that we came from.
+        # A gateway that cannot place `since` sends a snapshot. Its version may be the one that this client has, or an
+        # older one when that gateway is a step behind the former gateway.
         if before is not None and not (self.anew and pushed.event == "snapshot"):
             assert after > before
         self.anew = False
@@ -66,7 +67,7 @@ class Seen:
 
 
 class Client:
-    """`seen` by topic, as it was joined; `closed` is the close code that the gateway sent last."""
+    """A connected client. `seen` maps topics, as they were joined, to their state; `closed` is the last close code."""
 
     def __init__(self, url: Url) -> None:
         self.seen: dict[str, Seen] = {}
@@ -80,8 +81,8 @@ class Client:
     @staticmethod
     @contextlib.asynccontextmanager
     async def open(url: Url) -> AsyncIterator[Client]:
-        """Connected on entry. `url`: a gateway's, or what finds one for each connection. AssertionError, in a group,
-        when it was told what must not be."""
+        """Open a client that is connected on entry. `url` is a gateway's address, or a function that finds one for each
+        connection. Raises AssertionError, in a group, when a message violates the protocol."""
         client = Client(url)
         async with asyncio.TaskGroup() as tasks:
             following = tasks.create_task(client._follow())
@@ -90,14 +91,14 @@ class Client:
             following.cancel()
 
     async def join(self, *topics: str, canonical: str | None = None) -> None:
-        """Returns when all are answered (ok). They are spelled canonically, unless it is said what they are."""
+        """Join the topics and return when all joins have succeeded. They are canonical unless `canonical` is given."""
         self._canonical |= dict.fromkeys(topics, canonical) if canonical else {}
         for topic in topics:
             await self._join(topic, None)
         await eventually(lambda: all(self.seen[topic].reply for topic in topics), what="all joins are answered")
 
     async def resume(self, topic: str, known: Result) -> None:
-        """Joins with what was seen (perhaps on another gateway). Counts anew."""
+        """Join with a known result, perhaps of another gateway. The counts start at zero."""
         await self._join(topic, known)
         await eventually(lambda: self.seen[topic].reply)
 
@@ -107,25 +108,27 @@ class Client:
         await self._watch.join(f"live:{topic}", known=known)
 
     async def has_results(self, *topics: str) -> None:
+        """Wait until each of the topics has a result."""
         await eventually(lambda: all(self.seen[topic].result is not None for topic in topics))
 
     async def shows(self, topic: str, rows: list[dict[str, Any]]) -> None:
+        """Wait until the topic's result consists of these rows."""
         await eventually(lambda: self.seen[topic].rows == rows, what=f"{topic} shows {rows}")
 
     async def hears_more(self, topic: str) -> None:
-        """Another result of the topic."""
+        """Wait for another result of the topic."""
         before = len(self.seen[topic].at)
         await eventually(lambda: len(self.seen[topic].at) > before, what=f"more of {topic}")
 
     def noticed_nothing(self, *topics: str) -> None:
-        """AssertionError when one of the topics (default: all) needed another snapshot, or was told to be anything but
+        """Raise AssertionError when one of the topics (default: all) needed another snapshot or got another state than
         live."""
         for topic in topics or self.seen:
             seen = self.seen[topic]
             assert (topic, seen.snapshots, self.troubles(topic)) == (topic, 1, [])
 
     def troubles(self, topic: str) -> list[str]:
-        """What states the gateway has told, without those for which the machine is to blame that stood still."""
+        """Return the states that the gateway sent, without those that a pause of the machine explains."""
         statuses = self.seen[topic].statuses
         excused = stood_still(self.began) > PATIENCE_SECONDS and set(statuses) == {"stale", "live"}
         return [] if excused and statuses[-1] == "live" else statuses
