@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,6 @@ import pytest
 from tests.support.cluster import Cluster, Served
 from tests.support.repository import ROOT
 
-VERSION = "0.1.0"
 
 CATALOG = """
 [queries.fruit]
@@ -73,6 +73,7 @@ def pip_install(venv: Path, *arguments: str | Path) -> None:
 
 # --- pollcast_client ----------------------------------------------------------------------------------------------
 
+PYTHON_VERSION = tomllib.loads((ROOT / "clients/python/pyproject.toml").read_text())["project"]["version"]
 PYTHON_MODULES = {
     "__init__", "change", "channel", "errors", "event", "phoenix", "presence", "result", "topic", "watching"
 }  # fmt: skip
@@ -117,15 +118,15 @@ def python_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def wheel(folder: Path) -> Path:
-    return folder / f"pollcast_client-{VERSION}-py3-none-any.whl"
+    return folder / f"pollcast_client-{PYTHON_VERSION}-py3-none-any.whl"
 
 
 def sdist(folder: Path) -> Path:
-    return folder / f"pollcast_client-{VERSION}.tar.gz"
+    return folder / f"pollcast_client-{PYTHON_VERSION}.tar.gz"
 
 
 def test_the_python_clients_wheel_holds_its_modules_and_its_licence_only(python_built: Path) -> None:
-    info = f"pollcast_client-{VERSION}.dist-info"
+    info = f"pollcast_client-{PYTHON_VERSION}.dist-info"
     with zipfile.ZipFile(wheel(python_built)) as archive:
         names = set(archive.namelist())
         licence = archive.read(f"{info}/licenses/LICENSE")
@@ -138,7 +139,7 @@ def test_the_python_clients_wheel_holds_its_modules_and_its_licence_only(python_
 
 
 def test_the_python_clients_sdist_holds_what_the_wheel_is_built_from(python_built: Path) -> None:
-    root = f"pollcast_client-{VERSION}/"
+    root = f"pollcast_client-{PYTHON_VERSION}/"
     with tarfile.open(sdist(python_built)) as archive:
         names = {member.name.removeprefix(root) for member in archive.getmembers() if member.isfile()}
     generated = {name for name in names if name.startswith("pollcast_client.egg-info/")} | {"PKG-INFO", "setup.cfg"}
@@ -172,6 +173,7 @@ def test_the_installed_python_client_has_types(python_built: Path, venv: Path, t
 
 # --- @pollcast/client ---------------------------------------------------------------------------------------------
 
+JS_VERSION = json.loads((ROOT / "clients/js/package.json").read_text())["version"]
 JS_MODULES = {"index", "live", "result", "socket", "token", "topic"}
 
 TYPESCRIPT_PROGRAM = """
@@ -215,7 +217,7 @@ def js_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert modules.is_dir(), "the packages that build @pollcast/client are missing: make install"
     (folder / "source" / "node_modules").symlink_to(modules)
     run("npm", "pack", "--pack-destination", folder, cwd=folder / "source")
-    return folder / f"pollcast-client-{VERSION}.tgz"
+    return folder / f"pollcast-client-{JS_VERSION}.tgz"
 
 
 @pytest.fixture(scope="module")
