@@ -18,7 +18,6 @@ import pytest
 from tests.support.cluster import Cluster, Served
 from tests.support.repository import ROOT
 
-
 CATALOG = """
 [queries.fruit]
 sql = "select id, name from fruit where id >= %(least)s order by id"
