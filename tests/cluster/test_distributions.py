@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import urllib.request
 import zipfile
 from collections.abc import Callable
@@ -18,8 +19,6 @@ import pytest
 
 from tests.support.cluster import Cluster, Served, cluster
 from tests.support.repository import ROOT
-
-VERSION = "0.1.0"
 
 CATALOG = """
 [queries.fruit]
@@ -35,7 +34,7 @@ SERVED = Served(
 )
 ROWS = [{"id": 1, "name": "apple"}, {"id": 2, "name": "pear"}]
 
-COMMAND_SECONDS = 120.0
+COMMAND_SECONDS = 240.0
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -75,6 +74,7 @@ def pip_install(venv: Path, *arguments: str | Path) -> None:
 
 # --- pollcast_client ----------------------------------------------------------------------------------------------
 
+PYTHON_VERSION = tomllib.loads((ROOT / "clients/python/pyproject.toml").read_text())["project"]["version"]
 PYTHON_MODULES = {
     "__init__", "change", "channel", "errors", "event", "phoenix", "presence", "result", "topic", "watching"
 }  # fmt: skip
@@ -119,15 +119,15 @@ def python_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def wheel(folder: Path) -> Path:
-    return folder / f"pollcast_client-{VERSION}-py3-none-any.whl"
+    return folder / f"pollcast_client-{PYTHON_VERSION}-py3-none-any.whl"
 
 
 def sdist(folder: Path) -> Path:
-    return folder / f"pollcast_client-{VERSION}.tar.gz"
+    return folder / f"pollcast_client-{PYTHON_VERSION}.tar.gz"
 
 
 def test_the_python_clients_wheel_holds_its_modules_and_its_licence_only(python_built: Path) -> None:
-    info = f"pollcast_client-{VERSION}.dist-info"
+    info = f"pollcast_client-{PYTHON_VERSION}.dist-info"
     with zipfile.ZipFile(wheel(python_built)) as archive:
         names = set(archive.namelist())
         licence = archive.read(f"{info}/licenses/LICENSE")
@@ -140,7 +140,7 @@ def test_the_python_clients_wheel_holds_its_modules_and_its_licence_only(python_
 
 
 def test_the_python_clients_sdist_holds_what_the_wheel_is_built_from(python_built: Path) -> None:
-    root = f"pollcast_client-{VERSION}/"
+    root = f"pollcast_client-{PYTHON_VERSION}/"
     with tarfile.open(sdist(python_built)) as archive:
         names = {member.name.removeprefix(root) for member in archive.getmembers() if member.isfile()}
     generated = {name for name in names if name.startswith("pollcast_client.egg-info/")} | {"PKG-INFO", "setup.cfg"}
@@ -174,6 +174,7 @@ def test_the_installed_python_client_has_types(python_built: Path, venv: Path, t
 
 # --- @pollcast/client ---------------------------------------------------------------------------------------------
 
+JS_VERSION = json.loads((ROOT / "clients/js/package.json").read_text())["version"]
 JS_MODULES = {"index", "live", "result", "socket", "token", "topic"}
 
 TYPESCRIPT_PROGRAM = """
@@ -217,7 +218,7 @@ def js_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert modules.is_dir(), "the packages that build @pollcast/client are missing: make install"
     (folder / "source" / "node_modules").symlink_to(modules)
     run("npm", "pack", "--pack-destination", folder, cwd=folder / "source")
-    return folder / f"pollcast-client-{VERSION}.tgz"
+    return folder / f"pollcast-client-{JS_VERSION}.tgz"
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +264,7 @@ def test_the_javascript_client_works_and_has_types_where_only_its_packed_file_is
 
 # --- pollcast -----------------------------------------------------------------------------------------------------
 
+SERVER_VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 FOREIGN_MODULES = ("services", "proto", "gateway", "poller", "coordinator", "examples")
 """Names that another distribution, or a file of the user's, may have at top level."""
 
@@ -291,8 +293,8 @@ def names_in(wheel: Path) -> set[str]:
 
 
 def test_the_servers_wheel_holds_the_package_pollcast_and_nothing_else_at_top_level(server_built: Path) -> None:
-    names = names_in(server_built / f"pollcast-{VERSION}-py3-none-any.whl")
-    assert {name.split("/")[0] for name in names} == {"pollcast", f"pollcast-{VERSION}.dist-info"}
+    names = names_in(server_built / f"pollcast-{SERVER_VERSION}-py3-none-any.whl")
+    assert {name.split("/")[0] for name in names} == {"pollcast", f"pollcast-{SERVER_VERSION}.dist-info"}
     page = {name.rpartition("/")[2].rpartition(".")[2] for name in names if name.startswith("pollcast/gateway/static/")}
     assert page == {"html", "js", "css", "svg"}
     for name in ("py.typed", "__main__.py", "examples/pgbench.toml", "v1/live.proto", "v1/live_pb2.pyi"):
@@ -306,8 +308,8 @@ def modules_of(folder: str) -> list[Path]:
 
 
 def test_the_servers_sdist_builds_a_wheel_without_the_sources_of_the_page(server_built: Path) -> None:
-    root = f"pollcast-{VERSION}/"
-    with tarfile.open(server_built / f"pollcast-{VERSION}.tar.gz") as archive:
+    root = f"pollcast-{SERVER_VERSION}/"
+    with tarfile.open(server_built / f"pollcast-{SERVER_VERSION}.tar.gz") as archive:
         members = archive.getmembers()
     names = {member.name.removeprefix(root) for member in members}
     assert not any(member.issym() or member.islnk() for member in members)
@@ -315,10 +317,11 @@ def test_the_servers_sdist_builds_a_wheel_without_the_sources_of_the_page(server
     assert not any(name.startswith("web/src") for name in names)
 
 
+@pytest.mark.timeout(600)  # pip installs some sixty packages
 def test_pollcast_up_serves_the_demo_and_the_page_where_only_the_wheel_is_installed(
     server_built: Path, venv: Path, tmp_path: Path
 ) -> None:
-    wheel = server_built / f"pollcast-{VERSION}-py3-none-any.whl"
+    wheel = server_built / f"pollcast-{SERVER_VERSION}-py3-none-any.whl"
     pip_install(venv, "--constraint", ROOT / "constraints.txt", f"{wheel}[embedded]")
     site = Path(
         run(python_of(venv), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip()
