@@ -1,9 +1,10 @@
-"""The auditor: what in the cluster breaks a guarantee. A pure function of the view and the time.
+"""The audit: finds what in the cluster breaks a guarantee. A pure function of the view and the time.
 
-`audit(view, now)` is what the leading coordinator runs every second and what tests ask at their end. A finding is named
-after the clause of CONTRACT.md that it breaks. What may pass by itself is a finding only once it has lasted longer than
-it may. Only what is provably nobody's is repaired: keys that hang on no lease, or on one that is no node's. Whoever is
-alive after all puts back what is theirs, so that a wrong verdict costs a hand-over, never correctness.
+The leading coordinator calls `audit(view, now)` every second, and tests call it at their end. Each finding cites the
+section of the manual that it breaks. A condition that may pass by itself becomes a finding only when it has lasted
+longer than it may. Only keys that provably belong to no live node are repaired: keys without a lease, and keys on a
+lease that is no node's. A node that is alive after all puts its keys back, so a wrong verdict costs a hand-over, never
+correctness.
 """
 
 from __future__ import annotations
@@ -20,58 +21,66 @@ from pollcast.services.clock import rfc3339
 from pollcast.services.coordination.keys import lease_hex
 
 Kind = Literal[
-    "orphaned",  # demand, and nobody polls
+    "orphaned",  # a topic has demand and no owner
     "doubled",  # two pollers poll the same topic
-    "unheard",  # the owner polls, and no gateway listens
+    "unheard",  # the owner polls and no gateway receives its updates
     "idle",  # an owner goes on without demand
-    "abandoned",  # keys that are nobody's
-    "unfair",  # one poller has more than its share
-    "silent",  # a node holds a lease and does not answer
-    "clock",  # a node's clock differs from ours
+    "abandoned",  # keys belong to no live node
+    "unfair",  # one poller owns more than its share of the topics
+    "silent",  # a node keeps its lease and does not report
+    "clock",  # a node's clock differs from the coordinator's
     "version",  # nodes run different versions
-    "foreign",  # a key that says nothing
+    "foreign",  # a key is not one of Pollcast's, or its value is garbled
 ]
 
 BREAKS: dict[Kind, str] = {
-    "orphaned": "§9.3",
-    "doubled": "§9.1",
-    "unheard": "§9.2",
-    "idle": "§9.4",
-    "abandoned": "§9.4",
-    "unfair": "§9.3",
-    "silent": "§9.3",
-    "clock": "§4 polled_at",
-    "version": "§7 nodes",
-    "foreign": "§7",
+    "orphaned": "docs/reference/guarantees.md#failover",
+    "doubled": "docs/reference/guarantees.md#one-poll",
+    "unheard": "docs/reference/guarantees.md#one-owner",
+    "idle": "docs/reference/guarantees.md#cleanup",
+    "abandoned": "docs/reference/guarantees.md#cleanup",
+    "unfair": "docs/reference/guarantees.md#failover",
+    "silent": "docs/reference/guarantees.md#failover",
+    "clock": "docs/reference/channels.md#snapshot",
+    "version": "docs/reference/etcd.md#nodes",
+    "foreign": "docs/reference/etcd.md#keys",
 }
-"""The clause of CONTRACT.md that each kind breaks."""
+"""The section of the manual that each kind of finding breaks."""
 
 ORPHANED_SECONDS = 3.0
-"""A free topic is claimed within a second; then there is time to lose a claim or two."""
+"""Time that a topic with demand may have no owner: a free topic is claimed within a second, and a claim may fail
+twice."""
 
 OVERLAP_SECONDS = 1.5
-"""For which two pollers may have polled the same topic: until the one learns of the other."""
+"""Time that two pollers may poll the same topic, until the former owner learns of its successor."""
 
 UNHEARD_SECONDS = 5.0
-IDLE_SECONDS = 2.0
-"""Beyond the linger."""
+"""Time that an owner may poll without a gateway attached while there is demand."""
 
-NOBODYS_SECONDS = 10.0
-"""For which keys may hang on a lease without a node: one that registers writes other keys first."""
+IDLE_SECONDS = 2.0
+"""Time beyond the linger that an owner may go on without demand."""
+
+UNCLAIMED_LEASE_SECONDS = 10.0
+"""Time that keys may be on a lease without a node's entry: a node that starts writes other keys before its entry."""
 
 LEASELESS_SECONDS = 2.0
-"""For which a key without a lease may stand: whose it is overwrites it within a second."""
+"""Time that a key may exist without a lease: the node that it belongs to overwrites it within a second."""
 
 UNFAIR_SECONDS = 10.0
+"""Time that a poller may own more than its share."""
+
 SILENT_SECONDS = 10.0
+"""Time that a node may keep its lease without a report."""
+
 CLOCK_SECONDS = 1.0
-"""A node's clock may be so far from ours."""
+"""Maximum difference between a node's clock and the coordinator's, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`kind` and `subject` (a topic, a node, a key, a lease) tell findings apart; `detail` is for people. `abandoned`
-    holds the keys to delete, each with the mod_revision under which it is nobody's; at most a few."""
+    """One broken guarantee. Findings with the same `kind` and `subject` (a topic, a node, a key, a lease) are equal;
+    `detail` is a text for people. `abandoned` lists the keys to delete, each with the mod_revision at which it was
+    found to belong to no live node."""
 
     kind: Kind
     subject: str
@@ -80,6 +89,7 @@ class Finding:
 
     @property
     def breaks(self) -> str:
+        """The section of the manual that this finding breaks."""
         return BREAKS[self.kind]
 
     def __str__(self) -> str:
@@ -87,7 +97,7 @@ class Finding:
 
 
 def audit(view: View, now: float) -> list[Finding]:
-    """Everything that is wrong now. Call it while the view follows etcd only."""
+    """Return every finding at loop time `now`. Call it only while the view follows etcd."""
     findings = list(_keys(view, now))
     for topic in view.topics.values():
         findings.extend(_topic(view, topic, now))
@@ -97,6 +107,7 @@ def audit(view: View, now: float) -> list[Finding]:
 
 
 def _topic(view: View, topic: TopicView, now: float) -> Iterator[Finding]:
+    """Find what is wrong with one topic."""
     lasted = now - max(topic.since, view.clear_since)
     owner, report = topic.owner, topic.report
     if topic.gateways and owner is None and lasted > ORPHANED_SECONDS:
@@ -113,14 +124,14 @@ def _topic(view: View, topic: TopicView, now: float) -> Iterator[Finding]:
         unheard = now - max(topic.unheard_since, topic.since, view.clear_since)
         if unheard > UNHEARD_SECONDS:
             gateways = ", ".join(sorted(topic.gateways))
-            yield Finding("unheard", topic.name, f"{owner.node} polls it, and none of {gateways} listens")
+            yield Finding("unheard", topic.name, f"{owner.node} polls it, and none of {gateways} is attached")
     if len(topic.polled) > 1:
         yield from _doubled(view, topic)
 
 
 def _doubled(view: View, topic: TopicView) -> Iterator[Finding]:
-    """Two pollers have polled in the same time, by our clock: from when the later gained the topic to when the earlier
-    polled it last."""
+    """Find pollers that polled during the same time, by this coordinator's clock: from when the later one gained the
+    topic to when the earlier one polled it last."""
     spans = []
     for poller, polled in topic.polled.items():
         ahead = view.reports["poller", poller].ahead
@@ -132,27 +143,29 @@ def _doubled(view: View, topic: TopicView) -> Iterator[Finding]:
 
 
 def _polls_query(view: View, query: str) -> bool:
-    """Or may, for all that is known."""
+    """Return whether a ready poller has the query in its catalogue, or may have: it has not reported yet."""
     reports = [view.reports.get(("poller", poller)) for poller in view.ready_pollers()]
     return any(reported is None or query in reported.report.queries for reported in reports)
 
 
 def _keys(view: View, now: float) -> Iterator[Finding]:
-    for lease, since in view.leases.nobodys():
-        keys = {key: revision for key, revision in view.leases.keys[lease].items() if view.is_ours(key)}
+    """Find abandoned and foreign keys."""
+    for lease, since in view.leases.without_node():
+        keys = {key: revision for key, revision in view.leases.keys[lease].items() if view.is_known(key)}
         lasted = now - max(since, view.clear_since)
         if not lease:
             for key, revision in keys.items():
                 if now - max(view.leases.since(key), view.clear_since) > LEASELESS_SECONDS:
-                    yield Finding("abandoned", key, "hangs on no lease, so it is nobody's", ((key, revision),))
-        elif keys and lasted > NOBODYS_SECONDS:
-            detail = f"{len(keys)} keys hang on it, such as {min(keys)}, and no node does"
+                    yield Finding("abandoned", key, "has no lease, so it belongs to no live node", ((key, revision),))
+        elif keys and lasted > UNCLAIMED_LEASE_SECONDS:
+            detail = f"{len(keys)} keys are on it, such as {min(keys)}, and no node is"
             yield Finding("abandoned", f"lease {lease_hex(lease)}", detail, tuple(keys.items()))
     for key, why in view.foreign.items():
         yield Finding("foreign", key, why)
 
 
 def _nodes(view: View, now: float) -> Iterator[Finding]:
+    """Find silent nodes, wrong clocks and versions that differ."""
     versions: defaultdict[str, list[str]] = defaultdict(list)
     for (role, node), entry in view.nodes.items():
         versions[entry.record.version].append(node)
@@ -161,18 +174,19 @@ def _nodes(view: View, now: float) -> Iterator[Finding]:
         reported = view.reports.get((role, node))
         heard = max(entry.since, view.clear_since, reported.at if reported is not None else 0.0)
         if now - heard > SILENT_SECONDS:
-            yield Finding("silent", node, f"this {role} keeps its lease and has not answered for {now - heard:.0f} s")
+            yield Finding("silent", node, f"this {role} keeps its lease and has not reported for {now - heard:.0f} s")
         elif reported is not None and abs(reported.ahead) - reported.unsure > CLOCK_SECONDS:
             direction = "ahead of" if reported.ahead > 0 else "behind"
             at = rfc3339(reported.report.now)
-            detail = f"its clock is {abs(reported.ahead):.1f} s {direction} the coordinator's: it said {at}"
+            detail = f"its clock is {abs(reported.ahead):.1f} s {direction} the coordinator's: it reported {at}"
             yield Finding("clock", node, detail)
     if len(versions) > 1:
-        told = "; ".join(f"{version}: {', '.join(sorted(nodes))}" for version, nodes in sorted(versions.items()))
-        yield Finding("version", ", ".join(sorted(versions)), told)
+        listed = "; ".join(f"{version}: {', '.join(sorted(nodes))}" for version, nodes in sorted(versions.items()))
+        yield Finding("version", ", ".join(sorted(versions)), listed)
 
 
 def _load(view: View, now: float) -> Iterator[Finding]:
+    """Find a poller that owns more than its share of the topics."""
     since = view.unfair_since
     if since is None or now - max(since, view.clear_since) <= UNFAIR_SECONDS:
         return

@@ -1,6 +1,6 @@
-"""Runs the audit while this coordinator leads: logs findings when they begin and when they end, counts, and repairs.
+"""The auditor: audits while this coordinator leads, logs findings when they begin and end, counts and repairs them.
 
-`run` lives as long as the service; a coordinator that does not lead, or does not follow etcd, judges nothing.
+A coordinator that does not lead, or does not follow etcd at the moment, does not audit.
 """
 
 from __future__ import annotations
@@ -25,34 +25,33 @@ from pollcast.services.process import logs
 log = logs.get_logger("audit")
 
 PERIOD_SECONDS = 1.0
+"""Time between two audits, in seconds."""
 
-MOST_LOGGED = 5
-"""Findings of one kind that begin, or end, at once."""
+MAX_LOGGED = 5
+"""Maximum number of log lines for findings of one kind that begin, or end, at the same time."""
 
-FINDINGS = prometheus_client.Gauge(
-    "pollcast_coordinator_findings", "What the audit of the leader finds wrong now.", ["kind"]
-)
-FOUND = prometheus_client.Counter("pollcast_coordinator_found", "Findings that began, ever.", ["kind"])
-REPAIRED = prometheus_client.Counter("pollcast_coordinator_repaired_keys", "Keys of nobody's that were deleted.")
+FINDINGS = prometheus_client.Gauge("pollcast_coordinator_findings", "Current findings of the leader's audit.", ["kind"])
+FOUND = prometheus_client.Counter("pollcast_coordinator_found", "Findings that began.", ["kind"])
+REPAIRED = prometheus_client.Counter("pollcast_coordinator_repaired_keys", "Abandoned keys that the leader deleted.")
 
 
 class Ledger:
-    """The findings that stand. Pure."""
+    """The current findings. Pure."""
 
     def __init__(self) -> None:
-        self.standing: dict[Finding, Finding] = {}
+        self.current: dict[Finding, Finding] = {}
 
     def update(self, findings: Iterable[Finding]) -> tuple[list[Finding], list[Finding]]:
-        """Those that begin, and those that end."""
+        """Set the current findings. Return those that begin, and those that end."""
         found = {finding: finding for finding in findings}
-        began = [finding for finding in found if finding not in self.standing]
-        ended = [finding for finding in self.standing if finding not in found]
-        self.standing = found
+        began = [finding for finding in found if finding not in self.current]
+        ended = [finding for finding in self.current if finding not in found]
+        self.current = found
         return began, ended
 
 
 class Auditor:
-    """`leads` says whether it is our turn."""
+    """The auditor of one coordinator. `leads` returns whether this coordinator is the leader now."""
 
     def __init__(self, etcd: Etcd, view: View, mirror: Mirror, leads: Callable[[], bool]) -> None:
         self.ledger = Ledger()
@@ -65,7 +64,7 @@ class Auditor:
             FOUND.labels(kind)
 
     async def run(self) -> NoReturn:
-        """Until cancelled."""
+        """Audit every PERIOD_SECONDS until cancelled."""
         followed = False
         while True:
             await asyncio.sleep(PERIOD_SECONDS)
@@ -74,47 +73,48 @@ class Auditor:
                 self._view.cleared(now)
             followed = self._mirror.healthy
             if not self._leads():
-                self._tell([])
+                self._publish([])
             elif followed:
                 findings = audit(self._view, now)
-                self._tell(findings)
+                self._publish(findings)
                 await self._repair([finding for finding in findings if finding.abandoned])
 
-    def _tell(self, findings: list[Finding]) -> None:
+    def _publish(self, findings: list[Finding]) -> None:
+        """Log what begins and ends, and update the metrics."""
         began, ended = self.ledger.update(findings)
         for finding in began:
             FOUND.labels(finding.kind).inc()
-        for one, others in _told(began):
+        for one, others in _to_log(began):
             log.warning(
                 "finding", kind=one.kind, breaks=one.breaks, about=one.subject, detail=one.detail, others=others
             )
-        for one, others in _told(ended):
+        for one, others in _to_log(ended):
             log.info("finding is over", kind=one.kind, breaks=one.breaks, about=one.subject, others=others)
-        standing = Counter(finding.kind for finding in findings)
+        counts = Counter(finding.kind for finding in findings)
         for kind in BREAKS:
-            FINDINGS.labels(kind).set(standing[kind])
+            FINDINGS.labels(kind).set(counts[kind])
 
     async def _repair(self, findings: list[Finding]) -> None:
-        """Deletes what is nobody's, each key only if it is as it was when that was found."""
+        """Delete the abandoned keys, each only if it was not written since it was found."""
         abandoned = [item for finding in findings for item in finding.abandoned]
         for batch in batches(abandoned, lambda item: item[0]):
             try:
                 deletes = [op.nested([op.unchanged(key, revision)], [op.delete(key)]) for key, revision in batch]
                 done = await self._etcd.txn([], deletes)
             except EtcdError as error:
-                log.warning("not repaired, trying on", keys=len(batch), detail=error.detail)
+                log.warning("abandoned keys not deleted, retrying", keys=len(batch), detail=error.detail)
                 return
             gone = sum(isinstance(result, TxnResult) and result.succeeded for result in done.results)
             if gone:
                 REPAIRED.inc(gone)
-                log.info("deleted keys of nobody's", keys=gone, such_as=batch[0][0])
+                log.info("deleted abandoned keys", keys=gone, such_as=batch[0][0])
 
 
-def _told(findings: list[Finding]) -> Iterator[tuple[Finding, int]]:
-    """What is logged: a few of each kind, the last of these with the number of others that are not."""
+def _to_log(findings: list[Finding]) -> Iterator[tuple[Finding, int]]:
+    """Yield the findings to log: at most MAX_LOGGED of each kind, the last one with the number that is left out."""
     kinds: defaultdict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
         kinds[finding.kind].append(finding)
     for each in kinds.values():
-        for number, finding in enumerate(each[:MOST_LOGGED]):
-            yield finding, max(len(each) - MOST_LOGGED, 0) if number == MOST_LOGGED - 1 else 0
+        for number, finding in enumerate(each[:MAX_LOGGED]):
+            yield finding, max(len(each) - MAX_LOGGED, 0) if number == MAX_LOGGED - 1 else 0

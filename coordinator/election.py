@@ -1,8 +1,6 @@
-"""One leader among the coordinators: whoever holds the leader key, on its lease.
+"""The election of one leader among the coordinators: the leader is the one that holds the leader key on its lease.
 
-`run(session)` stands by and takes the key when it is free. It is free when the leader's lease ends, when somebody
-deletes it, or when what is there hangs on no lease and so is nobody's. `leading` is true only while etcd showed it
-last.
+The key is free when the leader's lease has ended, when somebody has deleted the key, or when the key has no lease.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ log = logs.get_logger("election")
 
 
 class Election:
-    """This node's candidature."""
+    """The candidacy of this coordinator. `leading` is true while the mirror shows that it holds the leader key."""
 
     def __init__(self, etcd: Etcd, keys: Keys, node: str) -> None:
         self.leading = False
@@ -33,7 +31,8 @@ class Election:
         self._wake = asyncio.Event()
 
     async def run(self, session: Session) -> NoReturn:
-        """Raises LeaseLost when etcd says that the session is over (as the session itself does)."""
+        """Take the leader key whenever it is free. Raises LeaseLost when etcd reports that the session's lease is
+        gone."""
         mirror = Mirror(self._etcd, self._key, lambda events: self._changed(events, session))
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -54,6 +53,7 @@ class Election:
                 self._wake.set()
 
     async def _campaign(self, session: Session, mirror: Mirror) -> NoReturn:
+        """Write the key each time the mirror shows that it is free."""
         failures = 0
         while True:
             kv = mirror.items.get(self._key)
@@ -66,11 +66,11 @@ class Election:
             try:
                 await self._etcd.txn([free], [op.put(self._key, self._value, session.lease)])
                 failures = 0
-                await self._wake.wait()  # for the mirror to show who won
+                await self._wake.wait()  # until the mirror shows the winner
             except LeaseLost:
                 raise
             except (EtcdRefused, EtcdUnknown) as error:
                 if not failures:
-                    log.warning("no answer to the candidature, trying on", detail=error.detail)
+                    log.warning("leader key not written, retrying", detail=error.detail)
                 await asyncio.sleep(backoff(failures))
                 failures += 1

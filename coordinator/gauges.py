@@ -1,6 +1,6 @@
-"""What a coordinator tells Prometheus of the cluster as it sees it: counted when somebody scrapes. Pure.
+"""The gauges of the cluster that a coordinator exports to Prometheus, computed when it is scraped. Pure.
 
-Every coordinator tells the same, whether it leads or not: take the maximum, not the sum.
+Every coordinator exports the same values, whether it leads or not: take their maximum, not their sum.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROLES = ("gateway", "poller", "coordinator")
 
 
 def gauges(view: View) -> Iterator[Metric]:
-    """Read from the view as it is."""
+    """Yield the gauges, computed from the view as it is now."""
     states = Counter[tuple[str, str]]((role, node.record.state) for (role, _), node in view.nodes.items())
     nodes = GaugeMetricFamily(
         "pollcast_coordinator_nodes", "Nodes that etcd shows, by role and state.", labels=["role", "state"]
@@ -31,9 +31,9 @@ def gauges(view: View) -> Iterator[Metric]:
         demanded += bool(topic.gateways)
         owned += topic.owner is not None
         orphans += bool(topic.gateways) and topic.owner is None
-    for name, meaning, value in (
-        ("demanded_topics", "Topics that somebody watches.", demanded),
+    for name, description, value in (
+        ("demanded_topics", "Topics that have demand.", demanded),
         ("owned_topics", "Topics that have an owner.", owned),
-        ("unowned_topics", "Topics that somebody watches and nobody polls.", orphans),
+        ("unowned_topics", "Topics that have demand and no owner.", orphans),
     ):
-        yield GaugeMetricFamily(f"pollcast_coordinator_{name}", meaning, value=value)
+        yield GaugeMetricFamily(f"pollcast_coordinator_{name}", description, value=value)

@@ -1,4 +1,4 @@
-"""Which keys hang on which lease, and which leases are no node's. Pure: a part of coordinator/view.py."""
+"""The keys on each lease, and the leases that belong to no node. Pure: a part of coordinator/view.py."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from pollcast.services.coordination.operations import KeyEvent
 
 
 class Leases:
-    """Of the keys of one namespace. Lease 0 stands for keys without one."""
+    """The leases of one namespace. Lease 0 stands for keys without a lease."""
 
     def __init__(self) -> None:
-        self.keys: dict[int, dict[str, int]] = {}  # the keys that hang on each, with their mod_revision
-        self._since: dict[int, float] = {}  # since when each is known, or its last node is gone
-        self._leaseless: dict[str, float] = {}  # keys without a lease, since when
+        self.keys: dict[int, dict[str, int]] = {}  # the keys on each lease, with their mod_revision
+        self._since: dict[int, float] = {}  # when each lease was first seen, or its last node left
+        self._leaseless: dict[str, float] = {}  # when each key without a lease was written
         self._lease_of: dict[str, int] = {}
-        self._nodes: Counter[int] = Counter()  # how many nodes' entries hang on each
+        self._nodes: Counter[int] = Counter()  # the number of nodes' entries on each lease
 
     def changed(self, event: KeyEvent, now: float) -> None:
+        """Take in one event of the mirror. Times are loop times in seconds."""
         key = event.kv.key
         before = self._lease_of.pop(key, None)
         if before is not None:
@@ -34,9 +35,11 @@ class Leases:
             self._since.setdefault(event.kv.lease, now)
 
     def node_came(self, lease: int) -> None:
+        """Note that a node's entry is on the lease."""
         self._nodes[lease] += 1
 
     def node_went(self, lease: int, now: float) -> None:
+        """Note that a node's entry is no longer on the lease."""
         self._nodes[lease] -= 1
         if not self._nodes[lease]:
             del self._nodes[lease]
@@ -44,9 +47,9 @@ class Leases:
                 self._since[lease] = now
 
     def since(self, key: str) -> float:
-        """When a key that has no lease was written."""
+        """Return when a key without a lease was written. Raises KeyError when the key has a lease."""
         return self._leaseless[key]
 
-    def nobodys(self) -> Iterator[tuple[int, float]]:
-        """The leases that keys hang on and that are no node's, each with the time since when that is so."""
+    def without_node(self) -> Iterator[tuple[int, float]]:
+        """Yield each lease that has keys and belongs to no node, with the time since when that is so."""
         return ((lease, since) for lease, since in self._since.items() if not self._nodes[lease])

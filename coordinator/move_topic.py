@@ -1,9 +1,9 @@
-"""Moving a topic to a poller, at an operator's word.
+"""The move of a topic to a poller that an operator names (docs/reference/grpc.md#cluster).
 
-One transaction rebinds the owner key to the target's lease, as a hand-over does, and pins the topic there. The pin
-hangs on the target's lease: while that poller lives, the topic is not given to another, and comes back to it when
-somebody deletes the owner key; it goes when the poller goes, and when the topic is released. The owner before learns of
-it from the owner key and stops.
+One transaction rebinds the owner key to the target's lease, as a hand-over does, and pins the topic there. The pin is
+on the target's lease: while that poller lives, the topic is not given to another poller, and comes back to it when
+somebody deletes the owner key. The pin goes when the poller goes or the topic is released. The former owner sees the
+owner key change and stops.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from pollcast.services.process import logs
 log = logs.get_logger("move_topic")
 
 MOVE_SECONDS = 5.0
+"""Deadline of a move, in seconds."""
 
 
 async def move_topic(etcd: Etcd, keys: Keys, topic: str, poller: str) -> int:
-    """Makes the poller the owner of the canonical topic and returns the epoch, which stays where it owns it already.
+    """Make the poller the owner of the canonical topic and return its epoch, which is unchanged when it is the owner
+    already.
 
-    UnknownTopic when nobody wants the topic, UnknownNode when no such poller is ready; EtcdError, or TimeoutError after
-    5 s, when it is not known to be done."""
+    Raises UnknownTopic when the topic has neither an owner nor demand, UnknownNode when no such poller is ready, and
+    EtcdError, or TimeoutError after MOVE_SECONDS, when the result is not known."""
     async with asyncio.timeout(MOVE_SECONDS):
         while True:
             owner, target = await etcd.read_all([keys.owner(topic), keys.node("poller", poller)])
@@ -35,9 +37,9 @@ async def move_topic(etcd: Etcd, keys: Keys, topic: str, poller: str) -> int:
             if owner is None and not (await etcd.range(keys.demands(topic))).kvs:
                 raise UnknownTopic(f"nobody watches {topic!r} now")
             try:
-                epoch = await _try(etcd, keys, topic, owner, node)
+                epoch = await _move_once(etcd, keys, topic, owner, node)
             except EtcdUnknown as error:
-                log.info("reading back what became of a move", topic=topic, detail=error.detail)
+                log.info("result of a move not known, reading it back", topic=topic, detail=error.detail)
                 continue
             if epoch is not None:
                 log.info("topic moved", topic=topic, to=poller, epoch=epoch)
@@ -45,7 +47,7 @@ async def move_topic(etcd: Etcd, keys: Keys, topic: str, poller: str) -> int:
 
 
 def _ready(target: Kv | None, poller: str) -> NodeRecord:
-    """Raises UnknownNode."""
+    """Return the poller's record. Raises UnknownNode when it is not a ready poller."""
     if target is None:
         raise UnknownNode(f"no poller {poller!r} is in the cluster")
     try:
@@ -57,8 +59,8 @@ def _ready(target: Kv | None, poller: str) -> NodeRecord:
     return node
 
 
-async def _try(etcd: Etcd, keys: Keys, topic: str, owner: Kv | None, node: NodeRecord) -> int | None:
-    """The epoch; None when something has changed meanwhile."""
+async def _move_once(etcd: Etcd, keys: Keys, topic: str, owner: Kv | None, node: NodeRecord) -> int | None:
+    """Return the epoch, or None when the owner or the poller has changed meanwhile."""
     key, lease = keys.owner(topic), node.lease_number
     compare = [op.on_lease(keys.node("poller", node.node), lease)]
     pin = op.put(keys.pin(topic), PinRecord(node.node).encode(), lease)

@@ -1,8 +1,8 @@
-"""Asks every gateway and poller, about once a second, what it does: the Report service (report.proto).
+"""The Report service (report.proto): collects the reports of all gateways and pollers, about once a second.
 
-A node opens a stream to each coordinator; one that takes long to answer is asked less often, so that being asked costs
-none of them more than about a twentieth of its time. One that does not answer, or is gone, is as it said last until
-etcd shows it no more.
+Each node opens a stream to each coordinator. A node that takes long to report is asked less often, so that reporting
+takes at most about a twentieth of its time. The last report of a node that stops reporting counts until its entry in
+etcd is gone.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ log = logs.get_logger("reports")
 SERVICE = report_pb2.DESCRIPTOR.services_by_name["Report"].full_name
 
 PERIOD_SECONDS = 1.0
-LEAST_SECONDS = 0.1
-"""Between two questions to one node, whoever wants to know."""
+"""Time between two requests to one node, in seconds."""
 
-SHARE = 20
-"""Of the time that an answer takes, the pause that follows it."""
+MIN_PERIOD_SECONDS = 0.1
+"""Minimum time between two requests to one node, however many calls wait for a new report."""
+
+PAUSE_FACTOR = 20
+"""Minimum pause after a report, as a multiple of the time that the report took."""
 
 
 class ReportCollector(report_pb2_grpc.ReportServicer):
-    """See the module. `on_changes` is called after the view has the report."""
+    """The servicer of Report. It puts each report into the view, then calls `on_changes`, which must not block."""
 
     def __init__(self, view: View, on_changes: Callable[[ViewChanges], None]) -> None:
         self._view = view
@@ -45,22 +47,23 @@ class ReportCollector(report_pb2_grpc.ReportServicer):
         self._closed = False
 
     def add_to(self, server: grpc.aio.Server) -> None:
+        """Register the service with the gRPC server."""
         report_pb2_grpc.add_ReportServicer_to_server(self, server)
 
     def nodes_changed(self) -> None:
-        """The view shows other nodes: those that had not been seen there are asked at once."""
+        """Ask the nodes that are new in the view at once: their first report came too early and was ignored."""
         for name, stream in self._streams.items():
             if name in self._view.nodes and name not in self._view.reports:
                 stream.hurry()
 
     async def refresh(self, seconds: float) -> None:
-        """Returns when every node has answered a question that was put after this call, or `seconds` later."""
-        waiting = [stream.again() for stream in self._streams.values()]
+        """Return when every node has sent a report that was requested after this call, or after `seconds`."""
+        waiting = [stream.next_report() for stream in self._streams.values()]
         if waiting:
             await asyncio.wait(waiting, timeout=seconds)
 
     def close(self) -> None:
-        """Ends every stream."""
+        """End every stream."""
         self._closed = True
         for stream in self._streams.values():
             stream.hurry()
@@ -70,32 +73,32 @@ class ReportCollector(report_pb2_grpc.ReportServicer):
         request_iterator: AsyncIterator[report_pb2.NodeReport],
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[report_pb2.ReportQuestion]:
-        """One node's stream, until either side ends it."""
+        """Serve one node's stream until either side ends it."""
         loop = asyncio.get_running_loop()
         began, wall = loop.time(), clock.now_us()
         name: NodeName | None = None
         stream = ReportStream()
-        settled = stream.begin()
+        finish = stream.begin_request()
         try:
             async for report in request_iterator:
                 if name is None:
                     if report.role not in ROLES or not report.node:
-                        await rpc.abort(context, InvalidPayload("the first report must say who the node is"))
+                        await rpc.abort(context, InvalidPayload("the first report must name the node and its role"))
                     name = cast(Role, report.role), report.node
                     self._streams[name] = stream
                 took = loop.time() - began
                 ahead = (report.now - wall) / 1e6 - took / 2
                 self._on_changes(self._view.reported(name, Reported(report, loop.time(), ahead, took / 2)))
-                settled()
-                await stream.pause(max(PERIOD_SECONDS, SHARE * took))
+                finish()
+                await stream.pause(max(PERIOD_SECONDS, PAUSE_FACTOR * took))
                 if self._closed:
                     break
-                settled = stream.begin()
+                finish = stream.begin_request()
                 began, wall = loop.time(), clock.now_us()
                 yield report_pb2.ReportQuestion()
         finally:
-            settled()
-            stream.begin()()
+            finish()
+            stream.begin_request()()
             if name is not None and self._streams.get(name) is stream:
                 del self._streams[name]
         if self._closed:
@@ -103,37 +106,38 @@ class ReportCollector(report_pb2_grpc.ReportServicer):
 
 
 class ReportStream:
-    """One node's stream: who waits for its next answer."""
+    """One node's stream, and the calls that wait for its next report."""
 
     def __init__(self) -> None:
         self._waiting: list[asyncio.Future[None]] = []
-        self._wanted = asyncio.Event()
+        self._hurry = asyncio.Event()
 
-    def again(self) -> asyncio.Future[None]:
-        """Done when a question that is put from now on has been answered, or never will be."""
+    def next_report(self) -> asyncio.Future[None]:
+        """Return a future that is done when a report requested from now on has arrived, or the stream has ended."""
         future = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
-        self._wanted.set()
+        self._hurry.set()
         return future
 
     def hurry(self) -> None:
-        self._wanted.set()
+        """End the present pause, or the next one."""
+        self._hurry.set()
 
-    def begin(self) -> Callable[[], None]:
-        """A question is put; what is returned is to be called when that is over."""
+    def begin_request(self) -> Callable[[], None]:
+        """Note that a report is requested now. Call the returned function when it has arrived or never will."""
         waiting, self._waiting = self._waiting, []
-        self._wanted.clear()
+        self._hurry.clear()
 
-        def settled() -> None:
+        def finish() -> None:
             for future in waiting:
                 if not future.done():
                     future.set_result(None)
 
-        return settled
+        return finish
 
     async def pause(self, seconds: float) -> None:
-        """That long, or until somebody wants to know."""
-        await asyncio.sleep(LEAST_SECONDS)
+        """Wait `seconds`, or less when a call waits for a new report."""
+        await asyncio.sleep(MIN_PERIOD_SECONDS)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds - LEAST_SECONDS):
-                await self._wanted.wait()
+            async with asyncio.timeout(seconds - MIN_PERIOD_SECONDS):
+                await self._hurry.wait()

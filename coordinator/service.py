@@ -1,7 +1,7 @@
-"""The coordinator: registers, stands for leader, shows and steers the cluster (Cluster), and as the leader audits it.
+"""The coordinator: registers, takes part in the election, serves Cluster and Report, and as the leader audits.
 
-Any number may run; one leads. It is not needed for anything to flow: when all coordinators are gone, gateways and
-pollers see nothing of it. On `stop` it says that it drains, and its keys go with its session.
+Any number of coordinators may run; one leads. Data never passes through a coordinator: when all of them are gone,
+gateways and pollers go on as before. When it is stopped it reports that it drains, then revokes its lease.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from pollcast.services.serving.web import address_of, bind, serve_app, service_a
 
 log = logs.get_logger("coordinator")
 
-LEADING = prometheus_client.Gauge("pollcast_coordinator_leading", "1 while this coordinator is the leader.")
+LEADING = prometheus_client.Gauge("pollcast_coordinator_leading", "1 while this coordinator is the leader, else 0.")
 
 
 async def run(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
-    """Serves until `stop` is set. CatalogInvalid, CantListen when an address is taken, NodeTaken when the name is."""
+    """Serve until `stop` is set. Raises CatalogInvalid, CantListen when an address is taken, and NodeTaken when another
+    live node has the name."""
     catalog = catalogue.load(settings.catalog) if settings.catalog is not None else None
     if catalog is not None:
         logs.hide_claims_of(catalog)

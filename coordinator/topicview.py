@@ -1,4 +1,4 @@
-"""One topic as etcd and the nodes' reports tell: the part of coordinator/view.py that is about a topic. Pure."""
+"""One topic as etcd and the nodes' reports show it: the part of coordinator/view.py that is about a topic. Pure."""
 
 from __future__ import annotations
 
@@ -9,44 +9,46 @@ from pollcast.services.clock import rfc3339
 from pollcast.v1 import cluster_pb2, report_pb2
 
 RATE_SECONDS = 5.0
-"""Rates are smoothed over about so long."""
+"""Time over which rates are smoothed, in seconds."""
 
-WORST = {"live": 0, "stale": 1, "failed": 2}
+SEVERITY = {"live": 0, "stale": 1, "failed": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class OwnerView:
+    """The owner of a topic, by its owner key."""
+
     node: str
     epoch: int
 
 
 @dataclass(slots=True)
 class TopicView:
-    """A topic. `since` is when it came to have the owner that it has, or none, and demand, or none."""
+    """A topic. `since` is the time of the last change of its owner, or of whether it has demand."""
 
     name: str
     since: float
     owner: OwnerView | None = None
-    gateways: set[str] = field(default_factory=set)  # with demand in etcd
-    pin: str = ""
-    watched: dict[str, report_pb2.WatchedTopic] = field(default_factory=dict)  # what gateways report
-    polled: dict[str, report_pb2.PolledTopic] = field(default_factory=dict)  # what pollers report
+    gateways: set[str] = field(default_factory=set)  # those with a demand key
+    pin: str = ""  # the poller that an operator moved it to
+    watched: dict[str, report_pb2.WatchedTopic] = field(default_factory=dict)  # by gateway
+    polled: dict[str, report_pb2.PolledTopic] = field(default_factory=dict)  # by poller
     polls_per_second: float = 0.0
     changes_per_second: float = 0.0
-    unheard_since: float | None = None  # while the owner says that no gateway is attached
+    unheard_since: float | None = None  # since when the owner reports that no gateway is attached
 
     @property
     def listed(self) -> bool:
-        """Whether etcd shows it."""
+        """Whether the topic has an owner key or a demand key."""
         return self.owner is not None or bool(self.gateways)
 
     @property
     def report(self) -> report_pb2.PolledTopic | None:
-        """What its owner says of it."""
+        """The owner's report of the topic."""
         return self.polled.get(self.owner.node) if self.owner is not None else None
 
     def info(self) -> cluster_pb2.TopicInfo:
-        """As the Cluster API tells it."""
+        """Return the topic as the Cluster API shows it (docs/reference/grpc.md#cluster)."""
         clients = {g: max(1, self.watched[g].clients if g in self.watched else 1) for g in sorted(self.gateways)}
         info = cluster_pb2.TopicInfo(
             topic=self.name,
@@ -70,13 +72,14 @@ class TopicView:
         return info
 
     def _state(self) -> str:
-        """The worst of what is told. A gateway that says stale of a topic that nobody owns is right."""
-        told = [watched.state for gateway, watched in self.watched.items() if gateway in self.gateways]
+        """Return the worst state that its owner and its gateways report; `stale` when it has no owner."""
+        reported = [watched.state for gateway, watched in self.watched.items() if gateway in self.gateways]
         report = self.report
-        told.append(report.state if report is not None else "live" if self.owner is not None else "stale")
-        return max(told, key=lambda state: WORST.get(state, 0))
+        reported.append(report.state if report is not None else "live" if self.owner is not None else "stale")
+        return max(reported, key=lambda state: SEVERITY.get(state, 0))
 
-    def has_demand(self, gateway: str, wanted: bool, now: float) -> None:
+    def set_demand(self, gateway: str, wanted: bool, now: float) -> None:
+        """Note whether the gateway has demand for the topic."""
         before = bool(self.gateways)
         if wanted:
             self.gateways.add(gateway)
@@ -85,13 +88,17 @@ class TopicView:
         if bool(self.gateways) != before:
             self.since, self.unheard_since = now, None
 
-    def has_owner(self, owner: OwnerView | None, now: float) -> None:
+    def set_owner(self, owner: OwnerView | None, now: float) -> None:
+        """Note the owner. A new one starts with rates of 0."""
         if owner != self.owner:
             self.owner, self.since, self.unheard_since = owner, now, None
             self.polls_per_second = self.changes_per_second = 0.0
 
-    def was_polled(self, poller: str, polled: report_pb2.PolledTopic, now: float, seconds: float, made: int) -> None:
-        """What a poller says of it now, `seconds` after it said something last (0: never); `made` at, by its clock."""
+    def add_poll_report(
+        self, poller: str, polled: report_pb2.PolledTopic, now: float, seconds: float, made: int
+    ) -> None:
+        """Note a poller's report, made at `made` by the poller's clock (in microseconds), `seconds` after its previous
+        report (0: it is the first)."""
         before, self.polled[poller] = self.polled.get(poller), polled
         if self.owner is None or self.owner.node != poller:
             return
@@ -102,7 +109,9 @@ class TopicView:
             self.changes_per_second += weight * ((polled.changes - before.changes) / seconds - self.changes_per_second)
         else:
             self.polls_per_second = polled.polls / max(owned_for, 1.0)
-            self.changes_per_second = max(polled.changes - 1, 0) / max(owned_for, 1.0)  # the first result is none
+            self.changes_per_second = max(polled.changes - 1, 0) / max(
+                owned_for, 1.0
+            )  # the first result is not a change
         if polled.receivers or not self.gateways:
             self.unheard_since = None
         elif self.unheard_since is None:

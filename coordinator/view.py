@@ -1,8 +1,8 @@
-"""The cluster as etcd and its nodes tell: a pure core. Times are arguments, in seconds on any one clock.
+"""The cluster as etcd and the nodes' reports show it: a pure core. Times are arguments, in seconds of one clock.
 
-`View` is told what the mirror of the namespace shows (`changed`) and what the nodes report of themselves (`reported`),
-and says which nodes and topics are not as they were. coordinator/cluster.py shows it, coordinator/audit.py judges it.
-What no node has reported is not known; what one reported last counts until its entry is gone.
+`View` takes in the events of the mirror of the namespace (`changed`) and the nodes' reports (`reported`), and returns
+which nodes and topics have changed. coordinator/cluster.py serves it, coordinator/audit.py audits it. A node's last
+report counts until the node's entry is gone.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from pollcast.services.process.settings import Role
 from pollcast.v1 import report_pb2
 
 UNFAIR = 1.25
-"""The most topics of one poller, as a multiple of the mean."""
+"""Maximum number of topics of one poller, as a multiple of the mean."""
 
-FEWEST_TO_BE_FAIR = 50
-"""Topics; with fewer, chance decides."""
+MIN_TOPICS_TO_WEIGH = 50
+"""Minimum number of topics for which the load is weighed: with fewer, chance decides who owns how many."""
 
 R = TypeVar("R", bound=Record)
 
 NodeName = tuple[Role, str]
+"""The role and the name of a node."""
 
 
 @dataclass(slots=True)
 class ViewChanges:
-    """What is not as it was, by name. A topic or a node of these may be gone."""
+    """The names of the nodes and topics that have changed. Any of them may be gone."""
 
     nodes: set[NodeName] = field(default_factory=set)
     topics: set[str] = field(default_factory=set)
@@ -48,7 +49,7 @@ class ViewChanges:
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """A node that etcd shows. `since` is when it came to be in this state, under this lease."""
+    """A node with an entry in etcd. `since` is the time of the last change of its state or its lease."""
 
     record: NodeRecord
     lease: int
@@ -57,8 +58,8 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """What a node said of itself, and when. `ahead` is how far its clock is before ours, in seconds, give or take
-    `unsure`."""
+    """A node's report and the time `at` which it arrived. `ahead` is how far the node's clock is ahead of this
+    coordinator's, in seconds, plus or minus `unsure`."""
 
     report: report_pb2.NodeReport
     at: float
@@ -67,22 +68,22 @@ class Reported:
 
 
 class View:
-    """See the module. `nodes`, `topics` and `reports` are for reading."""
+    """The nodes, topics, reports and leases of one namespace. The attributes are for reading."""
 
     def __init__(self, keys: Keys) -> None:
         self.nodes: dict[NodeName, NodeView] = {}
         self.topics: dict[str, TopicView] = {}
         self.reports: dict[NodeName, Reported] = {}
         self.leases = Leases()
-        self.foreign: dict[str, str] = {}  # keys that are none of ours or say nothing, with what is wrong
-        self.clear_since = 0.0  # since when the mirror follows etcd
+        self.foreign: dict[str, str] = {}  # unknown or garbled keys, with the reason
+        self.clear_since = 0.0  # the time since which the mirror follows etcd
         self.unfair_since: float | None = None
         self._keys = keys
 
-    # --- what is told -----------------------------------------------------------------------------------------
+    # --- input ------------------------------------------------------------------------------------------------
 
     def changed(self, events: Iterable[KeyEvent], now: float) -> ViewChanges:
-        """What the mirror of the whole namespace shows."""
+        """Take in events of the mirror of the whole namespace."""
         changes = ViewChanges()
         for event in events:
             self.leases.changed(event, now)
@@ -90,7 +91,7 @@ class View:
         return changes
 
     def reported(self, name: NodeName, reported: Reported) -> ViewChanges:
-        """What a node says of itself. Nothing comes of it when etcd does not show the node (any more)."""
+        """Take in a node's report. A report of a node without an entry in etcd is ignored."""
         changes = ViewChanges()
         if name not in self.nodes:
             return changes
@@ -105,22 +106,23 @@ class View:
         return changes
 
     def cleared(self, now: float) -> None:
-        """The mirror follows etcd (again): what happened meanwhile took no time."""
+        """Note that the mirror follows etcd again, so that the audit does not count the time of the outage."""
         self.clear_since = now
 
-    # --- what is known ----------------------------------------------------------------------------------------
+    # --- queries ----------------------------------------------------------------------------------------------
 
     def listed(self) -> Iterator[TopicView]:
+        """Yield the topics that have an owner or demand."""
         return (topic for topic in self.topics.values() if topic.listed)
 
     def knows(self, query: str) -> bool:
-        """Whether any node has the query in its catalogue, or any topic is of it."""
+        """Return whether a node has the query in its catalogue, or a topic of it is listed."""
         return any(query in reported.report.queries for reported in self.reports.values()) or any(
             topic.name.partition("?")[0] == query for topic in self.listed()
         )
 
-    def is_ours(self, key: str) -> bool:
-        """Whether a key of that name is written by one of us, ever."""
+    def is_known(self, key: str) -> bool:
+        """Return whether Pollcast writes keys of this form."""
         keys = self._keys
         parsers = (keys.parse_node, keys.parse_demand, keys.parse_owner, keys.parse_pin, keys.parse_presence)
         return (
@@ -130,12 +132,13 @@ class View:
         )
 
     def ready_pollers(self) -> dict[str, NodeView]:
+        """Return the pollers in the state `ready`, by name."""
         return {
             node: view for (role, node), view in self.nodes.items() if role == "poller" and view.record.state == "ready"
         }
 
     def loads(self) -> Counter[str]:
-        """How many topics each ready poller owns that nobody has put there by hand."""
+        """Count the topics of each ready poller, without those that are pinned to it."""
         loads = Counter(dict.fromkeys(self.ready_pollers(), 0))
         for topic in self.topics.values():
             if topic.owner is not None and topic.owner.node in loads and topic.pin != topic.owner.node:
@@ -157,13 +160,14 @@ class View:
             self._owner(owned, owner, now, changes)
         elif (pinned := keys.parse_pin(key)) is not None:
             self._pin(pinned, event, now)
-        elif not event.deleted and not self.is_ours(key):
-            self.foreign[key] = "is none of ours"
+        elif not event.deleted and not self.is_known(key):
+            self.foreign[key] = "is not a key of Pollcast"
             return
         if not event.deleted and (fault := self._fault(event.kv)) is not None:
             self.foreign[key] = fault
 
     def _fault(self, kv: Kv) -> str | None:
+        """Return what is wrong with the value, or None."""
         keys = self._keys
         kinds: tuple[tuple[object, type[Record]], ...] = (
             (keys.parse_node(kv.key), NodeRecord),
@@ -194,13 +198,13 @@ class View:
 
     def _demand(self, topic: str, gateway: str, wanted: bool, now: float, changes: ViewChanges) -> None:
         view = self._topic(topic, now)
-        view.has_demand(gateway, wanted, now)
+        view.set_demand(gateway, wanted, now)
         changes.topics.add(topic)
         self._drop_if_empty(view)
 
     def _owner(self, topic: str, owner: OwnerView | None, now: float, changes: ViewChanges) -> None:
         view = self._topic(topic, now)
-        view.has_owner(owner, now)
+        view.set_owner(owner, now)
         changes.topics.add(topic)
         self._drop_if_empty(view)
 
@@ -221,41 +225,43 @@ class View:
             self.topics.pop(view.name, None)
 
     def _weigh(self, now: float) -> None:
-        """Notes since when the load is unfair."""
+        """Note the time since which one poller owns more than its share."""
         loads = self.loads()
         total = sum(loads.values())
-        unfair = len(loads) > 1 and total >= FEWEST_TO_BE_FAIR and max(loads.values()) * len(loads) > UNFAIR * total
+        unfair = len(loads) > 1 and total >= MIN_TOPICS_TO_WEIGH and max(loads.values()) * len(loads) > UNFAIR * total
         self.unfair_since = (now if self.unfair_since is None else self.unfair_since) if unfair else None
 
     # --- reports ----------------------------------------------------------------------------------------------
 
     def _watched(self, gateway: str, reported: Reported, before: Reported | None, changes: ViewChanges) -> None:
-        told = {watched.topic: watched for watched in reported.report.watched}
-        for name, watched in told.items():
+        watched_now = {watched.topic: watched for watched in reported.report.watched}
+        for name, watched in watched_now.items():
             view = self._topic(name, reported.at)
             if view.watched.get(gateway) != watched:
                 view.watched[gateway] = watched
                 changes.topics.add(name)
         if before is not None:
-            self._unreport("gateway", gateway, (w.topic for w in before.report.watched if w.topic not in told), changes)
+            gone = [watched.topic for watched in before.report.watched if watched.topic not in watched_now]
+            self._unreport("gateway", gateway, gone, changes)
 
     def _polled(self, poller: str, reported: Reported, before: Reported | None, changes: ViewChanges) -> None:
         seconds = reported.at - before.at if before is not None else 0.0
-        told = set()
+        polled_now = set()
         for polled in reported.report.polled:
-            told.add(polled.topic)
+            polled_now.add(polled.topic)
             view = self._topic(polled.topic, reported.at)
-            view.was_polled(poller, polled, reported.at, seconds, reported.report.now)
+            view.add_poll_report(poller, polled, reported.at, seconds, reported.report.now)
             changes.topics.add(polled.topic)
         if before is not None:
-            self._unreport("poller", poller, (p.topic for p in before.report.polled if p.topic not in told), changes)
+            gone = [polled.topic for polled in before.report.polled if polled.topic not in polled_now]
+            self._unreport("poller", poller, gone, changes)
 
     def _forget_report(self, name: NodeName, changes: ViewChanges) -> None:
         reported = self.reports.pop(name, None)
         if reported is not None:
             report = reported.report
-            told = [*(w.topic for w in report.watched), *(p.topic for p in report.polled)]
-            self._unreport(*name, told, changes)
+            names = [*(w.topic for w in report.watched), *(p.topic for p in report.polled)]
+            self._unreport(*name, names, changes)
 
     def _unreport(self, role: Role, node: str, topics: Iterable[str], changes: ViewChanges) -> None:
         for name in topics:
@@ -267,7 +273,7 @@ class View:
 
 
 def _read(event: KeyEvent, kind: type[R]) -> R | None:
-    """What counts: a value as one of us writes it, on a lease."""
+    """Decode the value of a put. Return None for a delete, a key without a lease, and a garbled value."""
     if event.deleted or not event.kv.lease:
         return None
     try:

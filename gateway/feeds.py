@@ -3,7 +3,7 @@
 A link is opened to every registered poller, before any of its topics is wanted, so that a change of owner costs no
 connection. A broken link is opened again, after a short, growing pause, as long as its poller is registered or a topic
 is attached to it. On each stream the attachments are sent again, with the version that the gateway has, so that an
-unchanged owner sends only what is missing. A broken link does nothing to its topics but mark them as unreached.
+unchanged owner sends only the missing updates. A broken link does nothing to its topics but mark them as unreached.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Link:
         self._turn = 0  # counts the streams, and their ends
 
     def attach(self, topic: str) -> None:
-        """Attach the topic, now or as soon as there is a stream; repeated, the poller sends what is missing again."""
+        """Attach the topic, now or once there is a stream. Repeat it to get the missing updates again."""
         self.attached.add(topic)
         self._attach[topic] = True
         self._change.set()
@@ -177,8 +177,8 @@ class Link:
     async def _requests(self, turn: int) -> AsyncIterator[feed_pb2.FeedRequest]:
         """Yield the requests of one stream, until the stream is over.
 
-        When a stream breaks by itself, grpc.aio still awaits the next request in a task that nobody else ends: `turn`
-        ends it.
+        When a stream breaks by itself, grpc.aio still awaits the next request in a task that nothing else ends:
+        the comparison with `turn` ends it.
         """
         self._attach = dict.fromkeys(self.attached, True)
         yield self._request()
@@ -224,7 +224,7 @@ class Feeds:
         self._change.set()
 
     def attach(self, topic: str, address: HostPort) -> None:
-        """Subscribe to the topic at that poller; repeated, the poller sends what is missing again."""
+        """Subscribe to the topic at that poller. Repeat it to get the missing updates again."""
         self._link(address).attach(topic)
 
     def detach(self, topic: str, address: HostPort) -> None:

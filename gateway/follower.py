@@ -64,7 +64,7 @@ class Follower:
         return self._topic.status
 
     def wake(self) -> None:
-        """Make `events` look for what is new, because the topic has changed."""
+        """Make `events` look for new events, because the topic has changed."""
         self._wake.set()
 
     def end(self) -> None:
@@ -118,7 +118,7 @@ def following(
 ) -> Iterator[Follower]:
     """Add a follower to the topic's clients inside the scope.
 
-    The follower ends after `lifetime` seconds, when its token expires; None stands for no limit.
+    The follower ends after `lifetime` seconds, when its token expires; None means no limit.
     """
     live = hub.enter(topic, time.monotonic())
     follower = Follower(live, since=since, deltas=deltas)
@@ -151,7 +151,7 @@ async def first_result(hub: Hub, topic: Topic) -> Result:
 
 @contextlib.contextmanager
 def ending_after(lifetime: float | None, end: Callable[[], None]) -> Iterator[None]:
-    """Call `end` when `lifetime` seconds have passed inside the scope; None stands for no limit."""
+    """Call `end` when `lifetime` seconds have passed inside the scope; None means no limit."""
     if lifetime is None:
         yield
         return

@@ -108,7 +108,7 @@ class Hub:
     # --- etcd -------------------------------------------------------------------------------------------------
 
     def on_owner(self, topic: str, owner: Owner | None, now: float) -> None:
-        """Follow the canonical topic's new owner; None stands for no owner."""
+        """Follow the canonical topic's new owner; None means no owner."""
         self.owners.pop(topic, None)
         if owner is not None:
             self.owners[topic] = owner
@@ -126,7 +126,7 @@ class Hub:
             live.set_aside()
 
     def reset(self) -> None:
-        """Forget every topic and owner, because etcd lost its data and versions begin anew. Close the sockets first."""
+        """Forget every topic and owner, because etcd lost its data and versions start over. Close the sockets first."""
         self.owners.clear()
         for canonical, live in self.topics.items():
             self._detach(live)

@@ -1,7 +1,7 @@
-"""LiveQuery: the same live results over gRPC, for internal consumers (proto/pollcast/v1/live.proto).
+"""The LiveQuery service: live results over gRPC, for internal consumers (docs/reference/grpc.md#livequery).
 
-Each call follows its topic like a server-sent event stream does; gRPC's flow control says how fast, and what a slow
-consumer misses is not buffered.
+A call follows its topic as a stream of server-sent events does, at the pace of gRPC's flow control. Nothing is buffered
+for a slow consumer: it skips intermediate versions.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from pollcast.services.serving import rpc
 from pollcast.v1 import live_pb2, live_pb2_grpc, types_pb2
 
 CLOCK_SECONDS = 0.5
-"""A timer may fire so much before the wall clock says it should."""
+"""Tolerance for a timer that fires before the wall clock reaches a token's expiry, in seconds."""
 
 SERVICE = live_pb2.DESCRIPTOR.services_by_name["LiveQuery"].full_name
 
 
 class LiveQuery(live_pb2_grpc.LiveQueryServicer):
-    """See the module."""
+    """The servicer of LiveQuery. Errors reach the caller as a gRPC status (docs/reference/grpc.md#status-codes)."""
 
     def __init__(
         self,
@@ -58,11 +58,13 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
         self._admission = admission
 
     def add_to(self, server: grpc.aio.Server) -> None:
+        """Register the service with a server."""
         live_pb2_grpc.add_LiveQueryServicer_to_server(self, server)
 
     async def Watch(
         self, request: live_pb2.WatchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[live_pb2.WatchResponse]:
+        """Stream the topic's snapshot, then every change, until the token expires or the gateway drains."""
         try:
             identity = self._identify(context)
             topic = self._topic(request.topic, identity)
@@ -78,13 +80,14 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
                     async for event in events:
                         if event is not None:
                             yield _response(event)
-            raise _why_ended(identity)
+            raise _reason_of_end(identity)
         except PollcastError as error:
             await rpc.abort(context, error)
 
     async def Get(
         self, request: live_pb2.GetRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> types_pb2.Snapshot:
+        """Return the topic's present result, waiting for a first one."""
         try:
             topic = self._topic(request.topic, self._identify(context))
             with self._admission.seat():
@@ -96,6 +99,7 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
     async def ListQueries(
         self, request: live_pb2.ListQueriesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> live_pb2.ListQueriesResponse:
+        """Return the public part of the catalogue."""
         try:
             self._identify(context)
         except PollcastError as error:
@@ -105,6 +109,7 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
     async def ListPresence(
         self, request: live_pb2.ListPresenceRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> live_pb2.ListPresenceResponse:
+        """Return the members on the topic."""
         try:
             roster = self._presences.of(self._topic_with_presence(request.topic, self._identify(context))).roster
         except PollcastError as error:
@@ -114,6 +119,7 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
     async def WatchPresence(
         self, request: live_pb2.WatchPresenceRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[live_pb2.WatchPresenceResponse]:
+        """Stream the members on the topic, then every difference, until the token expires or the gateway drains."""
         try:
             identity = self._identify(context)
             topic = self._topic_with_presence(request.topic, identity)
@@ -126,17 +132,20 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
                 async with aclosing(watcher.events()) as events:
                     async for event, total in events:
                         yield _presence_response(event, total)
-            raise _why_ended(identity)
+            raise _reason_of_end(identity)
         except PollcastError as error:
             await rpc.abort(context, error)
 
     def _identify(self, context: grpc.aio.ServicerContext[Any, Any]) -> Identity:
-        """Raises Unauthorized."""
+        """Return the caller's identity. Raises Unauthorized."""
         header = next((value for key, value in context.invocation_metadata() or () if key == "authorization"), None)
         return self._authenticator.identify(auth.from_header(header if isinstance(header, str) else None))
 
     def _topic(self, spelling: str, identity: Identity) -> topics.Topic:
-        """Raises PollcastError."""
+        """Return the topic of a spelling.
+
+        Raises Draining, UnknownQuery, InvalidParams, or Forbidden when the caller's roles do not suffice.
+        """
         if self._readiness.draining:
             raise Draining()
         topic = topics.parse(spelling, self._catalog, identity.values)
@@ -144,15 +153,15 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
         return topic
 
     def _topic_with_presence(self, spelling: str, identity: Identity) -> topics.Topic:
-        """Raises PollcastError."""
+        """Return the topic of a spelling. Raises InvalidPayload when its query has no presence, else as `_topic`."""
         topic = self._topic(spelling, identity)
         if not topic.query.presence:
             raise InvalidPayload(f"query {topic.query.name} has no presence")
         return topic
 
 
-def _why_ended(identity: Identity) -> PollcastError:
-    """Why the gateway ended a stream."""
+def _reason_of_end(identity: Identity) -> PollcastError:
+    """Return the error with which the gateway ends a stream of this caller."""
     if identity.expired(time.time() - EXPIRY_GRACE_SECONDS + CLOCK_SECONDS):
         return Unauthorized("the token has expired")
     return Draining()

@@ -1,22 +1,23 @@
-"""The gateway: clients on one side, owners on the other, demand in etcd between them.
+"""The gateway service: clients on one side, owners of topics on the other, and demand in etcd between them.
 
-It starts without etcd and without pollers: clients may join and are told that their topics are stale. It is ready after
-the first sync with etcd. SIGTERM drains it: no new clients, `/readyz` says so, sockets are closed with 1012 spread over
-DRAIN_SECONDS so that their clients do not come down on the others all at once, then its lease is revoked, which takes
-its demand and its presences out of etcd. When it dies without that, its clients reconnect to another gateway, which has
-their topics or gets them; its keys go with its lease.
+A gateway starts without etcd and without pollers: clients may join, and their topics are reported as stale. It is ready
+after the first sync with etcd. SIGTERM drains it: it takes no new clients, `/readyz` reports it, and its sockets are
+closed with 1012, spread over time so that their clients do not reach the other gateways all at once; then its lease is
+revoked, which removes its demand and its presences from etcd (docs/reference/channels.md#draining). When a gateway dies
+without draining, its keys expire with its lease, and its clients reconnect to another gateway.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import time
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.closing import drain, start_afresh
-from pollcast.gateway.cluster_view import ClusterView
+from pollcast.gateway.cluster_overview import ClusterOverview
 from pollcast.gateway.demand import Demand
 from pollcast.gateway.etcd_view import EtcdView, PollerAddresses
 from pollcast.gateway.gauges import GatewayGauges
@@ -31,10 +32,11 @@ from pollcast.gateway.page import Page
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import PresenceKeys
 from pollcast.gateway.report import describe
-from pollcast.gateway.sockets import Sockets
+from pollcast.gateway.sockets import SWEEPS, Sockets
 from pollcast.gateway.turns import PacedHttp
 from pollcast.services.auth.tokens import Verifier
 from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Keys
@@ -49,95 +51,121 @@ from pollcast.services.serving import rpc, web
 
 log = logs.get_logger("gateway")
 
-SWEEP_SECONDS = 0.25
+SWEEP_SECONDS = 1 / SWEEPS
+"""Interval between two sweeps over topics and sockets, in seconds."""
 
 GC_THRESHOLDS = (20_000, 20, 50)
+"""Thresholds of the garbage collector, by generation: rare, because results and messages are freed without it."""
+
+
+class Core:
+    """The parts of a gateway that do not depend on its servers: topics, clients, and their view of etcd."""
+
+    def __init__(
+        self, settings: GatewaySettings, catalog: Catalog, etcd: Etcd, keys: Keys, authenticator: Authenticator
+    ) -> None:
+        self.demand = Demand(etcd, keys, settings.node)
+        self.members = PresenceKeys(etcd, keys, settings.node)
+        self.presences = Presences(self.members, time.monotonic)
+        self.failure_detector = FailureDetector(etcd, keys)
+        addresses = PollerAddresses(self.failure_detector)
+        self.hub = Hub(settings, self.demand, self.presences, addresses.suspect)
+        self.sockets = Sockets(self.hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
+        self.cluster = ClusterOverview(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, self.hub.owners)
+        self.view = EtcdView(etcd, keys, self.hub, self.cluster, addresses, self.members.mirror, self._start_afresh)
+
+    def works(self, readiness: Readiness) -> tuple[Coroutine[Any, Any, None], ...]:
+        """Return the coroutines that run until the gateway has drained, with and without a session."""
+        return (
+            self.view.owners.run(),
+            self.view.pollers.run(),
+            self.cluster.nodes.run(),
+            self.members.follow(self.presences.apply),
+            self.presences.run(),
+            self.hub.feeds.run(),
+            self.failure_detector.run(),
+            self._sweep(readiness),
+        )
+
+    def _start_afresh(self) -> None:
+        start_afresh(self.hub, self.sockets)
+
+    async def _sweep(self, readiness: Readiness) -> None:
+        while True:
+            readiness.synced = readiness.synced or self.view.synced
+            self.hub.coordination_reached = self.view.healthy
+            self.hub.sweep(time.monotonic())
+            self.sockets.sweep(time.monotonic(), time.time())
+            await asyncio.sleep(SWEEP_SECONDS)
 
 
 async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
-    """The service, until `stop`. CatalogInvalid, SettingsInvalid, CantListen when it can't start, NodeTaken when the
-    name is another's."""
+    """Run a gateway until `stop` is set, then drain it.
+
+    Raises CatalogInvalid, SettingsInvalid or CantListen when it cannot start, and NodeTaken when another live node has
+    its name.
+    """
     catalog = catalogue.load(settings.catalog)
     logs.hide_claims_of(catalog)
     authenticator = Authenticator(Verifier.from_settings(settings))
     keys = Keys(settings.namespace)
-    with web.bind(settings.http) as listener, contextlib.ExitStack() as scope:
+    with web.bind(settings.http) as listener:
         http = settings.advertised(*web.address_of(listener))
         async with Etcd.open(settings) as etcd:
-            demand = Demand(etcd, keys, settings.node)
-            members = PresenceKeys(etcd, keys, settings.node)
-            presences = Presences(members, time.monotonic)
-            failure_detector = FailureDetector(etcd, keys)
-            addresses = PollerAddresses(failure_detector)
-            hub = Hub(settings, demand, presences, addresses.suspect)
-            sockets = Sockets(hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
-            cluster = ClusterView(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, hub.owners)
-            view = EtcdView(etcd, keys, hub, cluster, addresses, members.mirror, lambda: start_afresh(hub, sockets))
-            readiness = Readiness("gateway", stop, lambda: {"etcd": "reached" if view.healthy else "not reached"})
-            admission = Admission(settings.max_connections, lambda: len(sockets))
-            app = GatewayApp(
-                sockets, authenticator, OriginPolicy.of(settings), admission, readiness, Page.load(), cluster
-            ).app()
-            scope.enter_context(counted_on_scrape(GatewayGauges(sockets, cluster, presences, members)))
-            live = LiveQuery(hub, catalog, authenticator, readiness, presences, admission)
-            reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, hub))
-            async with (
-                rpc.serve(settings, [live.add_to], [SERVICE], for_services=False) as server,
-                web.serve_app(
-                    app,
-                    listener,
-                    http=PacedHttp,
-                    ws=Handshake,
-                    ws_max_size=settings.max_frame,
-                    ws_ping_interval=None,
-                    ws_per_message_deflate=False,
-                ),
-            ):
-                grpc = settings.advertised(server.host, server.port)
-                record = node_record("gateway", settings.node, http, grpc)
-                parts = [demand.run, members.run]
-                node = Node(etcd, keys, record, server, readiness, synced=view.wait_synced, parts=parts)
-                drained = asyncio.Event()
-                async with asyncio.TaskGroup() as tasks:
-                    membership = tasks.create_task(node.run(settings.lease_ttl, drained))
-                    forever = [
-                        tasks.create_task(work)
-                        for work in (
-                            view.owners.run(),
-                            view.pollers.run(),
-                            cluster.nodes.run(),
-                            members.follow(presences.apply),
-                            presences.run(),
-                            hub.feeds.run(),
-                            failure_detector.run(),
-                            reporting.run(),
-                            _sweep(hub, sockets, view, readiness),
-                        )
-                    ]
-                    _settle()
+            core = Core(settings, catalog, etcd, keys, authenticator)
+            readiness = Readiness("gateway", stop, lambda: {"etcd": "reached" if core.view.healthy else "not reached"})
+            admission = Admission(settings.max_connections, lambda: len(core.sockets))
+            origins, page = OriginPolicy.of(settings), Page.load()
+            app = GatewayApp(core.sockets, authenticator, origins, admission, readiness, page, core.cluster).app()
+            live = LiveQuery(core.hub, catalog, authenticator, readiness, core.presences, admission)
+            reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, core.hub))
+            gauges = GatewayGauges(core.sockets, core.cluster, core.presences, core.members)
+            with counted_on_scrape(gauges):
+                async with (
+                    rpc.serve(settings, [live.add_to], [SERVICE], for_services=False) as server,
+                    web.serve_app(
+                        app,
+                        listener,
+                        http=PacedHttp,
+                        ws=Handshake,
+                        ws_max_size=settings.max_frame,
+                        ws_ping_interval=None,
+                        ws_per_message_deflate=False,
+                    ),
+                ):
+                    grpc = settings.advertised(server.host, server.port)
+                    record = node_record("gateway", settings.node, http, grpc)
+                    parts = [core.demand.run, core.members.run]
+                    node = Node(etcd, keys, record, server, readiness, synced=core.view.wait_synced, parts=parts)
+                    _tune_garbage_collector()
                     log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))
-                    await stop.wait()
-                    await node.start_draining()
-                    await drain(hub, sockets, presences)
-                    drained.set()
-                    await membership
-                    for task in forever:
-                        task.cancel()
+                    works = (*core.works(readiness), reporting.run())
+                    await _run_until_drained(core, node, works, settings.lease_ttl, stop)
     log.info("drained")
 
 
-def _settle() -> None:
-    """What is here now stays: the garbage collector need not look at it again, nor as often as by default at what
-    clients and results are made of, which is freed without it."""
+async def _run_until_drained(
+    core: Core, node: Node, works: Iterable[Coroutine[Any, Any, None]], lease_ttl: float, stop: asyncio.Event
+) -> None:
+    """Run the node and the works until `stop`; then close all clients, and only after that give the lease back."""
+    drained = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        membership = tasks.create_task(node.run(lease_ttl, drained))
+        running = [tasks.create_task(work) for work in works]
+        await stop.wait()
+        await node.start_draining()
+        await drain(core.hub, core.sockets, core.presences)
+        drained.set()
+        await membership
+        for task in running:
+            task.cancel()
+
+
+def _tune_garbage_collector() -> None:
+    """Exclude the objects that exist now from garbage collection, and collect less often than by default.
+
+    Clients and results are freed by their reference counts.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-
-
-async def _sweep(hub: Hub, sockets: Sockets, view: EtcdView, readiness: Readiness) -> None:
-    while True:
-        readiness.synced = readiness.synced or view.synced
-        hub.coordination_reached = view.healthy
-        hub.sweep(time.monotonic())
-        sockets.sweep(time.monotonic(), time.time())
-        await asyncio.sleep(SWEEP_SECONDS)

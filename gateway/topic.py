@@ -5,8 +5,8 @@ passes the fence (updates of a lower epoch than the highest known are dropped), 
 audience (WebSocket) and to the followers (server-sent events, gRPC). When the last client leaves, demand ends at once;
 history and log stay for RETAIN_SECONDS, so that a returning client needs no snapshot; then the topic is forgotten.
 
-A result that is retained without demand and without an owner may be out of date: the audience then serves nobody until
-an owner has sent an update.
+A result that is retained without demand and without an owner may be out of date: the audience then serves no
+client until an owner has sent an update.
 """
 
 from __future__ import annotations

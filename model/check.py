@@ -1,9 +1,9 @@
-"""Checks the models of this folder with spin: `make model`. `make model-broken` tells the counterexamples.
+"""Check the models in this folder with spin: `make model`. `make model-broken` prints the counterexamples.
 
-Every check of CHECKS must hold, in all states. Every one of BROKEN leaves out one thing that the protocol rests on and
-must fail: that shows that the checks see something. Each is built and run in a folder of its own that is gone
-afterwards. Exit status 0 when all came out as expected, 1 when not, 2 when spin or gcc is missing and can't be
-installed. What is modelled stands in docs/design/model.md.
+Every check in CHECKS must hold in all states. Every check in BROKEN leaves out one thing on which the protocol relies,
+and must fail, which shows that the checks detect faults. Each is built and run in a temporary folder of its own. Exit
+status: 0 when all results are as expected, 1 when not, 2 when spin or gcc is missing and cannot be installed.
+docs/design/model.md describes what is modelled.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ RUN: dict[Mode, list[str]] = {"states": [], "ltl": ["-a"], "cycles": ["-l"]}
 
 @dataclass(frozen=True)
 class Check:
-    """`what` is for people. `mode`: every state (assertions, and what is settled at the end), a formula of temporal
-    logic, or that no run is endless. `hashed` states are told apart by 64 bits of hash only: for the largest."""
+    """A run of spin: a description, a model, its bounds, and the mode of the check.
+
+    `mode` checks every state (assertions, and that everything is settled at the end), a formula of temporal logic, or
+    that no run is endless. With `hashed`, states are distinguished by 64 bits of hash only: for the largest checks."""
 
     what: str
     model: str
@@ -48,7 +50,7 @@ class Check:
 
 
 CHECKS = [
-    Check("demand: etcd shows what a gateway wants", "demand", 3, 5),
+    Check("demand: etcd shows the gateway's demand", "demand", 3, 5),
     Check("demand: no run is endless", "demand", 3, 5, mode="cycles"),
     Check("ownership: no faults, many changes of demand", "ownership", 0, 5),
     Check("ownership: one fault", "ownership", 1, 3),
@@ -66,18 +68,18 @@ LONG = [
 ]
 
 BROKEN = [
-    Check("release without the compare of demand", "ownership", 0, 3, ("NO_RELEASE_COMPARE",)),
-    Check("claim without the compare of demand", "ownership", 0, 2, ("NO_CLAIM_COMPARE",)),
+    Check("release without the comparison of demand", "ownership", 0, 3, ("NO_RELEASE_COMPARE",)),
+    Check("claim without the comparison of demand", "ownership", 0, 2, ("NO_CLAIM_COMPARE",)),
     Check("gateways without the fence", "ownership", 1, 1, ("UPDATES", "NO_FENCE")),
-    Check("an answer counts though the mirror is past it", "ownership", 1, 1, ("NO_OVERTAKING",)),
-    Check("a list tells pollers only what differs", "ownership", 2, 1, ("LIST_TELLS_CHANGES_ONLY",)),
-    Check("a list tells gateways only what differs", "demand", 2, 1, ("LIST_TELLS_CHANGES_ONLY",)),
+    Check("an answer counts although the mirror is past it", "ownership", 1, 1, ("NO_OVERTAKING",)),
+    Check("a listing gives pollers differences only", "ownership", 2, 1, ("LIST_DIFFERENCES_ONLY",)),
+    Check("a listing gives gateways differences only", "demand", 2, 1, ("LIST_DIFFERENCES_ONLY",)),
 ]
 
 
 @dataclass(frozen=True)
 class Result:
-    """`failure` is what spin says is wrong, None when the check holds; `story` then is the way there, step by step."""
+    """The result of a check. `failure` is spin's message, None when the check holds; `story` has the steps to it."""
 
     states: int
     seconds: float
@@ -87,7 +89,7 @@ class Result:
 
 
 def parse(output: str) -> Result:
-    """What a verifier prints. ValueError when it did not come to an end."""
+    """Parse the output of a verifier. Raises ValueError when the verifier did not finish."""
     states = re.search(r"^ *(\d+) states, stored", output, re.MULTILINE)
     errors = re.search(r"errors: (\d+)", output)
     seconds = re.search(r"elapsed time ([\d.e+-]+)", output)
@@ -102,8 +104,8 @@ def parse(output: str) -> Result:
     return Result(int(states[1]), float(seconds[1]), float(memory[1]), failed)
 
 
-def tell(trail: str, model: str) -> tuple[str, ...]:
-    """The steps of a replayed counterexample, and where it breaks which line of the model."""
+def steps_of(trail: str, model: str) -> tuple[str, ...]:
+    """Return the steps of a replayed counterexample, and at its end the line of the model that it violates."""
     source = model.splitlines()
     steps = []
     for line in map(str.strip, trail.splitlines()):
@@ -111,11 +113,11 @@ def tell(trail: str, model: str) -> tuple[str, ...]:
             steps.append(f"WRONG: {source[int(wrong[1]) - 1].strip()}")
         elif line and not line.startswith("spin: "):
             steps.append(line)
-    return tuple(sorted(steps, key=lambda step: step.startswith("WRONG")))  # a step is told when it is done
+    return tuple(sorted(steps, key=lambda step: step.startswith("WRONG")))  # spin prints a step when it is complete
 
 
 def run(check: Check, folder: Path, shortest: bool = False) -> Result:
-    """Builds and runs the verifier in the folder. `shortest` looks for the shortest way to a failure, for people."""
+    """Build and run the verifier in the folder. With `shortest`, search for the shortest way to a failure."""
     model = MODELS / f"{check.model}.pml"
     storage = ["-DHC4"] if check.hashed else ["-DCOLLAPSE"]
     flags = [*COMPILE[check.mode], *storage, f"-DMEMLIM={MEMORY_MB}", *(["-DREACH"] if shortest else [])]
@@ -126,7 +128,7 @@ def run(check: Check, folder: Path, shortest: bool = False) -> Result:
     if result.failure is None:
         return result
     trail = _call(["spin", "-t", "-B", *check.options, "-k", f"{model.name}.trail", str(model)], folder)
-    return Result(result.states, result.seconds, result.memory_mb, result.failure, tell(trail, model.read_text()))
+    return Result(result.states, result.seconds, result.memory_mb, result.failure, steps_of(trail, model.read_text()))
 
 
 def _call(command: list[str], folder: Path) -> str:
@@ -137,7 +139,7 @@ def _call(command: list[str], folder: Path) -> str:
 
 
 def install_missing() -> str | None:
-    """Installs spin and gcc where apt-get can; what is still missing and what to do about it, None when nothing is."""
+    """Install spin and gcc where apt-get can. Return a message about what is still missing, None when nothing is."""
     missing = _missing()
     if missing and shutil.which("apt-get") and os.geteuid() == 0:
         print(f"Installing {', '.join(missing)} ...", flush=True)
@@ -156,7 +158,7 @@ def _missing() -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Check the models of ownership and demand with spin.")
     parser.add_argument("--long", action="store_true", help="check the largest configurations as well (minutes)")
-    parser.add_argument("--broken", action="store_true", help="only break the protocol, and tell how it fails")
+    parser.add_argument("--broken", action="store_true", help="only break the protocol, and print how it fails")
     arguments = parser.parse_args()
     if missing := install_missing():
         print(missing, file=sys.stderr)

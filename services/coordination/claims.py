@@ -1,9 +1,10 @@
-"""Claim, release and hand over: each a single transaction of etcd, many of them nested in one request.
+"""The transactions of ownership: claim, release and hand-over of topics, many of them nested in one request.
 
-A `Claim` is made only from etcd's word that the topic is ours, and carries its epoch. A transaction without an
-answer is neither done nor failed: the owner keys are read back before anything is concluded. Even then a late one
-may still be carried out: harmless, for it holds only under its own comparisons, and the mirror of the owners shows
-it. A topic whose outcome is not known is missing from the answer, and is tried again by who wants it.
+A `Claim` is created only when etcd has confirmed that the topic is ours, and carries its epoch. After a transaction
+without a response, which may have been carried out or not, the owner keys are read back. A late transaction may still
+be carried out after that. It is harmless: it holds only under its own comparisons, and the mirror of the owners shows
+it. A topic whose result is not known is missing from the returned dict; the caller tries it again
+(docs/reference/etcd.md#transactions).
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from pollcast.services import clock
 from pollcast.services.coordination import operations as op
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord, OwnerRecord
-from pollcast.services.coordination.operations import Kv, Operation, TxnResult
+from pollcast.services.coordination.operations import Compare, Kv, Operation, TxnResult
 from pollcast.services.coordination.session import Session
 from pollcast.services.errors import EtcdRefused, EtcdUnknown, LeaseLost
 from pollcast.services.process import logs
 
 log = logs.get_logger("claims")
 
-BATCH = 100  # nested transactions in a request; etcd's default --max-txn-ops is 128, less what each holds
+BATCH = 100
+"""Maximum number of nested transactions in a request: etcd's default --max-txn-ops is 128."""
 
 BATCH_CHARS = 128 * 1024
-"""Of the topics in a request, each of which is in it about five times: etcd takes 1.5 MiB."""
+"""Maximum length of all topics in a request. Each occurs about five times in it, and etcd accepts 1.5 MiB."""
 
 T = TypeVar("T")
 Item = TypeVar("Item", str, "Claim")
@@ -35,7 +37,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A topic that is ours. `epoch` is the owner key's mod_revision, `lease` the one that it hangs on."""
+    """A topic that this poller owns. `epoch` is the owner key's mod_revision, `lease` the lease that the key is on."""
 
     topic: str
     epoch: int
@@ -50,8 +52,10 @@ async def claim(
     topics: Iterable[str],
     garbled: Mapping[str, int] | None = None,
 ) -> dict[str, Claim | None]:
-    """Claims each topic that has no owner and has demand; None for those that have one, or none. `garbled` has topics
-    whose owner key holds nothing that we can read, with its mod_revision: nobody owns them. Raises LeaseLost."""
+    """Claim each topic that has demand and no owner. The value is None for a topic that has an owner or no demand.
+
+    `garbled` maps topics whose owner key has an unreadable value to the key's mod_revision: they count as free. Raises
+    LeaseLost when the session's lease is gone."""
     value = record.encode()
 
     def operation(topic: str) -> Operation:
@@ -64,7 +68,7 @@ async def claim(
     def outcome(topic: str, done: bool, revision: int, key: Kv | None) -> Claim | None:
         if done:
             return Claim(topic, revision, session.lease)
-        # An earlier attempt of ours may have been carried out after we gave up on it.
+        # An earlier attempt may have been carried out after it was given up.
         mine = key is not None and key.lease == session.lease
         return Claim(topic, key.mod_revision, session.lease) if mine and key is not None else None
 
@@ -72,39 +76,20 @@ async def claim(
 
 
 async def release(etcd: Etcd, keys: Keys, claims: Iterable[Claim]) -> dict[str, bool]:
-    """Gives up each topic that is still ours and has no demand, with its pin. True when it is not ours any more, False
-    when it is kept because there is demand."""
-
-    def operation(held: Claim) -> Operation:
-        key = keys.owner(held.topic)
-        compare = [op.unchanged(key, held.epoch), op.none_under(keys.demands(held.topic))]
-        return op.nested(compare, [op.delete(key), op.delete(keys.pin(held.topic))], [op.read(key)])
-
-    def outcome(held: Claim, done: bool, _: int, key: Kv | None) -> bool:
-        return done or key is None or key.mod_revision != held.epoch
-
-    return await _each(etcd, keys, claims, lambda held: held.topic, operation, outcome)
+    """Release each topic that is still ours and has no demand, and delete its pin. The value is True when the topic is
+    no longer ours, False when it is kept because it has demand."""
+    return await _release_if(etcd, keys, claims, lambda held: [op.none_under(keys.demands(held.topic))])
 
 
 async def let_go(etcd: Etcd, keys: Keys, claims: Iterable[Claim]) -> dict[str, bool]:
-    """Gives up each topic that is still ours, whether there is demand or not: for who can't poll it. True: it is not
-    ours any more."""
-
-    def operation(held: Claim) -> Operation:
-        key = keys.owner(held.topic)
-        return op.nested(
-            [op.unchanged(key, held.epoch)], [op.delete(key), op.delete(keys.pin(held.topic))], [op.read(key)]
-        )
-
-    def outcome(held: Claim, done: bool, _: int, key: Kv | None) -> bool:
-        return done or key is None or key.mod_revision != held.epoch
-
-    return await _each(etcd, keys, claims, lambda held: held.topic, operation, outcome)
+    """Release each topic that is still ours, even when it has demand, because this poller cannot poll it. The value is
+    True when the topic is no longer ours."""
+    return await _release_if(etcd, keys, claims, lambda _: [])
 
 
 async def hand_over(etcd: Etcd, keys: Keys, claims: Iterable[Claim], target: NodeRecord) -> dict[str, int]:
-    """Rebinds each topic that is still ours to the target's lease, if the target is there under that lease. The epoch
-    that the topic has then: as before where it is still ours, 0 where it has no owner."""
+    """Rebind each topic that is still ours to the target's lease, provided that the target's entry is on that lease.
+    The value is the topic's epoch afterwards: unchanged when the topic is still ours, 0 when it has no owner."""
     record = OwnerRecord(target.node, target.grpc or "", clock.now_rfc3339()).encode()
 
     def operation(held: Claim) -> Operation:
@@ -121,16 +106,33 @@ async def hand_over(etcd: Etcd, keys: Keys, claims: Iterable[Claim], target: Nod
     return await _each(etcd, keys, claims, lambda held: held.topic, operation, outcome)
 
 
-async def remove(etcd: Etcd, litter: Mapping[str, int]) -> None:
-    """Deletes keys that say nothing as they were last written at a revision. What is written since stays, and what was
-    not done is done when it is in the way again."""
+async def remove(etcd: Etcd, garbage: Mapping[str, int]) -> None:
+    """Delete garbage keys, each given with its mod_revision. A key that was written since stays. A key whose deletion
+    failed is deleted when it is in the way again."""
 
     async def attempt(batch: Sequence[str]) -> dict[str, bool]:
-        done = await etcd.txn([], [op.nested([op.unchanged(key, litter[key])], [op.delete(key)]) for key in batch])
+        done = await etcd.txn([], [op.nested([op.unchanged(key, garbage[key])], [op.delete(key)]) for key in batch])
         return dict.fromkeys(batch, done.succeeded)
 
-    for key in await _in_batches(litter, lambda key: key, attempt):
-        log.warning("removed a key that no gateway wrote and that kept a topic", key=key)
+    for key in await _in_batches(garbage, lambda key: key, attempt):
+        log.warning("removed a key that no gateway wrote and that kept a topic from being released", key=key)
+
+
+async def _release_if(
+    etcd: Etcd, keys: Keys, claims: Iterable[Claim], condition: Callable[[Claim], list[Compare]]
+) -> dict[str, bool]:
+    """Delete the owner key and the pin of each topic that is still ours and meets the condition. The value is True when
+    the topic is no longer ours."""
+
+    def operation(held: Claim) -> Operation:
+        key = keys.owner(held.topic)
+        compare = [op.unchanged(key, held.epoch), *condition(held)]
+        return op.nested(compare, [op.delete(key), op.delete(keys.pin(held.topic))], [op.read(key)])
+
+    def outcome(held: Claim, done: bool, _: int, key: Kv | None) -> bool:
+        return done or key is None or key.mod_revision != held.epoch
+
+    return await _each(etcd, keys, claims, lambda held: held.topic, operation, outcome)
 
 
 async def _each(
@@ -141,8 +143,8 @@ async def _each(
     operation: Callable[[Item], Operation],
     outcome: Callable[[Item, bool, int, Kv | None], Answer],
 ) -> dict[str, Answer]:
-    """`outcome` is told whether the item's transaction was carried out, at which revision, and else what its owner key
-    holds."""
+    """Carry out one nested transaction per item. `outcome` receives the item, whether its transaction succeeded, the
+    revision, and, if it did not succeed, the owner key."""
 
     async def attempt(batch: Sequence[Item]) -> dict[str, Answer]:
         try:
@@ -170,6 +172,7 @@ async def _in_batches(
     text_of: Callable[[Item], str],
     attempt: Callable[[Sequence[Item]], Awaitable[dict[str, Answer]]],
 ) -> dict[str, Answer]:
+    """Attempt batch by batch. A batch that fails is logged and ends the loop."""
     answers: dict[str, Answer] = {}
     for batch in batches(items, text_of):
         try:
@@ -177,14 +180,14 @@ async def _in_batches(
         except LeaseLost:
             raise
         except (EtcdRefused, EtcdUnknown) as error:
-            log.warning("outcome not known", topics=len(batch), detail=error.detail)
-            break  # the next batch would fare no better
+            log.warning("result not known", topics=len(batch), detail=error.detail)
+            break  # the next batch would fail as well
     return answers
 
 
 def batches(items: Iterable[T], text_of: Callable[[T], str]) -> Iterator[list[T]]:
-    """What fits in one request, by the topic or the key of each: a client that asks for long topics must not keep those
-    of others from being claimed. Who asks batch by batch can tell what is gained or lost before the next."""
+    """Yield batches that fit in one request, by the length of each item's topic or key, so that a client with long
+    topics does not keep the topics of others from being claimed."""
     batch: list[T] = []
     chars = 0
     for item in items:

@@ -1,9 +1,9 @@
-"""Keys that etcd should show on this process's lease: demand's and presence's.
+"""Keys that etcd should hold on this process's lease: the gateway's demand keys and presence keys.
 
-`put` and `drop` only note what should be; `run(session, mirror)` writes it, in batches: what is put and dropped
-meanwhile costs nothing. Who made the mirror tells `changed` of the keys that are ours, so that one which is deleted or
-overwritten by somebody else is put back at once. Out of etcd's reach it keeps trying; under a new session everything is
-written anew.
+`put` and `drop` only note the desired state; `run(session, mirror)` writes it, in batches, so a key that is put and
+dropped in between costs nothing. Pass the mirror's events of our keys to `changed`: a key that is deleted or
+overwritten by another process is put back at once. While etcd cannot be reached, writes are retried; under a new
+session every key is written anew.
 """
 
 from __future__ import annotations
@@ -23,56 +23,60 @@ from pollcast.services.process import logs
 
 log = logs.get_logger("desired")
 
-BATCH = 100  # operations in a request; etcd's default --max-txn-ops is 128
+BATCH = 100
+"""Maximum number of operations in a request: etcd's default --max-txn-ops is 128."""
 
 
 class DesiredKeys:
-    """`wanted` by key: the values that should be stored. `requests` counts the transactions, ever."""
+    """The desired keys of one kind. `wanted` maps each key to its value; `requests` counts the transactions so far."""
 
     def __init__(self, etcd: Etcd, what: str, gather_seconds: float = 0.0) -> None:
-        """`what` is the word for the log. A batch that is not full yet waits `gather_seconds` for more."""
+        """`what` names the kind of key in the log. A batch that is not full waits `gather_seconds` for more keys."""
         self.wanted: dict[str, bytes] = {}
         self.requests = 0
         self._etcd = etcd
         self._what = what
         self._gather_seconds = gather_seconds
-        self._unsettled: dict[str, None] = {}  # keys to look at, the oldest first
+        self._unsettled: dict[str, None] = {}  # keys to check and perhaps write, the oldest first
         self._wake = asyncio.Event()
         self._full = asyncio.Event()
-        self._shown: Shown | None = None
+        self._shown: ShownKeys | None = None
 
     def put(self, key: str, value: bytes) -> None:
+        """Note that the key should have this value."""
         self.wanted[key] = value
-        self._look_at(key)
+        self._check(key)
 
     def drop(self, key: str) -> None:
+        """Note that the key should not exist."""
         if self.wanted.pop(key, None) is not None:
-            self._look_at(key)
+            self._check(key)
 
     def changed(self, events: Iterable[KeyEvent]) -> None:
-        """What the mirror has seen of our keys."""
+        """Take in the mirror's events of our keys."""
         if self._shown is not None:
             for key in self._shown.changed(events):
-                self._look_at(key)
+                self._check(key)
 
     def listed(self) -> None:
-        """The mirror has listed: what we wrote may be gone again without its having seen it (docs/design/model.md)."""
+        """Note that the mirror has listed: a key that we wrote may have been deleted without an event
+        (docs/design/model.md)."""
         if self._shown is not None:
-            self._look_at_overtaken(self._shown)
+            self._check_overtaken(self._shown)
 
     @property
     def settled(self) -> bool:
-        """Whether etcd shows all that is wanted, and nothing else, as far as is known."""
+        """Whether etcd is known to hold the desired keys and no others."""
         return self._shown is not None and not self._unsettled and self._shown.mirror.synced.is_set()
 
     @property
     def healthy(self) -> bool:
-        """Whether etcd is followed now, under a session."""
+        """Whether the mirror follows etcd now, under a session."""
         return self._shown is not None and self._shown.mirror.healthy
 
     async def run(self, session: Session, mirror: Mirror) -> NoReturn:
-        """Raises LeaseLost when etcd says that the session is over (as the session itself does)."""
-        shown = Shown(self._etcd, mirror, session.lease)
+        """Keep etcd as desired. Raises LeaseLost when etcd reports that the session's lease is gone."""
+        shown = ShownKeys(self._etcd, mirror, session.lease)
         self._shown = shown
         self._unsettled = dict.fromkeys(self.wanted)
         try:
@@ -80,13 +84,13 @@ class DesiredKeys:
         finally:
             self._shown = None
 
-    def _look_at(self, key: str) -> None:
+    def _check(self, key: str) -> None:
         self._unsettled[key] = None
         self._wake.set()
         if len(self._unsettled) >= BATCH:
             self._full.set()
 
-    async def _write(self, shown: Shown) -> NoReturn:
+    async def _write(self, shown: ShownKeys) -> NoReturn:
         failures = 0
         while True:
             if not self._unsettled:
@@ -94,7 +98,7 @@ class DesiredKeys:
                 await self._wake.wait()
             await self._gather()
             batch = list(islice(self._unsettled, BATCH))
-            # What is wanted may change while etcd is at it: the key is then unsettled again.
+            # `wanted` may change during the request: the key is then unsettled again.
             change = {key: self.wanted.get(key) for key in batch}
             for key in batch:
                 del self._unsettled[key]
@@ -104,21 +108,21 @@ class DesiredKeys:
             try:
                 self.requests += 1
                 await shown.write(due)
-                self._look_at_overtaken(shown)
+                self._check_overtaken(shown)
                 failures = 0
             except LeaseLost:
                 raise
             except (EtcdRefused, EtcdUnknown) as error:
                 if not failures:
-                    log.warning("not written, trying on", what=self._what, keys=len(due), detail=error.detail)
+                    log.warning("keys not written, retrying", what=self._what, keys=len(due), detail=error.detail)
                 shown.doubt(due)
                 self._unsettled = dict.fromkeys(due) | self._unsettled
                 await asyncio.sleep(backoff(failures))
                 failures += 1
 
-    def _look_at_overtaken(self, shown: Shown) -> None:
+    def _check_overtaken(self, shown: ShownKeys) -> None:
         for key in shown.overtaken():
-            self._look_at(key)
+            self._check(key)
 
     async def _gather(self) -> None:
         if not self._gather_seconds or len(self._unsettled) >= BATCH:
@@ -131,25 +135,26 @@ class DesiredKeys:
             return
 
 
-class Shown:
-    """What etcd has of us under one lease, by its mirror and by the answers to what was written."""
+class ShownKeys:
+    """The keys that etcd holds under one lease, known from its mirror and from the responses to our writes."""
 
     def __init__(self, etcd: Etcd, mirror: Mirror, lease: int) -> None:
         self.mirror = mirror
         self._etcd = etcd
         self._lease = lease
         self._doubted: set[str] = set()
-        self._written: dict[str, tuple[bytes | None, int]] = {}  # with the revision, until the mirror is as far
+        self._written: dict[str, tuple[bytes | None, int]] = {}  # value and revision, until the mirror has it
 
     def agrees(self, key: str, value: bytes | None) -> bool:
+        """Return whether etcd is known to hold this value (None: no key)."""
         return key not in self._doubted and self._value(key) == value
 
     def doubt(self, keys: Iterable[str]) -> None:
-        """Nobody knows whether these were written."""
+        """Note that these keys may or may not have been written."""
         self._doubted.update(keys)
 
     async def write(self, change: Mapping[str, bytes | None]) -> None:
-        """Puts the values on the lease, deletes where there is none."""
+        """Put each value on the lease; delete each key whose value is None."""
         operations = [
             op.delete(key) if value is None else op.put(key, value, self._lease) for key, value in change.items()
         ]
@@ -159,11 +164,11 @@ class Shown:
             self._written[key] = (value, revision)
 
     def overtaken(self) -> list[str]:
-        """The keys whose last write the mirror has passed without a word of it."""
+        """Return the keys whose last write is older than the mirror's revision and yet was not in its events."""
         return [key for key, (_, revision) in self._written.items() if revision <= self.mirror.revision]
 
     def changed(self, events: Iterable[KeyEvent]) -> list[str]:
-        """The keys that are not as they were, as far as was known."""
+        """Take in events. Return the keys whose value is not the one that was known before."""
         differing = []
         for event in events:
             key = event.kv.key
@@ -171,7 +176,7 @@ class Shown:
             if event.kv.mod_revision < revision:
                 continue
             if not revision:
-                value = self._of(event.previous)
+                value = self._ours(event.previous)
             self._written.pop(key, None)
             if self._value(key) != value:
                 differing.append(key)
@@ -182,8 +187,9 @@ class Shown:
         if revision > self.mirror.revision:
             return value
         self._written.pop(key, None)
-        return self._of(self.mirror.items.get(key))
+        return self._ours(self.mirror.items.get(key))
 
-    def _of(self, kv: op.Kv | None) -> bytes | None:
-        """On another lease it is not ours: where it is wanted it is written over, else it goes with that lease."""
+    def _ours(self, kv: op.Kv | None) -> bytes | None:
+        """Return the value of a key on our lease, else None: a key on another lease is overwritten when it is wanted,
+        and otherwise goes with that lease."""
         return kv.value if kv is not None and kv.lease == self._lease else None

@@ -1,7 +1,7 @@
-"""Asking a node to drain, as SIGTERM does, through etcd.
+"""Drain requests through etcd, with the same effect as SIGTERM.
 
-`ask` writes a mark for the node on the node's own lease: it is gone with the node, and means nothing to another that
-takes its name later. `DrainRequests` is the node's side; its `run` lives as long as a session.
+`request_drain` writes a key for the node on the node's own lease: it goes with the node, and means nothing to another
+node that takes the name later. `DrainRequests` is the node's side.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from pollcast.services.process.settings import Role
 log = logs.get_logger("drain")
 
 
-async def ask(etcd: Etcd, keys: Keys, node: str) -> list[Role]:
-    """Asks every node of that name, and returns their roles. Doing it twice is doing it once. UnknownNode when there is
-    none (any more), EtcdError when etcd does not answer."""
-    asked: list[Role] = []
+async def request_drain(etcd: Etcd, keys: Keys, node: str) -> list[Role]:
+    """Request every node of this name to drain, and return their roles. Repeating it is harmless. Raises UnknownNode
+    when there is no such node, and EtcdError when etcd does not answer."""
+    roles: list[Role] = []
     for kv in (await etcd.range(keys.nodes())).kvs:
         parsed = keys.parse_node(kv.key)
         if parsed is None or parsed[1] != node or not kv.lease:
             continue
         role = parsed[0]
-        mark = op.put(keys.drain(role, node), DrainRecord(node).encode(), kv.lease)
-        if (await etcd.txn([op.on_lease(kv.key, kv.lease)], [mark])).succeeded:
-            asked.append(role)
-    if not asked:
+        request = op.put(keys.drain(role, node), DrainRecord(node).encode(), kv.lease)
+        if (await etcd.txn([op.on_lease(kv.key, kv.lease)], [request])).succeeded:
+            roles.append(role)
+    if not roles:
         raise UnknownNode(f"no node {node!r} is in the cluster")
-    return asked
+    return roles
 
 
 class DrainRequests:
-    """The node's side: sets `stop` when the node is asked to drain."""
+    """The drain requests for this node: sets `stop` when there is one."""
 
     def __init__(self, etcd: Etcd, keys: Keys, role: Role, node: str, stop: asyncio.Event) -> None:
         self._etcd = etcd
@@ -49,7 +49,7 @@ class DrainRequests:
         self._foreign = Foreign()
 
     async def run(self, session: Session) -> NoReturn:
-        """Looks for a mark on this session's lease."""
+        """Follow the node's drain key; only one on this session's lease counts."""
         await Mirror(self._etcd, self._key, lambda events: self._changed(events, session)).run()
 
     def _changed(self, events: list[KeyEvent], session: Session) -> None:
@@ -61,4 +61,4 @@ class DrainRequests:
                     log.info("asked to drain", key=self._key)
                 self._stop.set()
             elif not event.kv.lease:
-                self._foreign.report(self._key, event.kv.mod_revision, "hangs on no lease")
+                self._foreign.report(self._key, event.kv.mod_revision, "has no lease")

@@ -2,7 +2,7 @@
 
 Requests go to the endpoint that answered last; one that is gone, frozen or without a leader is left for the next.
 A request can fail in two ways (cf. jepsen-io/etcd): definitely (etcd refused it, or it was never sent) or indefinitely
-(no response: it may have been carried out). `is_definite` tells them apart.
+(no response: it may have been carried out). `is_definite` distinguishes them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finds out at once whether a peer is dead, so that nobody has to wait for its lease.
+"""The failure detector: checks at once whether a peer is dead, so that its topics need not wait for its lease to end.
 
 When a process is killed, the kernel closes its connections: its peers see their streams break within a millisecond. A
 peer that sees a stream break reports the node to `FailureDetector.suspect`, which connects to the address that the node
@@ -24,45 +24,46 @@ from pollcast.services.process.settings import Role, split_host_port
 
 log = logs.get_logger("failure_detector")
 
-KNOCKS = (0.0, 0.005, 0.02, 0.05, 0.1, 0.3, 1.0, 2.0)
-"""Seconds between looks: the kernel may take a moment to close what a killed process had open."""
+PAUSES = (0.0, 0.005, 0.02, 0.05, 0.1, 0.3, 1.0, 2.0)
+"""Pauses before each attempt to connect, in seconds: the kernel may take a moment to close a killed process's
+sockets."""
 
-KNOCK_SECONDS = 0.5
-"""How long one look waits for an answer."""
+CONNECT_SECONDS = 0.5
+"""Maximum time that one attempt to connect waits for an answer, in seconds."""
 
 
 class FailureDetector:
-    """See the module."""
+    """The failure detector of one process. `deaths` counts the nodes that it found dead."""
 
     def __init__(self, etcd: Etcd, keys: Keys) -> None:
-        self.deaths = 0  # established by this process, ever
+        self.deaths = 0
         self._etcd = etcd
         self._keys = keys
-        self._suspects: asyncio.Queue[str] = asyncio.Queue()  # keys of nodes
-        self._open: set[str] = set()  # those that are being looked into
+        self._suspects: asyncio.Queue[str] = asyncio.Queue()  # nodes' keys
+        self._open: set[str] = set()  # keys of the suspects that are being checked
 
     def suspect(self, role: Role, node: str) -> None:
-        """The stream to or from this node has broken. Returns at once."""
+        """Check this node, because a stream to or from it broke. Returns at once."""
         key = self._keys.node(role, node)
         if key not in self._open:
             self._open.add(key)
             self._suspects.put_nowait(key)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Check suspects until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             while True:
-                tasks.create_task(self._inquest(await self._suspects.get()))
+                tasks.create_task(self._check(await self._suspects.get()))
 
-    async def _inquest(self, key: str) -> None:
+    async def _check(self, key: str) -> None:
         try:
             entry = await self._etcd.get(key)
             if entry is None:
-                return  # it has left, or its lease has ended already
+                return  # it left, or its lease has ended already
             node = NodeRecord.decode(entry.value)
             if node.grpc is None or not entry.lease:
                 return
-            for pause in KNOCKS:
+            for pause in PAUSES:
                 await asyncio.sleep(pause)
                 if await refuses(*split_host_port(node.grpc)):
                     log.info("node is dead, revoking its lease", dead=node.node, dead_role=node.role, lease=node.lease)
@@ -71,17 +72,17 @@ class FailureDetector:
                     metrics.DEATHS.labels(node.role).inc()
                     return
         except LeaseLost:
-            log.debug("a peer was quicker", key=key)
+            log.debug("another node revoked the lease first", key=key)
         except (EtcdError, ValueError) as error:
-            log.warning("no inquest, the lease will tell", key=key, detail=str(error))
+            log.warning("suspect not checked, its lease decides", key=key, detail=str(error))
         finally:
             self._open.discard(key)
 
 
 async def refuses(host: str, port: int) -> bool:
-    """Whether the host answers that nothing listens there. False when something does, and when nothing answers."""
+    """Return True when the host refuses the connection. Return False when it accepts, and when there is no answer."""
     try:
-        async with asyncio.timeout(KNOCK_SECONDS):
+        async with asyncio.timeout(CONNECT_SECONDS):
             _, writer = await asyncio.open_connection(host, port)
     except ConnectionRefusedError:
         return True

@@ -1,7 +1,8 @@
-"""The keys and values of CONTRACT.md §7, and two more (docs/design/design.md): built and read here and nowhere else. Pure.
+"""The keys and values in etcd (docs/reference/etcd.md#keys): built and parsed in this module only. Pure.
 
-Whoever reads keys reads whatever an operator or another program has put under the prefix. A key that is none of ours
-parses to None and a value that is garbled raises ValueError: callers say so once (`Foreign`) and go on without it.
+An operator or another program may store anything under the prefix. The `parse_…` methods return None for a key that is
+not Pollcast's, and `decode` raises ValueError for a garbled value. Callers report such a key once (`Foreign`) and
+ignore it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pollcast.services.process.settings import Role
 log = logs.get_logger("keys")
 
 LeaseHex = str
-"""As etcdctl prints a lease: 16 digits in lower case, no 0x."""
+"""A lease as etcdctl prints it: 16 hexadecimal digits in lower case, without 0x."""
 
 NodeState = Literal["starting", "ready", "draining"]
 
@@ -30,6 +31,7 @@ ROLES = ("gateway", "poller", "coordinator")
 
 
 def lease_hex(lease: int) -> LeaseHex:
+    """Format a lease as etcdctl does."""
     return f"{lease:016x}"
 
 
@@ -38,14 +40,16 @@ def lease_hex(lease: int) -> LeaseHex:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A value: one line of JSON with the fields in the order in which they are declared."""
+    """A value: one line of JSON, with the fields in the order of their declaration."""
 
     def encode(self) -> bytes:
+        """Return the JSON text."""
         return compact(orjson.dumps(self))
 
     @classmethod
     def decode(cls, value: bytes) -> Self:
-        """Fields beyond ours are ignored. Raises ValueError that says what is wrong."""
+        """Parse the JSON text. Unknown fields are ignored. Raises ValueError with the reason when the value is
+        garbled."""
         found = orjson.loads(value)
         if not isinstance(found, dict):
             raise ValueError("is not a JSON object")
@@ -80,6 +84,8 @@ def _fits(value: object, kind: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class NodeRecord(Record):
+    """The value of a node's entry (docs/reference/etcd.md#nodes)."""
+
     node: str
     role: Role
     http: str | None
@@ -92,17 +98,22 @@ class NodeRecord(Record):
 
     @property
     def lease_number(self) -> int:
+        """The lease as a number."""
         return int(self.lease, 16)
 
 
 @dataclass(frozen=True, slots=True)
 class DemandRecord(Record):
+    """The value of a demand key (docs/reference/etcd.md#demand)."""
+
     gateway: str
     since: str
 
 
 @dataclass(frozen=True, slots=True)
 class OwnerRecord(Record):
+    """The value of an owner key (docs/reference/etcd.md#owners)."""
+
     node: str
     grpc: str
     since: str
@@ -110,6 +121,8 @@ class OwnerRecord(Record):
 
 @dataclass(frozen=True, slots=True)
 class PresenceRecord(Record):
+    """The value of a presence key (docs/reference/etcd.md#presence)."""
+
     key: str
     meta: dict[str, Any]
     online_at: str
@@ -117,19 +130,22 @@ class PresenceRecord(Record):
 
 @dataclass(frozen=True, slots=True)
 class LeaderRecord(Record):
+    """The value of the leader key (docs/reference/etcd.md#leader)."""
+
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class PinRecord(Record):
-    """Of a topic that was moved to this poller and stays there while it lives."""
+    """The value of a pin: the poller that a topic was moved to, where it stays while that poller lives
+    (docs/reference/etcd.md#pins-and-drains)."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class DrainRecord(Record):
-    """Of a node that is asked to drain."""
+    """The value of a drain key: the node that is requested to drain (docs/reference/etcd.md#pins-and-drains)."""
 
     node: str
 
@@ -139,83 +155,96 @@ class DrainRecord(Record):
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """All keys of one namespace (`/pollcast`). Prefixes end with a slash, so that `a` is never mistaken for `ab`."""
+    """The keys of one namespace (`/pollcast`). A prefix ends with a slash, so that `a` does not match `ab`."""
 
     namespace: str
 
     @property
     def leader(self) -> str:
+        """The leader key."""
         return f"{self.namespace}/leader"
 
     @property
     def owners(self) -> str:
+        """The prefix of all owner keys."""
         return f"{self.namespace}/owners/"
 
     def node(self, role: Role, node: str) -> str:
+        """Return the key of a node's entry."""
         return f"{self.namespace}/nodes/{role}/{node}"
 
     def nodes(self, role: Role | None = None) -> str:
+        """Return the prefix of the entries of all nodes, or of those of one role."""
         return f"{self.namespace}/nodes/{role}/" if role else f"{self.namespace}/nodes/"
 
     def demand(self, topic: str, gateway: str) -> str:
+        """Return the demand key of a gateway for a topic."""
         return f"{self.namespace}/demand/{topic}/{gateway}"
 
     def demands(self, topic: str | None = None) -> str:
+        """Return the prefix of all demand keys, or of those of one topic."""
         return f"{self.namespace}/demand/{topic}/" if topic else f"{self.namespace}/demand/"
 
     def owner(self, topic: str) -> str:
+        """Return the owner key of a topic."""
         return f"{self.namespace}/owners/{topic}"
 
     @property
     def pins(self) -> str:
+        """The prefix of all pins."""
         return f"{self.namespace}/pins/"
 
     def pin(self, topic: str) -> str:
+        """Return the pin of a topic."""
         return f"{self.namespace}/pins/{topic}"
 
     def drain(self, role: Role, node: str) -> str:
+        """Return the key that requests a node to drain."""
         return f"{self.namespace}/drains/{role}/{node}"
 
     def presence(self, topic: str, gateway: str, ref: str) -> str:
+        """Return the presence key of one member on a topic."""
         return f"{self.namespace}/presence/{topic}/{gateway}/{ref}"
 
     def presences(self, topic: str | None = None) -> str:
+        """Return the prefix of all presence keys, or of those of one topic."""
         return f"{self.namespace}/presence/{topic}/" if topic else f"{self.namespace}/presence/"
 
     def parse_node(self, key: str) -> tuple[Role, str] | None:
-        """(role, node)"""
+        """Return (role, node), or None when it is not the key of a node's entry."""
         match self._segments("nodes", key):
             case [role, node] if role in ROLES and SEGMENT.fullmatch(node):
                 return cast(Role, role), node
         return None
 
     def parse_demand(self, key: str) -> tuple[str, str] | None:
-        """(topic, gateway)"""
+        """Return (topic, gateway), or None when it is not a demand key."""
         match self._segments("demand", key):
             case [topic, gateway] if TOPIC.fullmatch(topic) and SEGMENT.fullmatch(gateway):
                 return topic, gateway
         return None
 
     def demanded(self, key: str) -> str:
-        """The topic whose demand the key counts for in a transaction, be it one of ours or not."""
+        """Return the topic for which a transaction counts this key as demand, even when it is not a valid demand
+        key."""
         return self._segments("demand", key)[0]
 
     def parse_owner(self, key: str) -> str | None:
-        """The topic."""
+        """Return the topic, or None when it is not an owner key."""
         match self._segments("owners", key):
             case [topic] if TOPIC.fullmatch(topic):
                 return topic
         return None
 
     def parse_pin(self, key: str) -> str | None:
-        """The topic."""
+        """Return the topic, or None when it is not a pin."""
         match self._segments("pins", key):
             case [topic] if TOPIC.fullmatch(topic):
                 return topic
         return None
 
     def parse_presence(self, key: str) -> tuple[str, str, str] | None:
-        """(topic, gateway, ref)"""
+        """Return (topic, gateway, ref), or None when it is not a presence key."""
         match self._segments("presence", key):
             case [topic, gateway, ref] if (
                 TOPIC.fullmatch(topic) and SEGMENT.fullmatch(gateway) and SEGMENT.fullmatch(ref)
@@ -229,15 +258,17 @@ class Keys:
 
 
 class Foreign:
-    """Reports what is not ours, each key once until it changes."""
+    """The foreign keys that were reported, so that each is logged once until it changes."""
 
     def __init__(self) -> None:
-        self._told: dict[str, int] = {}
+        self._reported: dict[str, int] = {}
 
     def report(self, key: str, mod_revision: int, why: str) -> None:
-        if self._told.get(key) != mod_revision:
-            self._told[key] = mod_revision
+        """Log that the key is ignored, unless this revision of it was logged before."""
+        if self._reported.get(key) != mod_revision:
+            self._reported[key] = mod_revision
             log.warning("ignoring a foreign key", key=key.encode("utf-8", "backslashreplace").decode(), why=why)
 
     def forget(self, key: str) -> None:
-        self._told.pop(key, None)
+        """Forget a key that is gone."""
+        self._reported.pop(key, None)

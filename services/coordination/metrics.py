@@ -1,6 +1,6 @@
-"""What every service tells Prometheus of its coordination through etcd. Names are stable; no label is a topic or a key.
+"""The metrics of coordination through etcd, exported by every service (docs/reference/metrics.md#coordination).
 
-The session is one per process, so what hangs on it is kept here and read when somebody scrapes.
+Names are stable, and no label is a topic or a key. A process has one session, so its gauge is a global of this module.
 """
 
 from __future__ import annotations
@@ -17,32 +17,38 @@ from pollcast.services.errors import EtcdRefused, EtcdUnknown
 
 ETCD_SECONDS = Histogram(
     "pollcast_etcd_seconds",
-    "Time of one call of etcd until it was answered or given up, by what was called.",
+    "Time until a call of etcd was answered or given up, by method.",
     ["call"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2),
 )
 ETCD_FAILURES = Counter(
     "pollcast_etcd_failures",
-    "Calls of etcd that failed: refused (not done), or unknown (done or not, no answer came).",
+    "Failed calls of etcd, by kind: refused (not carried out) or unknown (no answer, carried out or not).",
     ["call", "kind"],
 )
-SESSIONS = Counter("pollcast_session_opened", "Leases granted: 1 in a quiet life.")
-SESSIONS_LOST = Counter("pollcast_session_lost", "Sessions that ended because etcd said that the lease was gone.")
+SESSIONS = Counter("pollcast_session_opened", "Leases granted: 1 unless the lease was lost.")
+SESSIONS_LOST = Counter("pollcast_session_lost", "Sessions that ended because etcd reported that the lease is gone.")
 LEASE_MARGIN = Gauge(
     "pollcast_session_margin_seconds",
-    "For how long the lease is known to hold; negative when that is not known any more, NaN without a lease.",
+    "Time for which the lease is known to hold; negative when it may have expired, NaN without a lease.",
 )
-LISTINGS = Counter("pollcast_mirror_listings", "Times that a mirror listed etcd anew: once per mirror in a quiet life.")
-DEATHS = Counter("pollcast_coroner_deaths", "Dead nodes that this one found and whose lease it revoked.", ["role"])
+LISTINGS = Counter("pollcast_mirror_listings", "Listings of etcd by mirrors: one per mirror unless a watch broke.")
+DEATHS = Counter(
+    "pollcast_coroner_deaths", "Dead nodes that this node detected and whose lease it revoked, by role.", ["role"]
+)
 
-NODE = Gauge("pollcast_node_info", "Always 1: who this is, for joining with the others.", ["role", "node", "version"])
+NODE = Gauge(
+    "pollcast_node_info",
+    "Always 1: the node's role, name and version, to join with other metrics.",
+    ["role", "node", "version"],
+)
 
 LEASE_MARGIN.set(float("nan"))
 
 
 @contextmanager
 def measure_call(call: str) -> Iterator[None]:
-    """Times and judges one call of etcd."""
+    """Measure the time and count the failure of one call of etcd."""
     began = time.perf_counter()
     try:
         yield
@@ -57,8 +63,8 @@ def measure_call(call: str) -> Iterator[None]:
 
 
 @contextmanager
-def holding(margin: Callable[[], float]) -> Iterator[None]:
-    """A session that stands inside the scope."""
+def session_open(margin: Callable[[], float]) -> Iterator[None]:
+    """Export the margin of a session inside the scope."""
     SESSIONS.inc()
     LEASE_MARGIN.set_function(margin)
     try:
@@ -68,23 +74,24 @@ def holding(margin: Callable[[], float]) -> Iterator[None]:
 
 
 class OnScrape(Collector):
-    """Figures that are counted when somebody scrapes, so that they cost nothing otherwise."""
+    """A collector whose metrics are computed when Prometheus scrapes, and cost nothing otherwise."""
 
-    def __init__(self, figures: Callable[[], Iterator[Metric]]) -> None:
-        self._figures = figures
+    def __init__(self, compute: Callable[[], Iterator[Metric]]) -> None:
+        self._compute = compute
 
     def collect(self) -> Iterator[Metric]:
-        return self._figures()
+        """Compute the metrics."""
+        return self._compute()
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: the registry would count everything to learn the names."""
+        """Return nothing, so that registering does not compute the metrics only to learn their names."""
         return iter(())
 
 
 @contextmanager
-def counted_on_scrape(figures: Callable[[], Iterator[Metric]]) -> Iterator[None]:
-    """Told to Prometheus inside the scope. Call `figures` from the event loop only: that is where scrapes happen."""
-    collector = OnScrape(figures)
+def counted_on_scrape(compute: Callable[[], Iterator[Metric]]) -> Iterator[None]:
+    """Export the metrics of `compute` inside the scope. `compute` is called by the event loop, which serves scrapes."""
+    collector = OnScrape(compute)
     REGISTRY.register(collector)
     try:
         yield

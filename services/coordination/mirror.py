@@ -1,9 +1,8 @@
 """A local copy of everything under a prefix that follows etcd.
 
-`run()` lists at a revision and watches from the next, for as long as its task lives. When the watch breaks, stalls,
-or its revision was compacted, it lists again and compares, so that subscribers see true changes only: a lost
-connection is not everyone leaving. `on_change` gets what changed in batches, synchronously, after `items` has it;
-values are handed on as they are, garbled or not.
+`run()` lists at a revision and watches from the next one, for as long as its task lives. When the watch breaks or
+stalls, or its revision was compacted, the mirror lists again and compares, so that subscribers receive true changes
+only: a lost connection does not look as if all keys were deleted. Values are passed on as they are, garbled or not.
 """
 
 from __future__ import annotations
@@ -23,10 +22,11 @@ from pollcast.services.process import logs
 log = logs.get_logger("mirror")
 
 OnChange = Callable[[list[KeyEvent]], None]
+"""A subscriber: it receives changes in batches, synchronously, after the mirror holds them. It must not block."""
 
 
 def diff(items: Mapping[str, Kv], listing: Listing) -> list[KeyEvent]:
-    """What leads from the items to the listing: deletes (as of the listing's revision), then puts by revision."""
+    """Return the changes from the items to the listing: deletes, at the listing's revision, then puts by revision."""
     found = {kv.key: kv for kv in listing.kvs}
     deletes = [
         KeyEvent(Kv(key, b"", 0, listing.revision, 0), deleted=True, previous=kv)
@@ -38,7 +38,7 @@ def diff(items: Mapping[str, Kv], listing: Listing) -> list[KeyEvent]:
 
 
 def apply(items: dict[str, Kv], events: Iterable[KeyEvent]) -> list[KeyEvent]:
-    """Changes the items, and returns the events with what each replaced, without those that change nothing."""
+    """Apply the events to the items. Return the events that changed something, each with the value that it replaced."""
     changes = []
     for event in events:
         previous = items.get(event.kv.key)
@@ -53,8 +53,8 @@ def apply(items: dict[str, Kv], events: Iterable[KeyEvent]) -> list[KeyEvent]:
 
 
 class Mirror:
-    """`items` by key; `synced` once listed; `healthy` while the watch answers; `revision` of the last change or
-    listing."""
+    """A mirror of one prefix: `items` by key, and the `revision` of the last change or listing. `synced` is set after
+    the first listing; `healthy` is true while the watch is alive."""
 
     def __init__(
         self,
@@ -64,9 +64,9 @@ class Mirror:
         on_new_cluster: Callable[[], None] | None = None,
         on_listed: Callable[[], None] | None = None,
     ) -> None:
-        """`on_new_cluster` is called before the changes that another cluster's content amounts to: revisions begin
-        anew. `on_listed` is called after each list: what was written and deleted again since the last one is in
-        neither, and is no change."""
+        """`on_new_cluster` is called when etcd has lost its data, before the changes that follow from that: revisions
+        begin anew. `on_listed` is called after each listing: a key that was put and deleted since the previous one is
+        in neither, and causes no change."""
         self.prefix = prefix
         self.items: dict[str, Kv] = {}
         self.revision = 0
@@ -79,7 +79,7 @@ class Mirror:
         self._on_listed = on_listed
 
     async def run(self) -> NoReturn:
-        """Follows etcd until cancelled, whatever etcd does."""
+        """Follow etcd until cancelled, whatever etcd does."""
         failures = 0
         while True:
             try:
@@ -90,7 +90,7 @@ class Mirror:
                 log.info("listing again", prefix=self.prefix, detail=error.detail)
             except EtcdError as error:
                 if not failures:
-                    log.warning("not following etcd, trying on", prefix=self.prefix, detail=error.detail)
+                    log.warning("not following etcd, retrying", prefix=self.prefix, detail=error.detail)
                 self.healthy = False
                 await asyncio.sleep(backoff(failures))
                 failures += 1
@@ -110,7 +110,7 @@ class Mirror:
 
     async def _follow(self) -> None:
         if self._incarnation != self._etcd.incarnation:
-            return  # somebody else has noticed since we listed
+            return  # etcd lost its data after the listing
         async with contextlib.aclosing(self._etcd.watch(self.prefix, self.revision + 1)) as batches:
             async for batch in batches:
                 if not self.healthy:

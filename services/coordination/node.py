@@ -59,7 +59,7 @@ def healthz() -> tuple[bool, dict[str, object]]:
 
 
 class Node:
-    """This process as a node of the cluster.
+    """A service process as a node of the cluster.
 
     `synced` returns when the service has read from etcd what it needs beyond its own entry. `parts` run under each
     session, beside the registration and the drain requests."""

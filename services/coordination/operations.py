@@ -48,7 +48,7 @@ class WatchBatch:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All keys under a prefix as of one revision, in key order."""
+    """The keys under a prefix as of one revision, in key order."""
 
     kvs: tuple[Kv, ...]
     revision: int
@@ -56,7 +56,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class TxnResult:
-    """The result of a transaction. `succeeded` tells whether its comparisons held. `revision` is the mod_revision of
+    """The result of a transaction. `succeeded`: whether its comparisons held. `revision` is the mod_revision of
     every key that it wrote. `results` has one entry per operation: the keys found by a `read`, the TxnResult of a
     `nested`, None for any other."""
 

@@ -1,4 +1,4 @@
-"""Reaching a cluster by its etcd alone: the nodes that are there, and a coordinator to ask."""
+"""Access to a cluster by its etcd alone: its nodes, and a coordinator to call. For the command line."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pollcast.v1.cluster_pb2_grpc import ClusterAsyncStub
 
 ANSWER_SECONDS = 5.0
+"""Maximum time that a coordinator may take to answer the first call, in seconds."""
 
 
 class NoEtcd(EtcdUnreachable):
@@ -32,16 +33,17 @@ class NoCoordinator(PollcastError):
 
 
 class Refused(PollcastError):
-    """The other side refused."""
+    """The coordinator refused the call."""
 
     @staticmethod
     def of(error: grpc.aio.AioRpcError) -> Refused:
+        """Convert the error of a call."""
         return Refused(error.details() or error.code().name.lower().replace("_", " "))
 
 
 @contextlib.asynccontextmanager
 async def etcd_at(settings: EtcdSettings) -> AsyncIterator[Etcd]:
-    """etcd for one look. NoEtcd when none answers, another EtcdError when it refuses."""
+    """Yield a client of etcd. Raises NoEtcd when etcd does not answer, another EtcdError when it refuses."""
     try:
         async with Etcd.open(settings) as etcd:
             yield etcd
@@ -53,19 +55,19 @@ async def etcd_at(settings: EtcdSettings) -> AsyncIterator[Etcd]:
 
 
 async def read_nodes(settings: EtcdSettings) -> list[NodeRecord]:
-    """Every node that holds a lease, sorted by role and name. NoEtcd when etcd isn't reached."""
+    """Return every node that has an entry, sorted by role and name. Raises NoEtcd when etcd does not answer."""
     records = []
     async with etcd_at(settings) as etcd:
         for kv in (await etcd.range(Keys(settings.namespace).nodes())).kvs:
-            with contextlib.suppress(ValueError):  # somebody else has put it there
+            with contextlib.suppress(ValueError):  # not an entry of Pollcast
                 records.append(NodeRecord.decode(kv.value))
     return sorted(records, key=lambda record: (record.role, record.node))
 
 
 @contextlib.asynccontextmanager
 async def some_coordinator(settings: ServiceSettings) -> AsyncIterator[ClusterAsyncStub]:
-    """The first that answers of those that etcd has. NoCoordinator when none does, NoEtcd when etcd isn't reached;
-    what the body's calls raise comes out as Refused."""
+    """Yield a stub of the first coordinator that answers. Raises NoCoordinator when none does, NoEtcd when etcd does
+    not answer, and Refused when a call in the body fails."""
     failed: list[str] = []
     async with contextlib.AsyncExitStack() as stack:
         for address in await _coordinators(settings):

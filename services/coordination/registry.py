@@ -1,8 +1,8 @@
-"""A node's entry under `nodes/`: there as long as its session is, with the state that it is in.
+"""A node's entry under `nodes/`: it exists as long as the node's session, with the node's current state.
 
-`run(session)` writes the entry, and writes it again when somebody deletes or overwrites it. A name belongs to one
-live node: if the entry hangs on another lease, it waits for that lease to end (the node crashed and is back
-already), and raises NodeTaken when the lease goes on living.
+The entry is written again when somebody deletes or overwrites it. A name belongs to one live node: when the entry is on
+another lease, the registration waits for that lease to end (the node crashed and was restarted), and raises NodeTaken
+when the lease is renewed instead.
 """
 
 from __future__ import annotations
@@ -28,35 +28,40 @@ from pollcast.services.process.version import VERSION
 
 log = logs.get_logger("registry")
 
-LOOK_SECONDS = 0.25  # between looks at another's lease
-GRACE_SECONDS = 2.0  # for which a lease may outlive the time that it had left
+CHECK_SECONDS = 0.25
+"""Time between two checks of another node's lease, in seconds."""
+
+GRACE_SECONDS = 2.0
+"""Time that a lease may exist beyond the time that it had left, in seconds."""
+
 ANNOUNCE_SECONDS = 1.0
+"""Maximum time that `announce` waits for etcd, in seconds."""
 
 
 def node_record(role: Role, node: str, http: HostPort | None, grpc: HostPort | None) -> NodeRecord:
-    """The entry of this process, which is starting; its lease is filled in by Registration."""
+    """Return the entry of this process in the state `starting`; Registration fills in its lease."""
     return NodeRecord(node, role, http, grpc, os.getpid(), VERSION, clock.now_rfc3339(), "0", "starting")
 
 
 class Registration:
-    """This node's entry."""
+    """The entry of this node. `registered` is set while etcd is known to hold it as it should be."""
 
     def __init__(self, etcd: Etcd, keys: Keys, record: NodeRecord) -> None:
         self.record = record
-        self.registered = asyncio.Event()  # set while etcd has the entry as it should be, as far as is known
+        self.registered = asyncio.Event()
         metrics.NODE.labels(record.role, record.node, record.version).set(1)
         self._etcd = etcd
         self._key = keys.node(record.role, record.node)
         self._wake = asyncio.Event()
 
     def set_state(self, state: NodeState) -> None:
-        """Noted at once, written by `run`."""
+        """Set the state; `run` writes it."""
         if state != self.record.state:
             self.record = dataclasses.replace(self.record, state=state)
             self._stale()
 
     async def announce(self, state: NodeState) -> bool:
-        """Sets the state and waits for etcd to have it, at most a second; whether it has."""
+        """Set the state and wait at most ANNOUNCE_SECONDS for etcd to have it. Return whether it has."""
         self.set_state(state)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ANNOUNCE_SECONDS):
@@ -64,7 +69,8 @@ class Registration:
         return self.registered.is_set()
 
     async def run(self, session: Session) -> NoReturn:
-        """Raises NodeTaken when another live node has the name, LeaseLost when the session is over."""
+        """Keep the entry as it should be. Raises NodeTaken when another live node has the name, and LeaseLost when etcd
+        reports that the session's lease is gone."""
         self.record = dataclasses.replace(self.record, lease=lease_hex(session.lease))
         self._stale()
         mirror = Mirror(self._etcd, self._key, lambda events: self._changed(events, session))
@@ -100,7 +106,7 @@ class Registration:
                 raise
             except (EtcdRefused, EtcdUnknown) as error:
                 if not failures:
-                    log.warning("node not registered, trying on", detail=error.detail)
+                    log.warning("node not registered, retrying", detail=error.detail)
                 await asyncio.sleep(backoff(failures))
                 failures += 1
                 self._wake.set()
@@ -115,20 +121,20 @@ class Registration:
                     kv = await self._etcd.get(self._key)
                 compare = op.absent(self._key) if kv is None else op.unchanged(self._key, kv.mod_revision)
                 await self._etcd.txn([compare], [op.put(self._key, record.encode(), session.lease)])
-                continue  # until it is read as it should be
+                continue  # until the entry reads as it should be
             if record is self.record:
                 self.registered.set()
                 return
 
     async def _outlive(self, kv: Kv) -> None:
-        """Returns when the lease of the entry is gone."""
+        """Wait until the lease of the other node's entry is gone. Raises NodeTaken when it is renewed."""
         now = asyncio.get_running_loop().time
         left = await self._etcd.lease_ttl(kv.lease)
         until = now() + left + GRACE_SECONDS
         if left:
             log.warning("another node has this name, waiting for its lease to end", key=kv.key, seconds=left)
         while left:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
             before, left = left, await self._etcd.lease_ttl(kv.lease)
             if left > before or now() > until:
                 raise NodeTaken(f"another live node has the name of {kv.key} (lease {lease_hex(kv.lease)})")

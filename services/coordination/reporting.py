@@ -1,7 +1,7 @@
-"""A node's side of reporting: keeps a stream to every coordinator and answers what they ask (report.proto).
+"""A node's end of Report: keeps a stream to every coordinator and sends a report whenever it is asked for one.
 
-`run` lives as long as the service. A stream that breaks is opened again, with a growing pause, for as long as etcd
-shows the coordinator. Nothing else of the node depends on it.
+A stream that breaks is opened again, with a growing pause, for as long as etcd shows the coordinator. No other part of
+the node depends on the reports.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from pollcast.v1 import report_pb2, report_pb2_grpc
 log = logs.get_logger("reporting")
 
 Describe = Callable[[], report_pb2.NodeReport]
+"""A function that returns the node's report as of now."""
 
 
 class Reporting:
-    """See the module."""
+    """The streams of one node to all coordinators."""
 
     def __init__(self, etcd: Etcd, keys: Keys, settings: ServiceSettings, describe: Describe) -> None:
         self._mirror = Mirror(etcd, keys.nodes("coordinator"), self._changed)
@@ -36,18 +37,18 @@ class Reporting:
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Keep the streams until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._mirror.run(), name="mirror of coordinators")
-            links: dict[HostPort, asyncio.Task[None]] = {}
+            streams: dict[HostPort, asyncio.Task[None]] = {}
             while True:
                 await self._wake.wait()
                 self._wake.clear()
                 addresses = self._addresses()
-                for address in links.keys() - addresses:
-                    links.pop(address).cancel()
-                for address in addresses - links.keys():
-                    links[address] = tasks.create_task(self._attend(address), name=f"reports to {address}")
+                for address in streams.keys() - addresses:
+                    streams.pop(address).cancel()
+                for address in addresses - streams.keys():
+                    streams[address] = tasks.create_task(self._attend(address), name=f"reports to {address}")
 
     def _changed(self, _: list[KeyEvent]) -> None:
         self._wake.set()
@@ -58,7 +59,7 @@ class Reporting:
             try:
                 record = NodeRecord.decode(kv.value)
             except ValueError:
-                continue  # whoever audits the keys says so
+                continue  # the audit reports it
             if record.grpc is not None and record.state != "draining":
                 addresses.add(record.grpc)
         return addresses
@@ -68,19 +69,19 @@ class Reporting:
         async with rpc.channel(address, self._settings) as channel:
             stub = report_pb2_grpc.ReportStub(channel)
             while True:
-                questions: asyncio.Queue[None] = asyncio.Queue()
-                questions.put_nowait(None)  # the first is to say who we are
+                requests: asyncio.Queue[None] = asyncio.Queue()
+                requests.put_nowait(None)  # the first report is sent unasked: it names the node
                 try:
                     with rpc.heeding_cancellation():
-                        async for _ in stub.Attend(self._answers(questions)):
+                        async for _ in stub.Attend(self._reports(requests)):
                             failures = 0
-                            questions.put_nowait(None)
+                            requests.put_nowait(None)
                 except grpc.aio.AioRpcError as error:
-                    log.info("not reporting, trying on", to=address, code=error.code().name)
+                    log.info("not reporting, retrying", to=address, code=error.code().name)
                 await asyncio.sleep(backoff(failures))
                 failures += 1
 
-    async def _answers(self, questions: asyncio.Queue[None]) -> AsyncIterator[report_pb2.NodeReport]:
+    async def _reports(self, requests: asyncio.Queue[None]) -> AsyncIterator[report_pb2.NodeReport]:
         while True:
-            await questions.get()
+            await requests.get()
             yield self._describe()

@@ -1,10 +1,11 @@
-"""A lease as a scope: what hangs on the lease lives as long as the body, and the body as long as the lease.
+"""A lease as a scope: keys on the lease live as long as the body, and the body as long as the lease.
 
-`async with Session.open(etcd, ttl) as session` grants a lease and renews it every third of its time. etcd out of reach
-is not loss: the body goes on, and `margin()` says for how long the lease is known to hold (counted on the monotonic
-clock from when the renewal was *sent*). Only etcd's own word ends it: the body is cancelled and LeaseLost raised. On
-the way out the lease is revoked, so that peers see all keys go in one event; where that fails they go when the lease's
-time is up. `keep_session` starts over with a new session for as long as the service lives.
+`async with Session.open(etcd, ttl) as session` grants a lease and renews it every third of its time to live. While etcd
+cannot be reached, the body goes on, and `margin()` returns for how long the lease is known to hold, counted on the
+monotonic clock from when the last renewal was *sent*. Only etcd's own report that the lease is gone ends the scope: the
+body is cancelled and LeaseLost raised. On leaving the scope the lease is revoked, so that peers see all its keys go in
+one event; if that fails, the keys go when the lease expires. `keep_session` starts over with a new session for as long
+as the service lives.
 
 Modelled on etcd's client/v3/concurrency/session.go.
 """
@@ -28,38 +29,42 @@ log = logs.get_logger("session")
 T = TypeVar("T")
 
 RETRY_SECONDS = 0.1
+"""Pause before the first retry, in seconds."""
+
 MAX_RETRY_SECONDS = 2.0
+"""Maximum pause before a retry, in seconds."""
 
 
 def backoff(attempt: int) -> float:
-    """Seconds before trying again: from 0.1 doubling to 2, each half of that to all of it, so that nobody runs in
-    step."""
+    """Return the pause before retry number `attempt` (from 0), in seconds: it doubles from RETRY_SECONDS up
+    to MAX_RETRY_SECONDS. Up to half of it is left out at random, so that processes do not retry in step."""
     return min(MAX_RETRY_SECONDS, RETRY_SECONDS * 2.0 ** min(attempt, 10)) * random.uniform(0.5, 1.0)
 
 
 class Session:
-    """A lease that is being renewed. Made by `open`."""
+    """A lease that is being renewed. Create it with `open`."""
 
     def __init__(self, etcd: Etcd, lease: int, ttl: float, sent: float) -> None:
         self.lease = lease
         self.ttl = ttl  # seconds
-        self.valid_until = sent + ttl  # on the loop's clock
-        self.reachable = True  # whether the last renewal was answered
+        self.valid_until = sent + ttl  # loop time
+        self.reachable = True  # whether etcd responded to the last renewal
         self._etcd = etcd
-        self._doubt = asyncio.Event()
+        self._renew_now = asyncio.Event()
 
     def margin(self) -> float:
-        """Seconds for which the lease is known to hold; negative when that is not known any more."""
+        """Return the seconds for which the lease is known to hold, negative when it may have expired."""
         return self.valid_until - asyncio.get_running_loop().time()
 
     def verify(self) -> None:
-        """Asks etcd about the lease now: for who has reason to doubt it."""
-        self._doubt.set()
+        """Renew the lease now. Call it when something suggests that the lease is gone."""
+        self._renew_now.set()
 
     @staticmethod
     @contextlib.asynccontextmanager
     async def open(etcd: Etcd, ttl: float) -> AsyncIterator[Session]:
-        """Raises EtcdError when no lease is granted, LeaseLost when it ends before the body does."""
+        """Grant a lease and keep it for the body. Raises EtcdError when no lease is granted, and LeaseLost when it ends
+        before the body does."""
         session = await Session._grant(etcd, ttl)
         async with session._scope():
             yield session
@@ -96,8 +101,8 @@ class Session:
             pause = self.ttl / 3 if not failures else min(backoff(failures), self.ttl / 4)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await self._doubt.wait()
-            self._doubt.clear()
+                    await self._renew_now.wait()
+            self._renew_now.clear()
             sent = loop.time()
             try:
                 ttl = await self._etcd.lease_keepalive(self.lease, timeout=min(CALL_SECONDS, self.ttl / 3))
@@ -120,7 +125,7 @@ class Session:
             async with asyncio.timeout(CALL_SECONDS + 0.5):
                 await self._etcd.lease_revoke(self.lease)
         except LeaseLost:
-            return  # somebody else did
+            return  # another process revoked it
         except (EtcdError, TimeoutError) as error:
             log.warning("lease not revoked", lease=lease_hex(self.lease), ttl=self.ttl, detail=str(error))
 
@@ -128,22 +133,22 @@ class Session:
 async def keep_session(
     etcd: Etcd, ttl: float, body: Callable[[Session], Awaitable[T]], stop: asyncio.Event | None = None
 ) -> T | None:
-    """Runs the body under a session, again under a new one whenever the lease is lost, until it returns. While etcd is
-    out of reach it waits for it. `stop` ends the waiting, not the body: None when there was none to finish."""
+    """Run the body under a session, again under a new one whenever the lease is lost, and return its result. While etcd
+    grants no lease, retry. Setting `stop` ends the retries, not a running body; the result is then None."""
     failures = 0
     while stop is None or not stop.is_set():
         try:
             session = await Session._grant(etcd, ttl)
         except EtcdError as error:
             if not failures:
-                log.warning("no lease granted, trying on", detail=error.detail)
+                log.warning("no lease granted, retrying", detail=error.detail)
             await _pause(backoff(failures), stop)
             failures += 1
             continue
         failures = 0
         log.info("session opened", lease=lease_hex(session.lease), ttl=session.ttl)
         try:
-            with metrics.holding(session.margin):
+            with metrics.session_open(session.margin):
                 async with session._scope():
                     return await body(session)
         except LeaseLost as error:

@@ -17,8 +17,6 @@ from pollcast.services.coordination.session import Session
 from pollcast.services.errors import EtcdUnknown, LeaseLost
 from tests.support.waiting import stood_still
 
-pytest_plugins = ("tests.support.etcd_fixture",)
-
 ME = OwnerRecord("me", "127.0.0.1:1", "2026-01-01T00:00:00.000000Z")
 
 
@@ -27,13 +25,13 @@ async def demand(etcd: Etcd, keys: Keys, *topics: str) -> None:
         await etcd.txn([], [op.put(keys.demand(topic, "gw"), b"{}") for topic in topics[start : start + 100]])
 
 
-async def test_a_claim_needs_demand_and_no_owner(etcd: Etcd, keys: Keys) -> None:
+async def test_a_claim_requires_demand_and_no_owner(etcd: Etcd, keys: Keys) -> None:
     await demand(etcd, keys, "a", "b", "ab")
     async with Session.open(etcd, 5) as mine, Session.open(etcd, 5) as other:
         assert (await claim(etcd, keys, other, ME, ["b"]))["b"] is not None
-        claims = await claim(etcd, keys, mine, ME, ["a", "b", "nobody"])
+        claims = await claim(etcd, keys, mine, ME, ["a", "b", "unwatched"])
         assert claims["b"] is None
-        assert claims["nobody"] is None
+        assert claims["unwatched"] is None
         held = claims["a"]
         kv = await etcd.get(keys.owner("a"))
         assert kv is not None
@@ -41,14 +39,14 @@ async def test_a_claim_needs_demand_and_no_owner(etcd: Etcd, keys: Keys) -> None
         assert (kv.lease, kv.value) == (mine.lease, ME.encode())
 
 
-async def test_claiming_again_what_is_ours_gives_the_same_claim(etcd: Etcd, keys: Keys) -> None:
+async def test_claiming_a_topic_again_returns_the_same_claim(etcd: Etcd, keys: Keys) -> None:
     await demand(etcd, keys, "a")
     async with Session.open(etcd, 5) as session:
         first = await claim(etcd, keys, session, ME, ["a"])
         assert await claim(etcd, keys, session, ME, ["a"]) == first
 
 
-async def test_only_one_of_many_wins_a_race(etcd: Etcd, keys: Keys) -> None:
+async def test_one_of_many_claimants_wins_each_topic(etcd: Etcd, keys: Keys) -> None:
     topics = [f"q?n={i}" for i in range(250)]
     await demand(etcd, keys, *topics)
     async with Session.open(etcd, 5) as a, Session.open(etcd, 5) as b, Session.open(etcd, 5) as d:
@@ -58,7 +56,7 @@ async def test_only_one_of_many_wins_a_race(etcd: Etcd, keys: Keys) -> None:
 
 
 async def test_topics_of_any_length_are_claimed_handed_over_and_released(etcd: Etcd, keys: Keys) -> None:
-    topics = [f"q?n={i:03}" + "x" * (8 * 1024 - 7) for i in range(100)]  # the longest that there are
+    topics = [f"q?n={i:03}" + "x" * (8 * 1024 - 7) for i in range(100)]  # the longest topics that exist
     await demand(etcd, keys, *topics)
     async with Session.open(etcd, 5) as mine, Session.open(etcd, 5) as other:
         held = [each for each in (await claim(etcd, keys, mine, ME, topics)).values() if each is not None]
@@ -71,7 +69,7 @@ async def test_topics_of_any_length_are_claimed_handed_over_and_released(etcd: E
         assert await let_go(etcd, keys, moved) == dict.fromkeys(topics, True)
 
 
-async def test_a_garbled_owner_is_no_owner(etcd: Etcd, keys: Keys) -> None:
+async def test_a_topic_with_a_garbled_owner_can_be_claimed(etcd: Etcd, keys: Keys) -> None:
     await demand(etcd, keys, "a")
     revision = await etcd.put(keys.owner("a"), b"garbage")
     async with Session.open(etcd, 5) as session:
@@ -80,7 +78,7 @@ async def test_a_garbled_owner_is_no_owner(etcd: Etcd, keys: Keys) -> None:
         assert (await claim(etcd, keys, session, ME, ["a"], {"a": revision}))["a"] is not None
 
 
-async def test_a_claim_under_a_lost_lease_says_so(etcd: Etcd, keys: Keys) -> None:
+async def test_a_claim_under_a_lost_lease_raises_lease_lost(etcd: Etcd, keys: Keys) -> None:
     await demand(etcd, keys, "a")
     async with Session.open(etcd, 5) as session:
         await etcd.lease_revoke(session.lease)
@@ -88,7 +86,7 @@ async def test_a_claim_under_a_lost_lease_says_so(etcd: Etcd, keys: Keys) -> Non
             await claim(etcd, keys, session, ME, ["a"])
 
 
-async def test_a_release_needs_no_demand_and_our_epoch(etcd: Etcd, keys: Keys) -> None:
+async def test_a_release_requires_no_demand_and_our_epoch(etcd: Etcd, keys: Keys) -> None:
     await demand(etcd, keys, "a", "b", "c")
     async with Session.open(etcd, 5) as session:
         held = await claim(etcd, keys, session, ME, ["a", "b", "c"])
@@ -103,7 +101,7 @@ async def test_a_release_needs_no_demand_and_our_epoch(etcd: Etcd, keys: Keys) -
         ]
 
 
-async def test_a_hand_over_rebinds_to_the_lease_of_a_target_that_is_there(etcd: Etcd, keys: Keys) -> None:
+async def test_a_hand_over_rebinds_to_the_lease_of_a_target_that_is_registered(etcd: Etcd, keys: Keys) -> None:
     await demand(etcd, keys, "a", "b")
     async with Session.open(etcd, 5) as mine, Session.open(etcd, 5) as other:
         lease = lease_hex(other.lease)
@@ -123,9 +121,7 @@ async def test_a_hand_over_rebinds_to_the_lease_of_a_target_that_is_there(etcd: 
         assert (record.node, record.grpc) == ("p2", "127.0.0.1:2")
 
 
-async def test_a_release_takes_the_pin_along_and_a_topic_that_is_let_go_of_may_have_demand(
-    etcd: Etcd, keys: Keys
-) -> None:
+async def test_a_release_deletes_the_pin_and_letting_go_ignores_demand(etcd: Etcd, keys: Keys) -> None:
     await demand(etcd, keys, "a", "b")
     async with Session.open(etcd, 5) as session:
         held = await claim(etcd, keys, session, ME, ["a", "b"])
@@ -139,16 +135,16 @@ async def test_a_release_takes_the_pin_along_and_a_topic_that_is_let_go_of_may_h
         assert (await etcd.range(keys.pins)).kvs == ()
 
 
-async def test_litter_is_removed_as_it_was_seen_only(etcd: Etcd, keys: Keys) -> None:
-    seen = await etcd.put(keys.demand("a", "x"), b"litter")
-    await etcd.put(keys.demand("a", "gw"), b"litter")
+async def test_garbage_is_removed_only_at_the_revision_that_was_seen(etcd: Etcd, keys: Keys) -> None:
+    seen = await etcd.put(keys.demand("a", "x"), b"garbage")
+    await etcd.put(keys.demand("a", "gw"), b"garbage")
     await demand(etcd, keys, "a")  # written since
     await remove(etcd, {keys.demand("a", "x"): seen, keys.demand("a", "gw"): seen + 1})
     assert [kv.key for kv in (await etcd.range(keys.demands("a"))).kvs] == [keys.demand("a", "gw")]
 
 
-class Unanswering(Etcd):
-    """Its transactions that write get no answer, and are carried out before or not at all."""
+class UnansweringEtcd(Etcd):
+    """A client whose writing transactions get no response, whether they are carried out or not."""
 
     def __init__(self, etcd: Etcd, *, carried_out: bool) -> None:
         super().__init__(etcd._endpoints)
@@ -163,9 +159,11 @@ class Unanswering(Etcd):
 
 
 @pytest.mark.parametrize("carried_out", [True, False])
-async def test_a_transaction_without_an_answer_is_read_back(etcd: Etcd, keys: Keys, carried_out: bool) -> None:
+async def test_the_result_of_a_transaction_without_a_response_is_read_back(
+    etcd: Etcd, keys: Keys, carried_out: bool
+) -> None:
     await demand(etcd, keys, "a", "b")
-    silent = Unanswering(etcd, carried_out=carried_out)
+    silent = UnansweringEtcd(etcd, carried_out=carried_out)
     async with Session.open(etcd, 5) as session:
         claims = await claim(silent, keys, session, ME, ["a"])
         assert (claims["a"] is not None) == carried_out

@@ -1,4 +1,4 @@
-"""The Cluster service on a running cluster: what every coordinator shows, moves and drains; its audit; its absence."""
+"""The Cluster service on a running cluster: listing, watching, moving, draining; the audit; no coordinator at all."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ sql = "select 1 as one"
 """
 
 Stub = Any
-"""cluster_pb2_grpc.ClusterStub of a channel of grpc.aio."""
+"""A cluster_pb2_grpc.ClusterStub on a channel of grpc.aio."""
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ async def coordinator(up: Cluster) -> AsyncIterator[Stub]:
 
 @contextlib.asynccontextmanager
 async def watching(up: Cluster, *topics: str, gateway: int = 0, canonical: str | None = None) -> AsyncIterator[Client]:
-    """A client on these topics."""
+    """Open a client that has joined these topics."""
     async with Client.open(f"http://{up.gateway(gateway)}") as client:
         await client.join(*topics, canonical=canonical)
         yield client
@@ -83,13 +83,13 @@ async def topics(stub: Stub, query: str = "") -> dict[str, cluster_pb2.TopicInfo
 
 
 async def listed(stub: Stub, name: str) -> cluster_pb2.TopicInfo:
-    """Joins are answered before etcd knows of them: AssertionError while it is not there."""
+    """Return the listed topic. Raises AssertionError while it is not listed: joins are answered before that."""
     found = await topics(stub)
     assert name in found
     return found[name]
 
 
-async def nobody_watches(stub: Stub) -> None:
+async def wait_until_unwatched(stub: Stub) -> None:
     async def none() -> bool:
         return not await topics(stub)
 
@@ -109,20 +109,20 @@ async def test_every_coordinator_lists_every_node(up: Cluster) -> None:
 
             async def listed_all(stub: Stub = stub) -> dict[str, cluster_pb2.Node]:
                 found = {n.name: n for n in (await stub.ListNodes(cluster_pb2.ListNodesRequest())).nodes}
-                assert {name: told.state for name, told in found.items()} == dict.fromkeys(expected, "ready")
+                assert {name: node.state for name, node in found.items()} == dict.fromkeys(expected, "ready")
                 return found
 
-            found = await eventually(listed_all)  # it has seen of etcd what `pollcast up` has seen
-        for name, told in found.items():
-            assert (told.role, told.http, told.grpc, told.pid, told.state) == (
+            found = await eventually(listed_all)  # its mirror has the keys that `pollcast up` has seen
+        for name, shown in found.items():
+            assert (shown.role, shown.http, shown.grpc, shown.pid, shown.state) == (
                 expected[name].role,
                 expected[name].http,
                 expected[name].grpc,
                 expected[name].pid,
                 "ready",
             )
-            assert told.version
-            assert datetime.fromisoformat(told.started_at)
+            assert shown.version
+            assert datetime.fromisoformat(shown.started_at)
 
 
 async def test_topics_are_listed_with_their_clients_at_once_and_their_polls_soon(up: Cluster) -> None:
@@ -154,20 +154,20 @@ async def test_topics_are_listed_with_their_clients_at_once_and_their_polls_soon
                 assert (topic.state, topic.interval_ms, topic.load.rows) == ("live", 100, 1)
                 assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", topic.last_polled_at)
             assert not await topics(stub, "unwatched")
-        await nobody_watches(stub)
+        await wait_until_unwatched(stub)
 
 
-async def test_a_topic_at_fault_is_listed_as_failed(up: Cluster, coordinator: Stub) -> None:
+async def test_a_topic_whose_query_fails_is_listed_as_failed(up: Cluster, coordinator: Stub) -> None:
     async with watching(up, "broken"):
 
         async def failed() -> bool:
             return (await listed(coordinator, "broken")).state == "failed"
 
         await eventually(failed)
-    await nobody_watches(coordinator)
+    await wait_until_unwatched(coordinator)
 
 
-async def test_watch_tells_everything_first_and_then_each_change(up: Cluster, coordinator: Stub) -> None:
+async def test_a_watch_begins_with_everything_and_goes_on_with_changes(up: Cluster, coordinator: Stub) -> None:
     async with watching(up, "clock?zone=utc"):
         call = coordinator.WatchCluster(cluster_pb2.WatchClusterRequest())
         first = [await call.read() for _ in range(8)]
@@ -175,11 +175,11 @@ async def test_watch_tells_everything_first_and_then_each_change(up: Cluster, co
             n.name for r in ("gateway", "poller", "coordinator") for n in up.nodes(r)
         }
         assert first[7].topic.topic == "clock?zone=utc"
-    told: list[cluster_pb2.WatchClusterResponse] = []
-    while not told or not told[-1].topic_gone:
-        told.append(await call.read())
-    assert told[-1].topic_gone == "clock?zone=utc"
-    kinds = {event.WhichOneof("event") for event in told[:-1]}
+    received: list[cluster_pb2.WatchClusterResponse] = []
+    while not received or not received[-1].topic_gone:
+        received.append(await call.read())
+    assert received[-1].topic_gone == "clock?zone=utc"
+    kinds = {event.WhichOneof("event") for event in received[:-1]}
     assert kinds <= {"topic"}
     call.cancel()
 
@@ -202,7 +202,7 @@ async def test_a_moved_topic_stays_where_it_was_moved_to(up: Cluster, coordinato
                 return topic.owner == poller and topic.epoch > answer.epoch
 
             await eventually(again)
-    await nobody_watches(coordinator)
+    await wait_until_unwatched(coordinator)
 
 
 @pytest.mark.parametrize(
@@ -212,10 +212,10 @@ async def test_a_moved_topic_stays_where_it_was_moved_to(up: Cluster, coordinato
         ("MoveTopic", cluster_pb2.MoveTopicRequest(topic="nothing", poller="poller-1"), "NOT_FOUND", "unknown_query"),
         ("MoveTopic", cluster_pb2.MoveTopicRequest(topic="clock", poller="poller-1"), "NOT_FOUND", "unknown_topic"),
         ("MoveTopic", cluster_pb2.MoveTopicRequest(topic="clock?x=1"), "INVALID_ARGUMENT", "invalid_params"),
-        ("DrainNode", cluster_pb2.DrainNodeRequest(node="nobody"), "NOT_FOUND", "unknown_node"),
+        ("DrainNode", cluster_pb2.DrainNodeRequest(node="unknown"), "NOT_FOUND", "unknown_node"),
     ],
 )
-async def test_what_is_not_there_is_told_by_status_and_reason(
+async def test_an_unknown_name_is_refused_with_status_and_reason(
     up: Cluster, coordinator: Stub, method: str, request_: Any, code: str, reason: str
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -231,7 +231,7 @@ async def test_a_topic_is_not_moved_to_an_unknown_poller(up: Cluster, coordinato
         assert (refused.value.details() or "").startswith("unknown_node: ")
 
 
-async def test_health_and_reflection_are_there(up: Cluster) -> None:
+async def test_health_and_reflection_are_served(up: Cluster) -> None:
     address = up.nodes("coordinator")[0].grpc
     assert address is not None
     async with grpc.aio.insecure_channel(address) as channel:
@@ -245,11 +245,11 @@ async def test_health_and_reflection_are_there(up: Cluster) -> None:
         assert methods == {"ListNodes", "ListTopics", "WatchCluster", "MoveTopic", "DrainNode"}
 
 
-async def test_the_leader_deletes_zombies_that_an_operator_made_by_hand(up: Cluster, coordinator: Stub) -> None:
+async def test_the_leader_deletes_abandoned_keys(up: Cluster, coordinator: Stub) -> None:
     async with etcd_of(up) as (etcd, keys), oracle(up.etcd, up.namespace) as seen:
         await etcd.put(keys.demand("clock?zone=x", "ghost"), DemandRecord("ghost", "then").encode())
         await etcd.put(keys.owner("clock?zone=x"), OwnerRecord("ghost", "127.0.0.1:1", "then").encode())
-        await etcd.put(f"{up.namespace}/notes", b"not ours")
+        await etcd.put(f"{up.namespace}/notes", b"foreign")
 
         async def gone() -> bool:
             return not [kv for kv in (await etcd.range(f"{up.namespace}/")).kvs if b"ghost" in kv.value]
@@ -263,7 +263,7 @@ async def test_the_leader_deletes_zombies_that_an_operator_made_by_hand(up: Clus
             return [line[what] for line in lines if line["event"] == "finding" and line["kind"] == kind]
 
         await eventually(lambda: logged("foreign", "about") == [f"{up.namespace}/notes"])
-        assert logged("abandoned", "breaks") == ["§9.4", "§9.4"]
+        assert logged("abandoned", "breaks") == ["docs/reference/guarantees.md#cleanup"] * 2
         await etcd.delete(f"{up.namespace}/notes")
         await eventually(lambda: not seen.findings())
 
@@ -278,11 +278,11 @@ async def test_a_cluster_at_work_has_no_findings(up: Cluster, coordinator: Stub)
 
         await eventually(polled)
         assert seen.findings() == []
-    await nobody_watches(coordinator)
+    await wait_until_unwatched(coordinator)
 
 
-async def test_a_drained_node_hands_over_and_leaves_and_watchers_are_told(up: Cluster) -> None:
-    """One of three pollers is used up."""
+async def test_a_drained_node_hands_over_and_leaves_and_watches_show_it(up: Cluster) -> None:
+    """Drain one of three pollers, which is gone afterwards."""
     async with stub_of(up.nodes("coordinator")[1]) as stub, watching(up, "clock?zone=utc"):
 
         async def owner() -> str:
@@ -307,13 +307,13 @@ async def test_a_drained_node_hands_over_and_leaves_and_watchers_are_told(up: Cl
         await eventually(taken_over)
 
 
-async def test_with_all_coordinators_dead_everything_else_works_on(up: Cluster) -> None:
-    """The last one: no coordinator is left."""
+async def test_without_a_coordinator_everything_else_works(up: Cluster) -> None:
+    """Kill the coordinators. Keep this test the last one: no coordinator is left."""
     async with watching(up, "clock?zone=utc") as client:
         for node in up.nodes("coordinator"):
             node.kill()
         for _ in range(3):
-            await client.hears_more("clock?zone=utc")  # results go on flowing
+            await client.hears_more("clock?zone=utc")  # results still arrive
         assert client.troubles("clock?zone=utc") == []
         async with watching(up, "clock?zone=new", gateway=1) as newcomer:  # new topics are claimed
             await newcomer.has_results("clock?zone=new")

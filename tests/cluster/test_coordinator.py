@@ -25,8 +25,6 @@ from pollcast.services.process.settings import CoordinatorSettings
 from tests.support.breakable_etcd import BreakableEtcd
 from tests.support.waiting import eventually
 
-pytest_plugins = ("tests.support.etcd_fixture",)
-
 
 @contextlib.asynccontextmanager
 async def running(part: Awaitable[object]) -> AsyncIterator[asyncio.Future[object]]:
@@ -39,7 +37,7 @@ async def running(part: Awaitable[object]) -> AsyncIterator[asyncio.Future[objec
 
 
 async def node(etcd: Etcd, keys: Keys, name: str) -> NodeRecord:
-    """AssertionError while there is none."""
+    """Return the node's entry. Raises AssertionError while there is none."""
     kv = await etcd.get(keys.node("coordinator", name))
     assert kv is not None
     assert kv.value.startswith(b"{"), "garbled"
@@ -47,6 +45,7 @@ async def node(etcd: Etcd, keys: Keys, name: str) -> NodeRecord:
 
 
 async def leader(etcd: Etcd, keys: Keys) -> str:
+    """Return the name of the leader. Raises AssertionError while there is none."""
     kv = await etcd.get(keys.leader)
     assert kv is not None
     assert kv.value.startswith(b"{"), "garbled"
@@ -93,7 +92,7 @@ async def test_the_name_of_a_live_node_is_refused(etcd: Etcd, keys: Keys) -> Non
             assert raised.group_contains(NodeTaken, match="another live node has the name")
 
 
-async def test_the_name_of_a_dead_node_is_taken_over_when_its_lease_ends(etcd: Etcd, keys: Keys) -> None:
+async def test_the_name_of_a_dead_node_is_free_when_its_lease_ends(etcd: Etcd, keys: Keys) -> None:
     lease, _ = await etcd.lease_grant(2)
     record = dataclasses.replace(node_record("coordinator", "c1", None, None), lease=lease_hex(lease))
     await etcd.put(keys.node("coordinator", "c1"), record.encode(), lease)
@@ -107,7 +106,7 @@ async def test_the_name_of_a_dead_node_is_taken_over_when_its_lease_ends(etcd: E
 # --- election
 
 
-async def test_one_leads_and_another_takes_over(etcd: Etcd, keys: Keys) -> None:
+async def test_when_the_leader_leaves_another_leads(etcd: Etcd, keys: Keys) -> None:
     a, b = Election(etcd, keys, "a"), Election(etcd, keys, "b")
     async with Session.open(etcd, 5) as second, running(b.run(second)):
         async with Session.open(etcd, 5) as first:
@@ -125,7 +124,7 @@ async def test_one_leads_and_another_takes_over(etcd: Etcd, keys: Keys) -> None:
         assert await leader(etcd, keys) == "b"
 
 
-async def test_a_leader_key_that_is_nobodys_is_taken(etcd: Etcd, keys: Keys) -> None:
+async def test_a_leader_key_without_a_lease_is_taken(etcd: Etcd, keys: Keys) -> None:
     await etcd.put(keys.leader, b"garbage")
     election = Election(etcd, keys, "a")
     async with Session.open(etcd, 5) as session, running(election.run(session)):
@@ -140,13 +139,13 @@ async def test_a_leader_key_that_is_nobodys_is_taken(etcd: Etcd, keys: Keys) -> 
 
 
 async def test_a_candidate_without_a_lease_does_not_lead(etcd: Etcd, keys: Keys) -> None:
-    async def stand() -> None:
+    async def campaign() -> None:
         async with Session.open(etcd, 5) as session:
             await etcd.lease_revoke(session.lease)
             await Election(etcd, keys, "a").run(session)
 
     with pytest.raises(LeaseLost):
-        await stand()
+        await campaign()
 
 
 # --- the service
@@ -190,10 +189,10 @@ async def test_a_coordinator_registers_leads_answers_and_leaves_no_key(
         assert (status, '"etcd":"ok"' in body) == (200, True)
         http = record.http
 
-        async def says_so() -> bool:
+        async def exports_that_it_leads() -> bool:
             return "pollcast_coordinator_leading 1.0" in (await get(http, "/metrics"))[1]
 
-        await eventually(says_so)  # its own watch tells it, a moment after the key is there
+        await eventually(exports_that_it_leads)  # its own watch shows the key a moment later
         async with grpc.aio.insecure_channel(record.grpc) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             answer = await stub.Check(health_pb2.HealthCheckRequest())
@@ -212,7 +211,7 @@ async def test_a_coordinator_starts_without_etcd_and_stops_without_it(own_etcd: 
         await asyncio.wait_for(service, 20)
 
 
-async def test_a_node_that_was_cut_off_comes_back_by_itself(own_etcd: BreakableEtcd) -> None:
+async def test_a_node_registers_again_with_an_etcd_that_lost_its_data(own_etcd: BreakableEtcd) -> None:
     stop = asyncio.Event()
     settings = CoordinatorSettings(etcd=own_etcd.server.endpoints, node="c1", lease_ttl=2)
     keys = Keys(settings.namespace)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tomllib
+import urllib.request
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import Cluster, Served
+from tests.support.cluster import Cluster, Served, cluster
 from tests.support.repository import ROOT
 
 CATALOG = """
@@ -66,13 +68,17 @@ def python_of(venv: Path) -> Path:
     return venv / "bin" / "python"
 
 
+def version_of(pyproject: Path) -> str:
+    return str(tomllib.loads(pyproject.read_text())["project"]["version"])
+
+
 def pip_install(venv: Path, *arguments: str | Path) -> None:
     run(python_of(venv), "-m", "pip", "install", "--quiet", *arguments, cwd=venv)
 
 
 # --- pollcast_client ----------------------------------------------------------------------------------------------
 
-PYTHON_VERSION = tomllib.loads((ROOT / "clients/python/pyproject.toml").read_text())["project"]["version"]
+PYTHON_VERSION = version_of(ROOT / "clients" / "python" / "pyproject.toml")
 PYTHON_MODULES = {
     "__init__", "change", "channel", "errors", "event", "phoenix", "presence", "result", "topic", "watching"
 }  # fmt: skip
@@ -261,3 +267,81 @@ def test_the_javascript_client_works_and_has_types_where_only_its_packed_file_is
 
 
 # --- pollcast -----------------------------------------------------------------------------------------------------
+
+SERVER_VERSION = version_of(ROOT / "pyproject.toml")
+FOREIGN_MODULES = ("services", "proto", "gateway", "poller", "coordinator", "examples")
+"""Names that another distribution, or a file of the user's, may have at top level."""
+
+
+@pytest.fixture(scope="module")
+def server_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the sdist of `pollcast`, and the wheel that `python -m build` makes from that sdist."""
+    folder = tmp_path_factory.mktemp("pollcast")
+    source = folder / "source"
+    assert (ROOT / "gateway" / "static" / "index.html").is_file(), "the page is not built: make page"
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in (*tracked, "gateway/static"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir() and not (ROOT / name).is_symlink():
+            shutil.copytree(ROOT / name, source / name)
+        elif (ROOT / name).exists():
+            shutil.copy2(ROOT / name, source / name, follow_symlinks=False)
+    os.utime(source / "gateway" / "static" / "index.html")  # newer than its sources, as after `make page`
+    run(sys.executable, "-m", "build", "--outdir", folder, source, cwd=folder)
+    return folder
+
+
+def names_in(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_the_servers_wheel_holds_the_package_pollcast_and_nothing_else_at_top_level(server_built: Path) -> None:
+    names = names_in(server_built / f"pollcast-{SERVER_VERSION}-py3-none-any.whl")
+    assert {name.split("/")[0] for name in names} == {"pollcast", f"pollcast-{SERVER_VERSION}.dist-info"}
+    page = {name.rpartition("/")[2].rpartition(".")[2] for name in names if name.startswith("pollcast/gateway/static/")}
+    assert page == {"html", "js", "css", "svg"}
+    for name in ("py.typed", "__main__.py", "examples/pgbench.toml", "v1/live.proto", "v1/live_pb2.pyi"):
+        assert f"pollcast/{name}" in names
+    modules = {str(file) for folder in ("services", "coordinator", "gateway", "poller") for file in modules_of(folder)}
+    assert modules <= names
+
+
+def modules_of(folder: str) -> list[Path]:
+    return [Path("pollcast") / file.relative_to(ROOT) for file in (ROOT / folder).rglob("*.py")]
+
+
+def test_the_servers_sdist_builds_a_wheel_without_the_sources_of_the_page(server_built: Path) -> None:
+    root = f"pollcast-{SERVER_VERSION}/"
+    with tarfile.open(server_built / f"pollcast-{SERVER_VERSION}.tar.gz") as archive:
+        members = archive.getmembers()
+    names = {member.name.removeprefix(root) for member in members}
+    assert not any(member.issym() or member.islnk() for member in members)
+    assert "src/pollcast/gateway/static/index.html" in names
+    assert not any(name.startswith("web/src") for name in names)
+
+
+def test_pollcast_up_serves_the_demo_and_the_page_where_only_the_wheel_is_installed(
+    server_built: Path, venv: Path, tmp_path: Path
+) -> None:
+    wheel = server_built / f"pollcast-{SERVER_VERSION}-py3-none-any.whl"
+    pip_install(venv, "--constraint", ROOT / "constraints.txt", f"{wheel}[embedded]")
+    site = Path(
+        run(python_of(venv), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip()
+    )
+    assert not [name for name in FOREIGN_MODULES if (site / name).exists()]
+    for name in FOREIGN_MODULES:
+        (tmp_path / f"{name}.py").write_text("raise ImportError('a file of the user was imported')")
+    with cluster(tmp_path / "data", command=[str(venv / "bin" / "pollcast")], cwd=tmp_path) as up:
+        gateway = up.gateway()
+        with urllib.request.urlopen(f"http://{gateway}/", timeout=10) as answer:
+            page = answer.read().decode()
+        assert '<script type="module"' in page
+        script = re.search(r'src="([^"]+[.]js)"', page)
+        assert script is not None
+        with urllib.request.urlopen(f"http://{gateway}/{script[1].lstrip('./')}", timeout=10) as answer:
+            assert answer.headers["content-type"].startswith("text/javascript")
+        with urllib.request.urlopen(f"http://{gateway}/live/richest_tellers?limit=2", timeout=15) as answer:
+            assert len(json.loads(answer.read())["rows"]) == 2
+    assert up.process.returncode == 0
+    assert not (tmp_path / "data" / "cluster.json").exists()

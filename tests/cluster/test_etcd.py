@@ -1,4 +1,4 @@
-"""The etcd client against real etcd, sound and broken."""
+"""The etcd client on real etcd, sound and broken."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from pollcast.services.process.settings import EtcdSettings
 from tests.support.breakable_etcd import BreakableEtcd
 from tests.support.waiting import eventually
 
-pytest_plugins = ("tests.support.etcd_fixture",)
-
 
 async def test_a_key_is_read_as_it_was_written(etcd: Etcd, namespace: str) -> None:
     key = f"{namespace}/k"
@@ -31,7 +29,7 @@ async def test_a_key_is_read_as_it_was_written(etcd: Etcd, namespace: str) -> No
     assert not await etcd.delete(key)
 
 
-async def test_a_range_of_several_pages_is_of_one_revision(
+async def test_a_listing_of_several_pages_is_of_one_revision(
     etcd: Etcd, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "PAGE_KEYS", 7)
@@ -43,13 +41,13 @@ async def test_a_range_of_several_pages_is_of_one_revision(
     assert len((await etcd.range(f"{namespace}/")).kvs) == 99
 
 
-async def test_bytes_that_are_no_utf8_make_a_key_all_the_same(etcd: Etcd, namespace: str) -> None:
+async def test_a_key_need_not_be_utf8(etcd: Etcd, namespace: str) -> None:
     key = namespace + b"/\xff\xfe".decode("utf-8", "surrogateescape")
     await etcd.put(key, b"v")
     assert [kv.key for kv in (await etcd.range(f"{namespace}/")).kvs] == [key]
 
 
-async def test_a_range_compare_tells_empty_from_full(etcd: Etcd, namespace: str) -> None:
+async def test_a_range_compare_distinguishes_empty_from_not_empty(etcd: Etcd, namespace: str) -> None:
     prefix = f"{namespace}/"
     assert (await etcd.txn([op.none_under(prefix)], [])).succeeded
     assert not (await etcd.txn([op.some_under(prefix)], [])).succeeded
@@ -58,7 +56,7 @@ async def test_a_range_compare_tells_empty_from_full(etcd: Etcd, namespace: str)
     assert (await etcd.txn([op.some_under(prefix)], [])).succeeded
 
 
-async def test_nested_transactions_succeed_and_fail_each_on_its_own(etcd: Etcd, namespace: str) -> None:
+async def test_nested_transactions_succeed_or_fail_independently(etcd: Etcd, namespace: str) -> None:
     a, b = f"{namespace}/a", f"{namespace}/b"
     there = await etcd.put(b, b"old")
     done = await etcd.txn([], [op.nested([op.absent(k)], [op.put(k, b"new")], [op.read(k)]) for k in (a, b)])
@@ -73,7 +71,7 @@ async def test_nested_transactions_succeed_and_fail_each_on_its_own(etcd: Etcd, 
     assert [kv and kv.value for kv in found] == [b"new", b"old", None]
 
 
-async def test_a_lease_that_is_gone_says_so(etcd: Etcd, namespace: str) -> None:
+async def test_a_lease_that_is_gone_raises_lease_lost(etcd: Etcd, namespace: str) -> None:
     lease, ttl = await etcd.lease_grant(60)
     assert ttl == 60
     assert await etcd.lease_keepalive(lease) == 60
@@ -89,14 +87,14 @@ async def test_a_lease_that_is_gone_says_so(etcd: Etcd, namespace: str) -> None:
         await etcd.lease_revoke(lease)
 
 
-async def test_leases_renewed_at_once_do_not_mix_up_their_answers(etcd: Etcd) -> None:
+async def test_concurrent_renewals_do_not_mix_up_their_responses(etcd: Etcd) -> None:
     short, _ = await etcd.lease_grant(30)
     long, _ = await etcd.lease_grant(60)
     times = await asyncio.gather(*(etcd.lease_keepalive(lease) for lease in [short, long] * 10))
     assert times == [30.0, 60.0] * 10
 
 
-async def test_a_watch_tells_everything_from_its_revision_on(etcd: Etcd, namespace: str) -> None:
+async def test_a_watch_yields_every_event_from_its_revision_on(etcd: Etcd, namespace: str) -> None:
     key = f"{namespace}/k"
     first = await etcd.put(key, b"1")
     await etcd.delete(key)
@@ -111,7 +109,9 @@ async def test_a_watch_tells_everything_from_its_revision_on(etcd: Etcd, namespa
     assert seen == [(b"1", False), (b"", True), (b"3", False)]
 
 
-async def test_a_quiet_watch_gives_signs_of_life(etcd: Etcd, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_quiet_watch_yields_batches_without_events(
+    etcd: Etcd, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(client, "QUIET_SECONDS", 0.05)
     signs: list[WatchBatch] = []
     async with contextlib.aclosing(etcd.watch(f"{namespace}/", 1)) as batches:
@@ -122,7 +122,7 @@ async def test_a_quiet_watch_gives_signs_of_life(etcd: Etcd, namespace: str, mon
     assert not any(batch.events for batch in signs)
 
 
-async def test_a_watch_from_a_compacted_revision_is_compacted(own_etcd: BreakableEtcd) -> None:
+async def test_a_watch_from_a_compacted_revision_raises_compacted(own_etcd: BreakableEtcd) -> None:
     async with Etcd.open(own_etcd.settings) as etcd:
         revisions = [await etcd.put("/k", b"") for _ in range(5)]
         own_etcd.server.etcdctl("compact", str(revisions[-1]))
@@ -155,7 +155,7 @@ async def test_a_frozen_member_makes_a_write_unknown_a_read_refused_and_a_watch_
         await until_answers(etcd)
 
 
-async def test_nobody_there_is_a_definite_refusal_of_a_write(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_write_without_any_member_is_definitely_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "CALL_SECONDS", 0.3)
     async with Etcd.open(EtcdSettings(etcd=(f"127.0.0.1:{free_port()}",))) as etcd:
         with pytest.raises(EtcdRefused):
@@ -163,8 +163,8 @@ async def test_nobody_there_is_a_definite_refusal_of_a_write(monkeypatch: pytest
 
 
 async def test_a_dead_or_frozen_endpoint_is_left_for_the_next(own_etcd: BreakableEtcd, etcd_endpoint: str) -> None:
-    nobody = f"127.0.0.1:{free_port()}"
-    async with Etcd.open(EtcdSettings(etcd=(nobody, own_etcd.server.endpoint))) as etcd:  # to which nobody else writes
+    closed = f"127.0.0.1:{free_port()}"
+    async with Etcd.open(EtcdSettings(etcd=(closed, own_etcd.server.endpoint))) as etcd:  # no other test writes to it
         revision = await etcd.put("/failover", b"v")  # connecting failed, so it was never sent: safe to send elsewhere
         assert await etcd.put("/failover", b"v") == revision + 1
     own_etcd.server.freeze()
@@ -187,7 +187,7 @@ async def test_losing_the_data_begins_a_new_incarnation(own_etcd: BreakableEtcd,
         assert etcd.incarnation == before + 1
 
 
-async def test_a_user_logs_in_and_again_when_the_token_is_no_good(own_etcd: BreakableEtcd) -> None:
+async def test_a_user_logs_in_again_when_the_token_is_refused(own_etcd: BreakableEtcd) -> None:
     async with Etcd.open(own_etcd.settings) as anonymous:
         await until_answers(anonymous)
         for command in ("user add root:secret", "user grant-role root root", "auth enable"):
@@ -197,7 +197,7 @@ async def test_a_user_logs_in_and_again_when_the_token_is_no_good(own_etcd: Brea
     settings = EtcdSettings(etcd=(own_etcd.server.endpoint,), etcd_user="root", etcd_password=SecretStr("secret"))
     async with Etcd.open(settings) as etcd:
         await etcd.put("/k", b"1")
-        own_etcd.server.restart()  # simple tokens die with the member
+        own_etcd.server.restart()  # simple tokens are lost with the member
         await until_answers(etcd)
         assert await etcd.put("/k", b"2")
     wrong = EtcdSettings(etcd=(own_etcd.server.endpoint,), etcd_user="root", etcd_password=SecretStr("wrong"))

@@ -24,7 +24,7 @@ from tests.support.world import World, own_database, start_world
 NODES = {"gateway": "gateway-1", "poller": "poller-1", "coordinator": "coordinator-1"}
 ROW = re.compile(r"\| `(pollcast_\w+)` \| (\w+) \|([^|]*)\| ([^|]+) \|")
 NAME = re.compile(r"\bpollcast_\w+")
-LEASE = ("--lease-ttl", "10")  # none is lost when the machine stands still
+LEASE = ("--lease-ttl", "10")  # long enough for a busy machine
 WATCHED = {"gateway_takeovers_total": 2, "coordinator_owned_topics": 1, "coordinator_nodes": 4}
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
@@ -33,7 +33,7 @@ SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), 
 class Documented:
     """A row of docs/reference/metrics.md. `name` is as Prometheus shows it, without the suffixes of a histogram."""
 
-    who: str
+    section: str
     name: str
     kind: str
     labels: frozenset[str]
@@ -46,21 +46,21 @@ class Documented:
 
 
 def documented() -> Iterator[Documented]:
-    who = ""
+    section = ""
     for line in (ROOT / "docs/reference/metrics.md").read_text().splitlines():
         if line.startswith("## "):
-            who = line.removeprefix("## ").split()[-1].lower()
+            section = line.removeprefix("## ").split()[-1].lower()
         elif found := ROW.fullmatch(line):
             name, kind, labels, meaning = found.groups()
             assert meaning.strip(), name
-            yield Documented(who, name, kind, frozenset(re.findall(r"`(\w+)`", labels)))
+            yield Documented(section, name, kind, frozenset(re.findall(r"`(\w+)`", labels)))
 
 
 @dataclass(frozen=True)
 class Scraped:
-    """What the services tell, by role, and the values of the labels."""
+    """The metrics of the services, by role; all values of each label; and the sum of each sample over the services."""
 
-    told: dict[str, dict[str, tuple[str, frozenset[str]]]]
+    exported: dict[str, dict[str, tuple[str, frozenset[str]]]]
     values: dict[str, set[str]]
     samples: dict[str, float]
 
@@ -69,7 +69,7 @@ class Scraped:
 async def scraped(
     tmp_path_factory: pytest.TempPathFactory, etcd_server: EtcdServer, postgres_server: PostgresServer
 ) -> AsyncIterator[Scraped]:
-    """Of a cluster with a topic that changes and has gone from one poller to another."""
+    """Scrape a cluster with a topic that changes and that has moved from one poller to another and back."""
     with own_database(postgres_server) as url:
         async with start_world(tmp_path_factory.mktemp("world"), etcd_server.endpoints, url, "/t-metrics") as world:
             for role, name in (("coordinator", "coordinator-1"), ("poller", "poller-1"), ("gateway", "gateway-1")):
@@ -83,13 +83,13 @@ async def scraped(
                 epoch = await move_topic(world.etcd, world.keys, tick, "poller-1")
                 await eventually(lambda: (client.seen[tick].version or (0, 0)) >= (epoch, 6))
 
-                async def told() -> Scraped | None:
-                    """What follows from a watch of etcd comes in its own time."""
+                async def settled() -> Scraped | None:
+                    """Return the scrape once the figures that follow from watches of etcd have arrived."""
                     scraped = await _scrape(world)
                     seen = [scraped.samples[f"pollcast_{name}"] for name in WATCHED]
                     return scraped if seen == list(WATCHED.values()) else None
 
-                found = await eventually(told, what=f"the services tell {WATCHED}")
+                found = await eventually(settled, what=f"the services export {WATCHED}")
                 assert found is not None
                 yield found
 
@@ -99,7 +99,7 @@ async def _scrape(world: World) -> Scraped:
     for role, node in NODES.items():
         text = await asyncio.to_thread(_get, f"http://{await world.http(node)}/metrics")
         families = list(text_string_to_metric_families(text))
-        scraped.told[role] = dict(_told(family) for family in families if family.name.startswith("pollcast_"))
+        scraped.exported[role] = dict(_exported(family) for family in families if family.name.startswith("pollcast_"))
         for sample in (sample for family in families for sample in family.samples):
             scraped.samples[sample.name] = scraped.samples.get(sample.name, 0.0) + sample.value
             for label, value in sample.labels.items():
@@ -113,17 +113,17 @@ def _get(url: str) -> str:
     return text
 
 
-def _told(family: Metric) -> tuple[str, tuple[str, frozenset[str]]]:
+def _exported(family: Metric) -> tuple[str, tuple[str, frozenset[str]]]:
     labels = frozenset(label for sample in family.samples for label in sample.labels) - {"le"}
     return family.name + ("_total" if family.type == "counter" else ""), (family.type, labels)
 
 
-def test_each_metric_is_documented_and_each_documented_one_is_told(scraped: Scraped) -> None:
-    for role, told in scraped.told.items():
-        rows = {row.name: (row.kind, row.labels) for row in documented() if row.who in (role, "coordination")}
-        quiet = {name for name, (_, labels) in told.items() if not labels and rows.get(name, ("", labels))[1]}
+def test_each_metric_is_documented_and_each_documented_one_is_exported(scraped: Scraped) -> None:
+    for role, exported in scraped.exported.items():
+        rows = {row.name: (row.kind, row.labels) for row in documented() if row.section in (role, "coordination")}
+        quiet = {name for name, (_, labels) in exported.items() if not labels and rows.get(name, ("", labels))[1]}
         assert {name: what for name, what in rows.items() if name not in quiet} == {
-            name: what for name, what in told.items() if name not in quiet
+            name: what for name, what in exported.items() if name not in quiet
         }, role
 
 
@@ -136,7 +136,7 @@ def test_no_label_is_a_topic(scraped: Scraped) -> None:
     assert not [value for values in scraped.values.values() for value in values if "?" in value]
 
 
-def test_what_happened_is_told(scraped: Scraped) -> None:
+def test_figures_reflect_the_events(scraped: Scraped) -> None:
     samples = scraped.samples
     assert samples["pollcast_gateway_sockets"] == 1
     assert samples["pollcast_gateway_messages_total"] >= 5
@@ -155,7 +155,7 @@ def test_what_happened_is_told(scraped: Scraped) -> None:
 )
 def test_alerts_dashboard_and_pages_use_documented_names_only(file: str) -> None:
     known = {name for row in documented() for name in row.series}
-    if file.endswith(".md"):  # speaks of a histogram as a whole
+    if file.endswith(".md"):  # pages name a histogram without its suffixes
         known |= {row.name for row in documented()}
     used = {name for name in NAME.findall((ROOT / file).read_text()) if name != "pollcast_reader"}
     assert used <= known, used - known
@@ -168,7 +168,7 @@ def test_each_alert_is_explained() -> None:
     assert [alert for alert in alerts if f"`{alert}`" not in page] == []
 
 
-def test_the_dashboard_is_whole() -> None:
+def test_the_dashboard_has_complete_panels() -> None:
     dashboard = orjson.loads((ROOT / "deploy/grafana.json").read_bytes())
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])

@@ -1,4 +1,4 @@
-"""Mirrors follow etcd through everything, and tell true changes only."""
+"""Mirrors follow etcd through every outage, and report true changes only."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from pollcast.services.coordination.operations import KeyEvent, Kv, Listing
 from tests.support.breakable_etcd import BreakableEtcd
 from tests.support.waiting import eventually
 
-pytest_plugins = ("tests.support.etcd_fixture",)
-
 
 @contextlib.asynccontextmanager
 async def running(mirror: Mirror) -> AsyncIterator[Mirror]:
@@ -37,7 +35,7 @@ def values(mirror: Mirror) -> dict[str, bytes]:
     return {kv.key.rpartition("/")[2]: kv.value for kv in mirror.items.values()}
 
 
-async def test_a_mirror_shows_what_was_there_and_what_changes(etcd: Etcd, namespace: str) -> None:
+async def test_a_mirror_holds_existing_keys_and_follows_changes(etcd: Etcd, namespace: str) -> None:
     changes: list[KeyEvent] = []
     await etcd.put(f"{namespace}/a", b"1")
     async with running(Mirror(etcd, f"{namespace}/", changes.extend)) as mirror:
@@ -50,7 +48,7 @@ async def test_a_mirror_shows_what_was_there_and_what_changes(etcd: Etcd, namesp
     assert changes[-1].previous.value == b"1"
 
 
-async def test_a_break_is_not_deletes_and_the_difference_is_told_once(
+async def test_an_outage_deletes_nothing_and_the_difference_is_reported_once(
     own_etcd: BreakableEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes: list[KeyEvent] = []
@@ -71,7 +69,7 @@ async def test_a_break_is_not_deletes_and_the_difference_is_told_once(
             await eventually(lambda: len(changes) == 1)
 
 
-async def test_a_stalled_watch_is_noticed_and_what_was_missed_is_found(
+async def test_a_stalled_watch_is_noticed_and_missed_changes_are_found(
     own_etcd: BreakableEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Etcd.open(own_etcd.settings) as etcd:
@@ -90,17 +88,20 @@ async def test_a_stalled_watch_is_noticed_and_what_was_missed_is_found(
             await eventually(lambda: values(mirror) == {"a": b"1", "b": b"2"})
 
 
-async def test_another_cluster_is_told_before_what_it_holds(own_etcd: BreakableEtcd) -> None:
-    told: list[str] = []
+async def test_a_new_cluster_is_reported_before_its_changes(own_etcd: BreakableEtcd) -> None:
+    reported: list[str] = []
     async with Etcd.open(own_etcd.settings) as etcd:
         await etcd.put("/m/a", b"1")
         mirror = Mirror(
-            etcd, "/m/", lambda events: told.extend(str(event.deleted) for event in events), lambda: told.append("new")
+            etcd,
+            "/m/",
+            lambda events: reported.extend(str(event.deleted) for event in events),
+            lambda: reported.append("new"),
         )
         async with running(mirror):
             own_etcd.lose_everything(same_cluster_id=False)
-            await eventually(lambda: len(told) == 3)
-    assert told == ["False", "new", "True"]
+            await eventually(lambda: len(reported) == 3)
+    assert reported == ["False", "new", "True"]
 
 
 async def test_garbled_content_is_mirrored_as_it_is(etcd: Etcd, namespace: str) -> None:
@@ -116,7 +117,7 @@ ITEMS = st.lists(KV).map(lambda kvs: {kv.key: kv for kv in kvs})
 
 
 @given(ITEMS, ITEMS)
-def test_the_difference_leads_from_what_was_to_what_is(before: dict[str, Kv], after: dict[str, Kv]) -> None:
+def test_applying_the_difference_gives_the_listing(before: dict[str, Kv], after: dict[str, Kv]) -> None:
     items = dict(before)
     events = diff(items, Listing(tuple(after.values()), 10))
     assert apply(items, events) == events

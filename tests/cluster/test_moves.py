@@ -1,4 +1,4 @@
-"""Moving a topic, and asking a node to drain, on real etcd."""
+"""Moving a topic, and requesting a node to drain, on real etcd."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from pollcast.coordinator.move_topic import move_topic
-from pollcast.services.coordination import drain
 from pollcast.services.coordination import operations as op
 from pollcast.services.coordination.client import Etcd
+from pollcast.services.coordination.drain import DrainRequests, request_drain
 from pollcast.services.coordination.keys import (
     DemandRecord,
     Keys,
@@ -23,8 +23,6 @@ from pollcast.services.coordination.session import Session
 from pollcast.services.errors import UnknownNode, UnknownTopic
 from pollcast.services.process.settings import Role
 from tests.support.waiting import eventually
-
-pytest_plugins = ("tests.support.etcd_fixture",)
 
 SINCE = "2026-01-01T00:00:00.000000Z"
 
@@ -51,7 +49,7 @@ async def test_a_moved_topic_has_a_new_epoch_and_a_pin_on_the_lease_of_its_owner
         assert await move_topic(etcd, keys, "a", "p2") == epoch
 
 
-async def test_a_free_topic_that_is_wanted_can_be_moved(etcd: Etcd, keys: Keys) -> None:
+async def test_a_topic_with_demand_and_no_owner_can_be_moved(etcd: Etcd, keys: Keys) -> None:
     async with Session.open(etcd, 5) as target:
         await register(etcd, keys, "p2", target)
         with pytest.raises(UnknownTopic):
@@ -64,11 +62,11 @@ async def test_a_free_topic_that_is_wanted_can_be_moved(etcd: Etcd, keys: Keys) 
 
 
 @pytest.mark.parametrize("state", ["starting", "draining"])
-async def test_a_topic_moves_to_a_ready_poller_only(etcd: Etcd, keys: Keys, state: NodeState) -> None:
+async def test_a_topic_moves_only_to_a_ready_poller(etcd: Etcd, keys: Keys, state: NodeState) -> None:
     async with Session.open(etcd, 5) as target:
         await register(etcd, keys, "p2", target, state=state)
         await etcd.put(keys.demand("a", "gw"), b"{}", target.lease)
-        for poller in ("p2", "nobody"):
+        for poller in ("p2", "unknown"):
             with pytest.raises(UnknownNode):
                 await move_topic(etcd, keys, "a", poller)
         assert await etcd.get(keys.owner("a")) is None
@@ -77,25 +75,25 @@ async def test_a_topic_moves_to_a_ready_poller_only(etcd: Etcd, keys: Keys, stat
             await move_topic(etcd, keys, "a", "p2")
 
 
-async def test_a_node_that_is_asked_to_drain_hears_of_it_and_no_later_one_of_its_name(etcd: Etcd, keys: Keys) -> None:
+async def test_a_drain_request_reaches_the_node_and_no_later_node_of_its_name(etcd: Etcd, keys: Keys) -> None:
     async with Session.open(etcd, 5) as other:
         async with Session.open(etcd, 5) as session, asyncio.TaskGroup() as tasks:
             await register(etcd, keys, "n", session)
             await register(etcd, keys, "n", other, role="gateway")
             stop, later = asyncio.Event(), asyncio.Event()
-            heard = tasks.create_task(drain.DrainRequests(etcd, keys, "poller", "n", stop).run(session))
-            await etcd.put(keys.drain("poller", "n"), b"")  # on no lease: nobody's word
-            assert sorted(await drain.ask(etcd, keys, "n")) == ["gateway", "poller"]
+            requested = tasks.create_task(DrainRequests(etcd, keys, "poller", "n", stop).run(session))
+            await etcd.put(keys.drain("poller", "n"), b"")  # without a lease it does not count
+            assert sorted(await request_drain(etcd, keys, "n")) == ["gateway", "poller"]
             await eventually(stop.is_set)
-            deaf = tasks.create_task(drain.DrainRequests(etcd, keys, "poller", "n", later).run(other))
+            unrequested = tasks.create_task(DrainRequests(etcd, keys, "poller", "n", later).run(other))
             await etcd.put(keys.drain("poller", "other"), b"", other.lease)
             assert not later.is_set()
-            for task in (heard, deaf):
+            for task in (requested, unrequested):
                 task.cancel()
         assert await etcd.get(keys.drain("poller", "n")) is None
 
 
-async def test_a_node_that_is_not_there_can_not_be_asked(etcd: Etcd, keys: Keys) -> None:
-    await etcd.txn([], [op.put(keys.node("poller", "n"), b"on no lease")])
+async def test_an_unknown_node_cannot_be_requested_to_drain(etcd: Etcd, keys: Keys) -> None:
+    await etcd.txn([], [op.put(keys.node("poller", "n"), b"without a lease")])
     with pytest.raises(UnknownNode):
-        await drain.ask(etcd, keys, "n")
+        await request_drain(etcd, keys, "n")

@@ -1,4 +1,4 @@
-"""Leases as scopes."""
+"""Sessions: a lease as a scope."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from pollcast.services.coordination.session import Session, backoff, keep_sessio
 from pollcast.services.errors import LeaseLost
 from tests.support.breakable_etcd import BreakableEtcd
 from tests.support.waiting import eventually
-
-pytest_plugins = ("tests.support.etcd_fixture",)
 
 
 async def test_keys_live_as_long_as_the_body(etcd: Etcd, namespace: str) -> None:
@@ -49,7 +47,7 @@ async def test_a_lost_lease_cancels_the_body(etcd: Etcd) -> None:
     assert cancelled
 
 
-async def test_what_the_body_raises_comes_out_as_it_is(etcd: Etcd) -> None:
+async def test_an_error_of_the_body_is_raised_unchanged(etcd: Etcd) -> None:
     with pytest.raises(KeyError, match="mine"):
         async with Session.open(etcd, 10) as session:
             raise KeyError("mine")
@@ -72,7 +70,7 @@ async def test_cancelling_the_body_revokes_the_lease(etcd: Etcd) -> None:
     assert await etcd.lease_ttl(lease) == 0
 
 
-async def test_a_body_starts_over_under_a_new_lease(etcd: Etcd) -> None:
+async def test_a_body_whose_lease_is_lost_starts_over_under_a_new_one(etcd: Etcd) -> None:
     leases: list[int] = []
 
     async def body(session: Session) -> str:
@@ -87,7 +85,7 @@ async def test_a_body_starts_over_under_a_new_lease(etcd: Etcd) -> None:
     assert len(set(leases)) == 3
 
 
-async def test_etcd_out_of_reach_is_not_loss_and_its_word_is(
+async def test_an_etcd_outage_keeps_the_session_and_a_lost_lease_ends_it(
     own_etcd: BreakableEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "CALL_SECONDS", 0.5)
@@ -103,7 +101,7 @@ async def test_etcd_out_of_reach_is_not_loss_and_its_word_is(
         own_etcd.server.kill()
         await eventually(lambda: sessions[0].margin() < 0)
         assert not sessions[0].reachable
-        own_etcd.server.restart()  # which knows the lease, and gives it its full time anew
+        own_etcd.server.restart()  # etcd knows the lease, and extends it to its full time
         await eventually(lambda: sessions[0].reachable)
         assert len(sessions) == 1
         own_etcd.lose_everything(same_cluster_id=True)
@@ -113,7 +111,7 @@ async def test_etcd_out_of_reach_is_not_loss_and_its_word_is(
             await task
 
 
-async def test_stop_ends_the_waiting_for_a_first_session(
+async def test_stop_ends_the_retries_for_a_first_session(
     own_etcd: BreakableEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "CALL_SECONDS", 0.3)
@@ -129,15 +127,15 @@ async def test_stop_ends_the_waiting_for_a_first_session(
         assert await waiting is None
 
 
-def test_waits_grow_to_a_limit_and_differ() -> None:
-    waits = [backoff(attempt) for attempt in range(2000)]
-    assert all(0.05 <= wait <= 2.0 for wait in waits)
-    assert waits[0] <= 0.1
-    assert min(waits[10:]) >= 1.0
-    assert len(set(waits)) == len(waits)
+def test_pauses_grow_to_a_limit_and_differ() -> None:
+    pauses = [backoff(attempt) for attempt in range(2000)]
+    assert all(0.05 <= pause <= 2.0 for pause in pauses)
+    assert pauses[0] <= 0.1
+    assert min(pauses[10:]) >= 1.0
+    assert len(set(pauses)) == len(pauses)
 
 
-async def test_a_cancellation_that_comes_while_the_lease_is_being_lost_counts(etcd: Etcd) -> None:
+async def test_a_cancellation_during_the_loss_of_the_lease_is_not_swallowed(etcd: Etcd) -> None:
     opened: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
     losing = asyncio.Event()
 

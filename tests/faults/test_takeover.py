@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pollcast.coordinator.move_topic import move_topic
-from pollcast.services.coordination import drain
+from pollcast.services.coordination.drain import request_drain
 from pollcast.services.coordination.keys import OwnerRecord
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.postgres_server import PostgresServer
@@ -170,7 +170,7 @@ async def test_a_gateway_that_is_told_to_stop_sends_its_clients_away_and_leaves_
         clients = [await stack.enter_async_context(Client.open(address)) for _ in range(20)]
         for client in clients:
             await client.join("tick?n=1")
-        assert await drain.ask(world.etcd, world.keys, "gateway-1") == ["gateway"]  # as SIGTERM would
+        assert await request_drain(world.etcd, world.keys, "gateway-1") == ["gateway"]  # as SIGTERM would
         await world.ended("gateway-1")
         await eventually(lambda: all(client.closed == 1012 for client in clients))
 

@@ -1,4 +1,4 @@
-"""A real etcd that loses its data on command."""
+"""A real etcd that a test may break, up to the loss of all its data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pollcast.services.process.settings import EtcdSettings
 
 
 class BreakableEtcd:
-    """An etcd of one member that the test may break by the verbs of `server`, or by this one."""
+    """An etcd of one member. Break it with the methods of `server`, or with `lose_everything`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -18,7 +18,7 @@ class BreakableEtcd:
         self.settings = EtcdSettings(etcd=self.server.endpoints)
 
     def lose_everything(self, *, same_cluster_id: bool) -> None:
-        """Comes back empty at the same address. The cluster's id is made of the peers' addresses."""
+        """Kill it and start it empty at the same address. A cluster's id derives from its peers' addresses."""
         self.server.kill()
         if same_cluster_id:
             shutil.rmtree(self.server.members[0].data_dir)
@@ -28,4 +28,5 @@ class BreakableEtcd:
             self.server = EtcdServer.start(self._folder / "2", wanted_port=port, fsync=False)
 
     def close(self) -> None:
+        """Kill it."""
         self.server.kill()

@@ -105,15 +105,21 @@ STOCK_TABLE = "create table stock (id int primary key, name text, n int, shelf t
 
 
 @contextlib.contextmanager
-def cluster(data_dir: Path, *flags: str, environment: Mapping[str, str] | None = None) -> Iterator[Cluster]:
-    """Run `pollcast up --port 0` with these flags; yield when it is ready, and stop it with SIGINT on leaving.
+def cluster(
+    data_dir: Path,
+    *flags: str,
+    environment: Mapping[str, str] | None = None,
+    command: Sequence[str] = (sys.executable, "-m", "pollcast"),
+    cwd: Path | None = None,
+) -> Iterator[Cluster]:
+    """Run `pollcast up --port 0` with these flags until it is ready; stop it with SIGINT on leaving.
 
-    Raises AssertionError with the output of the command when it does not start.
+    `command` is how to run `pollcast`, by default that of this checkout; `cwd` is the folder to run it in.
     """
-    command = [sys.executable, "-m", "pollcast", "up", "--port", "0", "--data-dir", str(data_dir), *flags]
     with (data_dir.parent / f"{data_dir.name}.log").open("wb+") as output:
         process = subprocess.Popen(
-            command,
+            [*command, "up", "--port", "0", "--data-dir", str(data_dir), *flags],
+            cwd=cwd,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | dict(environment or {}),

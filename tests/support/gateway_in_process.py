@@ -1,5 +1,7 @@
-"""The WebSocket side of a gateway in the test's own process, without etcd: a real server, hub and sockets; what owners
-send is handed to the hub as it comes off the feed."""
+"""A gateway's WebSocket side in the test's own process, without etcd: a real server, hub and sockets.
+
+Tests play the owner: their results reach the hub as if they came off the feed.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -18,13 +19,13 @@ from starlette.websockets import WebSocket
 from pollcast.gateway.feeds import decode
 from pollcast.gateway.handshake import SCOPE_KEY, Handshake
 from pollcast.gateway.hub import Hub
-from pollcast.gateway.identity import NOBODY
+from pollcast.gateway.identity import ANONYMOUS
 from pollcast.gateway.limits import Limits
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import MemberId
 from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.turns import PacedHttp
-from pollcast.poller.owned import OwnedTopic
+from pollcast.poller.owned import OwnedTopic, Updates
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue import topics
 from pollcast.services.coordination.keys import PresenceRecord
@@ -45,84 +46,82 @@ sql = "select text from t"
 """
 
 OWNER = "127.0.0.1:1"
+"""The address that updates seem to come from."""
 
 
 class NoEtcd:
-    """What is wanted is told, and nobody else is there (`hub.DemandSink`, `presence_list.PresenceStore`)."""
+    """A demand sink and a presence store without etcd: demand calls `on_want`, and there are no other gateways."""
 
     gateway = "here"
 
-    def __init__(self) -> None:
-        self.on_want: Callable[[str], None] = lambda _: None
+    def __init__(self, on_want: Callable[[str], None]) -> None:
+        self.want = on_want
 
-    def want(self, topic: str) -> None:
-        self.on_want(topic)
+    def unwant(self, topic: str) -> None:
+        """Do nothing."""
 
-    def unwant(self, topic: str) -> None: ...
+    def show(self, topic: str, ref: str, record: PresenceRecord) -> None:
+        """Do nothing."""
 
-    def show(self, topic: str, ref: str, record: PresenceRecord) -> None: ...
-
-    def hide(self, topic: str, ref: str) -> None: ...
+    def hide(self, topic: str, ref: str) -> None:
+        """Do nothing."""
 
     def others(self, topic: str) -> Mapping[MemberId, Kv]:
+        """Return no members."""
         return {}
 
-    def ignore(self, kv: Kv, why: str) -> None: ...
+    def ignore(self, kv: Kv, why: str) -> None:
+        """Do nothing."""
 
 
-@dataclass
-class Gateway:
-    hub: Hub
-    sockets: Sockets
-    address: tuple[str, int] = ("", 0)
-    owned: dict[str, OwnedTopic] = field(default_factory=dict)
+class InProcessGateway:
+    """A gateway whose topics are owned by the test. `address` is set by `serving`."""
+
+    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
+        file = folder / "catalog.toml"
+        file.write_text(CATALOG)
+        self.catalog = catalogue.load(file)
+        etcd = NoEtcd(self._attach)
+        presences = Presences(etcd, time.monotonic)
+        self.hub = Hub(GatewaySettings(catalog=file), etcd, presences, lambda _: None)
+        limits = limits or Limits(max_topics=100, join_rate=1e6, max_connections=10_000)
+        self.sockets = Sockets(self.hub, self.catalog, limits, lambda _: ANONYMOUS, time.monotonic)
+        self.address = ("", 0)
+        self._owned: dict[str, OwnedTopic] = {}
 
     @property
     def url(self) -> str:
+        """The URL of its WebSocket endpoint."""
         host, port = self.address
         return f"ws://{host}:{port}/"
 
-    def take(self, updates: list[bytes]) -> None:
-        """Updates of an owner."""
+    def change(self, canonical: str, rows: list[Row], epoch: int = 1) -> None:
+        """Give the topic these rows, by the owner of that epoch."""
+        owned = self._owned.get(canonical)
+        if owned is None or owned.epoch != epoch:
+            topic = topics.parse_canonical(canonical, self.catalog)
+            owned = self._owned[canonical] = OwnedTopic(topic, epoch, 0)
+        self._receive(owned.record_result(rows, time.time_ns() // 1000))
+
+    def _attach(self, canonical: str) -> None:
+        owned = self._owned.get(canonical)
+        if owned is not None:
+            asyncio.get_running_loop().call_soon(self._receive, list(owned.current_updates("live")))
+
+    def _receive(self, updates: Updates) -> None:
         for update in updates:
             self.hub.on_update(OWNER, decode(update))
 
-    def attach(self, canonical: str) -> None:
-        """The owner sends what it has, soon."""
-        owned = self.owned.get(canonical)
-        if owned is not None:
-            asyncio.get_running_loop().call_soon(self.take, list(owned.current_updates("live")))
-
-    def change(self, canonical: str, rows: list[Row], epoch: int = 1) -> None:
-        """The owner of that epoch found these rows."""
-        owned = self.owned.get(canonical)
-        if owned is None or owned.epoch != epoch:
-            topic = topics.parse_canonical(canonical, self.sockets.context.catalog)
-            owned = self.owned[canonical] = OwnedTopic(topic, epoch, 0)
-        self.take(owned.record_result(rows, time.time_ns() // 1000))
-
-
-def gateway(folder: Path, limits: Limits | None = None) -> Gateway:
-    file = folder / "catalog.toml"
-    file.write_text(CATALOG)
-    catalog = catalogue.load(file)
-    nothing = NoEtcd()
-    hub = Hub(GatewaySettings(catalog=file), nothing, Presences(nothing, time.monotonic), lambda _: None)
-    limits = limits or Limits(max_topics=100, join_rate=1e6, max_connections=10_000)
-    here = Gateway(hub, Sockets(hub, catalog, limits, lambda _: NOBODY, time.monotonic))
-    nothing.on_want = here.attach
-    return here
-
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path, limits: Limits | None = None) -> AsyncIterator[Gateway]:
-    """A gateway that takes clients."""
-    here = gateway(folder, limits)
+async def serving(folder: Path, limits: Limits | None = None) -> AsyncIterator[InProcessGateway]:
+    """Serve a gateway on a port of its own."""
+    gateway = InProcessGateway(folder, limits)
 
     async def endpoint(websocket: WebSocket) -> None:
         await websocket.accept()
         handshake = cast(Handshake, websocket.scope["extensions"][SCOPE_KEY])
-        handshake.attach(lambda wire: here.sockets.open(wire, NOBODY))
+        handshake.attach(lambda wire: gateway.sockets.open(wire, ANONYMOUS))
 
     async with web.serve_app(
         Starlette(routes=[WebSocketRoute("/", endpoint)]),
@@ -132,11 +131,11 @@ async def serving(folder: Path, limits: Limits | None = None) -> AsyncIterator[G
         ws_max_size=64 * 1024,
         ws_ping_interval=None,
         ws_per_message_deflate=False,
-    ) as here.address:
-        yield here
+    ) as gateway.address:
+        yield gateway
 
 
 async def turn() -> None:
-    """The loop has gone round a few times."""
+    """Let the event loop go round a few times."""
     for _ in range(5):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""The auditor as the tests' oracle: a coordinator's view of a running cluster, and what is wrong in it."""
+"""The audit as the tests' oracle: a coordinator's view of a running cluster, and the findings in it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from pollcast.services.serving import rpc
 
 
 class Oracle:
-    """Sees what a coordinator sees. It never leads, so that nothing is repaired on its account."""
+    """A view of the cluster as a coordinator has it. It never leads, so it repairs nothing."""
 
     def __init__(self, cluster: ClusterService) -> None:
         self.view = cluster.view
 
     def findings(self, *but: str) -> list[Finding]:
-        """Everything that is wrong now, without these kinds."""
+        """Return the current findings, except those of the kinds in `but`."""
         now = asyncio.get_running_loop().time()
         return [finding for finding in audit(self.view, now) if finding.kind not in but]
 
 
 @contextlib.asynccontextmanager
 async def oracle(endpoints: list[str], namespace: str) -> AsyncIterator[Oracle]:
-    """Registers as one more coordinator, so that nodes report to it, for as long as the body runs."""
+    """Register as one more coordinator, so that the nodes report to it, for the time of the body."""
     name = f"oracle-{uuid.uuid4().hex[:6]}"
     settings = CoordinatorSettings(etcd=tuple(endpoints), namespace=namespace, node=name)
     keys = Keys(namespace)

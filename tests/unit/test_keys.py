@@ -1,4 +1,4 @@
-"""Keys and values: CONTRACT.md §7, letter by letter."""
+"""Keys and values in etcd, letter by letter (docs/reference/etcd.md#keys)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NODE = NodeRecord(
 )
 
 
-def test_keys_are_spelt_as_the_contract_has_them() -> None:
+def test_keys_are_spelled_as_documented() -> None:
     assert KEYS.node("gateway", "gw1") == "/pollcast/nodes/gateway/gw1"
     assert KEYS.demand("q?a=1", "gw1") == "/pollcast/demand/q?a=1/gw1"
     assert KEYS.owner("q?a=1") == "/pollcast/owners/q?a=1"
@@ -36,7 +36,7 @@ def test_keys_are_spelt_as_the_contract_has_them() -> None:
 
 
 @given(TOPICS, NAMES, NAMES)
-def test_what_is_built_is_parsed(topic: str, node: str, ref: str) -> None:
+def test_a_key_that_is_built_is_parsed(topic: str, node: str, ref: str) -> None:
     assert KEYS.parse_demand(KEYS.demand(topic, node)) == (topic, node)
     assert KEYS.parse_owner(KEYS.owner(topic)) == topic
     assert KEYS.parse_presence(KEYS.presence(topic, node, ref)) == (topic, node, ref)
@@ -46,7 +46,7 @@ def test_what_is_built_is_parsed(topic: str, node: str, ref: str) -> None:
 
 
 @given(st.text())
-def test_any_key_is_parsed_or_none(rest: str) -> None:
+def test_parsing_any_key_does_not_raise(rest: str) -> None:
     for kind in ("demand", "owners", "presence", "nodes", ""):
         key = f"/pollcast/{kind}/{rest}"
         for parse in (KEYS.parse_demand, KEYS.parse_owner, KEYS.parse_presence, KEYS.parse_node):
@@ -56,7 +56,7 @@ def test_any_key_is_parsed_or_none(rest: str) -> None:
 @pytest.mark.parametrize(
     "key", ["/pollcast/owners/", "/pollcast/owners/A", "/pollcast/owners/a/b", "/pollcast/owner/a", "/other/owners/a"]
 )
-def test_a_foreign_key_is_none_of_ours(key: str) -> None:
+def test_a_foreign_key_is_not_parsed(key: str) -> None:
     assert KEYS.parse_owner(key) is None
 
 
@@ -74,18 +74,18 @@ def test_a_foreign_key_is_none_of_ours(key: str) -> None:
         (LeaderRecord("c1"), '{"node":"c1"}'),
     ],
 )
-def test_values_are_one_line_of_json_in_the_listed_order(record: Record, text: str) -> None:
+def test_values_are_one_line_of_json_in_the_documented_order(record: Record, text: str) -> None:
     assert record.encode() == text.encode()
     assert type(record).decode(record.encode()) == record
 
 
-def test_fields_that_are_not_ours_are_left_alone() -> None:
+def test_unknown_fields_are_ignored() -> None:
     assert LeaderRecord.decode(b'{"more":1,"node":"c1"}') == LeaderRecord("c1")
 
 
 @pytest.mark.parametrize("field", ["node", "role", "http", "grpc", "pid", "version", "started_at", "lease", "state"])
 @pytest.mark.parametrize("wrong", [True, 1.5, [], "lacking"])
-def test_a_garbled_field_is_a_value_error(field: str, wrong: object) -> None:
+def test_a_garbled_field_raises_value_error(field: str, wrong: object) -> None:
     found = orjson.loads(NODE.encode())
     if wrong == "lacking":
         del found[field]
@@ -96,13 +96,13 @@ def test_a_garbled_field_is_a_value_error(field: str, wrong: object) -> None:
 
 
 @given(st.binary())
-def test_any_value_is_decoded_or_a_value_error(value: bytes) -> None:
+def test_any_bytes_raise_nothing_but_value_error(value: bytes) -> None:
     for kind in (NodeRecord, DemandRecord, OwnerRecord, PresenceRecord, LeaderRecord):
-        with pytest.raises(ValueError):  # noqa: PT011 - of whatever text
+        with pytest.raises(ValueError):  # noqa: PT011 - with any text
             kind.decode(value)
 
 
-def test_a_lease_is_written_as_etcdctl_prints_it() -> None:
+def test_a_lease_is_formatted_as_etcdctl_prints_it() -> None:
     assert lease_hex(0x694DA206E03B1C07) == "694da206e03b1c07"
     assert lease_hex(0xA) == "000000000000000a"
     assert NODE.lease_number == 0x694DA206E03B1C07

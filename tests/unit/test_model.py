@@ -1,9 +1,9 @@
-"""How model/check.py reads what spin says. The model itself is checked by `make model`, which needs spin."""
+"""model/check.py parses the output of spin. `make model`, which needs spin, checks the model itself."""
 
 from __future__ import annotations
 
 import pytest
-from model.check import parse, tell
+from model.check import parse, steps_of
 
 HOLDS = """
 State-vector 148 byte, depth reached 57, errors: 0
@@ -21,7 +21,7 @@ def test_a_check_without_errors_holds() -> None:
     assert (result.failure, result.states, result.seconds, result.memory_mb) == (None, 2647476, 15.2, 531.906)
 
 
-def test_a_failure_is_told() -> None:
+def test_a_failure_is_reported() -> None:
     assert parse(FAILS).failure == "assertion violated (slow_update>=accepted) (at depth 42)"
 
 
@@ -39,12 +39,12 @@ def test_a_search_that_was_cut_short_never_holds(output: str) -> None:
         parse(output)
 
 
-def test_a_counterexample_is_told_by_its_steps_and_the_rule_that_it_breaks() -> None:
+def test_a_counterexample_has_its_steps_and_the_violated_rule() -> None:
     trail = (
         "spin: warning, something\n"
-        "          poller 0 asks to claim\n"
+        "          poller 0 sends a claim\n"
         "spin: /x/ownership.pml:2, Error: assertion violated\n"
         "spin: text of failed assertion: assert(1)\n"
         "spin: trail ends after 13 steps\n"
     )
-    assert tell(trail, "first\n    assert(DEMANDED);\n") == ("poller 0 asks to claim", "WRONG: assert(DEMANDED);")
+    assert steps_of(trail, "first\n    assert(DEMANDED);\n") == ("poller 0 sends a claim", "WRONG: assert(DEMANDED);")

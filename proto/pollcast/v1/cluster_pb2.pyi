@@ -34,11 +34,13 @@ class Node(_message.Message):
     role: _builtins.str
     """gateway, poller or coordinator."""
     http: _builtins.str
-    """host:port; empty where there is none."""
+    """host:port of its HTTP server; empty when it has none."""
     grpc: _builtins.str
+    """host:port of its gRPC server; empty when it has none."""
     pid: _builtins.int
     version: _builtins.str
     started_at: _builtins.str
+    """RFC 3339."""
     state: _builtins.str
     """starting, ready or draining."""
     def __init__(
@@ -75,23 +77,26 @@ class TopicInfo(_message.Message):
     LAST_POLLED_AT_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
-    """Canonical."""
+    """The canonical topic."""
     owner: _builtins.str
-    """The poller's node name; empty without an owner."""
+    """The node name of the poller that owns it; empty without an owner."""
     epoch: _builtins.int
-    """0 without an owner."""
+    """The epoch of the owner; 0 without an owner."""
     state: _builtins.str
-    """live, stale or failed: the worst of what its owner and its gateways say; stale without an owner."""
+    """live, stale or failed: the worst that its owner and its gateways report; stale without an owner."""
     clients: _builtins.int
+    """The number of clients on all gateways."""
     interval_ms: _builtins.int
-    """The interval in force now: longer than the catalogue's while the database is slow."""
+    """The current interval: longer than the catalogue's while the database is slow."""
     last_polled_at: _builtins.str
-    """When the last poll began that gave a result, RFC 3339. Empty before the first."""
+    """The start of the last poll that gave a result, RFC 3339; empty before the first."""
     @_builtins.property
-    def gateways(self) -> _containers.RepeatedCompositeFieldContainer[Global___GatewayClients]: ...
+    def gateways(self) -> _containers.RepeatedCompositeFieldContainer[Global___GatewayClients]:
+        """The gateways that have demand for it."""
+
     @_builtins.property
     def load(self) -> Global___TopicLoad:
-        """Absent without an owner that reports."""
+        """Absent until the owner has reported."""
 
     def __init__(
         self,
@@ -116,7 +121,7 @@ Global___TopicInfo: _TypeAlias = TopicInfo  # noqa: Y015
 
 @_typing.final
 class TopicLoad(_message.Message):
-    """What a topic costs and gives, over the last seconds."""
+    """The load of a topic, averaged over the last seconds."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -126,11 +131,11 @@ class TopicLoad(_message.Message):
     POLL_MS_FIELD_NUMBER: _builtins.int
     polls_per_second: _builtins.float
     changes_per_second: _builtins.float
-    """Changes of the result."""
+    """Changes of the result per second."""
     rows: _builtins.int
-    """In the last result."""
+    """The number of rows of the last result."""
     poll_ms: _builtins.float
-    """What one poll costs the database, about, in milliseconds: the topic's share of its statement's time."""
+    """The approximate time of one poll in the database, in milliseconds: the topic's share of its statement's time."""
     def __init__(
         self,
         *,
@@ -154,7 +159,9 @@ class GatewayClients(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     CLIENTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """The gateway's node name."""
     clients: _builtins.int
+    """The number of its clients on the topic."""
     def __init__(
         self,
         *,
@@ -272,9 +279,13 @@ class WatchClusterResponse(_message.Message):
     topic_gone: _builtins.str
     """A canonical topic that has neither demand nor owner any more."""
     @_builtins.property
-    def node_up(self) -> Global___Node: ...
+    def node_up(self) -> Global___Node:
+        """A node that is new or has changed."""
+
     @_builtins.property
-    def topic(self) -> Global___TopicInfo: ...
+    def topic(self) -> Global___TopicInfo:
+        """A topic that is new or has changed."""
+
     def __init__(
         self,
         *,
@@ -300,6 +311,7 @@ class MoveTopicRequest(_message.Message):
     TOPIC_FIELD_NUMBER: _builtins.int
     POLLER_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
+    """The topic in any spelling; in the canonical one when the coordinator has no catalogue."""
     poller: _builtins.str
     """The poller's node name."""
     def __init__(
@@ -342,6 +354,7 @@ class DrainNodeRequest(_message.Message):
 
     NODE_FIELD_NUMBER: _builtins.int
     node: _builtins.str
+    """The node's name."""
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ClusterStub:
-    """Cluster shows and steers the cluster. Served by every coordinator, from its own mirror of etcd.
+    """Cluster shows and steers the cluster. Every coordinator serves it from its own mirror of etcd.
     """
 
     def __init__(self, channel):
@@ -63,40 +63,40 @@ class ClusterStub:
 
 
 class ClusterServicer:
-    """Cluster shows and steers the cluster. Served by every coordinator, from its own mirror of etcd.
+    """Cluster shows and steers the cluster. Every coordinator serves it from its own mirror of etcd.
     """
 
     def ListNodes(self, request, context):
-        """Every node that holds a lease.
+        """Lists every node that has an entry in etcd.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTopics(self, request, context):
-        """Every topic that has demand or an owner, or those of one query. NOT_FOUND for an unknown query.
+        """Lists every topic that has demand or an owner, or those of one query. NOT_FOUND for an unknown query.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchCluster(self, request, context):
-        """Everything first, then each change, until cancelled. What happens to one node or topic between two reads of a slow
-        consumer is told as one change.
+        """Streams every node and topic, then each change, until cancelled. Several changes of one node or topic between two
+        reads of a slow consumer arrive as one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MoveTopic(self, request, context):
-        """Hands a topic to a poller, where it stays while that poller lives. NOT_FOUND for an unknown topic or poller.
+        """Moves a topic to a poller, where it stays while that poller lives. NOT_FOUND for an unknown topic or poller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DrainNode(self, request, context):
-        """Makes a node hand over what it has and end, as SIGTERM does. NOT_FOUND for an unknown node.
+        """Requests a node to drain and end, as SIGTERM does. NOT_FOUND for an unknown node.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,7 +139,7 @@ def add_ClusterServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Cluster:
-    """Cluster shows and steers the cluster. Served by every coordinator, from its own mirror of etcd.
+    """Cluster shows and steers the cluster. Every coordinator serves it from its own mirror of etcd.
     """
 
     @staticmethod

@@ -27,45 +27,45 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ClusterStub:
-    """Cluster shows and steers the cluster. Served by every coordinator, from its own mirror of etcd."""
+    """Cluster shows and steers the cluster. Every coordinator serves it from its own mirror of etcd."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ClusterAsyncStub: ...
     ListNodes: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListNodesRequest, _cluster_pb2.ListNodesResponse]
-    """Every node that holds a lease."""
+    """Lists every node that has an entry in etcd."""
     ListTopics: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListTopicsRequest, _cluster_pb2.ListTopicsResponse]
-    """Every topic that has demand or an owner, or those of one query. NOT_FOUND for an unknown query."""
+    """Lists every topic that has demand or an owner, or those of one query. NOT_FOUND for an unknown query."""
     WatchCluster: _grpc.UnaryStreamMultiCallable[_cluster_pb2.WatchClusterRequest, _cluster_pb2.WatchClusterResponse]
-    """Everything first, then each change, until cancelled. What happens to one node or topic between two reads of a slow
-    consumer is told as one change.
+    """Streams every node and topic, then each change, until cancelled. Several changes of one node or topic between two
+    reads of a slow consumer arrive as one.
     """
     MoveTopic: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.MoveTopicRequest, _cluster_pb2.MoveTopicResponse]
-    """Hands a topic to a poller, where it stays while that poller lives. NOT_FOUND for an unknown topic or poller."""
+    """Moves a topic to a poller, where it stays while that poller lives. NOT_FOUND for an unknown topic or poller."""
     DrainNode: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.DrainNodeRequest, _cluster_pb2.DrainNodeResponse]
-    """Makes a node hand over what it has and end, as SIGTERM does. NOT_FOUND for an unknown node."""
+    """Requests a node to drain and end, as SIGTERM does. NOT_FOUND for an unknown node."""
 
 @_typing.type_check_only
 class ClusterAsyncStub(ClusterStub):
-    """Cluster shows and steers the cluster. Served by every coordinator, from its own mirror of etcd."""
+    """Cluster shows and steers the cluster. Every coordinator serves it from its own mirror of etcd."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListNodes: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListNodesRequest, _cluster_pb2.ListNodesResponse]  # type: ignore[assignment]
-    """Every node that holds a lease."""
+    """Lists every node that has an entry in etcd."""
     ListTopics: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListTopicsRequest, _cluster_pb2.ListTopicsResponse]  # type: ignore[assignment]
-    """Every topic that has demand or an owner, or those of one query. NOT_FOUND for an unknown query."""
+    """Lists every topic that has demand or an owner, or those of one query. NOT_FOUND for an unknown query."""
     WatchCluster: _aio.UnaryStreamMultiCallable[_cluster_pb2.WatchClusterRequest, _cluster_pb2.WatchClusterResponse]  # type: ignore[assignment]
-    """Everything first, then each change, until cancelled. What happens to one node or topic between two reads of a slow
-    consumer is told as one change.
+    """Streams every node and topic, then each change, until cancelled. Several changes of one node or topic between two
+    reads of a slow consumer arrive as one.
     """
     MoveTopic: _aio.UnaryUnaryMultiCallable[_cluster_pb2.MoveTopicRequest, _cluster_pb2.MoveTopicResponse]  # type: ignore[assignment]
-    """Hands a topic to a poller, where it stays while that poller lives. NOT_FOUND for an unknown topic or poller."""
+    """Moves a topic to a poller, where it stays while that poller lives. NOT_FOUND for an unknown topic or poller."""
     DrainNode: _aio.UnaryUnaryMultiCallable[_cluster_pb2.DrainNodeRequest, _cluster_pb2.DrainNodeResponse]  # type: ignore[assignment]
-    """Makes a node hand over what it has and end, as SIGTERM does. NOT_FOUND for an unknown node."""
+    """Requests a node to drain and end, as SIGTERM does. NOT_FOUND for an unknown node."""
 
 class ClusterServicer(metaclass=_abc_1.ABCMeta):
-    """Cluster shows and steers the cluster. Served by every coordinator, from its own mirror of etcd."""
+    """Cluster shows and steers the cluster. Every coordinator serves it from its own mirror of etcd."""
 
     @_abc_1.abstractmethod
     def ListNodes(
@@ -73,7 +73,7 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_pb2.ListNodesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.ListNodesResponse, _abc.Awaitable[_cluster_pb2.ListNodesResponse]]:
-        """Every node that holds a lease."""
+        """Lists every node that has an entry in etcd."""
 
     @_abc_1.abstractmethod
     def ListTopics(
@@ -81,7 +81,7 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_pb2.ListTopicsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.ListTopicsResponse, _abc.Awaitable[_cluster_pb2.ListTopicsResponse]]:
-        """Every topic that has demand or an owner, or those of one query. NOT_FOUND for an unknown query."""
+        """Lists every topic that has demand or an owner, or those of one query. NOT_FOUND for an unknown query."""
 
     @_abc_1.abstractmethod
     def WatchCluster(
@@ -89,8 +89,8 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_pb2.WatchClusterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cluster_pb2.WatchClusterResponse], _abc.AsyncIterator[_cluster_pb2.WatchClusterResponse]]:
-        """Everything first, then each change, until cancelled. What happens to one node or topic between two reads of a slow
-        consumer is told as one change.
+        """Streams every node and topic, then each change, until cancelled. Several changes of one node or topic between two
+        reads of a slow consumer arrive as one.
         """
 
     @_abc_1.abstractmethod
@@ -99,7 +99,7 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_pb2.MoveTopicRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.MoveTopicResponse, _abc.Awaitable[_cluster_pb2.MoveTopicResponse]]:
-        """Hands a topic to a poller, where it stays while that poller lives. NOT_FOUND for an unknown topic or poller."""
+        """Moves a topic to a poller, where it stays while that poller lives. NOT_FOUND for an unknown topic or poller."""
 
     @_abc_1.abstractmethod
     def DrainNode(
@@ -107,6 +107,6 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_pb2.DrainNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.DrainNodeResponse, _abc.Awaitable[_cluster_pb2.DrainNodeResponse]]:
-        """Makes a node hand over what it has and end, as SIGTERM does. NOT_FOUND for an unknown node."""
+        """Requests a node to drain and end, as SIGTERM does. NOT_FOUND for an unknown node."""
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

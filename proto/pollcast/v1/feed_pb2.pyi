@@ -20,6 +20,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class FeedRequest(_message.Message):
+    """A change of a gateway's attachments."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     GATEWAY_FIELD_NUMBER: _builtins.int
@@ -29,7 +31,7 @@ class FeedRequest(_message.Message):
     """The gateway's node name; read from the first message only."""
     @_builtins.property
     def attach(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attach]:
-        """Topics to attach to. The poller sends updates of a topic whenever it owns it, now or later."""
+        """Topics to attach to. The poller sends updates of an attached topic whenever it owns it, now or later."""
 
     @_builtins.property
     def detach(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -52,15 +54,17 @@ Global___FeedRequest: _TypeAlias = FeedRequest  # noqa: Y015
 
 @_typing.final
 class Attach(_message.Message):
+    """A topic to attach to."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TOPIC_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     SEQ_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
-    """Canonical."""
+    """The canonical topic."""
     epoch: _builtins.int
-    """What the gateway has already, so that the same owner need not send it again; 0 and 0 for nothing."""
+    """The version that the gateway has already, so that the same owner need not send it again; 0 and 0 for none."""
     seq: _builtins.int
     def __init__(
         self,
@@ -79,14 +83,14 @@ Global___Attach: _TypeAlias = Attach  # noqa: Y015
 
 @_typing.final
 class FeedUpdates(_message.Message):
-    """What was ready at the same time: one round of polls changes many topics, and a message is what costs."""
+    """Updates that were ready at the same time: one round of polls changes many topics, and the cost is per message."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     UPDATES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def updates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Each a FeedUpdate, which was encoded once for all gateways."""
+        """Each element is a serialised FeedUpdate, encoded once for all gateways."""
 
     def __init__(
         self,
@@ -103,6 +107,8 @@ Global___FeedUpdates: _TypeAlias = FeedUpdates  # noqa: Y015
 
 @_typing.final
 class FeedUpdate(_message.Message):
+    """One change of one topic: a piece of a snapshot, a delta or a status."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TOPIC_FIELD_NUMBER: _builtins.int
@@ -113,13 +119,13 @@ class FeedUpdate(_message.Message):
     DELTA_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
-    """Canonical."""
+    """The canonical topic."""
     epoch: _builtins.int
-    """The mod_revision of the owner key under which this update was made: the fencing token."""
+    """The fencing token: the mod_revision of the owner key under which this update was made."""
     seq: _builtins.int
-    """Counts the results of this epoch that differ, from 1."""
+    """The number of the result within its epoch, from 1; only results that differ are counted."""
     polled_at: _builtins.int
-    """Microseconds since the Unix epoch, UTC: when the poll that gave this result started."""
+    """The start of the poll that gave this result, in microseconds since the Unix epoch."""
     @_builtins.property
     def snapshot(self) -> Global___FeedSnapshot: ...
     @_builtins.property
@@ -149,6 +155,8 @@ Global___FeedUpdate: _TypeAlias = FeedUpdate  # noqa: Y015
 
 @_typing.final
 class FeedRow(_message.Message):
+    """One row of a snapshot."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
@@ -173,7 +181,9 @@ Global___FeedRow: _TypeAlias = FeedRow  # noqa: Y015
 
 @_typing.final
 class FeedSnapshot(_message.Message):
-    """A snapshot travels in pieces of at most about 1 MiB, one after the other on the stream; the last has `more` unset."""
+    """A piece of a snapshot. A snapshot is sent in pieces of at most about 1 MiB each, one after the other on the stream;
+    `more` is set on all but the last.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -198,16 +208,20 @@ Global___FeedSnapshot: _TypeAlias = FeedSnapshot  # noqa: Y015
 
 @_typing.final
 class FeedDelta(_message.Message):
-    """The way from seq - 1 to seq of the same epoch."""
+    """The change from the result seq - 1 to the result seq of the same epoch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DELETES_FIELD_NUMBER: _builtins.int
     UPSERTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def deletes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def deletes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Keys of rows, as in FeedRow."""
+
     @_builtins.property
-    def upserts(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedUpsert]: ...
+    def upserts(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedUpsert]:
+        """`at` strictly ascends."""
+
     def __init__(
         self,
         *,
@@ -224,13 +238,17 @@ Global___FeedDelta: _TypeAlias = FeedDelta  # noqa: Y015
 
 @_typing.final
 class FeedUpsert(_message.Message):
+    """One row that is new, changed or moved."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     AT_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     ROW_FIELD_NUMBER: _builtins.int
     at: _builtins.int
+    """The index of the row in the new result."""
     key: _builtins.bytes
+    """As in FeedRow."""
     row: _builtins.bytes
     def __init__(
         self,
@@ -249,9 +267,9 @@ Global___FeedUpsert: _TypeAlias = FeedUpsert  # noqa: Y015
 
 @_typing.final
 class FeedStatus(_message.Message):
-    """Sent after the first poll of an epoch, whenever it changes, and on attachment once there has been a poll (also when it
-    is "live": a gateway that had said "stale" while it did not reach the poller learns by it that all is well). `seq` is
-    that of the last result, 0 before the first.
+    """The topic's status. It is sent after the first poll of an epoch, whenever it changes, and on attachment once there
+    has been a poll, even when it is "live": the gateway may have reported "stale" while it did not reach the poller.
+    The update's `seq` is that of the last result, 0 before the first.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -262,8 +280,9 @@ class FeedStatus(_message.Message):
     state: _builtins.str
     """"live", "stale" or "failed"."""
     reason: _builtins.str
+    """The cause; empty when live."""
     since: _builtins.int
-    """Microseconds since the Unix epoch, UTC."""
+    """The start of this state, in microseconds since the Unix epoch."""
     def __init__(
         self,
         *,

@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class FeedStub:
-    """Feed brings results from the poller that owns a topic to the gateways that have clients on it. One stream per
-    (gateway, poller); topics are multiplexed on it. For gateways only: no compatibility is promised to others.
+    """Feed carries results from the poller that owns a topic to the gateways that have clients on it. There is one stream
+    per gateway and poller, with all topics multiplexed on it. Feed is for gateways only: it promises no compatibility to
+    other clients.
     """
 
     def __init__(self, channel):
@@ -44,12 +45,13 @@ class FeedStub:
 
 
 class FeedServicer:
-    """Feed brings results from the poller that owns a topic to the gateways that have clients on it. One stream per
-    (gateway, poller); topics are multiplexed on it. For gateways only: no compatibility is promised to others.
+    """Feed carries results from the poller that owns a topic to the gateways that have clients on it. There is one stream
+    per gateway and poller, with all topics multiplexed on it. Feed is for gateways only: it promises no compatibility to
+    other clients.
     """
 
     def Subscribe(self, request_iterator, context):
-        """Lives as long as both processes do. A broken stream ends every attachment on it.
+        """The stream lives as long as both processes do. When it breaks, every attachment on it ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,8 +74,9 @@ def add_FeedServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Feed:
-    """Feed brings results from the poller that owns a topic to the gateways that have clients on it. One stream per
-    (gateway, poller); topics are multiplexed on it. For gateways only: no compatibility is promised to others.
+    """Feed carries results from the poller that owns a topic to the gateways that have clients on it. There is one stream
+    per gateway and poller, with all topics multiplexed on it. Feed is for gateways only: it promises no compatibility to
+    other clients.
     """
 
     @staticmethod

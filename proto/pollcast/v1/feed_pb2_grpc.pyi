@@ -27,8 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class FeedStub:
-    """Feed brings results from the poller that owns a topic to the gateways that have clients on it. One stream per
-    (gateway, poller); topics are multiplexed on it. For gateways only: no compatibility is promised to others.
+    """Feed carries results from the poller that owns a topic to the gateways that have clients on it. There is one stream
+    per gateway and poller, with all topics multiplexed on it. Feed is for gateways only: it promises no compatibility to
+    other clients.
     """
 
     @_typing.overload
@@ -36,21 +37,23 @@ class FeedStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FeedAsyncStub: ...
     Subscribe: _grpc.StreamStreamMultiCallable[_feed_pb2.FeedRequest, _feed_pb2.FeedUpdates]
-    """Lives as long as both processes do. A broken stream ends every attachment on it."""
+    """The stream lives as long as both processes do. When it breaks, every attachment on it ends."""
 
 @_typing.type_check_only
 class FeedAsyncStub(FeedStub):
-    """Feed brings results from the poller that owns a topic to the gateways that have clients on it. One stream per
-    (gateway, poller); topics are multiplexed on it. For gateways only: no compatibility is promised to others.
+    """Feed carries results from the poller that owns a topic to the gateways that have clients on it. There is one stream
+    per gateway and poller, with all topics multiplexed on it. Feed is for gateways only: it promises no compatibility to
+    other clients.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Subscribe: _aio.StreamStreamMultiCallable[_feed_pb2.FeedRequest, _feed_pb2.FeedUpdates]  # type: ignore[assignment]
-    """Lives as long as both processes do. A broken stream ends every attachment on it."""
+    """The stream lives as long as both processes do. When it breaks, every attachment on it ends."""
 
 class FeedServicer(metaclass=_abc_1.ABCMeta):
-    """Feed brings results from the poller that owns a topic to the gateways that have clients on it. One stream per
-    (gateway, poller); topics are multiplexed on it. For gateways only: no compatibility is promised to others.
+    """Feed carries results from the poller that owns a topic to the gateways that have clients on it. There is one stream
+    per gateway and poller, with all topics multiplexed on it. Feed is for gateways only: it promises no compatibility to
+    other clients.
     """
 
     @_abc_1.abstractmethod
@@ -59,6 +62,6 @@ class FeedServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_feed_pb2.FeedRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_feed_pb2.FeedUpdates], _abc.AsyncIterator[_feed_pb2.FeedUpdates]]:
-        """Lives as long as both processes do. A broken stream ends every attachment on it."""
+        """The stream lives as long as both processes do. When it breaks, every attachment on it ends."""
 
 def add_FeedServicer_to_server(servicer: FeedServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -21,6 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class WatchRequest(_message.Message):
+    """A topic to watch."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TOPIC_FIELD_NUMBER: _builtins.int
@@ -28,9 +30,9 @@ class WatchRequest(_message.Message):
     SNAPSHOTS_ONLY_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     since: _builtins.str
-    """The version that the consumer has already; empty for none. One that can't be placed counts as absent."""
+    """The version that the consumer has already; empty for none. A version that cannot be placed counts as absent."""
     snapshots_only: _builtins.bool
-    """Every change as a snapshot, no deltas."""
+    """Sends every change as a snapshot instead of a delta."""
     def __init__(
         self,
         *,
@@ -48,6 +50,8 @@ Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
 
 @_typing.final
 class WatchResponse(_message.Message):
+    """One event of a watched topic."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SNAPSHOT_FIELD_NUMBER: _builtins.int
@@ -132,6 +136,8 @@ Global___ListQueriesResponse: _TypeAlias = ListQueriesResponse  # noqa: Y015
 
 @_typing.final
 class QueryInfo(_message.Message):
+    """The public part of one query of the catalogue."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -168,6 +174,8 @@ Global___QueryInfo: _TypeAlias = QueryInfo  # noqa: Y015
 
 @_typing.final
 class ParamInfo(_message.Message):
+    """One parameter that a client may set."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -183,7 +191,7 @@ class ParamInfo(_message.Message):
     """text, int, float, numeric, bool, date, timestamptz or uuid."""
     required: _builtins.bool
     default: _builtins.str
-    """Values are in the type's canonical text, as in a canonical topic."""
+    """Values are canonical texts of the type, as in a canonical topic."""
     min: _builtins.str
     max: _builtins.str
     max_length: _builtins.int
@@ -250,7 +258,7 @@ class ListPresenceResponse(_message.Message):
     PRESENCES_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     total: _builtins.int
-    """Of how many members in all: more than there are metas when the list is capped (at 1,000)."""
+    """The number of members, which exceeds the number of metas when the list is capped (at 1,000)."""
     @_builtins.property
     def presences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Presence]: ...
     def __init__(
@@ -269,7 +277,7 @@ Global___ListPresenceResponse: _TypeAlias = ListPresenceResponse  # noqa: Y015
 
 @_typing.final
 class Presence(_message.Message):
-    """One key (a user, say) with an entry for each of its connections."""
+    """One presence key (a user, for example) with a meta for each of its connections."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -278,7 +286,7 @@ class Presence(_message.Message):
     key: _builtins.str
     @_builtins.property
     def metas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """JSON objects in UTF-8, each with phx_ref and online_at beside what the client sent."""
+        """JSON objects in UTF-8, each with phx_ref and online_at beside the client's own fields."""
 
     def __init__(
         self,
@@ -341,6 +349,8 @@ Global___WatchPresenceResponse: _TypeAlias = WatchPresenceResponse  # noqa: Y015
 
 @_typing.final
 class PresenceState(_message.Message):
+    """All members that are listed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PRESENCES_FIELD_NUMBER: _builtins.int
@@ -365,6 +375,8 @@ Global___PresenceState: _TypeAlias = PresenceState  # noqa: Y015
 
 @_typing.final
 class PresenceDiff(_message.Message):
+    """The difference from the list that was sent before."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     JOINS_FIELD_NUMBER: _builtins.int
@@ -374,11 +386,11 @@ class PresenceDiff(_message.Message):
     """As in ListPresenceResponse."""
     @_builtins.property
     def joins(self) -> _containers.RepeatedCompositeFieldContainer[Global___Presence]:
-        """Metas to add. One with a phx_ref that is known replaces it."""
+        """Metas to add. A meta with a known phx_ref replaces that meta."""
 
     @_builtins.property
     def leaves(self) -> _containers.RepeatedCompositeFieldContainer[Global___Presence]:
-        """Metas to take away after that, by their phx_ref."""
+        """Metas to remove after that, by their phx_ref."""
 
     def __init__(
         self,

@@ -27,11 +27,11 @@ if _version_not_supported:
 
 
 class LiveQueryStub:
-    """LiveQuery gives internal consumers what browsers get over WebSocket. Served by every gateway.
+    """LiveQuery gives internal consumers the results that browsers get over WebSocket. Every gateway serves it.
 
-    Topics are taken with or without the prefix "live:". Errors carry the reason and the detail of the contract in the
-    status message as "<reason>: <detail>": NOT_FOUND unknown_query, INVALID_ARGUMENT invalid_params,
-    UNAUTHENTICATED unauthorized, PERMISSION_DENIED forbidden, UNAVAILABLE while the gateway drains.
+    Topics are spelled with or without the prefix "live:". The status message of an error is "<reason>: <detail>":
+    NOT_FOUND unknown_query, INVALID_ARGUMENT invalid_params, UNAUTHENTICATED unauthorized, PERMISSION_DENIED forbidden,
+    UNAVAILABLE draining.
     """
 
     def __init__(self, channel):
@@ -68,15 +68,15 @@ class LiveQueryStub:
 
 
 class LiveQueryServicer:
-    """LiveQuery gives internal consumers what browsers get over WebSocket. Served by every gateway.
+    """LiveQuery gives internal consumers the results that browsers get over WebSocket. Every gateway serves it.
 
-    Topics are taken with or without the prefix "live:". Errors carry the reason and the detail of the contract in the
-    status message as "<reason>: <detail>": NOT_FOUND unknown_query, INVALID_ARGUMENT invalid_params,
-    UNAUTHENTICATED unauthorized, PERMISSION_DENIED forbidden, UNAVAILABLE while the gateway drains.
+    Topics are spelled with or without the prefix "live:". The status message of an error is "<reason>: <detail>":
+    NOT_FOUND unknown_query, INVALID_ARGUMENT invalid_params, UNAUTHENTICATED unauthorized, PERMISSION_DENIED forbidden,
+    UNAVAILABLE draining.
     """
 
     def Watch(self, request, context):
-        """One snapshot as soon as a result exists (or the deltas since `since`), then each change, until cancelled.
+        """Streams one snapshot as soon as a result exists (or the deltas since `since`), then each change, until cancelled.
         A consumer that reads slowly misses intermediate versions and gets a snapshot when it catches up.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -84,28 +84,28 @@ class LiveQueryServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
-        """The present result. UNAVAILABLE when none came within 10 s.
+        """Returns the present result; fails with UNAVAILABLE when there is none within 10 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListQueries(self, request, context):
-        """What may be watched; never SQL, no parameter that is bound from a token.
+        """Returns the queries that may be watched, without SQL and without parameters that are bound from a token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPresence(self, request, context):
-        """Who is on a topic now.
+        """Returns the members on a topic.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchPresence(self, request, context):
-        """Who is on a topic: everyone first, then the differences, until cancelled.
+        """Streams the members on a topic, then the differences, until cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,11 +148,11 @@ def add_LiveQueryServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LiveQuery:
-    """LiveQuery gives internal consumers what browsers get over WebSocket. Served by every gateway.
+    """LiveQuery gives internal consumers the results that browsers get over WebSocket. Every gateway serves it.
 
-    Topics are taken with or without the prefix "live:". Errors carry the reason and the detail of the contract in the
-    status message as "<reason>: <detail>": NOT_FOUND unknown_query, INVALID_ARGUMENT invalid_params,
-    UNAUTHENTICATED unauthorized, PERMISSION_DENIED forbidden, UNAVAILABLE while the gateway drains.
+    Topics are spelled with or without the prefix "live:". The status message of an error is "<reason>: <detail>":
+    NOT_FOUND unknown_query, INVALID_ARGUMENT invalid_params, UNAUTHENTICATED unauthorized, PERMISSION_DENIED forbidden,
+    UNAVAILABLE draining.
     """
 
     @staticmethod

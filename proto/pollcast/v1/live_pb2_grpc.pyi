@@ -28,11 +28,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LiveQueryStub:
-    """LiveQuery gives internal consumers what browsers get over WebSocket. Served by every gateway.
+    """LiveQuery gives internal consumers the results that browsers get over WebSocket. Every gateway serves it.
 
-    Topics are taken with or without the prefix "live:". Errors carry the reason and the detail of the contract in the
-    status message as "<reason>: <detail>": NOT_FOUND unknown_query, INVALID_ARGUMENT invalid_params,
-    UNAUTHENTICATED unauthorized, PERMISSION_DENIED forbidden, UNAVAILABLE while the gateway drains.
+    Topics are spelled with or without the prefix "live:". The status message of an error is "<reason>: <detail>":
+    NOT_FOUND unknown_query, INVALID_ARGUMENT invalid_params, UNAUTHENTICATED unauthorized, PERMISSION_DENIED forbidden,
+    UNAVAILABLE draining.
     """
 
     @_typing.overload
@@ -40,47 +40,47 @@ class LiveQueryStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LiveQueryAsyncStub: ...
     Watch: _grpc.UnaryStreamMultiCallable[_live_pb2.WatchRequest, _live_pb2.WatchResponse]
-    """One snapshot as soon as a result exists (or the deltas since `since`), then each change, until cancelled.
+    """Streams one snapshot as soon as a result exists (or the deltas since `since`), then each change, until cancelled.
     A consumer that reads slowly misses intermediate versions and gets a snapshot when it catches up.
     """
     Get: _grpc.UnaryUnaryMultiCallable[_live_pb2.GetRequest, _types_pb2.Snapshot]
-    """The present result. UNAVAILABLE when none came within 10 s."""
+    """Returns the present result; fails with UNAVAILABLE when there is none within 10 s."""
     ListQueries: _grpc.UnaryUnaryMultiCallable[_live_pb2.ListQueriesRequest, _live_pb2.ListQueriesResponse]
-    """What may be watched; never SQL, no parameter that is bound from a token."""
+    """Returns the queries that may be watched, without SQL and without parameters that are bound from a token."""
     ListPresence: _grpc.UnaryUnaryMultiCallable[_live_pb2.ListPresenceRequest, _live_pb2.ListPresenceResponse]
-    """Who is on a topic now."""
+    """Returns the members on a topic."""
     WatchPresence: _grpc.UnaryStreamMultiCallable[_live_pb2.WatchPresenceRequest, _live_pb2.WatchPresenceResponse]
-    """Who is on a topic: everyone first, then the differences, until cancelled."""
+    """Streams the members on a topic, then the differences, until cancelled."""
 
 @_typing.type_check_only
 class LiveQueryAsyncStub(LiveQueryStub):
-    """LiveQuery gives internal consumers what browsers get over WebSocket. Served by every gateway.
+    """LiveQuery gives internal consumers the results that browsers get over WebSocket. Every gateway serves it.
 
-    Topics are taken with or without the prefix "live:". Errors carry the reason and the detail of the contract in the
-    status message as "<reason>: <detail>": NOT_FOUND unknown_query, INVALID_ARGUMENT invalid_params,
-    UNAUTHENTICATED unauthorized, PERMISSION_DENIED forbidden, UNAVAILABLE while the gateway drains.
+    Topics are spelled with or without the prefix "live:". The status message of an error is "<reason>: <detail>":
+    NOT_FOUND unknown_query, INVALID_ARGUMENT invalid_params, UNAUTHENTICATED unauthorized, PERMISSION_DENIED forbidden,
+    UNAVAILABLE draining.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Watch: _aio.UnaryStreamMultiCallable[_live_pb2.WatchRequest, _live_pb2.WatchResponse]  # type: ignore[assignment]
-    """One snapshot as soon as a result exists (or the deltas since `since`), then each change, until cancelled.
+    """Streams one snapshot as soon as a result exists (or the deltas since `since`), then each change, until cancelled.
     A consumer that reads slowly misses intermediate versions and gets a snapshot when it catches up.
     """
     Get: _aio.UnaryUnaryMultiCallable[_live_pb2.GetRequest, _types_pb2.Snapshot]  # type: ignore[assignment]
-    """The present result. UNAVAILABLE when none came within 10 s."""
+    """Returns the present result; fails with UNAVAILABLE when there is none within 10 s."""
     ListQueries: _aio.UnaryUnaryMultiCallable[_live_pb2.ListQueriesRequest, _live_pb2.ListQueriesResponse]  # type: ignore[assignment]
-    """What may be watched; never SQL, no parameter that is bound from a token."""
+    """Returns the queries that may be watched, without SQL and without parameters that are bound from a token."""
     ListPresence: _aio.UnaryUnaryMultiCallable[_live_pb2.ListPresenceRequest, _live_pb2.ListPresenceResponse]  # type: ignore[assignment]
-    """Who is on a topic now."""
+    """Returns the members on a topic."""
     WatchPresence: _aio.UnaryStreamMultiCallable[_live_pb2.WatchPresenceRequest, _live_pb2.WatchPresenceResponse]  # type: ignore[assignment]
-    """Who is on a topic: everyone first, then the differences, until cancelled."""
+    """Streams the members on a topic, then the differences, until cancelled."""
 
 class LiveQueryServicer(metaclass=_abc_1.ABCMeta):
-    """LiveQuery gives internal consumers what browsers get over WebSocket. Served by every gateway.
+    """LiveQuery gives internal consumers the results that browsers get over WebSocket. Every gateway serves it.
 
-    Topics are taken with or without the prefix "live:". Errors carry the reason and the detail of the contract in the
-    status message as "<reason>: <detail>": NOT_FOUND unknown_query, INVALID_ARGUMENT invalid_params,
-    UNAUTHENTICATED unauthorized, PERMISSION_DENIED forbidden, UNAVAILABLE while the gateway drains.
+    Topics are spelled with or without the prefix "live:". The status message of an error is "<reason>: <detail>":
+    NOT_FOUND unknown_query, INVALID_ARGUMENT invalid_params, UNAUTHENTICATED unauthorized, PERMISSION_DENIED forbidden,
+    UNAVAILABLE draining.
     """
 
     @_abc_1.abstractmethod
@@ -89,7 +89,7 @@ class LiveQueryServicer(metaclass=_abc_1.ABCMeta):
         request: _live_pb2.WatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_live_pb2.WatchResponse], _abc.AsyncIterator[_live_pb2.WatchResponse]]:
-        """One snapshot as soon as a result exists (or the deltas since `since`), then each change, until cancelled.
+        """Streams one snapshot as soon as a result exists (or the deltas since `since`), then each change, until cancelled.
         A consumer that reads slowly misses intermediate versions and gets a snapshot when it catches up.
         """
 
@@ -99,7 +99,7 @@ class LiveQueryServicer(metaclass=_abc_1.ABCMeta):
         request: _live_pb2.GetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_types_pb2.Snapshot, _abc.Awaitable[_types_pb2.Snapshot]]:
-        """The present result. UNAVAILABLE when none came within 10 s."""
+        """Returns the present result; fails with UNAVAILABLE when there is none within 10 s."""
 
     @_abc_1.abstractmethod
     def ListQueries(
@@ -107,7 +107,7 @@ class LiveQueryServicer(metaclass=_abc_1.ABCMeta):
         request: _live_pb2.ListQueriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_live_pb2.ListQueriesResponse, _abc.Awaitable[_live_pb2.ListQueriesResponse]]:
-        """What may be watched; never SQL, no parameter that is bound from a token."""
+        """Returns the queries that may be watched, without SQL and without parameters that are bound from a token."""
 
     @_abc_1.abstractmethod
     def ListPresence(
@@ -115,7 +115,7 @@ class LiveQueryServicer(metaclass=_abc_1.ABCMeta):
         request: _live_pb2.ListPresenceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_live_pb2.ListPresenceResponse, _abc.Awaitable[_live_pb2.ListPresenceResponse]]:
-        """Who is on a topic now."""
+        """Returns the members on a topic."""
 
     @_abc_1.abstractmethod
     def WatchPresence(
@@ -123,6 +123,6 @@ class LiveQueryServicer(metaclass=_abc_1.ABCMeta):
         request: _live_pb2.WatchPresenceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_live_pb2.WatchPresenceResponse], _abc.AsyncIterator[_live_pb2.WatchPresenceResponse]]:
-        """Who is on a topic: everyone first, then the differences, until cancelled."""
+        """Streams the members on a topic, then the differences, until cancelled."""
 
 def add_LiveQueryServicer_to_server(servicer: LiveQueryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -20,6 +20,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ReportQuestion(_message.Message):
+    """A request for the next report."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -35,7 +37,7 @@ Global___ReportQuestion: _TypeAlias = ReportQuestion  # noqa: Y015
 
 @_typing.final
 class NodeReport(_message.Message):
-    """The node as it is now. Cheap enough to be asked for once a second."""
+    """The node as it is now, cheap enough to be sent once a second."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -46,21 +48,22 @@ class NodeReport(_message.Message):
     WATCHED_FIELD_NUMBER: _builtins.int
     POLLED_FIELD_NUMBER: _builtins.int
     node: _builtins.str
+    """The node's name."""
     role: _builtins.str
     """gateway or poller."""
     now: _builtins.int
-    """When this was made."""
+    """The time of this report."""
     @_builtins.property
     def queries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names of all queries in the node's catalogue."""
 
     @_builtins.property
     def watched(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchedTopic]:
-        """Of a gateway: the topics that it has clients on."""
+        """A gateway's topics that have clients."""
 
     @_builtins.property
     def polled(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolledTopic]:
-        """Of a poller: the topics that it owns, as far as it knows."""
+        """A poller's topics, as far as it knows that it owns them."""
 
     def __init__(
         self,
@@ -88,10 +91,11 @@ class WatchedTopic(_message.Message):
     CLIENTS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
-    """Canonical."""
+    """The canonical topic."""
     clients: _builtins.int
+    """The number of clients on it."""
     state: _builtins.str
-    """What clients were told last: live, stale or failed."""
+    """The last state that clients received: live, stale or failed."""
     def __init__(
         self,
         *,
@@ -124,26 +128,31 @@ class PolledTopic(_message.Message):
     POLL_US_FIELD_NUMBER: _builtins.int
     RECEIVERS_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
-    """Canonical."""
+    """The canonical topic."""
     epoch: _builtins.int
+    """The epoch under which this poller owns it."""
     state: _builtins.str
     """live, stale or failed."""
     owned_since: _builtins.int
-    """Since when this poller owns the topic under this epoch."""
+    """The time since when this poller owns the topic under this epoch."""
     last_polled_at: _builtins.int
-    """When the last poll began that gave a result; 0 before the first."""
+    """The start of the last poll that gave a result; 0 before the first."""
     interval_ms: _builtins.int
-    """The interval in force: longer than the catalogue's while the database is slow."""
+    """The current interval in milliseconds: longer than the catalogue's while the database is slow."""
     linger_ms: _builtins.int
+    """The linger in milliseconds."""
     polls: _builtins.int
-    """Polls and changes of the result under this epoch."""
+    """The number of polls under this epoch."""
     changes: _builtins.int
+    """The number of changes of the result under this epoch."""
     rows: _builtins.int
-    """In the last result."""
+    """The number of rows of the last result."""
     poll_us: _builtins.int
-    """What one poll costs the database, about: the topic's share of its statement's time, smoothed."""
+    """The approximate time of one poll in the database, in microseconds: the topic's share of its statement's time,
+    smoothed.
+    """
     receivers: _builtins.int
-    """The gateways that are attached, and so get the topic's frames."""
+    """The number of gateways that are attached and receive the topic's updates."""
     def __init__(
         self,
         *,

@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class ReportStub:
-    """Report brings to a coordinator what a node does that etcd does not know. Served by coordinators, called by gateways
-    and pollers, each of which keeps a stream to every coordinator: so a gateway's own port, which is open to consumers,
-    tells nobody of other people's topics. No compatibility is promised to others. Times are microseconds since the Unix
-    epoch, by the node's own clock.
+    """Report carries what etcd does not hold from gateways and pollers to coordinators. Coordinators serve it; each gateway
+    and poller keeps a stream to every coordinator. The direction keeps a gateway's own port, which is open to consumers,
+    from showing the topics of other clients. Only Pollcast's own services may rely on it. Times are microseconds since
+    the Unix epoch, by the node's own clock.
     """
 
     def __init__(self, channel):
@@ -46,14 +46,14 @@ class ReportStub:
 
 
 class ReportServicer:
-    """Report brings to a coordinator what a node does that etcd does not know. Served by coordinators, called by gateways
-    and pollers, each of which keeps a stream to every coordinator: so a gateway's own port, which is open to consumers,
-    tells nobody of other people's topics. No compatibility is promised to others. Times are microseconds since the Unix
-    epoch, by the node's own clock.
+    """Report carries what etcd does not hold from gateways and pollers to coordinators. Coordinators serve it; each gateway
+    and poller keeps a stream to every coordinator. The direction keeps a gateway's own port, which is open to consumers,
+    from showing the topics of other clients. Only Pollcast's own services may rely on it. Times are microseconds since
+    the Unix epoch, by the node's own clock.
     """
 
     def Attend(self, request_iterator, context):
-        """Lives as long as both processes do. The node describes itself once, and once more for each question.
+        """The stream lasts as long as both processes. The node sends one report, and another for each question.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -76,10 +76,10 @@ def add_ReportServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Report:
-    """Report brings to a coordinator what a node does that etcd does not know. Served by coordinators, called by gateways
-    and pollers, each of which keeps a stream to every coordinator: so a gateway's own port, which is open to consumers,
-    tells nobody of other people's topics. No compatibility is promised to others. Times are microseconds since the Unix
-    epoch, by the node's own clock.
+    """Report carries what etcd does not hold from gateways and pollers to coordinators. Coordinators serve it; each gateway
+    and poller keeps a stream to every coordinator. The direction keeps a gateway's own port, which is open to consumers,
+    from showing the topics of other clients. Only Pollcast's own services may rely on it. Times are microseconds since
+    the Unix epoch, by the node's own clock.
     """
 
     @staticmethod

@@ -27,10 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ReportStub:
-    """Report brings to a coordinator what a node does that etcd does not know. Served by coordinators, called by gateways
-    and pollers, each of which keeps a stream to every coordinator: so a gateway's own port, which is open to consumers,
-    tells nobody of other people's topics. No compatibility is promised to others. Times are microseconds since the Unix
-    epoch, by the node's own clock.
+    """Report carries what etcd does not hold from gateways and pollers to coordinators. Coordinators serve it; each gateway
+    and poller keeps a stream to every coordinator. The direction keeps a gateway's own port, which is open to consumers,
+    from showing the topics of other clients. Only Pollcast's own services may rely on it. Times are microseconds since
+    the Unix epoch, by the node's own clock.
     """
 
     @_typing.overload
@@ -38,25 +38,25 @@ class ReportStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ReportAsyncStub: ...
     Attend: _grpc.StreamStreamMultiCallable[_report_pb2.NodeReport, _report_pb2.ReportQuestion]
-    """Lives as long as both processes do. The node describes itself once, and once more for each question."""
+    """The stream lasts as long as both processes. The node sends one report, and another for each question."""
 
 @_typing.type_check_only
 class ReportAsyncStub(ReportStub):
-    """Report brings to a coordinator what a node does that etcd does not know. Served by coordinators, called by gateways
-    and pollers, each of which keeps a stream to every coordinator: so a gateway's own port, which is open to consumers,
-    tells nobody of other people's topics. No compatibility is promised to others. Times are microseconds since the Unix
-    epoch, by the node's own clock.
+    """Report carries what etcd does not hold from gateways and pollers to coordinators. Coordinators serve it; each gateway
+    and poller keeps a stream to every coordinator. The direction keeps a gateway's own port, which is open to consumers,
+    from showing the topics of other clients. Only Pollcast's own services may rely on it. Times are microseconds since
+    the Unix epoch, by the node's own clock.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Attend: _aio.StreamStreamMultiCallable[_report_pb2.NodeReport, _report_pb2.ReportQuestion]  # type: ignore[assignment]
-    """Lives as long as both processes do. The node describes itself once, and once more for each question."""
+    """The stream lasts as long as both processes. The node sends one report, and another for each question."""
 
 class ReportServicer(metaclass=_abc_1.ABCMeta):
-    """Report brings to a coordinator what a node does that etcd does not know. Served by coordinators, called by gateways
-    and pollers, each of which keeps a stream to every coordinator: so a gateway's own port, which is open to consumers,
-    tells nobody of other people's topics. No compatibility is promised to others. Times are microseconds since the Unix
-    epoch, by the node's own clock.
+    """Report carries what etcd does not hold from gateways and pollers to coordinators. Coordinators serve it; each gateway
+    and poller keeps a stream to every coordinator. The direction keeps a gateway's own port, which is open to consumers,
+    from showing the topics of other clients. Only Pollcast's own services may rely on it. Times are microseconds since
+    the Unix epoch, by the node's own clock.
     """
 
     @_abc_1.abstractmethod
@@ -65,6 +65,6 @@ class ReportServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_report_pb2.NodeReport],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_report_pb2.ReportQuestion], _abc.AsyncIterator[_report_pb2.ReportQuestion]]:
-        """Lives as long as both processes do. The node describes itself once, and once more for each question."""
+        """The stream lasts as long as both processes. The node sends one report, and another for each question."""
 
 def add_ReportServicer_to_server(servicer: ReportServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

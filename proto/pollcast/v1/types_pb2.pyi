@@ -20,8 +20,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Snapshot(_message.Message):
-    """What every service of the package speaks of. A topic is a query of the catalogue with its parameters bound;
-    a version is "<epoch>-<seq>", ordered by (epoch, seq), opaque to clients. Times are RFC 3339 in UTC.
+    """The messages that several services share. A topic is a query of the catalogue with its parameters bound. A version is
+    "<epoch>-<seq>", ordered by (epoch, seq) as integers and opaque to clients. Times are RFC 3339 in UTC.
 
     A whole result.
     """
@@ -35,7 +35,7 @@ class Snapshot(_message.Message):
     version: _builtins.str
     """The version of this result."""
     polled_at: _builtins.str
-    """When the poll that first gave this result started."""
+    """The start of the poll that first gave this result."""
     @_builtins.property
     def key(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names of the key columns; empty for a query without a key."""
@@ -88,8 +88,8 @@ Global___Upsert: _TypeAlias = Upsert  # noqa: Y015
 
 @_typing.final
 class Delta(_message.Message):
-    """The way from one version to a later one. Remove the rows whose key is in `deletes` or in `upserts`, then insert
-    each upsert, in the listed order, at index `at`.
+    """The change from one version to a later one. To apply it, remove the rows whose key is in `deletes` or in `upserts`,
+    then insert each upsert, in the listed order, at index `at`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -100,9 +100,11 @@ class Delta(_message.Message):
     DELETES_FIELD_NUMBER: _builtins.int
     UPSERTS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
+    """The version after this delta."""
     base: _builtins.str
     """The version that this delta is applied to."""
     polled_at: _builtins.str
+    """The start of the poll that found the change."""
     @_builtins.property
     def deletes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Row keys, each a JSON array in UTF-8."""
@@ -130,7 +132,7 @@ Global___Delta: _TypeAlias = Delta  # noqa: Y015
 
 @_typing.final
 class Status(_message.Message):
-    """Whether the topic is live."""
+    """The status of a topic."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -138,11 +140,11 @@ class Status(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
     state: _builtins.str
-    """"live"; "stale" (transient: database, owner or coordination not reached); "failed" (the query's own fault)."""
+    """"live"; "stale" (transient: database, owner or coordination not reached); "failed" (an error of the query itself)."""
     reason: _builtins.str
-    """What is wrong; absent when live."""
+    """The cause; absent when live."""
     since: _builtins.str
-    """Since when the topic has been in this state."""
+    """The start of this state."""
     def __init__(
         self,
         *,

@@ -1,4 +1,4 @@
-"""gateway.history, pollcast.gateway.audience: whatever owners send and whoever joins when, all end at the same rows."""
+"""The channels of one topic: whenever they join, leave or fall behind, all end at the present rows."""
 
 from __future__ import annotations
 
@@ -9,24 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.gateway import phoenix
 from pollcast.gateway.audience import Audience, Cohort, Traffic
-from pollcast.gateway.history import LOG_VERSIONS, History
+from pollcast.gateway.history import History
 from pollcast.gateway.status import Status
 from pollcast.gateway.version import Version
-from pollcast.services.delta import Row, diff
-
-
-def row(key: int, value: int) -> Row:
-    return b"[%d]" % key, b'{"id":%d,"v":%d}' % (key, value)
-
-
-def rows(*pairs: tuple[int, int]) -> list[Row]:
-    return [row(key, value) for key, value in pairs]
+from pollcast.services.delta import Row
+from tests.support.keyed_rows import rows
 
 
 class Client:
-    """A client that applies what it is sent, as CONTRACT.md §4 says, and is strict about it."""
+    """A client that applies its messages strictly (docs/reference/channels.md#delta)."""
 
     def __init__(self, spelling: bytes = b'"live:q"', deltas: bool = True) -> None:
         self.spelling = spelling
@@ -40,6 +32,7 @@ class Client:
         self.events: list[str] = []
 
     def write(self, frames: bytes) -> None:
+        """Apply the messages in these frames."""
         while frames:
             frame, frames = split_frame(frames)
             join_ref, ref, topic, event, payload = orjson.loads(frame)
@@ -55,6 +48,7 @@ class Client:
                 self._apply(payload)
 
     def fell_behind(self) -> None:
+        """Remember to catch up."""
         self.behind = True
 
     def _forward(self, version: str) -> None:
@@ -78,6 +72,7 @@ class Client:
 
 
 def split_frame(data: bytes) -> tuple[bytes, bytes]:
+    """Return the payload of the first frame, and the rest of the data."""
     assert data[0] == 0x81
     if data[1] < 126:
         start, size = 2, data[1]
@@ -89,59 +84,11 @@ def split_frame(data: bytes) -> tuple[bytes, bytes]:
 
 
 def json_rows(given: list[Row]) -> list[Any]:
+    """Return the rows as clients know them."""
     return [orjson.loads(r) for _, r in given]
 
 
-def test_a_new_owner_with_the_same_result_pushes_nothing_and_both_versions_are_known() -> None:
-    history = History(["id"])
-    history.take_snapshot(Version(5, 1), 0, rows((1, 1)))
-    entry = history.take_snapshot(Version(9, 1), 0, rows((1, 1)))
-    assert entry is not None
-    assert entry.delta is None
-    assert history.since(Version(5, 1)) == []
-    assert history.since(Version(9, 1)) == []
-
-
-def test_a_delta_that_does_not_follow_is_refused() -> None:
-    history = History(["id"])
-    history.take_snapshot(Version(5, 1), 0, rows((1, 1)))
-    change = diff(rows((1, 1)), rows((1, 2)))
-    assert change is not None
-    with pytest.raises(LookupError):
-        history.take_delta(Version(5, 3), 0, change)
-    with pytest.raises(LookupError):
-        history.take_delta(Version(6, 2), 0, change)
-
-
-def test_what_is_older_than_the_present_changes_nothing() -> None:
-    history = History(["id"])
-    history.take_snapshot(Version(5, 2), 0, rows((1, 1)))
-    assert history.take_snapshot(Version(5, 1), 0, rows((1, 7))) is None
-    assert history.present is not None
-    assert history.present.rows == rows((1, 1))
-
-
-def test_the_log_reaches_back_a_hundred_versions_and_is_bounded() -> None:
-    history = History(["id"])
-    for seq in range(1, 1000):
-        history.take_snapshot(Version(1, seq), 0, rows((1, seq)))
-    reach = history.since(Version(1, 899))
-    assert reach is not None
-    assert len(reach) == 100
-    assert history.since(Version(1, 999 - LOG_VERSIONS - 1)) is None
-
-
-def test_without_a_key_the_log_never_leads_across_a_change() -> None:
-    history = History([])
-    history.take_snapshot(Version(1, 1), 0, [(b"", b'{"n":1}')])
-    history.take_snapshot(Version(2, 1), 0, [(b"", b'{"n":1}')])
-    assert history.since(Version(1, 1)) == []
-    history.take_snapshot(Version(2, 2), 0, [(b"", b'{"n":2}')])
-    assert history.since(Version(1, 1)) is None
-    assert history.since(Version(2, 1)) is None
-
-
-def test_those_who_wait_are_served_when_the_first_result_comes() -> None:
+def test_waiting_channels_get_the_first_result() -> None:
     history = History(["id"])
     audience = Audience(history, Traffic())
     client = Client()
@@ -153,7 +100,7 @@ def test_those_who_wait_are_served_when_the_first_result_comes() -> None:
 
 
 def served() -> tuple[History, Audience]:
-    """With a first result."""
+    """Return a history with a first result and an audience that serves it."""
     history = History(["id"])
     audience = Audience(history, Traffic())
     history.take_snapshot(Version(1, 1), 0, rows((1, 1)))
@@ -180,7 +127,7 @@ def test_a_congested_client_gets_nothing_until_it_catches_up_with_one_snapshot()
     assert slow.rows == quick.rows == json_rows(rows((1, 5)))
 
 
-def test_who_falls_behind_alone_at_its_version_takes_nothing_from_those_at_another() -> None:
+def test_a_cohort_that_falls_behind_takes_nothing_from_another_cohort() -> None:
     history, audience = served()
     slow, quick = Client(), Client()
     audience.join(slow, None)
@@ -197,13 +144,15 @@ def test_who_falls_behind_alone_at_its_version_takes_nothing_from_those_at_anoth
 
 
 @pytest.mark.parametrize(
-    ("meanwhile", "told"),
+    ("meanwhile", "pushed"),
     [
         ([Status("stale", "database_unreachable", 1)], ["status"]),
         ([Status("stale", "database_unreachable", 1), Status("live", None, 2)], []),
     ],
 )
-def test_who_catches_up_is_told_the_status_if_it_knows_another(meanwhile: list[Status], told: list[str]) -> None:
+def test_a_channel_that_catches_up_gets_the_status_if_it_knows_another(
+    meanwhile: list[Status], pushed: list[str]
+) -> None:
     history = History(["id"])
     audience = Audience(history, Traffic())
     history.take_snapshot(Version(1, 1), 0, rows((1, 1)))
@@ -217,7 +166,7 @@ def test_who_catches_up_is_told_the_status_if_it_knows_another(meanwhile: list[S
         status = new
     slow.blocked = False
     audience.catch_up(slow, status)
-    assert slow.events == ["snapshot", *told, "snapshot"]
+    assert slow.events == ["snapshot", *pushed, "snapshot"]
 
 
 actions = st.lists(
@@ -236,7 +185,7 @@ actions = st.lists(
 
 
 @given(actions)
-def test_whoever_joins_leaves_or_lags_when_everybody_ends_at_the_present_rows(
+def test_every_client_ends_at_the_present_rows_whatever_joins_leaves_or_lags(
     script: list[tuple[str, Any]],
 ) -> None:
     history = History(["id"])
@@ -285,27 +234,3 @@ def test_whoever_joins_leaves_or_lags_when_everybody_ends_at_the_present_rows(
             assert client.rows == json_rows(list(history.present.rows))
             if not client.deltas:
                 assert "delta" not in client.events
-
-
-def test_messages_are_encoded_as_phoenix_js_reads_them() -> None:
-    message = phoenix.decode(b'["1","2","live:q","phx_join",{"since":null}]')
-    assert tuple(message) == ("1", "2", "live:q", "phx_join", {"since": None})
-    text = phoenix.reply(message, phoenix.quote(message.topic), b"ok", b'{"a":1}')
-    assert orjson.loads(text) == ["1", "2", "live:q", "phx_reply", {"status": "ok", "response": {"a": 1}}]
-
-
-def is_message_or_malformed(text: bytes) -> bool:
-    try:
-        return isinstance(phoenix.decode(text).topic, str)
-    except phoenix.Malformed as error:
-        return bool(str(error))
-
-
-@given(st.binary(max_size=200))
-def test_any_bytes_are_a_message_or_malformed(text: bytes) -> None:
-    assert is_message_or_malformed(text)
-
-
-@given(st.recursive(st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=5), st.lists, max_leaves=8))
-def test_any_json_is_a_message_or_malformed(value: Any) -> None:
-    assert is_message_or_malformed(orjson.dumps(value))

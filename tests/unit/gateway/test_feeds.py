@@ -57,7 +57,7 @@ def test_an_update_decodes_to_the_body_that_it_carries(data: bytes, body: Delta 
 
 
 class Poller(feed_pb2_grpc.FeedServicer):
-    """Notes what is attached, on each stream."""
+    """A poller that records the topics attached on each stream."""
 
     def __init__(self) -> None:
         self.streams: list[list[str]] = []
@@ -73,6 +73,7 @@ class Poller(feed_pb2_grpc.FeedServicer):
 
     @contextlib.asynccontextmanager
     async def serving(self, port: int) -> AsyncIterator[None]:
+        """Serve on that port."""
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         feed_pb2_grpc.add_FeedServicer_to_server(self, server)
         server.add_insecure_port(f"127.0.0.1:{port}")
@@ -83,7 +84,7 @@ class Poller(feed_pb2_grpc.FeedServicer):
             await server.stop(None)
 
 
-async def test_what_is_attached_after_a_link_broke_reaches_the_next_stream(free_port: int, tmp_path: Path) -> None:
+async def test_topics_attached_after_a_link_broke_reach_the_next_stream(free_port: int, tmp_path: Path) -> None:
     poller = Poller()
     settings = GatewaySettings(catalog=tmp_path / "none.toml", node="gw")
     link = Link(f"127.0.0.1:{free_port}", settings, lambda *_: None, lambda *_: None, lambda _: None)
@@ -99,4 +100,4 @@ async def test_what_is_attached_after_a_link_broke_reaches_the_next_stream(free_
             link.attach("b")
             await eventually(lambda: poller.streams[1] == ["a", "b"])
         running.cancel()
-    await eventually(lambda: asyncio.all_tasks() <= before)  # grpc.aio's that asks for more requests, too
+    await eventually(lambda: asyncio.all_tasks() <= before)  # including grpc.aio's own task that awaits requests

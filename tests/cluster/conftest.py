@@ -1,4 +1,4 @@
-"""Fixtures of the tests of coordination, beside those of conftest.py."""
+"""Fixtures of the tests that need etcd, in addition to those of tests/conftest.py."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.support.breakable_etcd import BreakableEtcd
 
 @pytest.fixture
 def own_etcd(tmp_path: Path) -> Iterator[BreakableEtcd]:
+    """An etcd that only this test uses and may break."""
     breakable = BreakableEtcd(tmp_path)
     yield breakable
     breakable.close()
@@ -22,10 +23,12 @@ def own_etcd(tmp_path: Path) -> Iterator[BreakableEtcd]:
 
 @pytest.fixture
 def keys(namespace: str) -> Keys:
+    """The keys of this test's namespace."""
     return Keys(namespace)
 
 
 @pytest.fixture
 async def etcd(etcd_endpoint: str) -> AsyncIterator[Etcd]:
+    """A client of the etcd that all tests share."""
     async with Etcd.open(EtcdSettings(etcd=(etcd_endpoint,))) as client:
         yield client

@@ -1,0 +1,63 @@
+"""One cluster whose results every test of this folder reads, each over another protocol."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.support.cluster import STOCK_TABLE, Cluster, Served
+from tests.support.phoenix_js import PhoenixJs
+
+CATALOG = """
+[queries.stock]
+title = "The stock"
+sql = "select id, name, n from stock where shelf = %(shelf)s order by n desc, id limit %(limit)s"
+key = ["id"]
+interval = "100ms"
+linger = "1s"
+
+[queries.stock.params]
+shelf = "text"
+limit = { type = "int", default = 10, min = 1, max = 100 }
+
+[queries.total]
+sql = "select coalesce(sum(n), 0) as total from stock"
+interval = "100ms"
+linger = "1s"
+
+[queries.counted]
+sql = "select max(n) as counted_mark from stock"
+interval = "200ms"
+
+[queries.broken]
+sql = "select 1 / n as one from (values (0)) v(n)"
+interval = "100ms"
+
+[queries.mine]
+sql = "select %(tenant)s as tenant"
+interval = "100ms"
+[queries.mine.params]
+tenant = { type = "text", claim = "tenant_id" }
+
+[queries.sales]
+sql = "select 1 as one"
+roles = ["sales"]
+"""
+
+
+SERVED = Served(CATALOG, tables=[STOCK_TABLE])
+
+
+@pytest.fixture
+async def phoenix() -> AsyncIterator[PhoenixJs]:
+    """A Node.js process that runs the real phoenix.js."""
+    async with PhoenixJs.start() as client:
+        yield client
+
+
+@pytest.fixture(scope="package")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster, with an etcd and a PostgreSQL of its own."""
+    with SERVED.start(tmp_path_factory.mktemp("running")) as up:
+        yield up

@@ -1,0 +1,137 @@
+"""Results over HTTP: JSON snapshots, server-sent events, the public catalogue, and errors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import orjson
+import psycopg
+import pytest
+
+from tests.support.cluster import Cluster
+
+
+def get(running: Cluster, path: str, **headers: str) -> tuple[int, Any]:
+    """Return the status and the JSON body of a GET from the first gateway."""
+    connection = http.client.HTTPConnection(running.gateway(0), timeout=20)
+    try:
+        connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        return response.status, orjson.loads(response.read())
+    finally:
+        connection.close()
+
+
+def test_a_request_for_json_gets_one_snapshot(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+    status, snapshot = get(running, "/live/stock?shelf=b")
+    assert status == 200
+    assert set(snapshot) == {"version", "polled_at", "key", "rows"}
+    assert snapshot["key"] == ["id"]
+    assert snapshot["rows"] == [{"id": 3, "name": "fig", "n": 1}]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "reason"),
+    [
+        ("/live/nothing", 404, "unknown_query"),
+        ("/live/", 404, "unknown_query"),
+        ("/live/stock/", 404, "unknown_query"),
+        ("/live/stock/a/b?shelf=a", 404, "unknown_query"),
+        ("/live/stock", 400, "invalid_params"),
+        ("/live/sales", 403, "forbidden"),
+        ("/live/mine", 403, "forbidden"),
+    ],
+)
+def test_http_errors_are_json_with_reason_and_detail(running: Cluster, path: str, status: int, reason: str) -> None:
+    answered, body = get(running, path)
+    assert (answered, body["reason"]) == (status, reason)
+    assert body["detail"]
+
+
+@pytest.mark.parametrize("path", ["/live/stock?shelf=b", "/api/queries", "/healthz", "/"])
+def test_another_method_is_refused_with_the_allowed_ones(running: Cluster, path: str) -> None:
+    connection = http.client.HTTPConnection(running.gateway(0), timeout=20)
+    connection.request("POST", path, body=b"{}")
+    response = connection.getresponse()
+    assert (response.status, orjson.loads(response.read())["reason"]) == (405, "method_not_allowed")
+    assert "GET" in response.headers["allow"]
+    connection.close()
+
+
+@pytest.mark.parametrize("accept", ["text/event-stream", "application/json"])
+def test_a_head_request_ends_and_leaves_the_connection_usable(running: Cluster, accept: str) -> None:
+    connection = http.client.HTTPConnection(running.gateway(0), timeout=20)
+    for method, path in (("HEAD", "/live/stock?shelf=b"), ("GET", "/healthz")):
+        connection.request(method, path, headers={"Accept": accept} if method == "HEAD" else {})
+        response = connection.getresponse()
+        response.read()
+        assert response.status == 200
+        if method == "HEAD":
+            assert response.headers["content-type"].startswith(accept)
+    connection.close()
+
+
+@pytest.mark.parametrize("accept", ["Text/Event-Stream", "text/html, text/event-stream;q=0.5"])
+def test_a_media_type_is_recognised_in_any_case_and_position(running: Cluster, accept: str) -> None:
+    connection = http.client.HTTPConnection(running.gateway(0), timeout=20)
+    connection.putrequest("GET", "/live/stock?shelf=b")
+    connection.putheader("Accept", "application/json")
+    connection.putheader("Accept", accept)
+    connection.endheaders()
+    assert connection.getresponse().headers["content-type"].startswith("text/event-stream")
+    connection.close()
+
+
+def test_the_public_catalogue_holds_no_sql_and_no_claim(running: Cluster) -> None:
+    status, body = get(running, "/api/queries")
+    assert status == 200
+    queries = {query["name"]: query for query in body["queries"]}
+    assert queries["stock"]["interval_ms"] == 100
+    assert [param["name"] for param in queries["stock"]["params"]] == ["shelf", "limit"]
+    assert queries["mine"]["params"] == []
+    assert "select" not in str(body)
+    assert get(running, "/healthz")[0] == get(running, "/readyz")[0] == 200
+
+
+async def test_server_sent_events_carry_ids_and_resume(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+    async with server_sent(running, "/live/stock?shelf=a&limit=8") as events:
+        name, version, payload = await anext(events)
+        assert (name, payload["version"]) == ("snapshot", version)
+        stock.execute("update stock set n = n + 1 where id = 1")
+        name, newer, payload = await anext(events)
+        assert (name, payload["version"], payload["base"]) == ("delta", newer, version)
+        async with server_sent(running, "/live/stock?shelf=a&limit=8", version) as others:
+            name, again, payload = await anext(others)
+            assert (name, again, payload["base"]) == ("delta", newer, version)
+
+
+@contextlib.asynccontextmanager
+async def server_sent(
+    running: Cluster, path: str, last: str | None = None
+) -> AsyncIterator[AsyncIterator[tuple[str, str, Any]]]:
+    """Yield (name, id, data) of each event but `status`, by which a slow first result is reported as stale."""
+    host, _, port = running.gateway(0).rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    resume = f"Last-Event-ID: {last}\r\n" if last is not None else ""
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{resume}\r\n".encode())
+
+    async def events() -> AsyncGenerator[tuple[str, str, Any], None]:
+        fields: dict[str, str] = {}
+        async for line in reader:
+            name, colon, value = line.decode().rstrip("\r\n").partition(": ")
+            if colon and name in ("event", "id", "data"):
+                fields[name] = value
+            elif not line.strip() and "data" in fields:
+                if fields["event"] != "status":
+                    yield fields["event"], fields["id"], orjson.loads(fields["data"])
+                fields = {}
+
+    try:
+        async with asyncio.timeout(20), contextlib.aclosing(events()) as found:
+            yield found
+    finally:
+        writer.close()
