@@ -68,13 +68,17 @@ def python_of(venv: Path) -> Path:
     return venv / "bin" / "python"
 
 
+def version_of(pyproject: Path) -> str:
+    return str(tomllib.loads(pyproject.read_text())["project"]["version"])
+
+
 def pip_install(venv: Path, *arguments: str | Path) -> None:
     run(python_of(venv), "-m", "pip", "install", "--quiet", *arguments, cwd=venv)
 
 
 # --- pollcast_client ----------------------------------------------------------------------------------------------
 
-PYTHON_VERSION = tomllib.loads((ROOT / "clients/python/pyproject.toml").read_text())["project"]["version"]
+PYTHON_VERSION = version_of(ROOT / "clients" / "python" / "pyproject.toml")
 PYTHON_MODULES = {
     "__init__", "change", "channel", "errors", "event", "phoenix", "presence", "result", "topic", "watching"
 }  # fmt: skip
@@ -264,7 +268,7 @@ def test_the_javascript_client_works_and_has_types_where_only_its_packed_file_is
 
 # --- pollcast -----------------------------------------------------------------------------------------------------
 
-SERVER_VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+SERVER_VERSION = version_of(ROOT / "pyproject.toml")
 FOREIGN_MODULES = ("services", "proto", "gateway", "poller", "coordinator", "examples")
 """Names that another distribution, or a file of the user's, may have at top level."""
 
