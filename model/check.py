@@ -1,9 +1,9 @@
-"""Checks the models of this folder with spin: `make model`. `make model-broken` tells the counterexamples.
+"""Check the models of this folder with spin: `make model`, and `make model-broken`, which prints counterexamples.
 
-Every check of CHECKS must hold, in all states. Every one of BROKEN leaves out one thing that the protocol rests on and
-must fail: that shows that the checks see something. Each is built and run in a folder of its own that is gone
-afterwards. Exit status 0 when all came out as expected, 1 when not, 2 when spin or gcc is missing and can't be
-installed. What is modelled stands in docs/design/model.md.
+Each of CHECKS must hold in all states. Each of BROKEN leaves out one thing that the protocol relies on and must fail,
+which shows that the checks can detect a fault. Each is built and run in a temporary folder of its own. The exit status
+is 0 when all results are as expected, 1 when one is not, and 2 when spin or gcc is missing and can't be installed.
+docs/design/model.md describes the models.
 """
 
 from __future__ import annotations
@@ -31,10 +31,14 @@ RUN: dict[Mode, list[str]] = {"states": [], "ltl": ["-a"], "cycles": ["-l"]}
 
 @dataclass(frozen=True)
 class Check:
-    """`what` is for people. `mode`: every state (assertions, and what is settled at the end), a formula of temporal
-    logic, or that no run is endless. `hashed` states are told apart by 64 bits of hash only: for the largest."""
+    """A check of one configuration of a model.
 
-    what: str
+    The mode `states` checks the assertions in every state and the final state of every run, `ltl` a formula of temporal
+    logic, `cycles` that no run is endless. With `hashed`, states are distinguished by 64 bits of hash only, which the
+    largest configurations need.
+    """
+
+    title: str
     model: str
     faults: int
     changes: int
@@ -48,7 +52,7 @@ class Check:
 
 
 CHECKS = [
-    Check("demand: etcd shows what a gateway wants", "demand", 3, 5),
+    Check("demand: etcd shows the gateway's demand", "demand", 3, 5),
     Check("demand: no run is endless", "demand", 3, 5, mode="cycles"),
     Check("ownership: no faults, many changes of demand", "ownership", 0, 5),
     Check("ownership: one fault", "ownership", 1, 3),
@@ -69,25 +73,25 @@ BROKEN = [
     Check("release without the compare of demand", "ownership", 0, 3, ("NO_RELEASE_COMPARE",)),
     Check("claim without the compare of demand", "ownership", 0, 2, ("NO_CLAIM_COMPARE",)),
     Check("gateways without the fence", "ownership", 1, 1, ("UPDATES", "NO_FENCE")),
-    Check("an answer counts though the mirror is past it", "ownership", 1, 1, ("NO_OVERTAKING",)),
-    Check("a list tells pollers only what differs", "ownership", 2, 1, ("LIST_TELLS_CHANGES_ONLY",)),
-    Check("a list tells gateways only what differs", "demand", 2, 1, ("LIST_TELLS_CHANGES_ONLY",)),
+    Check("answers count although the mirror is past them", "ownership", 1, 1, ("NO_OVERTAKING",)),
+    Check("lists report only differences to pollers", "ownership", 2, 1, ("LIST_REPORTS_CHANGES_ONLY",)),
+    Check("lists report only differences to gateways", "demand", 2, 1, ("LIST_REPORTS_CHANGES_ONLY",)),
 ]
 
 
 @dataclass(frozen=True)
 class Result:
-    """`failure` is what spin says is wrong, None when the check holds; `story` then is the way there, step by step."""
+    """The result of a check. `failure` is spin's message, or None when the check holds; `steps` lead to the failure."""
 
     states: int
     seconds: float
     memory_mb: float
     failure: str | None
-    story: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
 
 
 def parse(output: str) -> Result:
-    """What a verifier prints. ValueError when it did not come to an end."""
+    """Return the result that a verifier's output describes. Raises ValueError when the search was not completed."""
     states = re.search(r"^ *(\d+) states, stored", output, re.MULTILINE)
     errors = re.search(r"errors: (\d+)", output)
     seconds = re.search(r"elapsed time ([\d.e+-]+)", output)
@@ -102,8 +106,8 @@ def parse(output: str) -> Result:
     return Result(int(states[1]), float(seconds[1]), float(memory[1]), failed)
 
 
-def tell(trail: str, model: str) -> tuple[str, ...]:
-    """The steps of a replayed counterexample, and where it breaks which line of the model."""
+def counterexample(trail: str, model: str) -> tuple[str, ...]:
+    """Return the steps of a replayed counterexample, followed by the line of the model that they violate."""
     source = model.splitlines()
     steps = []
     for line in map(str.strip, trail.splitlines()):
@@ -111,11 +115,11 @@ def tell(trail: str, model: str) -> tuple[str, ...]:
             steps.append(f"WRONG: {source[int(wrong[1]) - 1].strip()}")
         elif line and not line.startswith("spin: "):
             steps.append(line)
-    return tuple(sorted(steps, key=lambda step: step.startswith("WRONG")))  # a step is told when it is done
+    return tuple(sorted(steps, key=lambda step: step.startswith("WRONG")))  # spin prints a step after its assertion
 
 
 def run(check: Check, folder: Path, shortest: bool = False) -> Result:
-    """Builds and runs the verifier in the folder. `shortest` looks for the shortest way to a failure, for people."""
+    """Build the verifier in the folder and run it. With `shortest` it looks for the shortest counterexample."""
     model = MODELS / f"{check.model}.pml"
     storage = ["-DHC4"] if check.hashed else ["-DCOLLAPSE"]
     flags = [*COMPILE[check.mode], *storage, f"-DMEMLIM={MEMORY_MB}", *(["-DREACH"] if shortest else [])]
@@ -126,10 +130,13 @@ def run(check: Check, folder: Path, shortest: bool = False) -> Result:
     if result.failure is None:
         return result
     trail = _call(["spin", "-t", "-B", *check.options, "-k", f"{model.name}.trail", str(model)], folder)
-    return Result(result.states, result.seconds, result.memory_mb, result.failure, tell(trail, model.read_text()))
+    return Result(
+        result.states, result.seconds, result.memory_mb, result.failure, counterexample(trail, model.read_text())
+    )
 
 
 def _call(command: list[str], folder: Path) -> str:
+    """Run a command and return its output. Raises ValueError when a command other than the verifier fails."""
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode and command[0] != "./pan":
         raise ValueError(f"{' '.join(command)}\n{done.stdout}")
@@ -137,7 +144,7 @@ def _call(command: list[str], folder: Path) -> str:
 
 
 def install_missing() -> str | None:
-    """Installs spin and gcc where apt-get can; what is still missing and what to do about it, None when nothing is."""
+    """Install spin and gcc where apt-get can. Return None, or a message that names what is still missing."""
     missing = _missing()
     if missing and shutil.which("apt-get") and os.geteuid() == 0:
         print(f"Installing {', '.join(missing)} ...", flush=True)
@@ -150,13 +157,17 @@ def install_missing() -> str | None:
 
 
 def _missing() -> list[str]:
+    """Return the packages of the tools that are not installed."""
     return [package for tool, packages in PACKAGES.items() if shutil.which(tool) is None for package in packages]
 
 
 def main() -> int:
+    """Run the checks that the command line selects, print a line for each, and return the exit status."""
     parser = argparse.ArgumentParser(description="Check the models of ownership and demand with spin.")
     parser.add_argument("--long", action="store_true", help="check the largest configurations as well (minutes)")
-    parser.add_argument("--broken", action="store_true", help="only break the protocol, and tell how it fails")
+    parser.add_argument(
+        "--broken", action="store_true", help="check only the broken variants, and print their failures"
+    )
     arguments = parser.parse_args()
     if missing := install_missing():
         print(missing, file=sys.stderr)
@@ -173,9 +184,9 @@ def main() -> int:
             ("fails, as it should" if broken else "FAILS") if result.failure else "DOES NOT FAIL" if broken else "holds"
         )
         cost = f"{result.states:>10,} states {result.seconds:6.1f} s {result.memory_mb:5.0f} MB"
-        print(f"{('broken: ' if broken else '') + check.what:58} {cost}  {verdict}", flush=True)
+        print(f"{('broken: ' if broken else '') + check.title:58} {cost}  {verdict}", flush=True)
         if arguments.broken or not expected:
-            print("".join(f"    {line}\n" for line in result.story), end="", flush=True)
+            print("".join(f"    {line}\n" for line in result.steps), end="", flush=True)
     return 1 if wrong else 0
 
 

@@ -1,10 +1,10 @@
-/* That etcd shows what a gateway wants: services/coordination/{desired_keys,mirror}.py, for one key.
+/* Etcd shows the demand of a gateway: a model of services/coordination/{desired_keys,mirror}.py, for one key.
  *
- * One gateway (they don't know of each other), one topic, one etcd. As in ownership.pml every step may take any time,
- * what is unusual costs one of FAULTS (a lease that ends, a killed gateway, a write without an answer that was carried
- * out, is carried out late, or never, a watch that broke and lists again, an operator's delete), and clients come and
- * go CHANGES times. Where nothing more can happen, the key must be as it is wanted. model/ownership.pml takes it from
- * there. docs/design/model.md says what is left out. `make model` checks this.
+ * One gateway (gateways know nothing of each other), one topic, one etcd. As in ownership.pml, every step may take any
+ * time. Each fault costs one of FAULTS: a lease that expires; a killed gateway; a write without an answer, which was
+ * carried out, is carried out late, or never; a watch that broke and lists again; an operator's delete. Clients come
+ * and go CHANGES times. Where nothing more can happen, the key must be as the gateway wants it. model/ownership.pml
+ * starts from that result. docs/design/model.md describes what is left out, and why. `make model` checks this model.
  */
 
 #ifndef FAULTS
@@ -18,7 +18,7 @@
 
 mtype = { none, pending, done };
 
-/* etcd. A value is a number, as each time that demand comes it has another "since"; 0: no key. */
+/* etcd. A value is a number, because each new demand has another "since"; 0: there is no key. */
 byte revision;
 byte key;
 byte history[REVISIONS];        /* revision -> value */
@@ -27,18 +27,18 @@ bool live = true;               /* the lease */
 /* the gateway */
 bool crashed;
 byte wanted;                    /* DesiredKeys.wanted */
-byte since;                     /* the last value that was made */
+byte since;                     /* the last value used */
 bool unsettled;                 /* DesiredKeys._unsettled */
 bool doubted;                   /* ShownKeys._doubted */
-byte written;                   /* ShownKeys._written: the revision, 0: not there */
+byte written;                   /* ShownKeys._written: the revision, 0: the key is not in it */
 byte written_value;
 bool synced;                    /* the mirror has listed under this lease */
-byte told;                      /* Mirror.revision */
+byte delivered;                 /* Mirror.revision */
 byte item;                      /* Mirror.items */
-mtype answer = none;            /* to the write under way */
-byte value;                     /* of the write under way */
+mtype answer = none;            /* the answer to the write in flight */
+byte value;                     /* the value of the write in flight */
 byte answer_revision;
-mtype late = none;              /* pending: a write that it has given up on is carried out yet */
+mtype late = none;              /* pending: a write that the gateway has given up on may still be carried out */
 byte late_value;
 
 byte faults = FAULTS;
@@ -49,19 +49,19 @@ hidden byte i;
 inline write(value_) {
     if
     :: value_ != key || value_ != 0 -> revision++; key = value_; history[revision] = key
-    :: else                             /* a delete of nothing is no event */
+    :: else                             /* deleting a key that is absent is no event */
     fi;
     assert(revision < REVISIONS)
 }
 
 inline lease_ends() {
     live = false;
-    if :: late_value != 0 -> late = none; late_value = 0 :: else fi;       /* could only be refused */
+    if :: late_value != 0 -> late = none; late_value = 0 :: else fi;       /* etcd could only refuse it */
     write(0)
 }
 
 inline forget() {
-    for (i : 1 .. told) { history[i] = 0 };
+    for (i : 1 .. delivered) { history[i] = 0 };
     i = 0
 }
 
@@ -73,10 +73,10 @@ inline give_up() {
 }
 
 inline start_over() {
-    doubted = false; written = 0; written_value = 0; synced = false; told = 0; item = 0; unsettled = (wanted != 0)
+    doubted = false; written = 0; written_value = 0; synced = false; delivered = 0; item = 0; unsettled = (wanted != 0)
 }
 
-/* ShownKeys.changed, where the mirror's item was `i` before. */
+/* ShownKeys.changed; `i` is the mirror's previous item. */
 inline changed(revision_) {
     if
     :: revision_ >= written ->
@@ -89,19 +89,19 @@ inline changed(revision_) {
 }
 
 inline list() {
-    i = item; item = key; told = revision; synced = true;
+    i = item; item = key; delivered = revision; synced = true;
     if :: item != i -> changed(revision) :: else i = 0 fi;
-#ifndef LIST_TELLS_CHANGES_ONLY
-    /* What was written and is gone again is in neither list, so that nothing changed. The same where the answer comes
-     * after the list. */
-    if :: written != 0 && written <= told -> unsettled = true :: else fi;
+#ifndef LIST_REPORTS_CHANGES_ONLY
+    /* A key that was written and deleted between two lists is in neither of them, so that the mirror reports no change.
+     * The same holds when the answer arrives after the list. */
+    if :: written != 0 && written <= delivered -> unsettled = true :: else fi;
 #endif
     forget()
 }
 
 /* ShownKeys._value */
 inline look() {
-    if :: written <= told -> written = 0; written_value = 0 :: else fi;
+    if :: written <= delivered -> written = 0; written_value = 0 :: else fi;
     i = (written != 0 -> written_value : item)
 }
 
@@ -124,37 +124,37 @@ end:
         i = 0 }
     :: d_step { answer == done ->
         doubted = false; written = answer_revision; written_value = value; no_write();
-#ifndef LIST_TELLS_CHANGES_ONLY
-        if :: written <= told -> unsettled = true :: else fi;
+#ifndef LIST_REPORTS_CHANGES_ONLY
+        if :: written <= delivered -> unsettled = true :: else fi;
 #endif
         look(); i = 0;
         printf("the gateway has its answer\n") }
     :: d_step { faults > 0 && answer != none ->
         faults--; give_up(); doubted = true; unsettled = true;
-        printf("the gateway waits no longer for its answer: the request is late (%d: pending)\n", late) }
+        printf("the gateway gives up waiting for its answer: the request is late (%d: pending)\n", late) }
     :: d_step { faults > 0 && answer == pending ->
         faults--; no_write(); doubted = true; unsettled = true;
-        printf("the gateway waits no longer for its answer: the request is lost\n") }
+        printf("the gateway gives up waiting for its answer: the request is lost\n") }
 
-    :: d_step { live && !crashed && !synced -> list(); printf("the gateway lists at %d: %d\n", told, item) }
-    :: d_step { faults > 0 && live && synced && told < revision ->
+    :: d_step { live && !crashed && !synced -> list(); printf("the gateway lists at %d: %d\n", delivered, item) }
+    :: d_step { faults > 0 && live && synced && delivered < revision ->
         faults--; list();
-        printf("the gateway has lost its watch and lists at %d: %d\n", told, item) }
-    :: d_step { live && synced && told < revision ->
-        i = item; item = history[told + 1];
-        if :: i != item -> changed(told + 1) :: else fi;
-        told++; forget();
-        printf("the gateway sees revision %d: %d\n", told, item) }
+        printf("the gateway has lost its watch and lists at %d: %d\n", delivered, item) }
+    :: d_step { live && synced && delivered < revision ->
+        i = item; item = history[delivered + 1];
+        if :: i != item -> changed(delivered + 1) :: else fi;
+        delivered++; forget();
+        printf("the gateway sees revision %d: %d\n", delivered, item) }
 
     :: d_step { !live && !crashed ->
         give_up(); start_over(); live = true;
-        printf("the gateway is told that its lease is gone, and has a new one\n") }
+        printf("the gateway learns that its lease is gone, and gets a new one\n") }
     :: d_step { faults > 0 && live && !crashed ->
         faults--; give_up(); wanted = 0; start_over(); crashed = true;
         printf("the gateway is killed\n") }
     :: d_step { !live && crashed ->
         crashed = false; live = true;
-        printf("the gateway is there again\n") }
+        printf("the gateway is restarted\n") }
     od
 }
 
@@ -170,8 +170,8 @@ end:
     :: d_step { late == pending ->
         write(late_value); late = none; late_value = 0;
         printf("etcd, late: %d at revision %d\n", key, revision) }
-    :: d_step { faults > 0 && live && !crashed -> faults--; lease_ends(); printf("the lease ends\n") }
-    :: d_step { live && crashed -> lease_ends(); printf("the lease of the dead gateway ends\n") }
+    :: d_step { faults > 0 && live && !crashed -> faults--; lease_ends(); printf("the lease expires\n") }
+    :: d_step { live && crashed -> lease_ends(); printf("the lease of the dead gateway expires\n") }
     :: d_step { faults > 0 && key != 0 -> faults--; write(0); printf("the operator deletes the key\n") }
     od
 }
@@ -179,7 +179,7 @@ end:
 proctype Auditor() {
     timeout;
     printf("nothing more can happen: wanted %d, stored %d\n", wanted, key);
-    assert(key == wanted);      /* etcd shows what is wanted */
+    assert(key == wanted);      /* etcd shows the gateway's demand */
 end: progress:
     do :: false od
 }

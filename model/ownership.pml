@@ -1,17 +1,18 @@
-/* Who owns a topic: the coordination of ARCHITECTURE.md as coordinator/{claims,placement,ownership,mirror,demand}.py
- * and the fence of gateway/{hub,topic}.py do it.
+/* Ownership of a topic: a model of services/coordination/{claims,mirror}.py, poller/{placement,ownership}.py and the
+ * fence of gateway/{hub,topic}.py.
  *
- * Two pollers, two gateways, one topic, one etcd. Everything that is not etcd is asynchronous: a process does its next
- * step at any later moment (so it is also one that was paused and wakes up late), a watch tells at any later moment, a
- * request is carried out and answered at any later moment. Time is not modelled: a wait may be over at any moment.
+ * Two pollers, two gateways, one topic, one etcd. Everything but etcd is asynchronous: a process takes its next step at
+ * any later moment (so each process may have been paused and wake up late), a watch delivers an event at any later
+ * moment, a request is carried out and answered at any later moment. Time is not modelled: a wait may end at any
+ * moment.
  *
- * What is unusual costs one of FAULTS, in any combination and order: a lease that ends under a living process, a
- * process that is killed (for ever, or restarted), a hand-over, a transaction without an answer (it was carried out, is
- * carried out late, or never), a watch that broke and lists again, an operator's delete of the owner key.
- * Demands come and go CHANGES times. So no run is endless, and where nothing more can happen everything must
- * be settled (`Auditor`): that is the liveness. Of fairness it assumes only that what can happen does in the end.
+ * Each fault costs one of FAULTS, in any combination and order: a lease that expires under a living process; a process
+ * that is killed (for ever, or restarted); a hand-over; a transaction without an answer (it was carried out, is carried
+ * out late, or never); a watch that broke and lists again; an operator's delete of the owner key. Demand changes
+ * CHANGES times. Therefore no run is endless, and where nothing more can happen everything must be settled (`Auditor`),
+ * which is the liveness property. The only assumption of fairness is that what can happen does happen in the end.
  *
- * docs/design/model.md says what is left out, and why. `make model` checks this.
+ * docs/design/model.md describes what is left out, and why. `make model` checks this model.
  */
 
 #ifndef FAULTS
@@ -22,16 +23,16 @@
 #endif
 
 /* --- etcd: a linearizable store ----------------------------------------------------------------------------------
- * Revisions are counted for each prefix by itself: only those of the same prefix are ever compared. */
+ * Revisions are counted for each prefix separately: only revisions of the same prefix are ever compared. */
 
 #define REVISIONS 24
 
-byte revision;                  /* of the last change of the owner key */
-byte key_epoch;                 /* the owner key's mod_revision, 0: there is none */
-byte key_lease;
-byte history[REVISIONS];        /* revision -> the lease that the owner key was put on, 0: it was deleted */
-byte events[2];                 /* of gateway g's demand key, counted: the odd ones are puts, the even ones deletes */
-byte live;                      /* a bit for each lease of a poller */
+byte revision;                  /* the revision of the owner key's last change */
+byte key_epoch;                 /* the owner key's mod_revision, 0: there is no owner key */
+byte key_lease;                 /* the lease that the owner key is attached to */
+byte history[REVISIONS];        /* revision -> the lease of the owner key that was put, 0: the key was deleted */
+byte events[2];                 /* number of events of gateway g's demand key: odd ones are puts, even ones deletes */
+byte live;                      /* a bit for each lease of a poller that has not expired */
 
 #define LEASE(p, term)  (1 + (p) + 2 * (term))
 #define BIT(lease)      (1 << ((lease) - 1))
@@ -43,34 +44,34 @@ byte live;                      /* a bit for each lease of a poller */
 /* --- processes --------------------------------------------------------------------------------------------------- */
 
 mtype = { none, claim, release, hand_over, put, delete };       /* requests */
-mtype = { pending, done, refused, lease_lost, unread };         /* what is known of them */
-mtype = { down, granted, listed, working, dead };               /* how far a poller has come */
+mtype = { pending, done, refused, lease_lost, unread };         /* their answers */
+mtype = { down, granted, listed, working, dead };               /* stages of a poller */
 
 typedef Poller {
     mtype stage;
-    byte terms;                 /* how many leases it had */
+    byte terms;                 /* number of leases that it has had */
     byte lease;                 /* 0: none */
-    /* The mirror of owners, and what Placement makes of it. */
-    byte told;                  /* up to which revision */
+    /* The mirror of owners, and Placement's conclusions from it. */
+    byte delivered;             /* the revision up to which the mirror has received events */
     byte item;                  /* Mirror.items: the owner key's epoch, 0: none */
     byte mirrored;              /* RevisionOrder.mirrored */
     byte answered;              /* RevisionOrder.answered */
     byte known;                 /* Placement.owners: the epoch, 0: none */
-    byte held;                  /* Placement.held: the epoch that its updates carry, 0: not ours */
-    bool to_claim;              /* the ClaimQueue */
-    bool to_release;            /* the releases of HeldTopics */
-    byte demand[2];             /* the mirror of demand: how many of `events` it was told */
-    /* The transaction under way; there is one at a time. */
+    byte held;                  /* Placement.held: the epoch that its updates carry, 0: the topic is not held */
+    bool to_claim;              /* the topic is in the ClaimQueue */
+    bool to_release;            /* the topic is in the releases of HeldTopics */
+    byte demand[2];             /* the mirror of demand: number of delivered `events` of each gateway */
+    /* The transaction in flight; there is at most one. */
     mtype request;
-    byte epoch;                 /* of the Claim to release or to hand over */
+    byte epoch;                 /* the epoch of the Claim to release or to hand over */
     byte target;                /* the lease to hand over to */
     mtype answer;
-    byte answer_epoch;          /* to a claim: the epoch that it is ours under; to a hand-over: its epoch; to a
-                                   release: 1 when it is not ours any more; else 0 */
-    mtype futile                /* etcd refused this, and nothing was written since: to ask again changes nothing */
+    byte answer_epoch;          /* for a claim: the epoch of our ownership; for a hand-over: the key's epoch; for a
+                                   release: 1 when the topic is no longer ours; else 0 */
+    mtype futile                /* etcd refused this request and nothing was written since: it would refuse it again */
 };
 
-/* A transaction of poller p that p has given up on, and that is carried out yet. */
+/* A transaction of poller p that p has given up on, and that may still be carried out. */
 typedef Late { mtype request; byte lease; byte epoch; byte target };
 
 Poller poller[2];
@@ -79,17 +80,17 @@ Late late[2];
 byte faults = FAULTS;
 byte changes = CHANGES;
 
-/* Gateway 0's side of the updates. The other's is the same, and nobody else minds updates. */
+/* Gateway 0's side of the updates. Gateway 1's is the same, and nothing else depends on updates. */
 byte fence;                     /* LiveTopic.fence */
 byte accepted;                  /* the epoch of the last update that passed */
-byte seen;                      /* up to which revision its mirror of owners is */
-byte slow_update;               /* the epoch of one update that is long under way, 0: none. All others come at once */
+byte seen;                      /* the revision up to which its mirror of owners has received events */
+byte slow_update;               /* the epoch of one update that takes long, 0: none. All others arrive at once */
 
-hidden byte i, j;                /* scratch, of no meaning between two steps */
+hidden byte i, j;                /* scratch variables without meaning between two steps */
 hidden byte over;
 hidden byte ok;
 
-/* --- what etcd does ---------------------------------------------------------------------------------------------- */
+/* --- etcd's actions ---------------------------------------------------------------------------------------------- */
 
 inline owner_key_written(lease_) {      /* 0: deleted */
     revision++;
@@ -116,19 +117,19 @@ inline demand_written(g) {
 #define NO_DEMAND (!DEMANDED)
 #endif
 
-/* One transaction of services/coordination/claims.py: sets `ok`, and `over` when the lease to put on is gone. */
+/* One transaction of services/coordination/claims.py: sets `ok`, and `over` when the lease of the put is gone. */
 inline carry_out(request_, lease_, epoch_, target_) {
     ok = false; over = false;
     if
     :: request_ == claim && !OWNED && SOME_DEMAND ->
         if
         :: LIVE(lease_) ->
-            assert(DEMANDED);           /* nothing is claimed that nobody wants */
+            assert(DEMANDED);           /* no topic without demand is claimed */
             owner_key_written(lease_); ok = true
         :: else -> over = true
         fi
     :: request_ == release && key_epoch == epoch_ && NO_DEMAND ->
-        assert(!DEMANDED);              /* nothing is released that somebody wants */
+        assert(!DEMANDED);              /* no topic with demand is released */
         owner_key_written(0); ok = true
     :: request_ == hand_over && key_epoch == epoch_ && LIVE(target_) ->
         owner_key_written(target_); ok = true
@@ -141,13 +142,13 @@ inline lease_ends(lease_) {
     if :: OWNED && key_lease == lease_ -> owner_key_written(0) :: else fi
 }
 
-/* What everybody was told is forgotten, so that states that differ in the past only are one. */
+/* Forget events that everyone has received, so that states that differ only in their past are one state. */
 #define FOLLOWS(p) (poller[p].stage == listed || poller[p].stage == working)
 
 inline forget() {
     i = revision;
-    if :: FOLLOWS(0) && poller[0].told < i -> i = poller[0].told :: else fi;
-    if :: FOLLOWS(1) && poller[1].told < i -> i = poller[1].told :: else fi;
+    if :: FOLLOWS(0) && poller[0].delivered < i -> i = poller[0].delivered :: else fi;
+    if :: FOLLOWS(1) && poller[1].delivered < i -> i = poller[1].delivered :: else fi;
 #ifdef UPDATES
     if :: seen < i -> i = seen :: else fi;
 #endif
@@ -155,7 +156,7 @@ inline forget() {
     i = 0
 }
 
-/* Only how many of the events are still to be told counts, and which of them are puts. */
+/* Only the number of the events to be delivered matters, and which of them are puts. */
 #define FORGETTABLE(p, g) (poller[p].stage != working || poller[p].demand[g] >= 2)
 
 inline forget_demand(g) {
@@ -168,7 +169,7 @@ inline forget_demand(g) {
     fi
 }
 
-/* --- Placement: what a poller concludes -------------------------------------------------------------------------- */
+/* --- Placement: a poller's conclusions --------------------------------------------------------------------------- */
 
 #define SEES_DEMAND(p) (ODD(poller[p].demand[0]) || ODD(poller[p].demand[1]))
 
@@ -194,8 +195,8 @@ inline is_over(p, revision_) {
     if :: !over -> poller[p].answered = 0 :: else fi
 }
 
-inline answered_up_to(p, revision_) {   /* what lies behind the mirror matters to nobody: one state, not many */
-    poller[p].answered = (revision_ > poller[p].told -> revision_ : 0)
+inline answered_up_to(p, revision_) {   /* a revision that the mirror has passed has no effect: store 0 for all */
+    poller[p].answered = (revision_ > poller[p].delivered -> revision_ : 0)
 }
 
 inline owner_set(p, epoch_, lease_) {
@@ -214,7 +215,7 @@ inline owner_deleted(p, revision_) {
     if :: !over -> poller[p].known = 0; lose(p); consider(p) :: else fi
 }
 
-inline demand_told(p, g) {
+inline demand_delivered(p, g) {
     if
     :: ODD(poller[p].demand[g]) -> poller[p].to_release = false; consider(p)
     :: else ->
@@ -269,35 +270,36 @@ inline ask(p, request_) {
 
 inline reset(p) {
     no_request(p);
-    poller[p].lease = 0; poller[p].told = 0; poller[p].item = 0; poller[p].mirrored = 0; poller[p].answered = 0;
+    poller[p].lease = 0; poller[p].delivered = 0; poller[p].item = 0; poller[p].mirrored = 0; poller[p].answered = 0;
     poller[p].known = 0; poller[p].held = 0; poller[p].to_claim = false; poller[p].to_release = false;
     poller[p].demand[0] = 0; poller[p].demand[1] = 0; poller[p].futile = none;
     poller[p].stage = down
 }
 
-/* The mirror, by list: Mirror._list and `diff`. */
+/* The mirror lists: Mirror._list and `diff`. */
 inline list_owners(p) {
-    poller[p].told = revision;
+    poller[p].delivered = revision;
     if
     :: OWNED && poller[p].item != key_epoch -> poller[p].item = key_epoch; owner_set(p, key_epoch, key_lease)
     :: !OWNED && poller[p].item != 0 -> poller[p].item = 0; owner_deleted(p, revision)
     :: else
     fi;
-#ifndef LIST_TELLS_CHANGES_ONLY
-    /* Placement.owners_listed: what an answer told of and is gone again is in neither list, so that nothing changed. */
+#ifndef LIST_REPORTS_CHANGES_ONLY
+    /* Placement.owners_listed: a key that only an answer reported and that was deleted is in neither list, so that the
+     * mirror reports no change. */
     if :: poller[p].mirrored < revision -> poller[p].mirrored = revision :: else fi;
     if :: !OWNED && poller[p].known != 0 -> owner_deleted(p, revision) :: else fi
 #endif
 }
 
-/* The mirror, by watch. */
+/* The mirror receives the next event of its watch. */
 inline next_owner(p) {
-    poller[p].told++;
+    poller[p].delivered++;
     if
-    :: history[poller[p].told] != 0 ->
-        poller[p].item = poller[p].told; owner_set(p, poller[p].told, history[poller[p].told])
+    :: history[poller[p].delivered] != 0 ->
+        poller[p].item = poller[p].delivered; owner_set(p, poller[p].delivered, history[poller[p].delivered])
     :: else ->
-        if :: poller[p].item != 0 -> poller[p].item = 0; owner_deleted(p, poller[p].told) :: else fi
+        if :: poller[p].item != 0 -> poller[p].item = 0; owner_deleted(p, poller[p].delivered) :: else fi
     fi
 }
 
@@ -312,7 +314,7 @@ inline moved(p, epoch_, now_epoch) {
     fi
 }
 
-/* What claims.py (each one's `outcome`) makes of the owner key as it is after the transaction. */
+/* The conclusions of claims.py (the functions `outcome`) from the owner key after the transaction. */
 inline read_key(p) {
     if
     :: poller[p].request == claim -> poller[p].answer_epoch = (OWNED && key_lease == poller[p].lease -> key_epoch : 0)
@@ -336,12 +338,12 @@ inline answer_taken(p) {
     fi
 }
 
-/* What must hold after each step of a poller. One that was told everything knows what it owns. */
-#define KNOWS_ALL(p) (poller[p].stage == working && poller[p].told == revision && poller[p].request == none)
+/* Invariants after each step of a poller. A poller that has received everything knows exactly what it owns. */
+#define KNOWS_ALL(p) (poller[p].stage == working && poller[p].delivered == revision && poller[p].request == none)
 #define OWN_EPOCH(p) (OWNED && key_lease == poller[p].lease -> key_epoch : 0)
 
 inline audit(p) {
-    assert(poller[0].held == 0 || poller[0].held != poller[1].held);        /* one Claim of an epoch */
+    assert(poller[0].held == 0 || poller[0].held != poller[1].held);        /* no two Claims of one epoch */
     assert(!OWNED || poller[p].held != key_epoch || poller[p].lease == key_lease);
     assert(!KNOWS_ALL(p) || (poller[p].known == key_epoch && poller[p].held == OWN_EPOCH(p)))
 }
@@ -365,24 +367,24 @@ end:
         audit(p); forget();
         printf("poller %d lists demand: %d\n", p, SEES_DEMAND(p)) }
     :: d_step { P.lease != 0 && !LIVE(P.lease) ->
-        printf("poller %d is told that its lease %d is gone: it stops all, and starts over\n", p, P.lease);
+        printf("poller %d learns that its lease %d is gone: it stops everything, and starts over\n", p, P.lease);
         reset(p); audit(p); forget() }
 
-    /* what etcd shows */
-    :: d_step { FOLLOWS(p) && P.told < revision ->
+    /* events from etcd */
+    :: d_step { FOLLOWS(p) && P.delivered < revision ->
         next_owner(p);
-        printf("poller %d sees revision %d: it knows epoch %d and holds %d\n", p, P.told, P.known, P.held);
+        printf("poller %d sees revision %d: it knows epoch %d and holds %d\n", p, P.delivered, P.known, P.held);
         audit(p); forget() }
-    :: d_step { faults > 0 && FOLLOWS(p) && P.told + 1 < revision ->
+    :: d_step { faults > 0 && FOLLOWS(p) && P.delivered + 1 < revision ->
         faults--; list_owners(p);
-        printf("poller %d has lost its watch of owners and lists at %d: it knows epoch %d and holds %d\n", p, P.told,
-            P.known, P.held);
+        printf("poller %d has lost its watch of owners and lists at %d: it knows epoch %d and holds %d\n", p,
+            P.delivered, P.known, P.held);
         audit(p); forget() }
     :: d_step { P.stage == working && P.demand[0] < events[0] ->
-        P.demand[0]++; demand_told(p, 0); forget_demand(0); audit(p); forget();
+        P.demand[0]++; demand_delivered(p, 0); forget_demand(0); audit(p); forget();
         printf("poller %d sees the demand of gateway 0: %d\n", p, ODD(P.demand[0])) }
     :: d_step { P.stage == working && P.demand[1] < events[1] ->
-        P.demand[1]++; demand_told(p, 1); forget_demand(1); audit(p); forget();
+        P.demand[1]++; demand_delivered(p, 1); forget_demand(1); audit(p); forget();
         printf("poller %d sees the demand of gateway 1: %d\n", p, ODD(P.demand[1])) }
 
     /* work */
@@ -399,17 +401,17 @@ end:
         answer_taken(p); audit(p); forget();
         printf("poller %d has its answer: it knows epoch %d and holds %d\n", p, P.known, P.held) }
     :: d_step { P.answer == lease_lost ->
-        printf("poller %d is told by the answer that its lease is gone\n", p);
+        printf("poller %d learns from the answer that its lease is gone\n", p);
         reset(p); audit(p); forget() }
 
     /* a request without an answer */
     :: d_step { faults > 0 && P.answer == pending && late[p].request == none ->
         faults--; P.answer = unread;
         late[p].request = P.request; late[p].lease = P.lease; late[p].epoch = P.epoch; late[p].target = P.target;
-        printf("poller %d waits no longer for its answer: the request is still under way\n", p) }
+        printf("poller %d gives up waiting for its answer: the request is still in flight\n", p) }
     :: d_step { faults > 0 && (P.answer == pending || P.answer == done || P.answer == refused) ->
         faults--; P.answer_epoch = 0; P.answer = unread;
-        printf("poller %d waits no longer for its answer: request or answer is lost\n", p) }
+        printf("poller %d gives up waiting for its answer: the request or the answer is lost\n", p) }
     :: d_step { P.answer == unread ->
         P.answer = refused; read_key(p);
         printf("poller %d reads back: epoch %d, lease %d\n", p, key_epoch, key_lease) }
@@ -440,8 +442,8 @@ end:
 }
 
 /* --- gateways ------------------------------------------------------------------------------------------------------
- * A poller can't tell why a demand came or went (clients, a lease that ended, an operator, a write that came late):
- * any does at any moment. model/demand.pml shows that what is there in the end is what the gateway wants. */
+ * A poller can't distinguish why a demand came or went (clients, a lease that expired, an operator, a late write), so
+ * demand comes and goes at any moment. model/demand.pml shows that in the end etcd has the gateway's demand. */
 
 proctype A_gateway(bit g) {
 end:
@@ -456,7 +458,7 @@ end:
 
 #define Q poller[q]
 
-proctype Etcd_for(bit q) {      /* what etcd does for poller q and gateway q */
+proctype Etcd_for(bit q) {      /* etcd's actions for poller q and gateway q */
     byte orphan;
 end:
     do
@@ -477,12 +479,12 @@ end:
     /* leases */
     :: d_step { faults > 0 && LIVE(Q.lease) ->
         faults--; lease_ends(Q.lease);
-        printf("lease %d of poller %d ends -> epoch %d\n", Q.lease, q, key_epoch) }
+        printf("lease %d of poller %d expires -> epoch %d\n", Q.lease, q, key_epoch) }
     :: d_step { (live & (q == 0 -> 85 : 170) & ~(Q.lease != 0 -> BIT(Q.lease) : 0)) != 0 ->
         orphan = LEASE(q, 0);
         do :: LIVE(orphan) && orphan != Q.lease -> break :: else -> orphan = orphan + 2 od;
         lease_ends(orphan); forget();
-        printf("lease %d of poller %d, whom nobody renews it for, ends -> epoch %d\n", orphan, q, key_epoch);
+        printf("lease %d of poller %d, which is no longer renewed, expires -> epoch %d\n", orphan, q, key_epoch);
         orphan = 0 }
 
     /* the operator */
@@ -537,7 +539,7 @@ proctype Auditor() {
         poller[1].held, ODD(events[0]), ODD(events[1]));
     assert(DEMANDED == OWNED);
     assert(!OWNED || LIVE(key_lease));
-    assert((OWNED -> key_epoch : 0) == poller[0].held + poller[1].held);    /* held as it says */
+    assert((OWNED -> key_epoch : 0) == poller[0].held + poller[1].held);    /* the key's poller holds it, no other */
 end: progress:
     do :: false od
 }

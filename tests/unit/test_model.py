@@ -1,9 +1,9 @@
-"""How model/check.py reads what spin says. The model itself is checked by `make model`, which needs spin."""
+"""model/check.py reads the output of spin. The models themselves are checked by `make model`, which needs spin."""
 
 from __future__ import annotations
 
 import pytest
-from model.check import parse, tell
+from model.check import counterexample, parse
 
 HOLDS = """
 State-vector 148 byte, depth reached 57, errors: 0
@@ -21,7 +21,7 @@ def test_a_check_without_errors_holds() -> None:
     assert (result.failure, result.states, result.seconds, result.memory_mb) == (None, 2647476, 15.2, 531.906)
 
 
-def test_a_failure_is_told() -> None:
+def test_a_failure_has_the_message_of_spin() -> None:
     assert parse(FAILS).failure == "assertion violated (slow_update>=accepted) (at depth 42)"
 
 
@@ -34,12 +34,12 @@ def test_a_failure_is_told() -> None:
         HOLDS.replace("errors: 0", "errors: 1"),
     ],
 )
-def test_a_search_that_was_cut_short_never_holds(output: str) -> None:
+def test_a_search_that_was_cut_short_is_an_error(output: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         parse(output)
 
 
-def test_a_counterexample_is_told_by_its_steps_and_the_rule_that_it_breaks() -> None:
+def test_a_counterexample_consists_of_its_steps_and_the_violated_assertion() -> None:
     trail = (
         "spin: warning, something\n"
         "          poller 0 asks to claim\n"
@@ -47,4 +47,5 @@ def test_a_counterexample_is_told_by_its_steps_and_the_rule_that_it_breaks() -> 
         "spin: text of failed assertion: assert(1)\n"
         "spin: trail ends after 13 steps\n"
     )
-    assert tell(trail, "first\n    assert(DEMANDED);\n") == ("poller 0 asks to claim", "WRONG: assert(DEMANDED);")
+    steps = counterexample(trail, "first\n    assert(DEMANDED);\n")
+    assert steps == ("poller 0 asks to claim", "WRONG: assert(DEMANDED);")
