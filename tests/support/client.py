@@ -1,7 +1,8 @@
-"""A watcher that believes nothing: `pollcast_client` follows the topics, and applies as strictly as CONTRACT.md §4 is
-written; here is noted what was pushed and when, and each version is compared with the one before.
+"""A client that checks everything it receives.
 
-It lives as long as the body of `Client.open`. Cut off, it connects again and resumes, and counts that.
+`pollcast_client` follows the topics and applies deltas strictly (docs/reference/channels.md#delta). This client records
+each message with its time, and asserts that versions increase. It lives as long as the body of `Client.open`. When its
+connection is lost, it connects again, resumes its topics, and counts the reconnect.
 """
 
 from __future__ import annotations
@@ -19,45 +20,48 @@ from pollcast_client.watching import Url
 from tests.support.waiting import eventually, stood_still
 
 HEARTBEAT_SECONDS = 5.0
+"""Interval of the client's heartbeats."""
 
 PATIENCE_SECONDS = 0.3
-"""A topic is told to be stale after a second; where the machine stood still for this part of it, it may have been."""
+"""Time that the machine must have stood still to excuse the status `stale`, which a gateway sends after a second."""
 
 
 @dataclass(slots=True)
 class Seen:
-    """What a client knows of one topic, and how it came to."""
+    """The state of one topic at a client, and the messages that led to it."""
 
     result: Result | None = None
-    snapshots: int = 0
-    deltas: int = 0
-    statuses: list[str] = field(default_factory=list)  # the states that the gateway said, one after the other
-    status: tuple[str, str | None] | None = None  # and the last, with its reason, on this connection
+    snapshots: int = 0  # number of snapshots received
+    deltas: int = 0  # number of deltas received
+    statuses: list[str] = field(default_factory=list)  # the state of each status message
+    status: tuple[str, str | None] | None = None  # state and reason of the last status on this connection
     reply: Joined | None = None
-    replied_after: float = 0.0
-    at: list[float] = field(default_factory=list)  # when each result came, monotonic
-    anew: bool = True  # nothing was pushed since the topic was joined on this connection
+    replied_after: float = 0.0  # seconds from the join to its reply
+    at: list[float] = field(default_factory=list)  # time.monotonic() of each result
+    anew: bool = True  # no message has arrived since the topic was joined on this connection
 
     @property
     def rows(self) -> list[Row] | None:
+        """The rows of the current result, or None before the first."""
         return list(self.result.rows) if self.result is not None else None
 
     @property
     def version(self) -> Version | None:
+        """The version of the current result, or None before the first."""
         return _version(self.result.version) if self.result is not None else None
 
     def check(self, pushed: Pushed) -> None:
-        """AssertionError when that must not come now. The client itself looks at what a delta holds."""
+        """Count a message, and assert that the gateway may send it now. `pollcast_client` checks a delta's content."""
         if pushed.event == "status":
-            said = pushed.payload["state"], pushed.payload["reason"]
-            assert said != self.status
-            self.statuses.append(said[0])
-            self.status = said
+            status = pushed.payload["state"], pushed.payload["reason"]
+            assert status != self.status
+            self.statuses.append(status[0])
+            self.status = status
             return
         assert pushed.event in ("snapshot", "delta"), pushed
         before, after = self.version, _version(pushed.payload["version"])
-        # A gateway that can't place `since` sends a snapshot, which may be of the very version that we have, or of one
-        # before it, where that gateway is a step behind the one that we came from.
+        # A gateway that does not have `since` in its history sends a snapshot. It may be of the version that we have
+        # already, or of an earlier one when this gateway is a step behind our last one.
         if before is not None and not (self.anew and pushed.event == "snapshot"):
             assert after > before
         self.anew = False
@@ -66,7 +70,7 @@ class Seen:
 
 
 class Client:
-    """`seen` by topic, as it was joined; `closed` is the close code that the gateway sent last."""
+    """A client of `open`: `seen` has the state of each topic, by its spelling; `closed` is the last close code."""
 
     def __init__(self, url: Url) -> None:
         self.seen: dict[str, Seen] = {}
@@ -80,8 +84,11 @@ class Client:
     @staticmethod
     @contextlib.asynccontextmanager
     async def open(url: Url) -> AsyncIterator[Client]:
-        """Connected on entry. `url`: a gateway's, or what finds one for each connection. AssertionError, in a group,
-        when it was told what must not be."""
+        """Run a client, which is connected on entry.
+
+        `url` is a gateway's URL, or a function that returns one for each connection. Raises AssertionError, in a group,
+        when a gateway sends something that it must not send.
+        """
         client = Client(url)
         async with asyncio.TaskGroup() as tasks:
             following = tasks.create_task(client._follow())
@@ -90,14 +97,14 @@ class Client:
             following.cancel()
 
     async def join(self, *topics: str, canonical: str | None = None) -> None:
-        """Returns when all are answered (ok). They are spelled canonically, unless it is said what they are."""
+        """Join the topics and return when all joins are accepted. `canonical` is their canonical topic, if another."""
         self._canonical |= dict.fromkeys(topics, canonical) if canonical else {}
         for topic in topics:
             await self._join(topic, None)
         await eventually(lambda: all(self.seen[topic].reply for topic in topics), what="all joins are answered")
 
     async def resume(self, topic: str, known: Result) -> None:
-        """Joins with what was seen (perhaps on another gateway). Counts anew."""
+        """Join with a known result, perhaps of another gateway, and start to count messages anew."""
         await self._join(topic, known)
         await eventually(lambda: self.seen[topic].reply)
 
@@ -107,30 +114,32 @@ class Client:
         await self._watch.join(f"live:{topic}", known=known)
 
     async def has_results(self, *topics: str) -> None:
+        """Wait until each of the topics has a result."""
         await eventually(lambda: all(self.seen[topic].result is not None for topic in topics))
 
     async def shows(self, topic: str, rows: list[dict[str, Any]]) -> None:
+        """Wait until the topic has exactly these rows."""
         await eventually(lambda: self.seen[topic].rows == rows, what=f"{topic} shows {rows}")
 
     async def hears_more(self, topic: str) -> None:
-        """Another result of the topic."""
+        """Wait for another result of the topic."""
         before = len(self.seen[topic].at)
         await eventually(lambda: len(self.seen[topic].at) > before, what=f"more of {topic}")
 
     def noticed_nothing(self, *topics: str) -> None:
-        """AssertionError when one of the topics (default: all) needed another snapshot, or was told to be anything but
-        live."""
+        """Assert that each of the topics (default: all) got one snapshot and no status message (`troubles`)."""
         for topic in topics or self.seen:
             seen = self.seen[topic]
             assert (topic, seen.snapshots, self.troubles(topic)) == (topic, 1, [])
 
     def troubles(self, topic: str) -> list[str]:
-        """What states the gateway has told, without those for which the machine is to blame that stood still."""
+        """Return the states of the topic's status messages, or none when a machine that stood still explains them."""
         statuses = self.seen[topic].statuses
         excused = stood_still(self.began) > PATIENCE_SECONDS and set(statuses) == {"stale", "live"}
         return [] if excused and statuses[-1] == "live" else statuses
 
     async def leave(self, topic: str) -> None:
+        """Leave the topic."""
         await self._watch.leave(f"live:{topic}")
 
     async def _follow(self) -> None:

@@ -1,4 +1,4 @@
-"""A whole cluster for tests: `pollcast up` as a user starts it, and its services as processes that can be broken."""
+"""A whole cluster for tests: `pollcast up` as a user starts it, and its services as processes for tests to break."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ STOP_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Node:
+    """One process of the cluster, with its addresses (`host:port`)."""
+
     role: str
     name: str
     pid: int
@@ -43,7 +45,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What `cluster.json` says, with the process of `pollcast up` itself."""
+    """A running cluster: the process of `pollcast up`, and the content of `cluster.json` in `info`."""
 
     process: subprocess.Popen[bytes]
     data_dir: Path
@@ -51,22 +53,26 @@ class Cluster:
 
     @property
     def etcd(self) -> list[str]:
+        """The addresses of etcd's members, `host:port`."""
         endpoints: list[str] = self.info["etcd"]
         return endpoints
 
     @property
     def namespace(self) -> str:
+        """The prefix of the cluster's keys in etcd."""
         return str(self.info["namespace"])
 
     @property
     def database_url(self) -> str:
+        """The URL of the database that is polled."""
         return str(self.info["database_url"])
 
     def nodes(self, role: str) -> list[Node]:
+        """Return the processes of a role, which may be `etcd` too."""
         return [Node(**node) for node in self.info["nodes"] if node["role"] == role]
 
     def gateway(self, number: int = 0) -> str:
-        """`host:port` of a gateway's HTTP."""
+        """Return `host:port` of the HTTP of gateway `number`, counted from 0."""
         address = self.nodes("gateway")[number].http
         assert address is not None
         return address
