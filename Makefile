@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WITH_NODE := PATH="$(CURDIR)/$(BIN):$$PATH"
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt
-MAYBE_PAGE = $(MAKE) --no-print-directory page || echo "Continuing without the page: the gateways' address / explains what is missing."
+MAYBE_PAGE = $(MAKE) --no-print-directory page || echo "Continuing without the page: a gateway's address / explains what is missing."
 CHROMIUM := $(shell command -v chromium || command -v google-chrome)
 PGBOUNCER := $(shell PATH="$$PATH:/usr/sbin" command -v pgbouncer)
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)

@@ -22,7 +22,7 @@ STOP_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Node:
-    """One process of the cluster, with its addresses (`host:port`)."""
+    """A process of the cluster, with its addresses (`host:port`)."""
 
     role: str
     name: str
@@ -31,15 +31,19 @@ class Node:
     grpc: str | None
 
     def kill(self) -> None:
+        """End the process with SIGKILL."""
         os.kill(self.pid, signal.SIGKILL)
 
     def freeze(self) -> None:
+        """Stop the process with SIGSTOP: its connections stay open, and nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
+        """Let the process continue after `freeze`."""
         os.kill(self.pid, signal.SIGCONT)
 
     def terminate(self) -> None:
+        """Ask the process to end with SIGTERM."""
         os.kill(self.pid, signal.SIGTERM)
 
 

@@ -1,4 +1,4 @@
-"""model/check.py reads the output of spin. The models themselves are checked by `make model`, which needs spin."""
+"""The parser of the output of spin in model/check.py. `make model` checks the models themselves; it needs spin."""
 
 from __future__ import annotations
 
