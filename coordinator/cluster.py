@@ -120,7 +120,7 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
             await request_drain(self._etcd, self._keys, request.node)
         return cluster_pb2.DrainNodeResponse()
 
-    # --- inside -----------------------------------------------------------------------------------------------
+    # --- helpers ----------------------------------------------------------------------------------------------
 
     async def _synced(self) -> None:
         """Wait for the first listing of etcd. Raises EtcdRefused after SYNC_SECONDS."""

@@ -1,5 +1,8 @@
-"""How many clients a gateway takes (CONTRACT.md §10, MAX_CONNECTIONS): sockets, event streams, requests that wait for a
-result, and gRPC streams alike. Who comes on top is refused at once, which costs those there nothing."""
+"""The limit of a gateway's connections: POLLCAST_MAX_CONNECTIONS (docs/reference/security.md#limits).
+
+It counts sockets, event streams, requests that wait for a result and gRPC streams alike. A client beyond it is refused
+at once, which costs the others nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from pollcast.services.errors import TooManyConnections
 
 
 class Admission:
-    """`sockets` tells how many WebSockets there are; all others are counted by their `seat`."""
+    """The count of a gateway's connections, and its limit.
+
+    `sockets` returns the number of WebSockets; all other connections are counted by their `seat`.
+    """
 
     def __init__(self, most: int, sockets: Callable[[], int]) -> None:
         self._most = most
@@ -19,16 +25,17 @@ class Admission:
 
     @property
     def taken(self) -> int:
+        """The number of connections now."""
         return self._sockets() + self._seated
 
     def check(self) -> None:
-        """Raises TooManyConnections."""
+        """Raise TooManyConnections when the limit is reached."""
         if self.taken >= self._most:
             raise TooManyConnections(f"this gateway has its {self._most} connections: try another, or later")
 
     @contextlib.contextmanager
     def seat(self) -> Iterator[None]:
-        """Counts as one connection inside. Raises TooManyConnections."""
+        """Count one connection inside the scope. Raises TooManyConnections when the limit is reached."""
         self.check()
         self._seated += 1
         try:

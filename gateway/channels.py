@@ -89,7 +89,7 @@ class Channel:
     def write(self, frames: bytes) -> None:
         """Write frames that are part of the state which a channel gets when it catches up.
 
-        A channel whose socket is congested gets all of that state later instead.
+        A channel whose socket is congested gets the whole state later instead.
         """
         if self.wire.blocked:
             self.fell_behind()
@@ -97,7 +97,7 @@ class Channel:
             self.wire.write(frames)
 
     def fell_behind(self) -> None:
-        """Take note that the channel missed a message because its socket is congested."""
+        """Record that the channel missed a message because its socket is congested."""
         self.socket.fell_behind(self)
 
 
@@ -122,6 +122,7 @@ class Socket:
     # --- calls by the wire ------------------------------------------------------------------------------------
 
     def received(self, text: bytes | bytearray | memoryview) -> None:
+        """Handle a message; close the socket when it is malformed."""
         self.last_heard = self._context.now()
         try:
             message = phoenix.decode(text)
@@ -137,9 +138,11 @@ class Socket:
             self._on_channel(message)
 
     def pinged(self) -> None:
+        """Record that the client is alive."""
         self.last_heard = self._context.now()
 
     def drained(self) -> None:
+        """Bring the channels that missed a message up to date."""
         self.congested_since = None
         self.last_heard = self._context.now()  # its silence proves nothing: the gateway did not read from it
         behind, self._behind = self._behind, None
@@ -152,6 +155,7 @@ class Socket:
                     channel.live.presence.send_state(channel)
 
     def closed(self) -> None:
+        """Take all channels off their topics, because the connection is gone."""
         for channel in self.channels.values():
             self._part(channel, broken=True)
         self.channels.clear()
@@ -257,12 +261,12 @@ class Socket:
             raise InvalidPayload('the payload must be {"token": "…"}')
         renewed = self._context.identify(token)
         if renewed.subject != self.identity.subject:
-            raise Forbidden("the new token is of another subject: connect anew")
+            raise Forbidden("the new token belongs to another subject: open a new connection")
         for spelling, joined in self.channels.items():
             topic = topics.parse(spelling, self._context.catalog, renewed.values)
             topics.check_roles(topic.query, renewed.roles)
             if topic.canonical != joined.live.topic.canonical:
-                raise Forbidden("the new token binds a joined topic to other values: connect anew")
+                raise Forbidden("the new token binds a joined topic to other values: open a new connection")
         self.identity = renewed
         self._send(phoenix.reply(message, channel.spelling, b"ok"))
 
@@ -275,7 +279,7 @@ class Socket:
         self._send(phoenix.reply(message, channel.spelling, b"ok"))
 
     def _part(self, channel: Channel, *, broken: bool = False) -> None:
-        """Take the channel off its topic. `broken` tells that its socket is gone, so that its client may come back."""
+        """Take the channel off its topic. With `broken`, its socket is gone, and its client may come back."""
         if self._behind is not None:
             self._behind.discard(channel)
         if channel.live.presence is not None:

@@ -1,6 +1,7 @@
 """The codes with which a gateway closes a WebSocket, and the reason for each (docs/reference/channels.md#close-codes).
 
-Code 1009 (a message larger than POLLCAST_MAX_FRAME) is missing here because the `websockets` library sends it itself.
+The `websockets` library itself sends 1002 (input that is not a WebSocket's) and 1009 (a message larger than
+POLLCAST_MAX_FRAME).
 """
 
 from __future__ import annotations

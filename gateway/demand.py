@@ -1,4 +1,4 @@
-"""The gateway's demand keys: makes etcd show the topics that this gateway has clients on."""
+"""Demand in etcd: one key for each topic that has clients on this gateway (docs/reference/etcd.md#demand)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pollcast.services.coordination.session import Session
 
 
 class Demand:
-    """What the gateway wants, and that etcd shows it."""
+    """The topics that this gateway has clients on, and their demand keys in etcd."""
 
     def __init__(self, etcd: Etcd, keys: Keys, gateway: str) -> None:
         self._etcd = etcd
@@ -25,7 +25,7 @@ class Demand:
         self._desired = DesiredKeys(etcd, "demand")
 
     def want(self, topic: str) -> None:
-        """The gateway has a client on the topic. Wanting twice is wanting."""
+        """Write the topic's demand, because it has a client; do nothing when it is written already."""
         if topic not in self._topics:
             self._topics.add(topic)
             self._desired.put(
@@ -33,27 +33,28 @@ class Demand:
             )
 
     def unwant(self, topic: str) -> None:
-        """The last client left the topic."""
+        """Delete the topic's demand, because its last client left."""
         if topic in self._topics:
             self._topics.remove(topic)
             self._desired.drop(self._keys.demand(topic, self._gateway))
 
     @property
     def wanted(self) -> frozenset[str]:
+        """The topics with clients on this gateway."""
         return frozenset(self._topics)
 
     @property
     def settled(self) -> bool:
-        """Whether etcd shows all that is wanted, and nothing else, as far as is known."""
+        """Whether etcd holds exactly the demand of this gateway, as far as is known."""
         return self._desired.settled
 
     @property
     def healthy(self) -> bool:
-        """Whether etcd is followed now."""
+        """Whether there is a session and the demand keys in etcd are followed now."""
         return self._desired.healthy
 
     async def run(self, session: Session) -> NoReturn:
-        """Raises LeaseLost when etcd says that the session is over (as the session itself does)."""
+        """Write the demand on the session's lease. Raises LeaseLost when etcd has ended the session."""
         mirror = Mirror(self._etcd, self._keys.demands(), self._changed, on_listed=self._desired.listed)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(mirror.run(), name="mirror of demand")

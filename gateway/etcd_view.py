@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from pollcast.gateway.cluster_view import ClusterView
+from pollcast.gateway.cluster_overview import ClusterOverview
 from pollcast.gateway.hub import Hub, Owner
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.failure_detector import FailureDetector
@@ -43,7 +43,7 @@ class EtcdView:
         etcd: Etcd,
         keys: Keys,
         hub: Hub,
-        cluster: ClusterView,
+        cluster: ClusterOverview,
         addresses: PollerAddresses,
         members: Mirror,
         on_new_cluster: Callable[[], None],

@@ -1,6 +1,7 @@
-"""What a gateway tells Prometheus of what it counts anyway: read when somebody scrapes, so that it costs nothing else.
+"""Gateway metrics that are read when Prometheus scrapes, so that they cost nothing otherwise.
 
-Names are stable; labels are queries, never topics, whose number has no bound. The rest is in gateway/metrics.py.
+Names are stable (docs/reference/metrics.md#gateway). Labels are queries, never topics, because the number of topics has
+no bound. The other metrics of a gateway are in gateway/metrics.py.
 """
 
 from __future__ import annotations
@@ -11,26 +12,26 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from pollcast.gateway.cluster_view import ClusterView
+from pollcast.gateway.cluster_overview import ClusterOverview
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import PresenceKeys
 from pollcast.gateway.sockets import Sockets
 
 EVENTS = (b"snapshot", b"delta", b"status", b"presence_diff")
-"""Told from the start, at 0."""
+"""Events that are reported from the start, with 0."""
 
 
 class GatewayGauges:
-    """What is read on scrape."""
+    """A collector of the gateway's metrics. Call it from the event loop only."""
 
-    def __init__(self, sockets: Sockets, cluster: ClusterView, presences: Presences, keys: PresenceKeys) -> None:
+    def __init__(self, sockets: Sockets, cluster: ClusterOverview, presences: Presences, keys: PresenceKeys) -> None:
         self._sockets = sockets
         self._cluster = cluster
         self._presences = presences
         self._keys = keys
 
     def __call__(self) -> Iterator[Metric]:
-        """Everything, as it is now."""
+        """Yield all metrics with their present values."""
         yield from self._topics()
         yield from self._clients()
         yield from self._pushed()
@@ -43,31 +44,41 @@ class GatewayGauges:
         )
         topics = GaugeMetricFamily(
             "pollcast_gateway_topics",
-            "Topics with clients here, by what the clients were told of their state.",
+            "Topics with clients on this gateway, by query and by the state that clients were sent.",
             labels=["query", "state"],
         )
         for name in self._sockets.context.catalog.queries:
             for state in ("live", "stale", "failed"):
                 topics.add_metric([name, state], watched[name, state])
         yield topics
-        yield _gauge("pollcast_gateway_links", "Pollers whose feed stands.", hub.feeds.connected)
-        yield _gauge(
-            "pollcast_gateway_owned_topics", "Topics that have an owner, in the whole cluster.", len(hub.owners)
+        yield _gauge("pollcast_gateway_links", "Pollers whose feed is connected.", hub.feeds.connected)
+        yield _gauge("pollcast_gateway_owned_topics", "Topics with an owner, in the whole cluster.", len(hub.owners))
+        yield _counter(
+            "pollcast_gateway_takeovers",
+            "Changes of a topic's owner from one poller to another.",
+            self._cluster.takeovers,
         )
         yield _counter(
-            "pollcast_gateway_takeovers", "Topics that went from one poller to another.", self._cluster.takeovers
-        )
-        yield _counter(
-            "pollcast_gateway_stale_frames", "Updates of owners of the past that the fence dropped.", hub.stale_updates
+            "pollcast_gateway_stale_frames", "Updates of former owners that the fence dropped.", hub.stale_updates
         )
 
     def _clients(self) -> Iterator[Metric]:
         counts = self._sockets.counts
         congested = sum(socket.wire.congested for socket in self._sockets)
-        yield _gauge("pollcast_gateway_congested_sockets", "Sockets that are being waited for to read.", congested)
-        yield _counter("pollcast_gateway_slow_readers", "Times that a socket fell behind.", counts.slow)
-        yield _counter("pollcast_gateway_stuck_sockets", "Sockets closed because they did not read.", counts.stuck)
-        yield _counter("pollcast_gateway_malformed_messages", "Messages that closed their socket.", counts.malformed)
+        yield _gauge(
+            "pollcast_gateway_congested_sockets",
+            "Sockets whose write buffer is full because the client does not read.",
+            congested,
+        )
+        yield _counter("pollcast_gateway_slow_readers", "Number of times that a socket fell behind.", counts.slow)
+        yield _counter(
+            "pollcast_gateway_stuck_sockets", "Sockets closed because the client did not read.", counts.stuck
+        )
+        yield _counter(
+            "pollcast_gateway_malformed_messages",
+            "Malformed messages, each of which closed its socket.",
+            counts.malformed,
+        )
         refused = CounterMetricFamily(
             "pollcast_gateway_refusals", "Error replies on sockets, by reason.", labels=["reason"]
         )
@@ -88,15 +99,21 @@ class GatewayGauges:
 
     def _presence(self) -> Iterator[Metric]:
         presences = self._presences
-        yield _gauge("pollcast_gateway_presence_members", "On the lists here, of all gateways.", presences.members)
+        yield _gauge(
+            "pollcast_gateway_presence_members",
+            "Members on this gateway's presence lists, those of other gateways included.",
+            presences.members,
+        )
         yield _gauge(
             "pollcast_gateway_presence_departing",
-            "Members whose socket closed and who may come back.",
+            "Members of this gateway whose socket closed and whose client may return.",
             presences.departing,
         )
-        yield _counter("pollcast_gateway_presence_diffs", "Differences of lists made for clients.", presences.diffs)
+        yield _counter("pollcast_gateway_presence_diffs", "Presence differences made for clients.", presences.diffs)
         yield _counter(
-            "pollcast_gateway_presence_requests", "Transactions that show members in etcd.", self._keys.requests
+            "pollcast_gateway_presence_requests",
+            "Transactions that wrote or deleted presence keys in etcd.",
+            self._keys.requests,
         )
 
 

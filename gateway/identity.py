@@ -1,4 +1,4 @@
-"""Who a client is: what its token says, or nobody in particular when no tokens are asked for. Pure."""
+"""The identity of a client: the claims of its token, or ANONYMOUS when no tokens are required. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from pollcast.services.errors import Unauthorized
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """`values` is None without a token: then a parameter that is bound from a claim is out of reach."""
+    """A client's subject, roles and claims.
+
+    `values` has the token's claims by name. It is None without a token, and then queries with a parameter that is bound
+    from a claim cannot be used.
+    """
 
     subject: str | None = None
     roles: tuple[str, ...] = ()
@@ -19,26 +23,28 @@ class Identity:
     values: Mapping[str, object] | None = field(default=None, repr=False)
 
     def expired(self, at: float) -> bool:
+        """Return whether the token had expired at this time, in seconds since the Unix epoch."""
         return self.expires_at is not None and self.expires_at < at
 
     def lifetime(self, at: float) -> float | None:
-        """Seconds from `at` until the token expires, not below 0; None: it never does."""
+        """Return the seconds from `at` until the token expires, at least 0; None when it never expires."""
         return None if self.expires_at is None else max(0.0, self.expires_at - at)
 
 
-NOBODY = Identity()
+ANONYMOUS = Identity()
+"""The identity of every client when no tokens are required."""
 
 
 class Authenticator:
-    """Turns tokens into identities. Without a verifier no tokens are asked for, and none is looked at."""
+    """A gateway's check of tokens. Without a verifier, no token is required and none is read."""
 
     def __init__(self, verifier: Verifier | None) -> None:
         self._verifier = verifier
 
     def identify(self, token: str | None) -> Identity:
-        """Raises Unauthorized."""
+        """Return the identity of the client that sent the token. Raises Unauthorized when it is missing or invalid."""
         if self._verifier is None:
-            return NOBODY
+            return ANONYMOUS
         if not token:
             raise Unauthorized("a token is needed")
         return _identity(self._verifier.verify(token))

@@ -1,9 +1,9 @@
-"""Which web pages may talk to this gateway (CONTRACT.md §10, ORIGINS). Pure.
+"""The web pages that may use a gateway: POLLCAST_ORIGINS (docs/reference/security.md#origins). Pure.
 
-A browser tells by `Origin` whose page asks. A page that gets its own name to point at this machine (DNS rebinding) is
-of the same origin as what it asks, and only the Host header gives it away: a gateway that nobody has decided on, which
-is bound to loopback and asks for no tokens, therefore lets pages in by names of this machine only. What sends no Origin
-is no page.
+Browsers send a page's origin in the `Origin` header. A page that gets its own name to point at this machine (DNS
+rebinding) has the same origin as its target, and only the Host header gives it away. So a gateway that is bound to
+loopback, asks for no tokens and has no explicit POLLCAST_AUTH lets pages in only by names of this machine. A client
+that sends no `Origin` is no web page, and is allowed.
 """
 
 from __future__ import annotations
@@ -17,31 +17,41 @@ from pollcast.services.errors import Forbidden
 from pollcast.services.process.settings import GatewaySettings
 
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+"""Ports by scheme, as an Origin or a Host may end with them."""
 
 
 @dataclass(frozen=True, slots=True)
 class OriginPolicy:
-    """`origins` in lower case, as `https://example.org`; `*` allows all; empty: only the gateway's own host. `names`
-    are the hosts that it answers to besides addresses and those that are no DNS names; None: to any."""
+    """The web pages that may use a gateway.
+
+    `origins` are the allowed Origins in lower case, such as `https://example.org`; `*` allows all, and an empty tuple
+    only the gateway's own host. `names` are the host names that pages may reach it by, besides IP addresses and names
+    that nobody can register; None allows all.
+    """
 
     origins: tuple[str, ...] = ()
     names: frozenset[str] | None = None
 
     @classmethod
     def of(cls, settings: GatewaySettings) -> Self:
+        """Return the policy that the settings describe."""
         if settings.auth == "none" or settings.tokens_required:
             return cls(settings.origins)
         named = {_hostname(urlsplit(origin).netloc) for origin in settings.origins}
         return cls(settings.origins, frozenset(named | {(settings.advertise or "").lower()}))
 
     def check(self, origin: str | None, host: str) -> None:
-        """`origin` as the browser sent it (None: not a browser); `host` is the Host header. Raises Forbidden."""
+        """Raise Forbidden for a page that may not use this gateway.
+
+        `origin` and `host` are the request's headers; without an Origin, the client is no browser.
+        """
         if origin is not None and not self.allow_host(host):
             raise Forbidden("this gateway is for this machine only, and does not go by that name: see POLLCAST_AUTH")
         if not self.allow_origin(origin, host):
             raise Forbidden("pages of this Origin are not allowed: name it in POLLCAST_ORIGINS")
 
     def allow_origin(self, origin: str | None, host: str) -> bool:
+        """Return whether pages of this Origin are allowed."""
         if origin is None:
             return True
         origin = origin.strip().rstrip("/").lower()
@@ -53,10 +63,11 @@ class OriginPolicy:
         return bool(standard and own) and authority.removesuffix(standard) == own
 
     def allow_host(self, host: str) -> bool:
+        """Return whether pages may reach the gateway by this host name."""
         if self.names is None or not host:
             return True
         name = _hostname(host)
-        # Nobody can own a name without a dot.
+        # Nobody can register a name without a dot.
         if "." not in name.rstrip(".") or name.endswith(".localhost") or name in self.names:
             return True
         try:
@@ -67,7 +78,7 @@ class OriginPolicy:
 
 
 def _hostname(authority: str) -> str:
-    """`Example.org:80` → `example.org`, `[::1]:80` → `::1`."""
+    """Return the host of an authority: `Example.org:80` → `example.org`, `[::1]:80` → `::1`."""
     authority = authority.strip().lower()
     if authority.startswith("["):
         return authority[1:].partition("]")[0]

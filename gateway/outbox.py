@@ -1,4 +1,4 @@
-"""Gathering of writes: what one event writes to a connection leaves in one system call."""
+"""Gathering of writes: all frames that one event writes to a connection leave in one system call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 
 class Flushable(Protocol):
-    """A connection that buffers what is written to it while the outbox is held (`pollcast.gateway.wire.Wire`)."""
+    """A connection that buffers frames while the outbox is held (`pollcast.gateway.wire.Wire`)."""
 
     def flush(self) -> None:
         """Write the buffered frames to the transport."""
@@ -17,8 +17,8 @@ class Flushable(Protocol):
 class Outbox:
     """The connections of one event loop that have buffered frames.
 
-    While it is held (`with outbox:`), connections buffer what is written to them; at the end each flushes. Hold it only
-    within one turn of the loop.
+    While it is held (`with outbox:`), connections buffer the frames that are written; at the end each flushes. Hold it
+    only within one turn of the loop.
     """
 
     __slots__ = ("buffering", "held")

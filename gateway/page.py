@@ -1,8 +1,8 @@
-"""The page that a gateway serves on `/` (sources in web/, built by `make page` into gateway/static).
+"""The page that a gateway serves on `/` (docs/reference/http.md#the-page).
 
-It is read once, when the gateway starts, and served from memory. When it is not built, `/` says so in plain HTML and
-everything else works. Nothing on it comes from elsewhere: the security policy forbids it, and inline scripts and
-styles as well.
+Its sources are in web/; `make page` builds it into gateway/static. A gateway reads it once, when it starts, and serves
+it from memory. When it is not built, `/` explains that in plain HTML, and everything else works. The page loads nothing
+from elsewhere: its security policy forbids that, and inline scripts and styles as well.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 FOLDER = Path(__file__).parent / "static"
-"""The built page: in a checkout after `make page`, in an installed package always."""
+"""The folder of the built page: in a checkout after `make page`, in an installed package always."""
 
-HEADERS = {
+SECURITY_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -29,8 +29,9 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
 }
+"""Headers of every file: the page loads nothing from elsewhere, runs nothing inline, and is shown in no frame."""
 
-MISSING = """<!doctype html>
+PLACEHOLDER = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -40,19 +41,23 @@ MISSING = """<!doctype html>
 <pre>make page</pre>
 <p>Then start the gateway again. Everything else works without it:</p>
 <ul>
-<li><a href="/api/queries">/api/queries</a>: what can be watched</li>
+<li><a href="/api/queries">/api/queries</a>: the queries that you can watch</li>
 <li><code>/live/&lt;query&gt;?&lt;parameter&gt;=&lt;value&gt;</code>: a result, as JSON or server-sent events</li>
 <li><code>/socket/websocket</code>: live results for phoenix.js</li>
-<li><a href="/metrics">/metrics</a>, <a href="/readyz">/readyz</a>: how this gateway is</li>
+<li><a href="/metrics">/metrics</a>, <a href="/readyz">/readyz</a>: the state of this gateway</li>
 </ul>
 </html>
 """
+"""The page of a gateway whose page is not built."""
 
 COMPRESSED_FROM_BYTES = 1024
+"""Size from which a file is also kept compressed."""
 
 
 @dataclass(frozen=True)
 class File:
+    """One file of the page, as it is served: its content, plain and gzip-compressed, and two header values."""
+
     content: bytes
     compressed: bytes | None
     media_type: str
@@ -60,7 +65,7 @@ class File:
 
     @classmethod
     def of(cls, name: str, content: bytes) -> Self:
-        """`name` is the path from the page's root; what is in assets/ has its hash in its name."""
+        """Return the file with this path below `/`. Files in assets/ never change: their names hold a hash."""
         media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
         cache = "public, max-age=31536000, immutable" if name.startswith("assets/") else "no-cache"
         compressed = gzip.compress(content, mtime=0) if len(content) >= COMPRESSED_FROM_BYTES else None
@@ -68,27 +73,31 @@ class File:
 
 
 class Page:
-    """The files by their path: "" is the page itself."""
+    """The files of the page by their path below `/`; "" is the page itself."""
 
     def __init__(self, files: dict[str, File]) -> None:
         self._files = files
 
     @classmethod
     def load(cls, folder: Path = FOLDER) -> Self:
-        """The page that is built there, or one that says that it is missing. OSError when it can't be read."""
+        """Return the page that is built in the folder, or a placeholder when there is none.
+
+        Raises OSError when a file cannot be read.
+        """
         if not (folder / "index.html").is_file():
-            return cls({"": File.of("index.html", MISSING.encode())})
+            return cls({"": File.of("index.html", PLACEHOLDER.encode())})
         paths = [path for path in folder.rglob("*") if path.is_file()]
         files = {(name := path.relative_to(folder).as_posix()): File.of(name, path.read_bytes()) for path in paths}
         files[""] = files.pop("index.html")
         return cls(files)
 
     def routes(self) -> list[Route]:
+        """Return one route per file."""
         return [Route(f"/{name}", self._serve) for name in self._files]
 
     async def _serve(self, request: Request) -> Response:
         file = self._files[request.url.path.removeprefix("/")]
-        headers = HEADERS | {"cache-control": file.cache, "vary": "Accept-Encoding"}
+        headers = SECURITY_HEADERS | {"cache-control": file.cache, "vary": "Accept-Encoding"}
         content = file.content
         if file.compressed is not None and "gzip" in request.headers.get("accept-encoding", ""):
             content = file.compressed

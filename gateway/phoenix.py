@@ -1,7 +1,7 @@
-"""Phoenix Channels, V2 JSON serializer: messages ⇄ text. Pure (CONTRACT.md §4).
+"""Phoenix Channels' V2 JSON serializer: messages to text and back (docs/reference/channels.md#messages). Pure.
 
-A message is `[join_ref, ref, topic, event, payload]`. Outgoing payloads are JSON already: they are put together, not
-encoded again. Refs are echoed as they came.
+A message is `[join_ref, ref, topic, event, payload]`. Outgoing payloads are JSON already: they are put together here,
+and not encoded again.
 """
 
 from __future__ import annotations
@@ -14,18 +14,22 @@ import orjson
 from pollcast.services.compact import compact
 
 VSN = "2.0.0"
+"""The version of the serializer, which clients send as `vsn`."""
 
 Ref = str | int | None
+"""A `ref` or `join_ref`, which goes back to the client as it came."""
 
 UNREADABLE: Final = object()
-"""The payload of a message whose text is JSON, but holds half of a surrogate pair there."""
+"""The payload of a message whose payload holds half of a surrogate pair, which orjson cannot write."""
 
 
 class Malformed(Exception):
-    """The text is no message of the V2 JSON serializer; says why. The socket is closed with 1007."""
+    """The text is not a message of the V2 JSON serializer, for the reason given. It closes the socket with 1007."""
 
 
 class Message(NamedTuple):
+    """A message from a client."""
+
     join_ref: Ref
     ref: Ref
     topic: str
@@ -34,7 +38,7 @@ class Message(NamedTuple):
 
 
 def decode(text: bytes | bytearray | memoryview) -> Message:
-    """Raises Malformed."""
+    """Return the message that a text holds. Raises Malformed."""
     try:
         parts = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -53,31 +57,33 @@ def decode(text: bytes | bytearray | memoryview) -> Message:
 
 
 def encode(join_ref: Ref, ref: Ref, topic: bytes, event: bytes, payload: bytes) -> bytes:
-    """`topic` is a JSON string with its quotes (`quote`), `event` a plain word, `payload` JSON."""
+    """Return a message as text. `topic` is a JSON string (see `quote`), `event` a plain word, `payload` JSON."""
     return b'[%b,%b,%b,"%b",%b]' % (_json(join_ref), _json(ref), topic, event, payload)
 
 
 def push(topic: bytes, event: bytes, payload: bytes) -> bytes:
-    """A server's push: without refs, so that one encoding serves every client on this spelling of the topic."""
+    """Return a push as text. It has no refs, so that one encoding serves every client on this spelling of the topic."""
     return b'[null,null,%b,"%b",%b]' % (topic, event, payload)
 
 
 def quote(topic: str) -> bytes:
-    """A topic as a JSON string."""
+    """Return a topic as a JSON string, quotes included."""
     return compact(_json(topic))
 
 
 def _json(value: str | int | None) -> bytes:
     try:
         return orjson.dumps(value)
-    except orjson.JSONEncodeError:  # a lone surrogate, which is echoed as it came
+    except orjson.JSONEncodeError:  # half of a surrogate pair, which goes back as it came
         return json.dumps(value).encode()
 
 
 def _with_surrogates(text: bytes) -> Any:
-    """JavaScript writes half a surrogate pair as an escape, which orjson refuses. In a topic that is an error of the
-    topic or of the payload (which is UNREADABLE then), not of the message, so such text is read by the standard
-    library. None when it is no JSON there either."""
+    """Parse a text that holds half of a surrogate pair; return None when it is not JSON.
+
+    JavaScript writes half of a surrogate pair as an escape, which orjson refuses. It is an error of the topic or of the
+    payload (which becomes UNREADABLE), and not of the message. So the standard library parses such a text.
+    """
     if b"\\ud" not in text.lower():
         return None
     try:
@@ -93,19 +99,20 @@ def _with_surrogates(text: bytes) -> Any:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def reply(message: Message, topic: bytes, status: bytes, response: bytes = b"{}") -> bytes:
-    """`phx_reply` to a message; `status` is `ok` or `error`, `response` JSON."""
+    """Return the `phx_reply` to a message; `status` is `ok` or `error`, `response` is JSON."""
     payload = b'{"status":"%b","response":%b}' % (status, response)
     return encode(message.join_ref, message.ref, topic, b"phx_reply", payload)
 
 
 def reply_error(message: Message, topic: bytes, reason: str, detail: str) -> bytes:
+    """Return the `phx_reply` that reports an error (docs/reference/channels.md#errors)."""
     return reply(message, topic, b"error", orjson.dumps({"reason": reason, "detail": detail}))
 
 
 def close(join_ref: Ref, topic: bytes) -> bytes:
-    """`phx_close`: the channel with this join_ref has ended."""
+    """Return the `phx_close` of the channel with this join_ref."""
     return encode(join_ref, join_ref, topic, b"phx_close", b"{}")

@@ -22,7 +22,7 @@ from pollcast.services.catalogue.topics import Topic
 
 
 class Presences:
-    """The presence lists of this gateway's topics. Times are monotonic seconds; `run` does what is due."""
+    """The presence lists of this gateway's topics. Run `run` as long as the gateway. Times are monotonic seconds."""
 
     def __init__(self, store: PresenceStore, now: Callable[[], float]) -> None:
         self.store = store
@@ -59,7 +59,7 @@ class Presences:
 
     @property
     def departing(self) -> int:
-        """The number of members whose sockets closed and who may come back."""
+        """The number of members whose sockets closed and whose clients may come back."""
         return sum(presence.roster.departing for presence in self._lists.values())
 
     @property
@@ -80,18 +80,18 @@ class Presences:
         self.diffs += 1
 
     def tick(self) -> None:
-        """Do what is due, and forget the lists that nobody needs any more."""
+        """Call `tick` of the lists that are due, and forget the lists that are idle."""
         now = self.now()
         while (presence := self._schedule.pop_due(now)) is not None:
             if self._lists.get(presence.topic.canonical) is not presence:
-                continue  # forgotten meanwhile
+                continue  # the list was forgotten after this was scheduled
             presence.tick(now)
             if presence.idle:
                 del self._lists[presence.topic.canonical]
         self._ticked.set()
 
     async def run(self) -> NoReturn:
-        """Do what is due when it is due, until cancelled."""
+        """Call `tick` whenever a list is due, until cancelled."""
         while True:
             self.tick()
             await self._schedule.wait()

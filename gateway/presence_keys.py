@@ -96,7 +96,7 @@ class PresenceKeys:
         await self._desired.run(session, self.mirror)
 
     def _changed(self, events: Iterable[KeyEvent]) -> None:
-        ours: list[KeyEvent] = []
+        own: list[KeyEvent] = []
         changes: list[Change] = []
         for event in events:
             parsed = self._keys.parse_presence(event.kv.key)
@@ -105,7 +105,7 @@ class PresenceKeys:
                 continue
             topic, member_id = parsed[0], MemberId(*parsed[1:])
             if member_id.gateway == self.gateway:
-                ours.append(event)
+                own.append(event)
                 continue
             if event.deleted:
                 self._foreign.forget(event.kv.key)
@@ -113,7 +113,7 @@ class PresenceKeys:
             else:
                 self._others.setdefault(topic, {})[member_id] = event.kv
             changes.append(Change(topic, member_id, event.kv, event.deleted))
-        self._desired.changed(ours)
+        self._desired.changed(own)
         if changes and self._on_changes is not None:
             self._on_changes(changes)
 

@@ -1,4 +1,4 @@
-"""The presence list of one topic on one gateway, and everybody who follows it (docs/reference/channels.md#presence).
+"""The presence list of one topic on one gateway, and its followers (docs/reference/channels.md#presence).
 
 Changes are gathered for WINDOW_SECONDS and sent as one `presence_diff`, which is encoded once.
 
@@ -158,7 +158,7 @@ class PresenceList:
         """Replace the meta of the channel's member. Raises InvalidPayload when there is no member or meta is wrong."""
         old = channel.member
         if old is None:
-            raise InvalidPayload("nobody is listed by this channel: join with presence.key")
+            raise InvalidPayload("this channel lists no member: join with presence.key")
         new = Member.of(self._host.new_member_id(), old.key, old.online_at, check_meta(meta))
         if new.client_meta != old.client_meta:
             self._add(new)
@@ -200,7 +200,7 @@ class PresenceList:
     # --- time -------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Remove the departed members whose time is up, and announce what has changed."""
+        """Remove the departed members whose time is up, and announce the changes that are due."""
         if self._expire_at is not None and now >= self._expire_at:
             self._expire_at = None
             for member_id in self.roster.expire(now):
@@ -305,7 +305,7 @@ class CappedCount:
 
 
 class PresenceWatch:
-    """A consumer of one list that reads at its own pace: it gets what it missed as one difference.
+    """A consumer of one list that reads at its own pace: it gets the changes that it missed as one difference.
 
     Get it from `Presences.watching`.
     """
@@ -316,7 +316,7 @@ class PresenceWatch:
         self._ended = False
 
     def wake(self) -> None:
-        """Take note that the list has changed."""
+        """Make `events` look for a difference, because the list has changed."""
         self._wake.set()
 
     def end(self) -> None:

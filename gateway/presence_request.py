@@ -1,4 +1,7 @@
-"""Who a client says it is when it joins (CONTRACT.md §4): checked here, for what comes out of etcd as well. Pure."""
+"""A client's wish to be listed when it joins (docs/reference/channels.md#presence). Pure.
+
+The same checks apply to members of other gateways that come out of etcd.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,13 @@ from pollcast.services.catalogue.topics import Topic
 from pollcast.services.errors import InvalidPayload
 
 MAX_KEY_BYTES = 256
+"""Maximum size of a presence key in UTF-8."""
+
 MAX_META_BYTES = 1024
+"""Maximum size of a meta as JSON."""
+
 MAX_META_DEPTH = 32
+"""Maximum number of levels that a meta may be nested."""
 
 RESERVED_KEYS = frozenset(
     {
@@ -32,19 +40,22 @@ RESERVED_KEYS = frozenset(
         "__lookupSetter__",
     }
 )
-"""Names that every JavaScript object has: a client that keeps presences in one would trip over them."""
+"""Names that every JavaScript object has, so that phoenix.js cannot hold them as keys of its list."""
 
 
 @dataclass(frozen=True, slots=True)
 class PresenceRequest:
-    """Who somebody wants to be listed as. `meta` is the JSON of an object."""
+    """The key and meta that a client asks to be listed with."""
 
     key: str
     meta: dict[str, Any]
 
     @staticmethod
     def of(topic: Topic, payload: dict[str, Any] | None, identity: Identity) -> PresenceRequest | None:
-        """From a join payload's `presence` and the token. None: not to be listed. Raises InvalidPayload."""
+        """Return the request in a join payload's `presence` and the client's token, None when the client is not listed.
+
+        Raises InvalidPayload when it breaks the rules for presence.
+        """
         if not topic.query.presence:
             if payload is not None:
                 raise InvalidPayload(f"query {topic.query.name} has no presence: join without it")
@@ -62,7 +73,7 @@ class PresenceRequest:
 
 
 def check_key(key: str) -> str:
-    """Raises InvalidPayload."""
+    """Return the key. Raises InvalidPayload when it is too long, empty or reserved."""
     if not 1 <= len(key.encode(errors="surrogatepass")) <= MAX_KEY_BYTES:
         raise InvalidPayload(f"presence.key must have 1 to {MAX_KEY_BYTES} bytes")
     if key in RESERVED_KEYS or "\0" in key:
@@ -71,7 +82,7 @@ def check_key(key: str) -> str:
 
 
 def check_meta(meta: Any) -> dict[str, Any]:
-    """Raises InvalidPayload."""
+    """Return the meta, `{}` for None. Raises InvalidPayload when it is no object, too large or nested too deep."""
     if meta is None:
         return {}
     if not isinstance(meta, dict):

@@ -1,7 +1,7 @@
 """The members of one topic's presence list, and the part of it that its clients know. Pure.
 
 Refs and times are arguments. Members come and go at any time. `flush` compares the members that are shown now with
-those announced last and returns the difference, so that a member that came and left in between was never there. A
+the ones announced last and returns the difference, so that a member that came and left in between was never there. A
 client that joins gets the members `announced` last and then the same differences as all the others: each difference
 leads exactly from one announced list to the next.
 
@@ -54,8 +54,8 @@ class Member:
     @property
     def meta(self) -> bytes:
         """The meta as clients get it: a JSON object."""
-        ours = orjson.dumps({"phx_ref": self.ref, "online_at": self.online_at})
-        return ours if self.client_meta == b"{}" else ours[:-1] + b"," + self.client_meta[1:]
+        reserved = orjson.dumps({"phx_ref": self.ref, "online_at": self.online_at})
+        return reserved if self.client_meta == b"{}" else reserved[:-1] + b"," + self.client_meta[1:]
 
     @property
     def order(self) -> tuple[str, str, str]:
@@ -82,7 +82,7 @@ class Diff:
 def difference(before: Shown, after: Shown) -> Diff | None:
     """Return the difference between two lists, None when there is none.
 
-    A ref whose meta has changed, because somebody overwrote its key in etcd, joins again: phoenix.js replaces it.
+    A ref whose meta has changed, because its key in etcd was overwritten, joins again: phoenix.js replaces it.
     """
     joins = tuple(member for ref, member in after.items() if before.get(ref) != member)
     leaves = tuple(member for ref, member in before.items() if (now := after.get(ref)) is None or now.key != member.key)
@@ -158,7 +158,7 @@ class Roster:
 
     @property
     def departing(self) -> int:
-        """The number of members whose sockets closed and who may come back."""
+        """The number of members whose sockets closed and whose clients may come back."""
         return sum(map(len, self._departing.values()))
 
     def shown(self) -> Shown:
@@ -170,7 +170,7 @@ class Roster:
         return len(self.members) if len(self.members) > MAX_SHOWN else None
 
     def flush(self) -> Diff | None:
-        """Announce the members that are shown now, and return the difference from those announced before."""
+        """Announce the members that are shown now, and return the difference from the last announcement."""
         if not self._changed:
             return None
         self._changed = False

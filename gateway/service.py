@@ -17,7 +17,7 @@ from typing import Any
 
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.closing import drain, start_afresh
-from pollcast.gateway.cluster_view import ClusterView
+from pollcast.gateway.cluster_overview import ClusterOverview
 from pollcast.gateway.demand import Demand
 from pollcast.gateway.etcd_view import EtcdView, PollerAddresses
 from pollcast.gateway.gauges import GatewayGauges
@@ -71,7 +71,7 @@ class Core:
         addresses = PollerAddresses(self.failure_detector)
         self.hub = Hub(settings, self.demand, self.presences, addresses.suspect)
         self.sockets = Sockets(self.hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
-        self.cluster = ClusterView(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, self.hub.owners)
+        self.cluster = ClusterOverview(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, self.hub.owners)
         self.view = EtcdView(etcd, keys, self.hub, self.cluster, addresses, self.members.mirror, self._start_afresh)
 
     def works(self, readiness: Readiness) -> tuple[Coroutine[Any, Any, None], ...]:

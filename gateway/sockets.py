@@ -1,4 +1,4 @@
-"""The open WebSockets of a gateway: opening them, counting what happens to them, closing those that cannot go on."""
+"""The open WebSockets of a gateway: opening, counting and sweeping them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Sockets:
                 self.counts.stuck += 1
                 wire.close(STUCK, "reads too slowly")
         elif now - socket.last_heard > limits.silent_seconds:
-            wire.close(GOING_AWAY, "nothing heard, not even a heartbeat")
+            wire.close(GOING_AWAY, "no message for too long, not even a heartbeat")
 
     def _remove(self, socket: Socket) -> None:
         self._open.discard(socket)

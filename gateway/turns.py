@@ -1,9 +1,9 @@
-"""What many clients bring at once, a bounded amount per turn of the event loop, first come first served.
+"""Fair reading: input of many clients is handled a bounded time per turn of the event loop, first come first served.
 
-A loop's turn is: everything that has become readable, then everything that is due. When 2,000 clients come back
-together, a turn would be as long as all of their handshakes and joins, and everybody's results would wait for its end.
-So what comes in is done at once only while this turn's budget lasts; the rest waits in a queue, is not read from
-meanwhile, and has its turn in the order in which it came. Results do not wait here: they are sent in between.
+A turn of the loop is: everything that has become readable, then everything that is due. When 2,000 clients reconnect
+together, a turn would last as long as all of their handshakes and joins, and the results of all clients would wait for
+its end. So input is handled at once only while this turn's budget lasts. The rest waits in a queue, in the order in
+which it came, and its connections are not read from until then. Results do not wait here: they are sent in between.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ from weakref import WeakKeyDictionary
 from pollcast.services.serving.http_guard import GuardedHttp
 
 BUDGET_SECONDS = 0.004
-"""Of each turn."""
+"""Time for input in each turn of the event loop, in seconds."""
 
 Job = Callable[[], None]
+"""A piece of work that waits for its turn."""
 
 
 class Turns:
-    """Those of one loop. `open` tells whether work may be done at once: then do it, and say what it took (`spend`)."""
+    """The budget and the queue of one event loop.
+
+    While `open` is true, work may be done at once; charge its time with `spend`. Otherwise hand it to `later`.
+    """
 
     __slots__ = ("_due", "_left", "_loop", "_waiting", "open")
 
@@ -33,26 +37,26 @@ class Turns:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._left = BUDGET_SECONDS
-        self._due = False  # whether the next turn is looked forward to
+        self._due = False  # whether `_next` is scheduled
         self._waiting: deque[Job] = deque()
         self.open = True
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Turns:
-        """A loop has one."""
+        """Return this loop's turns; create them on first use."""
         turns = cls._of.get(loop)
         if turns is None:
             turns = cls._of[loop] = cls(loop)
         return turns
 
     def spend(self, seconds: float) -> None:
-        """So long has something taken that was done at once."""
+        """Charge work already done to this turn's budget."""
         self._left -= seconds
         self.open = self._left > 0 and not self._waiting
         self._expect()
 
     def later(self, job: Job) -> None:
-        """Does it when its turn comes, not in this one."""
+        """Queue a job for a later turn."""
         self._waiting.append(job)
         self.open = False
         self._expect()
@@ -66,11 +70,11 @@ class Turns:
         self._due = False
         self._left = BUDGET_SECONDS
         started = time.perf_counter()
-        for _ in range(len(self._waiting)):  # what they put there anew waits for the turn after this
+        for _ in range(len(self._waiting)):  # jobs that these queue wait for the turn after this one
             job = self._waiting.popleft()
             try:
                 job()
-            finally:  # an error is the loop's to tell; the others are still served
+            finally:  # the loop reports an error; the other jobs still run
                 self._left = BUDGET_SECONDS - (time.perf_counter() - started)
                 self.open = self._left > 0 and not self._waiting
                 if self._waiting:
@@ -82,7 +86,7 @@ class Turns:
 
 
 class PacedHttp(GuardedHttp):
-    """uvicorn's HTTP, with requests and handshakes in turn."""
+    """uvicorn's HTTP protocol, which takes requests and handshakes in turn."""
 
     _early = b""
 
@@ -94,11 +98,11 @@ class PacedHttp(GuardedHttp):
             turns.spend(time.perf_counter() - started)
             return
         if not self._early:
-            turns.later(self._go_on)
+            turns.later(self._continue)
         self._early += data
         self.transport.pause_reading()
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         data, self._early = self._early, b""
         if not self.transport.is_closing():
             self.transport.resume_reading()

@@ -1,8 +1,8 @@
 """A WebSocket after its handshake: ready frames out, whole messages in, and next to nothing held per connection.
 
 The application's receiver gets messages and the end of the connection as plain calls. It writes frames that were made
-once (`gateway.outbound_frames`) to as many wires as it likes; `Wire.deflates` tells which ones take them compressed.
-The frames that one event causes on one connection (the answers to what it sent, the changes of many topics that arrive
+once (`gateway.outbound_frames`) to any number of wires; `Wire.deflates` is true for a wire that takes them compressed.
+The frames that one event causes on one connection (the answers to its messages, the changes of many topics that arrive
 together) leave in one system call (`gateway.outbox`).
 
 A connection has a parser only while a frame or a message is half read (`gateway.frame_parsers`). Input is taken in
@@ -43,16 +43,16 @@ class Receiver(Protocol):
     """The application's end of a wire. All calls come from the event loop, and none may block."""
 
     def received(self, text: bytes | bytearray | memoryview) -> None:
-        """Take a whole text message, as it came: its UTF-8 is not checked yet."""
+        """Handle a whole text message, as it came: its UTF-8 is not checked yet."""
 
     def pinged(self) -> None:
-        """Take note that a ping or a pong came, so that the client is alive."""
+        """Handle a ping or a pong, which shows that the client is alive."""
 
     def drained(self) -> None:
-        """Take note that the connection was congested and has drained."""
+        """Continue after congestion: the connection has drained."""
 
     def closed(self) -> None:
-        """Take note that the connection is gone. This is the last call."""
+        """Clean up: the connection is gone. This is the last call."""
 
 
 class Wire(asyncio.Protocol):
@@ -89,8 +89,11 @@ class Wire(asyncio.Protocol):
         parser: FrameParser | None,
         deflates: bool,
     ) -> None:
-        """Take over a connection. `connections` are the server's, of which it is one until it is lost; `parser` has
-        read half a frame or message, or is None; `deflates` tells whether the client takes compressed frames."""
+        """Take over a connection.
+
+        `connections` is the server's set, which the wire leaves when it is lost. `parser` is None unless it has read
+        half a frame or message. `deflates` is true when the client takes compressed frames.
+        """
         self.blocked = self.closing = self.congested = False
         self.deflates = deflates
         self.receiver: Receiver | None = None
@@ -253,7 +256,7 @@ class Wire(asyncio.Protocol):
                 self.receiver.received(whole)
 
     def _on_close(self, parser: FrameParser) -> None:
-        """End the connection: the client has started the closing handshake, or has answered ours."""
+        """End the connection: the client has started the closing handshake or answered the gateway's close frame."""
         self._send_control(parser)
         self._stop_sending()
         if self.transport is not None:

@@ -1,9 +1,9 @@
-"""Check the models of this folder with spin: `make model`, and `make model-broken`, which prints counterexamples.
+"""Check the models in this folder with spin: `make model`. `make model-broken` prints the counterexamples.
 
-Each of CHECKS must hold in all states. Each of BROKEN leaves out one thing that the protocol relies on and must fail,
-which shows that the checks can detect a fault. Each is built and run in a temporary folder of its own. The exit status
-is 0 when all results are as expected, 1 when one is not, and 2 when spin or gcc is missing and can't be installed.
-docs/design/model.md describes the models.
+Every check in CHECKS must hold in all states. Every check in BROKEN leaves out one thing on which the protocol relies,
+and must fail, which shows that the checks detect faults. Each is built and run in a temporary folder of its own. Exit
+status: 0 when all results are as expected, 1 when not, 2 when spin or gcc is missing and cannot be installed.
+docs/design/model.md describes what is modelled.
 """
 
 from __future__ import annotations
@@ -31,14 +31,12 @@ RUN: dict[Mode, list[str]] = {"states": [], "ltl": ["-a"], "cycles": ["-l"]}
 
 @dataclass(frozen=True)
 class Check:
-    """A check of one configuration of a model.
+    """A run of spin: a description, a model, its bounds, and the mode of the check.
 
-    The mode `states` checks the assertions in every state and the final state of every run, `ltl` a formula of temporal
-    logic, `cycles` that no run is endless. With `hashed`, states are distinguished by 64 bits of hash only, which the
-    largest configurations need.
-    """
+    `mode` checks every state (assertions, and that everything is settled at the end), a formula of temporal logic, or
+    that no run is endless. With `hashed`, states are distinguished by 64 bits of hash only: for the largest checks."""
 
-    title: str
+    what: str
     model: str
     faults: int
     changes: int
@@ -71,28 +69,28 @@ LONG = [
 ]
 
 BROKEN = [
-    Check("release without the compare of demand", "ownership", 0, 3, ("NO_RELEASE_COMPARE",)),
-    Check("claim without the compare of demand", "ownership", 0, 2, ("NO_CLAIM_COMPARE",)),
+    Check("release without the comparison of demand", "ownership", 0, 3, ("NO_RELEASE_COMPARE",)),
+    Check("claim without the comparison of demand", "ownership", 0, 2, ("NO_CLAIM_COMPARE",)),
     Check("gateways without the fence", "ownership", 1, 1, ("UPDATES", "NO_FENCE")),
-    Check("answers count although the mirror is past them", "ownership", 1, 1, ("NO_OVERTAKING",)),
-    Check("lists report only differences to pollers", "ownership", 2, 1, ("LIST_REPORTS_CHANGES_ONLY",)),
-    Check("lists report only differences to gateways", "demand", 2, 1, ("LIST_REPORTS_CHANGES_ONLY",)),
+    Check("an answer counts although the mirror is past it", "ownership", 1, 1, ("NO_OVERTAKING",)),
+    Check("a listing gives pollers differences only", "ownership", 2, 1, ("LIST_DIFFERENCES_ONLY",)),
+    Check("a listing gives gateways differences only", "demand", 2, 1, ("LIST_DIFFERENCES_ONLY",)),
 ]
 
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a check. `failure` is spin's message, or None when the check holds; `steps` lead to the failure."""
+    """The result of a check. `failure` is spin's message, None when the check holds; `story` has the steps to it."""
 
     states: int
     seconds: float
     memory_mb: float
     failure: str | None
-    steps: tuple[str, ...] = ()
+    story: tuple[str, ...] = ()
 
 
 def parse(output: str) -> Result:
-    """Return the result that a verifier's output describes. Raises ValueError when the search was not completed."""
+    """Parse the output of a verifier. Raises ValueError when the verifier did not finish."""
     states = re.search(r"^ *(\d+) states, stored", output, re.MULTILINE)
     errors = re.search(r"errors: (\d+)", output)
     seconds = re.search(r"elapsed time ([\d.e+-]+)", output)
@@ -107,8 +105,8 @@ def parse(output: str) -> Result:
     return Result(int(states[1]), float(seconds[1]), float(memory[1]), failed)
 
 
-def counterexample(trail: str, model: str) -> tuple[str, ...]:
-    """Return the steps of a replayed counterexample, followed by the line of the model that they violate."""
+def steps_of(trail: str, model: str) -> tuple[str, ...]:
+    """Return the steps of a replayed counterexample, and at its end the line of the model that it violates."""
     source = model.splitlines()
     steps = []
     for line in map(str.strip, trail.splitlines()):
@@ -116,11 +114,11 @@ def counterexample(trail: str, model: str) -> tuple[str, ...]:
             steps.append(f"WRONG: {source[int(wrong[1]) - 1].strip()}")
         elif line and not line.startswith("spin: "):
             steps.append(line)
-    return tuple(sorted(steps, key=lambda step: step.startswith("WRONG")))  # spin prints a step after its assertion
+    return tuple(sorted(steps, key=lambda step: step.startswith("WRONG")))  # spin prints a step when it is complete
 
 
 def run(check: Check, folder: Path, shortest: bool = False) -> Result:
-    """Build the verifier in the folder and run it. With `shortest` it looks for the shortest counterexample."""
+    """Build and run the verifier in the folder. With `shortest`, search for the shortest way to a failure."""
     model = MODELS / f"{check.model}.pml"
     storage = ["-DHC4"] if check.hashed else ["-DCOLLAPSE"]
     flags = [*COMPILE[check.mode], *storage, f"-DMEMLIM={MEMORY_MB}", *(["-DREACH"] if shortest else [])]
@@ -131,13 +129,10 @@ def run(check: Check, folder: Path, shortest: bool = False) -> Result:
     if result.failure is None:
         return result
     trail = _call(["spin", "-t", "-B", *check.options, "-k", f"{model.name}.trail", str(model)], folder)
-    return Result(
-        result.states, result.seconds, result.memory_mb, result.failure, counterexample(trail, model.read_text())
-    )
+    return Result(result.states, result.seconds, result.memory_mb, result.failure, steps_of(trail, model.read_text()))
 
 
 def _call(command: list[str], folder: Path) -> str:
-    """Run a command and return its output. Raises ValueError when a command other than the verifier fails."""
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode and command[0] != "./pan":
         raise ValueError(f"{' '.join(command)}\n{done.stdout}")
@@ -145,7 +140,7 @@ def _call(command: list[str], folder: Path) -> str:
 
 
 def install_missing() -> str | None:
-    """Install spin and gcc where apt-get can. Return None, or a message that names what is still missing."""
+    """Install spin and gcc where apt-get can. Return a message about what is still missing, None when nothing is."""
     missing = _missing()
     if missing and shutil.which("apt-get") and os.geteuid() == 0:
         print(f"Installing {', '.join(missing)} ...", flush=True)
@@ -158,17 +153,13 @@ def install_missing() -> str | None:
 
 
 def _missing() -> list[str]:
-    """Return the packages of the tools that are not installed."""
     return [package for tool, packages in PACKAGES.items() if shutil.which(tool) is None for package in packages]
 
 
 def main() -> int:
-    """Run the checks that the command line selects, print a line for each, and return the exit status."""
     parser = argparse.ArgumentParser(description="Check the models of ownership and demand with spin.")
     parser.add_argument("--long", action="store_true", help="check the largest configurations as well (minutes)")
-    parser.add_argument(
-        "--broken", action="store_true", help="check only the broken variants, and print their failures"
-    )
+    parser.add_argument("--broken", action="store_true", help="only break the protocol, and print how it fails")
     arguments = parser.parse_args()
     if missing := install_missing():
         print(missing, file=sys.stderr)
@@ -185,9 +176,9 @@ def main() -> int:
             ("fails, as it should" if broken else "FAILS") if result.failure else "DOES NOT FAIL" if broken else "holds"
         )
         cost = f"{result.states:>10,} states {result.seconds:6.1f} s {result.memory_mb:5.0f} MB"
-        print(f"{('broken: ' if broken else '') + check.title:58} {cost}  {verdict}", flush=True)
+        print(f"{('broken: ' if broken else '') + check.what:58} {cost}  {verdict}", flush=True)
         if arguments.broken or not expected:
-            print("".join(f"    {line}\n" for line in result.steps), end="", flush=True)
+            print("".join(f"    {line}\n" for line in result.story), end="", flush=True)
     return 1 if wrong else 0
 
 

@@ -1,10 +1,10 @@
-/* Etcd shows the demand of a gateway: a model of services/coordination/{desired_keys,mirror}.py, for one key.
+/* A gateway's demand in etcd, as implemented by services/coordination/{desired_keys,mirror}.py, for one key.
  *
- * One gateway (gateways know nothing of each other), one topic, one etcd. As in ownership.pml, every step may take any
- * time. Each fault costs one of FAULTS: a lease that expires; a killed gateway; a write without an answer, which was
- * carried out, is carried out late, or never; a watch that broke and lists again; an operator's delete. Clients come
- * and go CHANGES times. Where nothing more can happen, the key must be as the gateway wants it. model/ownership.pml
- * starts from that result. docs/design/model.md describes what is left out, and why. `make model` checks this model.
+ * One gateway (gateways do not know each other), one topic, one etcd. As in ownership.pml, every step may take any
+ * time, each fault costs one of FAULTS (a lease that expires, a killed gateway, a write without an answer that was
+ * carried out, is carried out late, or never, a watch that broke and lists again, an operator's delete), and clients
+ * come and go CHANGES times. Where nothing more can happen, the key must be as the gateway desires it. model/ownership.pml
+ * continues from there. docs/design/model.md lists what is left out. `make model` checks this model.
  */
 
 #ifndef FAULTS
@@ -18,7 +18,7 @@
 
 mtype = { none, pending, done };
 
-/* etcd. A value is a number, because each new demand has another "since"; 0: there is no key. */
+/* etcd. A value is a number, because demand has another "since" each time that it comes; 0: no key. */
 byte revision;
 byte key;
 byte history[REVISIONS];        /* revision -> value */
@@ -27,18 +27,18 @@ bool live = true;               /* the lease */
 /* the gateway */
 bool crashed;
 byte wanted;                    /* DesiredKeys.wanted */
-byte since;                     /* the last value used */
+byte since;                     /* the last value that was used */
 bool unsettled;                 /* DesiredKeys._unsettled */
 bool doubted;                   /* ShownKeys._doubted */
-byte written;                   /* ShownKeys._written: the revision, 0: the key is not in it */
+byte written;                   /* ShownKeys._written: the revision, 0: not there */
 byte written_value;
 bool synced;                    /* the mirror has listed under this lease */
-byte delivered;                 /* Mirror.revision */
+byte seen_up_to;                      /* Mirror.revision */
 byte item;                      /* Mirror.items */
-mtype answer = none;            /* the answer to the write in flight */
-byte value;                     /* the value of the write in flight */
+mtype answer = none;            /* to the write in flight */
+byte value;                     /* of the write in flight */
 byte answer_revision;
-mtype late = none;              /* pending: a write that the gateway has given up on may still be carried out */
+mtype late = none;              /* pending: etcd may still carry out a write that the gateway has given up */
 byte late_value;
 
 byte faults = FAULTS;
@@ -49,19 +49,19 @@ hidden byte i;
 inline write(value_) {
     if
     :: value_ != key || value_ != 0 -> revision++; key = value_; history[revision] = key
-    :: else                             /* deleting a key that is absent is no event */
+    :: else                             /* a delete of an absent key is no event */
     fi;
     assert(revision < REVISIONS)
 }
 
 inline lease_ends() {
     live = false;
-    if :: late_value != 0 -> late = none; late_value = 0 :: else fi;       /* etcd could only refuse it */
+    if :: late_value != 0 -> late = none; late_value = 0 :: else fi;       /* it would be refused */
     write(0)
 }
 
 inline forget() {
-    for (i : 1 .. delivered) { history[i] = 0 };
+    for (i : 1 .. seen_up_to) { history[i] = 0 };
     i = 0
 }
 
@@ -73,10 +73,10 @@ inline give_up() {
 }
 
 inline start_over() {
-    doubted = false; written = 0; written_value = 0; synced = false; delivered = 0; item = 0; unsettled = (wanted != 0)
+    doubted = false; written = 0; written_value = 0; synced = false; seen_up_to = 0; item = 0; unsettled = (wanted != 0)
 }
 
-/* ShownKeys.changed; `i` is the mirror's previous item. */
+/* ShownKeys.changed, where the mirror's item was `i` before. */
 inline changed(revision_) {
     if
     :: revision_ >= written ->
@@ -89,19 +89,19 @@ inline changed(revision_) {
 }
 
 inline list() {
-    i = item; item = key; delivered = revision; synced = true;
+    i = item; item = key; seen_up_to = revision; synced = true;
     if :: item != i -> changed(revision) :: else i = 0 fi;
-#ifndef LIST_REPORTS_CHANGES_ONLY
-    /* A key that was written and deleted between two lists is in neither of them, so that the mirror reports no change.
-     * The same holds when the answer arrives after the list. */
-    if :: written != 0 && written <= delivered -> unsettled = true :: else fi;
+#ifndef LIST_DIFFERENCES_ONLY
+    /* A key that was written and is gone again is in neither listing. The same holds where the answer arrives after
+     * the listing. */
+    if :: written != 0 && written <= seen_up_to -> unsettled = true :: else fi;
 #endif
     forget()
 }
 
 /* ShownKeys._value */
 inline look() {
-    if :: written <= delivered -> written = 0; written_value = 0 :: else fi;
+    if :: written <= seen_up_to -> written = 0; written_value = 0 :: else fi;
     i = (written != 0 -> written_value : item)
 }
 
@@ -112,39 +112,39 @@ end:
         changes--;
         if :: wanted == 0 -> since++; wanted = since :: else -> wanted = 0 fi;
         unsettled = true;
-        printf("the gateway wants %d (0: nothing)\n", wanted) }
+        printf("the gateway desires %d (0: no key)\n", wanted) }
 
     :: d_step { live && !crashed && unsettled && answer == none ->
         unsettled = false;
         look();
         if
-        :: doubted || i != wanted -> value = wanted; answer = pending; printf("the gateway asks for %d\n", value)
+        :: doubted || i != wanted -> value = wanted; answer = pending; printf("the gateway writes %d\n", value)
         :: else
         fi;
         i = 0 }
     :: d_step { answer == done ->
         doubted = false; written = answer_revision; written_value = value; no_write();
-#ifndef LIST_REPORTS_CHANGES_ONLY
-        if :: written <= delivered -> unsettled = true :: else fi;
+#ifndef LIST_DIFFERENCES_ONLY
+        if :: written <= seen_up_to -> unsettled = true :: else fi;
 #endif
         look(); i = 0;
         printf("the gateway has its answer\n") }
     :: d_step { faults > 0 && answer != none ->
         faults--; give_up(); doubted = true; unsettled = true;
-        printf("the gateway gives up waiting for its answer: the request is late (%d: pending)\n", late) }
+        printf("the gateway stops waiting for its answer: the request is late (%d: pending)\n", late) }
     :: d_step { faults > 0 && answer == pending ->
         faults--; no_write(); doubted = true; unsettled = true;
-        printf("the gateway gives up waiting for its answer: the request is lost\n") }
+        printf("the gateway stops waiting for its answer: the request is lost\n") }
 
-    :: d_step { live && !crashed && !synced -> list(); printf("the gateway lists at %d: %d\n", delivered, item) }
-    :: d_step { faults > 0 && live && synced && delivered < revision ->
+    :: d_step { live && !crashed && !synced -> list(); printf("the gateway lists at %d: %d\n", seen_up_to, item) }
+    :: d_step { faults > 0 && live && synced && seen_up_to < revision ->
         faults--; list();
-        printf("the gateway has lost its watch and lists at %d: %d\n", delivered, item) }
-    :: d_step { live && synced && delivered < revision ->
-        i = item; item = history[delivered + 1];
-        if :: i != item -> changed(delivered + 1) :: else fi;
-        delivered++; forget();
-        printf("the gateway sees revision %d: %d\n", delivered, item) }
+        printf("the gateway has lost its watch and lists at %d: %d\n", seen_up_to, item) }
+    :: d_step { live && synced && seen_up_to < revision ->
+        i = item; item = history[seen_up_to + 1];
+        if :: i != item -> changed(seen_up_to + 1) :: else fi;
+        seen_up_to++; forget();
+        printf("the gateway sees revision %d: %d\n", seen_up_to, item) }
 
     :: d_step { !live && !crashed ->
         give_up(); start_over(); live = true;

@@ -1,18 +1,18 @@
-/* Ownership of a topic: a model of services/coordination/{claims,mirror}.py, poller/{placement,ownership}.py and the
- * fence of gateway/{hub,topic}.py.
+/* The ownership of a topic, as implemented by services/coordination/{claims,mirror}.py, poller/{placement,ownership}.py
+ * and the fence of gateway/{hub,topic}.py.
  *
  * Two pollers, two gateways, one topic, one etcd. Everything but etcd is asynchronous: a process takes its next step at
- * any later moment (so each process may have been paused and wake up late), a watch delivers an event at any later
- * moment, a request is carried out and answered at any later moment. Time is not modelled: a wait may end at any
- * moment.
+ * any later moment (so every process is also one that was paused and woke up late), a watch delivers its events at any
+ * later moment, and a request is carried out and answered at any later moment. Time is not modelled: a wait may end at
+ * any moment.
  *
- * Each fault costs one of FAULTS, in any combination and order: a lease that expires under a living process; a process
- * that is killed (for ever, or restarted); a hand-over; a transaction without an answer (it was carried out, is carried
- * out late, or never); a watch that broke and lists again; an operator's delete of the owner key. Demand changes
- * CHANGES times. Therefore no run is endless, and where nothing more can happen everything must be settled (`Auditor`),
- * which is the liveness property. The only assumption of fairness is that what can happen does happen in the end.
+ * Each fault costs one of FAULTS, in any combination and order: a lease that expires under a living process, a process
+ * that is killed (for ever, or restarted), a hand-over, a transaction without an answer (carried out, carried out late,
+ * or never), a watch that broke and lists again, an operator's delete of the owner key. Demand comes and goes CHANGES
+ * times. No run is therefore endless, and where nothing more can happen everything must be settled (`Auditor`): this is
+ * liveness. The only assumption of fairness is that what can happen does happen in the end.
  *
- * docs/design/model.md describes what is left out, and why. `make model` checks this model.
+ * docs/design/model.md lists what is left out, and why. `make model` checks this model.
  */
 
 #ifndef FAULTS
@@ -23,16 +23,16 @@
 #endif
 
 /* --- etcd: a linearizable store ----------------------------------------------------------------------------------
- * Revisions are counted for each prefix separately: only revisions of the same prefix are ever compared. */
+ * Revisions are counted for each prefix separately: only those of the same prefix are ever compared. */
 
 #define REVISIONS 24
 
-byte revision;                  /* the revision of the owner key's last change */
-byte key_epoch;                 /* the owner key's mod_revision, 0: there is no owner key */
-byte key_lease;                 /* the lease that the owner key is attached to */
-byte history[REVISIONS];        /* revision -> the lease of the owner key that was put, 0: the key was deleted */
+byte revision;                  /* of the last change of the owner key */
+byte key_epoch;                 /* the owner key's mod_revision, 0: no key */
+byte key_lease;
+byte history[REVISIONS];        /* revision -> the lease to which the owner key was attached, 0: deleted */
 byte events[2];                 /* number of events of gateway g's demand key: odd ones are puts, even ones deletes */
-byte live;                      /* a bit for each lease of a poller that has not expired */
+byte live;                      /* one bit for each lease of a poller */
 
 #define LEASE(p, term)  (1 + (p) + 2 * (term))
 #define BIT(lease)      (1 << ((lease) - 1))
@@ -44,34 +44,34 @@ byte live;                      /* a bit for each lease of a poller that has not
 /* --- processes --------------------------------------------------------------------------------------------------- */
 
 mtype = { none, claim, release, hand_over, put, delete };       /* requests */
-mtype = { pending, done, refused, lease_lost, unread };         /* their answers */
+mtype = { pending, done, refused, lease_lost, unread };         /* their state for the sender */
 mtype = { down, granted, listed, working, dead };               /* stages of a poller */
 
 typedef Poller {
     mtype stage;
     byte terms;                 /* number of leases that it has had */
     byte lease;                 /* 0: none */
-    /* The mirror of owners, and Placement's conclusions from it. */
-    byte delivered;             /* the revision up to which the mirror has received events */
+    /* The mirror of owners, and the state of Placement. */
+    byte seen_up_to;                  /* revision of the mirror */
     byte item;                  /* Mirror.items: the owner key's epoch, 0: none */
     byte mirrored;              /* RevisionOrder.mirrored */
     byte answered;              /* RevisionOrder.answered */
     byte known;                 /* Placement.owners: the epoch, 0: none */
-    byte held;                  /* Placement.held: the epoch that its updates carry, 0: the topic is not held */
-    bool to_claim;              /* the topic is in the ClaimQueue */
-    bool to_release;            /* the topic is in the releases of HeldTopics */
-    byte demand[2];             /* the mirror of demand: number of delivered `events` of each gateway */
-    /* The transaction in flight; there is at most one. */
+    byte held;                  /* Placement.held: the epoch of its updates, 0: not the owner */
+    bool to_claim;              /* the ClaimQueue */
+    bool to_release;            /* the releases of HeldTopics */
+    byte demand[2];             /* the mirror of demand: number of `events` that it has received */
+    /* The transaction in flight; there is one at a time. */
     mtype request;
-    byte epoch;                 /* the epoch of the Claim to release or to hand over */
+    byte epoch;                 /* epoch of the Claim to release or to hand over */
     byte target;                /* the lease to hand over to */
     mtype answer;
-    byte answer_epoch;          /* for a claim: the epoch of our ownership; for a hand-over: the key's epoch; for a
-                                   release: 1 when the topic is no longer ours; else 0 */
-    mtype futile                /* etcd refused this request and nothing was written since: it would refuse it again */
+    byte answer_epoch;          /* to a claim: the epoch under which the topic is owned; to a hand-over: its
+                                   epoch; to a release: 1 when the topic is no longer owned; else 0 */
+    mtype futile                /* etcd refused this, and nothing was written since: a retry changes nothing */
 };
 
-/* A transaction of poller p that p has given up on, and that may still be carried out. */
+/* A transaction that poller p has given up, and that etcd may still carry out. */
 typedef Late { mtype request; byte lease; byte epoch; byte target };
 
 Poller poller[2];
@@ -80,17 +80,17 @@ Late late[2];
 byte faults = FAULTS;
 byte changes = CHANGES;
 
-/* Gateway 0's side of the updates. Gateway 1's is the same, and nothing else depends on updates. */
+/* Gateway 0's side of the updates. Gateway 1's is the same, and no other process receives updates. */
 byte fence;                     /* LiveTopic.fence */
-byte accepted;                  /* the epoch of the last update that passed */
-byte seen;                      /* the revision up to which its mirror of owners has received events */
-byte slow_update;               /* the epoch of one update that takes long, 0: none. All others arrive at once */
+byte accepted;                  /* epoch of the last accepted update */
+byte seen;                      /* revision of its mirror of owners */
+byte slow_update;               /* epoch of one update that is in flight for long, 0: none; others arrive at once */
 
-hidden byte i, j;                /* scratch variables without meaning between two steps */
+hidden byte i, j;                /* scratch variables, without meaning between two steps */
 hidden byte over;
 hidden byte ok;
 
-/* --- etcd's actions ---------------------------------------------------------------------------------------------- */
+/* --- etcd's operations ------------------------------------------------------------------------------------------- */
 
 inline owner_key_written(lease_) {      /* 0: deleted */
     revision++;
@@ -117,7 +117,7 @@ inline demand_written(g) {
 #define NO_DEMAND (!DEMANDED)
 #endif
 
-/* One transaction of services/coordination/claims.py: sets `ok`, and `over` when the lease of the put is gone. */
+/* One transaction of services/coordination/claims.py: sets `ok`, and `over` when the lease for the put is gone. */
 inline carry_out(request_, lease_, epoch_, target_) {
     ok = false; over = false;
     if
@@ -142,13 +142,13 @@ inline lease_ends(lease_) {
     if :: OWNED && key_lease == lease_ -> owner_key_written(0) :: else fi
 }
 
-/* Forget events that everyone has received, so that states that differ only in their past are one state. */
+/* Forget events that everyone has received, so that states that differ only in the past are one state. */
 #define FOLLOWS(p) (poller[p].stage == listed || poller[p].stage == working)
 
 inline forget() {
     i = revision;
-    if :: FOLLOWS(0) && poller[0].delivered < i -> i = poller[0].delivered :: else fi;
-    if :: FOLLOWS(1) && poller[1].delivered < i -> i = poller[1].delivered :: else fi;
+    if :: FOLLOWS(0) && poller[0].seen_up_to < i -> i = poller[0].seen_up_to :: else fi;
+    if :: FOLLOWS(1) && poller[1].seen_up_to < i -> i = poller[1].seen_up_to :: else fi;
 #ifdef UPDATES
     if :: seen < i -> i = seen :: else fi;
 #endif
@@ -156,7 +156,7 @@ inline forget() {
     i = 0
 }
 
-/* Only the number of the events to be delivered matters, and which of them are puts. */
+/* Only the number of events that are still to be delivered matters, and which of them are puts. */
 #define FORGETTABLE(p, g) (poller[p].stage != working || poller[p].demand[g] >= 2)
 
 inline forget_demand(g) {
@@ -169,7 +169,7 @@ inline forget_demand(g) {
     fi
 }
 
-/* --- Placement: a poller's conclusions --------------------------------------------------------------------------- */
+/* --- Placement: the state of a poller ---------------------------------------------------------------------------- */
 
 #define SEES_DEMAND(p) (ODD(poller[p].demand[0]) || ODD(poller[p].demand[1]))
 
@@ -195,8 +195,8 @@ inline is_over(p, revision_) {
     if :: !over -> poller[p].answered = 0 :: else fi
 }
 
-inline answered_up_to(p, revision_) {   /* a revision that the mirror has passed has no effect: store 0 for all */
-    poller[p].answered = (revision_ > poller[p].delivered -> revision_ : 0)
+inline answered_up_to(p, revision_) {   /* the past of the mirror does not matter: one state, not many */
+    poller[p].answered = (revision_ > poller[p].seen_up_to -> revision_ : 0)
 }
 
 inline owner_set(p, epoch_, lease_) {
@@ -215,7 +215,7 @@ inline owner_deleted(p, revision_) {
     if :: !over -> poller[p].known = 0; lose(p); consider(p) :: else fi
 }
 
-inline demand_delivered(p, g) {
+inline demand_changed(p, g) {
     if
     :: ODD(poller[p].demand[g]) -> poller[p].to_release = false; consider(p)
     :: else ->
@@ -270,36 +270,35 @@ inline ask(p, request_) {
 
 inline reset(p) {
     no_request(p);
-    poller[p].lease = 0; poller[p].delivered = 0; poller[p].item = 0; poller[p].mirrored = 0; poller[p].answered = 0;
+    poller[p].lease = 0; poller[p].seen_up_to = 0; poller[p].item = 0; poller[p].mirrored = 0; poller[p].answered = 0;
     poller[p].known = 0; poller[p].held = 0; poller[p].to_claim = false; poller[p].to_release = false;
     poller[p].demand[0] = 0; poller[p].demand[1] = 0; poller[p].futile = none;
     poller[p].stage = down
 }
 
-/* The mirror lists: Mirror._list and `diff`. */
+/* The mirror, by list: Mirror._list and `diff`. */
 inline list_owners(p) {
-    poller[p].delivered = revision;
+    poller[p].seen_up_to = revision;
     if
     :: OWNED && poller[p].item != key_epoch -> poller[p].item = key_epoch; owner_set(p, key_epoch, key_lease)
     :: !OWNED && poller[p].item != 0 -> poller[p].item = 0; owner_deleted(p, revision)
     :: else
     fi;
-#ifndef LIST_REPORTS_CHANGES_ONLY
-    /* Placement.owners_listed: a key that only an answer reported and that was deleted is in neither list, so that the
-     * mirror reports no change. */
+#ifndef LIST_DIFFERENCES_ONLY
+    /* Placement.owners_listed: a key that an answer reported and that is gone again is in neither listing. */
     if :: poller[p].mirrored < revision -> poller[p].mirrored = revision :: else fi;
     if :: !OWNED && poller[p].known != 0 -> owner_deleted(p, revision) :: else fi
 #endif
 }
 
-/* The mirror receives the next event of its watch. */
+/* The mirror, by watch. */
 inline next_owner(p) {
-    poller[p].delivered++;
+    poller[p].seen_up_to++;
     if
-    :: history[poller[p].delivered] != 0 ->
-        poller[p].item = poller[p].delivered; owner_set(p, poller[p].delivered, history[poller[p].delivered])
+    :: history[poller[p].seen_up_to] != 0 ->
+        poller[p].item = poller[p].seen_up_to; owner_set(p, poller[p].seen_up_to, history[poller[p].seen_up_to])
     :: else ->
-        if :: poller[p].item != 0 -> poller[p].item = 0; owner_deleted(p, poller[p].delivered) :: else fi
+        if :: poller[p].item != 0 -> poller[p].item = 0; owner_deleted(p, poller[p].seen_up_to) :: else fi
     fi
 }
 
@@ -314,7 +313,7 @@ inline moved(p, epoch_, now_epoch) {
     fi
 }
 
-/* The conclusions of claims.py (the functions `outcome`) from the owner key after the transaction. */
+/* The conclusion that claims.py (each `outcome`) draws from the owner key after the transaction. */
 inline read_key(p) {
     if
     :: poller[p].request == claim -> poller[p].answer_epoch = (OWNED && key_lease == poller[p].lease -> key_epoch : 0)
@@ -338,12 +337,12 @@ inline answer_taken(p) {
     fi
 }
 
-/* Invariants after each step of a poller. A poller that has received everything knows exactly what it owns. */
-#define KNOWS_ALL(p) (poller[p].stage == working && poller[p].delivered == revision && poller[p].request == none)
+/* Invariants after each step of a poller. A poller that has received everything knows what it owns. */
+#define KNOWS_ALL(p) (poller[p].stage == working && poller[p].seen_up_to == revision && poller[p].request == none)
 #define OWN_EPOCH(p) (OWNED && key_lease == poller[p].lease -> key_epoch : 0)
 
 inline audit(p) {
-    assert(poller[0].held == 0 || poller[0].held != poller[1].held);        /* no two Claims of one epoch */
+    assert(poller[0].held == 0 || poller[0].held != poller[1].held);        /* one Claim of an epoch */
     assert(!OWNED || poller[p].held != key_epoch || poller[p].lease == key_lease);
     assert(!KNOWS_ALL(p) || (poller[p].known == key_epoch && poller[p].held == OWN_EPOCH(p)))
 }
@@ -353,7 +352,7 @@ inline audit(p) {
 proctype A_poller(bit p) {
 end:
     do
-    /* a term begins and ends */
+    /* a session begins and ends */
     :: d_step { P.stage == down ->
         P.lease = LEASE(p, P.terms); P.terms++; live = live | BIT(P.lease); P.stage = granted;
         printf("poller %d gets lease %d\n", p, P.lease) }
@@ -367,57 +366,57 @@ end:
         audit(p); forget();
         printf("poller %d lists demand: %d\n", p, SEES_DEMAND(p)) }
     :: d_step { P.lease != 0 && !LIVE(P.lease) ->
-        printf("poller %d learns that its lease %d is gone: it stops everything, and starts over\n", p, P.lease);
+        printf("poller %d learns that its lease %d is gone: it stops everything and starts over\n", p, P.lease);
         reset(p); audit(p); forget() }
 
     /* events from etcd */
-    :: d_step { FOLLOWS(p) && P.delivered < revision ->
+    :: d_step { FOLLOWS(p) && P.seen_up_to < revision ->
         next_owner(p);
-        printf("poller %d sees revision %d: it knows epoch %d and holds %d\n", p, P.delivered, P.known, P.held);
+        printf("poller %d sees revision %d: it knows epoch %d and holds %d\n", p, P.seen_up_to, P.known, P.held);
         audit(p); forget() }
-    :: d_step { faults > 0 && FOLLOWS(p) && P.delivered + 1 < revision ->
+    :: d_step { faults > 0 && FOLLOWS(p) && P.seen_up_to + 1 < revision ->
         faults--; list_owners(p);
         printf("poller %d has lost its watch of owners and lists at %d: it knows epoch %d and holds %d\n", p,
-            P.delivered, P.known, P.held);
+            P.seen_up_to, P.known, P.held);
         audit(p); forget() }
     :: d_step { P.stage == working && P.demand[0] < events[0] ->
-        P.demand[0]++; demand_delivered(p, 0); forget_demand(0); audit(p); forget();
+        P.demand[0]++; demand_changed(p, 0); forget_demand(0); audit(p); forget();
         printf("poller %d sees the demand of gateway 0: %d\n", p, ODD(P.demand[0])) }
     :: d_step { P.stage == working && P.demand[1] < events[1] ->
-        P.demand[1]++; demand_delivered(p, 1); forget_demand(1); audit(p); forget();
+        P.demand[1]++; demand_changed(p, 1); forget_demand(1); audit(p); forget();
         printf("poller %d sees the demand of gateway 1: %d\n", p, ODD(P.demand[1])) }
 
-    /* work */
+    /* transactions */
     :: d_step { P.stage == working && P.request == none && P.to_claim && P.futile != claim ->
         P.to_claim = false; ask(p, claim);
-        printf("poller %d asks to claim\n", p) }
+        printf("poller %d sends a claim\n", p) }
     :: d_step { P.stage == working && P.request == none && P.to_release && P.futile != release ->
         P.to_release = false; ask(p, release);
-        printf("poller %d asks to release epoch %d\n", p, P.held) }
+        printf("poller %d sends a release of epoch %d\n", p, P.held) }
     :: d_step { faults > 0 && P.stage == working && P.request == none && P.held != 0 && poller[1 - p].lease != 0 ->
         faults--; P.target = poller[1 - p].lease; ask(p, hand_over);
-        printf("poller %d asks to hand epoch %d over to lease %d\n", p, P.held, P.target) }
+        printf("poller %d sends a hand-over of epoch %d to lease %d\n", p, P.held, P.target) }
     :: d_step { P.answer == done || P.answer == refused ->
         answer_taken(p); audit(p); forget();
         printf("poller %d has its answer: it knows epoch %d and holds %d\n", p, P.known, P.held) }
     :: d_step { P.answer == lease_lost ->
-        printf("poller %d learns from the answer that its lease is gone\n", p);
+        printf("poller %d learns from an answer that its lease is gone\n", p);
         reset(p); audit(p); forget() }
 
     /* a request without an answer */
     :: d_step { faults > 0 && P.answer == pending && late[p].request == none ->
         faults--; P.answer = unread;
         late[p].request = P.request; late[p].lease = P.lease; late[p].epoch = P.epoch; late[p].target = P.target;
-        printf("poller %d gives up waiting for its answer: the request is still in flight\n", p) }
+        printf("poller %d stops waiting for its answer: the request is still in flight\n", p) }
     :: d_step { faults > 0 && (P.answer == pending || P.answer == done || P.answer == refused) ->
         faults--; P.answer_epoch = 0; P.answer = unread;
-        printf("poller %d gives up waiting for its answer: the request or the answer is lost\n", p) }
+        printf("poller %d stops waiting for its answer: the request or the answer is lost\n", p) }
     :: d_step { P.answer == unread ->
         P.answer = refused; read_key(p);
         printf("poller %d reads back: epoch %d, lease %d\n", p, key_epoch, key_lease) }
     :: d_step { P.answer == unread ->
         unanswered(p); no_request(p); audit(p); forget();
-        printf("poller %d can't read back, and will try again\n", p) }
+        printf("poller %d cannot read back, and will retry\n", p) }
 
     /* death */
     :: d_step { faults > 0 && P.lease != 0 ->
@@ -442,8 +441,8 @@ end:
 }
 
 /* --- gateways ------------------------------------------------------------------------------------------------------
- * A poller can't distinguish why a demand came or went (clients, a lease that expired, an operator, a late write), so
- * demand comes and goes at any moment. model/demand.pml shows that in the end etcd has the gateway's demand. */
+ * A poller cannot distinguish why demand came or went (clients, an expired lease, an operator, a late write), so here
+ * it comes and goes at any moment. model/demand.pml shows that in the end etcd shows the gateway's demand. */
 
 proctype A_gateway(bit g) {
 end:
@@ -458,7 +457,7 @@ end:
 
 #define Q poller[q]
 
-proctype Etcd_for(bit q) {      /* etcd's actions for poller q and gateway q */
+proctype Etcd_for(bit q) {      /* etcd, for poller q and gateway q */
     byte orphan;
 end:
     do
@@ -484,7 +483,7 @@ end:
         orphan = LEASE(q, 0);
         do :: LIVE(orphan) && orphan != Q.lease -> break :: else -> orphan = orphan + 2 od;
         lease_ends(orphan); forget();
-        printf("lease %d of poller %d, which is no longer renewed, expires -> epoch %d\n", orphan, q, key_epoch);
+        printf("lease %d, which poller %d no longer renews, expires -> epoch %d\n", orphan, q, key_epoch);
         orphan = 0 }
 
     /* the operator */
@@ -506,7 +505,7 @@ inline update_arrives(epoch_) {
         assert(epoch_ >= accepted);     /* no update is accepted after a newer one */
         accepted = epoch_;
         if :: fence < epoch_ -> fence = epoch_ :: else fi
-    :: else -> printf("gateway 0 drops an update of epoch %d: it knows %d\n", epoch_, fence)
+    :: else -> printf("gateway 0 rejects an update of epoch %d: it knows %d\n", epoch_, fence)
     fi
 }
 
@@ -522,16 +521,16 @@ end:
     :: d_step { poller[1].held > accepted -> update_arrives(poller[1].held) }
     :: d_step { slow_update == 0 && poller[0].held != 0 ->
         slow_update = poller[0].held;
-        printf("poller 0 sends an update of epoch %d, which takes long\n", slow_update) }
+        printf("poller 0 sends an update of epoch %d, which is in flight for long\n", slow_update) }
     :: d_step { slow_update == 0 && poller[1].held != 0 ->
         slow_update = poller[1].held;
-        printf("poller 1 sends an update of epoch %d, which takes long\n", slow_update) }
+        printf("poller 1 sends an update of epoch %d, which is in flight for long\n", slow_update) }
     :: d_step { slow_update != 0 -> update_arrives(slow_update); slow_update = 0 }
     od
 }
 #endif
 
-/* --- where nothing more can happen ------------------------------------------------------------------------------- */
+/* --- when nothing more can happen -------------------------------------------------------------------------------- */
 
 proctype Auditor() {
     timeout;
@@ -539,7 +538,7 @@ proctype Auditor() {
         poller[1].held, ODD(events[0]), ODD(events[1]));
     assert(DEMANDED == OWNED);
     assert(!OWNED || LIVE(key_lease));
-    assert((OWNED -> key_epoch : 0) == poller[0].held + poller[1].held);    /* the key's poller holds it, no other */
+    assert((OWNED -> key_epoch : 0) == poller[0].held + poller[1].held);    /* the owner holds it, no other does */
 end: progress:
     do :: false od
 }

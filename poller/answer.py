@@ -1,6 +1,6 @@
-"""What PostgreSQL answered to one statement → a result, or a trouble, for each topic that was asked for.
+"""Answers: the rows that PostgreSQL returned for one statement, divided into an outcome for each topic. Pure.
 
-Pure. A result that is too long, or has a row key twice, is an error of its topic and never of its neighbours.
+A result that has too many rows, or the same row key twice, is an error of its own topic only.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ from pollcast.services.delta import Row
 from pollcast.services.errors import PollFailed
 
 MAX_ROW_BYTES = 16 * 1024 * 1024
-"""Of one row as JSON: what fits a message between services with room to spare."""
+"""Maximum size of one row as JSON, in bytes; it leaves a margin below the largest message between services."""
 
 Answer = list[tuple[int, bytes, bytes]]
-"""(topic from 1, key, row), see poller/statement.py."""
+"""Rows of a statement (poller/statement.py), each with the number of its topic from 1, its key and its JSON text."""
 
 Outcome = list[Row] | PollError
+"""Result of polling one topic."""
 
 
 def divide(answer: Answer, known: Sequence[list[Row] | None], query: Query) -> list[Outcome]:
-    """The outcome of each topic. `answer` is ordered by topic and row; `known` holds each topic's last result, which is
-    given back itself where nothing changed. This is the path that every row of every poll takes: the loops are in C."""
+    """Return the outcome of each topic of a statement.
+
+    `answer` is ordered by topic and row. `known` holds each topic's last result, and that same list is returned where
+    nothing changed. Every row of every poll passes through here, so the loops are in C.
+    """
     if _has_line_breaks(answer):
         answer = [(topic, key, _in_one_line(row)) for topic, key, row in answer]
     numbers = list(map(itemgetter(0), answer))
@@ -41,7 +45,7 @@ def divide(answer: Answer, known: Sequence[list[Row] | None], query: Query) -> l
 
 
 def size(answer: Answer) -> int:
-    """Bytes of the rows of an answer."""
+    """Return the size of an answer's rows, without their keys, in bytes."""
     return sum(map(len, map(itemgetter(2), answer)))
 
 
@@ -51,8 +55,10 @@ def _has_line_breaks(answer: Answer) -> bool:
 
 
 def _in_one_line(row: bytes) -> bytes:
-    """A column of type json keeps its author's line breaks. In JSON they can only stand between tokens, and a row that
-    is one line can be sent as an event or printed as it is."""
+    """Return the row with spaces for line breaks, so that it can be one line of an event stream or of a terminal.
+
+    A column of type json keeps the line breaks of its author; in JSON they can only be between tokens.
+    """
     return row.replace(b"\n", b" ").replace(b"\r", b" ")
 
 

@@ -1,9 +1,9 @@
-"""Can a query's topics be polled in one statement, and if not, why: as far as its text tells.
+"""Batchable queries: whether the topics of a query can share a statement, judged by its text. Pure.
 
-Pure. In the statement that polls topics together (poller/statement.py) a placeholder is a column of the statement
-around the query. PostgreSQL counts an aggregate to the query whose columns it is made from: `count(%(x)s)`, which names
-no column of its own query, would belong to the statement around, which is refused (42803). What is found here is polled
-one by one from the start. An aggregate that this list does not know is found when the topics are first polled together.
+In the statement that polls topics together (poller/statement.py), a placeholder is a column of the statement around the
+query. PostgreSQL assigns an aggregate to the query whose columns are its arguments: `count(%(x)s)`, which uses no
+column of its own query, would belong to the outer statement, where it is refused (42803). Queries found here are polled
+topic by topic from the start. An aggregate not in AGGREGATES is detected when the topics are first polled together.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ json_agg json_agg_strict json_arrayagg json_object_agg json_objectagg jsonb_agg 
 min range_agg range_intersect_agg regr_avgx regr_avgy regr_count regr_intercept regr_r2 regr_slope regr_sxx regr_sxy
 regr_syy stddev stddev_pop stddev_samp string_agg sum var_pop var_samp variance xmlagg"""
 AGGREGATES = frozenset(_AGGREGATES.split())
+"""Names of PostgreSQL's built-in aggregates."""
 
 _KEYWORDS = """all and as asc between by case cast coalesce desc distinct else end false filter first from greatest
 ilike in is last least like not null nullif nulls or order then true when where"""
@@ -25,7 +26,7 @@ _NO_COLUMNS = frozenset(_KEYWORDS.split())
 
 
 def unbatchable_reason(query: Query) -> str | None:
-    """The reason, for people; None for a query whose topics are polled together."""
+    """Return a message with the reason why the topics can't share a statement; None when they can."""
     if not query.params:
         return "it has no parameters, so there is one topic"
     found = [token for token in tokens(query.sql) if token.kind != "space"]
@@ -39,8 +40,10 @@ def unbatchable_reason(query: Query) -> str | None:
 
 
 def _arguments(found: Sequence[Token], start: int) -> list[Token]:
-    """What an aggregate is made from: in its parentheses, which open at `start`, and in those of its FILTER. Nothing
-    for a window function, which always belongs to its own query."""
+    """Return the arguments of an aggregate: the tokens in its parentheses, which open at `start`, and in its FILTER.
+
+    Return nothing for a window function, which always belongs to its own query.
+    """
     end = _closing(found, start)
     inside = list(found[start + 1 : end])
     if _texts(found, end + 1) == ("filter", "("):
@@ -70,7 +73,7 @@ def _may_be_column(inside: Sequence[Token], at: int) -> bool:
         return True
     if token.kind != "word":
         return False
-    if token.text == "select":  # a query of its own: its columns are not looked for here
+    if token.text == "select":  # a subquery, whose columns are not examined here
         return True
     before = inside[at - 1].text if at else ""
     after = inside[at + 1].text if at + 1 < len(inside) else ""

@@ -1,9 +1,10 @@
-"""Each query of a catalogue tried on the database without running it: what `pollcast check --database-url` says.
+"""The check of a catalogue against a database, by `pollcast check --database-url`; no query is run.
 
-Every statement that a poller would send (alone, together, the probe) is explained, with its parameters' defaults or
-made-up values, in a read-only transaction: PostgreSQL then finds what does not exist, has the wrong type, or is not
-allowed, and plans the query. One connection, one query after the other. The words are the server's own: they are for
-the catalogue's author, and are never sent to clients.
+Every statement that a poller would send (for one topic, for several, the probe) is explained in a read-only
+transaction, with default or sample values as parameters. PostgreSQL then plans the query and reports missing objects,
+wrong types and missing permissions. One connection checks one query after the other. Messages are the server's own:
+they are for the author of the catalogue, and are never sent to clients
+(docs/reference/catalogue.md#checking-a-catalogue).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pollcast.poller.statement import Statement, batch_statement, probe_statemen
 from pollcast.services.catalogue.catalog import Catalog, Param, Query
 from pollcast.services.errors import CatalogInvalid, PollStale, Problem
 
-MADE_UP = {
+SAMPLES = {
     "text": "x",
     "int": "1",
     "float": "1",
@@ -30,12 +31,14 @@ MADE_UP = {
     "timestamptz": "2026-01-31T12:00:00Z",
     "uuid": "00000000-0000-0000-0000-000000000001",
 }
+"""Sample value for each parameter type, in canonical text."""
 
 
 def check(catalog: Catalog, file: str, url: str | None) -> dict[str, str | None]:
-    """By query, why its topics can't be polled together; None where they are. Without a `url`, as the text tells.
-    CatalogInvalid with what the database refuses; PollStale when it can't be reached; SettingsInvalid when libpq does
-    not take `url`.
+    """Return for each query the reason why its topics can't be polled together; None when they can.
+
+    Without a `url`, the reason is judged by the query's text alone. Raises CatalogInvalid when the database refuses a
+    query, PollStale when the database can't be reached, and SettingsInvalid when libpq does not accept `url`.
     """
     if url is None:
         return {name: unbatchable_reason(query) for name, query in catalog.queries.items()}
@@ -48,14 +51,14 @@ def check(catalog: Catalog, file: str, url: str | None) -> dict[str, str | None]
             for name, query in catalog.queries.items():
                 one_by_one[name] = _try(connection, query, file, problems)
     except psycopg.OperationalError as error:
-        raise PollStale(f"the database can't be asked: {error}") from None
+        raise PollStale(f"the database can't be reached: {error}") from None
     if problems:
         raise CatalogInvalid(problems)
     return one_by_one
 
 
 def _try(connection: Connection, query: Query, file: str, problems: list[Problem]) -> str | None:
-    values = {name: _made_up(param) for name, param in query.params.items()}
+    values = {name: _sample(param) for name, param in query.params.items()}
     found = list(_problems(connection, "sql", single_statement(query, values), query, file))
     if query.probe is not None:
         found += _problems(connection, "probe", probe_statement(query), query, file)
@@ -65,23 +68,28 @@ def _try(connection: Connection, query: Query, file: str, problems: list[Problem
 
 
 def batch_refusal(connection: Connection, query: Query, file: str) -> str | None:
-    """Why PostgreSQL does not take two topics of a query, which has parameters and is fine alone, in one statement."""
-    values = {name: _made_up(param) for name, param in query.params.items()}
+    """Return the reason why PostgreSQL refuses two topics in one statement; None when it accepts them.
+
+    The query must have parameters and be accepted for one topic alone.
+    """
+    values = {name: _sample(param) for name, param in query.params.items()}
     refused = next(_problems(connection, "sql", batch_statement(query, [values, values]), query, file), None)
     return f"PostgreSQL refuses to take its topics together: {refused.reason}" if refused else None
 
 
-def _made_up(param: Param) -> str:
+def _sample(param: Param) -> str:
     if param.default is not None:
         return param.default
     if param.enum:
         return param.enum[0]
-    return param.min or param.max or MADE_UP[param.type]
+    return param.min or param.max or SAMPLES[param.type]
 
 
 def _problems(connection: Connection, field: str, text: Statement, query: Query, file: str) -> Iterator[Problem]:
-    """At most one. Values that are made up may be wrong (a division by zero, a cast): only a fault of the statement as
-    a whole counts."""
+    """Yield the problem of the statement, if there is one.
+
+    Errors caused by sample values (a division by zero, a cast) are ignored: only those of the whole statement count.
+    """
     try:
         with connection.transaction(), RawCursor(connection) as cursor:
             cursor.execute(b"set transaction read only")
@@ -91,12 +99,12 @@ def _problems(connection: Connection, field: str, text: Statement, query: Query,
     except psycopg.Error as error:
         if error.sqlstate is None:
             raise
-        trouble = classify(error, query)
-        if trouble.scope is Scope.STATEMENT and trouble.state == "failed":
-            said = error.diag.message_primary or ""
-            if QUERY_ALIAS in said:
-                yield Problem(file, query.name, "key", trouble.error.detail)
+        poll_error = classify(error, query)
+        if poll_error.scope is Scope.STATEMENT and poll_error.state == "failed":
+            message = error.diag.message_primary or ""
+            if QUERY_ALIAS in message:
+                yield Problem(file, query.name, "key", poll_error.cause.detail)
             else:
-                yield Problem(file, query.name, field, f"{said} ({condition(error.sqlstate)}, {error.sqlstate})")
-        elif trouble.scope is Scope.DATABASE:
+                yield Problem(file, query.name, field, f"{message} ({condition(error.sqlstate)}, {error.sqlstate})")
+        elif poll_error.scope is Scope.DATABASE:
             raise

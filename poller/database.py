@@ -1,10 +1,11 @@
-"""The database as the poller sees it: one statement in, its rows as bytes or a trouble out.
+"""The poller's connections to the database: they run one statement at a time and return its rows as bytes, or an error.
 
-Lives as long as the poller. At most `pool` connections, opened when needed; a database that is not there is no error of
-the poller. Each statement runs in a read-only transaction of its own, under the query's timeout as `statement_timeout`
-and a short `lock_timeout`, so that it can neither write nor stand in a migration's way; `application_name` names node
-and query. Everything is set for the transaction only and nothing is prepared, so pgbouncer may pool transactions. A
-server that does not even answer in time (frozen, unplugged) has its connection cut from this side.
+A `Database` lasts as long as the poller. It opens at most `pool` connections, when they are needed; an unreachable
+database is an error of the polls, not of the poller. Each statement runs in a read-only transaction of its own, with
+the query's timeout as `statement_timeout` and a short `lock_timeout`, so that it can neither write nor block a
+migration; `application_name` names the node and the query. All settings apply to the transaction only and no statement
+is prepared, so pgbouncer may pool transactions. A connection to a server that does not answer in time (because it is
+frozen or unplugged) is broken from this side.
 """
 
 from __future__ import annotations
@@ -33,20 +34,26 @@ from pollcast.services.process import logs
 log = logs.get_logger("database")
 
 CONNECT_SECONDS = 3
-LOCK_SECONDS = 0.5
-GRACE_SECONDS = 1.5
-"""Beyond the statement's timeout, before the connection is cut."""
-WAIT_SECONDS = 1.0
-"""At least so long is waited for a free connection."""
-RECONNECT_SECONDS = 0.5
-"""A connection that can't be opened is tried again once after this, and then when the next statement asks."""
+"""Default timeout for opening a connection, in seconds."""
 
-# What the pool has to say of a database in trouble is said by the topics' states.
+LOCK_SECONDS = 0.5
+"""Maximum time that a statement waits for a lock, in seconds."""
+
+GRACE_SECONDS = 1.5
+"""Time beyond the statement's timeout after which the connection is broken, in seconds."""
+
+WAIT_SECONDS = 1.0
+"""Minimum timeout of the wait for a free connection, in seconds."""
+
+RECONNECT_SECONDS = 0.5
+"""Time after which a failed connection attempt is repeated, in seconds; later attempts wait for the next statement."""
+
+# The states of topics report a database that can't be reached; the pool's own warnings would repeat that.
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
 class Database:
-    """Build with `Database.open`."""
+    """A pool of connections to the database, made by `Database.open`."""
 
     def __init__(self, pool: AsyncConnectionPool[AsyncConnection[Any]], node: str) -> None:
         self._pool = pool
@@ -55,7 +62,10 @@ class Database:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(cls, url: str, connections: int, node: str) -> AsyncIterator[Database]:
-        """A scope. `url` is anything that libpq takes; psycopg.ProgrammingError when it does not."""
+        """Provide a database within a scope. `url` is any connection string of libpq.
+
+        Raises psycopg.ProgrammingError when libpq does not accept `url`.
+        """
         kwargs: dict[str, Any] = {
             "autocommit": True,
             "prepare_threshold": None,
@@ -81,28 +91,28 @@ class Database:
             await pool.close()
 
     async def execute(self, statement: Statement, query: Query) -> Answer | PollError:
-        """Runs one statement of the query. A connection that was lost while it lay in the pool is no trouble yet: the
-        statement is tried once more, on a new one."""
+        """Run one statement of the query. If the connection was lost, run it once more on a new one: the connection may
+        have broken while it was idle in the pool."""
         answer = await self._try(statement, query)
         if isinstance(answer, LostConnection):
             await self._pool.drain()
             answer = await self._try(statement, query)
-        return answer.trouble if isinstance(answer, LostConnection) else answer
+        return answer.error if isinstance(answer, LostConnection) else answer
 
     async def _try(self, statement: Statement, query: Query) -> Answer | PollError | LostConnection:
         try:
             async with self._pool.connection(timeout=max(WAIT_SECONDS, query.timeout)) as connection:
                 _heed_cancellation()
-                with _cut_after(connection, query.timeout + GRACE_SECONDS) as cut:
+                with _break_after(connection, query.timeout + GRACE_SECONDS) as broken:
                     try:
                         return await self._run(connection, statement, query)
                     except psycopg.Error as error:
-                        trouble = classify(error, query)
-                        lost = connection.closed or trouble.scope is Scope.DATABASE
+                        poll_error = classify(error, query)
+                        lost = connection.closed or poll_error.scope is Scope.DATABASE
                         if not connection.closed:
                             await _roll_back(connection)
-                    return LostConnection(trouble) if lost and not cut() else trouble
-        except psycopg.Error as error:  # no connection, or none any more
+                    return LostConnection(poll_error) if lost and not broken() else poll_error
+        except psycopg.Error as error:  # no connection could be opened, or it is gone
             return classify(error, query)
 
     async def _run(self, connection: AsyncConnection[Any], statement: Statement, query: Query) -> Answer:
@@ -119,32 +129,32 @@ class Database:
 
 
 class LostConnection:
-    """The connection broke under a statement, which may go well on another."""
+    """The error of a statement whose connection broke. The statement may succeed on another connection."""
 
-    __slots__ = ("trouble",)
+    __slots__ = ("error",)
 
-    def __init__(self, trouble: PollError) -> None:
-        self.trouble = trouble
+    def __init__(self, error: PollError) -> None:
+        self.error = error
 
 
 def checked_url(url: str) -> str:
-    """SettingsInvalid, which does not repeat it, when libpq could make nothing of the URL."""
+    """Return the database URL. Raises SettingsInvalid, without repeating the URL, when libpq does not accept it."""
     try:
         conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        reason = "is no connection string of PostgreSQL, such as postgresql://user:password@host:5432/database"
+        reason = "is not a PostgreSQL connection string such as postgresql://user:password@host:5432/database"
         raise SettingsInvalid([Problem("settings", "", "POLLCAST_DATABASE_URL", reason)]) from None
     return url
 
 
 def application_name(node: str, query: str = "") -> str:
-    """What a DBA sees in pg_stat_activity, in at most 63 bytes: the query's name is kept whole as far as it goes."""
+    """Return the application name for pg_stat_activity, in at most 63 bytes; the node is shortened before the query."""
     tail = f" {query}" if query else ""
     return f"pollcast {node}"[: max(12, 63 - len(tail))] + tail
 
 
 async def _configure(connection: AsyncConnection[Any]) -> None:
-    # In the binary format text is the bytes themselves, in UTF-8: psycopg's C code takes them as they are.
+    # The binary format of text is its bytes in UTF-8, which psycopg's C code returns as they are.
     connection.adapters.register_loader("text", ByteaBinaryLoader)
 
 
@@ -152,33 +162,39 @@ async def _roll_back(connection: AsyncConnection[Any]) -> None:
     try:
         await connection.execute("rollback")
     except psycopg.Error as error:
-        log.info("connection given up", detail=type(error).__name__)
+        log.info("closing a broken connection", detail=type(error).__name__)
         await connection.close()
 
 
 def _heed_cancellation() -> None:
-    """The pool waits by asyncio.wait_for, which before Python 3.12 drops a cancellation that comes together with the
-    connection: whoever is cancelled while the pool is busy would go on for ever."""
+    """Raise CancelledError if the current task has been cancelled.
+
+    The pool waits by asyncio.wait_for, which before Python 3.12 drops a cancellation that comes together with the
+    connection: a task cancelled while the pool is busy would never end.
+    """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
 
 
 @contextlib.contextmanager
-def _cut_after(connection: AsyncConnection[Any], seconds: float) -> Iterator[Callable[[], bool]]:
-    """Breaks the connection when the scope lasts longer, even while it is being cancelled: psycopg waits for the
-    server's word to end a statement, and a frozen server has none. Gives a function that tells whether it did."""
-    done = False
+def _break_after(connection: AsyncConnection[Any], seconds: float) -> Iterator[Callable[[], bool]]:
+    """Break the connection when the scope lasts longer than this, and yield a function that returns whether it did.
 
-    def cut() -> None:
-        nonlocal done
-        done = True
+    The connection is broken even while the scope is being cancelled: psycopg waits for the server to confirm the end of
+    a statement, which a frozen server never does.
+    """
+    broken = False
+
+    def break_connection() -> None:
+        nonlocal broken
+        broken = True
         if not connection.closed:
             with socket.socket(fileno=os.dup(connection.fileno())) as copy, contextlib.suppress(OSError):
                 copy.shutdown(socket.SHUT_RDWR)
 
-    timer = asyncio.get_running_loop().call_later(seconds, cut)
+    timer = asyncio.get_running_loop().call_later(seconds, break_connection)
     try:
-        yield lambda: done
+        yield lambda: broken
     finally:
         timer.cancel()

@@ -1,7 +1,4 @@
-"""What a poller tells Prometheus of its topics: counted when somebody scrapes. Pure.
-
-The rest is in poller/metrics.py.
-"""
+"""Gauges of the topics that a poller owns, computed at each scrape. Pure. Other metrics: poller/metrics.py."""
 
 from __future__ import annotations
 
@@ -15,20 +12,20 @@ from pollcast.poller.owned import OwnedTopic
 
 
 def topic_gauges(owned: Mapping[str, OwnedTopic], queries: Iterable[str], now: int) -> Iterator[Metric]:
-    """`now` in microseconds since the Unix epoch."""
+    """Yield the gauges of the owned topics, by query. `now` is in microseconds since the Unix epoch."""
     oldest: dict[str, int] = {}
     states: Counter[tuple[str, str]] = Counter()
     for topic in owned.values():
         name = topic.topic.query.name
         states[name, topic.state] += 1
-        answered = topic.answered_at or topic.gained_at
-        oldest[name] = min(oldest.get(name, answered), answered)
+        result_at = topic.history.result_at or topic.history.gained_at
+        oldest[name] = min(oldest.get(name, result_at), result_at)
     topics = GaugeMetricFamily(
         "pollcast_poller_topics", "Topics that this poller owns, by state.", labels=["query", "state"]
     )
     age = GaugeMetricFamily(
         "pollcast_poller_data_age_seconds",
-        "The age of the oldest result among the topics owned: since the start of the last poll that gave one.",
+        "Age of the oldest result among the owned topics: time since the start of the last poll that gave one.",
         labels=["query"],
     )
     for name in queries:

@@ -1,31 +1,41 @@
-"""What a poller tells Prometheus. Names are stable; labels are queries, never topics, whose number has no bound."""
+"""Prometheus metrics of a poller (docs/reference/metrics.md#poller).
+
+Names are stable. Labels are queries, never topics, because the number of topics is unbounded.
+"""
 
 from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-STATEMENTS = Counter("pollcast_poller_statements", "Statements sent to the database, probes included.", ["query"])
+STATEMENTS = Counter("pollcast_poller_statements", "Statements sent to the database, including probes.", ["query"])
 POLLS = Counter(
-    "pollcast_poller_polls", "Polls of a topic, by outcome: changed, unchanged, stale, failed.", ["query", "outcome"]
+    "pollcast_poller_polls",
+    "Polls of single topics, by outcome: changed, unchanged, stale, failed.",
+    ["query", "outcome"],
 )
-SKIPPED = Counter("pollcast_poller_skipped", "Polls of a topic left out because the probe said the same.", ["query"])
-ROWS = Counter("pollcast_poller_rows", "Rows that the database answered.", ["query"])
+SKIPPED = Counter(
+    "pollcast_poller_skipped", "Polls of single topics skipped because the probe's result was unchanged.", ["query"]
+)
+ROWS = Counter("pollcast_poller_rows", "Rows received from the database.", ["query"])
 STATEMENT_SECONDS = Histogram(
     "pollcast_poller_statement_seconds",
-    "Time of one statement, waiting for a connection included.",
+    "Duration of one statement, including the wait for a connection.",
     ["query"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-BATCH_TOPICS = Gauge("pollcast_poller_batch_topics", "Topics that go into one statement now, at most.", ["query"])
+BATCH_TOPICS = Gauge("pollcast_poller_batch_topics", "Current maximum number of topics per statement.", ["query"])
 INTERVAL_SECONDS = Gauge(
-    "pollcast_poller_interval_seconds", "The interval in force: longer than the catalogue's while slow.", ["query"]
+    "pollcast_poller_interval_seconds",
+    "Current polling interval: longer than the catalogue's while the database is slow.",
+    ["query"],
 )
 OWNED_TOPICS = Gauge("pollcast_poller_owned_topics", "Topics that this poller owns.", ["query"])
-GAINED = Counter("pollcast_poller_gained_topics", "Topics that came to this poller, whoever had them before.")
-LOST = Counter("pollcast_poller_lost_topics", "Topics that this poller let go, handed over, or lost.")
-GATEWAY_STREAMS = Gauge("pollcast_poller_gateway_streams", "Gateways that are connected.")
+GAINED = Counter("pollcast_poller_gained_topics", "Topics gained by this poller, free or owned by another before.")
+LOST = Counter("pollcast_poller_lost_topics", "Topics that this poller released, handed over or lost.")
+GATEWAY_STREAMS = Gauge("pollcast_poller_gateway_streams", "Connected gateways.")
 UPDATES = Counter("pollcast_poller_frames", "Updates sent to gateways.")
 UPDATE_BYTES = Counter("pollcast_poller_frame_bytes", "Bytes of the updates sent to gateways.")
 RESETS = Counter(
-    "pollcast_poller_resets", "Queued changes dropped for a gateway that reads slowly; it gets a snapshot instead."
+    "pollcast_poller_resets",
+    "Queues of a topic dropped because a gateway reads slowly; the gateway gets a snapshot instead.",
 )

@@ -1,8 +1,9 @@
-"""A topic that this poller owns: its last result, its state, and the updates that tell gateways of a change.
+"""An owned topic: its last result, its state, and the updates that report a change to gateways. Pure.
 
-Pure: times are arguments, updates are return values, encoded once for all gateways (proto/pollcast/v1/feed.proto). It
-lives from `gained` to `lost`; whoever owns the topic next starts with a higher epoch and counts from 1 again. It holds
-one copy of the rows as bytes, about 170 bytes a row beside the text of the row and of its key.
+Times are arguments, and updates are return values, encoded once for all gateways (docs/reference/grpc.md#feed). An
+`OwnedTopic` exists from the moment this poller gains the topic until it loses it; the next owner has a higher epoch and
+counts `seq` from 1 again. It holds one copy of the rows as bytes, about 170 bytes a row in addition to the text of the
+row and of its key.
 """
 
 from __future__ import annotations
@@ -15,96 +16,95 @@ from pollcast.services.delta import Delta, Row, diff
 from pollcast.v1 import feed_pb2
 
 PIECE_BYTES = 1024 * 1024
-"""A snapshot is sent in pieces of about this size."""
+"""Approximate maximum size of one piece of a snapshot, in bytes."""
 
 LARGEST_DELTA_BYTES = 8 * 1024 * 1024
-"""A change that is larger travels as a snapshot, in pieces."""
+"""Maximum size of the rows in a delta, in bytes; a larger change is sent as a snapshot, in pieces."""
 
 COST_WEIGHT = 0.2
-"""Of the last poll in the smoothed cost of a poll."""
+"""Weight of the latest poll in the smoothed cost of a poll, between 0 and 1."""
 
 Updates = list[bytes]
+"""Serialized FeedUpdate messages of one topic, in the order in which gateways apply them."""
+
+
+class PollHistory:
+    """The polls of one topic under one epoch. Times ending in `_at` are microseconds since the Unix epoch."""
+
+    __slots__ = ("count", "gained_at", "probe_result", "result_at", "seconds", "started")
+
+    def __init__(self, gained_at: int) -> None:
+        self.gained_at = gained_at
+        self.started = float("-inf")
+        """Start of the latest poll, in seconds on the event loop's monotonic clock."""
+        self.count = 0
+        """Number of polls that have ended."""
+        self.result_at = 0
+        """Start of the latest poll that gave a result; 0 before the first."""
+        self.seconds = 0.0
+        """Smoothed time that one poll takes in the database, in seconds."""
+        self.probe_result: bytes | None = None
+        """Result of the query's probe just before the latest result; None when the query was not probed."""
+
+    def record_cost(self, seconds: float) -> None:
+        """Include the database time of one poll in the smoothed cost."""
+        self.seconds += (seconds - self.seconds) * (COST_WEIGHT if self.count else 1.0)
 
 
 class OwnedTopic:
-    """The present truth of one topic under one epoch."""
+    """One topic under one epoch of this poller: its last result, its version and its state."""
 
-    __slots__ = (
-        "answered_at",
-        "epoch",
-        "gained_at",
-        "poll_seconds",
-        "polled_at",
-        "polls",
-        "probed",
-        "reason",
-        "rows",
-        "seq",
-        "since",
-        "started",
-        "state",
-        "topic",
-    )
+    __slots__ = ("epoch", "history", "polled_at", "reason", "rows", "seq", "since", "state", "topic")
 
     def __init__(self, topic: Topic, epoch: int, since: int) -> None:
         self.topic = topic
         self.epoch = epoch
+        self.history = PollHistory(since)
         self.seq = 0
         self.rows: list[Row] | None = None
-        """None before the first result."""
+        """Last result; None before the first."""
         self.polled_at = 0
-        """Microseconds since the Unix epoch: when the poll started that first gave this result."""
+        """Start of the first poll that gave the last result, in microseconds since the Unix epoch."""
         self.state = "live"
         self.reason = ""
         self.since = since
-        """Microseconds since the Unix epoch: since when it is in this state."""
-        self.started = float("-inf")
-        """Seconds on the monotonic clock: when its last poll started."""
-        self.probed: bytes | None = None
-        """What the query's probe said just before the last result."""
-        self.gained_at = since
-        self.polls = 0
-        """That ended, under this epoch."""
-        self.answered_at = 0
-        """Microseconds since the Unix epoch: when the last poll started that gave a result; 0 before the first."""
-        self.poll_seconds = 0.0
-        """What one poll costs the database, smoothed."""
+        """Start of the present state, in microseconds since the Unix epoch."""
 
     @property
     def name(self) -> str:
+        """The canonical topic."""
         return self.topic.canonical
 
     def record_result(self, rows: list[Row], polled_at: int) -> Updates:
-        """A poll that started then gave these rows. Nothing is told when nothing changed; else the result first and
-        then, where it was not, that the topic is live."""
-        self.polls += 1
-        self.answered_at = polled_at
+        """Record the result of a poll that started at `polled_at`, and return the updates that report it.
+
+        The result comes first, then a status if the topic was not live. Nothing is returned when nothing changed.
+        """
+        self.history.count += 1
+        self.history.result_at = polled_at
         updates: Updates = []
         if rows is not self.rows and rows != self.rows:
-            updates = self._changed(rows, polled_at)
-        return updates + self._turned("live", "", polled_at)
+            updates = self._set_rows(rows, polled_at)
+        return updates + self._set_state("live", "", polled_at)
 
-    def record_error(self, trouble: PollError, now: int) -> Updates:
-        """A poll ended with this. The last result stays."""
-        self.polls += 1
-        return self._turned(trouble.state, trouble.error.detail, now)
+    def record_error(self, error: PollError, now: int) -> Updates:
+        """Record a poll that ended with an error, and return the updates that report it. The last result is kept."""
+        self.history.count += 1
+        return self._set_state(error.state, error.cause.detail, now)
 
-    def record_cost(self, seconds: float) -> None:
-        """A poll took the database so long."""
-        self.poll_seconds += (seconds - self.poll_seconds) * (COST_WEIGHT if self.polls else 1.0)
-
-    def current_updates(self, told: str) -> Iterator[bytes]:
-        """What a gateway needs that knows nothing of this topic but that it is in the state `told`."""
+    def current_updates(self, known_state: str) -> Iterator[bytes]:
+        """Yield the updates for a gateway that has no result and knows the topic to be in `known_state`."""
         if self.rows is not None:
             yield from self._snapshot(self.rows)
-        if self.state != told:
+        if self.state != known_state:
             yield self.status()
 
     def status(self) -> bytes:
+        """Return the update that reports the present state."""
         status = feed_pb2.FeedStatus(state=self.state, reason=self.reason, since=self.since)
         return self._update(status=status)
 
-    def _changed(self, rows: list[Row], polled_at: int) -> Updates:
+    def _set_rows(self, rows: list[Row], polled_at: int) -> Updates:
         before, self.rows = self.rows, rows
         self.seq += 1
         self.polled_at = polled_at
@@ -116,7 +116,7 @@ class OwnedTopic:
             return list(self._snapshot(rows))
         return [self._delta(delta)]
 
-    def _turned(self, state: str, reason: str, now: int) -> Updates:
+    def _set_state(self, state: str, reason: str, now: int) -> Updates:
         if (state, reason) == (self.state, self.reason):
             return []
         if state != self.state:
@@ -153,7 +153,7 @@ class OwnedTopic:
 
 
 def _pieces(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """The rows in order, split at about PIECE_BYTES; a result without rows is one empty piece."""
+    """Yield the rows in order, split into pieces of about PIECE_BYTES; a result without rows is one empty piece."""
     piece: list[Row] = []
     size = 0
     for row in rows:

@@ -1,6 +1,6 @@
-"""Logs how topics come, have their first result, and go: a few lines for a takeover of thousands of topics.
+"""The log of ownership: topics gained, polled for the first time, and lost, as a few lines for thousands of topics.
 
-What happens within GATHER_SECONDS is one line per kind, in the order in which things happen to a topic.
+Events within GATHER_SECONDS are logged as one line of each kind, in the order in which they happen to a topic.
 """
 
 from __future__ import annotations
@@ -12,42 +12,43 @@ from pollcast.services.process import logs
 log = logs.get_logger("polling")
 
 GATHER_SECONDS = 0.05
+"""Time over which events are gathered into one line, in seconds."""
 
 
 class OwnershipLog:
-    """Told by Polling, in an event loop."""
+    """The gathered events of one poller. Call its methods inside an event loop."""
 
     def __init__(self) -> None:
         self._lost: list[str] = []
         self._gained: dict[str, int] = {}
-        self._awaited: dict[str, float] = {}  # no poll has ended yet; since when, on the loop's clock
-        self._polled: dict[str, float] = {}  # seconds from the gain to the end of the first poll
+        self._unpolled: dict[str, float] = {}  # gained topic without a finished poll → when gained, on the loop's clock
+        self._polled: dict[str, float] = {}  # topic → seconds from the gain to the end of the first poll
         self._due: asyncio.TimerHandle | None = None
 
     def gained(self, topic: str, epoch: int) -> None:
-        """The topic is ours."""
+        """Record that this poller gained the topic."""
         self._gained[topic] = epoch
-        self._awaited[topic] = asyncio.get_running_loop().time()
+        self._unpolled[topic] = asyncio.get_running_loop().time()
         self._gather()
 
     def lost(self, topic: str) -> None:
-        """It is not any more."""
+        """Record that this poller lost the topic."""
         self._lost.append(topic)
-        self._awaited.pop(topic, None)
+        self._unpolled.pop(topic, None)
         self._gather()
 
-    def told(self, topic: str) -> None:
-        """Gateways were told something of it: a result, or why there is none."""
-        since = self._awaited.pop(topic, None)
+    def published(self, topic: str) -> None:
+        """Record that updates of the topic were published: a result, or the reason why there is none."""
+        since = self._unpolled.pop(topic, None)
         if since is not None:
             self._polled[topic] = asyncio.get_running_loop().time() - since
             self._gather()
 
     def _gather(self) -> None:
         if self._due is None:
-            self._due = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._tell)
+            self._due = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._write)
 
-    def _tell(self) -> None:
+    def _write(self) -> None:
         self._due = None
         lost, self._lost = self._lost, []
         gained, self._gained = self._gained, {}

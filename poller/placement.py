@@ -229,8 +229,7 @@ class Placement:
         return targets
 
     def reset(self) -> PlacementChanges:
-        """Lose all topics and forget all owners: the lease is lost, or another etcd answers, which counts revisions
-        anew."""
+        """Lose all topics and forget all owners and revisions, because the lease is lost or another etcd answers."""
         lost = self._held.clear()
         self.owners.clear()
         self._claims.clear()

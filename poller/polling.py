@@ -1,8 +1,8 @@
-"""What this poller owns, from the word of the coordination to the updates for the gateways.
+"""Polling: all topics that this poller owns, from gaining them to publishing their updates.
 
-`gained` and `lost` come from poller/ownership.py and take effect at once: a gained topic is polled now, and after
-`lost` no update of it leaves. `run` polls until cancelled. When this poller dies, gateways see their streams break and
-keep what they have until the next owner's first result.
+`gained` and `lost` are called by poller/ownership.py and take effect at once: a gained topic is polled immediately, and
+no update of a lost topic is sent. `run` polls until cancelled. When this poller dies, gateways see their streams break
+and keep the last results until the next owner's first result.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logs.get_logger("polling")
 
 
 class Polling:
-    """The Holder of poller/ownership.py."""
+    """The OwnershipListener of poller/ownership.py: one QueryPoller per query of the catalogue, and the Feed."""
 
     def __init__(
         self,
@@ -49,24 +49,24 @@ class Polling:
 
     @property
     def owned(self) -> int:
-        """How many topics."""
+        """The number of owned topics."""
         return len(self._owned)
 
     @property
     def topics(self) -> Iterator[tuple[OwnedTopic, float]]:
-        """All that are owned, each with its interval in force in seconds."""
+        """The owned topics, each with its current polling interval in seconds."""
         for owned in self._owned.values():
             yield owned, self.query_pollers[owned.topic.query.name].current_interval
 
     def linger(self, topic: str) -> float | None:
-        """Seconds that the topic is polled on without demand; None when it is none of this catalogue's."""
+        """Return the seconds to keep polling the topic without demand; None when the catalogue does not have it."""
         try:
             return topics.parse_canonical(topic, self._catalog).query.linger
         except PollcastError:
             return None
 
     def gained(self, topic: str, epoch: int) -> None:
-        """Owned under this epoch from now on."""
+        """Own the topic under this epoch from now on, and poll it at once."""
         self.lost(topic)
         try:
             owned = OwnedTopic(topics.parse_canonical(topic, self._catalog), epoch, clock.now_us())
@@ -79,7 +79,7 @@ class Polling:
         self.query_pollers[owned.topic.query.name].add(owned)
 
     def lost(self, topic: str) -> None:
-        """Not owned any more."""
+        """Stop polling the topic, and send no update of it any more; ignore a topic not owned."""
         owned = self._owned.pop(topic, None)
         if owned is not None:
             metrics.LOST.inc()
@@ -87,13 +87,13 @@ class Polling:
             self.query_pollers[owned.topic.query.name].remove(owned)
             self.feed.forget(topic)
 
-    def _publish(self, topic: str, updates: Updates) -> None:
-        self._log.told(topic)
-        self.feed.publish(topic, updates)
-
     async def run(self) -> None:
-        """Polls until cancelled."""
+        """Poll until cancelled."""
         with counted_on_scrape(lambda: topic_gauges(self._owned, self.query_pollers, clock.now_us())):
             async with asyncio.TaskGroup() as tasks:
                 for name, query_poller in self.query_pollers.items():
                     tasks.create_task(query_poller.run(), name=f"poll {name}")
+
+    def _publish(self, topic: str, updates: Updates) -> None:
+        self._log.published(topic)
+        self.feed.publish(topic, updates)

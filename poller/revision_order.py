@@ -31,6 +31,6 @@ class RevisionOrder:
         self.answered[topic] = revision
 
     def reset(self) -> None:
-        """Forget all revisions: another etcd counts them anew."""
+        """Forget all revisions, because another etcd counts its own."""
         self.mirrored = 0
         self.answered.clear()

@@ -1,11 +1,12 @@
-"""One round: every topic that is due gets its outcome, in as few statements as possible.
+"""Rounds: each due topic of a query gets its outcome, in as few statements as possible. Pure but for `execute`.
 
-Pure but for `ask`, which runs one statement. Topics are asked for together, in batches that agree in their parameters'
-types. A batch that fails is halved until the topic that is at fault stands alone (cut in eighths when it took too
-long, since each try costs a timeout); those that don't fail get their results meanwhile, and come first. PollError that
-is not a topic's own is not searched for: a database that is not there is asked once per round, and a query that is
-wrong twice: once together, once for one topic alone, which tells whether only the asking together is at fault (it is
-when that comes about twice in a round).
+Topics are polled in batches whose parameter types agree. A batch that fails is halved until the topic at fault is
+alone; a batch that times out is split into eighths, because each attempt costs a timeout. Topics not at fault get their
+results meanwhile, and first.
+
+Errors that concern all topics are not searched for. An unavailable database costs one statement per round. A refused
+query costs two: one for the batch, and one for a single topic, which shows whether only the batch is refused. If the
+single topic succeeds twice in a round, the query is polled topic by topic from then on.
 """
 
 from __future__ import annotations
@@ -21,28 +22,32 @@ from pollcast.poller.schedule import BatchSize
 from pollcast.poller.statement import types
 
 MAX_TIMEOUTS = 12
-"""In one round; what has no outcome by then is told the same, and is asked again in the next round. A round that comes
-after one without any answer ends with its first timeout: a database that is overloaded is left alone."""
+"""Maximum number of timeouts in one round; topics without an outcome by then get that of the last timeout.
+
+A round that follows one without any answer ends with its first timeout, to spare an overloaded database.
+"""
 
 Execute = Callable[[Sequence[OwnedTopic]], Awaitable[list[Outcome] | PollError]]
-"""One outcome per topic, or what became of the statement as a whole."""
+"""Function that polls the topics in one statement: returns one outcome per topic, or the error of the statement."""
 
 Deliver = Callable[[OwnedTopic, Outcome, bool], None]
-"""`True` for a topic that was found to be at fault by itself."""
+"""Callback for a topic's outcome. The flag is True for a topic that was found to be at fault alone."""
 
 
 @dataclass(slots=True)
 class Batching:
-    """What is known of asking for a query's topics together."""
+    """Experience with polling the topics of a query together, kept from round to round."""
 
     size: BatchSize
     possible: bool = True
-    answering: bool = True  # the last round had an answer
+    """Whether topics can share a statement."""
+    answering: bool = True
+    """Whether any statement of the last round had an answer."""
 
 
 async def run_round(topics: Sequence[OwnedTopic], batching: Batching, execute: Execute, deliver: Deliver) -> None:
-    """Delivers an outcome for each topic exactly once."""
-    todo = deque(_of_one_kind(topics))
+    """Poll the topics, and deliver an outcome for each exactly once."""
+    todo = deque(_of_equal_types(topics))
     timeouts, doubted, answered = 0, False, False
     patience = MAX_TIMEOUTS if batching.answering else 1
     before, too_slow_alone = batching.size.topics, False
@@ -61,7 +66,7 @@ async def run_round(topics: Sequence[OwnedTopic], batching: Batching, execute: E
         if outcome.scope is Scope.STATEMENT and outcome.state == "failed" and len(group) > 1:
             first = await execute(group[:1])
             if not isinstance(first, PollError):
-                # Twice, as a table may have been put back between the two.
+                # Only the second success counts: a missing table may have been restored between the two statements.
                 batching.possible, doubted = not doubted, True
                 deliver(group[0], first[0], isinstance(first[0], PollError))
                 todo.append(group[1:])
@@ -76,28 +81,29 @@ async def run_round(topics: Sequence[OwnedTopic], batching: Batching, execute: E
             batching.size.record_timeout(len(group))
         if outcome.scope is Scope.DATABASE or timeouts >= patience:
             batching.answering = answered
-            # Those that were asked come last, so that the next round begins with others.
+            # The polled topics come last, so that the next round begins with others.
             for topic in [*(topic for rest in todo for topic in rest), *group]:
-                deliver(topic, outcome, len(group) == 1 and topic is group[0] and outcome.scope is Scope.TOPIC_OR_SIZE)
+                alone = len(group) == 1 and topic is group[0] and outcome.scope is Scope.TOPIC_OR_SIZE
+                deliver(topic, outcome, alone)
             return
         if outcome.scope is Scope.STATEMENT or len(group) == 1:
             too_slow_alone = too_slow_alone or outcome.scope is Scope.TOPIC_OR_SIZE
             for topic in group:
                 deliver(topic, outcome, outcome.scope is not Scope.STATEMENT)
         else:
-            todo.extend(_parts(group, 8 if outcome.scope is Scope.TOPIC_OR_SIZE else 2))
+            todo.extend(_split(group, 8 if outcome.scope is Scope.TOPIC_OR_SIZE else 2))
     batching.answering = answered
     if too_slow_alone:
-        batching.size.topics = before  # it was not their number
+        batching.size.topics = before  # the topic was too slow, not the batch too large
 
 
-def _of_one_kind(topics: Sequence[OwnedTopic]) -> list[list[OwnedTopic]]:
-    kinds: defaultdict[tuple[str, ...], list[OwnedTopic]] = defaultdict(list)
+def _of_equal_types(topics: Sequence[OwnedTopic]) -> list[list[OwnedTopic]]:
+    groups: defaultdict[tuple[str, ...], list[OwnedTopic]] = defaultdict(list)
     for topic in topics:
-        kinds[types(topic.topic.query, topic.topic.values)].append(topic)
-    return list(kinds.values())
+        groups[types(topic.topic.query, topic.topic.values)].append(topic)
+    return list(groups.values())
 
 
-def _parts(group: list[OwnedTopic], parts: int) -> list[list[OwnedTopic]]:
+def _split(group: list[OwnedTopic], parts: int) -> list[list[OwnedTopic]]:
     length = -(-len(group) // parts)
     return [group[at : at + length] for at in range(0, len(group), length)]

@@ -1,9 +1,10 @@
-"""The poller: owns topics, polls them, and feeds gateways.
+"""The poller service: it owns topics, polls them, and sends their updates to gateways.
 
-It starts without a database (its topics are stale until there is one) and without etcd (it owns nothing until it has
-seen the cluster). It is ready after the first sync with etcd. When it loses its session it has lost its topics, and
-starts over with the next. SIGTERM drains it: it claims nothing more, hands its topics to the next in rank, and revokes
-its lease, so that no key is left; then its streams end. When it dies without that, others take over when its keys go.
+A poller starts without a database (its topics are stale until the database can be reached) and without etcd (it owns no
+topics until it has read the cluster). It is ready after the first sync with etcd. When it loses its session it loses
+its topics, and claims topics again under the next session. SIGTERM drains it: it claims nothing more, hands its topics
+to the next pollers in rank, revokes its lease, so that no key is left, and ends its streams. When it dies without
+draining, other pollers take over once its keys are gone.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ log = logs.get_logger("poller")
 
 
 async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
-    """The service, until `stop`. CatalogInvalid, SettingsInvalid, CantListen when it can't start, NodeTaken when the
-    name is another's."""
+    """Run the service until `stop` is set.
+
+    Raises CatalogInvalid, SettingsInvalid or CantListen when it can't start, and NodeTaken when another node has its
+    name.
+    """
     catalog = catalogue.load(settings.catalog)
     logs.hide_claims_of(catalog)
     url = checked_url(settings.database_url.get_secret_value())

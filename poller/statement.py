@@ -1,24 +1,24 @@
-"""A query and the values of its topics → one SQL statement with bound parameters.
+"""Statements: a query and the values of its topics, as one SQL statement with bound parameters. Pure.
 
-Pure. Both forms give rows of (topic, key, row): the topic's place among those asked for, from 1 (int8), the row's key
-as the text of a JSON array (empty for a query without a key) and the row as the text of a JSON object. A topic that
-has no rows in the answer has an empty result. Why each piece of the text is there:
+Both kinds of polling statement return rows of (topic, key, row): the topic's number among those polled, from 1 (int8),
+the row's key as the text of a JSON array (empty for a query without a key) and the row as the text of a JSON object. A
+topic without rows in the answer has an empty result. Each part of the text has a reason:
 
-- `unnest(…) with ordinality`: one row of parameters per topic, numbered. Values travel as text arrays and are cast to
-  the parameters' own types, so a value is never part of the SQL.
-- `cross join lateral (…)`: the query runs for each row of parameters as it would alone; its placeholders are columns of
-  that row.
-- `row_number() over ()` numbers the query's rows in its own order, and the outermost `order by` makes this order, and
-  that of the topics, a property of the statement and not of the plan.
-- `row_to_json` and `json_build_array`: PostgreSQL encodes the row and its key, so that unchanged rows are compared as
+- `unnest(…) with ordinality` makes one numbered row of parameters per topic. Values travel as text arrays and are cast
+  to the parameters' own types, so a value is never part of the SQL.
+- `cross join lateral (…)` runs the query for each row of parameters as it would run alone; its placeholders are columns
+  of that row.
+- `row_number() over ()` numbers the query's rows in the query's own order, and the outermost `order by` makes this
+  order, and that of the topics, a property of the statement and not of the plan.
+- `row_to_json` and `json_build_array` let PostgreSQL encode the row and its key, so that unchanged rows are compared as
   text and never become Python values. Key columns are taken from the finished row, as quoted identifiers.
-- `limit`: one row more than `max_rows`, which tells a result that is too long without fetching it.
+- `limit` fetches one row more than `max_rows`, which detects a result that is too long without fetching all of it.
 - Names with a space or in capitals can't clash with those of a query or a parameter.
 
-What can't be polled together: topics whose parameters differ in type (an `int` is int4 or int8 by its value: see
-`types`), and queries in which a parameter alone is the argument of an aggregate (`count(%(x)s)`): as a column it would
-make the aggregate one of the outer query, which PostgreSQL refuses. Such a query shows when it fails together and not
-alone, and is then polled one by one.
+Two kinds of topics can't share a statement. Topics whose parameters differ in type are polled separately (an `int` is
+int4 or int8 depending on its value: see `types`). A query in which a parameter alone is the argument of an aggregate
+(`count(%(x)s)`) is polled topic by topic: as a column, the parameter would make the aggregate one of the outer query,
+which PostgreSQL refuses. Such a query shows by failing in a shared statement and not alone.
 """
 
 from __future__ import annotations
@@ -31,34 +31,34 @@ from pollcast.services.catalogue.sql import Placeholder, Text, split
 from pollcast.services.catalogue.values import pg_type
 
 Values = Mapping[str, str]
-"""Canonical text by parameter."""
+"""Values of one topic: parameter name → canonical text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL with `$1`, `$2`, … and what they stand for."""
+    """SQL with the placeholders `$1`, `$2`, …, and their values."""
 
     sql: str
     params: tuple[str | int | list[str], ...]
 
 
 def types(query: Query, values: Values) -> tuple[str, ...]:
-    """The PostgreSQL types of the parameters, by name. Only topics that agree in them are polled together."""
+    """Return the PostgreSQL types of the parameters, ordered by name. Topics share a statement only if these agree."""
     return tuple(pg_type(query.params[name].type, values[name]) for name in sorted(query.params))
 
 
 def single_statement(query: Query, values: Values) -> Statement:
-    """The statement that polls one topic."""
+    """Return the statement that polls one topic."""
     names = sorted({fragment.name for fragment in split(query.sql) if isinstance(fragment, Placeholder)})
     place = {name: f"(${at}::{pg_type(query.params[name].type, values[name])})" for at, name in enumerate(names, 1)}
     source = f'{_numbered(query, place, len(names) + 1)} as "R"'
-    # The catalogue's text with bound parameters: no value is part of it.
+    # The text comes from the catalogue; values are bound parameters.
     sql = f'select 1::int8, "R"."key", "R"."row" from {source} order by "R"."number"'  # noqa: S608
     return Statement(sql, (*(values[name] for name in names), query.max_rows + 1))
 
 
 def batch_statement(query: Query, topics: Sequence[Values]) -> Statement:
-    """The statement that polls several topics of one query, which has parameters and agrees in their types."""
+    """Return the statement that polls several topics of one query with parameters, whose types agree."""
     names = sorted(query.params)
     shared = types(query, topics[0])
     arrays = ", ".join(f"${at}::text[]::{type}[]" for at, type in enumerate(shared, 1))
@@ -74,7 +74,7 @@ def batch_statement(query: Query, topics: Sequence[Values]) -> Statement:
 
 
 def probe_statement(query: Query) -> Statement:
-    """The statement that tells whether anything changed: at most one row is looked at, as a row of topic 1."""
+    """Return the statement that runs the query's probe: its first row is returned as a row of topic 1."""
     assert query.probe is not None
     text = "".join(fragment.text for fragment in split(query.probe) if isinstance(fragment, Text))
     source = f'(\n{text}\n) as "Q Q"'

@@ -180,11 +180,11 @@ class EtcdRefused(EtcdError):
 
 
 class EtcdUnreachable(EtcdRefused):
-    """None of the etcd endpoints answers."""
+    """No etcd endpoint answers."""
 
 
 class NodeTaken(EtcdRefused):
-    """Another live node has this name."""
+    """The name of this node belongs to another live node."""
 
 
 class EtcdUnknown(EtcdError):

@@ -1,4 +1,4 @@
-"""Real servers for all tests: one etcd and one PostgreSQL per run, a namespace and a database per test."""
+"""Real servers for all tests: one etcd and one PostgreSQL per run; a namespace and a database per test."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from tests.support.repository import ROOT
 from tests.support.tokens import SECRET
 from tests.support.world import World, own_database, start_world
 
-# A machine that stands still for a moment says nothing of what is tested: by default an example that takes more than
-# 200 ms fails, and so does a test whose first examples take a second to make. In CI the examples are always the same.
+# A busy machine must not fail a test: by default Hypothesis fails an example that takes more than 200 ms, and a test
+# whose first examples take a second to generate. In CI the examples are always the same.
 settings.register_profile(
     "pollcast", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
 )
@@ -36,25 +36,29 @@ settings.load_profile("pollcast")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A folder of this run's own for what tests write: the one that pytest shares between runs is closed, by each run
-    that begins, to the user that runs PostgreSQL for root."""
+    """Give this run a temporary folder of its own.
+
+    Each run closes the folder that pytest shares between runs to other users, and so to the user that runs PostgreSQL
+    when the tests run as root.
+    """
     if config.option.basetemp is None:
         folder = tempfile.mkdtemp(prefix="pollcast-tests-")
         config.option.basetemp = folder
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
-TELLING_SECONDS = 60.0
-"""So long before its `timeout` (pyproject.toml, or its mark) a coroutine of a test is cancelled, and so says where it
-hung. What does not heed that, or is not a coroutine, ends the run."""
+CANCEL_SECONDS = 60.0
+"""Time before the `timeout` of a test (pyproject.toml, or its mark) at which its coroutine is cancelled, so that the
+traceback shows the line that hung. A test that ignores this, or is not a coroutine, ends the run."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    """Cancel a coroutine test CANCEL_SECONDS before its timeout."""
     test = pyfuncitem.obj
     if asyncio.iscoroutinefunction(test):
         mark = pyfuncitem.get_closest_marker("timeout")
-        seconds = float(mark.args[0] if mark else pyfuncitem.config.getini("timeout")) - TELLING_SECONDS
+        seconds = float(mark.args[0] if mark else pyfuncitem.config.getini("timeout")) - CANCEL_SECONDS
 
         @functools.wraps(test)
         async def in_time(**fixtures: object) -> None:
@@ -66,69 +70,70 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
+    """The event loop of coroutine tests: asyncio."""
     return "asyncio"
 
 
 @pytest.fixture(scope="session", autouse=True)
 async def one_event_loop(anyio_backend: str) -> AsyncIterator[None]:
-    """Keeps one event loop for all tests: grpc.aio tells a loop that is closed of calls that ended late."""
+    """Keep one event loop for all tests: grpc.aio reports calls that end late to a loop that is closed by then."""
     gc.collect()
-    gc.freeze()  # what is there for good is not looked through again
+    gc.freeze()  # the collector need not scan objects that live for the whole run
     yield  # noqa: PT022 - returning would end the loop
 
 
 @pytest.fixture(scope="module", autouse=True)
-async def _garbage_is_told_of_where_it_was_made() -> AsyncIterator[None]:
-    """A task that was forgotten fails this module, not whatever test the garbage collector meets it in."""
+async def _collect_garbage_of_module() -> AsyncIterator[None]:
+    """Collect garbage after each module, so that a forgotten task fails the module that started it."""
     yield
     gc.collect()
     await asyncio.sleep(0.01)
 
 
 @pytest.fixture(autouse=True)
-def _logs_as_they_were() -> Iterator[None]:
-    """A command that runs within a test sets up logs for the process."""
+def _restore_logs() -> Iterator[None]:
+    """Undo the set-up of logs after each test: a command that runs inside a test changes it for the whole process."""
     yield
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _enough_files() -> None:
-    """Tests with thousands of sockets need them."""
+def _allow_open_files() -> None:
+    """Raise the limit of open files for tests with thousands of sockets."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @pytest.fixture(scope="session")
 def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    """One member, shared by all tests: whoever freezes or kills starts one of their own."""
+    """An etcd of one member, shared by all tests. A test that freezes or kills etcd starts its own."""
     with EtcdServer.start(tmp_path_factory.mktemp("etcd"), fsync=False) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def etcd_endpoint(etcd_server: EtcdServer) -> str:
-    """host:port"""
+    """The `host:port` of the shared etcd."""
     return etcd_server.endpoint
 
 
 @pytest.fixture
 def namespace() -> str:
-    """A prefix in etcd that is this test's own."""
+    """A prefix in etcd for this test alone."""
     return f"/t-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """Shared by all tests: whoever freezes or kills starts one of their own."""
+    """A PostgreSQL shared by all tests. A test that freezes or kills PostgreSQL starts its own."""
     with PostgresServer.start(tmp_path_factory.mktemp("pg") / "data", fsync=False) as server:
         yield server
 
 
 @pytest.fixture
 def database(postgres_server: PostgresServer) -> Iterator[str]:
-    """The URL of an empty database that is this test's own."""
+    """The URL of an empty database for this test alone."""
     name = f"t_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
         connection.execute(f"create database {name} strategy = wal_log")
@@ -139,12 +144,13 @@ def database(postgres_server: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture
 def free_port() -> int:
+    """A TCP port that is free."""
     return ports.free_port()
 
 
 @pytest.fixture
 def examples() -> Path:
-    """The folder of the catalogues that are shipped."""
+    """The folder of the example catalogues."""
     return ROOT / "examples"
 
 

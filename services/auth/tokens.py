@@ -65,7 +65,7 @@ class Secret:
     """A shared secret that verifies HS256 signatures."""
 
     def __init__(self, secret: str) -> None:
-        """Raises ValueError when the secret is unusable: empty, not UTF-8, or a public key in PEM."""
+        """Prepare the secret. Raises ValueError when it is unusable: empty, not UTF-8, or a public key in PEM."""
         try:
             self._key = VerifyKey(None, "HS256", jwt.get_algorithm_by_name("HS256").prepare_key(secret.encode()))
         except UnicodeEncodeError:

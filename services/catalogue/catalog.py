@@ -1,7 +1,7 @@
-"""The catalogue: which queries there are, as one TOML file says (CONTRACT.md §2).
+"""The catalogue: the queries of a cluster, from one TOML file (docs/reference/catalogue.md#queries).
 
-Read once at start and frozen. A catalogue that is wrong is refused whole, with every problem at once; a `Catalog` that
-exists is right as far as can be known without the database. Reading the file is the only I/O.
+It is read once at start and frozen. An invalid catalogue is refused as a whole, with every fault at once; an existing
+`Catalog` is valid as far as can be known without the database. Reading the file is the only I/O.
 """
 
 from __future__ import annotations
@@ -40,11 +40,13 @@ from pollcast.services.catalogue.values import (
 from pollcast.services.errors import CatalogInvalid, Problem, UnknownQuery
 
 NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
+"""The form of a query's or a parameter's name."""
 
 MIN_INTERVAL: Final = 0.05
-"""Seconds."""
+"""Minimum interval of a query, in seconds."""
+
 DEFAULT_MAX_LENGTH: Final = 256
-"""Characters of a `text`."""
+"""Maximum length of a `text` parameter without `max_length`, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +55,16 @@ class Param:
 
     name: str
     type: ParamType
-    required: bool  # a client has to send it: it has no default and is not bound from a claim
+    required: bool  # True when a client must send it: it has no default and is not bound from a claim
     default: str | None = None
     enum: tuple[str, ...] | None = None
     min: str | None = None
     max: str | None = None
-    max_length: int | None = None  # characters; of a text always set
-    claim: str | None = None  # bound from this claim of the token; a client can't send it
+    max_length: int | None = None  # in characters; set for every text, None for other types
+    claim: str | None = None  # the claim of the token that it is bound from; clients cannot send it then
 
     def value(self, text: str) -> str:
-        """The canonical text of a value that this parameter takes. ValueError says what would be right."""
+        """Return the canonical text of a value. Raises ValueError, which names a valid form, for an invalid value."""
         value = canonical(self.type, text)
         if self.max_length is not None and len(value) > self.max_length:
             raise ValueError(f"is {len(value)} characters long: at most {self.max_length} are allowed")
@@ -75,9 +77,10 @@ class Param:
         return value
 
     def public(self) -> dict[str, Any]:
-        """As in `GET /api/queries` (CONTRACT.md §5)."""
+        """Return the parameter's description in `GET /api/queries` (docs/reference/http.md#queries)."""
 
         def shown(text: str | None) -> str | int | float | bool | None:
+            """Return a canonical text as its JSON value."""
             return None if text is None else to_json(self.type, text)
 
         return {
@@ -97,7 +100,7 @@ class Query:
     """One entry of the catalogue. Durations are in seconds."""
 
     name: str
-    sql: str  # one SELECT without comments and the trailing `;`, to be split by pollcast.services.catalogue.sql
+    sql: str  # one SELECT without comments and a trailing `;`; services.catalogue.sql splits it at its placeholders
     title: str | None = None
     key: tuple[str, ...] = ()
     interval: float = 1.0
@@ -106,12 +109,15 @@ class Query:
     refresh: float = 60.0
     presence: bool = False
     max_rows: int = 10_000
-    probe: str | None = None  # likewise, without placeholders
-    roles: tuple[str, ...] = ()  # empty: for everyone
+    probe: str | None = None  # one SELECT likewise, without placeholders
+    roles: tuple[str, ...] = ()  # roles that may watch the query; empty: all clients may
     params: Mapping[str, Param] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
     def public(self) -> dict[str, Any]:
-        """As in `GET /api/queries` (CONTRACT.md §5): never SQL, no parameter that is bound from a claim."""
+        """Return the query's description in `GET /api/queries` (docs/reference/http.md#queries).
+
+        It contains neither SQL nor parameters that are bound from claims.
+        """
         return {
             "name": self.name,
             "title": self.title,
@@ -124,12 +130,12 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Every query by name, in the order of the file."""
+    """A valid catalogue: its queries by name, in the order of the file."""
 
     queries: Mapping[str, Query]
 
     def query(self, name: str) -> Query:
-        """Raises UnknownQuery, whose detail names the one that may have been meant."""
+        """Return the query of this name. Raises UnknownQuery, whose detail suggests a similar name if there is one."""
         try:
             return self.queries[name]
         except KeyError:
@@ -138,7 +144,7 @@ class Catalog:
 
 
 def load(path: Path) -> Catalog:
-    """The catalogue in a file. Raises CatalogInvalid."""
+    """Read the catalogue in a file. Raises CatalogInvalid with all its faults."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -150,11 +156,11 @@ def load(path: Path) -> Catalog:
 
 
 def parse(text: str, file: str) -> Catalog:
-    """The catalogue in a text; `file` is how problems name it. Raises CatalogInvalid with all of them."""
+    """Parse the text of a catalogue; faults name it `file`. Raises CatalogInvalid with all its faults."""
     problems: list[Problem] = []
     try:
         top = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; a number too long is a plain one
+    except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, or a number with too many digits
         where = f"at the end, line {len(text.splitlines())}"
         reason = f"is not TOML: {error}".replace("at end of document", where)
         raise CatalogInvalid([Problem(file, "", "", reason)]) from None
@@ -173,7 +179,7 @@ def parse(text: str, file: str) -> Catalog:
 
 
 def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Query | None:
-    """None when a problem was noted."""
+    """Read one query. Return None when it is invalid, after adding its faults to `problems`."""
     before = len(problems)
     if not NAME.fullmatch(name):
         reason = "is not a query name: a lower-case letter, then lower-case letters, digits and underscores"
@@ -225,7 +231,7 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
 
 
 def _param(name: str, entry: object, file: str, query: str, problems: list[Problem]) -> Param | None:
-    """None when a problem was noted."""
+    """Read one parameter. Return None when it is invalid, after adding its faults to `problems`."""
     before = len(problems)
     field_name = f"params.{_shown(name)}"
     if not NAME.fullmatch(name):
@@ -247,7 +253,7 @@ def _param(name: str, entry: object, file: str, query: str, problems: list[Probl
     type = table.take("type", _type)
     if not table.has("type"):
         table.problem("type", f"is missing: it must be one of {', '.join(TYPES)}")
-    if type is None:  # what the other fields must look like depends on it
+    if type is None:  # the other fields cannot be checked without it
         table.end("default", "enum", "min", "max", "max_length", "claim")
         return None
     least, most = table.take("min", _value(type)), table.take("max", _value(type))
@@ -264,7 +270,7 @@ def _param(name: str, entry: object, file: str, query: str, problems: list[Probl
         if table.has(limit) and type != "text":
             table.problem(limit, f"is for text; the type is {type}")
     if claim is not None and table.has("default"):
-        table.problem("default", "contradicts claim: where the claim is absent, the topic is forbidden")
+        table.problem("default", "contradicts claim: without the claim, the topic is forbidden")
     if len(problems) > before:
         return None
     if least is not None and most is not None and compare(type, least, most) > 0:
@@ -282,10 +288,11 @@ def _param(name: str, entry: object, file: str, query: str, problems: list[Probl
     return param if len(problems) == before else None
 
 
-# --- readers of one field, beside those of catalogue.fields ----------------------------------------------------------
+# --- readers of one field, in addition to those of catalogue.fields --------------------------------------------------
 
 
 def _type(value: object) -> ParamType:
+    """Read a parameter's type."""
     if value not in TYPES:
         sent = quoted(value) if isinstance(value, str) else kind(value)
         raise ValueError(f"{sent} is not a type: it must be one of {', '.join(TYPES)}")
@@ -293,6 +300,8 @@ def _type(value: object) -> ParamType:
 
 
 def _value(type: ParamType) -> Callable[[object], str]:
+    """Return a reader of values of this type, which gives their canonical texts."""
+
     def read(value: object) -> str:
         if type == "text" and not isinstance(value, str):
             raise ValueError(f"must be a string, as the type is text, not {kind(value)}")
@@ -302,12 +311,14 @@ def _value(type: ParamType) -> Callable[[object], str]:
 
 
 def _select(value: object) -> str:
+    """Read one SELECT with valid placeholders."""
     statement = sql_text.check_select(string(value))
     sql_text.split(statement)
     return statement
 
 
 def _probe(value: object) -> str:
+    """Read one SELECT without placeholders."""
     statement = _select(value)
     for fragment in sql_text.split(statement):
         if isinstance(fragment, sql_text.Placeholder):
@@ -316,5 +327,5 @@ def _probe(value: object) -> str:
 
 
 def _shown(name: str) -> str:
-    """A query's or parameter's name in a problem: as it is when it is one, else quoted."""
+    """Return a query's or parameter's name for a message: quoted when it is not a valid name."""
     return name if NAME.fullmatch(name) else quoted(name)

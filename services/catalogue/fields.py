@@ -1,6 +1,7 @@
-"""Reading one TOML table field by field: what TOML gave → what is meant, or a Problem that says what would be right.
+"""Readers of one TOML table, field by field. Each gives the field's value or a Problem that names a valid form. Pure.
 
-Pure. The readers below take the value of one field and raise ValueError; a `Table` notes that, and goes on.
+A reader receives the TOML value of one field and returns its meaning or raises ValueError; a `Table` collects these
+errors as Problems and continues.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pollcast.services.catalogue.values import canonical, kind, quoted
 from pollcast.services.errors import Problem
 
 MAX_DURATION: Final = 7 * 24 * 3600.0
-"""Seconds."""
+"""Maximum duration in a catalogue, in seconds."""
 
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
 _UNIT_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -23,14 +24,15 @@ T = TypeVar("T")
 
 
 class Table:
-    """One TOML table while it is read: fields are taken one by one, what is wrong is noted, what is left is unknown."""
+    """One TOML table while it is read: take its fields one by one, then call `end`, which reports the unknown ones."""
 
     def __init__(self, values: dict[str, Any], file: str, query: str, prefix: str, problems: list[Problem]) -> None:
         self._values, self._file, self._query, self._prefix, self._problems = values, file, query, prefix, problems
         self._known: list[str] = []
 
     def take(self, name: str, read: Callable[[Any], T]) -> T | None:
-        """The field as `read` gives it; None when it is absent or when `read` raises ValueError, which is noted."""
+        """Return the field as `read` gives it; None when it is absent, or when `read` raises ValueError, which is added
+        to the problems."""
         self._known.append(name)
         if name not in self._values:
             return None
@@ -41,27 +43,31 @@ class Table:
             return None
 
     def has(self, name: str) -> bool:
+        """Return whether the table has this field, valid or not."""
         return name in self._values
 
     def problem(self, name: str, reason: str) -> None:
+        """Add a problem of this field."""
         self._problems.append(Problem(self._file, self._query, self._prefix + name, reason))
 
     def end(self, *known: str) -> None:
-        """Call when every field was taken but those `known` as well."""
+        """Add a problem for each field that was neither taken nor is `known`. Call it after the last `take`."""
         self._known += known
         for name in self._values:
             if name not in self._known:
-                hint = did_you_mean(name, self._known) or f"; known are {', '.join(self._known)}"
+                hint = did_you_mean(name, self._known) or f"; the known fields are {', '.join(self._known)}"
                 self.problem(name, f"is not a known field{hint}")
 
 
 def subtable(value: object) -> dict[str, Any]:
+    """Read a table."""
     if not isinstance(value, dict):
         raise ValueError(f"must be a table, not {kind(value)}")
     return value
 
 
 def string(value: object) -> str:
+    """Read a string that is not blank."""
     if not isinstance(value, str):
         raise ValueError(f"must be a string, not {kind(value)}")
     if not value.strip():
@@ -70,13 +76,14 @@ def string(value: object) -> str:
 
 
 def boolean(value: object) -> bool:
+    """Read a boolean."""
     if not isinstance(value, bool):
         raise ValueError(f"must be true or false, without quotes, not {kind(value)}")
     return value
 
 
 def count(value: object) -> int:
-    """Reads an integer from 1 on."""
+    """Read an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"must be an integer, not {kind(value)}")
     if not 1 <= value < 2**31:
@@ -85,7 +92,7 @@ def count(value: object) -> int:
 
 
 def duration(least: float) -> Callable[[object], float]:
-    """Reads `"500ms"` as 0.5: seconds, from `least` to MAX_DURATION."""
+    """Return a reader of durations from `least` seconds to MAX_DURATION, which reads `"500ms"` as 0.5 seconds."""
 
     def read(value: object) -> float:
         right = 'such as "500ms", "2s", "1.5s", "1m" or "1h"'
@@ -96,7 +103,7 @@ def duration(least: float) -> Callable[[object], float]:
         match = _DURATION.fullmatch(value)
         if match is None:
             raise ValueError(f"{quoted(value)} is not a duration: it must be a number and a unit, {right}")
-        # By way of whole microseconds, so that "50ms" is 0.05 and nothing beside it.
+        # Rounded to microseconds, so that "50ms" is exactly 0.05.
         seconds = round(float(match[1]) * _UNIT_SECONDS[match[2]] * 1e6) / 1e6
         if seconds < least:
             raise ValueError(f"{quoted(value)} is too short: at least {least * 1000:g}ms")
@@ -108,7 +115,7 @@ def duration(least: float) -> Callable[[object], float]:
 
 
 def names_of(what: str) -> Callable[[object], tuple[str, ...]]:
-    """Reads a list of names: none empty, none twice."""
+    """Return a reader of lists of distinct names that are not blank; messages call them `what`."""
 
     def read(value: object) -> tuple[str, ...]:
         names = _strings(value, f"{what}, as a list of strings")
@@ -120,14 +127,15 @@ def names_of(what: str) -> Callable[[object], tuple[str, ...]]:
 
 
 def distinct_texts(value: object) -> tuple[str, ...]:
-    """Reads the values of an `enum`, as canonical texts."""
-    values = _strings(value, "the values allowed, as a list of strings")
+    """Read the values of an `enum`, as canonical texts."""
+    values = _strings(value, "the allowed values, as a list of strings")
     if not values:
         raise ValueError("is empty: no value would be allowed")
     return _distinct(tuple(canonical("text", v) for v in values))
 
 
 def _strings(value: object, right: str) -> tuple[str, ...]:
+    """Read a list of strings; messages describe a valid one as `right`."""
     if not isinstance(value, list):
         raise ValueError(f"must be {right}, not {kind(value)}")
     if wrong := [v for v in value if not isinstance(v, str)]:
@@ -136,6 +144,7 @@ def _strings(value: object, right: str) -> tuple[str, ...]:
 
 
 def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the values. Raises ValueError when one occurs twice."""
     for i, value in enumerate(values):
         if value in values[:i]:
             raise ValueError(f"holds {quoted(value)} twice")
@@ -143,6 +152,6 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint to append to a message; empty when nothing known comes close."""
+    """Return a hint to append to a message: the most similar known name; empty when none is similar."""
     close = difflib.get_close_matches(name, known, n=1) if len(name) <= 64 else []
     return f"; did you mean {close[0]!r}?" if close else ""

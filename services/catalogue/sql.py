@@ -1,7 +1,8 @@
-"""The catalogue's SQL as text: is it one SELECT, and where do its placeholders stand.
+"""The SQL of the catalogue as text: the check that it is one SELECT, and its placeholders. Pure.
 
-Pure. The lexer knows PostgreSQL's comments, strings, quoted names and dollar quotes, and no grammar. It is there to
-tell an author early what is wrong; what keeps a query from writing is the read-only transaction that it runs in.
+The lexer knows PostgreSQL's comments, strings, quoted names and dollar quotes, but no grammar. It serves to report
+mistakes early (docs/reference/catalogue.md#sql); the read-only transaction of a poll is what keeps a query from
+writing.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from pollcast.services.catalogue.values import quoted
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """SQL to be sent as it is: `%%` is a single percent sign here already."""
+    """A part of the SQL that is sent as it is. Its `%%` are replaced by `%` already."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """The place of one bound parameter, `%(name)s`."""
+    """A placeholder for one bound parameter: `%(name)s`."""
 
     name: str
 
@@ -34,13 +35,17 @@ _PERCENT: Final = re.compile(r"%(?:(%)|\(([a-z][a-z0-9_]*)\)s|)")
 
 
 def split(sql: str) -> tuple[Fragment, ...]:
-    """`"a = %(a)s || '%%'"` → `(Text("a = "), Placeholder("a"), Text(" || '%'"))`, with no two Texts side by side and
-    no empty one. Quotes mean nothing here, as in psycopg. ValueError for any other percent sign."""
+    """Split SQL at its placeholders: `"a = %(a)s || '%%'"` → `(Text("a = "), Placeholder("a"), Text(" || '%'"))`.
+
+    No Text is empty, and no two Texts are adjacent. Quotes have no meaning here, as in psycopg. Raises ValueError for
+    any other percent sign.
+    """
     fragments: list[Fragment] = []
     plain: list[str] = []
     end = 0
 
     def flush() -> None:
+        """Add the collected plain text as one fragment."""
         if text := "".join(plain):
             fragments.append(Text(text))
         plain.clear()
@@ -66,9 +71,14 @@ def split(sql: str) -> tuple[Fragment, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    kind: str  # space, string, name (quoted), word, number, param (a placeholder), other
-    text: str  # a word is in lower case
+    """One piece of SQL text."""
+
+    kind: str
+    """One of space, string, name (a quoted one), word, number, param (a placeholder) and other."""
+    text: str
+    """The piece as it is written; words of ASCII in lower case, comments as a space."""
     at: int
+    """Index of its first character in the SQL."""
 
 
 _TOKEN: Final = re.compile(
@@ -91,29 +101,30 @@ _OPENED: Final = {"/*": "a comment", "'": "a string", '"': "a quoted name"}
 
 
 def check_select(sql: str) -> str:
-    """The statement without comments (each becomes a space), surrounding space and the trailing `;`, ready to stand in
-    parentheses. ValueError, which says what would be right, when it is anything but one SELECT that only reads."""
+    """Return the statement without comments (each becomes a space), surrounding space and trailing `;`, so that it can
+    be put in parentheses. Raises ValueError, which names a valid form, for anything but one SELECT that only reads."""
     if "\0" in sql:
         raise ValueError("holds a NUL character")
     found = list(tokens(sql))
     while found and (found[-1].kind == "space" or found[-1].text == ";"):
         found.pop()
     _check([t for t in found if t.kind != "space"], sql)
-    # A word's own spelling matters in messages only; the text is taken from the source.
+    # Tokens hold words in lower case; the statement keeps their spelling in the source.
     pieces = [" " if t.text == " " else sql[t.at : t.at + len(t.text)] for t in found]
     return "".join(pieces).strip()
 
 
 def tokens(sql: str) -> Iterator[Token]:
-    """The whole text in pieces; a comment is a space. ValueError for what is not closed."""
+    """Yield the whole text in pieces; a comment is a space. Raises ValueError for a comment or quote that is not
+    closed, and for a numbered parameter."""
     at = 0
     while at < len(sql):
         match = _TOKEN.match(sql, at)
-        assert match is not None  # "other" takes any character
+        assert match is not None  # "other" matches any character
         kind, text = match.lastgroup or "", match.group()
         start, at = at, match.end()
         if kind == "space":
-            # A line comment keeps the line end that follows it, so lines count as before.
+            # The line end after a line comment is a token of its own, so line numbers stay right.
             yield Token("space", " " if text.startswith("--") else text, start)
         elif text == "/*":
             at = _comment_end(sql, start)
@@ -127,12 +138,13 @@ def tokens(sql: str) -> Iterator[Token]:
             at = end + len(text)
             yield Token("string", sql[start:at], start)
         elif kind == "numbered":
-            raise ValueError(f"line {_line(sql, start)}: {text} is not known here: write a parameter as %(name)s")
+            raise ValueError(f"line {_line(sql, start)}: {text} is not a placeholder: write a parameter as %(name)s")
         else:
             yield Token(kind, text.lower() if kind == "word" and text.isascii() else text, start)
 
 
 def _comment_end(sql: str, start: int) -> int:
+    """Return the index after the block comment that begins at `start`, nested comments included."""
     depth = 0
     for match in re.compile(r"/\*|\*/").finditer(sql, start):
         depth += 1 if match.group() == "/*" else -1
@@ -142,7 +154,7 @@ def _comment_end(sql: str, start: int) -> int:
 
 
 def _check(tokens: list[Token], sql: str) -> None:
-    """Walks the tokens without space. What each open parenthesis began with is kept on a stack."""
+    """Raise ValueError unless the tokens, spaces excluded, are one SELECT that only reads."""
     words = [t.text if t.kind in ("word", "other") else "" for t in tokens]
     first = next((t for t, w in zip(tokens, words, strict=True) if w != "("), None)
     if first is None:
@@ -156,8 +168,8 @@ def _check(tokens: list[Token], sql: str) -> None:
         heads[-1] = heads[-1] or word or "-"
         if token.kind in ("string", "name") and any(m.group(2) for m in _PERCENT.finditer(token.text)):
             raise ValueError(
-                f"{line}a placeholder stands inside quotes, where it is plain text: "
-                "write %(name)s bare, with || or cast() around it as needed"
+                f"{line}a placeholder inside quotes is plain text: "
+                "write %(name)s without quotes, with || or cast() around it as needed"
             )
         if word == "(":
             heads.append("")
@@ -166,7 +178,7 @@ def _check(tokens: list[Token], sql: str) -> None:
             if not heads:
                 raise ValueError(f"{line}a parenthesis is closed that was not opened")
         elif word == ";":
-            raise ValueError(f"{line}must be one statement, but another follows after the ';'")
+            raise ValueError(f"{line}must be one statement, but another follows after ';'")
         elif word in ("insert", "update", "delete", "merge"):
             in_cte = before == "(" and i > 1 and words[i - 2] in ("as", "materialized")
             after_ctes = before == ")" and heads[-1] == "with"
@@ -185,4 +197,5 @@ def _check(tokens: list[Token], sql: str) -> None:
 
 
 def _line(sql: str, at: int) -> int:
+    """Return the number of the line, from 1 on, that holds the character at this index."""
     return sql.count("\n", 0, at) + 1

@@ -1,7 +1,7 @@
-"""Topics: every spelling of one ↔ its one canonical text (CONTRACT.md §3).
+"""Topics: from each spelling to the one canonical text (docs/reference/topics.md#canonical-topics). Pure.
 
-Pure. A spelling is what a client sent: its length bounds the work, and messages quote it escaped and cut short.
-A topic that stands on claims holds their values, so that nobody shares rows with another tenant.
+A spelling comes from a client: its length is bounded, and messages quote it escaped and truncated. The canonical topic
+of a query with claim-bound parameters contains the claims' values, so that no two tenants share rows.
 """
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ from pollcast.services.catalogue.values import native_text, quoted
 from pollcast.services.errors import Forbidden, InvalidParams, UnknownQuery
 
 PREFIX: Final = "live:"
+"""Prefix of the topics that clients join."""
+
 MAX_TOPIC_BYTES: Final = 8 * 1024
-"""Of a spelling in UTF-8, without the prefix, and of a canonical topic."""
+"""Maximum size of a spelling in UTF-8, without the prefix, and of a canonical topic, in bytes."""
 
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A query with a value for each of its parameters. Two are equal when their canonical texts are."""
+    """A query with a value for each of its parameters. Topics are equal when their canonical texts are equal."""
 
     canonical: str
     query: Query = field(compare=False)
     values: Mapping[str, str] = field(compare=False)
-    """Canonical text by parameter name, sorted; defaults and claims filled in."""
+    """The canonical text of each parameter, defaults and claims included, sorted by the parameters' names."""
 
 
 def parse(spelling: str, catalog: Catalog, claims: Mapping[str, object] | None) -> Topic:
-    """The topic that a client means by `live:<query>?…` or `<query>?…`. `claims` are its token's, None without one.
+    """Return the topic of a spelling, `live:<query>?…` or `<query>?…`. `claims` are the token's; None without a token.
 
-    Raises UnknownQuery, InvalidParams, and Forbidden where a claim that is needed is absent or of no use.
+    Raises UnknownQuery, InvalidParams, and Forbidden when a required claim is absent or not a value of its parameter.
     """
     query, sent = _read(spelling.removeprefix(PREFIX), catalog)
     values = {}
@@ -57,7 +59,7 @@ def parse(spelling: str, catalog: Catalog, claims: Mapping[str, object] | None) 
 
 
 def parse_canonical(canonical: str, catalog: Catalog) -> Topic:
-    """The topic of a canonical text, as it stands in etcd and in updates: the values of claims and defaults included.
+    """Return the topic of a canonical text, as etcd and the Feed carry it: with the values of claims and defaults.
 
     Raises UnknownQuery and InvalidParams; the latter also for a text that is not canonical.
     """
@@ -69,19 +71,19 @@ def parse_canonical(canonical: str, catalog: Catalog) -> Topic:
         values[name] = _value(param, sent[name])
     topic = _topic(query, values)
     if topic.canonical != canonical:
-        raise InvalidParams(f"{quoted(canonical)} is not canonical: that would be {quoted(topic.canonical)}")
+        raise InvalidParams(f"{quoted(canonical)} is not canonical: the canonical topic is {quoted(topic.canonical)}")
     return topic
 
 
 def check_roles(query: Query, roles: Iterable[str]) -> None:
-    """Raises Forbidden when the query is for certain roles, and `roles` (the token's) holds none of them."""
+    """Raise Forbidden when the query requires a role, and none of `roles` (the token's) is one of the query's."""
     if query.roles and set(query.roles).isdisjoint(roles):
-        raise Forbidden(f"query {query.name!r} is for tokens with certain roles, and this one has none of them")
+        raise Forbidden(f"query {query.name!r} requires a role that the token does not have")
 
 
 def _read(spelling: str, catalog: Catalog) -> tuple[Query, dict[str, str]]:
-    """The query, and what was sent for which of its parameters."""
-    # Characters first: there are never more of them than bytes, and the text may be of any size.
+    """Return the query of a spelling, and the decoded text that it gives for each parameter."""
+    # Characters are counted first: a text never has more of them than bytes, and encoding a huge one is expensive.
     if len(spelling) > MAX_TOPIC_BYTES or len(spelling.encode(errors="surrogatepass")) > MAX_TOPIC_BYTES:
         raise InvalidParams(f"the topic is too long: at most {MAX_TOPIC_BYTES} bytes")
     name, _, tail = spelling.partition("?")
@@ -103,8 +105,11 @@ def _read(spelling: str, catalog: Catalog) -> tuple[Query, dict[str, str]]:
 
 
 def _decode(raw: str, what: str) -> str:
-    """Like URLSearchParams, to which a '%' that begins no escape stands for itself. It would mend what is not UTF-8;
-    here that is an error (CONTRACT.md §3)."""
+    """Decode a name or a value as URLSearchParams does: a '%' that begins no escape is a percent sign.
+
+    Unlike URLSearchParams, which replaces invalid UTF-8, this raises InvalidParams for it
+    (docs/reference/topics.md#invalid-topics).
+    """
     try:
         data = raw.replace("+", " ").encode()
         return _ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), data).decode()
@@ -115,43 +120,48 @@ def _decode(raw: str, what: str) -> str:
 
 
 def _value(param: Param, text: str) -> str:
+    """Return the canonical text of a value that was sent. Raises InvalidParams when it is invalid."""
     try:
         return param.value(text)
     except ValueError as error:
-        if param.claim is not None:  # not to be told, not even in a log
+        if param.claim is not None:  # a claim's value must not be quoted, not even in a log
             raise InvalidParams(
-                f"parameter {param.name!r} ({param.type}): what it holds of a claim is no value"
+                f"parameter {param.name!r} ({param.type}): its value, from a claim, is invalid"
             ) from None
         raise InvalidParams(f"parameter {param.name!r} ({param.type}): {error}") from None
 
 
 def _from_claim(param: Param, claim: str, claims: Mapping[str, object]) -> str:
+    """Return the canonical text of a parameter's claim. Raises Forbidden when it is absent or invalid."""
     value = claims.get(claim)
     if value is None:
         raise Forbidden(f"parameter {param.name!r} is bound from the token's claim {claim!r}, which is absent")
     try:
         return param.value(native_text(value))
     except ValueError:
-        # What the claim holds is the issuer's matter and not told.
-        detail = f"the token's claim {claim!r} is no value for parameter {param.name!r} ({param.type})"
+        # The message must not quote the claim's value: it may be a secret of the issuer.
+        detail = f"the token's claim {claim!r} is not a valid value of parameter {param.name!r} ({param.type})"
         raise Forbidden(detail) from None
 
 
 def _topic(query: Query, values: Mapping[str, str]) -> Topic:
+    """Return the topic of a query with these canonical values. Raises InvalidParams when it is too long."""
     ordered = {name: values[name] for name in sorted(values)}
-    # quote() leaves exactly RFC 3986's unreserved characters; a parameter's name consists of them.
+    # quote() keeps exactly RFC 3986's unreserved characters, of which parameters' names consist.
     tail = "&".join(f"{name}={quote(value, safe='')}" for name, value in ordered.items())
     canonical = f"{query.name}?{tail}" if tail else query.name
     if len(canonical) > MAX_TOPIC_BYTES:
-        raise InvalidParams(f"the topic is too long once it is canonical: at most {MAX_TOPIC_BYTES} bytes")
+        raise InvalidParams(f"the canonical topic is too long: at most {MAX_TOPIC_BYTES} bytes")
     return Topic(canonical, query, MappingProxyType(ordered))
 
 
 def _missing(param: Param) -> InvalidParams:
+    """Return the error for a parameter that is required and was not sent."""
     return InvalidParams(f"parameter {param.name!r} ({param.type}) is missing")
 
 
 def _unknown(query: Query, name: str) -> InvalidParams:
+    """Return the error for a parameter that the query does not have; it suggests those that clients can send."""
     takes = [p.name for p in query.params.values() if p.claim is None]
     right = did_you_mean(name, takes) or (f"; it takes {', '.join(takes)}" if takes else "; it takes none")
     return InvalidParams(f"query {query.name!r} has no parameter {quoted(name)}{right}")

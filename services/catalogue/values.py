@@ -1,7 +1,8 @@
-"""Parameter values: every type of the catalogue, each value in its one canonical text (CONTRACT.md §3).
+"""Parameter values: the types of the catalogue, and one canonical text for each value
+(docs/reference/topics.md#values).
 
-Pure. A value travels as that text (in topics, in etcd, in logs) and becomes a typed, bound parameter only in the
-poller. ValueErrors say what is wrong and what would be right; they quote what was sent, cut short and escaped.
+Pure. Topics, etcd and logs carry a value as its canonical text; only the poller turns it into a typed, bound parameter.
+A ValueError names the fault and a valid form; it quotes the given text, truncated and escaped.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ ParamType = Literal["text", "int", "float", "numeric", "bool", "date", "timestam
 
 TYPES: Final[tuple[ParamType, ...]] = ("text", "int", "float", "numeric", "bool", "date", "timestamptz", "uuid")
 ORDERED: Final[frozenset[ParamType]] = frozenset({"int", "float", "numeric", "date", "timestamptz"})
-"""The types that `min` and `max` make sense for."""
+"""The types that can have `min` and `max`."""
 
 NUMERIC_DIGITS: Final = 1000
-"""The most digits that a `numeric` may have once written without an exponent."""
+"""Maximum number of digits of a `numeric` when it is written without an exponent."""
 
 QUOTED_CHARS: Final = 40
+"""Maximum number of characters that a message quotes of a given text."""
 
 INT8: Final = range(-(2**63), 2**63)
+"""Values of an `int`: those of PostgreSQL's `int8`."""
+
 INT4: Final = range(-(2**31), 2**31)
+"""Values of PostgreSQL's `int4`."""
 
 PG_TYPES: Final[dict[ParamType, str]] = {
     "text": "text",
@@ -37,9 +42,9 @@ PG_TYPES: Final[dict[ParamType, str]] = {
     "timestamptz": "timestamptz",
     "uuid": "uuid",
 }
-"""PostgreSQL's names; see `pg_type` for `int`."""
+"""PostgreSQL's name of each type; `pg_type` makes an exception for `int`."""
 
-# [0-9], never \d: that matches every script's digits.
+# [0-9] instead of \d, which matches the digits of every script.
 _INT: Final = re.compile(r"([+-]?)0*([0-9]+)")
 _DECIMAL: Final = re.compile(r"([+-]?)(?:([0-9]+)(?:\.([0-9]*))?|\.([0-9]+))(?:[eE]([+-]?)0*([0-9]+))?")
 _DATE: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
@@ -52,18 +57,19 @@ _UUID: Final = re.compile(r"([0-9a-f]{8})-?([0-9a-f]{4})-?([0-9a-f]{4})-?([0-9a-
 
 
 def quoted(text: str) -> str:
-    """What somebody sent, fit for a message: escaped, in quotes, at most QUOTED_CHARS characters of it."""
+    """Return a given text for a message: escaped, in quotes, truncated after QUOTED_CHARS characters."""
     return repr(text) if len(text) <= QUOTED_CHARS else f"{text[:QUOTED_CHARS]!r}…"
 
 
 def canonical(type: ParamType, text: str) -> str:
-    """The canonical text of a value. Idempotent. ValueError when `text` is not of the type."""
+    """Return the canonical text of a value; a canonical text is returned as it is. Raises ValueError when `text` is not
+    a value of the type."""
     return _CANONICAL[type](text)
 
 
 def native_text(value: object) -> str:
-    """The text of a value that TOML or JSON has typed already, to be made canonical. ValueError for one that is no
-    scalar: a table, a list, null."""
+    """Return the text of a scalar that TOML or JSON has decoded, ready for `canonical`. Raises ValueError for a table,
+    a list or null."""
     match value:
         case bool():
             return "true" if value else "false"
@@ -80,7 +86,7 @@ def native_text(value: object) -> str:
 
 
 def kind(value: object) -> str:
-    """What a TOML or JSON value is, for a message: `a string`, `a list`, …"""
+    """Return the kind of a TOML or JSON value for a message: `a string`, `a list`, …"""
     names = {
         bool: "a boolean",
         int: "an integer",
@@ -95,8 +101,8 @@ def kind(value: object) -> str:
 
 
 def to_json(type: ParamType, canonical: str) -> str | int | float | bool:
-    """The value as `/api/queries` shows it: a JSON number for `int` and `float`, a boolean for `bool`, else its
-    canonical text (`numeric` too, which a JSON number would round)."""
+    """Return a value as `/api/queries` shows it: a JSON number for `int` and `float`, a boolean for `bool`, else its
+    canonical text, also for `numeric`, which a JSON number would round."""
     match type:
         case "int":
             return int(canonical)
@@ -109,48 +115,53 @@ def to_json(type: ParamType, canonical: str) -> str | int | float | bool:
 
 
 def compare(type: ParamType, a: str, b: str) -> int:
-    """-1, 0 or 1 as canonical `a` is less than, equal to or greater than canonical `b`. Of ORDERED types only."""
+    """Return -1, 0 or 1 as canonical `a` is less than, equal to or greater than canonical `b`. Only for ORDERED
+    types."""
     read = _ORDER[type]
     left, right = read(a), read(b)
     return int(left > right) - int(left < right)
 
 
 def pg_type(type: ParamType, canonical: str) -> str:
-    """The PostgreSQL type that a value is bound as. An `int` is typed as PostgreSQL types a literal: `int4` where it
-    fits, so that `limit`, `substr` and the like find their functions, else `int8`."""
+    """Return the PostgreSQL type that a value is bound as. An `int` gets the type of a literal in SQL: `int4` where it
+    fits, so that functions such as `substr` accept it, else `int8`."""
     if type == "int" and int(canonical) in INT4:
         return "int4"
     return PG_TYPES[type]
 
 
 def _text(text: str) -> str:
+    """Return a `text` unchanged. Raises ValueError when PostgreSQL cannot store it."""
     if "\0" in text:
-        raise ValueError("holds a NUL character, which PostgreSQL's text can't")
+        raise ValueError("holds a NUL character, which PostgreSQL's text cannot contain")
     if any("\ud800" <= c <= "\udfff" for c in text):
         raise ValueError("is not valid Unicode: it holds half of a surrogate pair")
     return text
 
 
 def _int(text: str) -> str:
+    """Return the canonical text of an `int`: no sign `+`, no leading zeros."""
     match = _INT.fullmatch(text)
     if match is None:
         raise ValueError(f"{quoted(text)} is not an int: it must be decimal digits, such as 42 or -7")
     sign, digits = match.groups()
     if len(digits) > 19 or int(sign + digits) not in INT8:
-        raise ValueError(f"{quoted(text)} does not fit: an int is from {INT8.start} to {INT8.stop - 1}")
+        raise ValueError(f"{quoted(text)} is out of range: an int is from {INT8.start} to {INT8.stop - 1}")
     return str(int(sign + digits))
 
 
 def _float(text: str) -> str:
+    """Return the canonical text of a `float`: the shortest that reads back as the same number."""
     if _DECIMAL.fullmatch(text) is None:
         raise ValueError(f"{quoted(text)} is not a float: it must be a finite decimal number, such as 1.5 or 2e-3")
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{quoted(text)} does not fit a float (8 bytes)")
-    return repr(value + 0.0)  # -0.0 and 0.0 are equal: one topic
+        raise ValueError(f"{quoted(text)} is out of range for a float (8 bytes)")
+    return repr(value + 0.0)  # -0.0 and 0.0 are equal, so they are the same topic
 
 
 def _numeric(text: str) -> str:
+    """Return the canonical text of a `numeric`: no exponent, no trailing zeros in the fraction."""
     match = _DECIMAL.fullmatch(text)
     if match is None:
         raise ValueError(f"{quoted(text)} is not a numeric: it must be a finite decimal number, such as 12.50")
@@ -160,7 +171,7 @@ def _numeric(text: str) -> str:
     digits = unscaled.strip("0")
     if not digits:
         return "0"
-    too_long = ValueError(f"{quoted(text)} does not fit: a numeric has at most {NUMERIC_DIGITS} digits")
+    too_long = ValueError(f"{quoted(text)} is too long: a numeric has at most {NUMERIC_DIGITS} digits")
     if exponent is not None and len(exponent) > 6:
         raise too_long
     # The value is digits * 10**scale.
@@ -176,6 +187,7 @@ def _numeric(text: str) -> str:
 
 
 def _bool(text: str) -> str:
+    """Return the canonical text of a `bool`: `true` or `false`."""
     match text:
         case "true" | "1":
             return "true"
@@ -186,10 +198,12 @@ def _bool(text: str) -> str:
 
 
 def _date(text: str) -> str:
+    """Return the canonical text of a `date`, in ISO 8601."""
     return _read_date(text).isoformat()
 
 
 def _read_date(text: str) -> date:
+    """Parse a `date`."""
     match = _DATE.fullmatch(text)
     if match is None:
         raise ValueError(f"{quoted(text)} is not a date: it must be written as 2026-01-31")
@@ -200,6 +214,7 @@ def _read_date(text: str) -> date:
 
 
 def _timestamptz(text: str) -> str:
+    """Return the canonical text of a `timestamptz`: in UTC, with a fraction only if it is not zero."""
     moment = _read_time(text)
     plain = moment.strftime("%H:%M:%S")
     fraction = f".{moment.microsecond:06}".rstrip("0") if moment.microsecond else ""
@@ -207,6 +222,7 @@ def _timestamptz(text: str) -> str:
 
 
 def _read_time(text: str) -> datetime:
+    """Parse a `timestamptz`, which must have a zone."""
     match = _TIME.fullmatch(text)
     right = "it must be written as 2026-01-31T12:00:00Z or 2026-01-31T14:00:00+02:00"
     if match is None:
@@ -218,7 +234,7 @@ def _read_time(text: str) -> datetime:
         raise ValueError(f"{quoted(text)} has no zone: end it with Z or an offset such as +02:00 ('+' is sent as %2B)")
     micros = (fraction or "").rstrip("0")
     if len(micros) > 6:
-        raise ValueError(f"{quoted(text)} is finer than a microsecond, which is as fine as a timestamptz gets")
+        raise ValueError(f"{quoted(text)} is finer than a microsecond, the resolution of a timestamptz")
     offset = timedelta(hours=int(zone_hours or 0), minutes=int(zone_minutes or 0))
     if int(zone_minutes or 0) > 59 or offset >= timedelta(hours=24):
         raise ValueError(f"{quoted(text)} has an offset of a day or more, or of more than 59 minutes: {right}")
@@ -236,6 +252,7 @@ def _read_time(text: str) -> datetime:
 
 
 def _uuid(text: str) -> str:
+    """Return the canonical text of a `uuid`: in lower case, with dashes."""
     match = _UUID.fullmatch(text.lower()) if text.isascii() else None
     if match is None:
         raise ValueError(f"{quoted(text)} is not a uuid: it must be 32 hexadecimal digits as 8-4-4-4-12")

@@ -156,10 +156,12 @@ class ServiceSettings(EtcdSettings):
 
     @classmethod
     def contradictions(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Yield `(field, reason)` for each contradiction, those of the base class included."""
         yield from super().contradictions(given)
         yield from _together(given, "tls_cert", "tls_key", "tls_ca")
 
     def unusable_files(self) -> Iterator[tuple[str, str]]:
+        """Yield `(field, reason)` for each unusable file, those of the base class included."""
         yield from super().unusable_files()
         for which, reason in keyfiles.tls_problems(self.tls_ca, self.tls_cert, self.tls_key):
             yield f"tls_{which}", reason
@@ -228,6 +230,7 @@ class GatewaySettings(ServiceSettings):
 
     @classmethod
     def contradictions(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Yield `(field, reason)` for each contradiction, those of the base class included."""
         yield from super().contradictions(given)
         tokens = [field for field in ("auth_secret", "auth_jwks") if field in given]
         if len(tokens) == 2:
@@ -249,6 +252,7 @@ class GatewaySettings(ServiceSettings):
                     )
 
     def unusable_files(self) -> Iterator[tuple[str, str]]:
+        """Yield `(field, reason)` for each unusable file, those of the base class included."""
         yield from super().unusable_files()
         if self.auth_jwks is not None and (reason := keyfiles.key_set_problem(self.auth_jwks)):
             yield "auth_jwks", reason

@@ -1,6 +1,7 @@
-"""gRPC servers and channels, all alike: health, reflection, message limits, mutual TLS when it is set up.
+"""gRPC servers and channels of all services: health, reflection, message limits, and mutual TLS if it is configured.
 
-`serve` is a scope: inside it the server answers; on leaving, it stops taking calls and gives those under way a moment.
+`serve` is a scope: the server answers inside it; on leaving, it accepts no more calls and gives running calls
+DRAIN_SECONDS to end (docs/reference/grpc.md#health-and-reflection).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pollcast.services.process.settings import HostPort, ServiceSettings, is_loo
 log = logs.get_logger("rpc")
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""Maximum size of a message between services, in bytes."""
 
 OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -37,18 +39,24 @@ OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.http2.max_ping_strikes", 0),
 ]
 
+"""Options of servers and channels: size limits, and pings every 2 s, so that a dead peer is noticed within 4 s."""
+
 DRAIN_SECONDS = 1.0
+"""Time that running calls have to end when a server stops."""
 
 
 @dataclass(frozen=True)
 class RpcServer:
+    """A running gRPC server."""
+
     host: str
     port: int
     health: health_aio.HealthServicer
     services: tuple[str, ...]
+    """Full names of its services."""
 
     async def set_serving(self, serving: bool) -> None:
-        """What grpc.health.v1 answers for the server as a whole, and for each of its services by name."""
+        """Set the answer of grpc.health.v1 for the server as a whole and for each of its services."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *self.services):
             await self.health.set(name, status)
@@ -62,9 +70,11 @@ async def serve(
     *,
     for_services: bool = True,
 ) -> AsyncIterator[RpcServer]:
-    """Serves what each of `add` adds to the server; `services` are the full names for reflection. With TLS set up,
-    peers must show a certificate of the CA, unless this is not `for_services`: LiveQuery asks for tokens. CantListen
-    when the address is taken."""
+    """Serve gRPC at the settings' address: each of `add` adds a servicer, `services` are the full names for reflection.
+
+    With TLS, peers must have a certificate of the CA; a server that is not `for_services` asks for none, as clients
+    authenticate with tokens there. Raises CantListen when the address cannot be bound.
+    """
     server = grpc.aio.server(options=[*OPTIONS, ("grpc.so_reuseport", 0)])
     health = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
@@ -79,7 +89,7 @@ async def serve(
             bound = server.add_secure_port(address, _server_credentials(settings, mutual=for_services))
         else:
             if not is_loopback(address):
-                log.warning("gRPC is open to whoever reaches it: set POLLCAST_TLS_CERT, _KEY and _CA", address=address)
+                log.warning("gRPC is open to any peer: set POLLCAST_TLS_CERT, _KEY and _CA", address=address)
             bound = server.add_insecure_port(address)
     except RuntimeError as error:
         raise CantListen(f"can't serve gRPC on {address}: {error}") from None
@@ -94,10 +104,11 @@ async def serve(
 
 
 def channel(address: HostPort, settings: ServiceSettings) -> grpc.aio.Channel:
-    """A channel to another service of the cluster. One that can't connect fails its calls at once (UNAVAILABLE)."""
+    """Return a channel to another service of the cluster. Its calls fail at once (UNAVAILABLE) if it cannot connect."""
     options = [
         *OPTIONS,
-        ("grpc.min_reconnect_backoff_ms", 1_000),  # how long one try to connect may take: else a lost SYN costs 20 s
+        # This one is the timeout of connecting as well: a lost SYN would cost 20 s otherwise.
+        ("grpc.min_reconnect_backoff_ms", 1_000),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),
     ]
@@ -113,9 +124,12 @@ def channel(address: HostPort, settings: ServiceSettings) -> grpc.aio.Channel:
 
 @contextlib.contextmanager
 def heeding_cancellation() -> Iterator[None]:
-    """Around what a task awaits of a stream. grpc.aio starts a stream in a task of its own; a cancellation of whoever
-    awaits that one is taken by it and goes no further. It cancels the call, so that the reader hears of it then, unless
-    the call ends by itself at that moment: that end is the cancellation here."""
+    """Make sure that a task which awaits a gRPC stream in this scope is cancelled when it should be.
+
+    grpc.aio starts a stream in a task of its own, which swallows a cancellation of the task that awaits it. It cancels
+    the call instead, so the reader raises CancelledError; but if the call ends by itself at that moment, the reader
+    sees only that end. This scope turns such an end into CancelledError.
+    """
     task = asyncio.current_task()
     assert task is not None
     before = task.cancelling()
@@ -130,6 +144,7 @@ def heeding_cancellation() -> Iterator[None]:
 
 
 def _server_credentials(settings: ServiceSettings, *, mutual: bool) -> grpc.ServerCredentials:
+    """Return a server's TLS credentials. `mutual` requires a certificate of the CA from peers."""
     assert settings.tls_cert is not None
     assert settings.tls_key is not None
     assert settings.tls_ca is not None
@@ -139,5 +154,5 @@ def _server_credentials(settings: ServiceSettings, *, mutual: bool) -> grpc.Serv
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: PollcastError) -> NoReturn:
-    """Ends the call with the status, reason and detail of the error (CONTRACT.md §6)."""
+    """End the call with the status, reason and detail of the error (docs/reference/grpc.md#status-codes)."""
     await context.abort(grpc.StatusCode[error.grpc], f"{error.reason}: {error.detail}")

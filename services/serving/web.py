@@ -1,9 +1,9 @@
-"""Serving HTTP: the caller owns the socket and the stop.
+"""HTTP servers of all services. The caller owns the socket and decides when the server stops.
 
-`serve_app` is a scope: inside it the app answers on an address that is bound before anything else; on leaving it
-takes no more connections, closes those there are (WebSockets with 1012) and returns. uvicorn's own signal handling
-is off: services/process/lifecycle.py owns signals. Slow and oversized requests are refused (serving.http_guard).
-`service_app` is what services without a user interface answer: health checks and metrics.
+`serve_app` is a scope: the app answers inside it, at an address that is bound first of all; on leaving, the server
+accepts no more connections, closes the open ones (WebSockets with 1012) and returns. uvicorn handles no signals:
+services/process/lifecycle.py does. serving.http_guard refuses slow and oversized requests. `service_app` is the app of
+services without a user interface: health checks and metrics.
 """
 
 from __future__ import annotations
@@ -27,18 +27,21 @@ from pollcast.services.process.settings import HostPort, split_host_port
 from pollcast.services.serving.http_guard import GuardedHttp
 
 BACKLOG = 2048
+"""Maximum number of connections that wait to be accepted."""
 
-# They would be a second series beside each counter, which says when it began.
+# Otherwise every counter would have a second series with the time of its creation.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 ReadinessCheck = Callable[[], tuple[bool, dict[str, object]]]
-"""Whether it is well (200 or 503), and what the body says about it."""
+"""A health check: it returns whether the process is healthy (200, else 503) and the JSON body of the answer."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn without signals, which says when it has started. Also when it is cancelled, it stops to listen before the
-    caller closes the socket: a loop goes on watching a socket that is closed under it, and is blind for the next one of
-    that number."""
+    """uvicorn's server without signal handling, and with an event that is set once it serves.
+
+    Even when it is cancelled, it stops listening before the caller closes the socket: an event loop keeps watching a
+    closed socket, and then misses the events of the next socket with the same number.
+    """
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -46,6 +49,7 @@ class Server(uvicorn.Server):
         self.servers = []
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until `should_exit` is set."""
         try:
             await super().serve(sockets)
         finally:
@@ -54,15 +58,18 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to serve and set `serving`."""
         await super().startup(sockets)
         self.serving.set()
 
 
 def bind(address: HostPort) -> socket.socket:
-    """A listening TCP socket; port 0 lets the system choose. CantListen when the address is taken or not ours."""
+    """Return a listening TCP socket; port 0 lets the system choose. Raises CantListen when the address is in use or not
+    one of this machine."""
     host, port = split_host_port(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -72,7 +79,7 @@ def bind(address: HostPort) -> socket.socket:
 
 
 def address_of(listener: socket.socket) -> tuple[str, int]:
-    """The host and the port that a socket is bound to."""
+    """Return the host and the port that a socket is bound to."""
     host, port, *_ = listener.getsockname()
     return host, port
 
@@ -81,8 +88,11 @@ def address_of(listener: socket.socket) -> tuple[str, int]:
 async def serve_app(
     app: ASGIApp, address: HostPort | socket.socket, **uvicorn_config: Any
 ) -> AsyncIterator[tuple[str, int]]:
-    """Serves the app on `host:port`, or on a socket from `bind`, and yields the host and the port that are bound.
-    `uvicorn_config` goes to uvicorn.Config. CantListen when the address can't be bound."""
+    """Serve the app at `host:port`, or on a socket from `bind`, and yield the host and the port that are bound.
+
+    `uvicorn_config` is passed to uvicorn.Config. Raises CantListen when the address cannot be bound. An error of the
+    body is raised as it is, not inside a group.
+    """
     given: dict[str, Any] = {"lifespan": "off", "log_config": None, "access_log": False, "backlog": BACKLOG}
     given |= {"http": GuardedHttp, "timeout_graceful_shutdown": 2, "server_header": False} | uvicorn_config
     with bind(address) if isinstance(address, str) else contextlib.nullcontext(address) as listener:
@@ -100,22 +110,25 @@ async def serve_app(
 
 
 def service_app(healthz: ReadinessCheck, readyz: ReadinessCheck) -> Starlette:
-    """`/healthz`, `/readyz` and `/metrics`."""
+    """Return an app with `/healthz`, `/readyz` and `/metrics` (docs/reference/http.md#health)."""
     return Starlette(routes=[*health_routes(healthz, readyz), Route("/metrics", metrics)])
 
 
 def health_routes(healthz: ReadinessCheck, readyz: ReadinessCheck) -> list[Route]:
+    """Return the routes `/healthz` and `/readyz`."""
     return [Route("/healthz", _endpoint(healthz)), Route("/readyz", _endpoint(readyz))]
 
 
 def _endpoint(check: ReadinessCheck) -> Callable[[Request], Any]:
+    """Return an endpoint that answers with the result of the check."""
+
     async def answer(_: Request) -> Response:
-        well, body = check()
-        return JSONResponse(body, status_code=200 if well else 503)
+        healthy, body = check()
+        return JSONResponse(body, status_code=200 if healthy else 503)
 
     return answer
 
 
 async def metrics(_: Request) -> Response:
-    """Prometheus' text format."""
+    """Answer with the process's metrics in Prometheus' text format (docs/reference/http.md#metrics)."""
     return Response(prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""A real browser: Debian's Chromium, driven by Playwright. `POLLCAST_SCREENSHOTS=<folder>` keeps pictures."""
+"""A real browser, Chromium, driven by Playwright. With `POLLCAST_SCREENSHOTS=<folder>` tests save screenshots."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ expect.set_options(timeout=20_000)
 
 @pytest.fixture(scope="session")
 async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
+    """The running browser, which all tests share."""
     path = shutil.which("chromium") or shutil.which("google-chrome")
     assert path is not None, "Chromium is missing: apt-get install chromium"
     async with async_playwright() as playwright:
@@ -39,22 +40,23 @@ async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
 
 @dataclass
 class Watched:
-    """A page with all that went wrong on it and all the addresses it asked for."""
+    """An open page, with its console errors and the addresses that it requested."""
 
     page: Page
     troubles: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
     def on_console(self, message: ConsoleMessage) -> None:
+        """Record an error or a warning on the console."""
         if message.type in ("error", "warning"):
             self.troubles.append(message.text)
 
     async def follows(self) -> None:
-        """Waits until the topic is live and has a result."""
+        """Wait until the topic is live and has a result."""
         await self.page.locator(".freshness[data-state=live]").wait_for(timeout=20_000)
 
     async def column(self, number: int) -> list[str]:
-        """The cells of a column (from 0) in the order in which one sees them."""
+        """Return the texts of a column (counted from 0) in the order in which they are shown."""
         cells: list[str] = await self.page.evaluate(
             """number => [...document.querySelectorAll('.rows .row:not(.leaving)')]
                  .sort((a, b) => a.ariaRowIndex - b.ariaRowIndex)
@@ -64,7 +66,10 @@ class Watched:
         return cells
 
     async def becomes(self, expression: str) -> None:
-        """Waits until it is true on the page (whose security policy forbids Playwright's own way to wait for that)."""
+        """Wait until the JavaScript expression is true on the page.
+
+        The page's security policy forbids Playwright's own `wait_for_function`.
+        """
 
         async def true() -> bool:
             return bool(await self.page.evaluate(expression))
@@ -72,19 +77,24 @@ class Watched:
         await eventually(true, what=expression)
 
     async def picture(self, name: str) -> None:
-        """A screenshot, where they are wanted."""
+        """Save a screenshot if POLLCAST_SCREENSHOTS names a folder."""
         if folder := os.environ.get("POLLCAST_SCREENSHOTS"):
             await self.page.screenshot(path=Path(folder) / f"{name}.png", animations="allow")
 
 
 class Opens(Protocol):
-    """A tab in a browser of its own. What goes wrong on the page fails the test at the end, unless `calm` is False."""
+    """The type of the fixture `tab`: opens a page in a browser context of its own, with Playwright's options for it.
+
+    Errors on the page fail the test at the end, unless `calm` is False.
+    """
 
     def __call__(self, url: str, *, calm: bool = True, **options: Any) -> AbstractAsyncContextManager[Watched]: ...
 
 
 @pytest.fixture
 def tab(browser: Browser) -> Opens:
+    """A function that opens a page; see `Opens`."""
+
     @asynccontextmanager
     async def opens(url: str, *, calm: bool = True, **options: Any) -> AsyncIterator[Watched]:
         options = {"viewport": {"width": 1280, "height": 800}} | options

@@ -1,4 +1,4 @@
-"""The page in a real browser, on a cluster that is well."""
+"""The page in a real browser, on a healthy cluster."""
 
 from __future__ import annotations
 
@@ -66,10 +66,13 @@ SERVED = Served(CATALOG, tables=[STOCK_TABLE])
 
 @pytest.fixture
 def url(running: Cluster) -> str:
+    """The address of the page."""
     return f"http://{running.gateway(0)}/"
 
 
 async def shows(tab: Watched, cells: list[str], column: int = 1) -> None:
+    """Wait until a column (counted from 0) has these cells in this order."""
+
     async def same() -> bool:
         found = await tab.column(column)
         assert found == cells
@@ -78,14 +81,14 @@ async def shows(tab: Watched, cells: list[str], column: int = 1) -> None:
     await eventually(same, what=f"the page shows {cells}")
 
 
-async def test_nothing_comes_from_elsewhere_and_the_security_policy_holds(url: str, tab: Opens) -> None:
+async def test_the_page_loads_nothing_from_other_hosts_and_runs_no_inline_script(url: str, tab: Opens) -> None:
     async with tab(url) as opened:
         await opened.follows()
         assert {request for request in opened.requests if not request.startswith(url)} == set()
         answer = await opened.page.request.get(url)
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert "unsafe" not in answer.headers["content-security-policy"]
-        # An inline script is not run.
+        # The browser does not run an inline script.
         await opened.page.evaluate(
             "document.body.append(Object.assign(document.createElement('script'), {text: 'window.ran = 1'}))"
         )
@@ -94,7 +97,7 @@ async def test_nothing_comes_from_elsewhere_and_the_security_policy_holds(url: s
         opened.troubles.clear()
 
 
-async def test_the_table_follows_the_database_through_deltas_and_reorders(
+async def test_the_table_applies_deltas_and_keeps_the_querys_order(
     url: str, stock: psycopg.Connection[Any], tab: Opens
 ) -> None:
     async with tab(f"{url}#/stock?shelf=a") as opened:
@@ -132,12 +135,12 @@ async def test_a_row_that_moves_glides_and_a_cell_that_changes_lights_up(
         assert await opened.page.evaluate("window.seen.has('apple')") is False
 
 
-async def test_controls_set_the_parameters_and_the_address_holds_the_topic(
+async def test_controls_set_the_parameters_and_the_address_contains_the_topic(
     url: str, stock: psycopg.Connection[Any], tab: Opens
 ) -> None:
     async with tab(f"{url}#/stock") as opened:
         page = opened.page
-        await shows(opened, ["apple", "pear"])  # a choice has a first value
+        await shows(opened, ["apple", "pear"])  # a choice starts with its first value
         await page.get_by_label("shelf").select_option("b")
         await shows(opened, ["fig"])
         await expect(page).to_have_url(f"{url}#/stock?shelf=b")
@@ -145,14 +148,14 @@ async def test_controls_set_the_parameters_and_the_address_holds_the_topic(
         await expect(page).to_have_url(f"{url}#/stock?shelf=b&limit=9")
         await page.get_by_label("limit", exact=True).fill("0")
         await expect(page.get_by_label("limit", exact=True)).to_have_attribute("aria-invalid", "true")
-        await page.get_by_label("limit", exact=True).fill("10")  # the default need not be said
+        await page.get_by_label("limit", exact=True).fill("10")  # the address leaves defaults out
         await expect(page).to_have_url(f"{url}#/stock?shelf=b")
     async with tab(f"{url}#/stock?shelf=b&limit=1") as opened:
         await shows(opened, ["fig"])
         await expect(opened.page.get_by_label("limit", exact=True)).to_have_value("1")
 
 
-async def test_every_type_has_a_control(url: str, tab: Opens) -> None:
+async def test_every_parameter_type_has_a_control(url: str, tab: Opens) -> None:
     async with tab(f"{url}#/since", timezone_id="Europe/Vienna") as opened:
         page = opened.page
         await expect(page.get_by_text("Set the parameters above")).to_be_visible()
@@ -165,7 +168,7 @@ async def test_every_type_has_a_control(url: str, tab: Opens) -> None:
         await shows(opened, ["2026-01-31"], column=2)
 
 
-async def test_a_result_is_drawn_as_its_shape_asks(url: str, stock: psycopg.Connection[Any], tab: Opens) -> None:
+async def test_the_shape_of_a_result_determines_its_chart(url: str, stock: psycopg.Connection[Any], tab: Opens) -> None:
     async with tab(f"{url}#/stock?shelf=a") as opened:
         page = opened.page
         await opened.follows()
@@ -180,7 +183,9 @@ async def test_a_result_is_drawn_as_its_shape_asks(url: str, stock: psycopg.Conn
         await expect(page.get_by_role("columnheader", name="beat")).to_be_visible()
 
 
-async def test_two_browsers_see_each_other(running: Cluster, stock: psycopg.Connection[Any], tab: Opens) -> None:
+async def test_two_browsers_list_each_other_as_members(
+    running: Cluster, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
     one, two = (f"http://{running.gateway(number)}/#/stock?shelf=a" for number in (0, 1))
     async with tab(one) as alice, tab(two) as bob:
         await alice.page.get_by_label("You are").fill("Alice")
@@ -195,18 +200,18 @@ async def test_two_browsers_see_each_other(running: Cluster, stock: psycopg.Conn
         await expect(alice.page.locator(".people li")).to_have_count(1)
 
 
-async def test_a_query_that_fails_says_why_and_an_unknown_one_is_named(url: str, tab: Opens) -> None:
+async def test_the_page_explains_a_failed_query_and_an_unknown_one(url: str, tab: Opens) -> None:
     async with tab(f"{url}#/broken") as opened:
         await expect(opened.page.locator(".freshness[data-state=failed] .state")).to_have_text("failed")
         await expect(opened.page.locator(".freshness .why")).not_to_be_empty()
         await opened.page.goto(f"{url}#/nothing")
         await expect(opened.page.get_by_role("alert")).to_contain_text("nothing")
-    async with tab(f"{url}#/stock?shelf=a&limit=1000") as opened:  # the control would not allow it
+    async with tab(f"{url}#/stock?shelf=a&limit=1000") as opened:  # the control does not allow this value
         await expect(opened.page.get_by_label("limit", exact=True)).to_have_value("1000")
         await expect(opened.page.get_by_text("Set the parameters above")).to_be_visible()
 
 
-async def test_it_can_be_used_without_a_mouse(url: str, stock: psycopg.Connection[Any], tab: Opens) -> None:
+async def test_the_page_works_without_a_mouse(url: str, stock: psycopg.Connection[Any], tab: Opens) -> None:
     async with tab(f"{url}#/stock?shelf=a") as opened:
         page = opened.page
         await opened.follows()
@@ -241,7 +246,7 @@ async def test_a_thousand_changing_rows_leave_time_for_sixty_frames_a_second(url
         await session.send("Performance.enable", {"timeDomain": "threadTicks"})
 
         async def busy() -> float:
-            """CPU seconds of the page's main thread, which a busy machine does not stretch."""
+            """Return the CPU seconds of the page's main thread, which do not depend on the load of the machine."""
             metrics = (await session.send("Performance.getMetrics"))["metrics"]
             return float(next(each["value"] for each in metrics if each["name"] == "TaskDuration"))
 
@@ -253,11 +258,11 @@ async def test_a_thousand_changing_rows_leave_time_for_sixty_frames_a_second(url
         cpu, seen = await busy() - cpu, await changes() - seen
         assert await opened.page.locator(".rows .row").count() < 60
         print(f"{drawn / 3:.0f} frames per second; {cpu / seen * 1000:.1f} ms of CPU for each change")  # noqa: T201
-        # Ten changes a second, each with the six frames until the next: half of the time is left at least.
+        # Ten changes a second, six frames for each: at least half of the main thread's time stays free.
         assert cpu / seen < 0.05
 
 
-async def test_it_fits_a_phone(url: str, stock: psycopg.Connection[Any], tab: Opens) -> None:
+async def test_the_page_fits_a_phone(url: str, stock: psycopg.Connection[Any], tab: Opens) -> None:
     phone: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
     async with tab(f"{url}#/stock?shelf=a", **phone) as opened:
         await opened.follows()
@@ -268,7 +273,7 @@ async def test_it_fits_a_phone(url: str, stock: psycopg.Connection[Any], tab: Op
         assert await opened.page.evaluate("document.documentElement.scrollWidth") == 360
 
 
-async def test_dark_and_light_have_readable_colours(url: str, tab: Opens) -> None:
+async def test_both_colour_schemes_have_sufficient_contrast(url: str, tab: Opens) -> None:
     contrast = """() => {
       const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true})
       const luminance = colour => {
@@ -296,7 +301,9 @@ async def test_dark_and_light_have_readable_colours(url: str, tab: Opens) -> Non
     assert len(grounds) == 2
 
 
-async def test_the_cluster_is_shown_with_what_it_does(url: str, stock: psycopg.Connection[Any], tab: Opens) -> None:
+async def test_the_cluster_view_shows_nodes_owners_and_load(
+    url: str, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
     async with (
         tab(f"{url}#/stock?shelf=a") as one,
         tab(f"{url}#/stock?shelf=a") as two,
@@ -317,14 +324,15 @@ async def test_the_cluster_is_shown_with_what_it_does(url: str, stock: psycopg.C
 
 
 async def enter(opened: Watched, text: str) -> None:
+    """Enter a token into the form."""
     await opened.page.get_by_label("Token", exact=True).last.fill(text)
     await opened.page.get_by_role("button", name="Use this token").click()
 
 
-async def test_where_tokens_are_needed_the_page_asks_for_one(
+async def test_the_page_asks_for_a_token_where_the_gateway_requires_one(
     guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens
 ) -> None:
-    # The browser puts each 401 on the console.
+    # The browser logs each 401 on the console.
     async with tab(f"http://{guarded.gateway()}/#/stock?shelf=a", calm=False) as opened:
         page = opened.page
         await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
@@ -341,7 +349,7 @@ async def test_where_tokens_are_needed_the_page_asks_for_one(
         await expect(page.locator(".owners")).not_to_contain_text("shelf")  # no parameters
 
 
-async def test_a_token_is_renewed_without_a_break_and_one_that_has_expired_leaves_what_is_shown_until_there_is_another(
+async def test_a_renewed_token_keeps_the_connection_and_an_expired_one_keeps_the_rows_until_the_next(
     guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens
 ) -> None:
     url = f"http://{guarded.gateway()}/#/stock?shelf="
@@ -358,12 +366,12 @@ async def test_a_token_is_renewed_without_a_break_and_one_that_has_expired_leave
         await expect(page.get_by_role("heading", name="Your token expires soon")).to_be_visible()
         await page.locator("#token").press("Escape")
         await expect(page.locator("#access")).to_be_hidden()
-        await page.reload()  # a page that comes back has its token, and asks when it runs out
+        await page.reload()  # a reloaded page still has its token, and asks for another before it expires
         await opened.follows()
         sockets.clear()
         await expect(page.get_by_role("heading", name="Your token expires soon")).to_be_visible()
         stock.execute("update stock set n = 9 where id = 2")
-        await shows(opened, ["pear", "apple"])  # meanwhile it goes on
+        await shows(opened, ["pear", "apple"])  # the rows stay live meanwhile
         await opened.picture("token")
         await enter(opened, token(300))
         await expect(page.locator("#access")).to_be_hidden()
@@ -375,7 +383,7 @@ async def test_a_token_is_renewed_without_a_break_and_one_that_has_expired_leave
         await enter(late, token(300))
         await shows(late, ["lime", "fig"])
         await late.follows()
-        await expect(late.page.locator("article")).to_have_attribute("data-kind", "delta")  # it went on where it was
+        await expect(late.page.locator("article")).to_have_attribute("data-kind", "delta")  # it resumed
 
         await eventually(lambda: time.time() > closes_at + 1, 30)
         stock.execute("update stock set n = 1 where id = 2")
@@ -384,7 +392,7 @@ async def test_a_token_is_renewed_without_a_break_and_one_that_has_expired_leave
         assert sockets == []
 
 
-async def test_somebody_elses_token_makes_one_somebody_else(
+async def test_a_token_of_another_subject_opens_a_new_connection(
     guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens
 ) -> None:
     async with tab(f"http://{guarded.gateway()}/#/stock?shelf=a", calm=False) as opened:
@@ -399,7 +407,7 @@ async def test_somebody_elses_token_makes_one_somebody_else(
         await opened.follows()
 
 
-async def test_the_cluster_view_asks_for_another_token_and_keeps_what_it_shows(guarded: Cluster, tab: Opens) -> None:
+async def test_the_cluster_view_asks_for_another_token_and_keeps_its_data(guarded: Cluster, tab: Opens) -> None:
     async with tab(f"http://{guarded.gateway()}/#/cluster/", calm=False) as opened:
         page = opened.page
         await enter(opened, token(4))

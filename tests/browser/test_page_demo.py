@@ -1,4 +1,4 @@
-"""The page on what `pollcast up` starts by itself: a stranger sees live data, who shares it, and what a death does."""
+"""The page in a real browser, on the demo that `pollcast up` starts: live data, charts and takeovers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 async def watch_for_ever(url: str, topics: list[str]) -> None:
+    """Watch the topics on one connection until the task is cancelled."""
     async for _ in watch(*topics, url=url):
         pass
 
 
-async def test_live_data_is_seen_without_any_set_up(demo: Cluster, tab: Opens) -> None:
+async def test_the_demo_shows_live_data_without_any_set_up(demo: Cluster, tab: Opens) -> None:
     async with tab(f"http://{demo.gateway()}/") as opened:
         page = opened.page
         await opened.follows()
@@ -42,7 +43,7 @@ async def test_live_data_is_seen_without_any_set_up(demo: Cluster, tab: Opens) -
         await opened.picture("table")
 
 
-async def test_a_chart_of_it_in_the_dark(demo: Cluster, tab: Opens) -> None:
+async def test_a_chart_updates_in_the_dark_colour_scheme(demo: Cluster, tab: Opens) -> None:
     async with tab(f"http://{demo.gateway()}/#/branches?~=chart", color_scheme="dark") as opened:
         await opened.follows()
         await expect(opened.page.locator(".plot canvas")).to_be_visible()
@@ -51,7 +52,7 @@ async def test_a_chart_of_it_in_the_dark(demo: Cluster, tab: Opens) -> None:
         await opened.picture("chart")
 
 
-async def test_a_poller_is_killed_and_one_watches_its_topics_move(demo: Cluster, tab: Opens) -> None:
+async def test_the_cluster_view_shows_the_takeover_of_a_killed_pollers_topics(demo: Cluster, tab: Opens) -> None:
     topics = [topic("account", number=number) for number in range(1, 7)]
     topics += [topic("richest_tellers"), topic("branches"), topic("tps"), topic("transactions", teller=3)]
     urls = [f"http://{demo.gateway(number)}" for number in (0, 1)]
@@ -64,7 +65,7 @@ async def test_a_poller_is_killed_and_one_watches_its_topics_move(demo: Cluster,
         await expect(page.locator(".number-card", has_text="subscriptions served")).to_contain_text("200")
         await expect(page.locator(".owners li")).to_have_count(len(topics))
         busy = demo.nodes("poller")[0]
-        # There may have been takeovers already, and there may be one just now: who has much more gives some away.
+        # Pollers may have taken over topics before, or do so now: one with many more topics hands some over.
         moved = await page.locator(f'[data-owner="{busy.name}"] li').all_text_contents()
         assert moved
         busy.kill()

@@ -1,4 +1,4 @@
-"""The page in a real browser while a gateway, a poller and the database break: what people see, and that it heals."""
+"""The page in a real browser during the failure of a gateway, a poller and the database, and after the recovery."""
 
 from __future__ import annotations
 
@@ -50,11 +50,14 @@ def breakable(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer
 
 
 def count(postgres: PostgresServer, number: int, n: int) -> None:
+    """Set a counter in the database."""
     with psycopg.connect(postgres.url, autocommit=True) as database:
         database.execute("update counters set n = %s where id = %s", (n, number))
 
 
 async def shows(tab: Watched, numbers: list[str]) -> None:
+    """Wait until the page shows these numbers in this order."""
+
     async def same() -> bool:
         found = await tab.column(1)
         assert found == numbers
@@ -63,7 +66,7 @@ async def shows(tab: Watched, numbers: list[str]) -> None:
     await eventually(same, 20, what=f"the page shows {numbers}")
 
 
-async def test_the_page_goes_on_at_another_gateway_when_its_own_is_killed(
+async def test_the_page_resumes_at_another_gateway_when_its_own_is_killed(
     breakable: Cluster, postgres: PostgresServer, tab: Opens
 ) -> None:
     async with (
@@ -72,7 +75,7 @@ async def test_the_page_goes_on_at_another_gateway_when_its_own_is_killed(
         tab(f"http://{breakable.gateway(1)}/#/counters") as other,
     ):
         await shows(opened, ["10", "5"])
-        await shows(other, ["10", "5"])  # so that the other gateway has the version that the page comes with
+        await shows(other, ["10", "5"])  # the other gateway needs the version from which the page resumes
         breakable.nodes("gateway")[0].kill()
         count(postgres, 2, 20)
         await shows(opened, ["20", "10"])
@@ -80,7 +83,7 @@ async def test_the_page_goes_on_at_another_gateway_when_its_own_is_killed(
         await expect(opened.page.locator("article")).to_have_attribute("data-kind", "delta")
 
 
-async def test_a_killed_poller_is_not_noticed_but_in_the_cluster_view(
+async def test_a_killed_poller_is_visible_in_the_cluster_view_only(
     breakable: Cluster, postgres: PostgresServer, tab: Opens
 ) -> None:
     url = f"http://{breakable.gateway(0)}/"
@@ -107,7 +110,7 @@ async def test_a_killed_poller_is_not_noticed_but_in_the_cluster_view(
         await expect(watching.page.get_by_role("row", name=str(owner))).to_have_count(0)
 
 
-async def test_a_stopped_database_is_seen_at_once_and_its_return_as_well(
+async def test_the_page_shows_at_once_that_the_database_stopped_and_that_it_returned(
     breakable: Cluster, postgres: PostgresServer, tab: Opens
 ) -> None:
     async with tab(f"http://{breakable.gateway(0)}/#/counters") as opened:
@@ -117,7 +120,7 @@ async def test_a_stopped_database_is_seen_at_once_and_its_return_as_well(
         await expect(opened.page.locator(".freshness .why")).not_to_be_empty()
         await expect(opened.page.locator(".freshness .age")).to_contain_text("or older")
         await opened.picture("stale")
-        await shows(opened, ["10", "5"])  # what was known stays
+        await shows(opened, ["10", "5"])  # the last rows stay
         postgres.process.wait(10)
         postgres.restart()
         count(postgres, 1, 3)

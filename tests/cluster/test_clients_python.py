@@ -1,4 +1,4 @@
-"""The Python client on a real cluster: what it yields, how it resumes, what it refuses."""
+"""The Python client (clients/python) on a real cluster: changes, resuming, errors, events and tokens."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def url(running: Cluster) -> str:
 
 
 class Changes:
-    """The changes of a watch, asked for one after the other."""
+    """The changes of a watch, awaited one after the other."""
 
     def __init__(self, changes: AsyncGenerator[Change, None]) -> None:
         self._changes = changes
 
     async def until(self, matches: Callable[[Change], bool]) -> Change:
-        """The next change that matches."""
+        """Return the next change that matches; raise AssertionError when there is none within 20 s."""
         passed = []
         try:
             async with asyncio.timeout(20):
@@ -71,6 +71,7 @@ class Changes:
 
 @asynccontextmanager
 async def changes_of(watching: Watch) -> AsyncIterator[Changes]:
+    """Iterate over a watch, and close it on leaving."""
     async with watching, aclosing(aiter(watching)) as changes:
         yield Changes(changes)
 
@@ -80,11 +81,13 @@ def ids(change: Change) -> list[int]:
 
 
 def begins(change: Change) -> bool:
-    """Whether it shows what is in stock when a test begins: the first result may be what the test before has left."""
+    """Return whether the rows are those of the fixture `stock`: the first result may be from the test before."""
     return change.rows == [APPLE, PEAR]
 
 
-async def test_a_loop_over_watch_follows_the_database_through_deltas(url: str, stock: psycopg.Connection[Any]) -> None:
+async def test_a_loop_over_a_watch_yields_each_change_of_the_rows_as_a_delta(
+    url: str, stock: psycopg.Connection[Any]
+) -> None:
     kinds = []
     async with asyncio.timeout(20):
         async for change in watch(STOCK, url=url):
@@ -111,7 +114,7 @@ async def test_without_deltas_every_change_is_a_snapshot(url: str, stock: psycop
         assert (await changes.until(lambda change: ids(change) == [2])).kind == "snapshot"
 
 
-async def test_several_topics_share_a_connection(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+async def test_the_topics_of_a_watch_share_one_connection(running: Cluster, stock: psycopg.Connection[Any]) -> None:
     async with Balancer.start([running.gateway(0)]) as balancer:
         async with changes_of(watching := watch(STOCK, "live:total", url=balancer.url)) as changes:
             seen: set[str] = set()
@@ -126,7 +129,7 @@ async def test_several_topics_share_a_connection(running: Cluster, stock: psycop
         assert balancer.connections == 1
 
 
-async def test_after_a_broken_connection_only_what_is_missing_comes(
+async def test_after_a_broken_connection_a_watch_receives_only_the_deltas_that_it_missed(
     running: Cluster, stock: psycopg.Connection[Any]
 ) -> None:
     async with Balancer.start([running.gateway(0)]) as balancer, changes_of(watch(STOCK, url=balancer.url)) as changes:
@@ -139,7 +142,9 @@ async def test_after_a_broken_connection_only_what_is_missing_comes(
         assert (after.kind, ids(after), after.status.state) == ("delta", [1], "live")
 
 
-async def test_a_gateway_that_is_gone_is_replaced_by_the_next(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+async def test_a_watch_connects_to_the_next_gateway_when_its_own_is_gone(
+    running: Cluster, stock: psycopg.Connection[Any]
+) -> None:
     async with (
         Balancer.start([running.gateway(0)]) as first,
         Balancer.start([running.gateway(1)]) as second,
@@ -147,7 +152,7 @@ async def test_a_gateway_that_is_gone_is_replaced_by_the_next(running: Cluster, 
         changes_of(watch(STOCK, url=f"http://{running.gateway(1)}")) as there,
         changes_of(watch(STOCK, url=[first.url, second.url])) as changes,
     ):
-        for each in (here, there, changes):  # so that both gateways have that version
+        for each in (here, there, changes):  # both gateways need the version from which the watch resumes
             await each.until(begins)
         used, other = (first, second) if first.connections else (second, first)
         used.gateways.clear()
@@ -159,14 +164,14 @@ async def test_a_gateway_that_is_gone_is_replaced_by_the_next(running: Cluster, 
         assert (await changes.until(lambda change: ids(change) == [1])).kind == "delta"
 
 
-async def test_a_gateway_that_is_not_there_is_told_as_stale() -> None:
+async def test_an_unreachable_gateway_makes_the_topic_stale() -> None:
     async with Balancer.start([]) as nowhere, changes_of(watch(STOCK, url=nowhere.url)) as changes:
         change = await changes.until(lambda change: change.kind == "status")
         assert change.status.state == "stale"
         assert change.version is None
 
 
-async def test_a_query_that_fails_is_told_with_its_reason(url: str) -> None:
+async def test_a_query_that_fails_has_a_status_with_its_reason(url: str) -> None:
     async with changes_of(watch("live:broken", url=url)) as changes:
         change = await changes.until(lambda change: change.status.state == "failed")
         assert change.status.reason
@@ -176,16 +181,14 @@ async def test_a_query_that_fails_is_told_with_its_reason(url: str) -> None:
     ("spelling", "reason"),
     [("live:nothing", "unknown_query"), ("live:stock", "invalid_params"), ("live:sales", "forbidden")],
 )
-async def test_what_the_gateway_refuses_is_raised(url: str, spelling: str, reason: str) -> None:
+async def test_a_join_that_the_gateway_refuses_raises(url: str, spelling: str, reason: str) -> None:
     async with changes_of(watch(spelling, url=url)) as changes:
         with pytest.raises(Refused) as refused:
             await changes.until(lambda _: False)
     assert (refused.value.reason, refused.value.topic) == (reason, spelling)
 
 
-async def test_two_clients_see_each_other_and_what_they_say_of_themselves(
-    running: Cluster, stock: psycopg.Connection[Any]
-) -> None:
+async def test_members_on_two_gateways_see_each_others_metas(running: Cluster, stock: psycopg.Connection[Any]) -> None:
     def named(name: str) -> Callable[[Change], bool]:
         return lambda change: any(meta.get("name") == name for metas in change.presence.values() for meta in metas)
 
@@ -202,40 +205,40 @@ async def test_two_clients_see_each_other_and_what_they_say_of_themselves(
             await seen_by_alice.until(lambda change: list(change.presence) == ["alice"])
 
 
-async def test_closing_ends_the_iteration(url: str, stock: psycopg.Connection[Any]) -> None:
+async def test_closing_a_watch_ends_its_iteration(url: str, stock: psycopg.Connection[Any]) -> None:
     watching = watch(STOCK, url=url)
     async with asyncio.timeout(20):
         async for _ in watching:
             await watching.close()
 
 
-# --- what happens beneath, and where it begins ----------------------------------------------------------------------
+# --- events, resuming and finding gateways ------------------------------------------------------------------------
 
 
-async def test_a_hook_is_told_of_connections_joins_and_all_that_is_pushed_before_it_is_applied(
+async def test_on_event_reports_connections_joins_and_each_push_before_it_is_applied(
     running: Cluster, stock: psycopg.Connection[Any]
 ) -> None:
-    own = topic("stock", shelf="b")  # nothing but this test changes it
-    told: list[Event | Change] = []
+    own = topic("stock", shelf="b")  # no other test changes this row
+    reported: list[Event | Change] = []
     async with (
         Balancer.start([running.gateway(0)]) as balancer,
-        changes_of(watch(own, url=balancer.url, on_event=told.append)) as changes,
+        changes_of(watch(own, url=balancer.url, on_event=reported.append)) as changes,
     ):
-        told.append(first := await changes.until(lambda change: ids(change) == [3]))
+        reported.append(first := await changes.until(lambda change: ids(change) == [3]))
         balancer.cut()
         await changes.until(lambda change: change.status.state == "stale")
         stock.execute("update stock set n = 9 where id = 3")
         await changes.until(lambda change: bool(change.rows) and change.rows[0]["n"] == 9)
-    said = [event for event in told if not isinstance(event, Pushed) or event.event in ("snapshot", "delta")]
+    order = [event for event in reported if not isinstance(event, Pushed) or event.event in ("snapshot", "delta")]
     ws = balancer.url.replace("http", "ws")
-    match said:
+    match order:
         case [Connected(url), Joined() as joined, Pushed() as snapshot, Change(), Disconnected() as lost, *rest]:
             assert url == lost.url == f"{ws}/socket/websocket?vsn=2.0.0"
             assert (joined.topic, joined.canonical, joined.interval_ms) == (own, "stock?shelf=b", 100)
             assert (snapshot.topic, snapshot.event, snapshot.payload["version"]) == (own, "snapshot", first.version)
             assert lost.code is None
         case _:
-            raise AssertionError(said)
+            raise AssertionError(order)
     match rest:
         case [Connected(), Joined(), Pushed(event="delta", payload=payload)]:
             assert payload["base"] == first.version
@@ -243,7 +246,7 @@ async def test_a_hook_is_told_of_connections_joins_and_all_that_is_pushed_before
             raise AssertionError(rest)
 
 
-async def test_what_the_hook_raises_ends_the_iteration(url: str, stock: psycopg.Connection[Any]) -> None:
+async def test_an_exception_of_on_event_ends_the_iteration(url: str, stock: psycopg.Connection[Any]) -> None:
     def refuse(event: Event) -> None:
         assert not isinstance(event, Joined), "seen"
 
@@ -252,13 +255,13 @@ async def test_what_the_hook_raises_ends_the_iteration(url: str, stock: psycopg.
             await changes.until(lambda _: False)
 
 
-async def test_another_watch_goes_on_from_a_result_that_is_known(
+async def test_a_watch_resumes_from_the_result_of_another_watch(
     running: Cluster, stock: psycopg.Connection[Any]
 ) -> None:
     one, two = (f"http://{running.gateway(number)}" for number in (0, 1))
     async with changes_of(watch(STOCK, url=one)) as here, changes_of(watch(STOCK, url=two)) as there:
         known = (await here.until(begins)).result
-        await there.until(begins)  # so that the other gateway has that version, too
+        await there.until(begins)  # the other gateway needs the version from which the watch resumes
         stock.execute("delete from stock where id = 2")
         await there.until(lambda change: ids(change) == [1])
         later = watch(url=two)
@@ -268,7 +271,7 @@ async def test_another_watch_goes_on_from_a_result_that_is_known(
             assert (change.kind, ids(change)) == ("delta", [1])
 
 
-async def test_a_gateway_is_looked_for_at_each_connection(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+async def test_a_url_function_is_called_for_each_connection(running: Cluster, stock: psycopg.Connection[Any]) -> None:
     async with Balancer.start([running.gateway(0)]) as first, Balancer.start([running.gateway(1)]) as second:
         left = [first.url, second.url]
 
@@ -283,13 +286,13 @@ async def test_a_gateway_is_looked_for_at_each_connection(running: Cluster, stoc
         assert (first.connections, second.connections) == (1, 1)
 
 
-async def test_a_gateway_that_falls_silent_is_given_up_as_soon_as_the_heartbeat_says(
+async def test_a_silent_gateway_is_given_up_when_its_heartbeat_is_overdue(
     running: Cluster, stock: psycopg.Connection[Any]
 ) -> None:
     gateway = running.nodes("gateway")[1]
     address = running.gateway(1)
 
-    async def find() -> str:  # more than once where all of this machine stands still for half a second
+    async def find() -> str:  # called more than once if this machine stops for half a second
         return address
 
     async with changes_of(watch(STOCK, url=find, heartbeat=1.0)) as changes:
@@ -307,7 +310,7 @@ async def test_a_gateway_that_falls_silent_is_given_up_as_soon_as_the_heartbeat_
 # --- tokens -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_token_is_taken_and_its_absence_is_refused(guarded: Cluster) -> None:
+async def test_a_gateway_that_requires_tokens_accepts_a_valid_one_and_refuses_none(guarded: Cluster) -> None:
     url = f"http://{guarded.gateway(0)}"
     async with changes_of(watch("live:total", url=url)) as changes:
         with pytest.raises(Refused) as refused:
@@ -317,12 +320,12 @@ async def test_a_token_is_taken_and_its_absence_is_refused(guarded: Cluster) -> 
         assert (await changes.until(lambda change: change.kind == "snapshot")).rows == [{"one": 1}]
 
 
-async def test_a_fresh_token_is_got_for_every_connection_and_can_be_renewed(guarded: Cluster) -> None:
-    given: list[str] = []
+async def test_a_token_function_is_called_for_each_connection_and_a_token_can_be_renewed(guarded: Cluster) -> None:
+    made: list[str] = []
 
     async def fresh() -> str:
-        given.append(token())
-        return given[-1]
+        made.append(token())
+        return made[-1]
 
     async with Balancer.start([guarded.gateway(0)]) as balancer:
         async with changes_of(watching := watch("live:total", url=balancer.url, token=fresh)) as changes:
@@ -331,4 +334,4 @@ async def test_a_fresh_token_is_got_for_every_connection_and_can_be_renewed(guar
             balancer.cut()
             await changes.until(lambda change: change.status.state == "stale")
             await changes.until(lambda change: change.status.state == "live")
-        assert len(given) == 2
+        assert len(made) == 2

@@ -313,7 +313,7 @@ async def test_without_a_coordinator_everything_else_works(up: Cluster) -> None:
         for node in up.nodes("coordinator"):
             node.kill()
         for _ in range(3):
-            await client.hears_more("clock?zone=utc")  # results go on flowing
+            await client.hears_more("clock?zone=utc")  # results still arrive
         assert client.troubles("clock?zone=utc") == []
         async with watching(up, "clock?zone=new", gateway=1) as newcomer:  # new topics are claimed
             await newcomer.has_results("clock?zone=new")

@@ -1,4 +1,4 @@
-"""What a gateway wants is what etcd shows."""
+"""Demand in a real etcd: the keys of a gateway are those of the topics that have clients on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from tests.support.breakable_etcd import BreakableEtcd
 from tests.support.waiting import eventually
 
 
-class Gateway:
+class DemandOnEtcd:
+    """The demand of one gateway, under one session after the other."""
+
     def __init__(self, etcd: Etcd, keys: Keys) -> None:
         self.demand = Demand(etcd, keys, "gw")
         self.sessions: list[Session] = []
@@ -30,17 +32,18 @@ class Gateway:
         await self.demand.run(session)
 
     async def shown(self) -> dict[str, int]:
-        """topic → lease"""
+        """Return the leases of this namespace's demand keys by topic."""
         kvs = (await self._etcd.range(self._keys.demands())).kvs
         return {parsed[0]: kv.lease for kv in kvs if (parsed := self._keys.parse_demand(kv.key))}
 
     async def shows(self, *topics: str) -> bool:
+        """Return whether etcd holds exactly these topics, on the present session's lease."""
         return await self.shown() == dict.fromkeys(topics, self.sessions[-1].lease)
 
 
 @contextlib.asynccontextmanager
-async def serving(etcd: Etcd, keys: Keys) -> AsyncIterator[Gateway]:
-    gateway = Gateway(etcd, keys)
+async def serving(etcd: Etcd, keys: Keys) -> AsyncIterator[DemandOnEtcd]:
+    gateway = DemandOnEtcd(etcd, keys)
     task = asyncio.ensure_future(keep_session(etcd, 2, gateway.term))
     try:
         await eventually(lambda: gateway.sessions)
@@ -51,7 +54,7 @@ async def serving(etcd: Etcd, keys: Keys) -> AsyncIterator[Gateway]:
             await task
 
 
-async def test_what_is_wanted_is_shown_and_goes_with_the_last_client(etcd: Etcd, keys: Keys) -> None:
+async def test_a_topic_s_demand_is_written_once_and_deleted_with_its_last_client(etcd: Etcd, keys: Keys) -> None:
     async with serving(etcd, keys) as gateway:
         gateway.demand.want("a")
         gateway.demand.want("a")
@@ -67,11 +70,11 @@ async def test_what_is_wanted_is_shown_and_goes_with_the_last_client(etcd: Etcd,
     assert await gateway.shown() == {}
 
 
-async def test_what_is_deleted_between_the_answer_and_a_list_is_put_back(etcd: Etcd, keys: Keys) -> None:
+async def test_a_key_deleted_between_its_write_and_the_next_listing_is_written_again(etcd: Etcd, keys: Keys) -> None:
     desired = DesiredKeys(etcd, "demand")
     mirror = Mirror(etcd, keys.demands(), desired.changed, on_listed=desired.listed)
     async with Session.open(etcd, 2) as session, asyncio.TaskGroup() as tasks:
-        await mirror._list()  # by hand: a watch would show the put and the delete
+        await mirror._list()  # by hand, because a watch would report both the put and the delete
         running = tasks.create_task(desired.run(session, mirror))
         desired.put(keys.demand("a", "gw"), b"{}")
         await eventually(lambda: desired.requests == 1 and desired.settled)
@@ -82,14 +85,14 @@ async def test_what_is_deleted_between_the_answer_and_a_list_is_put_back(etcd: E
         running.cancel()
 
 
-async def test_wanting_and_unwanting_at_once_writes_nothing(etcd: Etcd, keys: Keys) -> None:
+async def test_demand_that_ends_before_it_is_written_is_never_written(etcd: Etcd, keys: Keys) -> None:
     async with serving(etcd, keys) as gateway:
         await eventually(lambda: gateway.demand.settled)
         before = (await etcd.range(keys.demands())).revision
         gateway.demand.want("a")
         gateway.demand.unwant("a")
         await eventually(lambda: gateway.demand.settled)
-        mark = await etcd.put(keys.demand("mark", "gw2"), b"{}")  # others write, too: what counts is the first of these
+        mark = await etcd.put(keys.demand("mark", "gw2"), b"{}")  # the first event must be this one
         async with contextlib.aclosing(etcd.watch(keys.demands(), before + 1)) as batches:
             async for batch in batches:
                 if batch.events:
@@ -97,7 +100,7 @@ async def test_wanting_and_unwanting_at_once_writes_nothing(etcd: Etcd, keys: Ke
                     break
 
 
-async def test_flapping_ends_with_what_is_wanted(etcd: Etcd, keys: Keys) -> None:
+async def test_demand_that_changes_often_ends_in_its_last_state(etcd: Etcd, keys: Keys) -> None:
     async with serving(etcd, keys) as gateway:
         for round_number in range(30):
             for topic in ("a", "b", "c"):
@@ -110,7 +113,9 @@ async def test_flapping_ends_with_what_is_wanted(etcd: Etcd, keys: Keys) -> None
 
 
 @pytest.mark.parametrize("how", ["deleted", "garbled"])
-async def test_what_an_operator_broke_is_put_back(etcd: Etcd, keys: Keys, how: str) -> None:
+async def test_a_demand_key_that_an_operator_deletes_or_overwrites_is_written_again(
+    etcd: Etcd, keys: Keys, how: str
+) -> None:
     async with serving(etcd, keys) as gateway:
         gateway.demand.want("a")
         await eventually(lambda: gateway.shows("a"))
@@ -122,7 +127,7 @@ async def test_what_an_operator_broke_is_put_back(etcd: Etcd, keys: Keys, how: s
         await eventually(lambda: gateway.shows("a"), 1.0)
 
 
-async def test_everything_is_written_anew_under_a_new_session(etcd: Etcd, keys: Keys) -> None:
+async def test_all_demand_is_written_again_under_a_new_session(etcd: Etcd, keys: Keys) -> None:
     async with serving(etcd, keys) as gateway:
         gateway.demand.want("a")
         await eventually(lambda: gateway.shows("a"))
@@ -132,7 +137,7 @@ async def test_everything_is_written_anew_under_a_new_session(etcd: Etcd, keys: 
         await eventually(lambda: gateway.shows("a"))
 
 
-async def test_the_key_of_another_gateway_is_not_ours_to_touch(etcd: Etcd, keys: Keys) -> None:
+async def test_another_gateway_s_demand_is_left_alone(etcd: Etcd, keys: Keys) -> None:
     await etcd.put(keys.demand("a", "gw2"), b"{}")
     async with serving(etcd, keys) as gateway:
         gateway.demand.want("b")
@@ -141,7 +146,7 @@ async def test_the_key_of_another_gateway_is_not_ours_to_touch(etcd: Etcd, keys:
         assert set(await gateway.shown()) == {"a", "b"}
 
 
-async def test_thousands_are_written_in_batches(etcd: Etcd, keys: Keys) -> None:
+async def test_thousands_of_topics_are_written_and_deleted_within_seconds(etcd: Etcd, keys: Keys) -> None:
     topics = [f"q?n={i}" for i in range(3000)]
     async with serving(etcd, keys) as gateway:
         for topic in topics:
@@ -152,7 +157,7 @@ async def test_thousands_are_written_in_batches(etcd: Etcd, keys: Keys) -> None:
         await eventually(lambda: gateway.shows(), 5.0)
 
 
-async def test_what_changed_while_etcd_was_away_is_made_up_for(
+async def test_changes_while_etcd_is_frozen_are_written_afterwards(
     own_etcd: BreakableEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "CALL_SECONDS", 0.5)

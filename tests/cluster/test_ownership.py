@@ -1,4 +1,4 @@
-"""Pollers that share topics, on real etcd."""
+"""Ownership of topics shared by several pollers, on a real etcd."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEMAND = DemandRecord("gw", "2026-01-01T00:00:00.000000Z").encode()
 
 
 class Poller:
-    """A holder that notes what it holds, registered under a session of its own."""
+    """An OwnershipListener that records its topics, registered under a session of its own."""
 
     def __init__(self, etcd: Etcd, keys: Keys, name: str, linger: float) -> None:
         self.name = name
@@ -67,7 +67,7 @@ async def polling(etcd: Etcd, keys: Keys, *names: str, linger: float = 0.0) -> A
 
 
 async def want(etcd: Etcd, keys: Keys, *topics: str, gateway: str = "gw") -> int:
-    """On a lease, as a gateway's are."""
+    """Write demand for the topics on a new lease, as a gateway does, and return the lease."""
     lease, _ = await etcd.lease_grant(60)
     for start in range(0, len(topics), 100):
         batch = topics[start : start + 100]
@@ -75,7 +75,7 @@ async def want(etcd: Etcd, keys: Keys, *topics: str, gateway: str = "gw") -> int
     return lease
 
 
-async def test_each_topic_goes_to_the_first_in_rank(etcd: Etcd, keys: Keys) -> None:
+async def test_each_topic_is_claimed_by_the_first_poller_in_rank(etcd: Etcd, keys: Keys) -> None:
     topics = [f"q?n={i}" for i in range(60)]
     async with polling(etcd, keys, "p1", "p2", "p3") as pollers:
         await want(etcd, keys, *topics)
@@ -97,14 +97,16 @@ async def test_a_topic_without_demand_is_released_after_linger(etcd: Etcd, keys:
         gone_at = asyncio.get_running_loop().time()
         await etcd.delete(keys.demand("b", "gw"))
         await etcd.delete(keys.demand("a", "gw"))
-        await etcd.put(keys.demand("a", "gw"), DEMAND, lease)  # back within the linger
+        await etcd.put(keys.demand("a", "gw"), DEMAND, lease)  # the demand returns within the linger
         await eventually(lambda: "b" not in poller.topics)
         assert asyncio.get_running_loop().time() - gone_at > linger
         assert poller.topics == {"a": epoch}
         assert await etcd.get(keys.owner("b")) is None
 
 
-async def test_a_deleted_owner_key_is_raced_for_again_and_the_old_owner_stops(etcd: Etcd, keys: Keys) -> None:
+async def test_a_topic_whose_owner_key_is_deleted_is_claimed_again_and_the_old_owner_stops(
+    etcd: Etcd, keys: Keys
+) -> None:
     async with polling(etcd, keys, "p1", "p2") as pollers:
         await want(etcd, keys, "a")
         await eventually(lambda: any(poller.topics for poller in pollers))
@@ -115,7 +117,7 @@ async def test_a_deleted_owner_key_is_raced_for_again_and_the_old_owner_stops(et
         await eventually(lambda: first.log[:2] == ["+a", "-a"])
 
 
-async def test_an_overwritten_owner_key_is_taken_back(etcd: Etcd, keys: Keys) -> None:
+async def test_an_owner_key_with_an_invalid_value_is_claimed_again(etcd: Etcd, keys: Keys) -> None:
     async with polling(etcd, keys, "p1") as (poller,):
         await want(etcd, keys, "a")
         await eventually(lambda: poller.topics)
@@ -143,7 +145,7 @@ async def test_the_topics_of_a_dead_poller_are_taken_over(etcd: Etcd, keys: Keys
         await eventually(lambda: len(survivor.topics) == 300, 1.0)
 
 
-async def test_a_lost_session_loses_everything_and_the_next_claims_anew(etcd: Etcd, keys: Keys) -> None:
+async def test_a_lost_session_loses_all_topics_and_the_next_claims_them_again(etcd: Etcd, keys: Keys) -> None:
     async with polling(etcd, keys, "p1") as (poller,):
         await want(etcd, keys, "a")
         await eventually(lambda: poller.topics)
@@ -154,7 +156,7 @@ async def test_a_lost_session_loses_everything_and_the_next_claims_anew(etcd: Et
         assert poller.log == ["+a", "-a", "+a"]
 
 
-async def test_a_drained_poller_hands_over_without_a_gap(etcd: Etcd, keys: Keys) -> None:
+async def test_a_drained_poller_hands_topics_over_without_a_gap(etcd: Etcd, keys: Keys) -> None:
     topics = [f"q?n={i}" for i in range(120)]
     async with polling(etcd, keys, "p1", "p2") as (leaving, staying):
         await want(etcd, keys, *topics)
@@ -171,7 +173,7 @@ async def test_a_drained_poller_hands_over_without_a_gap(etcd: Etcd, keys: Keys)
         assert not any(event.deleted for event in events)
 
 
-async def test_a_poller_that_joins_gets_its_share_by_hand_over(etcd: Etcd, keys: Keys) -> None:
+async def test_a_joining_poller_gets_its_share_by_hand_over(etcd: Etcd, keys: Keys) -> None:
     topics = [f"orders?region=r{i}" for i in range(200)]
     async with polling(etcd, keys, "poller-1", "poller-2") as old:
         await want(etcd, keys, *topics)
@@ -186,12 +188,12 @@ async def test_a_poller_that_joins_gets_its_share_by_hand_over(etcd: Etcd, keys:
                 while len(events) < len(new[0].topics):
                     events += (await anext(batches)).events
             assert not any(event.deleted for event in events)
-            assert new[0].log == [f"+{topic}" for topic in new[0].topics]  # nothing came and went
+            assert new[0].log == [f"+{topic}" for topic in new[0].topics]  # no topic was gained and lost again
             for poller in old:
-                await poller.ownership.drain()  # so that leaving takes nothing along
+                await poller.ownership.drain()  # so that no topic is lost when they leave
 
 
-async def test_a_topic_of_a_query_that_a_poller_does_not_have_ends_with_one_that_has_it(etcd: Etcd, keys: Keys) -> None:
+async def test_a_topic_ends_with_a_poller_whose_catalogue_has_its_query(etcd: Etcd, keys: Keys) -> None:
     topics = [f"unknown?n={i}" for i in range(40)]
     async with polling(etcd, keys, "knows") as (knows,):
         knows.knows_all = True
@@ -206,7 +208,7 @@ async def test_a_topic_of_a_query_that_a_poller_does_not_have_ends_with_one_that
             assert len(new.log) <= tried + 1
 
 
-async def test_a_pinned_topic_is_handed_over_and_claimed_again_by_its_poller(etcd: Etcd, keys: Keys) -> None:
+async def test_a_pinned_topic_is_handed_to_its_poller_which_claims_it_again(etcd: Etcd, keys: Keys) -> None:
     async with polling(etcd, keys, "p1", "p2") as pollers:
         await want(etcd, keys, "a")
         await eventually(lambda: any(poller.topics for poller in pollers))
@@ -217,12 +219,12 @@ async def test_a_pinned_topic_is_handed_over_and_claimed_again_by_its_poller(etc
         await etcd.delete(keys.owner("a"))
         await eventually(lambda: target.topics.get("a", 0) > epoch and not before.topics, 1.0)
         assert target.session is not None
-        await etcd.lease_revoke(target.session.lease)  # it dies, and its pin with it
+        await etcd.lease_revoke(target.session.lease)  # the poller dies, and the pin is deleted with its lease
         await eventually(lambda: before.topics or target.topics)
         assert await etcd.get(keys.pin("a")) is None
 
 
-async def test_litter_among_demand_keeps_no_topic(etcd: Etcd, keys: Keys) -> None:
+async def test_invalid_keys_below_demand_keep_no_topic(etcd: Etcd, keys: Keys) -> None:
     async with polling(etcd, keys, "p1") as (poller,):
         await want(etcd, keys, "a")
         await eventually(lambda: poller.topics)
@@ -240,7 +242,7 @@ async def test_thousands_of_topics_are_claimed_at_once(etcd: Etcd, keys: Keys) -
         await eventually(lambda: sum(len(poller.topics) for poller in pollers) == 3000, 5.0)
 
 
-async def test_an_owner_out_of_reach_of_etcd_goes_on(own_etcd: BreakableEtcd) -> None:
+async def test_an_owner_keeps_its_topics_while_etcd_is_unreachable(own_etcd: BreakableEtcd) -> None:
     keys = Keys("/t")
     async with Etcd.open(own_etcd.settings) as etcd, polling(etcd, keys, "p1") as (poller,):
         await want(etcd, keys, "a")

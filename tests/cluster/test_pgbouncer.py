@@ -1,7 +1,7 @@
-"""Polling through pgbouncer, which lends a server's connection for one transaction at a time.
+"""Polling through pgbouncer, which lends a server connection for one transaction at a time.
 
-It is a program of the system (Debian: apt install pgbouncer): `make test` says so and leaves this folder out where it
-is not there, as it does with tests/browser. CI installs it.
+pgbouncer is a program of the system (Debian: apt install pgbouncer). `make test` reports it and skips this file where
+it is not installed, as it does with tests/browser. CI installs it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ NAME = "pollcast poller-1 settings"
 
 
 class PgBouncer:
-    """In transaction mode, with so few connections to the server that pollers have to share them."""
+    """A pgbouncer in transaction mode, with so few connections to the server that pollers have to share them."""
 
     def __init__(self, database: str, port: int, folder: Path) -> None:
         name = database.rpartition("/")[2]
@@ -64,7 +64,7 @@ class PgBouncer:
             f"auth_file = {users}\npool_mode = transaction\ndefault_pool_size = {SERVER_CONNECTIONS}\n"
         )
         user = None
-        if os.geteuid() == 0:  # it does not run as root
+        if os.geteuid() == 0:  # pgbouncer refuses to run as root
             entry = pwd.getpwnam(USER)
             user = User(entry.pw_uid, entry.pw_gid)
             folder.parent.chmod(0o711)
@@ -100,7 +100,7 @@ def pgbouncer(database: str, postgres_server: PostgresServer, tmp_path: Path) ->
     bouncer.kill()
 
 
-async def test_pollers_share_the_connections_of_transactions_and_leave_nothing_on_them(
+async def test_pollers_share_server_connections_and_leave_no_settings_on_them(
     pgbouncer: PgBouncer, database: str, tmp_path: Path
 ) -> None:
     topics = [f"some?n={n}" for n in range(40)]
@@ -129,7 +129,7 @@ async def test_pollers_share_the_connections_of_transactions_and_leave_nothing_o
         await eventually(lambda: all(len(each.rows or ()) == 2 for each in followed))
         assert {each.state for each in (*followed, *named)} == {"live"}
         one.polling.lost("slow")
-        # In a thread: both connections may be lent to polls, which go on meanwhile.
+        # In a thread, because both connections may be lent to polls, which continue meanwhile.
         assert await asyncio.to_thread(settings_left, pgbouncer.url) == ("0", "0", "off", 0)
 
 
@@ -141,7 +141,7 @@ def settings_left(url: str) -> object:
         ).fetchone()
 
 
-async def test_a_pgbouncer_that_is_killed_and_started_again_is_healed_from(
+async def test_polling_recovers_when_pgbouncer_is_killed_and_restarted(
     pgbouncer: PgBouncer, database: str, tmp_path: Path
 ) -> None:
     hasty = CATALOG.replace('"10s"', '"1s"')

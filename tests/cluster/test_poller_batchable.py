@@ -1,4 +1,4 @@
-"""Which queries can't be polled together: what the text tells, what PostgreSQL says to it, and `pollcast check`."""
+"""Batchable queries: judged by their text, by PostgreSQL, and by `pollcast check`."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def table(database: str) -> str:
 
 
 @pytest.mark.parametrize("sql", TOGETHER)
-def test_what_the_text_does_not_forbid_postgresql_takes_together(table: str, sql: str) -> None:
+def test_a_query_batchable_by_its_text_is_accepted_by_postgresql(table: str, sql: str) -> None:
     assert unbatchable_reason(query(sql)) is None
     assert catalog_check.check(catalog.Catalog({"q": query(sql)}), "test.toml", table) == {"q": None}
 
 
 @pytest.mark.parametrize("sql", ONE_BY_ONE)
-def test_an_aggregate_of_parameters_alone_is_polled_one_by_one_as_postgresql_refuses_it(table: str, sql: str) -> None:
+def test_an_aggregate_of_parameters_alone_is_polled_one_by_one(table: str, sql: str) -> None:
     why = unbatchable_reason(query(sql))
     assert why == f"{ONE_BY_ONE[sql]}() is given %(n)s and no column, so the topics can't share a statement"
     with psycopg.connect(table, autocommit=True) as connection:
@@ -73,7 +73,7 @@ def test_an_aggregate_of_parameters_alone_is_polled_one_by_one_as_postgresql_ref
     assert "42803" in refused
 
 
-def test_an_aggregate_that_is_not_known_is_found_by_the_database(table: str) -> None:
+def test_an_unknown_aggregate_is_found_by_the_database(table: str) -> None:
     with psycopg.connect(table, autocommit=True) as connection:
         connection.execute("create aggregate total(int) (sfunc = int4pl, stype = int, initcond = '0')")
     q = query("select total(%(n)s) from t")
@@ -88,7 +88,7 @@ def test_a_query_without_parameters_has_one_topic() -> None:
     assert unbatchable_reason(q) == "it has no parameters, so there is one topic"
 
 
-# --- tried on the database ----------------------------------------------------------------------------------------
+# --- checked on the database --------------------------------------------------------------------------------------
 
 WRONG = """
 [queries.gone]
@@ -119,7 +119,7 @@ params = { n = { type = "int", max = 0 } }
 """
 
 
-def test_every_query_that_the_database_refuses_is_told_with_its_field_and_the_servers_words(table: str) -> None:
+def test_every_refused_query_is_reported_with_its_field_and_the_servers_message(table: str) -> None:
     with psycopg.connect(table, autocommit=True) as connection:
         connection.execute("create table secrets (a int)")
         connection.execute("drop role if exists checker")
@@ -131,8 +131,8 @@ def test_every_query_that_the_database_refuses_is_told_with_its_field_and_the_se
     with psycopg.connect(table, autocommit=True) as connection:
         connection.execute("drop owned by checker")
         connection.execute("drop role checker")
-    told = {(p.query, p.field): p.reason for p in raised.value.problems}
-    assert told == {
+    problems = {(p.query, p.field): p.reason for p in raised.value.problems}
+    assert problems == {
         ("gone", "sql"): 'relation "not_there" does not exist (undefined_table, 42P01)',
         ("misspelt", "sql"): 'column "aa" does not exist (undefined_column, 42703)',
         ("keyless", "key"): "the result has no column id, which its key names",
@@ -142,17 +142,17 @@ def test_every_query_that_the_database_refuses_is_told_with_its_field_and_the_se
     }
 
 
-def test_trying_a_query_does_not_run_it(table: str) -> None:
+def test_checking_a_query_does_not_run_it(table: str) -> None:
     slow = query("select pg_sleep(30), 10 / (%(n)s - a) from t")
     assert catalog_check.check(catalog.Catalog({"q": slow}), "test.toml", table) == {"q": None}
 
 
-def test_a_database_that_can_not_be_asked_is_no_fault_of_the_catalogue() -> None:
+def test_an_unreachable_database_is_no_error_of_the_catalogue() -> None:
     with pytest.raises(PollStale):
         catalog_check.check(catalog.Catalog({"q": query("select %(n)s")}), "test.toml", "postgresql://x@127.0.0.1:1/x")
 
 
-def test_the_command_says_what_is_polled_one_by_one_and_exits_with_2_on_a_refusal(table: str, tmp_path: Path) -> None:
+def test_the_command_lists_queries_polled_one_by_one_and_exits_with_2_on_a_refusal(table: str, tmp_path: Path) -> None:
     fine, wrong = tmp_path / "fine.toml", tmp_path / "wrong.toml"
     fine.write_text("[queries.a]\nsql = 'select count(%(n)s) from t'\nparams.n = 'int'")
     wrong.write_text(WRONG)
@@ -164,8 +164,8 @@ def test_the_command_says_what_is_polled_one_by_one_and_exits_with_2_on_a_refusa
     done = check(str(fine), "--database-url", table)
     assert done.returncode == 0, done.stderr
     assert "polled one by one: count() is given %(n)s" in done.stdout
-    (told,) = json.loads(check(str(fine), "--json").stdout)["queries"]
-    assert told["multiplexed"] is False
+    (listed,) = json.loads(check(str(fine), "--json").stdout)["queries"]
+    assert listed["multiplexed"] is False
     done = check(str(wrong), "--database-url", table)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{wrong}: query misspelt: sql: column" in done.stderr

@@ -1,4 +1,4 @@
-"""A struggling database is left alone: the interval stretches and comes back, connections are few, migrations pass."""
+"""Consideration for a slow database: the interval stretches, connections are few, and migrations get their locks."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def begin(database: str) -> None:
         connection.execute("insert into pace values (0)")
 
 
-def told_interval(poller: Setting, topic: str) -> int:
-    """Milliseconds, as ListTopics says them."""
+def reported_interval(poller: Setting, topic: str) -> int:
+    """Return the topic's interval in the poller's report, in milliseconds."""
     report = describe("poller-1", catalog.parse(CATALOG, "test.toml"), poller.polling)
     return next(polled.interval_ms for polled in report.polled if polled.topic == topic)
 
@@ -43,23 +43,21 @@ def metric() -> float:
     return REGISTRY.get_sample_value("pollcast_poller_interval_seconds", {"query": "paced_a"}) or 0
 
 
-async def test_the_interval_stretches_while_the_database_is_slow_is_told_and_comes_back(
-    database: str, tmp_path: Path
-) -> None:
+async def test_the_reported_interval_is_longer_while_the_database_is_slow(database: str, tmp_path: Path) -> None:
     begin(database)
     async with polling_on(database, tmp_path, CATALOG) as poller, poller.gateway() as gateway:
         topic = await gateway.attach("paced_a?n=5")
         poller.polling.gained("paced_a?n=5", 1)
-        await eventually(lambda: topic.rows and told_interval(poller, "paced_a?n=5") == 200)
+        await eventually(lambda: topic.rows and reported_interval(poller, "paced_a?n=5") == 200)
         await poller.execute("update pace set seconds = 0.5")
-        await eventually(lambda: told_interval(poller, "paced_a?n=5") >= 1000)
+        await eventually(lambda: reported_interval(poller, "paced_a?n=5") >= 1000)
         assert metric() >= 1.0
         assert topic.state == "live"
         await poller.execute("update pace set seconds = 0")
-        await eventually(lambda: told_interval(poller, "paced_a?n=5") == 200 and metric() == 0.2)
+        await eventually(lambda: reported_interval(poller, "paced_a?n=5") == 200 and metric() == 0.2)
 
 
-async def test_never_more_connections_than_the_pool_and_never_two_polls_of_a_query_in_its_turn(
+async def test_connections_are_bounded_by_the_pool_and_regular_polls_of_a_query_never_overlap(
     database: str, tmp_path: Path
 ) -> None:
     begin(database)
@@ -88,7 +86,7 @@ async def test_never_more_connections_than_the_pool_and_never_two_polls_of_a_que
         assert twice == 0
 
 
-async def test_a_migration_waits_for_the_poll_under_way_at_most_and_polling_goes_on_after_it(
+async def test_a_migration_waits_for_running_polls_only_and_polling_continues_after_it(
     database: str, tmp_path: Path
 ) -> None:
     begin(database)

@@ -1,4 +1,4 @@
-"""The poller from `gained` to the updates that a gateway receives, on a real PostgreSQL and a real gRPC stream."""
+"""A poller from gaining a topic to the updates that a gateway receives, on a real PostgreSQL and a real gRPC stream."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def test_a_topic_attached_while_it_is_owned_is_sent_at_once(poller: Settin
         assert topic.version == (7, 1)
 
 
-async def test_changes_are_sent_as_deltas_that_lead_to_the_new_result(poller: Setting) -> None:
+async def test_changes_are_sent_as_deltas_that_give_the_new_result(poller: Setting) -> None:
     async with poller.gateway() as gateway:
         topic = await gateway.attach("all")
         poller.polling.gained("all", 7)
@@ -124,7 +124,7 @@ async def test_nothing_is_sent_while_nothing_changes(poller: Setting) -> None:
         assert [update.WhichOneof("body") for update in topic.updates] == ["snapshot", "status"]
 
 
-async def test_while_the_probe_says_the_same_the_query_is_not_run(poller: Setting) -> None:
+async def test_the_query_is_not_run_while_the_result_of_its_probe_is_unchanged(poller: Setting) -> None:
     async with poller.gateway() as gateway:
         topic = await gateway.attach("probed")
         poller.polling.gained("probed", 7)
@@ -158,7 +158,7 @@ async def test_a_query_without_a_key_sends_every_change_as_a_snapshot(poller: Se
         assert all(row.key == b"" for update in topic.bodies("snapshot") for row in update.snapshot.rows)
 
 
-async def test_what_a_gateway_has_already_is_not_sent_again_but_the_state_is(poller: Setting) -> None:
+async def test_a_version_that_a_gateway_has_is_not_sent_again_but_the_state_is(poller: Setting) -> None:
     poller.polling.gained("all", 7)
     async with poller.gateway() as gateway:
         topic = await gateway.attach("all")
@@ -172,7 +172,7 @@ async def test_what_a_gateway_has_already_is_not_sent_again_but_the_state_is(pol
         assert not again.bodies("snapshot")
 
 
-async def test_a_big_snapshot_travels_in_pieces_and_one_change_in_it_as_one_row(poller: Setting) -> None:
+async def test_a_large_snapshot_is_sent_in_pieces_and_one_changed_row_as_one_upsert(poller: Setting) -> None:
     await poller.execute("update t set v = 1")
     async with poller.gateway() as gateway:
         topic = await gateway.attach("wide")
@@ -208,7 +208,7 @@ async def test_no_update_leaves_after_a_topic_was_lost(poller: Setting) -> None:
         assert len(topic.updates) == sent
 
 
-async def test_a_topic_owned_anew_starts_over_under_its_new_epoch_on_the_same_attachment(poller: Setting) -> None:
+async def test_a_topic_gained_again_starts_over_under_its_new_epoch_on_the_same_attachment(poller: Setting) -> None:
     async with poller.gateway() as gateway:
         topic = await gateway.attach("all")
         poller.polling.gained("all", 7)
@@ -219,7 +219,7 @@ async def test_a_topic_owned_anew_starts_over_under_its_new_epoch_on_the_same_at
         assert [update.epoch for update in topic.bodies("snapshot")] == [7, 12]
 
 
-async def test_a_detached_topic_is_not_sent_any_more(poller: Setting) -> None:
+async def test_updates_of_a_detached_topic_are_not_sent(poller: Setting) -> None:
     async with poller.gateway() as gateway:
         topic, other = await gateway.attach("all"), await gateway.attach("keyless")
         poller.polling.gained("all", 7)
@@ -234,7 +234,7 @@ async def test_a_detached_topic_is_not_sent_any_more(poller: Setting) -> None:
         assert len(topic.updates) == sent
 
 
-def test_the_linger_of_a_topic_that_the_catalogue_does_not_know_is_none(tmp_path: Path) -> None:
+def test_a_topic_of_an_unknown_query_has_no_linger(tmp_path: Path) -> None:
     path = tmp_path / "catalog.toml"
     path.write_text(CATALOG)
     polling = Polling(catalogue.load(path), Database(None, ""))  # type: ignore[arg-type]
@@ -244,10 +244,10 @@ def test_the_linger_of_a_topic_that_the_catalogue_does_not_know_is_none(tmp_path
         assert polling.linger(unknown) is None
 
 
-# --- trouble ------------------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_dropped_table_is_failed_with_the_last_result_kept_and_heals(poller: Setting) -> None:
+async def test_a_topic_without_its_table_fails_keeps_its_result_and_recovers(poller: Setting) -> None:
     async with poller.gateway() as gateway:
         topic = await gateway.attach("all")
         poller.polling.gained("all", 7)
@@ -262,7 +262,7 @@ async def test_a_dropped_table_is_failed_with_the_last_result_kept_and_heals(pol
         assert len(late.bodies("snapshot")) == 1
 
 
-async def test_a_topic_that_fails_alone_leaves_its_neighbours_live_and_heals(poller: Setting) -> None:
+async def test_a_topic_that_fails_alone_leaves_the_others_live_and_recovers(poller: Setting) -> None:
     await poller.execute("create table divisor (d int); insert into divisor values (1)")
     async with poller.gateway() as gateway:
         good, bad = await gateway.attach("share?by=4"), await gateway.attach("share?by=0")
@@ -275,7 +275,7 @@ async def test_a_topic_that_fails_alone_leaves_its_neighbours_live_and_heals(pol
         await eventually(lambda: good.rows == [])
 
 
-async def test_a_topic_that_failed_alone_is_asked_once_per_interval_while_another_is_slow(poller: Setting) -> None:
+async def test_a_failing_topic_is_polled_once_per_interval_while_another_is_slow(poller: Setting) -> None:
     await poller.execute("create table offsets (d int)")
     await poller.execute("insert into offsets values (1)")
     names = "mixed?n=1", "mixed?n=5", "mixed?n=7"
@@ -291,21 +291,21 @@ async def test_a_topic_that_failed_alone_is_asked_once_per_interval_while_anothe
 
         await eventually(lambda: polled()[0] >= 10 and polled()[1] >= 6)
         took = time.monotonic() - began
-        assert took < 10  # 2 s on an idle machine; whoever had to wait for the slow one would need 12 s and more
-        assert polled()[2] <= 1 + took / 2  # 1 s each, and as long in between
+        assert took < 10  # 2 s on an idle machine; at least 12 s if the polls had to wait for the slow topic
+        assert polled()[2] <= 1 + took / 2  # 1 s each, with rests of 1 s
         await poller.execute("update offsets set d = 2")
-        asked = polled()[0]
+        polls_before = polled()[0]
         await eventually(lambda: bad.state == "live" and bad.values == [(1, -100)])
-        assert polled()[0] - asked <= 5  # as many as are told by the time that this looks again
+        assert polled()[0] - polls_before <= 5  # as many as may end before `eventually` checks again
         assert slow.state == "stale"
 
 
 def polls_of(poller: Setting, *names: str) -> list[int]:
-    by_name = {owned.name: owned.polls for owned, _ in poller.polling.topics}
+    by_name = {owned.name: owned.history.count for owned, _ in poller.polling.topics}
     return [by_name[name] for name in names]
 
 
-async def test_a_database_that_goes_and_comes_back_is_stale_and_heals(
+async def test_topics_of_a_killed_database_are_stale_and_recover(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with own_server(tmp_path_factory.mktemp("pg") / "data") as server:
@@ -324,7 +324,9 @@ async def test_a_database_that_goes_and_comes_back_is_stale_and_heals(
             assert len(topic.bodies("snapshot")) == 1
 
 
-async def test_a_frozen_database_is_stale_and_heals(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_topics_of_a_frozen_database_are_stale_and_recover(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     with own_server(tmp_path_factory.mktemp("pg") / "data") as server:
         async with polling_on(server.url, tmp_path, CATALOG) as poller, poller.gateway() as gateway:
             await poller.execute("create table t (id int primary key, v int not null)")

@@ -1,4 +1,4 @@
-"""The poller as a service: a real etcd, a real PostgreSQL, and demand as a gateway writes it."""
+"""The poller service on a real etcd and a real PostgreSQL, with demand as a gateway writes it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CATALOG = '[queries.one]\nsql = "select 1 as id"\nkey = ["id"]\ninterval = "50ms
 
 
 class Cluster:
-    """etcd as the test sees it."""
+    """The cluster in etcd, with a mirror of it."""
 
     def __init__(self, etcd: Etcd, keys: Keys, session: Session, mirror: Mirror) -> None:
         self.keys = keys
@@ -35,21 +35,21 @@ class Cluster:
         self._session = session
         self._mirror = mirror
 
-    async def want(self, topic: str) -> None:
+    async def add_demand(self, topic: str) -> None:
         value = DemandRecord("gateway-1", clock.now_rfc3339()).encode()
         await self._etcd.put(self.keys.demand(topic, "gateway-1"), value, self._session.lease)
 
-    async def unwant(self, topic: str) -> None:
+    async def remove_demand(self, topic: str) -> None:
         await self._etcd.delete(self.keys.demand(topic, "gateway-1"))
 
     async def owner(self, topic: str) -> tuple[OwnerRecord, int]:
-        """Waits for one."""
+        """Wait until the topic has an owner, and return its record and the epoch."""
         kv = await eventually(lambda: self._mirror.items.get(self.keys.owner(topic)))
         assert kv is not None
         return OwnerRecord.decode(kv.value), kv.mod_revision
 
     async def ready(self, name: str) -> NodeRecord:
-        """Waits until the poller is."""
+        """Wait until the poller is ready, and return its record."""
 
         def record() -> NodeRecord | None:
             kv = self._mirror.items.get(self.keys.node("poller", name))
@@ -62,8 +62,8 @@ class Cluster:
     async def released(self, topic: str) -> None:
         await eventually(lambda: self.keys.owner(topic) not in self._mirror.items)
 
-    async def left(self) -> list[str]:
-        """The keys of pollers."""
+    async def keys_left(self) -> list[str]:
+        """Return all keys of the namespace but the demand."""
         return [kv.key for kv in (await self._etcd.range(self.keys.namespace)).kvs if "/demand/" not in kv.key]
 
 
@@ -101,7 +101,7 @@ def settings(etcd_endpoint: str, namespace: str, database: str, tmp_path: Path) 
 
 
 async def first_update(address: str, topic: str, kind: str) -> feed_pb2.FeedUpdate:
-    """The first of this kind: on a busy machine a status may come before the first result."""
+    """Return the first update of this kind: on a busy machine a status may come before the first result."""
     async with grpc.aio.insecure_channel(address) as channel:
         call = feed_pb2_grpc.FeedStub(channel).Subscribe()
         await call.write(feed_pb2.FeedRequest(gateway="gateway-1", attach=[feed_pb2.Attach(topic=topic)]))
@@ -114,51 +114,51 @@ async def first_update(address: str, topic: str, kind: str) -> feed_pb2.FeedUpda
                         return update
 
 
-async def test_a_topic_with_demand_is_owned_and_fed_and_released_after_its_linger(
+async def test_a_topic_with_demand_is_owned_and_polled_and_released_after_its_linger(
     cluster: Cluster, settings: PollerSettings
 ) -> None:
     async with poller(settings):
-        await cluster.want("one")
+        await cluster.add_demand("one")
         owner, epoch = await cluster.owner("one")
         assert owner.node == "poller-1"
         update = await first_update(owner.grpc, "one", "snapshot")
         assert (update.topic, update.epoch, update.seq) == ("one", epoch, 1)
         assert [row.row for row in update.snapshot.rows] == [b'{"id":1}']
-        await cluster.unwant("one")
+        await cluster.remove_demand("one")
         await cluster.released("one")
 
 
-async def test_a_poller_that_is_stopped_leaves_no_key(cluster: Cluster, settings: PollerSettings) -> None:
+async def test_a_stopped_poller_leaves_no_key(cluster: Cluster, settings: PollerSettings) -> None:
     async with poller(settings):
-        await cluster.want("one")
+        await cluster.add_demand("one")
         await cluster.owner("one")
-    assert await cluster.left() == []
+    assert await cluster.keys_left() == []
 
 
-async def test_a_poller_that_is_stopped_hands_its_topics_over(cluster: Cluster, settings: PollerSettings) -> None:
+async def test_a_stopped_poller_hands_its_topics_over(cluster: Cluster, settings: PollerSettings) -> None:
     other = settings.model_copy(update={"node": "poller-2"})
     async with poller(other):
         async with poller(settings):
             for name in ("poller-1", "poller-2"):
                 await cluster.ready(name)
-            await cluster.want("one")
+            await cluster.add_demand("one")
             await cluster.owner("one")
         owner, _ = await cluster.owner("one")
         assert owner.node == "poller-2"
-        assert "/nodes/poller/poller-1" not in "".join(await cluster.left())
+        assert "/nodes/poller/poller-1" not in "".join(await cluster.keys_left())
 
 
 async def test_without_a_database_a_topic_is_owned_and_stale(cluster: Cluster, settings: PollerSettings) -> None:
     nowhere = PollerSettings(**{**settings.model_dump(), "database_url": "postgresql://a:secret@127.0.0.1:1/x"})
     async with poller(nowhere):
-        await cluster.want("one")
+        await cluster.add_demand("one")
         owner, _ = await cluster.owner("one")
         update = await first_update(owner.grpc, "one", "status")
         assert (update.seq, update.status.state) == (0, "stale")
         assert "127.0.0.1" not in update.status.reason
 
 
-async def test_probes_and_metrics_are_served(cluster: Cluster, settings: PollerSettings) -> None:
+async def test_health_readiness_and_metrics_are_served(cluster: Cluster, settings: PollerSettings) -> None:
     async with poller(settings):
         node = await cluster.ready("poller-1")
         for path in ("healthz", "readyz"):
@@ -173,7 +173,7 @@ def get(url: str) -> bytes:
     return body
 
 
-async def test_a_url_that_libpq_can_not_read_is_refused_without_being_repeated(settings: PollerSettings) -> None:
+async def test_an_invalid_database_url_is_refused_without_being_repeated(settings: PollerSettings) -> None:
     wrong = PollerSettings(**{**settings.model_dump(), "database_url": "postgresql://user:secret@host:port:5/db?x"})
     with pytest.raises(SettingsInvalid) as refused:
         await service.run(wrong, asyncio.Event())

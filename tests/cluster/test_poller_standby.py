@@ -1,4 +1,4 @@
-"""Polling a read-only standby, and failing over to it: several hosts in one URL, as libpq takes them."""
+"""Polling a read-only standby, and failover to it by several hosts in one connection string."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_a_read_only_standby_is_polled_like_a_primary(
         await eventually(lambda: {each.state for each in (topic, *some)} == {"live"})
 
 
-async def test_when_the_first_host_is_gone_the_next_is_polled_and_a_promotion_is_not_noticed(
+async def test_the_next_host_is_polled_when_the_first_is_gone_also_after_its_promotion(
     pair: tuple[PostgresServer, PostgresServer], tmp_path: Path
 ) -> None:
     primary, standby = pair

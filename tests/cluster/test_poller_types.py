@@ -1,22 +1,21 @@
-"""Row keys of every type: a delta found by the poller leads a client, which reads JSON, to the new result."""
+"""Row keys of every type: a client that applies the poller's delta to the old result gets the new one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
 import pytest
 
-from pollcast.poller.answer import divide
 from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError
-from pollcast.poller.statement import single_statement
 from pollcast.services.catalogue import catalog
 from pollcast.services.delta import Row, diff
 from pollcast_client import Result
-from tests.support.waiting import eventually
+from tests.support.poller_database import outcome
+
+pytest_plugins = ("tests.support.poller_database_fixture",)
 
 KEYS = {
     "bigint": ["9223372036854775807", "9007199254740992", "9007199254740993", "-1"],
@@ -35,29 +34,10 @@ KEYS = {
 }
 
 
-async def connected(db: Database) -> bool:
-    """A busy machine may take longer for the first connection than a poll waits for it."""
-    ready = catalog.parse("[queries.q]\nsql = 'select 1'", "test.toml").query("q")
-    return not isinstance(await db.execute(single_statement(ready, {}), ready), PollError)
-
-
-@pytest.fixture
-async def db(database: str) -> AsyncIterator[Database]:
-    async with Database.open(database, 1, "poller-1") as opened:
-        await eventually(lambda: connected(opened))
-        yield opened
-
-
 async def poll(db: Database) -> list[Row]:
-    (outcome,) = divide(await answer(db), [None], QUERY)
-    assert not isinstance(outcome, PollError), outcome.error
-    return outcome
-
-
-async def answer(db: Database) -> Any:
-    found = await db.execute(single_statement(QUERY, {}), QUERY)
-    assert not isinstance(found, PollError), found.error
-    return found
+    result = await outcome(db, QUERY)
+    assert not isinstance(result, PollError), result.cause
+    return result
 
 
 QUERY = catalog.parse(
@@ -76,7 +56,7 @@ def snapshot(rows: list[Row]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", KEYS)
-async def test_a_delta_by_keys_of_this_type_leads_a_client_to_the_new_result(
+async def test_a_delta_with_keys_of_this_type_gives_a_client_the_new_result(
     database: str, db: Database, kind: str
 ) -> None:
     with psycopg.connect(database, autocommit=True) as connection:

@@ -1,4 +1,4 @@
-"""Presence as clients see it: the real phoenix.js and gRPC on two gateways of a real cluster, one of which dies."""
+"""Presence as clients see it: the real phoenix.js and gRPC on the gateways of a real cluster, one of which dies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pollcast.services.coordination.client import Etcd
 from pollcast.services.process.settings import EtcdSettings
 from pollcast.v1 import live_pb2, live_pb2_grpc
 from tests.support.cluster import Cluster, Served
-from tests.support.phoenix_js import PhoenixJs, Said
+from tests.support.phoenix_js import JsEvent, PhoenixJs
 from tests.support.waiting import eventually
 
 CATALOG = """
@@ -44,44 +44,47 @@ async def phoenix() -> AsyncIterator[PhoenixJs]:
 
 
 def connect_to(phoenix: PhoenixJs, running: Cluster, socket: str, gateway: int, version: str = "1.8") -> None:
+    """Let phoenix.js open a socket to a gateway."""
     phoenix.do("connect", socket=socket, url=f"ws://{running.gateway(gateway)}/socket", version=version)
 
 
 def join(phoenix: PhoenixJs, socket: str, topic: str, key: str | None = None, **meta: Any) -> None:
+    """Let a socket of phoenix.js join a topic, listed under a key or (None) not listed."""
     params = {"presence": {"key": key, "meta": meta}} if key is not None else {}
     phoenix.do("join", socket=socket, topic=topic, params=params)
 
 
 async def shows(
     phoenix: PhoenixJs, socket: str, topic: str, listed: dict[str, list[dict[str, Any]]], *, after: int = 0
-) -> Said:
-    """Waits until phoenix.js's own list has exactly these metas."""
+) -> JsEvent:
+    """Wait until phoenix.js's own list has exactly these metas."""
 
-    def same(said: Said) -> bool:
-        if (said.get("socket"), said.get("topic"), said.get("event")) != (socket, topic, "presence_sync"):
+    def same(event: JsEvent) -> bool:
+        if (event.get("socket"), event.get("topic"), event.get("event")) != (socket, topic, "presence_sync"):
             return False
-        entries = {entry["key"]: [without_ours(meta) for meta in entry["metas"]] for entry in said["list"]}
+        entries = {entry["key"]: [client_meta(meta) for meta in entry["metas"]] for entry in event["list"]}
         return entries == listed
 
-    return await phoenix.hears(same, after=after)
+    return await phoenix.wait_for(same, after=after)
 
 
-def without_ours(meta: dict[str, Any]) -> dict[str, Any]:
+def client_meta(meta: dict[str, Any]) -> dict[str, Any]:
+    """Return the meta that the client sent, and check that the gateway added its own two fields."""
     assert meta["phx_ref"]
     assert meta["online_at"]
     return {name: value for name, value in meta.items() if name not in ("phx_ref", "online_at")}
 
 
 def lists(phoenix: PhoenixJs, socket: str, topic: str) -> list[set[str]]:
-    """The keys that phoenix.js listed, one set each time."""
+    """Return the keys that phoenix.js listed, one set for each change of the list."""
     return [
-        {entry["key"] for entry in said["list"]}
-        for said in phoenix.said
-        if (said.get("socket"), said.get("topic"), said.get("event")) == (socket, topic, "presence_sync")
+        {entry["key"] for entry in event["list"]}
+        for event in phoenix.happened
+        if (event.get("socket"), event.get("topic"), event.get("event")) == (socket, topic, "presence_sync")
     ]
 
 
-async def test_phoenix_js_on_two_gateways_sees_who_is_there(running: Cluster, phoenix: PhoenixJs) -> None:
+async def test_phoenix_js_on_two_gateways_lists_the_members_of_both(running: Cluster, phoenix: PhoenixJs) -> None:
     connect_to(phoenix, running, "one", 0)
     connect_to(phoenix, running, "two", 1, "1.7")
     join(phoenix, "one", TOPIC, "ann", device="phone")
@@ -104,7 +107,9 @@ async def test_phoenix_js_on_two_gateways_sees_who_is_there(running: Cluster, ph
     assert all("bob" in keys for keys in lists(phoenix, "three", TOPIC))
 
 
-async def test_who_reconnects_to_another_gateway_does_not_flicker(running: Cluster, phoenix: PhoenixJs) -> None:
+async def test_a_member_that_reconnects_to_another_gateway_stays_listed_throughout(
+    running: Cluster, phoenix: PhoenixJs
+) -> None:
     topic = "live:room?id=2"
     connect_to(phoenix, running, "watcher", 1)
     join(phoenix, "watcher", topic)
@@ -112,7 +117,7 @@ async def test_who_reconnects_to_another_gateway_does_not_flicker(running: Clust
     join(phoenix, "before", topic, "ann", n=1)
     await shows(phoenix, "watcher", topic, {"ann": [{"n": 1}]})
     connect_to(phoenix, running, "after", 1)
-    await phoenix.hears(lambda said: said.get("socket") == "after" and said.get("event") == "open")
+    await phoenix.wait_for(lambda event: event.get("socket") == "after" and event.get("event") == "open")
     phoenix.do("disconnect", socket="before")
     join(phoenix, "after", topic, "ann", n=2)
     await shows(phoenix, "watcher", topic, {"ann": [{"n": 2}]})
@@ -120,9 +125,9 @@ async def test_who_reconnects_to_another_gateway_does_not_flicker(running: Clust
     assert all(seen[seen.index({"ann"}) :])
 
 
-async def test_a_gateway_that_is_killed_takes_its_members_along(running: Cluster, phoenix: PhoenixJs) -> None:
+async def test_the_members_of_a_killed_gateway_leave_with_its_lease(running: Cluster, phoenix: PhoenixJs) -> None:
     topic = "live:room?id=3"
-    yardstick = "/yardstick"  # on a lease that begins when the gateway's has been renewed for the last time
+    yardstick = "/yardstick"  # its lease begins when the gateway has renewed its own for the last time
     connect_to(phoenix, running, "watcher", 0)
     join(phoenix, "watcher", topic, "ann")
     async with (
@@ -140,11 +145,11 @@ async def test_a_gateway_that_is_killed_takes_its_members_along(running: Cluster
             return await etcd.get(yardstick) is None
 
         await eventually(lease_is_over)
-        # etcd looks for such leases twice a second: that is 1.5 s after the lease's time at the latest.
+        # etcd looks for expired leases twice a second: the members are gone 1.5 s after the lease's time at the latest.
         await eventually(lambda: lists(phoenix, "watcher", topic)[-1] == {"ann"}, 1.0)
 
 
-async def test_who_is_sent_away_by_a_gateway_that_drains_does_not_flicker(running: Cluster, phoenix: PhoenixJs) -> None:
+async def test_a_member_whose_gateway_drains_stays_listed_throughout(running: Cluster, phoenix: PhoenixJs) -> None:
     topic = "live:room?id=6"
     connect_to(phoenix, running, "watcher", 0)
     join(phoenix, "watcher", topic)
@@ -159,17 +164,17 @@ async def test_who_is_sent_away_by_a_gateway_that_drains_does_not_flicker(runnin
         await before.wait_closed()
         assert before.close_code == 1012
         await again.send(message)
-        await phoenix.hears(lambda said: replaces(said, topic, "bob"))
+        await phoenix.wait_for(lambda event: replaces(event, topic, "bob"))
     seen = lists(phoenix, "watcher", topic)
     assert all(seen[seen.index({"bob"}) :])
 
 
-def replaces(said: Said, topic: str, key: str) -> bool:
-    """Whether an old meta of the key goes."""
-    return said.get("topic") == topic and said.get("event") == "presence_diff" and key in said["payload"]["leaves"]
+def replaces(event: JsEvent, topic: str, key: str) -> bool:
+    """Return whether the event removes an old meta of the key."""
+    return event.get("topic") == topic and event.get("event") == "presence_diff" and key in event["payload"]["leaves"]
 
 
-async def test_grpc_lists_and_watches(running: Cluster, phoenix: PhoenixJs) -> None:
+async def test_grpc_lists_and_watches_the_members(running: Cluster, phoenix: PhoenixJs) -> None:
     topic = "live:room?id=4"
     address = running.nodes("gateway")[1].grpc
     assert address is not None
@@ -182,7 +187,7 @@ async def test_grpc_lists_and_watches(running: Cluster, phoenix: PhoenixJs) -> N
         join(phoenix, "one", topic, "ann", n=1)
         diff = (await anext(events)).diff
         assert [presence.key for presence in diff.joins] == ["ann"]
-        assert without_ours(orjson.loads(diff.joins[0].metas[0])) == {"n": 1}
+        assert client_meta(orjson.loads(diff.joins[0].metas[0])) == {"n": 1}
         assert (len(diff.leaves), diff.total) == (0, 1)
         listed = await live.ListPresence(live_pb2.ListPresenceRequest(topic="room?id=4"))
         assert (list(listed.presences), listed.total) == (list(diff.joins), 1)
@@ -206,14 +211,14 @@ async def test_grpc_lists_and_watches(running: Cluster, phoenix: PhoenixJs) -> N
         ("ann", "invalid_payload"),
     ],
 )
-async def test_what_can_not_be_listed_is_refused(running: Cluster, presence: Any, reason: str) -> None:
+async def test_a_join_with_a_wrong_presence_is_refused(running: Cluster, presence: Any, reason: str) -> None:
     async with connect(f"ws://{running.gateway(0)}/socket/websocket?vsn=2.0.0") as client:
         await client.send(orjson.dumps(["1", "1", TOPIC, "phx_join", {"presence": presence}]).decode())
         reply = orjson.loads(await client.recv())
         assert reply[4]["response"]["reason"] == reason
 
 
-async def test_a_new_meta_is_checked_and_needs_a_member(running: Cluster) -> None:
+async def test_a_new_meta_is_refused_when_it_is_wrong_or_the_client_is_not_listed(running: Cluster) -> None:
     async with connect(f"ws://{running.gateway(0)}/socket/websocket?vsn=2.0.0") as client:
         await client.send(orjson.dumps(["1", "1", "live:room?id=5", "phx_join", {}]).decode())
         for ref, payload in (("2", {"meta": {}}), ("3", {"meta": 5}), ("4", None)):

@@ -204,6 +204,7 @@ class ListsOnEtcd:
         return self.presences.of(TOPIC, self.live.audience)
 
     def join(self, number: int, key: str | None) -> Client:
+        """Let a client join, listed under a key or (None) not listed."""
         client = Client(self, str(number))
         client.request = PresenceRequest(key, {"name": number}) if key is not None else None
         client.member = self.presence.join(client, client.request)
@@ -211,6 +212,7 @@ class ListsOnEtcd:
         return client
 
     def part(self, client: Client, *, closed: bool) -> None:
+        """Let a client close its socket, or leave its channel."""
         (self.presence.depart if closed else self.presence.leave)(client)
         self.live.audience.leave(client)
 

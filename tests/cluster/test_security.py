@@ -1,5 +1,5 @@
-"""Everything switched on: TLS between services, etcd with TLS and a user, PostgreSQL with TLS and a role that reads,
-tokens from a key set. One cluster for all tests here."""
+"""A cluster with every protection enabled: TLS between services, etcd with TLS and a user, PostgreSQL with TLS and a
+role that only reads, and tokens verified by a key set."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ TENANT = "tenant-whose-name-is-nobodys-business"
 
 
 class Issuer:
-    """Signs tokens with Ed25519 keys, and keeps the key set's file."""
+    """An issuer of tokens with Ed25519 keys, which writes their public halves into a key set file."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -72,14 +72,17 @@ class Issuer:
         self.add("first")
 
     def add(self, kid: str) -> None:
+        """Add a new key to the key set."""
         self._keys[kid] = Ed25519PrivateKey.generate()
         self._write()
 
     def remove(self, kid: str) -> None:
+        """Remove a key from the key set."""
         del self._keys[kid]
         self._write()
 
     def token(self, kid: str = "first", seconds: float = 300, **claims: object) -> str:
+        """Return a token that the key signs and that expires after `seconds`."""
         payload = {"sub": "alice", "aud": "pollcast", "iss": "tests", "exp": int(time.time() + seconds)} | claims
         return jwt.encode(payload, self._keys[kid], algorithm="EdDSA", headers={"kid": kid})
 
@@ -93,19 +96,23 @@ class Issuer:
 
 @dataclass(frozen=True)
 class Secured:
+    """A running cluster, its servers, and the certificates of its services."""
+
     cluster: Cluster
     etcd: SecureEtcd
     postgres: SecurePostgres
     issuer: Issuer
     certificate: Certificate
-    foreign: Certificate  # of another authority
+    foreign: Certificate  # issued by another authority
 
     def grpc_of(self, role: str) -> str:
+        """Return the gRPC address of the first service with this role."""
         address = self.cluster.nodes(role)[0].grpc
         assert address is not None
         return address
 
     def logs(self) -> str:
+        """Return the logs of all services."""
         return "".join(file.read_text(errors="replace") for file in (self.cluster.data_dir / "logs").iterdir())
 
 
@@ -144,13 +151,14 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
 
 
 def credentials(ca: Path, own: Certificate | None = None) -> grpc.ChannelCredentials:
+    """Return TLS credentials that trust `ca`, with a client certificate if `own` is given."""
     if own is None:
         return grpc.ssl_channel_credentials(ca.read_bytes())
     return grpc.ssl_channel_credentials(ca.read_bytes(), own.key.read_bytes(), own.cert.read_bytes())
 
 
 async def joined(secured: Secured, topic: str, token: str) -> dict[str, Any]:
-    """The first result of a topic, or the status that says why there will be none, over WebSocket."""
+    """Join a topic over WebSocket and return the payload of the first snapshot or of the status `failed`."""
     url = f"ws://{secured.cluster.gateway()}/socket/websocket?vsn=2.0.0&token={token}"
     async with asyncio.timeout(20), connect(url) as socket:
         await socket.send(json.dumps(["1", "1", topic, "phx_join", {}]))
@@ -164,7 +172,7 @@ async def joined(secured: Secured, topic: str, token: str) -> dict[str, Any]:
     raise AssertionError("closed")
 
 
-async def test_rows_go_all_the_way_with_everything_secured(secured: Secured) -> None:
+async def test_rows_reach_a_client_with_every_protection_enabled(secured: Secured) -> None:
     snapshot = await joined(secured, "live:stock", secured.issuer.token())
     assert snapshot["rows"] == [{"id": 1, "n": 1}]
 
@@ -179,6 +187,7 @@ async def test_each_tenant_gets_its_own_rows(secured: Secured) -> None:
 
 
 Peer = Callable[[Secured], grpc.ChannelCredentials | None]
+"""A maker of a peer's TLS credentials; None: a peer without TLS."""
 
 STRANGERS: dict[str, Peer] = {
     "no TLS": lambda secured: None,
@@ -188,10 +197,12 @@ STRANGERS: dict[str, Peer] = {
 
 
 def channel(address: str, peer: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    """Return a channel of a peer with these credentials."""
     return grpc.aio.insecure_channel(address) if peer is None else grpc.aio.secure_channel(address, peer)
 
 
 async def health(channel: grpc.aio.Channel) -> health_pb2.HealthCheckResponse:
+    """Return the server's health."""
     stub: Any = health_pb2_grpc.HealthStub(channel)
     answer: health_pb2.HealthCheckResponse = await stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
     return answer
@@ -199,7 +210,7 @@ async def health(channel: grpc.aio.Channel) -> health_pb2.HealthCheckResponse:
 
 @pytest.mark.parametrize("role", ["poller", "coordinator"])
 @pytest.mark.parametrize("stranger", STRANGERS)
-async def test_pollers_and_coordinators_take_no_peer_without_a_certificate_of_the_authority(
+async def test_pollers_and_coordinators_refuse_a_peer_without_a_certificate_of_the_authority(
     secured: Secured, role: str, stranger: str
 ) -> None:
     async with channel(secured.grpc_of(role), STRANGERS[stranger](secured)) as strange:
@@ -213,30 +224,30 @@ async def test_pollers_and_coordinators_take_no_peer_without_a_certificate_of_th
 
 
 @pytest.mark.parametrize("role", ["gateway", "poller", "coordinator"])
-async def test_services_take_peers_with_a_certificate_of_the_authority(secured: Secured, role: str) -> None:
+async def test_services_accept_a_peer_with_a_certificate_of_the_authority(secured: Secured, role: str) -> None:
     peer = credentials(secured.certificate.ca, secured.certificate)
     async with channel(secured.grpc_of(role), peer) as welcome:
         assert (await health(welcome)).status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_cluster_tells_peers_with_a_certificate_what_gateways_told_it_over_tls(secured: Secured) -> None:
+async def test_cluster_lists_what_gateways_report_over_tls_to_peers_with_a_certificate_only(secured: Secured) -> None:
     address = secured.grpc_of("coordinator")
     peer = credentials(secured.certificate.ca, secured.certificate)
     url = f"ws://{secured.cluster.gateway()}/socket/websocket?vsn=2.0.0&token={secured.issuer.token()}"
     async with connect(url) as socket, channel(address, peer) as welcome, channel(address, None) as strange:
         await socket.send(json.dumps(["1", "1", "live:stock", "phx_join", {}]))
 
-        async def told() -> bool:
+        async def listed() -> bool:
             topics = await cluster_pb2_grpc.ClusterStub(welcome).ListTopics(cluster_pb2.ListTopicsRequest(), timeout=10)
             return [(t.topic, t.clients) for t in topics.topics if t.topic == "stock"] == [("stock", 1)]
 
-        await eventually(told)
+        await eventually(listed)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await cluster_pb2_grpc.ClusterStub(strange).ListTopics(cluster_pb2.ListTopicsRequest(), timeout=10)
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_consumer_of_livequery_needs_a_token_and_no_certificate(secured: Secured) -> None:
+async def test_a_consumer_of_livequery_needs_a_token_but_no_certificate(secured: Secured) -> None:
     async with channel(secured.grpc_of("gateway"), credentials(secured.certificate.ca)) as consumer:
         live = live_pb2_grpc.LiveQueryStub(consumer)
         bearer = (("authorization", f"Bearer {secured.issuer.token()}"),)
@@ -279,21 +290,21 @@ def test_the_etcd_user_reaches_its_prefix_and_nothing_else(secured: Secured) -> 
         refused = etcd.etcdctl(*forbidden, user="pollcast")
         assert refused.returncode != 0, forbidden
         assert "permission denied" in refused.stderr
-    assert etcd.etcdctl("get", "/pollcast/leader").returncode != 0  # nobody in particular
+    assert etcd.etcdctl("get", "/pollcast/leader").returncode != 0  # without a user
 
 
-def test_the_etcd_role_script_may_run_again(secured: Secured) -> None:
+def test_the_etcd_role_script_can_run_again(secured: Secured) -> None:
     secured.etcd.make_role()
     assert secured.etcd.etcdctl("get", "/pollcast/leader", user="pollcast").returncode == 0
 
 
-def test_the_postgresql_role_reads_over_tls_and_does_nothing_else(secured: Secured) -> None:
+def test_the_postgresql_role_can_only_read_and_only_over_tls(secured: Secured) -> None:
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(secured.postgres.url("disable"))
     with psycopg.connect(secured.postgres.url(), autocommit=True) as reader:
         assert reader.pgconn.ssl_in_use
         assert reader.execute("select n from stock").fetchall()
-        reader.execute("set default_transaction_read_only = off")  # the role's rights hold without it
+        reader.execute("set default_transaction_read_only = off")  # the role's rights suffice to refuse writes
         for statement in (
             "insert into stock values (9, 9)",
             "update stock set n = 0",
@@ -310,7 +321,7 @@ def test_the_postgresql_role_reads_over_tls_and_does_nothing_else(secured: Secur
                 reader.execute(statement.encode())
 
 
-async def test_a_catalogue_that_writes_is_refused_by_the_database(secured: Secured) -> None:
+async def test_the_database_refuses_a_query_that_writes(secured: Secured) -> None:
     status = await joined(secured, "live:writes", secured.issuer.token())
     assert status["state"] == "failed"
     with psycopg.connect(secured.postgres.server.url) as database:
@@ -342,21 +353,21 @@ async def test_keys_are_rotated_without_a_restart(secured: Secured) -> None:
     assert await accepted(old)
 
 
-# --- what is told -------------------------------------------------------------------------------------------------
+# --- secrets in logs and metrics ----------------------------------------------------------------------------------
 
 
-async def test_no_token_password_or_claim_is_in_a_log_or_a_metric(secured: Secured) -> None:
+async def test_logs_and_metrics_hold_no_token_password_or_claim(secured: Secured) -> None:
     token = secured.issuer.token(tenant_id=TENANT)
     await joined(secured, "live:mine", token)
     assert (await joined(secured, "live:careless", token))["state"] == "failed"
-    await eventually(lambda: "poll in trouble" in secured.logs())
-    told = secured.logs()
+    await eventually(lambda: "poll error" in secured.logs())
+    written = secured.logs()
     for role in ("gateway", "poller", "coordinator"):
         host, _, port = str(secured.cluster.nodes(role)[0].http).rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        told += (await reader.read()).decode()
+        written += (await reader.read()).decode()
         writer.close()
-    assert "pollcast_gateway_sockets" in told
+    assert "pollcast_gateway_sockets" in written
     for secret in (token, token.split(".")[2], TENANT, PASSWORD, quote(PASSWORD, safe=""), "hunter2"):
-        assert secret not in told
+        assert secret not in written

@@ -1,4 +1,4 @@
-"""Certificates made for one test: an authority, and what it signs for this machine."""
+"""Certificates made for one test: an authority, and the certificates that it signs for this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 
 @dataclass(frozen=True)
 class Certificate:
-    """Files in PEM. `ca` is the authority's certificate."""
+    """The files of a certificate, its private key and its authority's certificate, in PEM."""
 
     ca: Path
     cert: Path
@@ -24,7 +24,7 @@ class Certificate:
 
 
 class Authority:
-    """`ca` is its certificate, in PEM."""
+    """A certificate authority. The file `ca` holds its certificate, in PEM."""
 
     def __init__(self, folder: Path, name: str = "pollcast test") -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ class Authority:
         self.ca.write_bytes(self._certificate.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
     def issue(self, name: str) -> Certificate:
-        """For a server on 127.0.0.1 and a client alike."""
+        """Issue a certificate that is valid for a server on 127.0.0.1 and for a client."""
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [
             x509.DNSName("localhost"),
@@ -57,10 +57,12 @@ class Authority:
 
 
 def _named(name: str) -> x509.Name:
+    """Return a distinguished name with this common name."""
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    """Return a builder of a certificate that is valid from an hour ago until tomorrow."""
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()

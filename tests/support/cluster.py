@@ -1,4 +1,4 @@
-"""A whole cluster for tests: `pollcast up` as a user starts it, and its services as processes for tests to break."""
+"""Whole clusters for tests: `pollcast up` as a user starts it, with its services as processes that a test may break."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STOP_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Node:
-    """A process of the cluster, with its addresses (`host:port`)."""
+    """A process of the cluster, as `cluster.json` lists it. `http` and `grpc` are addresses, `host:port`."""
 
     role: str
     name: str
@@ -49,7 +49,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running cluster: the process of `pollcast up`, and the content of `cluster.json` in `info`."""
+    """A running cluster: the process of `pollcast up`, its data folder and the content of its `cluster.json`."""
 
     process: subprocess.Popen[bytes]
     data_dir: Path
@@ -76,7 +76,7 @@ class Cluster:
         return [Node(**node) for node in self.info["nodes"] if node["role"] == role]
 
     def gateway(self, number: int = 0) -> str:
-        """Return `host:port` of the HTTP of gateway `number`, counted from 0."""
+        """Return the HTTP address of a gateway, as `host:port`."""
         address = self.nodes("gateway")[number].http
         assert address is not None
         return address

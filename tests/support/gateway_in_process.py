@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket
 from pollcast.gateway.feeds import decode
 from pollcast.gateway.handshake import SCOPE_KEY, Handshake
 from pollcast.gateway.hub import Hub
-from pollcast.gateway.identity import NOBODY
+from pollcast.gateway.identity import ANONYMOUS
 from pollcast.gateway.limits import Limits
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import MemberId
@@ -85,7 +85,7 @@ class InProcessGateway:
         presences = Presences(etcd, time.monotonic)
         self.hub = Hub(GatewaySettings(catalog=file), etcd, presences, lambda _: None)
         limits = limits or Limits(max_topics=100, join_rate=1e6, max_connections=10_000)
-        self.sockets = Sockets(self.hub, self.catalog, limits, lambda _: NOBODY, time.monotonic)
+        self.sockets = Sockets(self.hub, self.catalog, limits, lambda _: ANONYMOUS, time.monotonic)
         self.address = ("", 0)
         self._owned: dict[str, OwnedTopic] = {}
 
@@ -121,7 +121,7 @@ async def serving(folder: Path, limits: Limits | None = None) -> AsyncIterator[I
     async def endpoint(websocket: WebSocket) -> None:
         await websocket.accept()
         handshake = cast(Handshake, websocket.scope["extensions"][SCOPE_KEY])
-        handshake.attach(lambda wire: gateway.sockets.open(wire, NOBODY))
+        handshake.attach(lambda wire: gateway.sockets.open(wire, ANONYMOUS))
 
     async with web.serve_app(
         Starlette(routes=[WebSocketRoute("/", endpoint)]),

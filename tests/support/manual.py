@@ -94,7 +94,10 @@ def slug(heading: str) -> str:
 
 def links(page: Path) -> Iterator[tuple[int, str]]:
     """Yield the targets of a page's links and images with their line numbers; those in code are left out."""
+    lines = [""] * (page.read_text().count("\n") + 1)
     for number, line in prose(page.read_text()):
-        plain = re.sub(r"(`+).*?\1", lambda match: "x" * len(match[0]), line)
-        for target in (*_LINK.findall(plain), *_HTML_LINK.findall(plain)):
-            yield number, target
+        lines[number - 1] = line
+    text = re.sub(r"(`+).*?\1", lambda match: re.sub(r".", "x", match[0]), "\n".join(lines), flags=re.DOTALL)
+    for pattern in (_LINK, _HTML_LINK):
+        for match in pattern.finditer(text):
+            yield text.count("\n", 0, match.start()) + 1, match[1]

@@ -1,4 +1,4 @@
-"""What a test observed of a cluster, beside the examples of the manual: both made comparable.
+"""Comparison of an observation on a cluster with an example of the manual.
 
 `masked` replaces everything that differs from one cluster, or moment, to another; what is left must be equal.
 """
@@ -33,8 +33,8 @@ VARYING = {
 COUNTS = {"topics", "shown", "total"}
 """Names of integers that depend on the moment."""
 
-SECRETS = {"phx_ref", "token"}
-"""Names of texts that are random."""
+FREE = {"phx_ref", "token", "detail"}
+"""Names of texts that are random, or for people."""
 
 
 class Observed:
@@ -71,7 +71,10 @@ class Observed:
 def masked(value: Any, name: str = "") -> Any:
     """Return the value with everything replaced that may differ from the manual's example."""
     if isinstance(value, dict):
-        return {key: masked(each, key) for key, each in value.items()}
+        found = {key: masked(each, key) for key, each in value.items()}
+        if "state" in found and isinstance(found.get("reason"), str):
+            found["reason"] = "<reason>"  # of a status: for people, and its wording may change
+        return found
     if isinstance(value, list):
         return [masked(each) for each in value]
     if isinstance(value, str):
@@ -82,10 +85,10 @@ def masked(value: Any, name: str = "") -> Any:
 
 
 def _masked_text(text: str, name: str) -> Any:
-    if name in SECRETS:
+    if name in FREE:
         return f"<{name}>"
-    if name in ("detail", "message"):
-        return re.sub(r"\d+", "N", text)
+    if name == "message":  # of a gRPC error: `<reason>: <detail>`
+        return re.sub(r"(\w+): .*", r"\1: <detail>", text, flags=re.DOTALL)
     for pattern, mask in VARYING.items():
         if pattern.fullmatch(text):
             return mask

@@ -1,4 +1,4 @@
-"""The real phoenix.js (tests/support/js/client.mjs) on a leash: one Node process with any number of sockets."""
+"""The real phoenix.js, driven by tests: one Node.js process (tests/support/js/client.mjs) with many sockets."""
 
 from __future__ import annotations
 
@@ -15,20 +15,25 @@ import orjson
 
 CLIENT = Path(__file__).parent / "js" / "client.mjs"
 
-Said = dict[str, Any]
+JsEvent = dict[str, Any]
+"""Something that happened in phoenix.js, as client.mjs reports it."""
 
 
 class PhoenixJs:
-    """`said` is everything that happened, in order: `{"socket","topic","event"|"reply","payload"|"response",…}`."""
+    """A process with phoenix.js. `happened` has its events in order.
+
+    An event is `{"socket","topic","event"|"reply","payload"|"response",…}`.
+    """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.said: list[Said] = []
+        self.happened: list[JsEvent] = []
         self._process = process
-        self._news = asyncio.Event()
+        self._arrived = asyncio.Event()
 
     @staticmethod
     @contextlib.asynccontextmanager
     async def start() -> AsyncIterator[PhoenixJs]:
+        """Run the process inside the scope."""
         here = str(Path(sys.executable).parent)  # Node.js comes into the virtual environment as a wheel
         node = shutil.which("node", path=os.pathsep.join([here, os.environ["PATH"]]))
         assert node is not None, "Node.js is missing: make install"
@@ -52,31 +57,35 @@ class PhoenixJs:
     async def _read(self) -> None:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
-            self.said.append(orjson.loads(line))
-            self._news.set()
+            self.happened.append(orjson.loads(line))
+            self._arrived.set()
 
     def do(self, op: str, **command: Any) -> None:
+        """Send one of the commands that client.mjs describes."""
         assert self._process.stdin is not None
         self._process.stdin.write(orjson.dumps({"op": op, **command}) + b"\n")
 
-    async def hears(self, matches: Callable[[Said], bool], *, after: int = 0, seconds: float = 20.0) -> Said:
-        """The first thing said, from index `after` on, that matches; AssertionError with all that was said instead."""
+    async def wait_for(self, matches: Callable[[JsEvent], bool], *, after: int = 0, seconds: float = 20.0) -> JsEvent:
+        """Return the first matching event from index `after` on; wait for it if need be.
+
+        Raises AssertionError, with the events that came instead, when there is none in time.
+        """
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    self._news.clear()
-                    for said in self.said[after:]:
-                        if matches(said):
-                            return said
-                    await self._news.wait()
+                    self._arrived.clear()
+                    for event in self.happened[after:]:
+                        if matches(event):
+                            return event
+                    await self._arrived.wait()
         except TimeoutError:
-            heard = "\n".join(str(said)[:300] for said in self.said[after:])
-            raise AssertionError(f"not heard within {seconds} s; heard:\n{heard}") from None
+            others = "\n".join(str(event)[:300] for event in self.happened[after:])
+            raise AssertionError(f"not reported within {seconds} s; reported:\n{others}") from None
 
-    def of(self, socket: str, topic: str, event: str) -> list[Said]:
-        """The payloads of an event on a topic of a socket, so far."""
+    def of(self, socket: str, topic: str, event: str) -> list[JsEvent]:
+        """Return the payloads of an event on a topic of a socket, so far."""
         return [
-            said["payload"]
-            for said in self.said
-            if said.get("socket") == socket and said.get("topic") == topic and said.get("event") == event
+            each["payload"]
+            for each in self.happened
+            if each.get("socket") == socket and each.get("topic") == topic and each.get("event") == event
         ]

@@ -1,4 +1,4 @@
-"""A poller without etcd, as tests drive it: what it owns is told to it, what it sends is read as a gateway would."""
+"""A poller without etcd for tests: the test gains and loses topics for it, and reads its updates as a gateway would."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pollcast.v1 import feed_pb2, feed_pb2_grpc
 
 @dataclass
 class Followed:
-    """What a gateway knows of one topic."""
+    """One topic as a gateway knows it."""
 
     rows: list[Row] | None = None
     version: tuple[int, int] = (0, 0)
@@ -58,7 +58,7 @@ class Followed:
 
 
 class Gateway:
-    """One stream to the poller."""
+    """A gateway with one stream to the poller."""
 
     def __init__(self, call: grpc.aio.StreamStreamCall[feed_pb2.FeedRequest, feed_pb2.FeedUpdates]) -> None:
         self._call = call
@@ -98,7 +98,7 @@ class Setting:
             reading.cancel()
 
     async def execute(self, sql: str) -> None:
-        """While polling goes on: a poll may have to end before a lock is given."""
+        """Run the statement in a thread, so that polls continue: one may have to end before a lock is granted."""
         await asyncio.to_thread(execute, self.database, sql)
 
 
@@ -109,7 +109,7 @@ def execute(url: str, sql: str) -> None:
 
 @contextlib.asynccontextmanager
 async def polling_on(url: str, folder: Path, catalog: str) -> AsyncIterator[Setting]:
-    """Until the scope ends, with at most four connections to `url`; `catalog` is TOML."""
+    """Poll within a scope, with at most four connections to `url`. `catalog` is TOML."""
     path = folder / "catalog.toml"
     path.write_text(catalog)
     settings = PollerSettings(catalog=path, database_url=url)  # type: ignore[arg-type]

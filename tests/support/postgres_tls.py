@@ -1,7 +1,7 @@
-"""TLS in front of a PostgreSQL that has none: the embedded one is built without it.
+"""A TLS proxy in front of PostgreSQL: the embedded server is built without TLS.
 
-Speaks the beginning of PostgreSQL's protocol (an SSLRequest, answered by `S`), then TLS, and hands on what is inside.
-Who does not ask for TLS is turned away, as `hostssl` in pg_hba.conf would do.
+The proxy answers the first message of PostgreSQL's protocol (an SSLRequest) with `S`, switches to TLS and forwards the
+decrypted bytes. It closes connections that do not request TLS, as `hostssl` in pg_hba.conf would.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ START_SECONDS = 10.0
 
 @contextlib.contextmanager
 def tls_in_front_of(port: int, certificate: Certificate) -> Iterator[int]:
-    """The port to connect to, on 127.0.0.1. Lives in a thread of its own."""
+    """Run the proxy in a thread and yield its port on 127.0.0.1."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate.cert, certificate.key)
     listening = threading.Event()
@@ -64,7 +64,7 @@ async def _serve(
                     pumps.create_task(_pump(reader, inner_writer))
                     pumps.create_task(_pump(inner_reader, writer))
             except* OSError:
-                pass  # one side is gone
+                pass  # one side closed its connection
             finally:
                 inner_writer.close()
         finally:
@@ -72,7 +72,8 @@ async def _serve(
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    """Forward bytes until the source ends, then raise ConnectionResetError."""
     while data := await source.read(65536):
         sink.write(data)
         await sink.drain()
-    raise ConnectionResetError  # ends the other direction too
+    raise ConnectionResetError  # the task group then ends the other direction

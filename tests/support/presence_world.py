@@ -78,7 +78,7 @@ class Client:
         self.behind = True
 
     def drain(self) -> None:
-        """Read everything, and catch up when something was missed meanwhile."""
+        """Read everything, and catch up when a message was missed."""
         self.blocked = False
         if self.behind:
             self.behind = False
@@ -96,6 +96,7 @@ class World:
         self.clients: list[Client] = []
 
     def append(self, member_id: MemberId, value: bytes | None) -> None:
+        """Append a member with this value, or (None) its deletion, to the log."""
         kv = Kv(f"{member_id.gateway}/{member_id.ref}", value, 1, len(self.log) + 1, 1) if value is not None else None
         self.log.append((member_id, kv))
 
@@ -107,6 +108,7 @@ class World:
     # --- events
 
     def join(self, number: int, key: str | None, name: int = 0) -> Client:
+        """Let a client join on a gateway, listed under a key or (None) not listed."""
         gateway = self.gateways[number]
         client = Client(gateway, str(len(self.log)))
         client.request = PresenceRequest(key, {"name": name}) if key is not None else None
@@ -116,15 +118,18 @@ class World:
         return client
 
     def update(self, client: Client, name: int) -> None:
+        """Let a listed client replace its meta."""
         if client.request is not None:
             client.request = PresenceRequest(client.request.key, {"name": name})
             client.gateway.presence.update(client, {"name": name})
 
     def leave(self, client: Client) -> None:
+        """Let a client leave its channel."""
         client.gateway.presence.leave(client)
         self._forget(client)
 
     def close(self, client: Client) -> None:
+        """Close a client's socket."""
         client.gateway.presence.depart(client)
         self._forget(client)
 
@@ -145,7 +150,7 @@ class World:
         self.gateways[number].read(upto)
 
     def pass_time(self, seconds: float) -> None:
-        """Advance the clock in steps of 50 ms, and let every gateway do what is due."""
+        """Advance the clock in steps of 50 ms, and call every gateway's `tick`."""
         ends = self.now + seconds
         while self.now < ends:
             self.now = min(ends, self.now + 0.05)
@@ -198,6 +203,7 @@ class FakeGateway:
         raise AssertionError(why)
 
     def read(self, upto: int | None) -> None:
+        """Apply the next `upto` entries of the log, or all."""
         entries = self._world.log[self._read : None if upto is None else self._read + upto]
         self._read += len(entries)
         changes = []

@@ -1,5 +1,5 @@
-"""etcd and PostgreSQL as they run where others can reach them: with TLS, passwords, and a role for Pollcast that can
-do what it needs and nothing else, made by the scripts in deploy/."""
+"""etcd and PostgreSQL as in production: with TLS, passwords, and a role for Pollcast with the least rights that it
+needs, which the scripts in deploy/ make."""
 
 from __future__ import annotations
 
@@ -27,17 +27,20 @@ START_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class SecureEtcd:
+    """A running etcd with TLS, and the users `root` and `pollcast`."""
+
     endpoint: str  # host:port
     certificate: Certificate
     passwords: dict[str, str] = field(default_factory=lambda: {"root": "root's:secret", "pollcast": "hunter2&more"})
 
     def etcdctl(self, *arguments: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run etcdctl as this user; None: without a user."""
         return subprocess.run(
             [program("etcdctl"), *arguments], env=self._environment(user), capture_output=True, text=True, check=False
         )
 
     def make_role(self) -> None:
-        """deploy/etcd-role.sh"""
+        """Run deploy/etcd-role.sh, which makes the users and the role."""
         passwords = {"ROOT_PASSWORD": self.passwords["root"], "POLLCAST_ETCD_PASSWORD": self.passwords["pollcast"]}
         subprocess.run(
             [DEPLOY / "etcd-role.sh"],
@@ -48,6 +51,7 @@ class SecureEtcd:
         )
 
     def healthy(self) -> bool:
+        """Return whether etcd answers."""
         return self.etcdctl("endpoint", "health").returncode == 0
 
     def _environment(self, user: str | None) -> dict[str, str]:
@@ -60,7 +64,7 @@ class SecureEtcd:
 
 @contextlib.contextmanager
 def secure_etcd(folder: Path, certificate: Certificate) -> Iterator[SecureEtcd]:
-    """With TLS, and the role that deploy/etcd-role.sh makes."""
+    """Run an etcd with TLS and the role of deploy/etcd-role.sh."""
     folder.mkdir()
     client, peer = (f"127.0.0.1:{free_port()}" for _ in range(2))
     command = [
@@ -98,12 +102,14 @@ host   all  pollcast_reader  127.0.0.1/32  scram-sha-256
 
 @dataclass(frozen=True)
 class SecurePostgres:
+    """A running PostgreSQL behind a TLS proxy."""
+
     server: PostgresServer
-    port: int  # with TLS
+    port: int  # the proxy's
     certificate: Certificate
 
     def url(self, sslmode: str = "verify-full") -> str:
-        """For the role that reads."""
+        """Return the connection URL of the role that only reads."""
         user = f"pollcast_reader:{quote(PASSWORD, safe='')}"
         options = f"sslmode={sslmode}&sslrootcert={quote(str(self.certificate.ca), safe='')}"
         return f"postgresql://{user}@127.0.0.1:{self.port}/postgres?{options}"
@@ -111,7 +117,7 @@ class SecurePostgres:
 
 @contextlib.contextmanager
 def secure_postgres(folder: Path, certificate: Certificate) -> Iterator[SecurePostgres]:
-    """With TLS, and the role that deploy/postgres-role.sql makes; the role's password is PASSWORD."""
+    """Run a PostgreSQL with TLS and the role of deploy/postgres-role.sql, whose password is PASSWORD."""
     data = folder / "data"
     with PostgresServer.start(data, fsync=False) as server, tls_in_front_of(server.port, certificate) as port:
         (data / "pg_hba.conf").write_text(HBA)

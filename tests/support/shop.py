@@ -14,17 +14,17 @@ from typing import Any
 
 import grpc
 import grpc.aio
-import jwt
 import psycopg
 from etcd3 import etcdrpc
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
+from pollcast.services.auth.tokens import sign
 from tests.support.cluster import Cluster, cluster
 from tests.support.manual import examples
+from tests.support.tokens import SECRET
 
-SECRET = "a shared secret of the shop that is long enough to be one"
 ORIGIN = "https://app.example.org"
 MAX_CONNECTIONS = 30
 
@@ -104,7 +104,7 @@ def shop(folder: Path, database_url: str) -> Iterator[Shop]:
 
 def token(**claims: object) -> str:
     """Return a token that is good for five minutes, without `sub` and roles unless given."""
-    return jwt.encode({"exp": int(time.time()) + 300} | claims, SECRET, algorithm="HS256")
+    return sign(SECRET, {"exp": int(time.time()) + 300} | claims)
 
 
 class Socket:

@@ -1,4 +1,4 @@
-"""How topics are spread over pollers, as a pure core."""
+"""The ranking of pollers, and the moves that even out their loads."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ NODES = st.sets(st.from_regex(r"\Ap[0-9]{1,2}\Z"), min_size=1, max_size=6)
 
 
 @given(st.text(max_size=20), NODES)
-def test_the_rank_is_of_all_pollers_whatever_their_order(topic: str, nodes: set[str]) -> None:
+def test_the_ranking_holds_all_pollers_whatever_their_order(topic: str, nodes: set[str]) -> None:
     assert sorted(rank(topic, nodes)) == sorted(nodes)
     assert rank(topic, sorted(nodes)) == rank(topic, sorted(nodes, reverse=True))
 
 
 @given(st.text(max_size=20), NODES, st.just("new"))
-def test_a_poller_that_comes_changes_nothing_among_the_others(topic: str, nodes: set[str], new: str) -> None:
+def test_a_new_poller_does_not_change_the_order_of_the_others(topic: str, nodes: set[str], new: str) -> None:
     assert [poller for poller in rank(topic, nodes | {new}) if poller != new] == rank(topic, nodes)
 
 
-def test_the_rank_is_the_same_in_every_process() -> None:
+def test_the_ranking_is_the_same_in_every_process() -> None:
     assert rank("orders?region=eu", ["p1", "p2", "p3"]) == ["p2", "p1", "p3"]
 
 
-def test_topics_are_spread_evenly() -> None:
+def test_the_ranking_spreads_topics_evenly() -> None:
     load = Counter(rank(f"q?n={i}", ["p1", "p2", "p3"])[0] for i in range(3000))
     assert max(load.values()) / 1000 < 1.1
 
 
 class World:
-    """Pollers that know at once what each of them owns."""
+    """Pollers that learn at once which topics each of them owns."""
 
     def __init__(self, loads: dict[str, int]) -> None:
         self.owner = {f"orders?region={poller}-{i}": poller for poller, load in loads.items() for i in range(load)}
@@ -49,7 +49,7 @@ class World:
             balance.set_owner(topic, poller)
 
     def step(self) -> int:
-        """All of them at once, on what they knew before. Returns how many topics moved."""
+        """Take one step of all pollers at once, and return the number of topics moved."""
         steps: dict[str, str] = {}
         for poller, balance in self.balances.items():
             mine = {topic for topic, owner in self.owner.items() if owner == poller}
@@ -63,7 +63,7 @@ class World:
         return [loads[poller] for poller in self.pollers]
 
 
-def test_a_newcomer_gets_its_share_in_small_steps() -> None:
+def test_a_new_poller_gets_its_share_in_small_steps() -> None:
     world = World({"poller-1": 104, "poller-2": 96, "poller-3": 0})
     steps = 0
     while moved := world.step():
@@ -80,17 +80,17 @@ def test_moving_ends_and_leaves_loads_even(loads: dict[str, int]) -> None:
         if not world.step():
             break
     else:
-        raise AssertionError(f"goes on moving: {world.loads()}")
+        raise AssertionError(f"moving does not end: {world.loads()}")
     mean = sum(loads.values()) / len(loads)
     assert max(world.loads()) <= max(1.1 * mean, -(-mean // 1)) or max(world.loads()) - min(world.loads()) < 4
 
 
 @pytest.mark.parametrize("loads", [{"a": 3, "b": 0}, {"a": 53, "b": 50, "c": 47}, {"a": 1, "b": 0, "c": 0}])
-def test_what_is_nearly_even_stays(loads: dict[str, int]) -> None:
+def test_nearly_even_loads_are_not_changed(loads: dict[str, int]) -> None:
     assert World(loads).step() == 0
 
 
-def test_what_ranks_the_taker_before_the_giver_moves_first() -> None:
+def test_topics_that_rank_the_receiver_before_the_giver_move_first() -> None:
     world = World({"a": 40, "b": 0})
     home = {topic for topic in world.owner if rank(topic, world.pollers)[0] == "b"}
     world.step()
@@ -99,7 +99,7 @@ def test_what_ranks_the_taker_before_the_giver_moves_first() -> None:
     assert len(moved & home) == min(20, len(home))
 
 
-def test_a_taker_is_spared_the_queries_that_it_does_not_have() -> None:
+def test_a_poller_receives_no_topics_of_queries_that_it_does_not_have() -> None:
     balance = Balance("me")
     topics = {f"{query}?n={i}" for query in ("orders", "stock") for i in range(10)}
     for topic in topics:

@@ -1,4 +1,4 @@
-"""The catalogue: what a right one means, and that every fault in a wrong one is told."""
+"""The catalogue: the meaning of a valid one, and the report of every fault in an invalid one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pollcast.services.catalogue.catalog import Catalog, Query, load, parse
 from pollcast.services.errors import CatalogInvalid, UnknownQuery
 
-CONTRACT_EXAMPLE = '''
+EVERY_FIELD = '''
 [queries.orders_by_region]
 title = "Open orders of one region"        # optional
 sql = """
@@ -38,12 +38,12 @@ tenant = { type = "text", claim = "tenant_id" }
 
 
 def one(fields: str, params: str = "") -> Query:
-    """The query `q` of a catalogue that holds nothing else."""
+    """Return the query `q` with these fields and parameters, the only one of its catalogue."""
     return parse(f"[queries.q]\n{fields}\n[queries.q.params]\n{params}\n", "c.toml").query("q")
 
 
 def faults(text: str) -> list[tuple[str, str, str]]:
-    """Query, field and reason of each problem."""
+    """Assert that the catalogue is refused; return the query, the field and the reason of each problem."""
     with pytest.raises(CatalogInvalid) as refused:
         parse(text, "c.toml")
     assert refused.value.exit == 2
@@ -51,8 +51,8 @@ def faults(text: str) -> list[tuple[str, str, str]]:
     return [(p.query, p.field, p.reason) for p in refused.value.problems]
 
 
-def test_the_example_of_the_contract_is_read() -> None:
-    query = parse(CONTRACT_EXAMPLE, "c.toml").query("orders_by_region")
+def test_every_field_of_a_query_is_read() -> None:
+    query = parse(EVERY_FIELD, "c.toml").query("orders_by_region")
     assert query.title == "Open orders of one region"
     assert query.sql.endswith("limit %(limit)s")
     assert query.key == ("id",)
@@ -67,8 +67,8 @@ def test_the_example_of_the_contract_is_read() -> None:
     assert (tenant.claim, tenant.required, tenant.max_length) == ("tenant_id", False, 256)
 
 
-def test_clients_may_know_everything_but_sql_and_what_is_bound_from_claims() -> None:
-    public = parse(CONTRACT_EXAMPLE, "c.toml").query("orders_by_region").public()
+def test_the_public_description_omits_sql_and_claim_bound_parameters() -> None:
+    public = parse(EVERY_FIELD, "c.toml").query("orders_by_region").public()
     assert json.loads(json.dumps(public)) == {
         "name": "orders_by_region",
         "title": "Open orders of one region",
@@ -100,7 +100,7 @@ def test_clients_may_know_everything_but_sql_and_what_is_bound_from_claims() -> 
     }
 
 
-def test_defaults_are_those_of_the_contract() -> None:
+def test_absent_fields_have_their_defaults() -> None:
     query = one('sql = "select 1;"')
     assert query == Query(name="q", sql="select 1")
     assert (query.interval, query.timeout, query.linger, query.refresh) == (1.0, 1.0, 5.0, 60.0)
@@ -109,14 +109,14 @@ def test_defaults_are_those_of_the_contract() -> None:
 
 
 @pytest.mark.parametrize(("interval", "timeout"), [("50ms", 1.0), ("1s", 1.0), ("2.5s", 2.5), ("1m", 60.0)])
-def test_the_timeout_is_the_interval_and_at_least_a_second(interval: str, timeout: float) -> None:
+def test_the_default_timeout_is_the_interval_and_at_least_a_second(interval: str, timeout: float) -> None:
     assert one(f'sql = "select 1"\ninterval = "{interval}"').timeout == timeout
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("50ms", 0.05), ("1.5s", 1.5), ("1m", 60.0), ("1h", 3600.0), ("100ms", 0.1), ("7ms", 0.007)]
 )
-def test_durations_are_a_number_and_a_unit(text: str, seconds: float) -> None:
+def test_a_duration_is_a_number_and_a_unit(text: str, seconds: float) -> None:
     assert one(f'sql = "select 1"\nlinger = "{text}"').linger == seconds
 
 
@@ -143,12 +143,12 @@ def test_linger_may_be_zero() -> None:
         ("uuid", '"6BA7B8109DAD11D180B400C04FD430C8"', "6ba7b810-9dad-11d1-80b4-00c04fd430c8"),
     ],
 )
-def test_a_default_may_be_native_toml_or_a_string(type: str, toml: str, default: str) -> None:
+def test_a_default_is_native_toml_or_a_string(type: str, toml: str, default: str) -> None:
     param = one('sql = "select %(p)s"', f'p = {{ type = "{type}", default = {toml} }}').params["p"]
     assert (param.default, param.required) == (default, False)
 
 
-def test_the_text_limits_and_bounds_are_kept_in_canonical_text() -> None:
+def test_limits_are_canonical_texts_and_bound_the_values_of_a_parameter() -> None:
     query = one(
         'sql = "select %(a)s, %(b)s, %(c)s"',
         'a = { type = "text", enum = ["x", "y"], max_length = 1 }\n'
@@ -203,7 +203,7 @@ PSQL = 'sql = "select %(p)s"'
         (f"{SQL}\nprobe = 'truncate t'", "probe", "one SELECT"),
         (f"{SQL}\nroles = 'ops'", "roles", "list of strings"),
         (f"{SQL}\nintervall = '1s'", "intervall", "did you mean 'interval'"),
-        (f"{SQL}\nzzz = 1", "zzz", "known are title, sql, key"),
+        (f"{SQL}\nzzz = 1", "zzz", "the known fields are title, sql, key"),
         (f"{SQL}\nparams = []", "params", "must be a table"),
         (PSQL, "sql", "no parameter: add p"),
         (f"{PSQL}\nparams.p = 'integer'", "params.p", "'integer' is not a type"),
@@ -238,7 +238,7 @@ PSQL = 'sql = "select %(p)s"'
         (f"{SQL}\nparams.P = 'int'", "params.'P'", "is not a parameter name"),
     ],
 )
-def test_each_fault_is_told_with_its_field_and_reason(fields: str, field: str, reason: str) -> None:
+def test_each_fault_is_reported_with_its_field_and_reason(fields: str, field: str, reason: str) -> None:
     [(query, where, why)] = faults(f"[queries.q]\n{fields}\n")
     assert (query, where) == ("q", field)
     assert reason in why
@@ -259,19 +259,19 @@ def test_each_fault_is_told_with_its_field_and_reason(fields: str, field: str, r
         ("[queries.q]\nsql = 'a'\nsql = 'b'", "", "", "line 3"),
     ],
 )
-def test_faults_outside_of_a_field_are_told_too(text: str, query: str, field: str, reason: str) -> None:
-    [(told_query, told_field, why)] = faults(text)
-    assert (told_query, told_field) == (query, field)
+def test_a_fault_outside_of_a_field_is_reported(text: str, query: str, field: str, reason: str) -> None:
+    [(reported_query, reported_field, why)] = faults(text)
+    assert (reported_query, reported_field) == (query, field)
     assert reason in why
 
 
-def test_all_faults_of_all_queries_are_told_at_once() -> None:
-    told = faults(
+def test_all_faults_of_all_queries_are_reported_at_once() -> None:
+    reported = faults(
         "[queries.a]\nsql = 'select 1'\ninterval = 5\nkey = 'x'\n"
         "[queries.b]\nsql = 'select %(p)s'\nparams = { p = { typ = 'int', default = 'x' } }\n"
         "[queries.c]\nsql = 'select 1'\n"
     )
-    assert [(query, field) for query, field, _ in told] == [
+    assert [(query, field) for query, field, _ in reported] == [
         ("a", "key"),
         ("a", "interval"),
         ("b", "params.p.type"),
@@ -286,11 +286,11 @@ def test_a_problem_reads_as_file_query_field_and_reason() -> None:
 
 def test_a_file_is_loaded(tmp_path: Path) -> None:
     file = tmp_path / "catalog.toml"
-    file.write_text(CONTRACT_EXAMPLE, encoding="utf-8")
+    file.write_text(EVERY_FIELD, encoding="utf-8")
     assert list(load(file).queries) == ["orders_by_region"]
 
 
-def test_a_file_that_cannot_be_read_is_a_problem_of_the_catalogue(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_a_problem_of_the_catalogue(tmp_path: Path) -> None:
     with pytest.raises(CatalogInvalid, match="No such file"):
         load(tmp_path / "none.toml")
     with pytest.raises(CatalogInvalid, match="directory"):
@@ -300,8 +300,8 @@ def test_a_file_that_cannot_be_read_is_a_problem_of_the_catalogue(tmp_path: Path
         load(tmp_path / "latin.toml")
 
 
-def test_an_unknown_query_names_the_one_that_may_be_meant() -> None:
-    catalog = parse(CONTRACT_EXAMPLE, "c.toml")
+def test_the_error_for_an_unknown_query_suggests_a_similar_one() -> None:
+    catalog = parse(EVERY_FIELD, "c.toml")
     with pytest.raises(UnknownQuery, match="did you mean 'orders_by_region'"):
         catalog.query("order_by_region")
     with pytest.raises(UnknownQuery, match=r"^there is no query 'zzz'$"):
@@ -311,7 +311,7 @@ def test_an_unknown_query_names_the_one_that_may_be_meant() -> None:
     assert len(refused.value.detail) < 100
 
 
-def test_queries_are_frozen_and_can_be_keys() -> None:
+def test_queries_are_frozen_and_hashable() -> None:
     query = one(PSQL, 'p = "int"')
     assert {query: 1}[query] == 1
     with pytest.raises(TypeError):
@@ -327,6 +327,7 @@ FIELDS = ["title", "sql", "key", "interval", "timeout", "linger", "presence", "m
 
 
 def toml(value: object) -> str:
+    """Return a value as inline TOML."""
     match value:
         case None:
             return '""'
@@ -349,7 +350,7 @@ def toml(value: object) -> str:
     st.dictionaries(st.sampled_from(["type", "default", "enum", "min", "max", "max_length", "claim"]), JSON_LIKE),
     st.sampled_from(["int", "text", "date", "numeric"]),
 )
-def test_whatever_the_file_holds_it_is_taken_or_refused(
+def test_any_catalogue_is_either_valid_or_refused_with_catalog_invalid(
     fields: dict[str, object], param: dict[str, object], type: str
 ) -> None:
     fields = {"sql": "select %(p)s", "params": {"p": {"type": type, **param}}, **fields}
@@ -361,7 +362,7 @@ def test_whatever_the_file_holds_it_is_taken_or_refused(
     json.dumps(catalog.query("q").public(), allow_nan=False)
 
 
-def test_what_is_of_no_use_does_no_harm() -> None:
+def test_fields_without_effect_are_accepted() -> None:
     text = "[queries.q]\nsql = 'select 1 as one'\nkey = []\nroles = []\nrefresh = '5s'\nparams.p = 'int'"
     query = parse(text, "c.toml").query("q")
     assert (query.key, query.roles, query.probe, list(query.params)) == ((), (), None, ["p"])

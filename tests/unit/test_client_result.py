@@ -1,4 +1,4 @@
-"""The Python client's pure parts: results, presence, spellings, messages."""
+"""The Python client's pure parts: results, deltas, members, topics, messages and channels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ rows_of = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), max_size=20
 
 
 @given(rows_of, rows_of)
-def test_the_gateways_delta_leads_from_any_result_to_any_other(
+def test_the_pollers_delta_leads_from_any_result_to_any_other_result(
     before: list[dict[str, Any]], after: list[dict[str, Any]]
 ) -> None:
     def encoded(rows: list[dict[str, Any]]) -> list[tuple[bytes, bytes]]:
@@ -53,14 +53,14 @@ def test_the_gateways_delta_leads_from_any_result_to_any_other(
     assert result.version == "1-2"
 
 
-def test_a_result_is_not_changed_by_the_delta_that_follows_it() -> None:
+def test_a_delta_leaves_the_result_to_which_it_is_applied_unchanged() -> None:
     before = Result.of_snapshot(snapshot([{"id": 1}, {"id": 2}]))
     before.after(delta([[1]], [(0, {"id": 3})]))
     assert before.rows == [{"id": 1}, {"id": 2}]
 
 
 @pytest.mark.parametrize(
-    ("payload", "why"),
+    ("payload", "reason"),
     [
         (delta([[1]], [], base="1-0"), "1-1 is known"),
         (delta([], []), "empty"),
@@ -74,29 +74,29 @@ def test_a_result_is_not_changed_by_the_delta_that_follows_it() -> None:
         ({"version": "1-2"}, "not a delta"),
     ],
 )
-def test_a_delta_that_does_not_fit_is_never_applied(payload: dict[str, Any], why: str) -> None:
-    with pytest.raises(ProtocolViolated, match=why):
+def test_a_delta_that_does_not_fit_the_result_is_never_applied(payload: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ProtocolViolated, match=reason):
         Result.of_snapshot(snapshot([{"id": 1}, {"id": 2}])).after(payload)
 
 
-def test_row_keys_of_json_and_arrays_work() -> None:
+def test_key_columns_may_hold_json_and_arrays() -> None:
     rows = [{"id": {"a": [1]}, "n": 1}, {"id": [1, 2], "n": 2}]
     result, _ = Result.of_snapshot(snapshot(rows)).after(delta([[[1, 2]]], []))
     assert result.rows == rows[:1]
 
 
-def test_a_snapshot_with_a_key_twice_is_refused() -> None:
+def test_a_snapshot_with_the_same_key_twice_is_refused() -> None:
     with pytest.raises(ProtocolViolated, match="twice"):
         Result.of_snapshot(snapshot([{"id": 1}, {"id": 1}]))
 
 
-def test_a_query_without_a_key_has_snapshots_only() -> None:
+def test_a_delta_for_a_query_without_a_key_is_refused() -> None:
     result = Result.of_snapshot(snapshot([{"n": 1}, {"n": 1}], key=()))
     with pytest.raises(ProtocolViolated, match="without a key"):
         result.after(delta([[1]], []))
 
 
-def test_topics_are_spelled_as_forms_are() -> None:
+def test_a_topics_parameters_are_form_encoded() -> None:
     assert topic("orders") == "live:orders"
     assert topic("orders", region="a b&c", limit=5, all=True) == "live:orders?region=a+b%26c&limit=5&all=true"
     zone = timezone(timedelta(hours=2))
@@ -118,18 +118,18 @@ def test_topics_are_spelled_as_forms_are() -> None:
         "ws://h:1/socket/websocket?vsn=1.0.0",
     ],
 )
-def test_every_spelling_of_a_gateways_address_works(url: str) -> None:
+def test_every_spelling_of_a_gateways_address_gives_the_same_socket(url: str) -> None:
     assert socket_url(url) == "ws://h:1/socket/websocket?vsn=2.0.0"
 
 
-def test_what_is_no_address_is_refused() -> None:
+def test_a_malformed_address_is_refused() -> None:
     with pytest.raises(ValueError, match="address of a gateway"):
         socket_url("ftp://h")
     assert socket_url("https://h/live") == "wss://h/live/socket/websocket?vsn=2.0.0"
 
 
 @given(st.text(min_size=1))
-def test_the_gateway_reads_the_token_that_the_client_offers(token: str) -> None:
+def test_the_gateway_decodes_the_token_in_the_clients_subprotocols(token: str) -> None:
     assert bearer_from_subprotocols(subprotocols(token)) == token
 
 
@@ -141,7 +141,7 @@ def refs(presence: Presence) -> dict[str, list[str]]:
     return {key: [meta["phx_ref"] for meta in metas] for key, metas in presence.listed.items()}
 
 
-def test_presence_adds_and_takes_away_by_ref() -> None:
+def test_a_presence_diff_adds_and_removes_metas_by_ref() -> None:
     presence = Presence()
     presence.take_state({"alice": member("1")})
     presence.take_diff({"joins": {"alice": member("2"), "bob": member("3")}, "leaves": {}})
@@ -151,7 +151,7 @@ def test_presence_adds_and_takes_away_by_ref() -> None:
     assert refs(presence) == {"alice": ["2"]}
 
 
-def test_a_diff_before_the_state_waits_for_it() -> None:
+def test_a_presence_diff_before_the_state_is_applied_to_the_state() -> None:
     presence = Presence()
     assert not presence.take_diff({"joins": {"bob": member("2")}, "leaves": {"alice": member("1")}})
     presence.take_state({"alice": member("1")})
@@ -162,7 +162,7 @@ def reply(ref: str, status: str, response: dict[str, Any]) -> Message:
     return Message(ref, ref, "live:a", "phx_reply", {"status": status, "response": response})
 
 
-def test_a_channel_joins_again_from_the_version_that_it_has() -> None:
+def test_a_channel_joins_again_with_its_version() -> None:
     channel = Channel("live:a", deltas=True, presence=None)
     assert channel.join("1").payload == {}
     assert channel.take(reply("1", "ok", {})) == []
@@ -177,7 +177,7 @@ def test_a_channel_joins_again_from_the_version_that_it_has() -> None:
     assert (back.kind, back.status.state, back.rows) == ("status", "live", [{"id": 1}])
 
 
-def test_a_join_that_is_refused_raises_and_one_that_came_too_fast_is_tried_again() -> None:
+def test_a_refused_join_raises_except_for_too_many_joins_after_which_it_is_repeated() -> None:
     channel = Channel("live:a", deltas=False, presence={"key": "alice"})
     assert channel.join("1").payload == {"deltas": False, "presence": {"key": "alice"}}
     assert channel.take(reply("1", "error", {"reason": "too_many_joins", "detail": "slow down"})) == []
@@ -189,7 +189,7 @@ def test_a_join_that_is_refused_raises_and_one_that_came_too_fast_is_tried_again
     assert (refused.value.reason, refused.value.topic) == ("unknown_query", "live:a")
 
 
-def test_a_channel_that_the_gateway_ended_is_joined_again() -> None:
+def test_a_channel_that_the_gateway_closed_is_joined_again() -> None:
     channel = Channel("live:a", deltas=True, presence=None)
     channel.join("1")
     channel.take(reply("1", "ok", {}))
@@ -197,7 +197,7 @@ def test_a_channel_that_the_gateway_ended_is_joined_again() -> None:
     assert channel.rejoin
 
 
-def test_messages_are_read_as_they_are_written() -> None:
+def test_a_message_decodes_to_what_was_encoded() -> None:
     message = Message("1", "2", "live:a", "phx_join", {"é": None})
     assert decode(message.encode()) == message
     for text in ("", "{}", "[1,2]", "null"):

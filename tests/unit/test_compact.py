@@ -1,4 +1,4 @@
-"""pollcast.services.compact: what is kept of JSON takes the room that it needs."""
+"""Memory of JSON that is kept: it must not hold on to orjson's buffers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import tracemalloc
 from pollcast.gateway import phoenix
 from pollcast.services.coordination.keys import DemandRecord
 
-KEPT = 1000
+TEXTS = 1000
+"""Number of texts of each kind."""
 
 
-def test_what_is_kept_takes_the_room_that_it_needs() -> None:
+def test_kept_json_takes_memory_of_its_own_size() -> None:
     tracemalloc.start()
     try:
-        kept = [phoenix.quote(f"live:orders?n={n}") for n in range(KEPT)]
-        kept += [DemandRecord("gateway-1", f"{n}").encode() for n in range(KEPT)]
+        kept = [phoenix.quote(f"live:orders?n={n}") for n in range(TEXTS)]
+        kept += [DemandRecord("gateway-1", f"{n}").encode() for n in range(TEXTS)]
         size, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(kept) == 2 * KEPT
-    assert size < 2 * KEPT * 400
+    assert len(kept) == 2 * TEXTS
+    assert size < 2 * TEXTS * 400

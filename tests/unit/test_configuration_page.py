@@ -72,12 +72,12 @@ def _number(value: object) -> str:
 FIELDS = sorted({field for kind in KINDS.values() for field in kind.model_fields})
 
 
-def test_the_page_tells_of_every_setting_and_of_no_other() -> None:
+def test_the_page_lists_every_setting_and_no_other() -> None:
     assert sorted(SETTINGS) == sorted(f"POLLCAST_{field.upper()}" for field in FIELDS)
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_setting_is_as_the_page_says(field: str) -> None:
+def test_a_setting_has_the_flag_default_and_unit_of_the_page(field: str) -> None:
     flag, users, default, unit, what = SETTINGS[f"POLLCAST_{field.upper()}"]
     letters = [letter for letter, kind in KINDS.items() if field in kind.model_fields]
     assert users == " ".join(letters)
@@ -98,7 +98,7 @@ def test_a_setting_is_as_the_page_says(field: str) -> None:
         assert (f"--{field.replace('_', '-')}" in flags) == bool(flag)
 
 
-def test_up_takes_the_flags_of_the_page_with_their_defaults() -> None:
+def test_up_has_the_flags_and_defaults_of_the_page() -> None:
     section = COMMANDS_PAGE.read_text().partition("\n## up\n")[2].partition("\n## ")[0]
     documented = {row[0].split()[0]: row[1].strip("`") for row in rows(section, 3)}
     found = {

@@ -1,9 +1,9 @@
-"""The parser of the output of spin in model/check.py. `make model` checks the models themselves; it needs spin."""
+"""model/check.py parses the output of spin. `make model`, which needs spin, checks the model itself."""
 
 from __future__ import annotations
 
 import pytest
-from model.check import counterexample, parse
+from model.check import parse, steps_of
 
 HOLDS = """
 State-vector 148 byte, depth reached 57, errors: 0
@@ -21,7 +21,7 @@ def test_a_check_without_errors_holds() -> None:
     assert (result.failure, result.states, result.seconds, result.memory_mb) == (None, 2647476, 15.2, 531.906)
 
 
-def test_a_failure_has_the_message_of_spin() -> None:
+def test_a_failure_is_reported() -> None:
     assert parse(FAILS).failure == "assertion violated (slow_update>=accepted) (at depth 42)"
 
 
@@ -34,18 +34,17 @@ def test_a_failure_has_the_message_of_spin() -> None:
         HOLDS.replace("errors: 0", "errors: 1"),
     ],
 )
-def test_a_search_that_was_cut_short_is_an_error(output: str) -> None:
+def test_a_search_that_was_cut_short_never_holds(output: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         parse(output)
 
 
-def test_a_counterexample_consists_of_its_steps_and_the_violated_assertion() -> None:
+def test_a_counterexample_has_its_steps_and_the_violated_rule() -> None:
     trail = (
         "spin: warning, something\n"
-        "          poller 0 asks to claim\n"
+        "          poller 0 sends a claim\n"
         "spin: /x/ownership.pml:2, Error: assertion violated\n"
         "spin: text of failed assertion: assert(1)\n"
         "spin: trail ends after 13 steps\n"
     )
-    steps = counterexample(trail, "first\n    assert(DEMANDED);\n")
-    assert steps == ("poller 0 asks to claim", "WRONG: assert(DEMANDED);")
+    assert steps_of(trail, "first\n    assert(DEMANDED);\n") == ("poller 0 sends a claim", "WRONG: assert(DEMANDED);")

@@ -1,4 +1,4 @@
-"""What a gateway says to browsers over HTTP beside live results: the page, its absence, and the cluster's view."""
+"""The page of a gateway, its placeholder, and the parts of its cluster overview: node metrics and takeovers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from pollcast.gateway.node_metrics import read_totals, sum_samples
 from pollcast.gateway.page import Page
-from pollcast.gateway.scrape import summed, totals
 from pollcast.gateway.takeovers import LAPSE_SECONDS, Takeovers
 from pollcast.services.serving.web import serve_app
 
@@ -21,7 +21,7 @@ AT = "2026-01-01T00:00:00Z"
 
 
 async def get(address: str, path: str, encoding: str = "identity") -> tuple[str, dict[str, str], bytes]:
-    """(status line, headers, body)"""
+    """Return the status line, the headers with lower-case names, and the body."""
     host, port = address.rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(f"GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept-Encoding: {encoding}\r\n\r\n".encode())
@@ -34,6 +34,7 @@ async def get(address: str, path: str, encoding: str = "identity") -> tuple[str,
 
 @pytest.fixture
 def built(tmp_path: Path) -> Path:
+    """A folder with a built page."""
     (tmp_path / "assets").mkdir()
     (tmp_path / "index.html").write_text("<!doctype html><title>built</title>")
     (tmp_path / "assets" / "index-abc.js").write_text("let x = 1\n" * 1000)
@@ -41,7 +42,7 @@ def built(tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def test_a_page_that_is_not_built_is_told_in_plain_html(tmp_path: Path) -> None:
+async def test_a_page_that_is_not_built_is_replaced_by_plain_html(tmp_path: Path) -> None:
     async with serve_app(Starlette(routes=list(Page.load(tmp_path).routes())), "127.0.0.1:0") as (host, port):
         status, headers, body = await get(f"{host}:{port}", "/")
     assert " 200 " in status
@@ -50,7 +51,7 @@ async def test_a_page_that_is_not_built_is_told_in_plain_html(tmp_path: Path) ->
     assert b"<script" not in body
 
 
-async def test_the_built_page_is_served_with_a_strict_policy_and_its_files_for_ever(built: Path) -> None:
+async def test_the_built_page_has_a_strict_policy_and_its_assets_are_cached_forever(built: Path) -> None:
     async with serve_app(Starlette(routes=list(Page.load(built).routes())), "127.0.0.1:0") as (host, port):
         address = f"{host}:{port}"
         _, headers, body = await get(address, "/")
@@ -71,25 +72,26 @@ async def test_the_built_page_is_served_with_a_strict_policy_and_its_files_for_e
             assert " 404 " in (await get(address, path))[0]
 
 
-def test_metrics_are_summed_over_their_labels() -> None:
+def test_a_metric_is_summed_over_its_labels() -> None:
     text = '# HELP polls_total x\npolls_total{query="a b",outcome="x"} 2.0\npolls_total{query="c"} 3\npolls_created 7\n'
-    assert summed(text, ("polls_total", "sockets")) == {"polls_total": 5.0, "sockets": 0.0}
+    assert sum_samples(text, ("polls_total", "sockets")) == {"polls_total": 5.0, "sockets": 0.0}
 
 
-async def test_a_node_that_does_not_answer_or_answers_something_else_has_no_figures() -> None:
+async def test_a_node_that_does_not_answer_or_answers_an_error_has_no_metrics() -> None:
     async def broken(_: Request) -> Response:
         return Response("sockets 1\n", status_code=500)
 
     async with serve_app(Starlette(routes=[Route("/metrics", broken)]), "127.0.0.1:0") as (host, port):
-        assert await totals(f"{host}:{port}", ("sockets",)) is None
-    assert await totals(f"{host}:{port}", ("sockets",)) is None
+        assert await read_totals(f"{host}:{port}", ("sockets",)) is None
+    assert await read_totals(f"{host}:{port}", ("sockets",)) is None
 
 
 def seen(takeovers: Takeovers) -> list[tuple[str, str, str, float]]:
+    """Return (topic, before, after, gap) of the latest takeovers."""
     return [(each.topic, each.before, each.after, each.gap) for each in takeovers.latest()]
 
 
-def test_a_hand_over_has_no_gap_and_a_death_has_one() -> None:
+def test_a_hand_over_has_no_gap_and_a_takeover_after_a_death_has_one() -> None:
     takeovers = Takeovers()
     takeovers.owned("a", "one", 0.0, AT)
     takeovers.owned("a", "two", 1.0, AT)
@@ -98,11 +100,11 @@ def test_a_hand_over_has_no_gap_and_a_death_has_one() -> None:
     assert seen(takeovers) == [("a", "two", "one", 0.5), ("a", "one", "two", 0.0)]
 
 
-def test_a_new_topic_one_that_comes_back_and_one_long_released_are_no_takeovers() -> None:
+def test_a_new_topic_a_returning_owner_and_a_long_released_topic_are_no_takeovers() -> None:
     takeovers = Takeovers()
     takeovers.owned("a", None, 0.0, AT)
     takeovers.owned("a", "one", 0.0, AT)
-    takeovers.owned("a", "one", 0.5, AT)  # an operator's delete seen too late: the key is another, the owner is not
+    takeovers.owned("a", "one", 0.5, AT)  # an operator's delete that was missed: another key with the same owner
     takeovers.owned("a", None, 1.0, AT)
     takeovers.owned("a", "one", 1.1, AT)
     takeovers.owned("a", None, 2.0, AT)

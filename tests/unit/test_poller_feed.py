@@ -1,4 +1,4 @@
-"""What waits for one gateway (poller/feed.py), and the updates of one topic (poller/owned.py), without a network."""
+"""The updates of one topic (poller/owned.py) and the queues of one gateway (poller/gateway_stream.py), without I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.poller.feed import Stream
+from pollcast.poller.gateway_stream import GatewayStream
 from pollcast.poller.owned import PIECE_BYTES, OwnedTopic
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.services.catalogue import catalog
@@ -55,30 +55,30 @@ def test_the_first_result_is_a_snapshot_and_later_ones_are_deltas() -> None:
     assert (second.epoch, second.seq, second.polled_at) == (7, 2, 2000)
 
 
-def test_an_unchanged_result_says_nothing_and_keeps_when_it_was_first_polled() -> None:
+def test_an_unchanged_result_gives_no_update_and_keeps_its_first_polled_at() -> None:
     topic = owned()
     topic.record_result(rows(1), 1000)
     assert topic.record_result(rows(1), 2000) == []
     assert (topic.seq, topic.polled_at) == (1, 1000)
 
 
-def test_a_topic_that_had_no_trouble_is_live_since_it_was_gained() -> None:
-    (told,) = read([owned().status()])
-    assert (told.status.state, told.status.since) == ("live", 500)
+def test_a_topic_without_errors_is_live_since_it_was_gained() -> None:
+    (update,) = read([owned().status()])
+    assert (update.status.state, update.status.since) == ("live", 500)
 
 
-def test_trouble_keeps_the_last_result_and_is_told_once() -> None:
+def test_an_error_keeps_the_last_result_and_is_reported_once() -> None:
     topic = owned()
     topic.record_result(rows(1), 1000)
-    (told,) = read(topic.record_error(STALE, 2000))
-    assert (told.seq, told.status.state, told.status.reason, told.status.since) == (1, "stale", "gone", 2000)
+    (update,) = read(topic.record_error(STALE, 2000))
+    assert (update.seq, update.status.state, update.status.reason, update.status.since) == (1, "stale", "gone", 2000)
     assert topic.record_error(STALE, 3000) == []
     assert topic.rows == rows(1)
-    (told,) = read(topic.record_error(FAILED, 4000))
-    assert (told.status.state, told.status.since) == ("failed", 4000)
+    (update,) = read(topic.record_error(FAILED, 4000))
+    assert (update.status.state, update.status.since) == ("failed", 4000)
 
 
-def test_after_trouble_the_new_result_comes_first_and_then_that_it_is_live() -> None:
+def test_after_an_error_the_new_result_comes_before_the_status_live() -> None:
     topic = owned()
     topic.record_result(rows(1), 1000)
     topic.record_error(STALE, 2000)
@@ -88,7 +88,7 @@ def test_after_trouble_the_new_result_comes_first_and_then_that_it_is_live() -> 
 
 
 @given(st.lists(st.integers(0, PIECE_BYTES // 2), max_size=6), st.sampled_from(["keyed", "keyless"]))
-def test_pieces_put_together_are_the_result(sizes: list[int], name: str) -> None:
+def test_the_pieces_of_a_snapshot_add_up_to_the_result(sizes: list[int], name: str) -> None:
     topic = owned(name)
     result = [(b"[%d]" % n, b"x" * size) for n, size in enumerate(sizes)]
     pieces = read(topic.record_result(result, 1000))
@@ -98,7 +98,7 @@ def test_pieces_put_together_are_the_result(sizes: list[int], name: str) -> None
 
 
 @given(st.lists(st.lists(st.integers(0, 9), unique=True), min_size=1))
-def test_updates_of_a_topic_lead_a_gateway_through_its_results(results: list[list[int]]) -> None:
+def test_applied_updates_give_every_result_of_a_topic(results: list[list[int]]) -> None:
     topic = owned()
     known: list[Row] = []
     for at, result in enumerate(results):
@@ -114,8 +114,8 @@ def test_updates_of_a_topic_lead_a_gateway_through_its_results(results: list[lis
 # --- one gateway --------------------------------------------------------------------------------------------------
 
 
-async def waiting(stream: Stream) -> list[feed_pb2.FeedUpdate]:
-    """Everything that the stream would send now."""
+async def waiting(stream: GatewayStream) -> list[feed_pb2.FeedUpdate]:
+    """Return all updates that the stream would send now."""
     updates: list[bytes] = []
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0.02):
@@ -131,12 +131,12 @@ def topic() -> OwnedTopic:
     return topic
 
 
-async def test_a_gateway_that_reads_slowly_gets_the_present_state_instead_of_a_long_queue(topic: OwnedTopic) -> None:
-    stream = Stream({"keyed": topic}, limit=10_000)
+async def test_a_gateway_that_reads_slowly_gets_the_current_state_instead_of_a_long_queue(topic: OwnedTopic) -> None:
+    stream = GatewayStream({"keyed": topic}, limit=10_000)
     stream.attach("keyed", 7, 1)
     for at in range(2, 200):
         stream.push("keyed", topic.record_result(rows(at, size=1000), at))
-        assert stream._queued <= 10_000 + 2000
+        assert stream.queued <= 10_000 + 2000
     updates = await waiting(stream)
     assert kinds(updates) == ["snapshot", "status"]
     assert updates[0].seq == 199
@@ -144,10 +144,10 @@ async def test_a_gateway_that_reads_slowly_gets_the_present_state_instead_of_a_l
     assert kinds(await waiting(stream)) == ["delta"]
 
 
-async def test_a_slow_topic_does_not_make_the_others_lose_what_waits_for_them(topic: OwnedTopic) -> None:
+async def test_a_topic_beyond_the_limit_does_not_drop_the_updates_of_others(topic: OwnedTopic) -> None:
     other = owned("keyless")
     other.record_result(rows(1), 1)
-    stream = Stream({"keyed": topic, "keyless": other}, limit=10_000)
+    stream = GatewayStream({"keyed": topic, "keyless": other}, limit=10_000)
     stream.attach("keyed", 7, 1)
     stream.attach("keyless", 7, 1)
     stream.push("keyless", other.record_result(rows(2), 2))
@@ -156,8 +156,8 @@ async def test_a_slow_topic_does_not_make_the_others_lose_what_waits_for_them(to
     assert [f.seq for f in await waiting(stream) if f.topic == "keyless" and f.HasField("snapshot")] == [2]
 
 
-async def test_a_status_that_was_dropped_is_told_with_the_snapshot(topic: OwnedTopic) -> None:
-    stream = Stream({"keyed": topic}, limit=1000)
+async def test_a_dropped_status_is_sent_with_the_snapshot(topic: OwnedTopic) -> None:
+    stream = GatewayStream({"keyed": topic}, limit=1000)
     stream.attach("keyed", 7, 1)
     await waiting(stream)
     stream.push("keyed", topic.record_error(STALE, 5))
@@ -167,9 +167,9 @@ async def test_a_status_that_was_dropped_is_told_with_the_snapshot(topic: OwnedT
     assert updates[1].status.state == "live"
 
 
-async def test_pieces_that_are_under_way_are_never_mixed_with_a_newer_snapshot(topic: OwnedTopic) -> None:
+async def test_the_pieces_of_two_snapshots_are_never_mixed(topic: OwnedTopic) -> None:
     topic.record_result([(b"[%d]" % n, b"x" * (PIECE_BYTES - 10)) for n in range(3)], 2)
-    stream = Stream({"keyed": topic}, limit=1000)
+    stream = GatewayStream({"keyed": topic}, limit=1000)
     stream.attach("keyed", 0, 0)
     sending = stream.batches()
     (first,) = read(await anext(sending))
@@ -188,15 +188,15 @@ async def test_topics_take_turns(topic: OwnedTopic) -> None:
     other = owned("keyless")
     other.record_result(rows(1), 1)
     topic.record_result([(b"[%d]" % n, b"x" * (PIECE_BYTES - 10)) for n in range(4)], 2)
-    stream = Stream({"keyed": topic, "keyless": other})
+    stream = GatewayStream({"keyed": topic, "keyless": other})
     stream.attach("keyed", 0, 0)
     stream.attach("keyless", 0, 0)
     assert "keyless" in [update.topic for update in (await waiting(stream))[:2]]
 
 
-async def test_nothing_waits_for_a_topic_that_was_lost(topic: OwnedTopic) -> None:
+async def test_the_updates_of_a_lost_topic_are_dropped(topic: OwnedTopic) -> None:
     topics = {"keyed": topic}
-    stream = Stream(topics)
+    stream = GatewayStream(topics)
     stream.attach("keyed", 0, 0)
     del topics["keyed"]
     stream.forget("keyed")
@@ -207,7 +207,7 @@ async def test_nothing_waits_for_a_topic_that_was_lost(topic: OwnedTopic) -> Non
 
 
 async def test_a_topic_that_is_not_attached_is_not_sent(topic: OwnedTopic) -> None:
-    stream = Stream({"keyed": topic})
+    stream = GatewayStream({"keyed": topic})
     stream.push("keyed", topic.record_result(rows(5), 5))
     stream.attach("keyed", 0, 0)
     stream.detach("keyed")

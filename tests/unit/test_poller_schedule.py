@@ -1,4 +1,4 @@
-"""poller/schedule.py: when a query is polled next, and how many topics together."""
+"""The schedule (poller/schedule.py): when a query is polled next, and how many topics share a statement."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from pollcast.poller.schedule import (
     LONGEST_STRETCH_SECONDS,
     BatchSize,
+    alone_delay,
     next_round,
     phase,
     retry_delay,
     stretched,
-    suspects_delay,
 )
 
 INTERVALS = st.floats(0.05, 3600)
@@ -28,18 +28,20 @@ def test_quick_rounds_start_once_per_interval_on_the_phase(interval: float, at: 
 
 
 @given(INTERVALS, SHARES, st.floats(0, 1e6), st.floats(0, 100))
-def test_a_round_never_starts_before_the_last_one_ended(interval: float, at: float, now: float, took: float) -> None:
+def test_a_round_never_starts_before_the_last_one_has_ended(
+    interval: float, at: float, now: float, took: float
+) -> None:
     assert next_round(interval, at * interval, now, now + took) >= now + took
 
 
 @given(INTERVALS, SHARES, st.floats(0, 1e6))
-def test_a_round_that_starts_late_does_not_shift_the_later_ones(interval: float, at: float, now: float) -> None:
+def test_a_late_round_does_not_delay_later_ones(interval: float, at: float, now: float) -> None:
     turn = next_round(interval, at * interval, now, now)
     late = turn + interval * 0.4
     assert abs(next_round(interval, at * interval, late, late) - turn - interval) < 1e-6 * max(1, now)
 
 
-def test_the_interval_stretches_when_a_round_takes_more_than_half_of_it_and_comes_back() -> None:
+def test_the_interval_stretches_while_rounds_take_more_than_half_of_it() -> None:
     assert stretched(1.0, 0.5) == 1.0
     assert stretched(1.0, 0.8) == 1.6
     assert stretched(1.0, 5.0) == 10.0
@@ -56,7 +58,7 @@ def test_queries_are_spread_over_the_interval() -> None:
 
 
 @given(INTERVALS, st.integers(1, 10_000), st.floats(0, 1))
-def test_a_database_in_trouble_is_asked_again_within_the_interval_or_a_second(
+def test_an_unavailable_database_is_retried_within_the_interval_or_a_second(
     interval: float, failures: int, random: float
 ) -> None:
     delay = retry_delay(interval, failures, random)
@@ -68,13 +70,13 @@ def test_retries_back_off_with_jitter() -> None:
     assert retry_delay(0.1, 9, 1.0) == 0.75
 
 
-def test_suspects_are_asked_once_per_interval_and_rest_as_long_as_they_took() -> None:
-    assert suspects_delay(0.1, 0.0) == 0.1
-    assert suspects_delay(1.0, 0.25) == 0.75
-    assert suspects_delay(0.1, 3.0) == 3.0
-    assert suspects_delay(0.1, 60.0) == 5.0
-    assert suspects_delay(10.0, 1.0) == 9.0
-    assert suspects_delay(10.0, 60.0) == 5.0
+def test_topics_polled_alone_rest_as_long_as_their_round_took() -> None:
+    assert alone_delay(0.1, 0.0) == 0.1
+    assert alone_delay(1.0, 0.25) == 0.75
+    assert alone_delay(0.1, 3.0) == 3.0
+    assert alone_delay(0.1, 60.0) == 5.0
+    assert alone_delay(10.0, 1.0) == 9.0
+    assert alone_delay(10.0, 60.0) == 5.0
 
 
 def test_a_batch_grows_while_statements_are_quick_and_small() -> None:
@@ -84,7 +86,7 @@ def test_a_batch_grows_while_statements_are_quick_and_small() -> None:
         assert size.topics == expected
 
 
-def test_a_batch_that_was_not_full_says_nothing() -> None:
+def test_a_batch_that_was_not_full_does_not_change_the_size() -> None:
     size = BatchSize()
     size.record_statement(3, 0.01, 1.0, 1000)
     assert size.topics == 32

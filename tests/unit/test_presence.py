@@ -9,7 +9,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from pollcast.gateway.identity import NOBODY, Identity
+from pollcast.gateway.identity import ANONYMOUS, Identity
 from pollcast.gateway.presence_keys import MemberId
 from pollcast.gateway.presence_request import RESERVED_KEYS, PresenceRequest, check_key, check_meta
 from pollcast.gateway.roster import Diff, Member, Roster, difference
@@ -40,6 +40,7 @@ STEPS = st.lists(
 
 
 def apply(world: World, step: tuple[Any, ...]) -> None:
+    """Do one step; a step about a client does nothing while there is none."""
     match step:
         case ("join", int(gateway), key, int(name)):
             world.join(gateway, key, name)
@@ -320,7 +321,7 @@ WITHOUT_PRESENCE = Topic("rows", Query("rows", "select 1"), {})
 @pytest.mark.parametrize("key", [*sorted(RESERVED_KEYS), "", "a" * 257, "é" * 129, "a\0b"])
 def test_a_key_that_a_client_could_not_hold_is_refused(key: str) -> None:
     with pytest.raises(InvalidPayload):
-        PresenceRequest.of(WITH_PRESENCE, {"key": key}, NOBODY)
+        PresenceRequest.of(WITH_PRESENCE, {"key": key}, ANONYMOUS)
 
 
 @pytest.mark.parametrize(
@@ -341,14 +342,14 @@ def test_a_client_is_listed_by_its_token_s_subject_or_by_the_key_that_it_sent() 
     assert PresenceRequest.of(WITH_PRESENCE, None, token) == PresenceRequest("ann", {})
     assert PresenceRequest.of(WITH_PRESENCE, {"meta": {"a": 1}}, token) == PresenceRequest("ann", {"a": 1})
     assert PresenceRequest.of(WITH_PRESENCE, {"key": "ann"}, token) == PresenceRequest("ann", {})
-    assert PresenceRequest.of(WITH_PRESENCE, {"key": "bob"}, NOBODY) == PresenceRequest("bob", {})
-    assert PresenceRequest.of(WITH_PRESENCE, None, NOBODY) is None
-    assert PresenceRequest.of(WITH_PRESENCE, {"meta": {"a": 1}}, NOBODY) is None
+    assert PresenceRequest.of(WITH_PRESENCE, {"key": "bob"}, ANONYMOUS) == PresenceRequest("bob", {})
+    assert PresenceRequest.of(WITH_PRESENCE, None, ANONYMOUS) is None
+    assert PresenceRequest.of(WITH_PRESENCE, {"meta": {"a": 1}}, ANONYMOUS) is None
     assert PresenceRequest.of(WITHOUT_PRESENCE, None, token) is None
     for topic, payload, identity in (
         (WITH_PRESENCE, {"key": "bob"}, token),
-        (WITH_PRESENCE, {"meta": []}, NOBODY),
-        (WITHOUT_PRESENCE, {}, NOBODY),
+        (WITH_PRESENCE, {"meta": []}, ANONYMOUS),
+        (WITHOUT_PRESENCE, {}, ANONYMOUS),
     ):
         with pytest.raises(InvalidPayload):
             PresenceRequest.of(topic, payload, identity)

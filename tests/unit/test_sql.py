@@ -1,4 +1,4 @@
-"""SQL text: placeholders, and the one-SELECT check."""
+"""SQL text: its placeholders, and the check that it is one SELECT."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from pollcast.services.catalogue.sql import Fragment, Placeholder, Text, check_s
 
 
 def joined(fragments: tuple[Fragment, ...]) -> str:
+    """Return the SQL that `split` would split into these fragments."""
     return "".join(f.text.replace("%", "%%") if isinstance(f, Text) else f"%({f.name})s" for f in fragments)
 
 
-def test_placeholders_are_split_off_and_percent_signs_unescaped() -> None:
+def test_sql_is_split_at_placeholders_and_double_percent_signs_become_single() -> None:
     assert split("a = %(a)s and b like '%%' || %(b_2)s") == (
         Text("a = "),
         Placeholder("a"),
@@ -29,13 +30,13 @@ def test_placeholders_are_split_off_and_percent_signs_unescaped() -> None:
 
 
 @pytest.mark.parametrize("sql", ["a % b", "like '50%'", "%", "%s", "%(a)", "%(a)d", "%(A)s", "%(1a)s", "%()s", "%%%"])
-def test_a_stray_percent_sign_says_what_would_be_right(sql: str) -> None:
+def test_the_error_for_a_stray_percent_sign_names_the_valid_forms(sql: str) -> None:
     with pytest.raises(ValueError, match=r"%\(name\)s.*%%"):
         split(sql)
 
 
 @given(st.lists(st.one_of(st.text(), st.sampled_from(["a", "b_1"]).map(Placeholder))))
-def test_split_undoes_what_was_joined(parts: list[str | Placeholder]) -> None:
+def test_split_reverses_joined(parts: list[str | Placeholder]) -> None:
     fragments = tuple(Text(p) if isinstance(p, str) else p for p in parts)
     again = split(joined(fragments))
     assert joined(again) == joined(fragments)
@@ -68,7 +69,7 @@ def test_split_undoes_what_was_joined(parts: list[str | Placeholder]) -> None:
         ("select 'a' like '%%;'", None),
     ],
 )
-def test_one_select_is_taken_without_comments_and_semicolon(sql: str, statement: str | None) -> None:
+def test_a_select_is_returned_without_comments_and_semicolon(sql: str, statement: str | None) -> None:
     assert check_select(sql) == (sql if statement is None else statement)
 
 
@@ -110,22 +111,22 @@ def test_one_select_is_taken_without_comments_and_semicolon(sql: str, statement:
         ("select '\0'", "NUL"),
     ],
 )
-def test_anything_but_one_reading_select_is_refused_with_the_reason(sql: str, reason: str) -> None:
+def test_anything_but_one_select_that_only_reads_is_refused(sql: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         check_select(sql)
 
 
-def test_an_escaped_placeholder_may_stand_inside_quotes() -> None:
+def test_an_escaped_placeholder_is_allowed_inside_quotes() -> None:
     assert check_select("select '%%(a)s'") == "select '%%(a)s'"
 
 
-def test_the_line_of_the_fault_is_told() -> None:
+def test_the_error_names_the_line_of_the_fault() -> None:
     with pytest.raises(ValueError, match=re.escape("line 3: ")):
         check_select("select a\nfrom t\nfor update")
 
 
 @given(st.text(st.sampled_from(list("select wih()'\"$a;-/*%\n\\E1")), max_size=60))
-def test_any_text_is_taken_or_refused_and_what_is_taken_stays(tail: str) -> None:
+def test_an_accepted_statement_passes_the_check_unchanged(tail: str) -> None:
     try:
         statement = check_select("select " + tail)
     except ValueError:

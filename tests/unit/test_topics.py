@@ -1,4 +1,4 @@
-"""Topics: all spellings of one have one canonical text, and nothing else has any."""
+"""Topics: all spellings of a topic have one canonical text, and no other text has one."""
 
 from __future__ import annotations
 
@@ -47,10 +47,12 @@ CLAIMS: Mapping[str, object] = {"tenant_id": "acme", "lvl": 3}
 
 
 def canonical(spelling: str, claims: Mapping[str, object] | None = None) -> str:
+    """Return the canonical topic of a spelling."""
     return parse(spelling, CATALOG, claims).canonical
 
 
 def refusal(spelling: str) -> str:
+    """Assert that a spelling has invalid parameters; return the short and printable reason."""
     with pytest.raises(InvalidParams) as refused:
         parse(spelling, CATALOG, None)
     assert refused.value.reason == "invalid_params"
@@ -146,7 +148,7 @@ def test_a_topic_has_a_value_for_every_parameter() -> None:
         ("x" * 10_000_000, "too long"),
     ],
 )
-def test_wrong_parameters_are_told_by_name_with_what_would_be_right(spelling: str, detail: str) -> None:
+def test_the_error_for_invalid_parameters_names_the_parameter_and_the_valid_form(spelling: str, detail: str) -> None:
     assert detail in refusal(spelling)
 
 
@@ -159,12 +161,12 @@ def test_the_length_of_a_text_counts_characters() -> None:
     "spelling",
     ["", "live:", "nope", "live:nope?a=%", "Plain", "pl%61in", "plain#", "plain/", " plain", "live:live:plain", "ü"],
 )
-def test_a_name_that_is_not_in_the_catalogue_is_an_unknown_query(spelling: str) -> None:
+def test_a_name_outside_the_catalogue_is_an_unknown_query(spelling: str) -> None:
     with pytest.raises(UnknownQuery):
         parse(spelling, CATALOG, None)
 
 
-def test_an_unknown_query_is_quoted_escaped_and_cut() -> None:
+def test_an_unknown_query_is_quoted_escaped_and_truncated() -> None:
     with pytest.raises(UnknownQuery) as refused:
         parse("live:\x1b[31m\ud800\n" + "x" * 5000, CATALOG, None)
     assert len(refused.value.detail) < 200
@@ -174,13 +176,13 @@ def test_an_unknown_query_is_quoted_escaped_and_cut() -> None:
 # --- claims ---------------------------------------------------------------------------------------------------------
 
 
-def test_claims_are_bound_from_the_token_and_make_topics_of_their_own() -> None:
+def test_claims_are_bound_from_the_token_and_distinguish_topics() -> None:
     assert canonical("live:tenants", CLAIMS) == "tenants?level=3&page=1&tenant=acme"
     assert canonical("live:tenants", {**CLAIMS, "tenant_id": "umbrella"}) == "tenants?level=3&page=1&tenant=umbrella"
 
 
 @pytest.mark.parametrize(("claim", "text"), [("a", "a"), (42, "42"), (1.5, "1.5"), (True, "true"), ("", "")])
-def test_a_claim_may_be_any_json_scalar(claim: object, text: str) -> None:
+def test_a_claim_can_be_any_json_scalar(claim: object, text: str) -> None:
     topic = parse("tenants", CATALOG, {**CLAIMS, "tenant_id": claim})
     assert topic.values["tenant"] == text
 
@@ -192,24 +194,24 @@ def test_an_absent_claim_is_forbidden(claims: Mapping[str, object] | None) -> No
 
 
 @pytest.mark.parametrize("level", ["x", 10, 1.5, [], {}, True, "1\0"])
-def test_a_claim_that_is_no_value_is_forbidden_and_not_quoted(level: object) -> None:
-    with pytest.raises(Forbidden, match="claim 'lvl' is no value for parameter 'level'"):
+def test_an_invalid_claim_is_forbidden_and_not_quoted(level: object) -> None:
+    with pytest.raises(Forbidden, match="claim 'lvl' is not a valid value of parameter 'level'"):
         parse("tenants", CATALOG, {**CLAIMS, "lvl": level})
 
 
 @pytest.mark.parametrize("claims", [None, CLAIMS])
 @pytest.mark.parametrize("spelling", ["tenants?tenant=acme", "tenants?ten%61nt=umbrella", "tenants?level=3&tenant="])
-def test_a_client_cannot_send_what_is_bound_from_a_claim(spelling: str, claims: Mapping[str, object] | None) -> None:
+def test_a_client_cannot_send_a_claim_bound_parameter(spelling: str, claims: Mapping[str, object] | None) -> None:
     with pytest.raises((InvalidParams, Forbidden)) as refused:
         parse(spelling, CATALOG, claims)
     assert claims is None or isinstance(refused.value, InvalidParams)
 
 
-def test_parameters_bound_from_claims_are_not_offered() -> None:
+def test_errors_do_not_suggest_claim_bound_parameters() -> None:
     assert "it takes page" in refusal("tenants?zzz=1")
 
 
-def test_a_query_with_roles_takes_tokens_with_one_of_them() -> None:
+def test_a_query_with_roles_requires_a_token_with_one_of_them() -> None:
     check_roles(CATALOG.query("plain"), [])
     check_roles(CATALOG.query("sales"), ["ops", "other"])
     for roles in ([], ["other"], ["sale"]):
@@ -217,7 +219,7 @@ def test_a_query_with_roles_takes_tokens_with_one_of_them() -> None:
             check_roles(CATALOG.query("sales"), roles)
 
 
-# --- what stands in etcd --------------------------------------------------------------------------------------------
+# --- canonical topics in etcd ---------------------------------------------------------------------------------------
 
 
 def test_a_canonical_topic_holds_its_claims_and_defaults() -> None:
@@ -239,7 +241,7 @@ def test_a_canonical_topic_holds_its_claims_and_defaults() -> None:
         "plain?",
     ],
 )
-def test_what_is_not_canonical_is_refused(text: str) -> None:
+def test_a_text_that_is_not_canonical_is_refused(text: str) -> None:
     with pytest.raises(InvalidParams, match=r"not canonical|missing"):
         parse_canonical(text, CATALOG)
 
@@ -256,7 +258,7 @@ VALUES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0
 
 @st.composite
 def spellings(draw: st.DrawFn) -> tuple[str, str, int, bool]:
-    """A spelling of a topic of `orders`, and the values that it means."""
+    """Draw a spelling of a topic of `orders`, with the values that it means."""
     region, limit, is_open = draw(VALUES), draw(st.integers(1, 100)), draw(st.booleans())
     pieces = [("region", region)]
     if limit != 10 or draw(st.booleans()):
@@ -265,6 +267,7 @@ def spellings(draw: st.DrawFn) -> tuple[str, str, int, bool]:
         pieces.append(("open", draw(st.sampled_from(["true", "1"] if is_open else ["false", "0"]))))
 
     def encoded(text: str) -> str:
+        """Draw one of the ways to percent-encode the text."""
         return draw(
             st.sampled_from(
                 [quote(text, safe=""), quote_plus(text), quote(text, safe="/:?@!$'()*,;"), "".join(map(escaped, text))]
@@ -272,6 +275,7 @@ def spellings(draw: st.DrawFn) -> tuple[str, str, int, bool]:
         )
 
     def escaped(character: str) -> str:
+        """Percent-encode every byte of a character, in lower case."""
         return "".join(f"%{byte:02x}" for byte in character.encode())
 
     text = "&".join(f"{encoded(name)}={encoded(value)}" for name, value in draw(st.permutations(pieces)))
@@ -280,7 +284,7 @@ def spellings(draw: st.DrawFn) -> tuple[str, str, int, bool]:
 
 
 @given(spellings())
-def test_every_spelling_of_a_topic_is_the_same_topic(spelled: tuple[str, str, int, bool]) -> None:
+def test_every_spelling_of_a_topic_gives_the_same_topic(spelled: tuple[str, str, int, bool]) -> None:
     spelling, region, limit, is_open = spelled
     topic = parse(spelling, CATALOG, None)
     assert topic.values == {"region": region, "limit": str(limit), "open": str(is_open).lower()}
@@ -303,13 +307,13 @@ def test_different_values_are_different_topics(a: str, b: str) -> None:
 
 
 @given(st.text(st.characters(), max_size=30) | st.text("live:ordsgion=&?%+0aé\ud800", max_size=30))
-def test_whatever_a_client_sends_is_a_topic_or_refused(tail: str) -> None:
+def test_any_text_is_either_a_topic_or_refused_in_printable_words(tail: str) -> None:
     for spelling in (tail, f"live:{tail}", f"orders?{tail}", f"orders?region={tail}"):
         try:
             topic = parse(spelling, CATALOG, None)
         except (InvalidParams, UnknownQuery) as refused:
-            told = refused.detail
+            text = refused.detail
         else:
             assert isinstance(topic, Topic)
-            told = topic.canonical
-        assert told.isprintable()
+            text = topic.canonical
+        assert text.isprintable()

@@ -1,4 +1,4 @@
-"""Values: one canonical text for each, in every type."""
+"""Values: each value of each type has one canonical text."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_value_has_one_canonical_text(type: ParamType, text: str, expected: st
 
 
 @pytest.mark.parametrize(("type", "text"), REFUSED)
-def test_what_is_not_of_the_type_is_refused_with_a_short_reason(type: ParamType, text: str) -> None:
+def test_a_text_outside_the_type_is_refused_with_a_short_reason(type: ParamType, text: str) -> None:
     with pytest.raises(ValueError, match=r".") as refused:
         canonical(type, text)
     detail = str(refused.value)
@@ -109,7 +109,7 @@ def test_what_is_not_of_the_type_is_refused_with_a_short_reason(type: ParamType,
     assert detail.isprintable()
 
 
-def test_a_time_without_a_zone_says_how_to_send_one() -> None:
+def test_the_error_for_a_time_without_a_zone_explains_how_to_send_one() -> None:
     with pytest.raises(ValueError, match=r"no zone.*%2B"):
         canonical("timestamptz", "2026-01-31T12:00:00")
     with pytest.raises(ValueError, match=r"space.*%2B"):
@@ -117,15 +117,15 @@ def test_a_time_without_a_zone_says_how_to_send_one() -> None:
 
 
 @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 30))
-def test_every_int8_has_its_plain_digits(value: int, zeros: int) -> None:
+def test_the_canonical_text_of_an_int8_is_its_plain_digits(value: int, zeros: int) -> None:
     sign = "-" if value < 0 else ""
     assert canonical("int", f"{sign}{'0' * zeros}{abs(value)}") == str(value)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_a_float_comes_back_bit_by_bit(value: float) -> None:
+def test_a_float_keeps_every_bit(value: float) -> None:
     text = canonical("float", repr(value))
-    assert struct.pack("d", float(text)) == struct.pack("d", value or 0.0)  # -0.0 is 0.0
+    assert struct.pack("d", float(text)) == struct.pack("d", value or 0.0)  # -0.0 becomes 0.0
     assert canonical("float", text) == text
     assert canonical("float", f"{value:.30e}") == text
 
@@ -146,7 +146,7 @@ def test_a_numeric_keeps_its_exact_value_and_has_no_exponent(value: Decimal, exp
     st.datetimes(min_value=datetime(2, 1, 1), max_value=datetime(9998, 12, 31)),
     st.integers(-23 * 60 - 59, 23 * 60 + 59),
 )
-def test_a_time_is_the_same_moment_in_utc(local: datetime, offset_minutes: int) -> None:
+def test_the_canonical_text_of_a_time_is_the_same_moment_in_utc(local: datetime, offset_minutes: int) -> None:
     moment = local.replace(tzinfo=timezone(timedelta(minutes=offset_minutes)))
     text = canonical("timestamptz", moment.isoformat())
     assert text.endswith("Z")
@@ -161,7 +161,7 @@ def test_a_uuid_is_lower_case_with_dashes(value: uuid.UUID, upper: bool) -> None
 
 
 @given(st.sampled_from(TYPES), st.text(st.characters(), max_size=40))
-def test_any_text_is_canonicalised_once_or_refused(type: ParamType, text: str) -> None:
+def test_a_canonical_text_is_its_own_canonical_text(type: ParamType, text: str) -> None:
     try:
         value = canonical(type, text)
     except ValueError:
@@ -181,11 +181,11 @@ def test_any_text_is_canonicalised_once_or_refused(type: ParamType, text: str) -
         ("timestamptz", "2026-01-31T12:00:00Z", "2026-01-31T12:00:00.5Z"),
     ],
 )
-def test_values_compare_by_what_they_mean(type: ParamType, less: str, more: str) -> None:
+def test_values_compare_by_meaning_not_as_texts(type: ParamType, less: str, more: str) -> None:
     assert (compare(type, less, more), compare(type, more, less), compare(type, less, less)) == (-1, 1, 0)
 
 
-def test_an_int_is_typed_as_postgresql_types_a_literal() -> None:
+def test_an_int_has_the_type_of_a_postgresql_literal() -> None:
     assert pg_type("int", "2147483647") == "int4"
     assert pg_type("int", "-2147483648") == "int4"
     assert pg_type("int", "2147483648") == "int8"
@@ -195,7 +195,7 @@ def test_an_int_is_typed_as_postgresql_types_a_literal() -> None:
     ]
 
 
-def test_json_shows_numbers_and_booleans_as_such() -> None:
+def test_ints_floats_and_booleans_become_json_numbers_and_booleans() -> None:
     assert to_json("int", "7") == 7
     assert to_json("float", "1.5") == 1.5
     assert to_json("bool", "true") is True
@@ -216,22 +216,22 @@ def test_json_shows_numbers_and_booleans_as_such() -> None:
         (datetime(2026, 1, 31, 12, tzinfo=UTC), "2026-01-31T12:00:00+00:00"),
     ],
 )
-def test_native_values_have_a_text(value: object, text: str) -> None:
+def test_scalars_of_toml_and_json_have_a_text(value: object, text: str) -> None:
     assert native_text(value) == text
 
 
 @pytest.mark.parametrize("value", [None, [], {}, object()])
-def test_what_is_no_scalar_has_no_text(value: object) -> None:
+def test_a_value_that_is_not_a_scalar_has_no_text(value: object) -> None:
     with pytest.raises(ValueError, match="single value"):
         native_text(value)
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_native_infinity_is_no_value(value: float) -> None:
+def test_infinity_and_nan_are_not_floats(value: float) -> None:
     with pytest.raises(ValueError, match="finite"):
         canonical("float", native_text(value))
 
 
-def test_what_was_sent_is_quoted_escaped_and_cut() -> None:
+def test_a_given_text_is_quoted_escaped_and_truncated() -> None:
     assert quoted("a\n\x1b[31m") == r"'a\n\x1b[31m'"
     assert len(quoted("x" * 10_000)) == QUOTED_CHARS + 3

@@ -1,9 +1,10 @@
-"""pollcast.gateway.wire on a real uvicorn, with the client of `websockets` and bare sockets."""
+"""Handshake and wire on a real uvicorn, with the client of the `websockets` library."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -18,26 +19,27 @@ from websockets.protocol import Protocol as SansIO
 from websockets.protocol import Side, State
 from websockets.server import ServerProtocol
 
+from pollcast.gateway import close_codes
 from pollcast.gateway.frame_parsers import is_idle
 from pollcast.gateway.handshake import SCOPE_KEY, Handshake
 from pollcast.gateway.outbound_frames import frame
 from pollcast.gateway.wire import HIGH_WATER_BYTES, Wire
 from pollcast.services.serving import web
+from tests.support.repository import ROOT
 
 
 class Echo:
-    """Answers every message with itself, and remembers how it went."""
+    """A receiver that answers every message with itself, and records its calls."""
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
-        self.heard: list[bytes] = []
-        self.drains = 0
+        self.messages: list[bytes] = []
         self.pings = 0
         self.gone = asyncio.Event()
         self.drained_once = asyncio.Event()
 
     def received(self, text: bytes | bytearray | memoryview) -> None:
-        self.heard.append(bytes(text))
+        self.messages.append(bytes(text))
         self.wire.write(frame(bytes(text)))
 
     def pinged(self) -> None:
@@ -52,6 +54,7 @@ class Echo:
 
 @contextlib.asynccontextmanager
 async def serving() -> AsyncIterator[tuple[str, list[Echo]]]:
+    """Yield a server's URL, and the receivers of its connections so far."""
     echoes: list[Echo] = []
 
     async def endpoint(websocket: WebSocket) -> None:
@@ -69,7 +72,7 @@ async def serving() -> AsyncIterator[tuple[str, list[Echo]]]:
         yield f"ws://{host}:{port}/", echoes
 
 
-async def test_an_attached_connection_outlives_its_application_and_gets_ready_frames() -> None:
+async def test_an_attached_connection_outlives_its_endpoint_and_gets_ready_frames() -> None:
     async with serving() as (url, echoes), connect(url) as client:
         for text in ("one", "x" * 200, "é"):
             await client.send(text)
@@ -83,10 +86,10 @@ async def test_a_message_in_fragments_arrives_whole() -> None:
     async with serving() as (url, echoes), connect(url) as client:
         await client.send(["a", "b", "c"])
         assert await client.recv() == "abc"
-        assert echoes[0].heard == [b"abc"]
+        assert echoes[0].messages == [b"abc"]
 
 
-async def test_a_ping_is_answered_and_told() -> None:
+async def test_a_ping_is_answered_and_reported() -> None:
     async with serving() as (url, echoes), connect(url) as client:
         await (await client.ping())
         assert echoes[0].pings == 1
@@ -101,7 +104,7 @@ async def test_a_binary_message_closes_with_1003() -> None:
         assert closed.value.rcvd.code == 1003
 
 
-async def test_a_message_that_is_too_big_closes_with_1009() -> None:
+async def test_a_message_beyond_the_limit_closes_with_1009() -> None:
     async with serving() as (url, _), connect(url) as client:
         await client.send("x" * 5000)
         with pytest.raises(ConnectionClosed) as closed:
@@ -110,7 +113,7 @@ async def test_a_message_that_is_too_big_closes_with_1009() -> None:
         assert closed.value.rcvd.code == 1009
 
 
-async def test_the_application_closes_with_a_code_of_its_own() -> None:
+async def test_the_receiver_closes_with_a_code_and_reason_of_its_own() -> None:
     async with serving() as (url, echoes), connect(url) as client:
         await client.send("hello")
         await client.recv()
@@ -123,7 +126,7 @@ async def test_the_application_closes_with_a_code_of_its_own() -> None:
             await echoes[0].gone.wait()
 
 
-async def test_one_that_does_not_read_is_congested_and_is_told_when_it_has_drained() -> None:
+async def test_a_client_that_does_not_read_is_congested_until_it_has_drained() -> None:
     async with serving() as (url, echoes), connect(url, max_size=None, max_queue=1) as client:
         await client.send("hello")
         await client.recv()
@@ -140,7 +143,14 @@ async def test_one_that_does_not_read_is_congested_and_is_told_when_it_has_drain
         assert not wire.congested
 
 
-def test_what_the_extension_relies_on_is_there_in_uvicorn() -> None:
+def test_the_manual_lists_every_close_code() -> None:
+    manual = (ROOT / "docs/reference/channels.md").read_text().partition("\n## Close codes\n")[2].partition("\n## ")[0]
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", manual, re.MULTILINE)}
+    sent = {value for value in vars(close_codes).values() if isinstance(value, int)}
+    assert sent | {1002, 1009} == listed
+
+
+def test_uvicorn_has_the_methods_that_the_handshake_relies_on() -> None:
     for name in (
         "run_asgi",
         "send_receive_event_to_app",
@@ -152,18 +162,18 @@ def test_what_the_extension_relies_on_is_there_in_uvicorn() -> None:
         assert callable(getattr(WebSocketsSansIOProtocol, name)), name
 
 
-def test_what_the_extension_relies_on_is_there_in_websockets() -> None:
+def test_websockets_parser_behaves_as_frame_parsers_relies_on() -> None:
     handshake = ServerProtocol(extensions=None)
     assert handshake.available_extensions is None
     assert handshake.state is State.CONNECTING
     assert not is_idle(handshake)
-    framing = SansIO(Side.SERVER, state=State.OPEN)
-    assert is_idle(framing)
+    parser = SansIO(Side.SERVER, state=State.OPEN)
+    assert is_idle(parser)
     text = b"\x81\x82\0\0\0\0ab"
-    for at in range(1, len(text)):  # wherever a frame is cut, the parser knows something
-        framing.receive_data(text[at - 1 : at])
-        assert not is_idle(framing)
-    framing.receive_data(text[-1:])
-    assert is_idle(framing)
-    framing.receive_data(b"\x01\x80\0\0\0\0")  # a message in fragments has begun
-    assert not is_idle(framing)
+    for at in range(1, len(text)):  # wherever a frame is cut, the parser is not idle
+        parser.receive_data(text[at - 1 : at])
+        assert not is_idle(parser)
+    parser.receive_data(text[-1:])
+    assert is_idle(parser)
+    parser.receive_data(b"\x01\x80\0\0\0\0")  # a message in fragments has begun
+    assert not is_idle(parser)

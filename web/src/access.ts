@@ -39,7 +39,14 @@ const form = el(
   { "aria-label": "Token" },
   heading,
   why,
-  el("div", { class: "asked" }, el("label", { for: "token" }, "Token"), field, el("button", { type: "submit", class: "primary" }, "Use this token"), later),
+  el(
+    "div",
+    { class: "asked" },
+    el("label", { for: "token" }, "Token"),
+    field,
+    el("button", { type: "submit", class: "primary" }, "Use this token"),
+    later,
+  ),
   wrong,
 )
 
@@ -68,7 +75,11 @@ export function token(expiring: string | null = null): Promise<string | null> {
     if (expiring !== null && place.hidden) {
       const at = expiresAt(expiring)
       const when = at === null ? "soon" : `at ${clock(at)}`
-      ask("Your token expires soon", `It expires ${when}. Enter another one now to continue without an interruption.`, true)
+      ask(
+        "Your token expires soon",
+        `It expires ${when}. Enter another one now to continue without an interruption.`,
+        true,
+      )
     }
   })
 }
@@ -101,7 +112,8 @@ function ask(title: string, detail: string, canWait: boolean): void {
   later.hidden = !canWait
   if (place.hidden) {
     place.hidden = false
-    if (!canWait && (document.activeElement === document.body || document.activeElement === null)) field.focus() // not while the user types elsewhere
+    const idle = document.activeElement === document.body || document.activeElement === null
+    if (!canWait && idle) field.focus() // not while the user types elsewhere
   }
 }
 

@@ -55,7 +55,9 @@ export class Chart {
     this.result = result
     const [row] = result.rows
     if (result.rows.length === 1 && row) {
-      const values = Object.fromEntries(Object.entries(row).map(([name, value]) => [name, typeof value === "number" ? value : null]))
+      const values = Object.fromEntries(
+        Object.entries(row).map(([name, value]) => [name, typeof value === "number" ? value : null]),
+      )
       this.history.push({ at: Date.parse(result.polledAt) / 1000, values })
       if (this.history.length > HISTORY) this.history.shift()
     }
@@ -80,7 +82,14 @@ export class Chart {
     }
     const value = this.chosen(drawn.values)
     const data = this.data(drawn, value)
-    setText(this.note, drawn.kind === "history" ? "Values since you opened this chart." : this.result.rows.length > MOST_BARS && drawn.kind === "bars" ? `The first ${MOST_BARS} rows.` : "")
+    setText(
+      this.note,
+      drawn.kind === "history"
+        ? "Values since you opened this chart."
+        : this.result.rows.length > MOST_BARS && drawn.kind === "bars"
+          ? `The first ${MOST_BARS} rows.`
+          : "",
+    )
     const wanted = `${drawn.kind} ${value}`
     if (this.plotted === wanted && this.plot) {
       this.plot.setData(data)
@@ -103,7 +112,8 @@ export class Chart {
 
   private data(drawn: Exclude<Plan, { kind: "none" }>, value: string): uPlot.AlignedData {
     const rows = this.result!.rows
-    if (drawn.kind === "history") return [this.history.map(({ at }) => at), this.history.map(({ values }) => values[value] ?? null)]
+    if (drawn.kind === "history")
+      return [this.history.map(({ at }) => at), this.history.map(({ values }) => values[value] ?? null)]
     const number = (found: unknown): number | null => (typeof found === "number" ? found : null)
     if (drawn.kind === "bars") {
       const first = rows.slice(0, MOST_BARS)
@@ -129,13 +139,23 @@ export class Chart {
       ...this.size(),
       cursor: { drag: { x: false, y: false }, points: { show: !bars } },
       legend: { show: true },
-      scales: { x: { time: !bars, ...(bars ? { range: (_, min, max): [number, number] => [min - 0.6, max + 0.6] } : {}) }, y: bars ? { range: fromZero } : {} },
+      scales: {
+        x: { time: !bars, ...(bars ? { range: (_, min, max): [number, number] => [min - 0.6, max + 0.6] } : {}) },
+        y: bars ? { range: fromZero } : {},
+      },
       axes: [
-        { ...axis, ...(bars ? { values: (_, splits) => splits.map((at) => this.labels[at] ?? ""), incrs: [1, 2, 5, 10, 20] } : { values: (_, splits) => timeTicks(splits), incrs: TIME_STEPS, space: 72 }) },
+        {
+          ...axis,
+          ...(bars
+            ? { values: (_, splits) => splits.map((at) => this.labels[at] ?? ""), incrs: [1, 2, 5, 10, 20] }
+            : { values: (_, splits) => timeTicks(splits), incrs: TIME_STEPS, space: 72 }),
+        },
         { ...axis, size: 64, values: (_, splits) => ticks(splits) },
       ],
       series: [
-        drawn.kind === "bars" ? { label: drawn.label, value: (_, at) => this.labels[at ?? -1] ?? "–" } : { label: "time" },
+        drawn.kind === "bars"
+          ? { label: drawn.label, value: (_, at) => this.labels[at ?? -1] ?? "–" }
+          : { label: "time" },
         {
           label: value,
           value: (_, found) => (found === null ? "–" : show(found)),

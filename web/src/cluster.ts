@@ -23,7 +23,12 @@ export class ClusterView {
   private readonly owners = el("div", { class: "owners" })
   private readonly takeovers = el("ol", { class: "timeline", "aria-live": "polite" })
   private readonly spark = el("canvas", { class: "spark", role: "img", "aria-label": "Polls per second, over time" })
-  private readonly figure = el("figure", { class: "card", hidden: true }, el("figcaption", { class: "quiet" }, "polls per second since you opened this view"), this.spark)
+  private readonly figure = el(
+    "figure",
+    { class: "card", hidden: true },
+    el("figcaption", { class: "quiet" }, "polls per second since you opened this view"),
+    this.spark,
+  )
   private readonly history: number[] = []
   private timer = 0
   private closed = false
@@ -80,7 +85,11 @@ export class ClusterView {
       number(polls === null ? "…" : short(polls), "polls per second", `in ${statements} statements to the database`),
       number(short(cluster.subscriptions), "subscriptions served", `to ${count(clients, "connected client")}`),
       number(alone, "polls/s without Pollcast", "if every subscription polled for itself"),
-      number(short(cluster.topics_total), "topics", factor === null ? "no subscriptions now" : `each with ${short(factor)} subscriptions on average`),
+      number(
+        short(cluster.topics_total),
+        "topics",
+        factor === null ? "no subscriptions now" : `each with ${short(factor)} subscriptions on average`,
+      ),
     )
     if (polls !== null) this.drawSpark(polls)
     this.showNodes(cluster.nodes)
@@ -90,7 +99,10 @@ export class ClusterView {
 
   private showNodes(nodes: readonly ClusterNode[]): void {
     const load = (node: ClusterNode): string => {
-      if (node.role === "gateway") return node.clients === null ? "does not answer" : `${count(node.clients, "client")}, ${count(node.subscriptions ?? 0, "subscription")}`
+      if (node.role === "gateway")
+        return node.clients === null
+          ? "does not answer"
+          : `${count(node.clients, "client")}, ${count(node.subscriptions ?? 0, "subscription")}`
       if (node.role === "poller") {
         const rate = node.polls_per_second === null ? "…" : short(node.polls_per_second)
         return `${count(node.topics ?? 0, "topic")}, ${rate} polls/s`
@@ -113,14 +125,22 @@ export class ClusterView {
   }
 
   private showOwners({ nodes, topics, topics_total }: Cluster): void {
-    const owners = new Map<string, string[]>(nodes.filter((node) => node.role === "poller").map((node) => [node.name, []]))
+    const owners = new Map<string, string[]>(
+      nodes.filter((node) => node.role === "poller").map((node) => [node.name, []]),
+    )
     for (const { topic, owner } of topics) {
       const list = owners.get(owner) ?? []
       owners.set(owner, list)
       list.push(topic)
     }
     const cards = [...owners].map(([owner, owned]) =>
-      el("section", { class: "card", "data-owner": owner }, el("h3", {}, owner), el("ul", {}, ...owned.map((topic) => el("li", {}, topic))), owned.length === 0 && el("p", { class: "quiet" }, "no topics")),
+      el(
+        "section",
+        { class: "card", "data-owner": owner },
+        el("h3", {}, owner),
+        el("ul", {}, ...owned.map((topic) => el("li", {}, topic))),
+        owned.length === 0 && el("p", { class: "quiet" }, "no topics"),
+      ),
     )
     const more = topics_total - topics.length
     this.owners.replaceChildren(...cards, ...(more > 0 ? [el("p", { class: "quiet" }, `and ${more} more topics`)] : []))
@@ -131,7 +151,9 @@ export class ClusterView {
     if (this.takeovers.dataset["known"] === known) return
     this.takeovers.dataset["known"] = known
     if (!takeovers.length) {
-      this.takeovers.replaceChildren(el("li", { class: "quiet" }, "None since this gateway started. Kill a poller and watch."))
+      this.takeovers.replaceChildren(
+        el("li", { class: "quiet" }, "None since this gateway started. Kill a poller and watch."),
+      )
       return
     }
     this.takeovers.replaceChildren(
@@ -143,7 +165,11 @@ export class ClusterView {
           " ",
           el("strong", {}, topic),
           ` ${from} → ${to} `,
-          el("span", { class: "quiet" }, gap_ms > 0 ? `no owner for ${Math.max(1, Math.round(gap_ms))}\u00a0ms` : "handed over"),
+          el(
+            "span",
+            { class: "quiet" },
+            gap_ms > 0 ? `no owner for ${Math.max(1, Math.round(gap_ms))}\u00a0ms` : "handed over",
+          ),
         ),
       ),
     )
@@ -175,5 +201,11 @@ export class ClusterView {
 }
 
 function number(value: string, what: string, more: string): HTMLElement {
-  return el("div", { class: "number-card" }, el("strong", {}, value), el("span", {}, what), el("span", { class: "quiet" }, more))
+  return el(
+    "div",
+    { class: "number-card" },
+    el("strong", {}, value),
+    el("span", {}, what),
+    el("span", { class: "quiet" }, more),
+  )
 }

@@ -20,7 +20,9 @@ export class Controls {
     this.element = el("form", { class: "controls", "aria-label": "Parameters", novalidate: true })
     for (const param of query.params) this.element.append(this.field(param, params.get(param.name)))
     this.element.addEventListener("submit", (event) => event.preventDefault())
-    this.element.addEventListener("input", (event) => this.reportAfter(event.target instanceof HTMLSelectElement ? 0 : 300))
+    this.element.addEventListener("input", (event) =>
+      this.reportAfter(event.target instanceof HTMLSelectElement ? 0 : 300),
+    )
     this.element.addEventListener("change", () => this.reportAfter(0))
     this.element.hidden = query.params.length === 0
   }
@@ -54,7 +56,11 @@ export class Controls {
   private field(param: Param, given: string | undefined): HTMLElement {
     const id = `param-${param.name}`
     const input = control(param, id)
-    write(param, input, given ?? String(param.default ?? (param.type === "int" && param.required ? (param.min ?? "") : "")))
+    write(
+      param,
+      input,
+      given ?? String(param.default ?? (param.type === "int" && param.required ? (param.min ?? "") : "")),
+    )
     this.inputs.set(param.name, input)
     const label = el("label", { for: id }, param.name)
     if (input instanceof HTMLInputElement && input.type === "number" && param.type === "int") {
@@ -95,7 +101,12 @@ function control(param: Param, id: string): HTMLInputElement | HTMLSelectElement
     case "timestamptz":
       return el("input", { ...attributes, type: "datetime-local", step: 1 })
     case "uuid":
-      return el("input", { ...attributes, type: "text", pattern: "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", size: 36 })
+      return el("input", {
+        ...attributes,
+        type: "text",
+        pattern: "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
+        size: 36,
+      })
     case "text":
       return el("input", { ...attributes, type: "text", maxlength: param.max_length ?? 256 })
   }
@@ -104,7 +115,11 @@ function control(param: Param, id: string): HTMLInputElement | HTMLSelectElement
 /** Returns a number field between two buttons that are large enough for a thumb. */
 function stepper(param: Param, input: HTMLInputElement): HTMLElement {
   const step = (by: 1 | -1, text: string): HTMLButtonElement => {
-    const button = el("button", { type: "button", "aria-label": `${by < 0 ? "decrease" : "increase"} ${param.name}` }, text)
+    const button = el(
+      "button",
+      { type: "button", "aria-label": `${by < 0 ? "decrease" : "increase"} ${param.name}` },
+      text,
+    )
     button.addEventListener("click", () => {
       if (input.value === "") input.value = input.placeholder || input.min || "0"
       else if (by > 0) input.stepUp()

@@ -17,7 +17,9 @@ export function el<K extends keyof HTMLElementTagNameMap>(
     if (value === undefined || value === false) continue
     element.setAttribute(key, value === true ? "" : String(value))
   }
-  element.append(...children.filter((child): child is Node | string => child !== null && child !== undefined && child !== false))
+  element.append(
+    ...children.filter((child): child is Node | string => child !== null && child !== undefined && child !== false),
+  )
   return element
 }
 

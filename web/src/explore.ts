@@ -106,8 +106,11 @@ export class Explore {
     const refused = ({ reason, detail }: { reason: string; detail: string }): void => {
       this.freshness.show({ state: "failed", reason: `${reason}: ${detail}`, since: null }, null)
     }
-    this.live = watch(this.socket, spelling(this.query.name, this.params), { ...presence, onRefused: refused }, (change) =>
-      this.take(change),
+    this.live = watch(
+      this.socket,
+      spelling(this.query.name, this.params),
+      { ...presence, onRefused: refused },
+      (change) => this.take(change),
     )
   }
 

@@ -63,7 +63,9 @@ function show(): void {
   if (!query) {
     shown?.close()
     shown = null
-    main.replaceChildren(el("p", { class: "why", role: "alert" }, `There is no query “${route.query}” in the catalogue.`))
+    main.replaceChildren(
+      el("p", { class: "why", role: "alert" }, `There is no query “${route.query}” in the catalogue.`),
+    )
     return
   }
   replace(new Explore(open(), query, route.params, route.shape), query.title ?? query.name)
@@ -98,7 +100,12 @@ function list(): void {
       el(
         "li",
         {},
-        el("a", { href: format(query.name, new Map(), "table"), "data-query": query.name }, el("span", {}, query.title ?? query.name), el("code", {}, query.name)),
+        el(
+          "a",
+          { href: format(query.name, new Map(), "table"), "data-query": query.name },
+          el("span", {}, query.title ?? query.name),
+          el("code", {}, query.name),
+        ),
       ),
     ),
   )
@@ -116,7 +123,9 @@ async function start(): Promise<void> {
       access.refuse(tried, error.detail)
       return // `onEntered` calls start again
     }
-    main.replaceChildren(el("p", { class: "why", role: "alert" }, `The catalogue could not be loaded: ${error.detail}. Trying again …`))
+    main.replaceChildren(
+      el("p", { class: "why", role: "alert" }, `The catalogue could not be loaded: ${error.detail}. Trying again …`),
+    )
     setTimeout(() => void start(), 2000)
     return
   }

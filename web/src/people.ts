@@ -19,7 +19,12 @@ export class People {
     const shown = people.slice(0, MOST).map(({ key, name, tabs }) => {
       const text = key === own ? `${name} (you)` : name
       const badge = el("span", { class: "avatar", "aria-hidden": "true", "data-hue": hue(key) }, initials(name))
-      return el("li", { title: tabs > 1 ? `${text}, ${tabs} connections` : text }, badge, el("span", { class: "name" }, text))
+      return el(
+        "li",
+        { title: tabs > 1 ? `${text}, ${tabs} connections` : text },
+        badge,
+        el("span", { class: "name" }, text),
+      )
     })
     if (people.length > MOST) shown.push(el("li", {}, `and ${people.length - MOST} more`))
     this.element.replaceChildren(...shown)

@@ -4,8 +4,8 @@ const NAME = "pollcast.name"
 const ID = "pollcast.id"
 const TOKEN = "pollcast.token"
 
-const ANIMALS = ["Badger", "Crane", "Dormouse", "Fox", "Heron", "Ibex", "Lynx", "Marten", "Otter", "Puffin", "Stoat", "Wren"]
-const COLOURS = ["Amber", "Azure", "Coral", "Green", "Indigo", "Ivory", "Olive", "Red", "Silver", "Teal", "Violet", "White"]
+const ANIMALS = "Badger Crane Dormouse Fox Heron Ibex Lynx Marten Otter Puffin Stoat Wren".split(" ")
+const COLOURS = "Amber Azure Coral Green Indigo Ivory Olive Red Silver Teal Violet White".split(" ")
 
 /** Returns a random element. */
 function pick(list: readonly string[]): string {

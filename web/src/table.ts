@@ -42,8 +42,17 @@ export class Table {
   constructor(label: string) {
     this.head = el("div", { role: "row", class: "row head", "aria-rowindex": 1 })
     this.body = el("div", { role: "rowgroup", class: "rows" })
-    const table = el("div", { role: "table", class: "table", "aria-label": label }, el("div", { role: "rowgroup" }, this.head), this.body)
-    this.scroller = el("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": `${label}, scrollable` }, table)
+    const table = el(
+      "div",
+      { role: "table", class: "table", "aria-label": label },
+      el("div", { role: "rowgroup" }, this.head),
+      this.body,
+    )
+    this.scroller = el(
+      "div",
+      { class: "scroller", tabindex: 0, role: "region", "aria-label": `${label}, scrollable` },
+      table,
+    )
     this.scroller.addEventListener("scroll", this.paint, { passive: true })
     this.element = this.scroller
     new ResizeObserver(this.paint).observe(this.scroller)
@@ -77,7 +86,8 @@ export class Table {
     }
     const few = this.shown.size <= MOST_FADING && !matchMedia("(prefers-reduced-motion: reduce)").matches
     for (const [, gone] of this.shown) {
-      if (few && gone.at >= top && gone.at * ROW_PX < this.scroller.scrollTop + this.scroller.clientHeight) leave(gone.element)
+      if (few && gone.at >= top && gone.at * ROW_PX < this.scroller.scrollTop + this.scroller.clientHeight)
+        leave(gone.element)
       else gone.element.remove()
     }
     this.shown = next
@@ -111,7 +121,8 @@ export class Table {
     const element = el("div", { role: "row", class: this.first ? "row" : "row entering" }, ...cells)
     place(element, at)
     this.body.append(element)
-    if (!this.first) element.addEventListener("animationend", () => element.classList.remove("entering"), { once: true })
+    if (!this.first)
+      element.addEventListener("animationend", () => element.classList.remove("entering"), { once: true })
     return { element, cells, row, at }
   }
 

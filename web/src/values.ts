@@ -19,7 +19,10 @@ export function show(value: Json | undefined): string {
 }
 
 function showTime(text: string): string {
-  return text.replace("T", " ").replace(/(\.\d{3})\d+/, "$1").replace(/\+00:00$/, "Z")
+  return text
+    .replace("T", " ")
+    .replace(/(\.\d{3})\d+/, "$1")
+    .replace(/\+00:00$/, "Z")
 }
 
 /** Returns a rounded number: `1.23`, `12.3`, `1,234`, `12.3K`. */

@@ -8,7 +8,7 @@ import psycopg
 
 from pollcast_client import Result
 from tests.support.cluster import Cluster
-from tests.support.phoenix_js import PhoenixJs, Said
+from tests.support.phoenix_js import JsEvent, PhoenixJs
 
 
 class Copy:
@@ -21,7 +21,7 @@ class Copy:
 
     def apply_all(self) -> None:
         """Apply the messages that have come since the last call."""
-        for said in self.phoenix.said[self._read :]:
+        for said in self.phoenix.happened[self._read :]:
             self._read += 1
             if said.get("socket") != self.socket or said.get("topic") != self.topic:
                 continue
@@ -34,12 +34,12 @@ class Copy:
     async def shows(self, rows: list[dict[str, Any]]) -> None:
         """Wait until the copy has these rows."""
 
-        def same(_: Said) -> bool:
+        def same(_: JsEvent) -> bool:
             self.apply_all()
             return self.result is not None and self.result.rows == rows
 
         try:
-            await self.phoenix.hears(same)
+            await self.phoenix.wait_for(same)
         except AssertionError:
             raise AssertionError(f"expected {rows}, has {self.result}") from None
 
@@ -51,7 +51,7 @@ def is_reply(socket: str, topic: str) -> Any:
 
 def troubles(phoenix: PhoenixJs, socket: str, topic: str) -> list[Any]:
     """Return every status but `live` since the first result: before it, a slow first poll is reported as stale."""
-    heard = [said for said in phoenix.said if (said.get("socket"), said.get("topic")) == (socket, topic)]
+    heard = [said for said in phoenix.happened if (said.get("socket"), said.get("topic")) == (socket, topic)]
     first = next(number for number, said in enumerate(heard) if said.get("event") == "snapshot")
     states = [said["payload"] for said in heard[first:] if said.get("event") == "status"]
     return [state for state in states if state["state"] != "live"]
@@ -66,7 +66,7 @@ async def test_phoenix_js_on_two_gateways_follows_the_database_through_deltas(
     phoenix.do("join", socket="one", topic=topic)
     phoenix.do("join", socket="two", topic=other)
     for socket, spelling in (("one", topic), ("two", other)):
-        reply = await phoenix.hears(is_reply(socket, spelling))
+        reply = await phoenix.wait_for(is_reply(socket, spelling))
         assert reply["reply"] == "ok"
         assert reply["response"]["topic"] == "stock?limit=10&shelf=a"
         assert reply["response"]["interval_ms"] == 100
@@ -89,7 +89,7 @@ async def test_phoenix_js_on_two_gateways_follows_the_database_through_deltas(
         assert phoenix.of(socket, spelling, "delta")
         assert not troubles(phoenix, socket, spelling)
     phoenix.do("leave", socket="one", topic=topic)
-    await phoenix.hears(lambda said: said.get("to") == "phx_leave" and said.get("reply") == "ok")
+    await phoenix.wait_for(lambda said: said.get("to") == "phx_leave" and said.get("reply") == "ok")
 
 
 async def test_a_query_without_a_key_and_a_client_without_deltas_get_snapshots(
@@ -112,5 +112,5 @@ async def test_a_query_without_a_key_and_a_client_without_deltas_get_snapshots(
 async def test_a_query_with_an_error_is_reported_as_failed(running: Cluster, phoenix: PhoenixJs) -> None:
     phoenix.do("connect", socket="s", url=f"ws://{running.gateway(0)}/socket")
     phoenix.do("join", socket="s", topic="live:broken")
-    said = await phoenix.hears(lambda said: said.get("event") == "status" and said["payload"]["state"] == "failed")
+    said = await phoenix.wait_for(lambda said: said.get("event") == "status" and said["payload"]["state"] == "failed")
     assert said["payload"]["reason"]

@@ -45,7 +45,7 @@ async def test_ten_clients_on_two_gateways_cost_one_poll_per_interval(
         phoenix.do("connect", socket=str(number), url=f"ws://{running.gateway(number % 2)}/socket")
         phoenix.do("join", socket=str(number), topic="live:counted")
     for number in range(10):
-        await phoenix.hears(is_snapshot(str(number)))
+        await phoenix.wait_for(is_snapshot(str(number)))
     started, before = time.monotonic(), polls(stock, "counted_mark")
     await eventually(lambda: polls(stock, "counted_mark") >= before + 10)
     done = polls(stock, "counted_mark") - before
@@ -59,7 +59,7 @@ async def test_polling_stops_and_keys_are_gone_after_linger_when_the_last_client
     for socket, number in (("one", 0), ("two", 1)):
         phoenix.do("connect", socket=socket, url=f"ws://{running.gateway(number)}/socket")
         phoenix.do("join", socket=socket, topic="live:stock?shelf=b&limit=3")
-        await phoenix.hears(is_snapshot(socket))
+        await phoenix.wait_for(is_snapshot(socket))
 
     async def demand_of_both() -> bool:  # the second client may have a result before its gateway has written the key
         return {f"{topic}/gateway-1", f"{topic}/gateway-2"} <= set(await keys_of(running, "demand"))

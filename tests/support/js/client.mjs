@@ -1,4 +1,4 @@
-// The real phoenix.js on a leash: commands come as JSON lines on stdin, what happens goes out as JSON lines on stdout.
+// The real phoenix.js, driven by tests: it reads commands from stdin and reports events on stdout, one line of JSON each.
 // {"op":"connect","socket":"a","url":"ws://…/socket","authToken":"…","params":{},"version":"1.8"}
 // {"op":"join","socket":"a","topic":"live:…","params":{}}   {"op":"leave",…}   {"op":"push",…,"event":"…","payload":{}}
 // {"op":"disconnect","socket":"a"}
@@ -8,7 +8,7 @@ import * as phoenix18 from "phoenix"
 import * as phoenix17 from "phoenix17"
 
 const sockets = new Map()
-const say = message => process.stdout.write(JSON.stringify(message) + "\n")
+const report = message => process.stdout.write(JSON.stringify(message) + "\n")
 
 function connect({socket, url, authToken, params, version}) {
   const {Socket} = version === "1.7" ? phoenix17 : phoenix18
@@ -20,41 +20,41 @@ function connect({socket, url, authToken, params, version}) {
     rejoinAfterMs: () => 300,
     ...(authToken ? {authToken} : {}),
   })
-  connection.onOpen(() => say({socket, event: "open"}))
-  connection.onClose(e => say({socket, event: "close", code: e && e.code}))
-  connection.onError(e => say({socket, event: "error", message: String((e && e.message) || e)}))
+  connection.onOpen(() => report({socket, event: "open"}))
+  connection.onClose(e => report({socket, event: "close", code: e && e.code}))
+  connection.onError(e => report({socket, event: "error", message: String((e && e.message) || e)}))
   connection.connect()
   sockets.set(socket, {connection, channels: new Map(), Presence: (version === "1.7" ? phoenix17 : phoenix18).Presence})
 }
 
 function join({socket, topic, params, name}) {
   const {connection, channels, Presence} = sockets.get(socket)
-  // params may be a function in phoenix.js: `since` is then the last version seen, as a resuming client does it
+  // phoenix.js calls a function for the params of each join: `since` is then the last version that was received.
   const state = {version: null}
   const resume = params && params.resume
   const channel = connection.channel(topic, resume ? () => ({since: state.version}) : (params || {}))
   channels.set(name || topic, channel)
   channel.onMessage = (event, payload) => {
     if (event === "snapshot" || event === "delta") state.version = payload.version
-    if (!event.startsWith("chan_reply_")) say({socket, topic, name, event, payload})
+    if (!event.startsWith("chan_reply_")) report({socket, topic, name, event, payload})
     return payload
   }
   const presence = new Presence(channel)
-  presence.onSync(() => say({socket, topic, name, event: "presence_sync",
+  presence.onSync(() => report({socket, topic, name, event: "presence_sync",
     list: presence.list((key, {metas}) => ({key, metas}))}))
   channel.join()
-    .receive("ok", response => say({socket, topic, name, reply: "ok", response}))
-    .receive("error", response => say({socket, topic, name, reply: "error", response}))
-    .receive("timeout", () => say({socket, topic, name, reply: "timeout"}))
+    .receive("ok", response => report({socket, topic, name, reply: "ok", response}))
+    .receive("error", response => report({socket, topic, name, reply: "error", response}))
+    .receive("timeout", () => report({socket, topic, name, reply: "timeout"}))
 }
 
 function push({socket, topic, name, event, payload, leave}) {
   const channel = sockets.get(socket).channels.get(name || topic)
   const sent = leave ? channel.leave() : channel.push(event, payload || {})
   const to = leave ? "phx_leave" : event
-  sent.receive("ok", response => say({socket, topic, name, to, reply: "ok", response}))
-    .receive("error", response => say({socket, topic, name, to, reply: "error", response}))
-    .receive("timeout", () => say({socket, topic, name, to, reply: "timeout"}))
+  sent.receive("ok", response => report({socket, topic, name, to, reply: "ok", response}))
+    .receive("error", response => report({socket, topic, name, to, reply: "error", response}))
+    .receive("timeout", () => report({socket, topic, name, to, reply: "timeout"}))
 }
 
 readline.createInterface({input: process.stdin}).on("line", line => {

@@ -14,7 +14,7 @@ from websockets.protocol import Side, State
 
 from pollcast.gateway.channels import Socket
 from pollcast.gateway.frame_parsers import is_idle
-from pollcast.gateway.identity import NOBODY
+from pollcast.gateway.identity import ANONYMOUS
 from tests.support.gateway_clients import JOIN, TOPIC, bare, frame, heard, join, rows
 from tests.support.gateway_in_process import InProcessGateway, turn
 from tests.support.waiting import eventually
@@ -114,7 +114,7 @@ def test_any_message_gets_a_well_formed_reply_or_closes_the_socket(
     fuzzed: InProcessGateway, texts: list[bytes]
 ) -> None:
     wire = RecordingWire()
-    socket = Socket(wire, NOBODY, fuzzed.sockets.context)  # type: ignore[arg-type]
+    socket = Socket(wire, ANONYMOUS, fuzzed.sockets.context)  # type: ignore[arg-type]
     for text in texts:
         before = len(wire.written)
         socket.received(text)

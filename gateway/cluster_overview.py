@@ -1,9 +1,9 @@
-"""The cluster as the page shows it: `GET /api/cluster`. Made for this page; the gRPC API is for programs.
+"""The cluster as the page shows it: `GET /api/cluster`. It is made for that page; programs should use the gRPC API.
 
-Nodes and owners come from the mirrors of etcd that the gateway keeps anyway; what they do (clients, polls) from the
-metrics of each node, which are read when somebody asks, at most once in GATHER_SECONDS whatever the number who ask. A
-node that does not answer in a second is shown without figures. With tokens required, parameters of topics are not
-told, nor queries that the token's roles do not allow.
+Nodes and owners come from the mirrors of etcd that the gateway has anyway. Numbers of clients and polls come from each
+node's metrics, which are read when a client asks, at most once in GATHER_SECONDS whatever the number of clients. A node
+that does not answer in a second is shown without figures. With tokens required, the answer omits the parameters of
+topics and the queries that the token's roles do not allow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pollcast.gateway import scrape, takeovers
+from pollcast.gateway import node_metrics, takeovers
 from pollcast.gateway.hub import Owner
 from pollcast.gateway.identity import Identity
 from pollcast.gateway.takeovers import Takeovers
@@ -28,43 +28,50 @@ from pollcast.services.errors import PollcastError
 from pollcast.services.process.settings import GatewaySettings
 
 GATHER_SECONDS = 0.9
+"""Minimum time between two readings of the nodes' metrics, in seconds."""
 
 RATE_SECONDS = 10.0
-"""Rates are of figures that are at most so far apart."""
+"""Maximum time between the two readings that a rate is computed from, in seconds."""
 
-MOST_TOPICS = 300
+MAX_TOPICS = 300
+"""Maximum number of topics that are listed."""
 
 SOCKETS = "pollcast_gateway_sockets"
 SUBSCRIPTIONS = "pollcast_gateway_subscriptions"
 POLLS = "pollcast_poller_polls_total"
 STATEMENTS = "pollcast_poller_statements_total"
 METRICS = (SOCKETS, SUBSCRIPTIONS, POLLS, STATEMENTS)
+"""Names of the metrics that are read from each node."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeFigures:
-    """A node's metrics at a time, and what they were before."""
+    """A node's metrics at one time, and at the time before."""
 
     at: float  # monotonic seconds
     totals: Mapping[str, float]
     before: NodeFigures | None
 
     def rate(self, name: str) -> float | None:
-        """Per second; None when it is not known yet, or the node has started again meanwhile."""
+        """Return the increase per second; None when it is not known yet or the node has restarted in between."""
         if self.before is None or not 0 < self.at - self.before.at <= RATE_SECONDS:
             return None
         grown = self.totals[name] - self.before.totals[name]
         return grown / (self.at - self.before.at) if grown >= 0 else None
 
 
-class ClusterView:
-    """`nodes` is to be run by the gateway, and `owned` to be told; `owners` is what the gateway knows of owners."""
+class ClusterOverview:
+    """The cluster as this gateway sees it.
+
+    Run `nodes` as long as the gateway runs, and call `owned` for every change of an owner. `owners` is the hub's
+    mapping of canonical topics to their owners.
+    """
 
     def __init__(self, nodes: Mirror, settings: GatewaySettings, catalog: Catalog, owners: Mapping[str, Owner]) -> None:
         self.nodes = nodes
         self._takeovers = Takeovers()
         self._node = settings.node
-        self._hides = settings.tokens_required
+        self._hides_parameters = settings.tokens_required
         self._catalog = catalog
         self._owners = owners
         self._figures: dict[str, NodeFigures] = {}
@@ -72,16 +79,16 @@ class ClusterView:
         self._gathering = asyncio.Lock()
 
     def owned(self, topic: str, owner: Owner | None, now: float) -> None:
-        """The topic has another owner, or none."""
+        """Record that the topic has another owner, or none, since `now` (monotonic seconds)."""
         self._takeovers.owned(topic, owner.node if owner is not None else None, now, now_rfc3339())
 
     @property
     def takeovers(self) -> int:
-        """That this gateway has seen, ever."""
+        """The number of takeovers that this gateway has seen."""
         return self._takeovers.total
 
     async def show(self, identity: Identity) -> dict[str, Any]:
-        """What web/src/api.ts calls Cluster."""
+        """Return the answer to `GET /api/cluster`: the `Cluster` of web/src/api.ts."""
         records = self._records()
         async with self._gathering:
             if time.monotonic() - self._gathered >= GATHER_SECONDS:
@@ -112,20 +119,20 @@ class ClusterView:
             try:
                 records.append(NodeRecord.decode(kv.value))
             except ValueError:
-                continue  # not for a page to complain about
+                continue  # leave out a value that describes no node
         return sorted(records, key=lambda record: (record.role, record.node))
 
     async def _gather(self, records: list[NodeRecord]) -> None:
         async with asyncio.TaskGroup() as tasks:
             reading = {
-                record.node: tasks.create_task(scrape.totals(record.http, METRICS))
+                record.node: tasks.create_task(node_metrics.read_totals(record.http, METRICS))
                 for record in records
                 if record.http is not None and record.role != "coordinator"
             }
         now = time.monotonic()
         read = {node: task.result() for node, task in reading.items()}
         self._figures = {
-            node: NodeFigures(now, found, _alone(self._figures.get(node)))
+            node: NodeFigures(now, found, _without_before(self._figures.get(node)))
             for node, found in read.items()
             if found is not None
         }
@@ -137,7 +144,7 @@ class ClusterView:
             "name": record.node,
             "role": record.role,
             "state": record.state,
-            "http": None if self._hides else record.http,
+            "http": None if self._hides_parameters else record.http,
             "started_at": record.started_at,
             "version": record.version,
             "clients": round(figures.totals[SOCKETS]) if figures is not None and gateway else None,
@@ -155,12 +162,12 @@ class ClusterView:
                 counted[spelling, owner.node] += 1
         return [
             {"topic": spelling if number == 1 else f"{spelling} ({number} topics)", "owner": owner}
-            for (spelling, owner), number in sorted(counted.items())[:MOST_TOPICS]
+            for (spelling, owner), number in sorted(counted.items())[:MAX_TOPICS]
         ]
 
     def _spelling(self, topic: str, identity: Identity) -> str | None:
-        """What may be told of a topic's name, None when nothing."""
-        if not self._hides:
+        """Return the part of a topic's name that this client may see, None when it may see nothing."""
+        if not self._hides_parameters:
             return topic
         name = topic.partition("?")[0]
         try:
@@ -170,7 +177,8 @@ class ClusterView:
         return name
 
 
-def _alone(figures: NodeFigures | None) -> NodeFigures | None:
+def _without_before(figures: NodeFigures | None) -> NodeFigures | None:
+    """Return the figures without their predecessor, so that no chain of them grows."""
     return NodeFigures(figures.at, figures.totals, None) if figures is not None else None
 
 

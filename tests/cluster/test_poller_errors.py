@@ -1,7 +1,7 @@
-"""A database in trouble: what a client is told, that it keeps its last result, and that everything heals by itself.
+"""Database errors: clients learn the reason and keep the last result, and polling recovers by itself.
 
-One row per cause (docs/design/polling.md has them as a table). Each is real: PostgreSQL itself refuses, breaks or is
-gone.
+There is one row per cause (docs/design/polling.md has them as a table). Every error is real: PostgreSQL itself refuses,
+breaks or is gone.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ BEFORE = [(1, 11), (2, 21), (3, 31)]
 
 @dataclass(frozen=True)
 class Cause:
-    """Each line of what breaks and ends it is a transaction of its own."""
+    """SQL that begins and ends the error (each line is a transaction), and the state and reason that clients get."""
 
     breaks: str
     ends: str
@@ -79,20 +79,20 @@ RENEWS = (
 )
 
 CAUSES = {
-    "a table is dropped and made anew": Cause(
+    "a table is dropped and created again": Cause(
         "drop table secret_table",
         "create table secret_table as select * from (values (1, 10), (2, 20), (3, 30)) v(id, v);"
         " grant select on secret_table to public",
         "failed",
         "the query failed: undefined_table (42P01)",
     ),
-    "a column's type changes, and back": Cause(
+    "a column's type is changed and changed back": Cause(
         "alter table secret_table alter v type text",
         "alter table secret_table alter v type int using v::int",
         "failed",
         "the query failed: undefined_function (42883)",
     ),
-    "a column is renamed, and back": Cause(
+    "a column is renamed and renamed back": Cause(
         "alter table secret_table rename v to secret_v",
         "alter table secret_table rename secret_v to v",
         "failed",
@@ -119,12 +119,12 @@ CAUSES = {
         "failed",
         "the query failed: raise_exception (P0001)",
     ),
-    "no room for temporary files": Cause(
+    "no space for temporary files": Cause(
         "alter database {database} set temp_file_limit = '100kB'; alter database {database} set work_mem = '64kB';"
         " update secret_size set size = 50000" + RENEWS,
         "alter database {database} reset temp_file_limit; update secret_size set size = 1" + RENEWS,
         "stale",
-        "the database is short of something: configuration_limit_exceeded (53400)",
+        "the database is out of a resource: configuration_limit_exceeded (53400)",
         "sorted",
     ),
     "the connection limit is reached": Cause(
@@ -134,26 +134,26 @@ CAUSES = {
         "the database can't be reached, or all connections to it are busy",
         "hasty",
     ),
-    "the login is taken away": Cause(
+    "the login is revoked": Cause(
         "alter role {role} nologin" + RENEWS,
         "alter role {role} login",
         "stale",
         "the database can't be reached, or all connections to it are busy",
         "hasty",
     ),
-    "somebody terminates the connections, again and again": Cause(
+    "the connections are terminated repeatedly": Cause(
         "create or replace function go() returns boolean language plpgsql security definer as"
         " 'begin perform pg_terminate_backend(pg_backend_pid()); return true; end'",
         "create or replace function go() returns boolean language plpgsql as 'begin return true; end'",
         "stale",
-        "the database is in trouble: admin_shutdown (57P01)",
+        "the database is unavailable: admin_shutdown (57P01)",
     ),
 }
 
 
 @pytest.fixture
 def role(database: str) -> Iterator[str]:
-    """A role that may log in, and nothing else, in a database that is set up."""
+    """A role that may only log in, and the tables that the queries need."""
     name = f"watcher_{database.rpartition('/')[2]}"
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(f"create role {name} login".encode())
@@ -172,7 +172,7 @@ def leaks(reason: str) -> bool:
 
 
 @pytest.mark.parametrize("name", CAUSES)
-async def test_a_client_keeps_its_result_and_learns_why_and_it_heals_when_the_cause_ends(
+async def test_a_client_learns_the_reason_and_keeps_its_result_until_the_cause_ends(
     database: str, role: str, tmp_path: Path, name: str
 ) -> None:
     cause = CAUSES[name]
@@ -198,10 +198,10 @@ async def test_a_client_keeps_its_result_and_learns_why_and_it_heals_when_the_ca
         await eventually(lambda: late.state == cause.state)
         assert late.values == before
         await as_owner(cause.ends)
-        asked = statements(cause.query)
+        before_recovery = statements(cause.query)
         await eventually(lambda: late.state == "live")
-        # One poll may have begun before the end, and each lost connection is tried twice.
-        assert statements(cause.query) - asked <= 3
+        # One poll may have begun before the cause ended, and a statement with a lost connection is run twice.
+        assert statements(cause.query) - before_recovery <= 3
         await as_owner("insert into secret_table values (4, 40)")
         await eventually(lambda: late.values is not None and len(late.values) == 4)
         assert [kind(update) for update in late.updates] == ["snapshot", "status", "status", "delta"]
@@ -211,12 +211,12 @@ def kind(update: object) -> str:
     return str(update.WhichOneof("body"))  # type: ignore[attr-defined]
 
 
-# --- many topics, and a server that is gone -------------------------------------------------------------------------
+# --- many topics, and a server that is killed ----------------------------------------------------------------------
 
 
 @contextlib.asynccontextmanager
 async def watching(poller: Setting, topics: int) -> AsyncIterator[tuple[Gateway, list[Followed]]]:
-    """So many topics of `many`, all live."""
+    """Watch this many topics of the query `many`, all live."""
     async with poller.gateway() as gateway:
         followed = []
         for but in range(100, 100 + topics):
@@ -226,7 +226,7 @@ async def watching(poller: Setting, topics: int) -> AsyncIterator[tuple[Gateway,
         yield gateway, followed
 
 
-async def test_a_table_made_anew_does_not_end_polling_together(database: str, role: str, tmp_path: Path) -> None:
+async def test_a_restored_table_does_not_end_batching(database: str, role: str, tmp_path: Path) -> None:
     async with polling_on(database, tmp_path, CATALOG) as poller, watching(poller, 50) as (_, followed):
         for _ in range(3):
             await poller.execute("alter table secret_table rename to away")
@@ -239,7 +239,7 @@ async def test_a_table_made_anew_does_not_end_polling_together(database: str, ro
         assert statements("many") - before <= 10
 
 
-async def test_a_server_that_is_killed_is_asked_by_one_connection_at_a_time_and_all_topics_heal(
+async def test_a_killed_server_gets_few_connection_attempts_and_all_topics_recover(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with PostgresServer.start(tmp_path_factory.mktemp("pg") / "data", fsync=False) as server:
@@ -254,10 +254,10 @@ async def test_a_server_that_is_killed_is_asked_by_one_connection_at_a_time_and_
                 await eventually(lambda: all(each.state == "stale" for each in followed))
                 assert not any(leaks(each.reason) for each in followed)
                 assert all(each.values == BEFORE for each in followed)
-                attempts, asked = proxy.connections, statements("many")
-                await eventually(lambda: statements("many") >= asked + 3)
-                # Each statement waits a second or more for a connection, and one is tried every half second.
-                assert proxy.connections - attempts <= 5 * (statements("many") - asked)
+                attempts, before = proxy.connections, statements("many")
+                await eventually(lambda: statements("many") >= before + 3)
+                # Each statement waits a second or more for a connection, and one is attempted every half second.
+                assert proxy.connections - attempts <= 5 * (statements("many") - before)
                 attempts = proxy.connections
                 server.restart()
                 await eventually(lambda: all(each.state == "live" for each in followed))

@@ -1,4 +1,4 @@
-"""Reads the metrics of a node of the cluster, as Prometheus does: `GET /metrics` (CONTRACT.md §5)."""
+"""Reading the metrics of another node of the cluster, as Prometheus does: `GET /metrics`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from contextlib import closing
 from pollcast.services.process.settings import HostPort, split_host_port
 
 ANSWER_SECONDS = 1.0
+"""Maximum time for a node to answer, in seconds."""
 
 
-async def totals(address: HostPort, names: Collection[str]) -> dict[str, float] | None:
-    """The samples of these names, each summed over its labels; None when the node did not answer."""
+async def read_totals(address: HostPort, names: Collection[str]) -> dict[str, float] | None:
+    """Return the metrics of these names, each summed over its labels; None when the node does not answer in time."""
     host, port = split_host_port(address)
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
@@ -23,11 +24,11 @@ async def totals(address: HostPort, names: Collection[str]) -> dict[str, float] 
     except (OSError, TimeoutError):
         return None
     head, _, body = answer.partition(b"\r\n\r\n")
-    return summed(body.decode(errors="replace"), names) if b" 200 " in head.split(b"\r\n", 1)[0] else None
+    return sum_samples(body.decode(errors="replace"), names) if b" 200 " in head.split(b"\r\n", 1)[0] else None
 
 
-def summed(text: str, names: Collection[str]) -> dict[str, float]:
-    """Of Prometheus' text format. Pure; a name that is not there is 0."""
+def sum_samples(text: str, names: Collection[str]) -> dict[str, float]:
+    """Sum each name's samples in a text of Prometheus' format over their labels; a name without samples is 0. Pure."""
     sums = dict.fromkeys(names, 0.0)
     for line in text.splitlines():
         name = line.partition("{")[0].partition(" ")[0]

@@ -1,0 +1,96 @@
+"""Server-sent events: a topic's events as text, and the response that streams them.
+
+The format is described in docs/reference/http.md#server-sent-events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from pollcast.gateway.admission import Admission
+from pollcast.gateway.follower import DeltaEvent, TopicEvent, following
+from pollcast.gateway.history import Result
+from pollcast.gateway.hub import Hub
+from pollcast.gateway.version import Version
+from pollcast.services.catalogue.topics import Topic
+
+COMMENT_SECONDS = 15.0
+"""Time without an event after which a comment is sent, in seconds.
+
+It keeps proxies from closing the stream, and makes the gateway notice a client that is gone.
+"""
+
+
+class EventStream(Response):
+    """A response that streams until the events end or the client is gone, and then closes the events at once."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None], admission: Admission, headers: dict[str, str]) -> None:
+        super().__init__(headers=headers)
+        self._admission = admission
+        del self.headers["content-length"]
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._admission.seat():
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await self._until_over(receive, send)
+
+    async def _until_over(self, receive: Receive, send: Send) -> None:
+        async with asyncio.TaskGroup() as group:
+            streaming = group.create_task(self._stream(send))
+            gone = group.create_task(_until_disconnected(receive))
+            await asyncio.wait([streaming, gone], return_when=asyncio.FIRST_COMPLETED)
+            streaming.cancel()
+            gone.cancel()
+
+    async def _stream(self, send: Send) -> None:
+        async with aclosing(self._events):
+            async for event in self._events:
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _until_disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def stream_topic(
+    hub: Hub, topic: Topic, since: Version | None, lifetime: float | None
+) -> AsyncGenerator[bytes, None]:
+    """Yield a topic's events as text from `since` on, for at most `lifetime` seconds."""
+    yield b": ok\n\n"
+    known = since
+    with following(hub, topic, since=since, lifetime=lifetime) as follower:
+        async with aclosing(follower.events(COMMENT_SECONDS)) as events:
+            async for event in events:
+                if event is None:
+                    yield b": still here\n\n"
+                    continue
+                if isinstance(event, Result):
+                    known = event.version
+                elif isinstance(event, DeltaEvent):
+                    known = event.entry.version
+                yield server_sent(event, known)
+
+
+def server_sent(event: TopicEvent, known: Version | None) -> bytes:
+    """Return one server-sent event; `known` is the version that the client has after it."""
+    if isinstance(event, Result):
+        name, payload = b"snapshot", event.payload
+    elif isinstance(event, DeltaEvent):
+        name, payload = b"delta", event.entry.payload(event.base)
+    else:
+        name, payload = b"status", event.payload()
+    identifier = b"id: %b\n" % str(known).encode() if known is not None else b""
+    # JSON may contain line breaks as white space (a json column keeps its own): each line becomes a data line.
+    data = b"".join(b"data: %b\n" % line for line in re.split(rb"\r\n|\r|\n", payload))
+    return b"event: %b\n%b%b\n" % (name, identifier, data)

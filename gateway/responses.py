@@ -1,0 +1,50 @@
+"""HTTP responses and query strings of a gateway: JSON, errors, CORS headers, and the token in a query. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pollcast.services.errors import PollcastError
+
+
+def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return a response with a JSON body."""
+    return Response(orjson.dumps(body), status_code=status, media_type="application/json", headers=headers)
+
+
+def error_response(error: PollcastError, headers: dict[str, str] | None = None) -> Response:
+    """Return the error as JSON with its status (docs/reference/http.md#errors)."""
+    return json_response({"reason": error.reason, "detail": error.detail}, status=error.http, headers=headers)
+
+
+async def http_error_response(request: Request, error: Exception) -> Response:
+    """Return an error that Starlette raised, such as 404 and 405, in the same form."""
+    assert isinstance(error, HTTPException)
+    reason = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+    headers = dict(error.headers or {})  # `Allow`, with 405
+    return json_response({"reason": reason, "detail": error.detail}, status=error.status_code, headers=headers)
+
+
+def cors_headers(request: Request) -> dict[str, str]:
+    """Return the headers that let a page of the request's Origin read the response. Check the Origin first."""
+    origin = request.headers.get("origin")
+    return {"access-control-allow-origin": origin, "vary": "Origin"} if origin else {}
+
+
+def token_in_query(query: str) -> str | None:
+    """Return the value of `token=` in a raw query string, None when there is none."""
+    for pair in query.split("&"):
+        name, _, value = pair.partition("=")
+        if name == "token":
+            return value
+    return None
+
+
+def without_token(query: str) -> str:
+    """Return the raw query string without `token=`."""
+    return "&".join(pair for pair in query.split("&") if pair.partition("=")[0] != "token")
