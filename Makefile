@@ -13,7 +13,7 @@ PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 install: .venv/installed
 	@$(MAYBE_PAGE)
 
-# What `up` needs, and what the rest needs beyond that. constraints.txt has the version of each package.
+# The packages that `up` needs, and then those that the other targets need. constraints.txt pins their versions.
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.12"; exit 1; }
 	@echo "Installing Pollcast and what it needs into .venv (about a minute the first time) ..."
@@ -26,7 +26,7 @@ install: .venv/installed
 	@$(PIP_INSTALL) --editable '.[dev]' --editable clients/python
 	@touch $@
 
-# exec: the signals that make passes on reach pollcast itself.
+# exec lets the signals that make forwards reach pollcast itself.
 up: .venv/ready
 	@$(MAYBE_PAGE)
 	@exec $(BIN)/pollcast up $(ARGS)
@@ -50,7 +50,7 @@ test: install tests/support/js/node_modules/.package-lock.json
 tests/support/js/node_modules/.package-lock.json: tests/support/js/package-lock.json | install
 	@cd tests/support/js && $(WITH_NODE) npm ci --silent --no-audit --no-fund
 
-# The nemesis for longer than in `make test`: make chaos SECONDS=600 SEED=7
+# Random faults for longer than in `make test`: make chaos SECONDS=600 SEED=7
 chaos: install
 	CHAOS_SECONDS=$(or $(SECONDS),600) CHAOS_SEED=$(or $(SEED),1) $(BIN)/pytest -s tests/faults/test_chaos.py
 
@@ -66,7 +66,7 @@ check: install proto-check
 bench: install
 	$(BIN)/python -m bench $(ARGS)
 
-# Ownership, checked exhaustively with spin (docs/design/model.md). MODEL=--long: minutes.
+# Checks the ownership protocol exhaustively with spin (docs/design/model.md). MODEL=--long takes minutes.
 model:
 	@$(PYTHON) model/check.py $(MODEL)
 
@@ -77,7 +77,7 @@ proto: install
 	$(BIN)/python -m grpc_tools.protoc -Iproto --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 		--python_out=proto --grpc_python_out=proto --mypy_out=quiet:proto --mypy_grpc_out=quiet:proto $(PROTOS)
 
-# Generated code is committed; this fails when it differs from what the .proto files give.
+# Generated code is committed; this fails when it differs from the .proto files.
 proto-check: proto
 	@git diff --exit-code --stat -- proto || { echo "proto/ is not up to date: run 'make proto' and commit"; exit 1; }
 
@@ -85,12 +85,12 @@ fmt: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The versions that are installed: the newest ones that pyproject.toml allows. Commit the result.
+# Pins the newest versions that pyproject.toml allows in constraints.txt. Commit the result.
 lock: install
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
 		--custom-compile-command "make lock" --output-file constraints.txt pyproject.toml clients/python/pyproject.toml
 
-# The distributions: pollcast with its page, pollcast-client, and the npm package, in dist/.
+# Builds the distributions into dist/: pollcast with its page, pollcast-client, and the npm package.
 dist: install
 	@rm -rf dist
 	$(BIN)/python -m build --outdir dist .
