@@ -31,15 +31,19 @@ class Node:
     grpc: str | None
 
     def kill(self) -> None:
+        """End the process with SIGKILL."""
         os.kill(self.pid, signal.SIGKILL)
 
     def freeze(self) -> None:
+        """Stop the process with SIGSTOP: its connections stay open, and nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
+        """Let the process continue after `freeze`."""
         os.kill(self.pid, signal.SIGCONT)
 
     def terminate(self) -> None:
+        """Ask the process to end with SIGTERM."""
         os.kill(self.pid, signal.SIGTERM)
 
 

@@ -26,6 +26,7 @@ def any_gateway(world: World, rng: random.Random) -> Callable[[], Awaitable[str]
     """Return a function that returns the address of a random ready gateway, for each connection of a roaming client."""
 
     async def address() -> str | None:
+        """Return the address of a random running gateway, or None when it is not ready."""
         services = world.services.values()
         names = [service.name for service in services if service.role == "gateway" and service.running]
         record = await world.node(rng.choice(names)) if names else None

@@ -1,4 +1,4 @@
-"""Waits for conditions, and a measure of the time for which the machine stood still.
+"""Functions that wait for conditions, and a measure of the time for which the machine stood still.
 
 A shared machine stands still now and then, even for seconds. Assertions about durations subtract that time.
 """

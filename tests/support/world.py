@@ -68,7 +68,7 @@ end $$;
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """One poll of one topic, as the database reported it."""
+    """A poll of one topic, as the database reported it."""
 
     topic: str
     at: float  # seconds since the Unix epoch
