@@ -29,7 +29,7 @@ def unbatchable_reason(query: Query) -> str | None:
     """Return a message with the reason why the topics can't share a statement; None when they can."""
     if not query.params:
         return "it has no parameters, so there is one topic"
-    found = [token for token in tokens(query.sql) if token.kind != "space"]
+    found = [token for token in tokens(query.sql) if token.kind not in ("space", "hint")]
     for at in range(len(found) - 1):
         if found[at].text in AGGREGATES and found[at].kind == "word" and found[at + 1].text == "(":
             inside = _arguments(found, at + 1)
