@@ -241,10 +241,8 @@ def _check_quoted(token: Token, sql: str) -> None:
 
 # --- output columns ---------------------------------------------------------------------------------------------------
 
-_AFTER_OUTPUT: Final = frozenset(
-    ("from", "where", "group", "having", "window", "union", "intersect", "except")
-    + ("order", "limit", "offset", "fetch", "for")
-)
+_END_OF_OUTPUT = """from where group having window union intersect except order limit offset fetch for"""
+_AFTER_OUTPUT: Final = frozenset(_END_OF_OUTPUT.split())
 """Reserved words that end a select list."""
 
 
