@@ -1,4 +1,4 @@
-"""`python -m bench [name…]`: all benchmarks, or those named."""
+"""The command `python -m bench [name…]`, which runs the named benchmarks, or all of them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ ALL = ("fanout", "memory", "latency", "storm", "slow", "compression", "peers", "
 
 
 def main() -> None:
+    """Run the benchmarks that the command line names, one after the other."""
     names = sys.argv[1:] or ALL
     unknown = [name for name in names if name not in ALL]
     if unknown:
-        raise SystemExit(f"no benchmark is called {unknown[0]}; there are {', '.join(ALL)}")
+        raise SystemExit(f"there is no benchmark {unknown[0]!r}; choose from {', '.join(ALL)}")
     os.environ["GRPC_VERBOSITY"] = "ERROR"
     logs.configure(level=logging.WARNING)
     raise_file_limit()

@@ -1,4 +1,4 @@
-"""Compression: what it saves and what it costs, once for all clients and, for comparison, once per client."""
+"""Benchmark of compression: bytes saved and CPU spent, once for all clients and, for comparison, once per client."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ ROUNDS = 200
 
 
 async def run() -> None:
+    """Print the size and cost of compressed messages, and the cost of fan-out with and without compression."""
     lines: list[tuple[object, ...]] = []
     for name, payload in (
         ("delta of 5 rows", _payload(5, 180)),
@@ -28,33 +29,34 @@ async def run() -> None:
     table.show("One message", ("message", "bytes", "compressed", "saved", "µs to compress"), lines)
     plain, size = await gateway_cost(CLIENTS, 1)
     packed, packed_size = await gateway_cost(CLIENTS, 1, deflate=True)
-    each = _each()
+    each = _cost_per_client()
     table.show(
         f"Fan-out to {CLIENTS:,} clients: CPU-seconds per million messages",
         ("how", "bytes", "CPU-seconds"),
         [
             ("uncompressed", size, plain),
             ("compressed once for all", packed_size, packed),
-            ("compressed for each client, with its context: zlib alone", packed_size, each),
+            ("compressed for each, with its context: zlib alone", packed_size, each),
         ],
     )
 
 
 def _payload(count: int, size: int, stamp: int = 0) -> bytes:
-    """A snapshot of rows that differ like an application's: a name, an amount, a time, a comment."""
+    """Return a snapshot message of `count` rows of `size` bytes, which vary as an application's rows do."""
     body = b",".join(row for _, row in rows(count, size, stamp))
     return phoenix.push(b'"live:bench"', b"snapshot", b'{"version":"1-1","rows":[%b]}' % body)
 
 
 def _microseconds(payload: bytes) -> float:
+    """Return the CPU time of compressing this message once, in microseconds."""
     began = time.process_time()
     for _ in range(ROUNDS):
         Framed(payload).ready(True)
     return (time.process_time() - began) / ROUNDS * 1e6
 
 
-def _each() -> float:
-    """Seconds per million messages of compressing alone, as uvicorn does it by default."""
+def _cost_per_client() -> float:
+    """Return the CPU-seconds of compressing a million messages for single clients, as uvicorn does by default."""
     encoder = zlib.compressobj(wbits=-12, memLevel=5)
     payloads = [_payload(5, 180, stamp) for stamp in range(ROUNDS)]
     began = time.process_time()

@@ -1,4 +1,4 @@
-"""Fan-out: CPU per delivered message, against the yardstick of `bench.yardstick` with the same clients and bytes."""
+"""Benchmark of fan-out: CPU per delivered message, compared with `bench.yardstick` for the same clients and bytes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from bench.processes import module, running, swarm
 from bench.stage import SOCKET, rows, stage, topic_names
 
 SHAPES = ((1_000, 1), (10_000, 1), (2_000, 200))
-"""Clients and topics."""
+"""Shapes to measure: the number of clients and the number of topics that they are spread over."""
 
 ROWS = 5
 ROW_BYTES = 180
-"""Each message is a delta of all rows: about 1 KB."""
+"""Size of a row in bytes. Each message is a delta of all ROWS rows: about 1 KB."""
 
 MESSAGES_PER_RUN = 200_000
 RUNS = 3
 
 
 async def run() -> None:
+    """Print the CPU cost of a message for each of SHAPES."""
     lines = []
     for clients, topics in SHAPES:
         ours, size = await gateway_cost(clients, topics)
@@ -34,7 +35,7 @@ async def run() -> None:
 
 
 async def gateway_cost(clients: int, topics: int, deflate: bool = False) -> tuple[float, int]:
-    """CPU-seconds per million messages, and the bytes of a message."""
+    """Return a gateway's CPU-seconds per million messages, and the bytes of one message."""
     names = topic_names(topics)
     async with stage(names, rows(ROWS, ROW_BYTES)) as on, swarm() as crowd:
         await crowd.ask(
@@ -49,7 +50,7 @@ async def gateway_cost(clients: int, topics: int, deflate: bool = False) -> tupl
         await asyncio.sleep(0.5)
         await crowd.ask(do="reset")
         stamp = 1
-        for name in names:  # learns the size, and warms up
+        for name in names:  # to learn the size of a message, and to warm up
             on.change(name, rows(ROWS, ROW_BYTES, stamp))
         await asyncio.sleep(1.0)
         size = (await crowd.ask(do="state"))["received"] // clients
@@ -68,6 +69,7 @@ async def gateway_cost(clients: int, topics: int, deflate: bool = False) -> tupl
 
 
 async def yardstick_cost(clients: int, topics: int, size: int) -> float:
+    """Return the bare server's CPU-seconds per million messages of `size` bytes."""
     async with running(*module("bench.yardstick", topics, size)) as server, swarm() as crowd:
         port = int(await server.line())
         await crowd.ask(do="connect", port=port, path="/", n=clients, say=[""], until="ready")

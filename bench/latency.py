@@ -1,5 +1,6 @@
-"""Latency: from a result to the last client, from a join to its snapshot, of topics that are polled already and of ones
-that are not; joins per CPU-second. The yardstick of the first is `bench.yardstick` with the same clients and bytes.
+"""Benchmark of latency: from a result to its last client, and from a join to its snapshot, for topics that are polled
+already and for topics that are not. It also counts joins per CPU-second. The first is compared with `bench.yardstick`
+for the same clients and bytes.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ n = "int"
 """
 
 stamps = count(1)
+"""Numbers that make each change of the rows a different one."""
 
 
 async def run() -> None:
+    """Print the latencies and the joins per CPU-second."""
     names = topic_names(1)
     async with stage(names, rows(5, 180), environment={"POLLCAST_JOIN_RATE": "1000000"}) as on:
         async with swarm() as crowd:
@@ -53,22 +56,22 @@ async def run() -> None:
             (f"a result to the last of {CLIENTS:,} clients", *in_milliseconds(took), 20),
             ("… the same bytes by a bare transport.write", *in_milliseconds(bare), ""),
             ("a join of a warm topic to its snapshot", joined["p50"] * 1e3, joined["p99"] * 1e3, 5),
-            ("a join of a topic that nobody watched, until its first result", *in_milliseconds(cold), "50 + query"),
+            ("a join of a topic without clients, to its first result", *in_milliseconds(cold), "50 + query"),
         ],
     )
     table.show(
         "Joins per CPU-second of the gateway (target: 3,000; Phoenix: 2,000 to 2,500)",
         ("what", "per second"),
         [
-            ("joins on sockets that are there, each with a snapshot", 1 / per_join),
-            ("connections: TCP, HTTP, handshake, join, snapshot", 1 / per_connection),
-            ("… by a bare server that answers ready bytes once", 1 / per_bare_connection),
+            ("on open sockets, each with its snapshot", 1 / per_join),
+            ("with TCP, HTTP and the handshake", 1 / per_connection),
+            ("… by a bare server that answers prepared bytes once", 1 / per_bare_connection),
         ],
     )
 
 
 async def round_size(on: Stage, crowd: Process, topic: str) -> int:
-    """Bytes that all clients get together of one change."""
+    """Change the topic once and return the bytes that all clients together receive."""
     await asyncio.sleep(0.5)
     await crowd.ask(do="reset")
     on.change(topic, rows(5, 180, next(stamps)))
@@ -77,7 +80,7 @@ async def round_size(on: Stage, crowd: Process, topic: str) -> int:
 
 
 async def result(on: Stage, crowd: Process, topic: str, size: int) -> float:
-    """Seconds from `Stage.change` to the last byte at the last client."""
+    """Change the topic and return the seconds from `Stage.change` to the last byte at the last client."""
     await crowd.ask(do="reset")
     began = time.monotonic()
     on.change(topic, rows(5, 180, next(stamps)))
@@ -87,11 +90,13 @@ async def result(on: Stage, crowd: Process, topic: str, size: int) -> float:
 
 
 def in_milliseconds(seconds: list[float]) -> tuple[float, float]:
+    """Return the median and the 99th percentile in milliseconds."""
     return table.percentile(seconds, 0.5) * 1e3, table.percentile(seconds, 0.99) * 1e3
 
 
 async def yardstick(size: int) -> tuple[list[float], float]:
-    """What `result` measures, and CPU-seconds per connection, of a server that does nothing but write."""
+    """Return the seconds that each of RESULTS messages of a bare server takes, as `result` measures them, and the
+    server's CPU-seconds per connection."""
     async with running(*module("bench.yardstick", 1, size)) as server, swarm() as crowd:
         port = int(await server.line())
         await crowd.ask(do="connect", port=port, path="/", n=CLIENTS, say=[""], until="ready")
@@ -108,7 +113,10 @@ async def yardstick(size: int) -> tuple[list[float], float]:
 
 
 async def cold_joins() -> list[float]:
-    """Seconds from the join to the snapshot, on a real cluster: demand, claim, poll, Feed. One after the other."""
+    """Join COLD new topics of a real cluster one after the other and return the seconds from each join to its snapshot.
+
+    Each join takes the whole way: demand, claim, poll and Feed.
+    """
     with tempfile.TemporaryDirectory(prefix="pollcast-bench-") as name:
         folder = Path(name)
         with EtcdServer.start(folder / "etcd") as etcd, PostgresServer.start(folder / "pg") as postgres:
@@ -125,7 +133,8 @@ async def cold_joins() -> list[float]:
 
 
 async def joins(on: Stage, crowd: Process, topic: str) -> tuple[dict[str, float], float, float]:
-    """Seconds of one join after the other, CPU-seconds per join, CPU-seconds per connection with its join."""
+    """Return three costs: the seconds of single joins (`p50`, `p99`, `p100`), the gateway's CPU-seconds per join on an
+    open socket, and its CPU-seconds per connection with its join."""
     say = on.joins([topic])[0]
     await crowd.ask(do="connect", port=on.port, path=SOCKET, n=JOINS, say=[""], until="")
     one_by_one = await crowd.ask(do="say", text=say, until='"snapshot"', first=0, last=500)

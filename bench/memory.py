@@ -1,4 +1,4 @@
-"""Memory of a gateway per joined client, and what of it is what."""
+"""Benchmark of a gateway's memory per joined client, idle and busy."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ BUSY_SECONDS = 30
 
 
 async def run() -> None:
+    """Print the memory per client, with and without permessage-deflate."""
     lines = []
     for deflate in (False, True):
         idle, busy = await per_client(deflate)
@@ -26,7 +27,10 @@ async def run() -> None:
 
 
 async def per_client(deflate: bool) -> tuple[float, float]:
-    """Bytes, idle and after half a minute of a message per second (1 KB; a delta that is kept in the log as well)."""
+    """Return the bytes of RSS per client when idle, and after BUSY_SECONDS with one message per second.
+
+    A message is a delta of 1 KB, which the topic's history keeps as well.
+    """
     names = topic_names(1)
     async with stage(names, rows(5, 180)) as on, swarm() as crowd:
         warm = {"port": on.port, "path": SOCKET, "say": on.joins(names), "deflate": deflate, "beats": True}

@@ -1,6 +1,6 @@
-"""Django Channels on Daphne with its layer in memory; run by `bench.peers` in an environment of its own.
+"""Django Channels on Daphne with its in-memory layer, which `bench.peers` runs in a virtual environment of its own.
 
-Every client is in one group; a line on the standard input is sent to the group.
+All clients are in one group. The server sends every line of its standard input to the group.
 """
 
 import asyncio
@@ -21,22 +21,26 @@ from channels.layers import get_channel_layer  # noqa: E402
 from channels.routing import ProtocolTypeRouter  # noqa: E402
 from daphne.server import Server  # noqa: E402
 
-obeying: list[asyncio.Task[None]] = []
+forwarding: list[asyncio.Task[None]] = []
+"""The task that runs `forward`, once the first client has connected."""
 
 
 class Consumer(AsyncWebsocketConsumer):
+    """A client's connection, which is in the group from its start."""
+
     async def connect(self) -> None:
         await self.channel_layer.group_add("all", self.channel_name)
         await self.accept()
         await self.send(text_data="ready")
-        if not obeying:
-            obeying.append(asyncio.ensure_future(obey()))
+        if not forwarding:
+            forwarding.append(asyncio.ensure_future(forward()))
 
     async def delta(self, event: dict[str, str]) -> None:
         await self.send(text_data=event["text"])
 
 
-async def obey() -> None:
+async def forward() -> None:
+    """Send every line of the standard input to the group."""
     lines = asyncio.StreamReader(limit=2**20)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     layer = get_channel_layer()

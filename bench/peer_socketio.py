@@ -1,6 +1,6 @@
-"""python-socketio on uvicorn and uvloop; run by `bench.peers` in an environment of its own.
+"""python-socketio on uvicorn and uvloop, which `bench.peers` runs in a virtual environment of its own.
 
-Every client is in one room; a line on the standard input is emitted to the room.
+All clients are in one room. The server emits every line of its standard input to the room.
 """
 
 import asyncio
@@ -15,10 +15,12 @@ app = socketio.ASGIApp(server)
 
 @server.event
 async def connect(sid: str, environ: object) -> None:
+    """Add a new client to the room."""
     await server.enter_room(sid, "all")
 
 
-async def obey() -> None:
+async def forward() -> None:
+    """Emit every line of the standard input to the room."""
     lines = asyncio.StreamReader(limit=2**20)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     async for line in lines:
@@ -26,11 +28,12 @@ async def obey() -> None:
 
 
 async def main() -> None:
+    """Serve on the port of the command line until killed."""
     config = uvicorn.Config(app, port=int(sys.argv[1]), log_level="warning", ws_max_size=2**20)
     serving = uvicorn.Server(config)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(serving.serve())
-        tasks.create_task(obey())
+        tasks.create_task(forward())
         print("ready", flush=True)
 
 

@@ -1,6 +1,7 @@
-"""Starlette on uvicorn and uvloop, as its documentation has it: what our gateway would be without wires of its own.
+"""Starlette on uvicorn and uvloop, written as its documentation suggests: a gateway that does not write to the
+transports itself.
 
-Every client has its task; a line on the standard input is sent to all of them, one after the other.
+Each client has a task of its own. The server sends every line of its standard input to all clients, one by one.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ clients: set[WebSocket] = set()
 
 
 async def serve(websocket: WebSocket) -> None:
+    """Serve one client until it disconnects."""
     await websocket.accept()
     clients.add(websocket)
     try:
@@ -25,7 +27,8 @@ async def serve(websocket: WebSocket) -> None:
         clients.discard(websocket)
 
 
-async def obey() -> None:
+async def forward() -> None:
+    """Send every line of the standard input to all clients."""
     lines = asyncio.StreamReader(limit=2**20)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     async for line in lines:
@@ -35,11 +38,12 @@ async def obey() -> None:
 
 
 async def main() -> None:
+    """Serve on the port of the command line until killed."""
     app = Starlette(routes=[WebSocketRoute("/", serve)])
     config = uvicorn.Config(app, port=int(sys.argv[1]), log_level="warning", ws_ping_interval=None)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(uvicorn.Server(config).serve())
-        tasks.create_task(obey())
+        tasks.create_task(forward())
         print("ready", flush=True)
 
 

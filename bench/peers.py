@@ -1,6 +1,6 @@
-"""The same fan-out on what a Python user would pick instead: plain Starlette, python-socketio, and Django Channels.
+"""Benchmark of the same fan-out on a Python user's alternatives: plain Starlette, python-socketio and Django Channels.
 
-The latter two are installed into an environment of their own under the user's cache folder, once.
+The latter two are installed once, into a virtual environment of their own in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ FRAME_BYTES = 4
 
 
 async def run() -> None:
+    """Print the CPU cost of a message for each server."""
     python = await asyncio.to_thread(environment)
     ours, size = await gateway_cost(CLIENTS, 1)
     bare = await yardstick_cost(CLIENTS, 1, size)
@@ -34,21 +35,24 @@ async def run() -> None:
     lines = [("bare transport.write", bare, bare / ours), ("Pollcast", ours, 1.0)]
     cost = await peer_cost(Path(sys.executable), "peer_starlette", "/", "", "ready", payload)
     lines.append(("Starlette on uvicorn and uvloop", cost, cost / ours))
-    # Engine.IO: the server speaks first; "40" asks for the default namespace, "40{…" grants it.
+    # Engine.IO: the server sends the first packet; "40" requests the default namespace, "40{…" confirms it.
     path = "/socket.io/?EIO=4&transport=websocket"
     cost = await peer_cost(python, "peer_socketio", path, "40", '40{"sid"', payload)
     lines.append(("python-socketio on uvicorn and uvloop", cost, cost / ours))
     cost = await peer_cost(python, "peer_channels", "/", "", "ready", payload)
     lines.append(("Django Channels on Daphne, layer in memory", cost, cost / ours))
     table.show(
-        f"The same on other servers: CPU-seconds per million messages of {size:,} bytes, {CLIENTS:,} clients",
+        f"Fan-out of other servers: CPU-seconds per million messages of {size:,} bytes, {CLIENTS:,} clients",
         ("server", "CPU-seconds", "× Pollcast"),
         lines,
     )
 
 
 async def peer_cost(python: Path, script: str, path: str, say: str, until: str, payload: bytes) -> float:
-    """CPU-seconds per million delivered messages; no compression is offered."""
+    """Return a server's CPU-seconds per million delivered messages. The clients offer no compression.
+
+    Each client connects to `path`, sends `say`, and has arrived when it has received `until`.
+    """
     port = ports.free_port()
     file = Path(__file__).with_name(f"{script}.py")
     async with running(str(python), str(file), str(port)) as server, swarm() as crowd:
@@ -67,6 +71,7 @@ async def peer_cost(python: Path, script: str, path: str, say: str, until: str, 
 
 
 async def _until_open(port: int) -> None:
+    """Wait until the port accepts connections; raises TimeoutError after 20 s."""
     async with asyncio.timeout(20):
         while True:
             try:
@@ -79,7 +84,7 @@ async def _until_open(port: int) -> None:
 
 
 def environment() -> Path:
-    """The Python of the peers' environment, which is made when it is not there."""
+    """Return the Python of the peers' virtual environment; create the environment when it is missing or outdated."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pollcast-bench"
     python = cache / "bin" / "python"
     installed = cache / "installed"

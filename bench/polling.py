@@ -1,8 +1,8 @@
-"""What polling costs: statements, CPU of the poller and CPU of the database for each poll of a topic.
+"""Benchmark of polling: statements, CPU of the poller and CPU of the database for each poll of a topic.
 
-Polls the top 20 rows of one region, of 10,000 regions with 100 rows each, on an embedded PostgreSQL of its own.
-Everything is measured in CPU seconds (this process is the poller), so that other work on the machine counts little, and
-compared within one run.
+A topic is the top 20 rows of one region, of 10,000 regions with 100 rows each, in an embedded PostgreSQL of its own.
+Costs are CPU-seconds (this process is the poller), so that other work on the machine hardly matters, and are compared
+within one run.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ timeout = "10s"
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one stretch of time, in seconds."""
+    """The cost of polling during one measurement. Times are in seconds."""
 
-    seconds: float
+    seconds: float  # duration of the measurement
     ours: float  # CPU of this process
     theirs: float  # CPU of the database
     polls: float
@@ -83,15 +83,17 @@ class Cost:
 
 
 def counted(name: str, query: str, **labels: str) -> float:
+    """Return the current value of this process's counter `pollcast_poller_<name>_total` for a query."""
     return REGISTRY.get_sample_value(f"pollcast_poller_{name}_total", {"query": query, **labels}) or 0
 
 
 def polls(query: str) -> float:
+    """Return the number of polls of the query's topics so far, whatever their outcome."""
     return sum(counted("polls", query, outcome=outcome) for outcome in ("changed", "unchanged", "stale", "failed"))
 
 
 def database_cpu(server: PostgresServer) -> float:
-    """Of all its processes that live, in seconds."""
+    """Return the CPU time that all running processes of the database have used so far, in seconds."""
     nanoseconds = 0
     for process in psutil.Process(server.pid).children():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -100,6 +102,7 @@ def database_cpu(server: PostgresServer) -> float:
 
 
 async def measured(server: PostgresServer, query: str, seconds: float) -> Cost:
+    """Return the cost of polling the query's topics during the next `seconds`."""
     before = time.monotonic(), time.process_time(), database_cpu(server), polls(query), counted("statements", query)
     await asyncio.sleep(seconds)
     after = time.monotonic(), time.process_time(), database_cpu(server), polls(query), counted("statements", query)
@@ -108,7 +111,10 @@ async def measured(server: PostgresServer, query: str, seconds: float) -> Cost:
 
 @contextlib.asynccontextmanager
 async def polled(url: str, query: str, names: Sequence[str], possible: bool = True) -> AsyncIterator[Polling]:
-    """A poller that owns these topics of one query; each was polled already, unless that takes more than 20 s."""
+    """Run a poller that owns these topics of one query, from when each was polled, but at most 20 s after the start.
+
+    With `possible=False` it polls each topic by a statement of its own.
+    """
     deadline = time.monotonic() + 20
     async with Database.open(url, 4, "bench") as database, asyncio.TaskGroup() as tasks:
         polling = Polling(catalogue.parse(CATALOG, "bench"), database, random.Random(1))
@@ -117,7 +123,7 @@ async def polled(url: str, query: str, names: Sequence[str], possible: bool = Tr
         running = tasks.create_task(polling.run())
         for epoch, name in enumerate(names, 1):
             polling.gained(name, epoch)
-        # A poller tells of its polls nobody but gateways.
+        # A poller reports polls to gateways only, so there is no event to wait for here.
         while any(topic.rows is None for topic, _ in polling.topics) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         yield polling
@@ -125,10 +131,12 @@ async def polled(url: str, query: str, names: Sequence[str], possible: bool = Tr
 
 
 def topics(query: str, number: int) -> list[str]:
+    """Return this number of canonical topics of the query."""
     return [f"{query}?region={region}" for region in range(number)]
 
 
 async def run() -> None:
+    """Fill a database and print every table of this benchmark."""
     logs.configure(level=40)
     with (
         tempfile.TemporaryDirectory(prefix="pollcast-bench-") as folder,
@@ -142,11 +150,12 @@ async def run() -> None:
             )
             connection.execute("create index on orders (region, amount desc, id)")
             connection.execute("vacuum analyze orders")
-        for measure in (batch_sizes, as_people_do_it, per_topic, memory, beside_pgbench):
+        for measure in (batch_sizes, alternatives, per_topic, memory, beside_pgbench):
             await measure(server)
 
 
 async def per_topic(server: PostgresServer) -> None:
+    """Print the cost of one poll of a topic, for topics polled together and one by one."""
     rows = []
     for number in (1, 100, 1_000, 10_000):
         query = "quick" if number <= 100 else "second"
@@ -172,6 +181,7 @@ async def per_topic(server: PostgresServer) -> None:
 
 
 async def batch_sizes(server: PostgresServer) -> None:
+    """Print the cost of one poll of a topic by the number of topics in a statement."""
     query = catalogue.parse(CATALOG, "bench").queries["second"]
     values = [{"region": str(region)} for region in range(2048)]
     rows = []
@@ -193,7 +203,7 @@ async def batch_sizes(server: PostgresServer) -> None:
                     took.append(time.monotonic() - began)
                     if size == 1 and start >= 256:
                         break
-                if turn:  # the first fills caches
+                if turn:  # the first turn only fills caches
                     total[0] += time.process_time() - ours
                     total[1] += database_cpu(server) - theirs
                     total[2] += min(len(values), start + size)
@@ -210,32 +220,33 @@ async def batch_sizes(server: PostgresServer) -> None:
     show("Batch size: one poll of a topic", head, rows)
 
 
-async def as_people_do_it(server: PostgresServer) -> None:
-    """1,000 clients on 100 topics at 1 s."""
+async def alternatives(server: PostgresServer) -> None:
+    """Print the cost of serving 1,000 clients on 100 topics every second, without and with Pollcast."""
     seconds = 5.0
     rows: list[tuple[str, float, float, float, float]] = []
     sql = SQL.replace("%(region)s", "%s")
 
-    async def plain(label: str, pollers: int, what: Callable[[int], list[int]]) -> None:
+    async def plain(label: str, pollers: int, regions: Callable[[int], list[int]]) -> None:
+        """Measure `pollers` tasks, of which task n queries `regions(n)` once per second."""
         async with AsyncConnectionPool(server.url, min_size=20, max_size=20, kwargs={"autocommit": True}) as pool:
             await pool.wait(30)
             done, stopped = 0, False
 
-            async def one(number: int) -> None:
+            async def poll(number: int) -> None:
                 nonlocal done
                 next_at = time.monotonic() + number / pollers
                 while True:
                     await asyncio.sleep(max(0, next_at - time.monotonic()))
-                    for region in what(number):
+                    for region in regions(number):
                         async with pool.connection() as connection:
-                            if stopped:  # a cancellation may be dropped while the pool is busy
+                            if stopped:  # the pool may swallow a cancellation while it is busy
                                 return
                             await (await connection.execute(sql.encode(), (region,))).fetchall()
                         done += 1
                     next_at = max(next_at + 1, time.monotonic())
 
             async with asyncio.TaskGroup() as tasks:
-                working = [tasks.create_task(one(number)) for number in range(pollers)]
+                working = [tasks.create_task(poll(number)) for number in range(pollers)]
                 await asyncio.sleep(1)
                 before = time.monotonic(), time.process_time(), database_cpu(server), done
                 await asyncio.sleep(seconds)
@@ -260,18 +271,20 @@ async def as_people_do_it(server: PostgresServer) -> None:
         )
     )
     least = rows[-1][2]
-    head = ("who polls", "statements/s", "database CPU ms per s", "pollers' CPU ms per s", "database CPU, Pollcast = 1")
+    head = ("pollers", "statements/s", "database CPU ms per s", "pollers' CPU ms per s", "database CPU, Pollcast = 1")
     show(
-        "1,000 clients on 100 topics at 1 s: the same work as people do it",
+        "1,000 clients on 100 topics, polled every second: the usual ways and Pollcast",
         head,
         [(*row[:4], row[2] / least) for row in rows],
     )
 
 
 async def beside_pgbench(server: PostgresServer) -> None:
+    """Print how much slower pgbench runs while Pollcast polls its tables."""
     arguments = ["-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres", "postgres"]
 
     async def pgbench(*options: str) -> str:
+        """Run pgbench to its end and return its standard output."""
         process = await asyncio.create_subprocess_exec(
             program("pgbench"),
             *options,
@@ -293,13 +306,14 @@ async def beside_pgbench(server: PostgresServer) -> None:
             found[label].append(float(out.split("tps = ")[1].split()[0]))
     medians = {label: statistics.median(each) for label, each in found.items()}
     show(
-        "pgbench (4 clients), alone and while Pollcast watches 1,000 topics of its accounts at 1 s",
-        ("run", "transactions/s", "of alone %"),
+        "pgbench (4 clients), alone and while Pollcast polls 1,000 topics of its accounts every second",
+        ("run", "transactions/s", "% of alone"),
         [(label, median, median / medians["alone"] * 100) for label, median in medians.items()],
     )
 
 
 async def memory(server: PostgresServer) -> None:
+    """Print the memory that a poller needs for the results of its topics."""
     rows: list[tuple[str, float, float, float]] = []
     for label, query, names, count in (
         ("1,000 topics of 20 rows", "second", topics("second", 1_000), 20 * 1_000),
@@ -313,9 +327,7 @@ async def memory(server: PostgresServer) -> None:
             grown = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
         rows.append((label, grown / 1e6, data / 1e6, (grown - data) / count))
-    show(
-        "Memory of a poller", ("what it holds", "MB allocated", "MB of rows and keys", "bytes a row beside them"), rows
-    )
+    show("Memory of a poller", ("results held", "MB allocated", "MB of rows and keys", "overhead per row, bytes"), rows)
 
 
 if __name__ == "__main__":

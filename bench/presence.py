@@ -1,11 +1,11 @@
-"""What presence costs: `python -m bench presence` starts a cluster of its own and measures
+"""Benchmark of presence. It starts a cluster of its own and measures
 
-1. the requests to etcd of 5,000 joins in a second (100 sockets on two gateways, 50 topics each), and of their leaving;
-2. the messages and bytes that 2,000 clients get who join one topic within a second, until all have the list;
-3. how long a single join takes to be seen.
+1. the requests to etcd of 5,000 joins in a second (100 sockets on two gateways, 50 topics each) and of as many leaves;
+2. the messages and bytes that 2,000 clients receive which join one topic within a second, until all have the list;
+3. the time from a join until other clients see the new member.
 
-The third is measured with `pollcast_client`. The others count the bytes of thousands of sockets: those clients speak
-just enough WebSocket for that, in this process, so that its share of the machine is small.
+The third is measured with `pollcast_client`. The others count the bytes of thousands of sockets: their clients in this
+process implement just enough of WebSocket, so that they use little of the machine.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CLIENTS = 2000
 
 
 class Client(asyncio.Protocol):
-    """One WebSocket. Counts what comes, by event."""
+    """A WebSocket that counts the messages and bytes it receives, by event, and keeps the number of listed members."""
 
     def __init__(self, totals: Counter[str], sizes: Counter[str]) -> None:
         self.open = asyncio.get_running_loop().create_future()
@@ -51,13 +51,14 @@ class Client(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by name
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport has another base class
         self._transport.write(
             b"GET /socket/websocket?vsn=2.0.0 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
 
     def join(self, topic: str, key: str) -> None:
+        """Join the topic with presence, as the member `key`."""
         message = orjson.dumps(["1", "1", topic, "phx_join", {"presence": {"key": key}}])
         assert self._transport is not None
         self._transport.write(bytes([0x81, 0x80 | 126]) + len(message).to_bytes(2) + bytes(4) + message)
@@ -81,6 +82,7 @@ class Client(asyncio.Protocol):
             del self._buffer[: start + length]
 
     def _frame(self) -> tuple[int, int] | None:
+        """Return the start and length of the first frame's payload in the buffer, or None while it is incomplete."""
         if len(self._buffer) < 2:
             return None
         start, length = 2, self._buffer[1]
@@ -101,13 +103,14 @@ class Client(asyncio.Protocol):
 
 
 def proposals(running: Cluster) -> float:
+    """Return the number of proposals that etcd has committed since its start."""
     with urllib.request.urlopen(f"http://{running.etcd[0]}/metrics") as answer:
         lines = answer.read().decode().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith("etcd_server_proposals_committed_total "))
 
 
 def members(running: Cluster) -> int:
-    """Presence keys in etcd, by etcd's own JSON gateway."""
+    """Return the number of presence keys in etcd, counted by etcd's own JSON gateway."""
     key = f"{running.namespace}/presence/"
     end = key[:-1] + chr(ord(key[-1]) + 1)
     body = {"key": base64.b64encode(key.encode()).decode(), "range_end": base64.b64encode(end.encode()).decode()}
@@ -119,10 +122,12 @@ def members(running: Cluster) -> int:
 
 
 def are_in_etcd(running: Cluster, number: int) -> bool:
+    """Return whether etcd has exactly this number of presence keys."""
     return members(running) == number
 
 
 async def open_sockets(running: Cluster, number: int, totals: Counter[str], sizes: Counter[str]) -> list[Client]:
+    """Open WebSockets on both gateways in turn; all of them count into `totals` (messages) and `sizes` (bytes)."""
     clients = []
     for each in range(number):
         host, _, port = running.gateway(each % 2).rpartition(":")
@@ -134,15 +139,16 @@ async def open_sockets(running: Cluster, number: int, totals: Counter[str], size
 
 
 async def until(condition: Callable[[], bool], seconds: float = 120.0, pause: float = 0.02) -> float:
-    """Seconds until the condition holds."""
+    """Wait until the condition holds, at most `seconds`, and return how many seconds that took."""
     started = time.monotonic()
     while not condition():
-        assert time.monotonic() - started < seconds, "not within the time"
+        assert time.monotonic() - started < seconds, f"the condition does not hold after {seconds:g} s"
         await asyncio.sleep(pause)
     return time.monotonic() - started
 
 
 async def joins_in_etcd(running: Cluster) -> None:
+    """Print etcd's proposals for SOCKETS × TOPICS joins, and for as many leaves."""
     clients = await open_sockets(running, SOCKETS, Counter(), Counter())
     before, started = proposals(running), time.monotonic()
     await asyncio.sleep(3)
@@ -162,11 +168,12 @@ async def joins_in_etcd(running: Cluster) -> None:
         used = proposals(running) - before - idle * took
         print(
             f"{SOCKETS * TOPICS} {verb}s sent in {sent:.2f} s, in etcd after {took:.2f} s: {used:.0f} proposals, "
-            f"which includes those of demand and of owners of {TOPICS} topics"
+            f"including those for the demand and the owners of {TOPICS} topics"
         )
 
 
 async def one_topic(running: Cluster) -> None:
+    """Print the messages and bytes that CLIENTS clients receive when all of them join one topic."""
     totals: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     clients = await open_sockets(running, CLIENTS, totals, sizes)
@@ -180,13 +187,13 @@ async def one_topic(running: Cluster) -> None:
     print(f"{CLIENTS} clients joined one topic in {sent:.2f} s; all list 1,000 members after {took:.2f} s")
     for event, count in totals.most_common():
         print(f"  {event:16} {count:7} messages  {sizes[event] / 1e6:8.2f} MB")
-    print(f"  {'in all':16} {totals.total():7} messages  {sizes.total() / 1e6:8.2f} MB")
+    print(f"  {'total':16} {totals.total():7} messages  {sizes.total() / 1e6:8.2f} MB")
     for client in clients:
         client.close()
 
 
 async def latency(running: Cluster) -> None:
-    """From a join to the diff at a client of the same gateway, and of the other."""
+    """Print the time from a join until a client of the same gateway, and one of the other gateway, see the member."""
     topic = "live:room?id=2000"
     for name, number in (("the same gateway", 0), ("the other gateway", 1)):
         took = []
@@ -203,22 +210,23 @@ async def latency(running: Cluster) -> None:
                     await sees(changes, member)
                     took.append(time.monotonic() - started)
                     joining.cancel()
-        print(f"a join is seen on {name} after {statistics.median(took) * 1000:.0f} ms (the median of {len(took)})")
+        print(f"clients of {name} see a join after {statistics.median(took) * 1000:.0f} ms (median of {len(took)})")
     await until(partial(are_in_etcd, running, 0))
 
 
 async def stay(running: Cluster, topic: str, member: str, joined: asyncio.Event) -> None:
-    """On the first gateway, until cancelled. `joined` is set right before the join is sent."""
+    """Be a member of the topic on the first gateway until cancelled. Sets `joined` right before it sends the join."""
 
-    def told(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if isinstance(event, Connected):
             joined.set()
 
-    async for _ in watch(topic, url=f"http://{running.gateway(0)}", presence={"key": member}, on_event=told):
+    async for _ in watch(topic, url=f"http://{running.gateway(0)}", presence={"key": member}, on_event=on_event):
         pass
 
 
 async def sees(changes: AsyncGenerator[Change, None], member: str) -> None:
+    """Wait until the presence list contains the member; raises TimeoutError after 10 s."""
     async with asyncio.timeout(10):
         async for change in changes:
             if member in change.presence:
@@ -226,12 +234,14 @@ async def sees(changes: AsyncGenerator[Change, None], member: str) -> None:
 
 
 async def measure(running: Cluster) -> None:
+    """Print all measurements of this benchmark."""
     await latency(running)
     await joins_in_etcd(running)
     await one_topic(running)
 
 
 async def run() -> None:
+    """Start a cluster with one poller and two gateways, and measure it."""
     with tempfile.TemporaryDirectory(prefix="pollcast-bench-") as folder:
         catalog = Path(folder) / "catalog.toml"
         catalog.write_text(CATALOG)

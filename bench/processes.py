@@ -1,4 +1,4 @@
-"""The processes of a benchmark: clients, yardsticks and gateways, each by its pipes, its CPU time and its memory."""
+"""The processes of a benchmark (clients, yardsticks, gateways): their pipes, CPU time and memory."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LINE_BYTES = 16 * 1024 * 1024
 
 
 def raise_file_limit() -> int:
-    """As many open files as this machine allows; the number."""
+    """Allow this process as many open files as the machine permits, and return that number."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
 
 class Process:
-    """One process that we started, with its CPU seconds and its memory."""
+    """A process that the benchmark started, with its CPU time and its memory."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -34,25 +34,27 @@ class Process:
 
     @property
     def cpu(self) -> float:
-        """Seconds, user and system, ever."""
+        """The CPU time (user and system) since the process started, in seconds."""
         times = self._seen.cpu_times()
         return float(times.user + times.system)
 
     @property
     def rss(self) -> int:
-        """Bytes that are resident."""
+        """The resident memory, in bytes."""
         return int(self._seen.memory_info().rss)
 
     async def line(self) -> bytes:
+        """Return the next line of the standard output, or b"" when the process has ended."""
         assert self.process.stdout is not None
         return (await self.process.stdout.readline()).strip()
 
     def say(self, line: bytes) -> None:
+        """Write a line to the standard input, without waiting."""
         assert self.process.stdin is not None
         self.process.stdin.write(line + b"\n")
 
     async def ask(self, **order: Any) -> dict[str, Any]:
-        """A command to a swarm, and its answer."""
+        """Send a command to a swarm and return its answer; raises RuntimeError when the process has ended."""
         self.say(orjson.dumps(order))
         answer = await self.line()
         if not answer:
@@ -65,7 +67,10 @@ class Process:
 async def running(
     *command: str, environment: dict[str, str] | None = None, errors: Path | None = None
 ) -> AsyncIterator[Process]:
-    """A process with pipes, ended on leaving. `errors` is where its standard error goes."""
+    """Run a process with pipes for its standard input and output, and end it on leaving.
+
+    `errors` is the file for its standard error; without it the process shares ours.
+    """
     with errors.open("wb") if errors is not None else contextlib.nullcontext() as log:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -89,11 +94,12 @@ async def running(
 
 
 def module(name: str, *arguments: object) -> tuple[str, ...]:
-    """The command that runs one of our modules."""
+    """Return the command that runs a Python module of this repository."""
     return sys.executable, "-m", name, *map(str, arguments)
 
 
 @contextlib.asynccontextmanager
 async def swarm() -> AsyncIterator[Process]:
+    """Run a process of `bench.swarm`, which has no clients yet."""
     async with running(*module("bench.swarm")) as process:
         yield process

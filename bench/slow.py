@@ -1,4 +1,4 @@
-"""Slow readers: 100 clients that do not read, on a topic whose every change is a snapshot of 100 KB."""
+"""Benchmark of slow readers: 100 clients do not read, on a topic that sends a snapshot of 100 KB with each change."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ STUCK_SECONDS = 30.0
 
 
 async def run() -> None:
+    """Print the gateway's memory while half of the clients do not read, and what becomes of those clients."""
     async with stage([WHOLE], noise(SNAPSHOT_BYTES)) as on, swarm() as slow, swarm() as quick:
         everybody = {"do": "connect", "port": on.port, "path": SOCKET, "say": on.joins([WHOLE]), "until": '"snapshot"'}
         await slow.ask(**everybody, n=SLOW)
@@ -33,7 +34,7 @@ async def run() -> None:
             if number % 30 == 0:
                 memory.append((number, on.gateway.rss / 1024 / 1024))
         fell = counter(on.port, "pollcast_gateway_slow_readers_total")
-        # Half of them read again: each gets what its buffers hold and one snapshot, which is the newest.
+        # Half of them read again: each receives what the buffers hold and then only the newest snapshot.
         await slow.ask(do="reset")
         await slow.ask(do="resume", first=0, last=SLOW // 2)
         await asyncio.sleep(2.0)
@@ -41,18 +42,18 @@ async def run() -> None:
         await asyncio.sleep(STUCK_SECONDS)
         closed = counter(on.port, "pollcast_gateway_stuck_sockets_total")
     table.show(
-        f"Slow readers: RSS of the gateway while {SLOW} of {SLOW + QUICK} clients do not read snapshots of 100 KB",
+        f"Slow readers: RSS of the gateway while {SLOW} of {SLOW + QUICK} clients read no snapshots of 100 KB",
         ("changes", "MiB"),
         memory,
     )
     print(
-        f"Sockets that fell behind: {fell:.0f}. Snapshots that those got who read again, of {CHANGES} (most of them "
-        f"from the kernel's buffers): {caught_up:.1f}. Closed with 1013 after {STUCK_SECONDS:.0f} s: {closed:.0f}."
+        f"Sockets that fell behind: {fell:.0f}. Each of those that read again received {caught_up:.1f} of {CHANGES} "
+        f"snapshots, most from the kernel's buffers. Closed with 1013 after {STUCK_SECONDS:.0f} s: {closed:.0f}."
     )
 
 
 def counter(port: int, name: str) -> float:
-    """A sample of /metrics."""
+    """Return the current value of a metric of the gateway, summed over its labels."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
     try:
         connection.request("GET", "/metrics")

@@ -1,7 +1,7 @@
-"""A real gateway process on a real etcd, fed by a stand-in for a poller that needs no database.
+"""Real gateway processes on a real etcd, with a stand-in for the poller that needs no database.
 
-The stand-in serves the real Feed (`poller.feed`) from this process and owns all topics of the stage from the beginning;
-`Stage.change` is a poll that found another result. So what a benchmark sees of the gateway is what a poller sees.
+The stand-in serves the real Feed (`poller.feed`) from this process and owns all topics from the beginning.
+`Stage.change` takes the place of a poll that found another result, so the gateway does the same work as with a poller.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ interval = "1s"
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "jetty", "knoll", "larch"]
 
 WHOLE = "whole"
-"""A topic without a key: every change is a snapshot."""
+"""A topic without a key, which sends a snapshot with every change."""
 
 SOCKET = "/socket/websocket?vsn=2.0.0"
 
@@ -59,6 +59,8 @@ START_SECONDS = 20.0
 
 @dataclass
 class Stage:
+    """Gateways that are ready, their HTTP ports, and the stand-in for a poller that owns the topics."""
+
     gateways: list[Process]
     ports: list[int]
     owned: dict[str, OwnedTopic]
@@ -66,36 +68,37 @@ class Stage:
     etcd: Etcd
 
     async def revision(self) -> int:
-        """Of etcd: grows by one with every change."""
+        """Return etcd's revision, which grows by one with every write."""
         return (await self.etcd.range("/bench/")).revision
 
     @property
     def gateway(self) -> Process:
+        """The first gateway."""
         return self.gateways[0]
 
     @property
     def port(self) -> int:
+        """The HTTP port of the first gateway."""
         return self.ports[0]
 
     def change(self, topic: str, rows: list[Row]) -> None:
-        """A poll gave these rows."""
+        """Publish these rows as the result of a poll of the topic."""
         owned = self.owned[topic]
         self.feed.publish(topic, owned.record_result(rows, clock.now_us()))
 
     @staticmethod
     def joins(names: list[str]) -> list[str]:
-        """What clients say to join."""
+        """Return the message that joins each of the topics."""
         return [f'["1","1","live:{name}","phx_join",{{}}]' for name in names]
 
 
 def topic_names(count: int) -> list[str]:
-    """Canonical."""
+    """Return this number of canonical topics."""
     return [f"bench?n={n}" for n in range(count)]
 
 
 def rows(count: int, size: int, stamp: int = 0) -> list[Row]:
-    """`count` rows of `size` bytes of JSON, which differ like an application's; another stamp makes each of them
-    another."""
+    """Return `count` rows of `size` bytes of JSON that vary as an application's rows do, and with the stamp."""
     return [(b"[%d]" % number, _row(number, size, stamp)) for number in range(count)]
 
 
@@ -112,7 +115,7 @@ def _row(number: int, size: int, stamp: int) -> bytes:
 
 
 def noise(size: int) -> list[Row]:
-    """One row of about `size` bytes that do not compress."""
+    """Return one row of about `size` random hexadecimal digits, which hardly compress."""
     return [(b"", b'{"text":"%b"}' % os.urandom(size // 2).hex().encode())]
 
 
@@ -120,7 +123,10 @@ def noise(size: int) -> list[Row]:
 async def stage(
     names: list[str], result: list[Row], gateways: int = 1, environment: dict[str, str] | None = None
 ) -> AsyncIterator[Stage]:
-    """Gateways that are ready, and topics that all have this result."""
+    """Run etcd, the stand-in and the gateways until they are ready. All topics have this result.
+
+    `environment` is added to that of the gateways.
+    """
     with tempfile.TemporaryDirectory(prefix="pollcast-bench-") as folder:
         file = Path(folder) / "catalog.toml"
         file.write_text(CATALOG)
@@ -165,8 +171,9 @@ async def stage(
 
 
 async def _until_ready(port: int) -> None:
+    """Wait until the gateway on this port is ready; raises TimeoutError after START_SECONDS."""
     async with asyncio.timeout(START_SECONDS):
-        while not await asyncio.to_thread(_ready, port):  # noqa: ASYNC110 - another process has no event to await
+        while not await asyncio.to_thread(_ready, port):  # noqa: ASYNC110 - a process gives no event to await
             await asyncio.sleep(0.1)
 
 

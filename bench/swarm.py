@@ -1,8 +1,8 @@
-"""Many WebSocket clients in one process that do as little as can be: they join and count bytes.
+"""Many WebSocket clients in one process that do as little as possible: they join and count bytes.
 
-`python -m bench.swarm` obeys commands on its standard input, one JSON object a line, and answers each with one. Clients
-speak for Pollcast (join with phx_join), or just listen (`yardstick` and the peers' servers). Times are seconds on the
-monotonic clock, which all processes of a machine share.
+`python -m bench.swarm` executes commands from its standard input, one JSON object a line, and answers each with a line.
+Clients join topics of Pollcast (with phx_join), or only listen (to `yardstick` and the peers' servers). Times are
+seconds of the monotonic clock, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ RECEIVE_BYTES = 256 * 1024
 
 
 def masked(text: bytes) -> bytes:
-    """A client's text frame; the mask is zero, which leaves the text as it is."""
+    """Return a client's text frame. Its mask is zero, which leaves the text as it is."""
     size = len(text)
     head = bytes((0x81, 0x80 | size)) if size < 126 else bytes((0x81, 0x80 | 126)) + size.to_bytes(2, "big")
     return head + b"\0\0\0\0" + text
 
 
 def handshake(host: str, path: str, deflate: bool, subprotocol: str | None = None) -> bytes:
+    """Return the HTTP request that opens a WebSocket."""
     lines = [
         f"GET {path} HTTP/1.1",
         f"Host: {host}",
@@ -48,7 +49,7 @@ def handshake(host: str, path: str, deflate: bool, subprotocol: str | None = Non
 
 
 class Swarm:
-    """All clients of this process."""
+    """All clients of this process, and the commands for them."""
 
     def __init__(self) -> None:
         self.buffer = bytearray(RECEIVE_BYTES)
@@ -58,49 +59,56 @@ class Swarm:
         self.expected: tuple[int, asyncio.Future[float]] | None = None
 
     def count(self, size: int) -> None:
+        """Count received bytes, and complete `expect` when they are enough."""
         self.received += size
         if self.expected is not None and self.received >= self.expected[0]:
             future, self.expected = self.expected[1], None
             future.set_result(time.monotonic())
 
     async def connect(self, order: dict[str, Any]) -> dict[str, Any]:
-        """`n` clients to `port`, of which `concurrency` at a time are on their way; client i sends `say[i % len]`
-        once it is connected and has arrived when it has received `until`. Waits until all have arrived. With `beats`
-        they send heartbeats from then on, whose answers are counted like everything else."""
+        """Connect `n` clients to `port`, `concurrency` of them at a time, and wait until all have arrived.
+
+        Client i sends `say[i % len(say)]` once it is connected, and has arrived when it has received `until`. With
+        `beats` clients send heartbeats from then on; the answers are counted like all other bytes. The answer has
+        percentiles of the seconds from TCP (`connect_…`) and from `say` (`join_…`) to the arrival.
+        """
         loop = asyncio.get_running_loop()
         todo = deque(range(order["n"]))
         host, port = "127.0.0.1", order["port"]
         opening = handshake(f"{host}:{port}", order["path"], order.get("deflate", False), order.get("subprotocol"))
-        says = [masked(say.encode()) if say else b"" for say in order["say"]]
+        messages = [masked(say.encode()) if say else b"" for say in order["say"]]
         began = time.monotonic()
-        came: list[float] = []
+        connected: list[float] = []
         joined: list[float] = []
 
-        async def one() -> None:
+        async def connect_clients() -> None:
             while todo:
-                say = says[todo.popleft() % len(says)]
-                client = Client(self, opening, say, order["until"].encode(), loop.create_future())
+                message = messages[todo.popleft() % len(messages)]
+                client = Client(self, opening, message, order["until"].encode(), loop.create_future())
                 client.beats = order.get("beats", False)
                 started = time.monotonic()
                 await loop.create_connection(lambda client=client: client, host, port)  # type: ignore[misc]
                 self.clients.append(client)
                 await client.arrived
                 now = time.monotonic()
-                came.append(now - started)
-                joined.append(now - client.said_at)
+                connected.append(now - started)
+                joined.append(now - client.sent_at)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(order.get("concurrency", 100)):
-                group.create_task(one())
+                group.create_task(connect_clients())
         answer = {"seconds": time.monotonic() - began}
-        for name, values in (("connect", came), ("join", joined)):
+        for name, values in (("connect", connected), ("join", joined)):
             for share in (0.5, 0.99, 1.0):
                 answer[f"{name}_p{share * 100:g}"] = percentile(values, share)
         return answer
 
     async def say(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Clients `first` to `last` send a text each. With `until`: one after the other, each when it has its answer;
-        tells how long that took them."""
+        """Send `text` from each of the clients `first` to `last`.
+
+        With `until`, each client waits for an answer that contains it before the next client sends; the answer has
+        percentiles of the seconds that they waited.
+        """
         waits = []
         frame = masked(order["text"].encode())
         for client in self.clients[order.get("first", 0) : order.get("last")]:
@@ -113,14 +121,19 @@ class Swarm:
         return {f"p{share * 100:g}": percentile(waits, share) for share in (0.5, 0.99, 1.0)}
 
     async def expect(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Waits until so many bytes have come since `reset`; when that was."""
+        """Wait until `bytes` bytes were received since `reset`, and return the time at which they were complete."""
         if self.received >= order["bytes"]:
             return {"at": time.monotonic()}
         self.expected = (order["bytes"], asyncio.get_running_loop().create_future())
         async with asyncio.timeout(order.get("seconds", 120)):
             return {"at": await self.expected[1]}
 
-    async def obey(self, order: dict[str, Any]) -> dict[str, Any]:
+    async def execute(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Execute one command and return its answer.
+
+        `state` only reports the received bytes, the connected clients and the lost connections; `reset` sets the bytes
+        to zero; `pause` and `resume` stop and start reading; `drop` aborts all connections.
+        """
         match order["do"]:
             case "connect":
                 return await self.connect(order)
@@ -147,7 +160,7 @@ class Swarm:
         return {"received": self.received, "clients": len(self.clients), "lost": self.lost}
 
     async def heartbeats(self) -> None:
-        """Every client says that it is there, as phoenix.js does."""
+        """Send heartbeats for all clients that have `beats`, at phoenix.js's interval."""
         at = 0
         beat = masked(HEARTBEAT)
         while True:
@@ -159,9 +172,9 @@ class Swarm:
 
 
 class Client(asyncio.BufferedProtocol):
-    """One connection. Until it has arrived it looks at what it gets, from then on it counts."""
+    """A connection. It parses what it receives until it has arrived; from then on it only counts bytes."""
 
-    __slots__ = ("arrived", "beats", "head", "opening", "said_at", "say", "swarm", "transport", "until", "upgraded")
+    __slots__ = ("arrived", "beats", "head", "opening", "say", "sent_at", "swarm", "transport", "until", "upgraded")
 
     def __init__(self, swarm: Swarm, opening: bytes, say: bytes, until: bytes, arrived: asyncio.Future[None]) -> None:
         self.swarm = swarm
@@ -172,7 +185,7 @@ class Client(asyncio.BufferedProtocol):
         self.upgraded = False
         self.beats = False
         self.head = b""
-        self.said_at = 0.0
+        self.sent_at = 0.0
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -180,14 +193,14 @@ class Client(asyncio.BufferedProtocol):
         self.transport.write(self.opening)
 
     async def ask(self, frame: bytes, until: bytes) -> float:
-        """Says something and waits for what answers it; returns the seconds."""
+        """Send a frame, wait for an answer that contains `until`, and return the seconds in between."""
         assert self.transport is not None
         self.until, self.head = until, b""
         self.arrived = asyncio.get_running_loop().create_future()
-        self.said_at = time.monotonic()
+        self.sent_at = time.monotonic()
         self.transport.write(frame)
         await self.arrived
-        return time.monotonic() - self.said_at
+        return time.monotonic() - self.sent_at
 
     def get_buffer(self, sizehint: int) -> bytearray:
         return self.swarm.buffer
@@ -196,9 +209,10 @@ class Client(asyncio.BufferedProtocol):
         if self.arrived.done():
             self.swarm.count(size)
         else:
-            self._look(bytes(self.swarm.buffer[:size]))
+            self._parse(bytes(self.swarm.buffer[:size]))
 
-    def _look(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> None:
+        """Finish the handshake, then look for `until`."""
         self.head += data
         if not self.upgraded:
             end = self.head.find(b"\r\n\r\n")
@@ -209,7 +223,7 @@ class Client(asyncio.BufferedProtocol):
                 return
             self.upgraded = True
             self.head = self.head[end + 4 :]
-            self.said_at = time.monotonic()
+            self.sent_at = time.monotonic()
             if self.say and self.transport is not None:
                 self.transport.write(self.say)
         if self.until in self.head:
@@ -224,6 +238,7 @@ class Client(asyncio.BufferedProtocol):
 
 
 async def main() -> None:
+    """Execute the commands of the standard input until it ends."""
     swarm = Swarm()
     loop = asyncio.get_running_loop()
     commands = asyncio.StreamReader()
@@ -231,7 +246,7 @@ async def main() -> None:
     async with asyncio.TaskGroup() as group:
         beating = group.create_task(swarm.heartbeats())
         async for line in commands:
-            answer = await swarm.obey(orjson.loads(line))
+            answer = await swarm.execute(orjson.loads(line))
             sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
             sys.stdout.buffer.flush()
         beating.cancel()

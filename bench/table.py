@@ -1,4 +1,4 @@
-"""Tables as Markdown, so that they read well in a terminal and can be pasted into docs/design/performance.md."""
+"""Tables in Markdown, which are readable in a terminal and can be pasted into docs/design/performance.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def show(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Prints a table; the first column is text, the others are numbers."""
+    """Print a table. The first column is text, the others are numbers."""
     cells = [list(head), *[[text(cell) for cell in row] for row in rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     print(f"\n**{title}**\n")
@@ -18,6 +18,7 @@ def show(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> N
 
 
 def text(value: object) -> str:
+    """Return a cell's text: a number has two digits after the point below 100, and commas from 1,000 on."""
     if isinstance(value, float):
         return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
     if isinstance(value, int):
@@ -26,7 +27,7 @@ def text(value: object) -> str:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` (0 to 1) of them do not exceed."""
+    """Return the smallest value that at least `share` (0 to 1) of the values do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, min(len(ordered) - 1, -int(-len(ordered) * share // 1) - 1))]
 

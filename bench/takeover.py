@@ -1,8 +1,8 @@
-"""How long topics go without a poll when their owner dies, freezes or leaves, and how fast topics are claimed.
+"""Benchmark of takeovers: the time without a poll when a topic's owner dies, freezes or leaves, and the rate of claims.
 
-Three pollers and two gateways, each a process of its own, on an etcd and a PostgreSQL of their own. Every poll is noted
-by the database; the gap of a topic is the time from the deed to the first poll of it by another poller. The yardstick
-is what a takeover can't be faster than: for a freeze the lease's time, for the rest nothing.
+Three pollers and two gateways, each a process of its own, use an etcd and a PostgreSQL of their own. The database
+records every poll. A topic's gap is the time from the fault to its first poll by another poller. Its lower bound is the
+time-to-live of the lease for a freeze, and nothing for the other faults.
 """
 
 from __future__ import annotations
@@ -35,29 +35,31 @@ n = "int"
 """
 
 SIZES = (10, 1_000, 5_000)
-DEEDS = ("kill", "freeze", "SIGTERM")
+FAULTS = ("kill", "freeze", "SIGTERM")
 ROUNDS = {10: 5, 1_000: 2, 5_000: 1}
+"""Number of takeovers to measure, by number of topics."""
 
 
 async def demand(world: World, session: Session, topics: list[str]) -> None:
-    """What gateways with clients on the topics would write."""
+    """Write the demand that a gateway with clients on these topics would write."""
     value = DemandRecord("bench", "").encode()
     for start in range(0, len(topics), 100):
         keys = [world.keys.demand(topic, "bench") for topic in topics[start : start + 100]]
         await world.etcd.txn([], [put_operation(key, value, session.lease) for key in keys])
 
 
-async def gaps(world: World, topics: list[str], deed: str) -> list[float]:
-    """Milliseconds, for each topic of the poller that it happens to."""
+async def gaps(world: World, topics: list[str], fault: str) -> list[float]:
+    """Inflict the fault on the poller with most topics, and return the gap of each of its topics in milliseconds."""
     await eventually(lambda: {poll.topic for poll in world.polls[-4 * len(topics) :]} >= set(topics), 60.0)
     last = {poll.topic: poll.node for poll in world.polls}
     victim = world.services[max(set(last.values()), key=list(last.values()).count)]
     mine = [topic for topic, node in last.items() if node == victim.name]
     seen = len(world.polls)
     at = now()
-    {"kill": victim.kill, "freeze": victim.freeze, "SIGTERM": victim.ask_to_stop}[deed]()
+    {"kill": victim.kill, "freeze": victim.freeze, "SIGTERM": victim.ask_to_stop}[fault]()
 
     def taken() -> dict[str, float]:
+        """Return the time of the first poll by another poller, for each topic that has one."""
         first: dict[str, float] = {}
         for poll in world.polls[seen:]:
             if poll.node != victim.name and poll.at > at:
@@ -66,7 +68,7 @@ async def gaps(world: World, topics: list[str], deed: str) -> list[float]:
 
     await eventually(lambda: taken().keys() >= set(mine), LEASE_TTL + 20.0, what="all topics are polled by others")
     first = taken()
-    if deed == "freeze":
+    if fault == "freeze":
         victim.kill()
     await asyncio.to_thread(victim.wait, 12.0)
     await world.start("poller", victim.name)
@@ -75,7 +77,8 @@ async def gaps(world: World, topics: list[str], deed: str) -> list[float]:
 
 
 async def takeovers() -> None:
-    print("| deed | topics | of the victim | gap median ms | p99 ms | max ms |")
+    """Print the gaps for each of SIZES and FAULTS."""
+    print("| fault | topics | topics of the victim | gap, median ms | p99 ms | max ms |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for size in SIZES:
         folder = Path(tempfile.mkdtemp(prefix="pollcast-bench-"))
@@ -85,25 +88,25 @@ async def takeovers() -> None:
                 async with Session.open(world.etcd, 60) as session:
                     topics = [f"tick?n={n}" for n in range(size)]
                     await demand(world, session, topics)
-                    for deed in DEEDS:
+                    for fault in FAULTS:
                         found: list[float] = []
                         for _ in range(ROUNDS[size]):
-                            found += await gaps(world, topics, deed)
+                            found += await gaps(world, topics, fault)
                         found.sort()
                         p99 = found[min(len(found) - 1, int(len(found) * 0.99))]
-                        row = f"| {deed} | {size:,} | {len(found) // ROUNDS[size]:,} | {statistics.median(found):.0f} "
+                        row = f"| {fault} | {size:,} | {len(found) // ROUNDS[size]:,} | {statistics.median(found):.0f} "
                         print(row + f"| {p99:.0f} | {found[-1]:.0f} |", flush=True)
 
 
 async def claim_rate() -> None:
-    """Claims per second of one process, batched as pollers do, against one by one."""
+    """Print the claims per second of one process, one by one and in batches as pollers send them."""
     folder = Path(tempfile.mkdtemp(prefix="pollcast-bench-"))
     with EtcdServer.start(folder / "etcd") as server:
         async with Etcd.open(EtcdSettings(etcd=server.endpoints)) as etcd, Session.open(etcd, 60) as session:
             keys = Keys("/bench")
             record = OwnerRecord("bench", "127.0.0.1:1", "")
             rates = {}
-            for how, batch in (("one by one", 1), ("nested, 100 a request", 100)):
+            for how, batch in (("one by one", 1), ("nested, 100 per request", 100)):
                 topics = [f"{how.split(',')[0].replace(' ', '_')}?n={n}" for n in range(5_000 if batch > 1 else 1_000)]
                 for start in range(0, len(topics), 100):
                     some = topics[start : start + 100]
@@ -119,5 +122,6 @@ async def claim_rate() -> None:
 
 
 async def run() -> None:
+    """Print the tables of takeovers and of claims."""
     await takeovers()
     await claim_rate()

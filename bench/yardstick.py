@@ -1,8 +1,8 @@
-"""The yardstick of fan-out: a bare uvloop server that writes ready bytes with `transport.write`, and nothing else.
+"""The yardstick of fan-out: a bare uvloop server that only writes prepared bytes with `transport.write`.
 
 `python -m bench.yardstick GROUPS BYTES` prints its port. It answers a client's first bytes like a WebSocket server, so
-that the same clients do. Clients are put into GROUPS groups in turn. A line with a number on its standard input makes
-it write BYTES bytes to each client of that group.
+that the same clients can be used. It puts clients into GROUPS groups in turn, and writes BYTES bytes to each client of
+a group when it reads the group's number from its standard input.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\n\r\nready"
 
 
 class Connection(asyncio.Protocol):
-    """A client, which is in its group once it has spoken."""
+    """A client's connection, which joins a group when the client has sent its handshake."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -34,21 +34,26 @@ class Connection(asyncio.Protocol):
 
 
 class Server:
+    """The clients by group, and the bytes to write to them."""
+
     def __init__(self, groups: int, size: int) -> None:
         self.groups: list[list[asyncio.Transport]] = [[] for _ in range(groups)]
         self.payload = b"x" * size
         self._numbers = count()
 
     def add(self, transport: asyncio.Transport) -> None:
+        """Put a client into the next group."""
         self.groups[next(self._numbers) % len(self.groups)].append(transport)
 
     def send(self, group: int) -> None:
+        """Write the payload to each client of the group."""
         payload = self.payload
         for transport in self.groups[group]:
             transport.write(payload)
 
 
 async def main() -> None:
+    """Serve until the standard input ends."""
     server = Server(int(sys.argv[1]), int(sys.argv[2]))
     loop = asyncio.get_running_loop()
     listening = await loop.create_server(lambda: Connection(server), "127.0.0.1", 0, backlog=2048)

@@ -15,11 +15,9 @@ import psycopg
 import psycopg.errors
 from psycopg_pool import PoolClosed, PoolTimeout
 
+from pollcast.poller.statement import query_alias
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.errors import PollFailed, PollStale
-
-QUERY_ALIAS = "Q Q"
-"""Name by which poller/statement.py refers to the query in a statement."""
 
 
 class Scope(enum.Enum):
@@ -79,7 +77,7 @@ def classify(error: psycopg.Error, query: Query) -> PollError:
         return stale(f"the database rolled the poll back: {named}", Scope.STATEMENT)
     if kind == "53" or kind in _UNAVAILABLE:
         return stale(f"the database is unavailable: {named}", Scope.DATABASE)
-    if sqlstate == _UNDEFINED_COLUMN and QUERY_ALIAS in message:
+    if sqlstate == _UNDEFINED_COLUMN and query_alias(query) in message:
         missing = next((column for column in query.key if column in message), "")
         return failed(f"the result has no column {missing}, which its key names", Scope.STATEMENT)
     refused = kind == "42" and error.diag.statement_position is not None
