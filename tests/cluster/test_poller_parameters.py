@@ -4,16 +4,20 @@ alone."""
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from pollcast.poller.answer import Outcome
 from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError
+from pollcast.services.catalogue.catalog import Query
 from pollcast.services.catalogue.values import TYPES, Value
 from tests.support.poller_database import both_ways, ids, outcome, poll_error, query, round_of, rows, setup
+from tests.support.waiting import eventually
 
 pytest_plugins = ("tests.support.poller_database_fixture",)
 
@@ -118,26 +122,92 @@ async def test_lists_that_are_absent_and_long_share_a_round(db: Database) -> Non
 
 # --- settings -----------------------------------------------------------------------------------------------------
 
-SETTINGS = {"app.tenant": "tenant"}
-PARAMS = 'tenant = { type = "text", claim = "tenant" }'
+INVOICES = """
+create table invoices (id int, tenant text, region text);
+insert into invoices values (1, 'acme', 'north'), (2, 'umbrella', 'north'), (3, 'acme', 'south'), (4, 'o''"x', 'north');
+alter table invoices enable row level security;
+create policy own on invoices using (tenant = current_setting('app.tenant'));
+grant select on invoices to public
+"""
 
 
 @pytest.fixture
-def tenants(database: str) -> str:
-    """A table with a policy for row-level security, and the URL of a role that it applies to."""
-    setup(
-        database,
-        "create table invoices (id int, tenant text)",
-        "insert into invoices values (1, 'acme'), (2, 'umbrella'), (3, 'acme')",
-        "alter table invoices enable row level security",
-        "create policy own on invoices using (tenant = current_setting('app.tenant'))",
-        "drop role if exists reader_of_tenants",
-        "create role reader_of_tenants login",
-        "grant select on invoices to reader_of_tenants",
+async def reader(database: str) -> AsyncIterator[Database]:
+    """A poller's database, connected as a role to which the policy for the rows of the table `invoices` applies."""
+    name = f"reader_{database.rpartition('/')[2]}"
+    setup(database, INVOICES, f"create role {name} login")
+    url = make_conninfo(database, user=name)
+    async with Database.open(url, 2, "poller-1") as opened:
+        await eventually(lambda: connected(opened))
+        yield opened
+    setup(database, f"drop owned by {name}", f"drop role {name}")
+
+
+async def connected(db: Database) -> bool:
+    return not isinstance(await outcome(db, query("select 1", timeout="1s")), PollError)
+
+
+def of_a_tenant(sql: str, params: str = "") -> Query:
+    """Return a query that relies on row-level security for the tenant of its topic."""
+    tenant = 'tenant = { type = "text", claim = "tenant" }'
+    return query(sql, params=f"{tenant}\n{params}", settings={"app.tenant": "tenant"})
+
+
+async def test_row_level_security_sees_the_settings_of_the_topic(reader: Database) -> None:
+    q = of_a_tenant("select id from invoices order by id")
+    tenants = ["acme", "umbrella", "acme", "nobody", "o'\"x", ""]
+    for _ in range(2):  # the settings of one topic do not outlast its statement
+        for tenant, expected in zip(tenants, [[1, 3], [2], [1, 3], [], [4], []], strict=True):
+            assert ids(await outcome(reader, q, {"tenant": tenant})) == expected
+        assert [row["t"] for row in await rows(reader, query("select current_setting('app.tenant', true) as t"))] in (
+            [""],
+            [None],
+        )
+
+
+async def test_topics_share_a_statement_only_if_their_settings_agree(reader: Database) -> None:
+    q = of_a_tenant("select id from invoices where region = %(region)s order by id", 'region = "text"')
+    topics = [{"tenant": tenant, "region": region} for tenant in ("acme", "umbrella") for region in ("north", "south")]
+    outcomes, faults, sizes = await round_of(reader, q, *topics)
+    assert [ids(each) for each in outcomes] == [[1], [3], [2], []]
+    assert sizes == [2, 2]
+    assert not any(faults)
+
+
+async def test_topics_that_differ_only_in_settings_are_polled_alone(reader: Database) -> None:
+    q = of_a_tenant("select id from invoices order by id")
+    outcomes, _, sizes = await round_of(reader, q, {"tenant": "acme"}, {"tenant": "umbrella"})
+    assert [ids(each) for each in outcomes] == [[1, 3], [2]]
+    assert sizes == [1, 1]
+
+
+async def test_settings_have_the_texts_of_lists_and_the_default_for_an_absent_value(db: Database) -> None:
+    q = query(
+        "select current_setting('app.list')::text[] as list, current_setting('app.level', true) as level,"
+        " current_setting('TimeZone') as zone, current_setting('app.at') as at",
+        params='list = { type = "text[]", default = [] }\nlevel = { type = "int", optional = true }\n'
+        'zone = { type = "text", optional = true }\nat = "timestamptz"',
+        settings={"app.list": "list", "app.level": "level", "TimeZone": "zone", "app.at": "at"},
     )
-    return database
+    at = "2026-01-31T12:00:00.5Z"
+    default = (await rows(db, query("select current_setting('TimeZone') as zone")))[0]["zone"]
+    odd = ("", 'a"b', "c\\d", "e,f", "{}")
+    for _ in range(2):
+        empty = await rows(db, q, {"list": (), "level": None, "zone": None, "at": at})
+        full = await rows(db, q, {"list": odd, "level": "7", "zone": "Asia/Tokyo", "at": at})
+        assert full == [{"list": list(odd), "level": "7", "zone": "Asia/Tokyo", "at": at}]
+        assert empty == [{"list": [], "level": "", "zone": default, "at": at}]
 
 
-def invoices(**fields: Any) -> Any:
-    """Return the query of a tenant's invoices, which relies on row-level security."""
-    return query("select id from invoices order by id", params=PARAMS, settings=SETTINGS, **fields)
+async def test_a_setting_without_such_a_value_is_an_error_of_its_topics_alone(db: Database) -> None:
+    q = query(
+        "select current_setting('TimeZone') as id, %(n)s as n",
+        params='zone = "text"\nn = "int"',
+        settings={"TimeZone": "zone"},
+    )
+    topics = [{"zone": zone, "n": str(n)} for zone in ("Asia/Tokyo", "Nowhere/Land", "UTC") for n in range(3)]
+    outcomes, faults, _ = await round_of(db, q, *topics)
+    assert [ids(each) for each in (*outcomes[:3], *outcomes[6:])] == [["Asia/Tokyo"]] * 3 + [["UTC"]] * 3
+    assert faults == [False] * 3 + [True] * 3 + [False] * 3
+    error = await poll_error(db, q, topics[3])
+    assert (error.state, error.cause.detail) == ("failed", "the query failed: invalid_parameter_value (22023)")
