@@ -14,11 +14,9 @@ from dataclasses import dataclass
 import psycopg
 import psycopg.errors
 
+from pollcast.poller.statement import query_alias
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.errors import PollFailed, PollStale
-
-QUERY_ALIAS = "Q Q"
-"""Name by which poller/statement.py refers to the query in a statement."""
 
 
 class Scope(enum.Enum):
@@ -86,7 +84,7 @@ def classify(error: psycopg.Error, query: Query, *, connected: bool = False, tim
         return stale(f"the query was interrupted: {named}", Scope.TOPIC)
     if kind == "53" or kind in _UNAVAILABLE:
         return stale(f"the database is unavailable: {named}", Scope.DATABASE)
-    if sqlstate == _UNDEFINED_COLUMN and QUERY_ALIAS in message:
+    if sqlstate == _UNDEFINED_COLUMN and query_alias(query) in message:
         missing = next((column for column in query.key if column in message), "")
         return failed(f"the result has no column {missing}, which its key names", Scope.STATEMENT)
     refused = kind == "42" and error.diag.statement_position is not None
