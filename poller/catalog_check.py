@@ -19,7 +19,8 @@ import psycopg
 from psycopg import Connection, RawCursor
 
 from pollcast.poller.batchable import unbatchable_reason
-from pollcast.poller.database import CONNECT_SECONDS, LOCK_SECONDS, SET_LOCALLY, checked_url
+from pollcast.poller.connections import CONNECT_SECONDS
+from pollcast.poller.database import LOCK_SECONDS, SET_LOCALLY
 from pollcast.poller.poll_error import Scope, classify, condition
 from pollcast.poller.statement import (
     Statement,
@@ -35,6 +36,7 @@ from pollcast.poller.statement import (
 from pollcast.services.catalogue.catalog import Catalog, Param, Query
 from pollcast.services.catalogue.values import PG_TYPES, Value
 from pollcast.services.errors import CatalogInvalid, PollStale, Problem
+from pollcast.services.process.database_url import checked_url
 
 SAMPLES = {
     "text": "x",
