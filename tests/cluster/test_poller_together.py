@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, event, given, settings
 from psycopg import Connection, RawCursor
 from psycopg.types.string import ByteaBinaryLoader
 
-from pollcast.poller.answer import divide
+from pollcast.poller.answer import Answer
 from pollcast.poller.poll_error import PollError
 from pollcast.poller.statement import Statement, batch_statement, sharing_key, single_statement
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.catalogue.values import Value
 from tests.support.generated_queries import SCHEMA, Case, queries
 
-CASES = int(os.environ.get("POLLCAST_TEST_GENERATED_QUERIES", "400"))
+CASES = int(os.environ.get("POLLCAST_TEST_GENERATED_QUERIES", "150"))
 """Number of generated queries: about 20 seconds' worth, unless the environment asks for more."""
 
 Result: TypeAlias = list[tuple[bytes, bytes]] | str
@@ -45,12 +45,14 @@ def connection(postgres_server: Any) -> Iterator[Connection]:
 
 def run(connection: Connection, query: Query, statement: Statement, topics: int) -> list[Result]:
     """Run the statement, and return the result of each of its topics; an error is that of each."""
+    answer = Answer(query, [None] * topics)
     try:
-        answer: Any = RawCursor(connection).execute(statement.sql.encode(), statement.params, binary=True).fetchall()
+        rows: Any = RawCursor(connection).execute(statement.sql.encode(), statement.params, binary=True).fetchall()
     except psycopg.Error as error:
         return [f"{error.sqlstate} {error.diag.message_primary}"] * topics
-    outcomes = divide(answer, [None] * topics, query)
-    return [each.cause.detail if isinstance(each, PollError) else each for each in outcomes]
+    answer.add(rows)
+    answer.check()
+    return [each.cause.detail if isinstance(each, PollError) else each for each in answer.outcomes]
 
 
 def alone(connection: Connection, query: Query, values: Mapping[str, Value]) -> Result:
