@@ -23,6 +23,10 @@ topic without rows in the answer has an empty result. Each part of the text has 
 - Functions and types are those of `pg_catalog`, whatever the `search_path` of the role is.
 - A hint (`/*+ … */`) at the beginning of the query begins the statement, where extensions look for it.
 
+The two forms can differ in one way. Alone, a value is a constant, and PostgreSQL computes with constants while it
+plans: `10 / %(n)s` for n = 0 is an error even if no row needs it. Together it is an error only for a row that needs it.
+So an error alone is confirmed by the shared form for the one topic (poller/statement_runner.py).
+
 Two kinds of topics can't share a statement. Topics whose parameters differ in type are polled separately (an `int` is
 int4 or int8 depending on its value: see `types`), and so are topics whose transactions need other settings. A query in
 which a parameter alone is the argument of an aggregate (`count(%(x)s)`) is polled topic by topic: as a column, the
@@ -32,8 +36,9 @@ shared statement and not alone.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 from pollcast.services.catalogue.catalog import Param, Query
@@ -55,6 +60,8 @@ class Statement:
     params: Params
     settings: tuple[tuple[str, str | None], ...] = ()
     """PostgreSQL settings that the transaction has while the statement runs; None stands for the setting's default."""
+    shared: Callable[[], Statement] | None = field(default=None, compare=False)
+    """For one topic of several that can share a statement: makes the shared statement for this topic only."""
 
 
 def types(query: Query, values: Values) -> tuple[str, ...]:
@@ -74,7 +81,8 @@ def single_statement(query: Query, values: Values) -> Statement:
     source = f'{_numbered(query, text, len(params) + 1)} as "r"'
     # The text comes from the catalogue; values are bound parameters.
     sql = f'{_hint(query)}select 1::pg_catalog.int8, "r"."key", "r"."row" from {source} order by "r"."number"'  # noqa: S608
-    return Statement(sql, (*params, query.max_rows + 1), query.setting_values(values))
+    shared = partial(batch_statement, query, [values]) if params and query.together is not False else None
+    return Statement(sql, (*params, query.max_rows + 1), query.setting_values(values), shared)
 
 
 def batch_statement(query: Query, topics: Sequence[Values]) -> Statement:
