@@ -36,6 +36,7 @@ shared statement and not alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -109,12 +110,32 @@ def columns_statement(query: Query, topics: Sequence[Values], together: bool) ->
     return Statement(sql, params, query.setting_values(topics[0]))
 
 
-def untyped_statement(query: Query) -> str:
-    """Return the query with its parameters as bare placeholders, `$1` being the first in `placeholders(query)`.
+def untyped_statement(query: Query) -> tuple[str, list[str]]:
+    """Return the query with bare placeholders for its parameters, and the parameter of each, from `$1` on.
 
-    PostgreSQL derives the type of each from its surroundings, as it does for a literal in quotes.
+    PostgreSQL derives the type of each from its surroundings, as it does for a literal in quotes. A placeholder with a
+    cast is NULL there.
     """
-    return _text(query, {name: f"${at}" for at, name in enumerate(placeholders(query), 1)})
+    names: list[str] = []
+    text: list[str] = []
+    fragments = split(query.sql)
+    for at, fragment in enumerate(fragments):
+        if isinstance(fragment, Text):
+            text.append(fragment.text)
+            continue
+        before, after = (
+            each.text if isinstance(each, Text) else ""
+            for each in (fragments[at - 1] if at else None, fragments[at + 1] if at + 1 < len(fragments) else None)
+        )
+        if _CAST_BEFORE.search(before) or after.lstrip().startswith("::"):
+            text.append("null")
+        else:
+            names.append(fragment.name)
+            text.append(f"${len(names)}")
+    return "".join(text), names
+
+
+_CAST_BEFORE = re.compile(r"\bcast\s*\(\s*$", re.IGNORECASE)
 
 
 def probe_statement(query: Query) -> Statement:
