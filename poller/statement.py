@@ -20,6 +20,8 @@ topic without rows in the answer has an empty result. Each part of the text has 
   text and never become Python values. The row is given as `….*`, which can't be a column's name; key columns are taken
   from the finished row, as quoted identifiers.
 - `limit` fetches one row more than `max_rows`, which detects a result that is too long without fetching all of it.
+- The rows' sizes are summed up, and the rows from the one on that exceeds `max_bytes` are sent as NULL: a poller never
+  receives, and never holds, more of a result than it may have.
 - Functions and types are those of `pg_catalog`, whatever the `search_path` of the role is.
 - A hint (`/*+ … */`) at the beginning of the query begins the statement, where extensions look for it.
 
@@ -211,10 +213,14 @@ def _numbered(query: Query, text: str, limit: int) -> str:
     alias = _name(query, "query")
     columns = ", ".join(f"{alias}.{_quoted(column)}" for column in query.key)
     key = f"pg_catalog.json_build_array({columns})::pg_catalog.text" if columns else "''::pg_catalog.text"
+    fits = f'case when "size" <= {query.max_bytes} then'
     return (
-        f'(select pg_catalog.row_number() over () as "number", {key} as "key",'
-        f' pg_catalog.row_to_json({alias}.*)::pg_catalog.text as "row"\n'
+        f'(select "number", {fits} "key" end as "key", {fits} "row" end as "row"\n'
+        'from (select pg_catalog.row_number() over "w" as "number", "key", "row",'
+        ' pg_catalog.sum(pg_catalog.octet_length("row")) over "w" as "size"\n'
+        f'from (select {key} as "key", pg_catalog.row_to_json({alias}.*)::pg_catalog.text as "row"\n'
         f"from (\n{text}\n) as {alias} limit ${limit})"
+        ' as "e" window "w" as (rows unbounded preceding)) as "n")'
     )
 
 
