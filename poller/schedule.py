@@ -1,4 +1,4 @@
-"""Schedule: when a query is polled next, and how many of its topics share a statement. Pure.
+"""Schedule: when a query is polled next. Pure.
 
 Times are seconds on the monotonic clock, and randomness is an argument between 0 and 1.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
 
 SHORTEST_RETRY_SECONDS = 1.0
 """Maximum time between attempts on an unavailable database, in seconds, unless the query's interval is longer."""
@@ -60,31 +59,3 @@ def alone_delay(interval: float, took: float) -> float:
     Quick rounds start once per interval. Slow rounds take at most half of the time, up to a rest of MAX_REST_SECONDS.
     """
     return max(interval - took, min(took, MAX_REST_SECONDS))
-
-
-@dataclass(slots=True)
-class BatchSize:
-    """The number of topics of a query that share a statement.
-
-    It grows while statements are quick and small, and shrinks when one was too big. It starts low, as nothing is known
-    of the query yet. Beyond `largest` little is gained (a tenth at twice as many, `python -m bench polling`), while the
-    event loop is blocked for longer.
-    """
-
-    topics: int = 32
-    largest: int = 512
-
-    QUICK_SHARE = 0.25  # of the timeout
-    SMALL_BYTES = 4 * 1024 * 1024
-    LARGE_BYTES = 16 * 1024 * 1024
-
-    def record_statement(self, topics: int, seconds: float, timeout: float, size: int) -> None:
-        """Adapt to a statement with this many topics, which returned `size` bytes of rows."""
-        if size > self.LARGE_BYTES or seconds > timeout / 2:
-            self.topics = max(1, min(self.topics, topics) // 2)
-        elif topics >= self.topics and size < self.SMALL_BYTES and seconds < timeout * self.QUICK_SHARE:
-            self.topics = min(self.topics * 4, self.largest)
-
-    def record_timeout(self, topics: int) -> None:
-        """Adapt to a statement with this many topics that timed out."""
-        self.topics = max(1, min(self.topics, topics) // 2)
