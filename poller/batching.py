@@ -34,6 +34,7 @@ class BatchSize:
     largest: int = 512
     expected_bytes: float = 0.0
     """Size expected of a topic's result before its first one: that of the heaviest of late, in bytes."""
+    _before: int = 0  # number of topics before the last timeouts; 0 when it no longer matters
 
     QUICK_SHARE = 0.25  # of the timeout
     SMALL_BYTES = 4 * 1024 * 1024
@@ -41,6 +42,8 @@ class BatchSize:
 
     def record_statement(self, topics: int, seconds: float, timeout: float, size: int) -> None:
         """Adapt to a statement with this many topics, which returned `size` bytes of rows."""
+        if topics >= self.topics:
+            self._before = 0
         if size > self.LARGE_BYTES or seconds > timeout / 2:
             self.topics = max(1, min(self.topics, topics) // 2)
         elif topics >= self.topics and size < self.SMALL_BYTES and seconds < timeout * self.QUICK_SHARE:
@@ -48,7 +51,12 @@ class BatchSize:
 
     def record_timeout(self, topics: int) -> None:
         """Adapt to a statement with this many topics that timed out."""
+        self._before = max(self._before, self.topics)
         self.topics = max(1, min(self.topics, topics) // 2)
+
+    def restore(self) -> None:
+        """Undo the adaption to the last timeouts: a topic was too slow, not a statement too large."""
+        self.topics, self._before = max(self.topics, self._before), 0
 
     def record_weights(self, weights: Sequence[int]) -> None:
         """Adapt to the sizes of results, in bytes."""

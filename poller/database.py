@@ -48,6 +48,9 @@ WAIT_SECONDS = 1.0
 RECONNECT_SECONDS = 0.5
 """Time after which a failed connection attempt is repeated, in seconds; later attempts wait for the next statement."""
 
+SET_LOCALLY = b"select set_config(name, value, true) from unnest($1::text[], $2::text[]) as s(name, value)"
+"""Statement that sets each of the named settings to its value for the transaction; NULL stands for the default."""
+
 # The states of topics report a database that can't be reached; the pool's own warnings would repeat that.
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
@@ -122,6 +125,9 @@ class Database:
             " set local idle_in_transaction_session_timeout = {}; set local application_name = {}"
         ).format(timeout, min(timeout, round(LOCK_SECONDS * 1000)), 10_000, application_name(self._node, query.name))
         await connection.execute(begin)
+        if statement.settings:
+            names, values = zip(*statement.settings, strict=True)
+            await connection.execute(SET_LOCALLY, (list(names), list(values)))
         cursor = await connection.execute(statement.sql.encode(), statement.params, binary=True)
         answer: Answer = await cursor.fetchall()
         await connection.execute("commit")

@@ -16,22 +16,23 @@ topic without rows in the answer has an empty result. Each part of the text has 
 - Names with a space or in capitals can't clash with those of a query or a parameter.
 
 Two kinds of topics can't share a statement. Topics whose parameters differ in type are polled separately (an `int` is
-int4 or int8 depending on its value: see `types`). A query in which a parameter alone is the argument of an aggregate
-(`count(%(x)s)`) is polled topic by topic: as a column, the parameter would make the aggregate one of the outer query,
-which PostgreSQL refuses. Such a query shows by failing in a shared statement and not alone.
+int4 or int8 depending on its value: see `types`), and so are topics whose transactions need other settings. A query in
+which a parameter alone is the argument of an aggregate (`count(%(x)s)`) is polled topic by topic: as a column, the
+parameter would make the aggregate one of the outer query, which PostgreSQL refuses. Such a query shows by failing in a
+shared statement and not alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.catalog import Param, Query
 from pollcast.services.catalogue.sql import Placeholder, Text, split
-from pollcast.services.catalogue.values import pg_type
+from pollcast.services.catalogue.values import Value, array_literal, pg_type
 
-Values = Mapping[str, str]
-"""Values of one topic: parameter name → canonical text."""
+Values = Mapping[str, Value]
+"""Values of one topic, by the names of the parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,38 +40,61 @@ class Statement:
     """SQL with the placeholders `$1`, `$2`, …, and their values."""
 
     sql: str
-    params: tuple[str | int | list[str], ...]
+    params: tuple[str | int | list[str] | list[str | None] | None, ...]
+    settings: tuple[tuple[str, str | None], ...] = ()
+    """PostgreSQL settings that the transaction has while the statement runs; None stands for the setting's default."""
 
 
 def types(query: Query, values: Values) -> tuple[str, ...]:
-    """Return the PostgreSQL types of the parameters, ordered by name. Topics share a statement only if these agree."""
+    """Return the PostgreSQL types of the parameters, ordered by name. That of a list is the type of its elements."""
     return tuple(pg_type(query.params[name].type, values[name]) for name in sorted(query.params))
+
+
+def sharing_key(query: Query, values: Values) -> Hashable:
+    """Return what topics of the query must have in common to share a statement: the types of their parameters and the
+    PostgreSQL settings of their transaction."""
+    return types(query, values), query.setting_values(values)
 
 
 def single_statement(query: Query, values: Values) -> Statement:
     """Return the statement that polls one topic."""
     names = sorted({fragment.name for fragment in split(query.sql) if isinstance(fragment, Placeholder)})
-    place = {name: f"(${at}::{pg_type(query.params[name].type, values[name])})" for at, name in enumerate(names, 1)}
+    place = {name: _single_place(query.params[name], values[name], at) for at, name in enumerate(names, 1)}
     source = f'{_numbered(query, place, len(names) + 1)} as "R"'
     # The text comes from the catalogue; values are bound parameters.
     sql = f'select 1::int8, "R"."key", "R"."row" from {source} order by "R"."number"'  # noqa: S608
-    return Statement(sql, (*(values[name] for name in names), query.max_rows + 1))
+    params = (list(value) if isinstance(value, tuple) else value for value in map(values.__getitem__, names))
+    return Statement(sql, (*params, query.max_rows + 1), query.setting_values(values))
 
 
 def batch_statement(query: Query, topics: Sequence[Values]) -> Statement:
-    """Return the statement that polls several topics of one query with parameters, whose types agree."""
+    """Return the statement that polls several topics of one query with parameters, whose sharing keys agree."""
     names = sorted(query.params)
     shared = types(query, topics[0])
-    arrays = ", ".join(f"${at}::text[]::{type}[]" for at, type in enumerate(shared, 1))
+    lists = [query.params[name].is_list for name in names]
+    arrays = ", ".join(
+        # An array of arrays would be unnested whole, so lists travel as the texts of arrays.
+        f"${at}::text[]" if is_list else f"${at}::text[]::{type}[]"
+        for at, (type, is_list) in enumerate(zip(shared, lists, strict=True), 1)
+    )
     columns = ", ".join(_quoted(name) for name in (*names, "Topic"))
     place = {name: f'"P P".{_quoted(name)}' for name in names}
+    topics_of = f'unnest({arrays}) with ordinality as "P P"({columns})'
+    if any(lists):
+        # `offset 0` has each list read once per topic, and not once per row that it is compared with.
+        read = (
+            f"{_quoted(name)}::{type}[] as {_quoted(name)}" if is_list else _quoted(name)
+            for name, type, is_list in zip(names, shared, lists, strict=True)
+        )
+        topics_of = f'(select {", ".join(read)}, "Topic" from {topics_of} offset 0) as "P P"'  # noqa: S608
     sql = (
         f'select "P P"."Topic", "R"."key", "R"."row"\n'
-        f'from unnest({arrays}) with ordinality as "P P"({columns})\n'
+        f"from {topics_of}\n"
         f'cross join lateral {_numbered(query, place, len(names) + 1)} as "R"\n'
         'order by "P P"."Topic", "R"."number"'
     )
-    return Statement(sql, (*([values[name] for values in topics] for name in names), query.max_rows + 1))
+    params = ([_column_text(values[name]) for values in topics] for name in names)
+    return Statement(sql, (*params, query.max_rows + 1), query.setting_values(topics[0]))
 
 
 def probe_statement(query: Query) -> Statement:
@@ -92,6 +116,15 @@ def _numbered(query: Query, place: Mapping[str, str], limit: int) -> str:
         f'(select row_number() over () as "number", {key} as "key", row_to_json("Q Q")::text as "row"\n'
         f'from (\n{text}\n) as "Q Q" limit ${limit})'
     )
+
+
+def _single_place(param: Param, value: Value, at: int) -> str:
+    type = pg_type(param.type, value)
+    return f"(${at}::text[]::{type}[])" if param.is_list else f"(${at}::{type})"
+
+
+def _column_text(value: Value) -> str | None:
+    return array_literal(value) if isinstance(value, tuple) else value
 
 
 def _quoted(identifier: str) -> str:

@@ -363,6 +363,6 @@ def test_any_catalogue_is_either_valid_or_refused_with_catalog_invalid(
 
 
 def test_fields_without_effect_are_accepted() -> None:
-    text = "[queries.q]\nsql = 'select 1 as one'\nkey = []\nroles = []\nrefresh = '5s'\nparams.p = 'int'"
+    text = "[queries.q]\nsql = 'select 1 as one'\nkey = []\nroles = []\nrefresh = '5s'\nsettings = {}"
     query = parse(text, "c.toml").query("q")
-    assert (query.key, query.roles, query.probe, list(query.params)) == ((), (), None, ["p"])
+    assert (query.key, query.roles, query.probe, query.settings) == ((), (), None, {})
