@@ -90,11 +90,9 @@ class Batching:
     taken: int = 0
     """Number of topics that were picked so far to be polled alone for comparison."""
 
-    def next_size(self, weights: Sequence[int | None], now: float) -> int:
-        """Return the number of topics for the next statement, of due topics whose last results weighed this much."""
-        if not self.possible:
-            return 1
-        return self.size.fitting(weights, self.together.next_size(len(weights), self.size.topics, now))
+    def next_size(self, left: int, now: float) -> int:
+        """Return the maximum number of topics for the next statement, of `left` topics that are due."""
+        return self.together.next_size(left, self.size.topics, now) if self.possible and left else 1
 
     def pick(self, topics: int) -> int:
         """Return the index of the topic that is polled alone next; over time, all of `topics` have their turn."""

@@ -23,7 +23,23 @@ STATEMENT_SECONDS = Histogram(
     ["query"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+TROUBLE_STATEMENTS = Counter(
+    "pollcast_poller_trouble_statements",
+    "Statements that failed, or that searched a failed one for the topics at fault.",
+    ["query"],
+)
 BATCH_TOPICS = Gauge("pollcast_poller_batch_topics", "Current maximum number of topics per statement.", ["query"])
+TOGETHER = Gauge(
+    "pollcast_poller_together", "1 while topics are polled together, 0 while they are polled one by one.", ["query"]
+)
+TOPIC_SECONDS = Gauge(
+    "pollcast_poller_topic_seconds",
+    "Measured time in the database for one poll of a topic, alone and together; 0 before the first measurement.",
+    ["query", "way"],
+)
+APART_TOPICS = Gauge(
+    "pollcast_poller_apart_topics", "Topics that are polled apart because they are failing or slow.", ["query", "why"]
+)
 INTERVAL_SECONDS = Gauge(
     "pollcast_poller_interval_seconds",
     "Current polling interval: longer than the catalogue's while the database is slow.",

@@ -19,6 +19,7 @@ the connection reports, costs one statement per round, and is the outcome of all
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -94,8 +95,9 @@ class Round:
     def __init__(
         self, groups: Iterable[list[OwnedTopic]], batching: Batching, around: Surroundings, budget: RoundBudget
     ) -> None:
-        self._untried = deque(groups)
+        self._untried = deque(deque(group) for group in groups if group)
         self._divided: deque[list[OwnedTopic]] = deque()  # parts of batches that failed
+        self._eighths: deque[list[OwnedTopic]] = deque()  # parts of batches that timed out, which come last
         self._batching = batching
         self._around = around
         self._trouble = Trouble(budget, around.clock)
@@ -110,11 +112,13 @@ class Round:
         """Run the round, and return the topics that were not reached."""
         if self._batching.verdict is not None and (heed_verdict or not self._trouble.affordable):
             await self._probe(self._batching.verdict)
-        while not self._ended and (self._untried or self._divided):
+        while not self._ended and (self._untried or self._divided or self._eighths):
             if self._divided and (len(self._divided) > PENDING or not self._untried):
                 await self._divide(self._divided.popleft())
-            else:
+            elif self._untried:
                 await self._poll(self._next_group())
+            else:
+                await self._divide(self._eighths.popleft())
         self._blame_failed()
         self._batching.answering = self._succeeded or not self._trouble.timeouts
         return [topic for topic in self._unreached if self._around.is_owned(topic)]
@@ -122,25 +126,23 @@ class Round:
     # --- regular turns
 
     def _next_group(self) -> list[OwnedTopic]:
-        group = [topic for topic in self._untried.popleft() if self._around.is_owned(topic)]
+        """Take the topics of the next statement. A statement for one of many topics takes constant time."""
+        group, together = self._untried[0], self._batching.together
+        most = self._batching.next_size(len(group), self._around.clock())
+        if most == 1 and together.choice == "auto" and not together.alone:
+            group.rotate(-self._batching.pick(len(group)))
+        weights = [topic.history.weight for topic in itertools.islice(group, most)]
+        taken = [group.popleft() for _ in range(self._batching.size.fitting(weights, most))]
         if not group:
-            return group
-        together = self._batching.together
-        count = self._batching.next_size([topic.history.weight for topic in group], self._around.clock())
-        if count == 1 and together.choice == "auto" and not together.alone:
-            taken = [group.pop(self._batching.pick(len(group)))]
-        else:
-            taken, group = group[:count], group[count:]
-        if group:
-            self._untried.appendleft(group)
-        return taken
+            self._untried.popleft()
+        return [topic for topic in taken if self._around.is_owned(topic)]
 
     async def _poll(self, group: list[OwnedTopic]) -> None:
         """Poll topics that were not tried yet."""
         if not group:
             return
         if self._trouble.statements and not self._trouble.affordable:
-            self._unreached += group  # too much has failed already
+            self._leave(group)  # too much has failed already
             return
         error = await self._try(group)
         if error is None:
@@ -168,10 +170,13 @@ class Round:
             error = await self._try_in_trouble(pair)
             if error is None or self._ended:
                 return
+            self._trouble.timeouts += error.scope is Scope.TOPIC_OR_SIZE
             rest[:0] = pair
         worked: list[OwnedTopic] = []
         while rest and not self._ended and self._trouble.affordable and not (worked and self._trouble.blamed):
             topic = rest.pop(0)
+            if not self._around.is_owned(topic):
+                continue
             error = await self._try_in_trouble([topic])
             if error is None:
                 worked.append(topic)
@@ -184,7 +189,7 @@ class Round:
 
     async def _refuses(self, pair: list[OwnedTopic]) -> bool:
         """Return whether two topics that just succeeded alone fail together; their outcomes were delivered."""
-        if not self._trouble.affordable:
+        if not self._trouble.affordable or not all(map(self._around.is_owned, pair)):
             return False
         self._trouble.spend()
         answer = await self._around.execute(pair)
@@ -196,10 +201,10 @@ class Round:
         if not group:
             return
         if not self._trouble.affordable:
-            self._unreached += group
+            self._leave(group)
             return
         if len(group) > 1 and self._alone:
-            self._untried.append(group)
+            self._untried.append(deque(group))
             return
         error = await self._try_in_trouble(group)
         if error is None or self._ended:
@@ -226,13 +231,13 @@ class Round:
             self._batching.size.restore()
             self._around.deliver(group[0], error, True)
         elif self._alone:  # it was a trial
-            self._untried.appendleft(group)
+            self._untried.appendleft(deque(group))
         else:
             self._batching.size.record_timeout(len(group))
             if self._around.hand_over is not None:
                 self._around.hand_over(group)
             else:
-                self._divided.extend(divided(group, 8))
+                self._eighths.extend(divided(group, 8))
 
     def _fail_alone(self, topic: OwnedTopic, error: PollError) -> None:
         if error.scope is Scope.TOPIC_OR_SIZE:
@@ -245,7 +250,7 @@ class Round:
             return
         alike = len({error.cause.detail for _, error in self._failed}) == 1
         known = sum(topic.rows is not None for topic, _ in self._failed)
-        more = any(self._untried) or any(self._divided)
+        more = any(map(any, (self._untried, self._divided, self._eighths)))
         if alike and more and (known >= KNOWN_SAMPLE or len(self._failed) >= SAMPLE):
             self._declare(error)
 
@@ -260,7 +265,7 @@ class Round:
             group = next((group for group in self._untried if group), None)
             if group is None or (tried and not self._trouble.affordable):
                 break
-            topic = group.pop(0)
+            topic = group.popleft()
             if not self._around.is_owned(topic):
                 continue
             error = await self._try_in_trouble([topic])
@@ -280,6 +285,9 @@ class Round:
         return self._batching.together.alone or not self._batching.possible
 
     async def _try_in_trouble(self, group: list[OwnedTopic]) -> PollError | None:
+        group = [topic for topic in group if self._around.is_owned(topic)]
+        if not group:
+            return None
         self._trouble.spend()
         return await self._try(group)
 
@@ -317,9 +325,9 @@ class Round:
 
     def _leave(self, group: list[OwnedTopic]) -> None:
         """End the round, and leave these topics and all others that were not tried yet for the next one."""
-        self._unreached += [topic for part in (*self._untried, *self._divided) for topic in part]
+        self._unreached += [topic for part in (*self._untried, *self._divided, *self._eighths) for topic in part]
         self._unreached += group
-        self._untried, self._divided = deque(), deque()
+        self._untried, self._divided, self._eighths = deque(), deque(), deque()
         self._ended = True
 
 
@@ -349,8 +357,8 @@ class Trouble:
 
     @property
     def share_of_singles(self) -> float:
-        """Share of the topics polled alone that failed."""
-        return self.blamed / self.singles if self.singles else 0.0
+        """Share of the topics polled alone that failed, as far as so few can show: low at first."""
+        return self.blamed / (self.singles + 4)
 
 
 def divided(group: list[OwnedTopic], parts: int) -> list[list[OwnedTopic]]:

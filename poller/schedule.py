@@ -11,6 +11,9 @@ import math
 SHORTEST_RETRY_SECONDS = 1.0
 """Maximum time between attempts on an unavailable database, in seconds, unless the query's interval is longer."""
 
+LONGEST_RETRY_SECONDS = 5.0
+"""Maximum time between attempts to poll topics without a result, in seconds, however long the interval is."""
+
 LONGEST_STRETCH_SECONDS = 30.0
 """Maximum stretched interval, in seconds, unless the query's own interval is longer."""
 
@@ -43,19 +46,21 @@ def next_round(interval: float, phase: float, started: float, ended: float) -> f
     return max(phase + turn * interval, ended)
 
 
-def retry_delay(interval: float, failures: int, random: float) -> float:
-    """Return the seconds from the end of a round in which the database was unavailable to the next round.
+def retry_delay(interval: float, failures: int, random: float, longest: float = SHORTEST_RETRY_SECONDS) -> float:
+    """Return the seconds from the end of a round in which topics got no result to the next round.
 
-    `failures` counts such rounds in a row, from 1. The delay doubles from the interval up to SHORTEST_RETRY_SECONDS (or
-    the interval, if longer), less up to a quarter at random, so that pollers spread out and none returns late.
+    `failures` counts such rounds in a row, from 1. The delay doubles from the interval, or SHORTEST_RETRY_SECONDS if
+    that is shorter, up to `longest`, or to the interval if that is longer, but never beyond LONGEST_RETRY_SECONDS. It
+    is up to a quarter shorter at random, so that pollers spread out and none returns late.
     """
-    longest = max(interval, SHORTEST_RETRY_SECONDS)
-    return min(interval * 2.0 ** min(failures - 1, 10), longest) * (1 - random / 4)
+    first = min(interval, SHORTEST_RETRY_SECONDS)
+    return min(first * 2.0 ** min(failures - 1, 10), max(interval, longest), LONGEST_RETRY_SECONDS) * (1 - random / 4)
 
 
 def alone_delay(interval: float, took: float) -> float:
     """Return the seconds from the end of a round of topics that are polled alone to the next one.
 
-    Quick rounds start once per interval. Slow rounds take at most half of the time, up to a rest of MAX_REST_SECONDS.
+    Quick rounds start once per interval, or every LONGEST_RETRY_SECONDS if that is shorter. Slow rounds take at most
+    half of the time, up to a rest of MAX_REST_SECONDS.
     """
-    return max(interval - took, min(took, MAX_REST_SECONDS))
+    return max(min(interval, LONGEST_RETRY_SECONDS) - took, min(took, MAX_REST_SECONDS))
