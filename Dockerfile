@@ -1,5 +1,5 @@
-# One image for all services: docker run … gateway | poller | coordinator, configured by POLLCAST_* (see
-# docker-compose.yml). Other hosts reach a node by POLLCAST_ADVERTISE.
+# One image for all services: `docker run … gateway | poller | coordinator`. POLLCAST_* variables configure them, as in
+# docker-compose.yml. POLLCAST_ADVERTISE is the name by which other hosts reach a node.
 
 FROM python:3.12-slim AS page
 WORKDIR /src

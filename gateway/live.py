@@ -227,6 +227,7 @@ def _param_info(param: Param) -> live_pb2.ParamInfo:
         type=param.declared_type,
         required=param.required,
         default=param.default if isinstance(param.default, str) else None,
+        default_items=param.default if isinstance(param.default, tuple) else (),
         enum=param.enum or (),
         min=param.min,
         max=param.max,

@@ -15,12 +15,14 @@ import psycopg
 from psycopg import Connection, RawCursor
 
 from pollcast.poller.batchable import unbatchable_reason
-from pollcast.poller.database import CONNECT_SECONDS, LOCK_SECONDS, SET_LOCALLY, checked_url
-from pollcast.poller.poll_error import QUERY_ALIAS, Scope, classify, condition
-from pollcast.poller.statement import Statement, batch_statement, probe_statement, single_statement
+from pollcast.poller.connections import CONNECT_SECONDS
+from pollcast.poller.database import LOCK_SECONDS, SET_LOCALLY
+from pollcast.poller.poll_error import Scope, classify, condition
+from pollcast.poller.statement import Statement, batch_statement, probe_statement, query_alias, single_statement
 from pollcast.services.catalogue.catalog import Catalog, Param, Query
 from pollcast.services.catalogue.values import Value
 from pollcast.services.errors import CatalogInvalid, PollStale, Problem
+from pollcast.services.process.database_url import checked_url
 
 SAMPLES = {
     "text": "x",
@@ -105,7 +107,7 @@ def _problems(connection: Connection, field: str, text: Statement, query: Query,
         poll_error = classify(error, query)
         if poll_error.scope is Scope.STATEMENT and poll_error.state == "failed":
             message = error.diag.message_primary or ""
-            if QUERY_ALIAS in message:
+            if query_alias(query) in message:
                 yield Problem(file, query.name, "key", poll_error.cause.detail)
             else:
                 yield Problem(file, query.name, field, f"{message} ({condition(error.sqlstate)}, {error.sqlstate})")

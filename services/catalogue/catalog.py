@@ -257,7 +257,7 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
         return None
     table = Table(entry, file, _shown(name), "", problems)
     title = table.take("title", string)
-    sql = table.take("sql", _select)
+    sql = table.take("sql", _rows)
     if not table.has("sql"):
         table.problem("sql", "is missing: it must be one SELECT")
     key = table.take("key", names_of("the query's key columns"))
@@ -462,6 +462,13 @@ def _select(value: object) -> str:
     """Read one SELECT with valid placeholders."""
     statement = sql_text.check_select(string(value))
     sql_text.split(statement)
+    return statement
+
+
+def _rows(value: object) -> str:
+    """Read one SELECT with valid placeholders, whose output columns have distinct names."""
+    statement = _select(value)
+    sql_text.check_output_names(statement)
     return statement
 
 

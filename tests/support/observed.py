@@ -1,4 +1,4 @@
-"""What a test observed of a cluster, beside the examples of the manual: both made comparable.
+"""Comparison of an observation on a cluster with an example of the manual.
 
 `masked` replaces everything that differs from one cluster, or moment, to another; what is left must be equal.
 """

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from pollcast.poller.answer import Outcome, divide
+from pollcast.poller.answer import Outcome
 from pollcast.poller.database import Database
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError
@@ -41,7 +41,7 @@ def setup(database: str, *statements: str) -> None:
 async def outcome(db: Database, q: Query, values: Mapping[str, str] | None = None) -> Outcome:
     """Poll one topic alone, and return its outcome."""
     answer = await db.execute(single_statement(q, values or {}), q)
-    return answer if isinstance(answer, PollError) else divide(answer, [None], q)[0]
+    return answer if isinstance(answer, PollError) else answer.outcomes[0]
 
 
 async def rows(db: Database, q: Query, values: Mapping[str, str] | None = None) -> list[Any]:
@@ -60,9 +60,9 @@ async def poll_error(db: Database, q: Query, values: Mapping[str, str] | None = 
 
 async def both_ways(db: Database, q: Query, *topics: Mapping[str, str]) -> list[Outcome]:
     """Poll the topics in one statement, check that each has the same outcome alone, and return the outcomes."""
-    answer = await db.execute(batch_statement(q, topics), q)
+    answer = await db.execute(batch_statement(q, topics), q, [None] * len(topics))
     assert not isinstance(answer, PollError), answer
-    outcomes = divide(answer, [None] * len(topics), q)
+    outcomes = answer.outcomes
     assert outcomes == [await outcome(db, q, values) for values in topics]
     return outcomes
 
@@ -84,8 +84,8 @@ async def round_of(db: Database, q: Query, *values: Mapping[str, str]) -> tuple[
         sizes.append(len(group))
         parameters = [topic.topic.values for topic in group]
         statement = batch_statement(q, parameters) if len(group) > 1 else single_statement(q, parameters[0])
-        answer = await db.execute(statement, q)
-        return answer if isinstance(answer, PollError) else divide(answer, [None] * len(group), q)
+        answer = await db.execute(statement, q, [None] * len(group))
+        return answer if isinstance(answer, PollError) else answer.outcomes
 
     def deliver(topic: OwnedTopic, result: Outcome, at_fault: bool) -> None:
         assert topic.name not in outcomes

@@ -24,7 +24,7 @@ PATH = "/live/orders?region=north"
 
 @dataclass
 class Stage:
-    """What the scenes of the story share: the cluster, what was observed, and clients of gateway-1."""
+    """The state that all scenes share: the cluster, the observations so far, and clients of gateway-1."""
 
     shop: Shop
     found: Observed
