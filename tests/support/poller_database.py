@@ -25,10 +25,17 @@ def query(sql: str, *, name: str = "q", params: str = "", **fields: Any) -> Quer
     lines = [
         f"[queries.{name}]",
         f"sql = {json.dumps(sql, ensure_ascii=False)}",
-        *(f"{k} = {json.dumps(v)}" for k, v in fields.items()),
+        *(f"{k} = {_toml(v)}" for k, v in fields.items()),
     ]
     text = "\n".join([*lines, f"[queries.{name}.params]", params])
     return catalog.parse(text, "test.toml").query(name)
+
+
+def _toml(value: Any) -> str:
+    """Return a value as inline TOML."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(name)} = {_toml(each)}" for name, each in value.items()) + "}"
+    return json.dumps(value)
 
 
 def setup(database: str, *statements: str) -> None:
