@@ -17,11 +17,18 @@ SKIPPED = Counter(
     "pollcast_poller_skipped", "Polls of single topics skipped because the probe's result was unchanged.", ["query"]
 )
 ROWS = Counter("pollcast_poller_rows", "Rows received from the database.", ["query"])
+_SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 STATEMENT_SECONDS = Histogram(
     "pollcast_poller_statement_seconds",
-    "Duration of one statement, including the wait for a connection.",
+    "Duration of one statement, without the wait for a connection unless it failed.",
     ["query"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    buckets=_SECONDS_BUCKETS,
+)
+WAIT_SECONDS = Histogram(
+    "pollcast_poller_wait_seconds",
+    "Time of one successful statement beside its duration in the database: mainly the wait for a connection.",
+    ["query"],
+    buckets=_SECONDS_BUCKETS,
 )
 TROUBLE_STATEMENTS = Counter(
     "pollcast_poller_trouble_statements",

@@ -86,14 +86,20 @@ async def run_round(
     With `parts` the topics are divided beforehand. `heed_verdict` is False for topics on which no verdict is based.
     """
     groups = [part for group in _of_equal_keys(topics) for part in divided(group, parts)]
-    return await Round(groups, batching, around, budget).run(heed_verdict)
+    return await Round(groups, batching, around, budget, in_parts=parts > 1).run(heed_verdict)
 
 
 class Round:
     """The state of one round."""
 
     def __init__(
-        self, groups: Iterable[list[OwnedTopic]], batching: Batching, around: Surroundings, budget: RoundBudget
+        self,
+        groups: Iterable[list[OwnedTopic]],
+        batching: Batching,
+        around: Surroundings,
+        budget: RoundBudget,
+        *,
+        in_parts: bool,
     ) -> None:
         self._untried = deque(deque(group) for group in groups if group)
         self._divided: deque[list[OwnedTopic]] = deque()  # parts of batches that failed
@@ -106,6 +112,7 @@ class Round:
         self._unreached: list[OwnedTopic] = []
         self._succeeded = self._shared = False  # whether any statement succeeded, or one for several topics
         self._patience = MAX_TIMEOUTS if batching.answering else 1
+        self._in_parts = in_parts  # whether the topics are suspects, so that timeouts do not show a batch to be too large
         self._ended = False
 
     async def run(self, heed_verdict: bool) -> list[OwnedTopic]:
@@ -233,7 +240,8 @@ class Round:
         elif self._alone:  # it was a trial
             self._untried.appendleft(deque(group))
         else:
-            self._batching.size.record_timeout(len(group))
+            if not self._in_parts:
+                self._batching.size.record_timeout(len(group))
             if self._around.hand_over is not None:
                 self._around.hand_over(group)
             else:

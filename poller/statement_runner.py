@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from pollcast.poller import metrics
@@ -32,11 +33,15 @@ class StatementRunner:
         """
         name = self._query.name
         metrics.STATEMENTS.labels(name).inc()
-        with metrics.STATEMENT_SECONDS.labels(name).time():
-            answer = await self._database.execute(statement, self._query, known)
+        started = time.monotonic()
+        answer = await self._database.execute(statement, self._query, known)
+        took = time.monotonic() - started
         if isinstance(answer, PollError):
+            metrics.STATEMENT_SECONDS.labels(name).observe(took)
             self._log(answer)
         else:
+            metrics.STATEMENT_SECONDS.labels(name).observe(answer.seconds)
+            metrics.WAIT_SECONDS.labels(name).observe(max(0.0, took - answer.seconds))
             metrics.ROWS.labels(name).inc(answer.rows)
         return answer
 

@@ -75,7 +75,7 @@ class Rounds:
         self.unreached = list(map(number, unreached))
         everywhere = [*self.outcomes, *self.unreached, *self.handed_over]
         assert len(everywhere) == len(set(everywhere))
-        assert set(everywhere) | self.lost == set(range(len(self.topics))) | self.lost
+        assert set(everywhere) | self.lost == set(map(number, self.topics)) | self.lost
         self.topics.sort(key=lambda topic: topic.history.started)
         return self
 
