@@ -53,9 +53,9 @@ class Together:
     """The measured costs of one query's topics, and the way that follows from them."""
 
     __slots__ = (
+        "_allowance",
         "_alone",
         "_asked_alone",
-        "_allowance",
         "_next_sample",
         "_next_trial",
         "_shared",

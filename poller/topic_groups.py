@@ -72,7 +72,7 @@ class TopicGroups:
 
     - `new`: just gained; polled at once, together with the topics gained at the same time.
     - `regular`: polled once per interval, on the query's phase, together where that is cheaper.
-    - `suspects`: in a statement that timed out or was conspicuously slow; polled in parts until the slow topic is found.
+    - `suspects`: in a statement that timed out or was conspicuous; polled in parts until the slow topic is found.
     - `failing`: found to fail when polled alone; polled alone, once per interval, until it gives a result again.
     - `slow`: found to time out or to be slow when polled alone; polled alone, with rests as long as its polls.
     """
