@@ -66,4 +66,4 @@ class Conduct:
     def behave(self) -> bool:
         """Record a good poll, and return whether the topic may come back."""
         self.good += 1
-        return self.good >= min(2 ** (self.offences - 1), MAX_GOOD_POLLS)
+        return self.good >= min(1 << (self.offences - 1), MAX_GOOD_POLLS)

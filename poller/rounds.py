@@ -177,7 +177,11 @@ class Round:
         if len(rest) > 2:
             pair = [rest.pop(0), rest.pop(0)]
             error = await self._try_in_trouble(pair)
-            if error is None or self._ended:
+            if error is None:  # then the rest would fail
+                self._divided.pop()
+                self._divided.extend(divided(rest, 2))
+                return
+            if self._ended:
                 return
             self._trouble.timeouts += error.scope is Scope.TOPIC_OR_SIZE
             rest[:0] = pair
@@ -260,7 +264,7 @@ class Round:
             return
         alike = len({error.cause.detail for _, error in self._failed}) == 1
         known = sum(topic.rows is not None for topic, _ in self._failed)
-        more = any(map(any, (self._untried, self._divided, self._eighths)))
+        more = any(any(part) for part in (*self._untried, *self._divided, *self._eighths))
         if alike and more and (known >= KNOWN_SAMPLE or len(self._failed) >= SAMPLE):
             self._declare(error)
 
