@@ -67,7 +67,7 @@ def updates_size(updates: Updates) -> int:
 class PollHistory:
     """The polls of one topic under one epoch. Times ending in `_at` are microseconds since the Unix epoch."""
 
-    __slots__ = ("count", "gained_at", "probe_result", "result_at", "seconds", "started")
+    __slots__ = ("count", "gained_at", "probe_result", "result_at", "seconds", "started", "weight")
 
     def __init__(self, gained_at: int) -> None:
         self.gained_at = gained_at
@@ -81,6 +81,8 @@ class PollHistory:
         """Smoothed time that one poll takes in the database, in seconds."""
         self.probe_result: bytes | None = None
         """Result of the query's probe just before the latest result; None when the query was not probed."""
+        self.weight: int | None = None
+        """Size of the last result in bytes; None before the first."""
 
     def record_cost(self, seconds: float) -> None:
         """Include the database time of one poll in the smoothed cost."""
