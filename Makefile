@@ -91,7 +91,9 @@ lock: install
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
 		--custom-compile-command "make lock" --output-file constraints.txt pyproject.toml clients/python/pyproject.toml
 
-# Build the distributions in dist/: pollcast with its page, pollcast-client, and the npm package.
+# Build the distributions in dist/: pollcast with its page, pollcast-client, and the npm package. PIP_CONSTRAINT is for
+# the pip that installs setuptools and Node.js into the build's own environment.
+dist: export PIP_CONSTRAINT = constraints.txt
 dist: install
 	@rm -rf dist
 	$(BIN)/python -m build --outdir dist .
