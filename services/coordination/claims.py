@@ -180,7 +180,7 @@ async def _in_batches(
         except LeaseLost:
             raise
         except (EtcdRefused, EtcdUnknown) as error:
-            log.warning("result not known", topics=len(batch), detail=error.detail)
+            log.warning("outcome of a transaction unknown", topics=len(batch), detail=error.detail)
             break  # the next batch would fail as well
     return answers
 
