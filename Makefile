@@ -93,9 +93,8 @@ lock: install
 
 # Build the distributions in dist/: pollcast with its page, pollcast-client, and the npm package. PIP_CONSTRAINT is for
 # the pip that installs setuptools and Node.js into the build's own environment.
-dist: export PIP_CONSTRAINT = constraints.txt
 dist: install
 	@rm -rf dist
-	$(BIN)/python -m build --outdir dist .
-	$(BIN)/python -m build --outdir dist clients/python
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build --outdir dist .
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build --outdir dist clients/python
 	$(WITH_NODE) npm pack --silent --workspace clients/js --pack-destination dist
