@@ -25,7 +25,7 @@ from pollcast.services.process import logs
 
 log = logs.get_logger("wire")
 
-SCOPE_KEY = "pollcast.frames"
+SCOPE_KEY = "pollcast.handshake"
 """The name of the handshake in an ASGI scope's `extensions`."""
 
 
