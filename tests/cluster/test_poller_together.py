@@ -28,7 +28,7 @@ from tests.support.poller_database import query, setup
 
 pytest_plugins = ("tests.support.poller_database_fixture",)
 
-CASES = int(os.environ.get("POLLCAST_TEST_GENERATED_QUERIES", "150"))
+CASES = int(os.environ.get("POLLCAST_TEST_GENERATED_QUERIES", "500"))
 """Number of generated queries: about 20 seconds' worth, unless the environment asks for more."""
 
 Result: TypeAlias = list[tuple[bytes, bytes]] | str
