@@ -25,6 +25,7 @@ from pollcast.poller.poll_error import PollError
 from pollcast.poller.statement import Statement, batch_statement, probe_statement, sharing_key, single_statement
 from pollcast.poller.statement_runner import StatementRunner
 from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.sql import check_select
 from pollcast.services.catalogue.values import Value
 from tests.support.generated_queries import SCHEMA, Case, queries
 from tests.support.poller_database import query, setup
@@ -105,6 +106,8 @@ def compare(connection: Connection, case: Case) -> None:
 @given(case=queries())
 def test_a_topic_is_the_same_alone_and_together(connection: Connection, case: Case) -> None:
     compare(connection, case)
+    with pytest.raises(ValueError, match="locks rows"):
+        check_select(case.query.sql + " for update")
 
 
 # --- what the generator and reviews have found ------------------------------------------------------------------------
