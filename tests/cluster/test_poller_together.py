@@ -1,4 +1,7 @@
-"""Alone and together: a topic has the same rows, order, column names and errors, whatever its query mentions."""
+"""Alone and together: a topic has the same rows, order, column names and errors, whatever its query mentions.
+
+`POLLCAST_TEST_GENERATED_QUERIES=10000` compares more generated queries than the usual 500.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,8 @@ from tests.support.poller_database import query, setup
 
 pytest_plugins = ("tests.support.poller_database_fixture",)
 
-CASES = int(os.environ.get("POLLCAST_TEST_GENERATED_QUERIES", "150"))
-"""Number of generated queries: about 20 seconds' worth, unless the environment asks for more."""
+CASES = int(os.environ.get("POLLCAST_TEST_GENERATED_QUERIES", "500"))
+"""Number of generated queries: 20 seconds' worth, unless the environment asks for more."""
 
 Result: TypeAlias = list[tuple[bytes, bytes]] | str
 """A topic's rows with their keys, or its error."""
