@@ -236,7 +236,8 @@ def check(
     for name, query in catalog.queries.items():
         print(f"  {name}" + (f": {query.title}" if query.title else ""))
         why = report.one_by_one[name]
-        print("    " + (f"polled one by one: {why}" if why else "its topics are polled together"))
+        where = "" if query.together is True else " while the poller measures that to be cheaper"
+        print("    " + (f"polled one by one: {why}" if why else f"its topics are polled together{where}"))
         for note in report.notes[name]:
             print(f"    note: {note}")
 
