@@ -13,6 +13,7 @@ from pollcast.poller.poll_error import PollError, Scope
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.delta import Row
 from pollcast.services.errors import PollFailed
+from pollcast.services.row_keys import with_canonical_keys
 
 MAX_ROW_BYTES = 16 * 1024 * 1024
 """Maximum size of one row as JSON, in bytes; it leaves a margin below the largest message between services."""
@@ -39,7 +40,7 @@ def divide(answer: Answer, known: Sequence[list[Row] | None], query: Query) -> l
     for topic, before in enumerate(known, 1):
         end = bisect_right(numbers, topic, start)
         result = rows[start:end]
-        outcomes.append(before if before is not None and before == result else _checked(result, query))
+        outcomes.append(before if before is not None and before == result else _checked(result, before, query))
         start = end
     return outcomes
 
@@ -62,7 +63,11 @@ def _in_one_line(row: bytes) -> bytes:
     return row.replace(b"\n", b" ").replace(b"\r", b" ")
 
 
-def _checked(rows: list[Row], query: Query) -> Outcome:
+def _checked(rows: list[Row], before: list[Row] | None, query: Query) -> Outcome:
+    if query.key:
+        rows = with_canonical_keys(rows)
+        if before is not None and before == rows:
+            return before
     if len(rows) > query.max_rows:
         return _failed(f"the result has more than {query.max_rows} rows")
     if query.key and len(set(map(itemgetter(0), rows))) != len(rows):
