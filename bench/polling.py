@@ -25,7 +25,6 @@ from prometheus_client import REGISTRY
 from psycopg_pool import AsyncConnectionPool
 
 from bench.table import show
-from pollcast.poller.answer import divide
 from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError
 from pollcast.poller.polling import Polling
@@ -194,12 +193,10 @@ async def batch_sizes(server: PostgresServer) -> None:
                 ours, theirs = time.process_time(), database_cpu(server)
                 for start in range(0, len(values), size):
                     began = time.monotonic()
-                    answer = await database.execute(batch_statement(query, values[start : start + size]), query)
+                    end = start + size
+                    answer = await database.execute(batch_statement(query, values[start:end]), query, known[start:end])
                     assert not isinstance(answer, PollError)
-                    known[start : start + size] = [
-                        outcome if isinstance(outcome, list) else None
-                        for outcome in divide(answer, known[start : start + size], query)
-                    ]
+                    known[start:end] = [each if isinstance(each, list) else None for each in answer.outcomes]
                     took.append(time.monotonic() - began)
                     if size == 1 and start >= 256:
                         break

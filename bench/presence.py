@@ -193,7 +193,7 @@ async def one_topic(running: Cluster) -> None:
 
 
 async def latency(running: Cluster) -> None:
-    """From a join to the diff at a client of the same gateway, and of the other."""
+    """Print the time from a join until a client of the same gateway, and one of the other gateway, see the member."""
     topic = "live:room?id=2000"
     for name, number in (("the same gateway", 0), ("the other gateway", 1)):
         took = []

@@ -76,29 +76,29 @@ class Swarm:
         todo = deque(range(order["n"]))
         host, port = "127.0.0.1", order["port"]
         opening = handshake(f"{host}:{port}", order["path"], order.get("deflate", False), order.get("subprotocol"))
-        says = [masked(say.encode()) if say else b"" for say in order["say"]]
+        messages = [masked(say.encode()) if say else b"" for say in order["say"]]
         began = time.monotonic()
-        came: list[float] = []
+        connected: list[float] = []
         joined: list[float] = []
 
-        async def one() -> None:
+        async def connect_clients() -> None:
             while todo:
-                say = says[todo.popleft() % len(says)]
-                client = Client(self, opening, say, order["until"].encode(), loop.create_future())
+                message = messages[todo.popleft() % len(messages)]
+                client = Client(self, opening, message, order["until"].encode(), loop.create_future())
                 client.beats = order.get("beats", False)
                 started = time.monotonic()
                 await loop.create_connection(lambda client=client: client, host, port)  # type: ignore[misc]
                 self.clients.append(client)
                 await client.arrived
                 now = time.monotonic()
-                came.append(now - started)
-                joined.append(now - client.said_at)
+                connected.append(now - started)
+                joined.append(now - client.sent_at)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(order.get("concurrency", 100)):
-                group.create_task(one())
+                group.create_task(connect_clients())
         answer = {"seconds": time.monotonic() - began}
-        for name, values in (("connect", came), ("join", joined)):
+        for name, values in (("connect", connected), ("join", joined)):
             for share in (0.5, 0.99, 1.0):
                 answer[f"{name}_p{share * 100:g}"] = percentile(values, share)
         return answer
@@ -174,7 +174,7 @@ class Swarm:
 class Client(asyncio.BufferedProtocol):
     """A connection. It parses what it receives until it has arrived; from then on it only counts bytes."""
 
-    __slots__ = ("arrived", "beats", "head", "opening", "said_at", "say", "swarm", "transport", "until", "upgraded")
+    __slots__ = ("arrived", "beats", "head", "opening", "say", "sent_at", "swarm", "transport", "until", "upgraded")
 
     def __init__(self, swarm: Swarm, opening: bytes, say: bytes, until: bytes, arrived: asyncio.Future[None]) -> None:
         self.swarm = swarm
@@ -185,7 +185,7 @@ class Client(asyncio.BufferedProtocol):
         self.upgraded = False
         self.beats = False
         self.head = b""
-        self.said_at = 0.0
+        self.sent_at = 0.0
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -197,10 +197,10 @@ class Client(asyncio.BufferedProtocol):
         assert self.transport is not None
         self.until, self.head = until, b""
         self.arrived = asyncio.get_running_loop().create_future()
-        self.said_at = time.monotonic()
+        self.sent_at = time.monotonic()
         self.transport.write(frame)
         await self.arrived
-        return time.monotonic() - self.said_at
+        return time.monotonic() - self.sent_at
 
     def get_buffer(self, sizehint: int) -> bytearray:
         return self.swarm.buffer
@@ -223,7 +223,7 @@ class Client(asyncio.BufferedProtocol):
                 return
             self.upgraded = True
             self.head = self.head[end + 4 :]
-            self.said_at = time.monotonic()
+            self.sent_at = time.monotonic()
             if self.say and self.transport is not None:
                 self.transport.write(self.say)
         if self.until in self.head:

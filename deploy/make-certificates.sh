@@ -2,7 +2,9 @@
 # Creates a certificate authority and certificates for a cluster: etcd, the services, PostgreSQL, the load balancer. For
 # tests, and as a starting point. Existing files are kept, so delete a certificate and run this again to renew it.
 #
-#   deploy/make-certificates.sh DIR [DAYS]        # 365 by default; the authority ten times as long
+#   deploy/make-certificates.sh DIR [DAYS]
+#
+# Certificates are valid for DAYS (365 by default), the authority's for ten times as many.
 #
 # DIR/ca.pem is the authority's certificate, which all processes trust. DIR/ca.key signs: keep it off the hosts.
 # DIR/<owner>/{cert,key}.pem are a certificate and its key; DIR/balancer/both.pem is that pair in one file, as haproxy

@@ -224,9 +224,10 @@ def _query_info(query: Query) -> live_pb2.QueryInfo:
 def _param_info(param: Param) -> live_pb2.ParamInfo:
     return live_pb2.ParamInfo(
         name=param.name,
-        type=param.type,
+        type=param.declared_type,
         required=param.required,
-        default=param.default,
+        default=param.default if isinstance(param.default, str) else None,
+        default_items=param.default if isinstance(param.default, tuple) else (),
         enum=param.enum or (),
         min=param.min,
         max=param.max,

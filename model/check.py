@@ -46,6 +46,7 @@ class Check:
 
     @property
     def options(self) -> list[str]:
+        """The definitions that configure the model."""
         return [f"-DFAULTS={self.faults}", f"-DCHANGES={self.changes}", *(f"-D{name}" for name in self.defines)]
 
 

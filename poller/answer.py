@@ -1,57 +1,183 @@
-"""Answers: the rows that PostgreSQL returned for one statement, divided into an outcome for each topic. Pure.
+"""Answers: the rows that PostgreSQL returns for one statement, divided into an outcome for each topic. Pure.
 
-A result that has too many rows, or the same row key twice, is an error of its own topic only.
+An `Answer` takes the rows in pieces, as they arrive. It holds a row only once: where a topic's rows are those of its
+last result, the last result itself is the outcome, and nothing of the new rows is kept. A result that has too many
+rows, too many bytes, or the same row key twice is an error of its own topic only, and one that is too large is dropped
+as soon as that is known.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.services.catalogue.catalog import Query
-from pollcast.services.delta import Row
+from pollcast.services.delta import Delta, Row, diff
 from pollcast.services.errors import PollFailed
 from pollcast.services.row_keys import with_canonical_keys
 
 MAX_ROW_BYTES = 16 * 1024 * 1024
 """Maximum size of one row as JSON, in bytes; it leaves a margin below the largest message between services."""
 
-Answer = list[tuple[int, bytes, bytes]]
-"""Rows of a statement (poller/statement.py), each with the number of its topic from 1, its key and its JSON text."""
+LARGE_ROWS = 4096
+"""Number of new rows from which an answer is checked, and its deltas are computed, outside the event loop."""
+
+Piece = list[tuple[int, bytes, bytes]]
+"""Rows of a statement (poller/statement.py), each with the number of its topic from 1, its key and its JSON text.
+
+Rows beyond the topic's `max_bytes` have neither key nor text: both are None.
+"""
+
+_key, _text = itemgetter(0), itemgetter(1)
+
+
+class Result(list[Row]):
+    """The rows of one topic's result, in the query's order, with their size."""
+
+    __slots__ = ("change", "size")
+
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        super().__init__(rows)
+        self.size = sum(map(len, map(_text, self)))
+        """Size of the rows' JSON text, without their keys, in bytes."""
+        self.change: tuple[list[Row], Delta] | None = None
+        """A former result and the delta from it to this one, where that was computed in advance."""
+
 
 Outcome = list[Row] | PollError
 """Result of polling one topic."""
 
 
-def divide(answer: Answer, known: Sequence[list[Row] | None], query: Query) -> list[Outcome]:
-    """Return the outcome of each topic of a statement.
+class Answer:
+    """The answer to one statement: call `add` for each piece, then `check`; the outcomes are complete after that."""
 
-    `answer` is ordered by topic and row. `known` holds each topic's last result, and that same list is returned where
-    nothing changed. Every row of every poll passes through here, so the loops are in C.
-    """
-    if _has_line_breaks(answer):
-        answer = [(topic, key, _in_one_line(row)) for topic, key, row in answer]
-    numbers = list(map(itemgetter(0), answer))
-    rows = list(map(itemgetter(1, 2), answer))
-    outcomes: list[Outcome] = []
-    start = 0
-    for topic, before in enumerate(known, 1):
-        end = bisect_right(numbers, topic, start)
-        result = rows[start:end]
-        outcomes.append(before if before is not None and before == result else _checked(result, before, query))
-        start = end
-    return outcomes
+    def __init__(self, query: Query, known: Sequence[list[Row] | None]) -> None:
+        """Expect rows of as many topics as `known` has: each topic's last result, or None."""
+        self.outcomes: list[Outcome] = []
+        """The outcome of each topic, in the order of `known`. A result that did not change is the known one itself."""
+        self.rows = 0
+        """Number of rows received."""
+        self.seconds = 0.0
+        """Time that the statement took on its connection, in seconds; the wait for the connection is not included."""
+        self._query = query
+        self._known = known
+        self._results: list[list[Row] | PollError | None] = [None] * len(known)
+        self._new_rows = 0
+        # The topic whose rows arrive now.
+        self._topic = 0
+        self._same = 0  # rows so far that are those of the last result
+        self._result: Result | None = None  # rows so far, from the first that is not that of the last result
+        self._too_large = False
+
+    @property
+    def size(self) -> int:
+        """Size of the topics' results, without keys, in bytes; a result that is too large counts as its limit."""
+        limit = self._query.max_bytes
+        return sum(limit if isinstance(each, PollError) else size_of(each) for each in self.outcomes)
+
+    @property
+    def large(self) -> bool:
+        """Whether `check` takes long enough to disturb an event loop."""
+        return self._new_rows >= LARGE_ROWS
+
+    def add(self, piece: Piece) -> None:
+        """Take the next rows, ordered by topic and row. Every row of every poll passes here: the loops are in C."""
+        self.rows += len(piece)
+        numbers = list(map(itemgetter(0), piece))
+        rows: list[Row] = list(map(itemgetter(1, 2), piece))
+        if _has_line_breaks(rows):
+            rows = [(key, _in_one_line(row)) for key, row in rows]
+        start = 0
+        while start < len(rows):
+            topic = numbers[start]
+            end = bisect_right(numbers, topic, start)
+            if topic != self._topic:
+                self._end_topic()
+                self._topic = topic
+            self._take(rows[start:end])
+            start = end
+
+    def check(self) -> None:
+        """Complete the outcomes, once all rows have been taken."""
+        self._end_topic()
+        for result, before in zip(self._results, self._known, strict=True):
+            if result is None:
+                result = Result() if before is None or before else before
+            if result is not before and not isinstance(result, PollError):
+                self.outcomes.append(self._checked(result, before))
+            else:
+                self.outcomes.append(result)
+
+    def _take(self, rows: list[Row]) -> None:
+        """Take further rows of the present topic."""
+        if self._too_large:
+            return
+        before = self._known[self._topic - 1]
+        if self._are_as_before(before, rows):
+            return
+        if self._query.key and rows[-1][1] is not None:
+            raw, rows = rows, with_canonical_keys(rows)
+            if rows is not raw and self._are_as_before(before, rows):
+                return
+        if self._result is None:
+            self._result = Result(before[: self._same] if before is not None else ())
+            self._new_rows += self._same
+        if rows[-1][1] is None:  # a row that the database withheld
+            self._too_large = True
+        else:
+            self._result.size += sum(map(len, map(_text, rows)))
+            self._too_large = self._result.size > self._query.max_bytes
+        if self._too_large:
+            self._result = None
+            return
+        if before is not None:  # keep the known object of each row that did not change
+            old = before[len(self._result) : len(self._result) + len(rows)]
+            rows[: len(old)] = [known if known == new else new for known, new in zip(old, rows, strict=False)]
+        self._result += rows
+        self._new_rows += len(rows)
+
+    def _are_as_before(self, before: list[Row] | None, rows: list[Row]) -> bool:
+        """Count these rows, and return true, if the topic's rows including them are those of its last result."""
+        if self._result is not None or before is None or before[self._same : self._same + len(rows)] != rows:
+            return False
+        self._same += len(rows)
+        return True
+
+    def _end_topic(self) -> None:
+        topic = self._topic
+        if topic:
+            before = self._known[topic - 1]
+            result: list[Row] | PollError | None = self._result
+            if self._too_large:
+                result = _failed(f"the result has more than {_bytes(self._query.max_bytes)}")
+            elif result is None and before is not None:
+                result = before if len(before) == self._same else Result(before[: self._same])
+            self._results[topic - 1] = result
+        self._topic, self._same, self._result, self._too_large = 0, 0, None, False
+
+    def _checked(self, rows: list[Row], before: list[Row] | None) -> Outcome:
+        query = self._query
+        if len(rows) > query.max_rows:
+            return _failed(f"the result has more than {query.max_rows} rows")
+        if query.key and len(set(map(_key, rows))) != len(rows):
+            return _failed(f"two rows of the result have the same key ({', '.join(query.key)})")
+        if rows and max(map(len, map(_text, rows))) > MAX_ROW_BYTES:
+            return _failed(f"a row of the result is larger than {_bytes(MAX_ROW_BYTES)}")
+        if before is not None and query.key and self.large and isinstance(rows, Result):
+            delta = diff(before, rows)
+            rows.change = None if delta is None else (before, delta)
+        return rows
 
 
-def size(answer: Answer) -> int:
-    """Return the size of an answer's rows, without their keys, in bytes."""
-    return sum(map(len, map(itemgetter(2), answer)))
+def size_of(rows: list[Row]) -> int:
+    """Return the size of the rows' JSON text, without their keys, in bytes."""
+    return rows.size if isinstance(rows, Result) else sum(map(len, map(_text, rows)))
 
 
-def _has_line_breaks(answer: Answer) -> bool:
-    text = b"".join(map(itemgetter(2), answer))
+def _has_line_breaks(rows: list[Row]) -> bool:
+    text = b"".join(filter(None, map(_text, rows)))
     return b"\n" in text or b"\r" in text
 
 
@@ -60,21 +186,14 @@ def _in_one_line(row: bytes) -> bytes:
 
     A column of type json keeps the line breaks of its author; in JSON they can only be between tokens.
     """
-    return row.replace(b"\n", b" ").replace(b"\r", b" ")
+    return row if row is None else row.replace(b"\n", b" ").replace(b"\r", b" ")
 
 
-def _checked(rows: list[Row], before: list[Row] | None, query: Query) -> Outcome:
-    if query.key:
-        rows = with_canonical_keys(rows)
-        if before is not None and before == rows:
-            return before
-    if len(rows) > query.max_rows:
-        return _failed(f"the result has more than {query.max_rows} rows")
-    if query.key and len(set(map(itemgetter(0), rows))) != len(rows):
-        return _failed(f"two rows of the result have the same key ({', '.join(query.key)})")
-    if rows and max(map(len, map(itemgetter(1), rows))) > MAX_ROW_BYTES:
-        return _failed(f"a row of the result is larger than {MAX_ROW_BYTES // 1024 // 1024} MiB")
-    return rows
+def _bytes(size: int) -> str:
+    for unit, name in ((1024 * 1024, "MiB"), (1024, "KiB")):
+        if size % unit == 0:
+            return f"{size // unit} {name}"
+    return f"{size} bytes"
 
 
 def _failed(reason: str) -> PollError:

@@ -15,11 +15,14 @@ import psycopg
 from psycopg import Connection, RawCursor
 
 from pollcast.poller.batchable import unbatchable_reason
-from pollcast.poller.database import CONNECT_SECONDS, LOCK_SECONDS, checked_url
-from pollcast.poller.poll_error import QUERY_ALIAS, Scope, classify, condition
-from pollcast.poller.statement import Statement, batch_statement, probe_statement, single_statement
+from pollcast.poller.connections import CONNECT_SECONDS
+from pollcast.poller.database import LOCK_SECONDS, SET_LOCALLY
+from pollcast.poller.poll_error import Scope, classify, condition
+from pollcast.poller.statement import Statement, batch_statement, probe_statement, query_alias, single_statement
 from pollcast.services.catalogue.catalog import Catalog, Param, Query
+from pollcast.services.catalogue.values import Value
 from pollcast.services.errors import CatalogInvalid, PollStale, Problem
+from pollcast.services.process.database_url import checked_url
 
 SAMPLES = {
     "text": "x",
@@ -77,12 +80,11 @@ def batch_refusal(connection: Connection, query: Query, file: str) -> str | None
     return f"PostgreSQL refuses to take its topics together: {refused.reason}" if refused else None
 
 
-def _sample(param: Param) -> str:
-    if param.default is not None:
+def _sample(param: Param) -> Value:
+    if param.default is not None and param.default != ():
         return param.default
-    if param.enum:
-        return param.enum[0]
-    return param.min or param.max or SAMPLES[param.type]
+    text = param.enum[0] if param.enum else param.min or param.max or SAMPLES[param.type]
+    return (text,) if param.is_list else text
 
 
 def _problems(connection: Connection, field: str, text: Statement, query: Query, file: str) -> Iterator[Problem]:
@@ -95,6 +97,9 @@ def _problems(connection: Connection, field: str, text: Statement, query: Query,
             cursor.execute(b"set transaction read only")
             cursor.execute(f"set local lock_timeout = {round(LOCK_SECONDS * 1000)}".encode())
             cursor.execute(b"set local statement_timeout = 10000")
+            if text.settings:
+                names, setting_values = zip(*text.settings, strict=True)
+                cursor.execute(SET_LOCALLY, (list(names), list(setting_values)))
             cursor.execute(b"explain " + text.sql.encode(), text.params)
     except psycopg.Error as error:
         if error.sqlstate is None:
@@ -102,7 +107,7 @@ def _problems(connection: Connection, field: str, text: Statement, query: Query,
         poll_error = classify(error, query)
         if poll_error.scope is Scope.STATEMENT and poll_error.state == "failed":
             message = error.diag.message_primary or ""
-            if QUERY_ALIAS in message:
+            if query_alias(query) in message:
                 yield Problem(file, query.name, "key", poll_error.cause.detail)
             else:
                 yield Problem(file, query.name, field, f"{message} ({condition(error.sqlstate)}, {error.sqlstate})")

@@ -1,62 +1,71 @@
-"""The poller's connections to the database: they run one statement at a time and return its rows as bytes, or an error.
+"""The poller's database: it runs one statement at a time on a connection, and returns its answer or an error.
 
-A `Database` lasts as long as the poller. It opens at most `pool` connections, when they are needed; an unreachable
-database is an error of the polls, not of the poller. Each statement runs in a read-only transaction of its own, with
-the query's timeout as `statement_timeout` and a short `lock_timeout`, so that it can neither write nor block a
-migration; `application_name` names the node and the query. All settings apply to the transaction only and no statement
-is prepared, so pgbouncer may pool transactions. A connection to a server that does not answer in time (because it is
-frozen or unplugged) is broken from this side.
+A `Database` lasts as long as the poller. An unreachable database is an error of the polls, not of the poller. Each
+statement runs in a read-only transaction of its own, with the query's timeout as `statement_timeout` and a short
+`lock_timeout`, so that it can neither write nor block a migration; `application_name` names the node and the query. All
+settings apply to the transaction only and no statement is prepared, so pgbouncer may pool transactions.
+
+The connection itself decides whose fault an error is: while it works, an error is one of the statement, whatever its
+class. A broken connection is replaced, and the statement is run once more. A connection whose server does not answer in
+time (because it is frozen or unplugged) is broken from this side. The last free connection is the reserve
+(poller/lanes.py): a statement may have it for RESERVE_SECONDS, and one that takes longer is run again on another.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import enum
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
 
 import psycopg
-from psycopg import AsyncConnection, AsyncRawCursor, sql
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.types.string import ByteaBinaryLoader
-from psycopg_pool import AsyncConnectionPool
+from psycopg import sql
 
 from pollcast.poller.answer import Answer
-from pollcast.poller.poll_error import PollError, Scope, classify
+from pollcast.poller.chunk_cursor import ChunkCursor
+from pollcast.poller.connections import Connection, Connections, Unreachable
+from pollcast.poller.lanes import Lane, Lanes, SlowStatements
+from pollcast.poller.poll_error import QUERY_CANCELED, PollError, Scope, busy, classify, unreachable
 from pollcast.poller.statement import Statement
 from pollcast.services.catalogue.catalog import Query
-from pollcast.services.errors import Problem, SettingsInvalid
+from pollcast.services.delta import Row
 from pollcast.services.process import logs
 
 log = logs.get_logger("database")
-
-CONNECT_SECONDS = 3
-"""Default timeout for opening a connection, in seconds."""
 
 LOCK_SECONDS = 0.5
 """Maximum time that a statement waits for a lock, in seconds."""
 
 GRACE_SECONDS = 1.5
-"""Time beyond the statement's timeout after which the connection is broken, in seconds."""
+"""Time beyond the statement's timeout after which the connection is broken, in seconds; also the time that a server has
+to begin the transaction, which shows that the connection works."""
 
 WAIT_SECONDS = 1.0
-"""Minimum timeout of the wait for a free connection, in seconds."""
+"""Minimum timeout of the wait for a connection, in seconds."""
 
-RECONNECT_SECONDS = 0.5
-"""Time after which a failed connection attempt is repeated, in seconds; later attempts wait for the next statement."""
+MAX_CONNECT_SECONDS = 5.0
+"""Maximum time that a statement waits for a new connection, in seconds."""
 
-# The states of topics report a database that can't be reached; the pool's own warnings would repeat that.
-logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+RESERVE_SECONDS = 0.5
+"""Time from which a statement is slow, in seconds: it does not get the last connection."""
+
+SET_LOCALLY = b"select set_config(name, value, true) from unnest($1::text[], $2::text[]) as s(name, value)"
+"""Statement that sets each of the named settings to its value for the transaction; NULL stands for the default."""
+
+_CANCELED_BEFORE = 0.9
+"""Share of the timeout below which a canceled statement was not canceled by the timeout."""
 
 
 class Database:
-    """A pool of connections to the database, made by `Database.open`."""
+    """A database with a bounded number of connections, made by `Database.open`."""
 
-    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[Any]], node: str) -> None:
-        self._pool = pool
+    def __init__(self, connections: Connections, count: int, node: str) -> None:
+        self._connections = connections
+        self._lanes = Lanes(count)
+        self._slow = SlowStatements()
         self._node = node
 
     @classmethod
@@ -66,66 +75,108 @@ class Database:
 
         Raises psycopg.ProgrammingError when libpq does not accept `url`.
         """
-        kwargs: dict[str, Any] = {
-            "autocommit": True,
-            "prepare_threshold": None,
-            "client_encoding": "utf8",
-            "application_name": application_name(node),
-            "connect_timeout": conninfo_to_dict(url).get("connect_timeout") or CONNECT_SECONDS,
-            "cursor_factory": AsyncRawCursor,
-        }
-        pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
-            url,
-            kwargs=kwargs,
-            min_size=1,
-            max_size=connections,
-            open=False,
-            configure=_configure,
-            reconnect_timeout=RECONNECT_SECONDS,
-            name="poller",
-        )
-        await pool.open(wait=False)
+        async with Connections.open(url, connections, application_name(node)) as opened:
+            yield cls(opened, connections, node)
+
+    async def execute(
+        self, statement: Statement, query: Query, known: Sequence[list[Row] | None] = (None,)
+    ) -> Answer | PollError:
+        """Run one statement of the query, and return its answer. `known` holds the last result of each of its topics.
+
+        If the connection was lost, the statement is run once more on another: the connection may have broken while it
+        was idle.
+        """
+        outcome = await self._in_lane(statement, query, known)
+        if isinstance(outcome, LostConnection):
+            outcome = await self._in_lane(statement, query, known)
+        if isinstance(outcome, LostConnection):
+            outcome = outcome.error
+        if isinstance(outcome, Answer):
+            await asyncio.to_thread(outcome.check) if outcome.large else outcome.check()
+        return outcome
+
+    async def _in_lane(
+        self, statement: Statement, query: Query, known: Sequence[list[Row] | None]
+    ) -> Answer | PollError | LostConnection:
+        """Run the statement as soon as it may have a connection: one that outgrows the reserve, once more elsewhere."""
+        key = _identity(statement, len(known))
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + max(WAIT_SECONDS, query.timeout)
+        while True:
+            lane = await self._lanes.acquire(key in self._slow, deadline - loop.time())
+            if lane is None:
+                return busy()
+            allowed = min(query.timeout, RESERVE_SECONDS) if lane is Lane.RESERVE else query.timeout
+            try:
+                connection = await self._connections.acquire(min(max(WAIT_SECONDS, query.timeout), MAX_CONNECT_SECONDS))
+            except Unreachable as error:
+                self._lanes.release(lane)
+                return unreachable(str(error))
+            except BaseException:
+                self._lanes.release(lane)
+                raise
+            began = loop.time()
+            answer = Answer(query, known)
+            try:
+                outcome = await self._try(connection, statement, answer, query, allowed)
+            finally:
+                await self._connections.release(connection)
+                self._lanes.release(lane)
+            answer.seconds = loop.time() - began
+            outgrown = isinstance(outcome, Outgrown)
+            self._slow.record(key, outgrown or answer.seconds > RESERVE_SECONDS)
+            if not isinstance(outcome, Outgrown):
+                return outcome
+            deadline = loop.time() + max(WAIT_SECONDS, query.timeout)
+
+    async def _try(
+        self, connection: Connection, statement: Statement, answer: Answer, query: Query, allowed: float
+    ) -> Answer | PollError | LostConnection | Outgrown:
         try:
-            yield cls(pool, node)
-        finally:
-            await pool.close()
+            with _break_after(connection, GRACE_SECONDS) as silent:
+                await self._begin(connection, query, allowed)
+        except psycopg.Error as error:
+            if silent():
+                await self._connections.discard_idle()
+            poll_error = classify(error, query)
+            return LostConnection(poll_error) if connection.broken or _fatal(error) else poll_error
+        began = asyncio.get_running_loop().time()
+        with _break_after(connection, allowed + GRACE_SECONDS) as silent:
+            try:
+                await self._read(connection, statement, answer)
+            except psycopg.Error as error:
+                timed_out = asyncio.get_running_loop().time() - began >= allowed * _CANCELED_BEFORE
+                if not connection.broken and not _fatal(error):
+                    await _roll_back(connection)
+                if silent() or (connection.broken and error.sqlstate is None):
+                    await self._connections.discard_idle()  # it died without a word
+                if silent():
+                    return classify(error, query)
+                if connection.broken or _fatal(error):
+                    # The server had just begun the transaction, so if this happens twice the statement is at fault.
+                    return LostConnection(replace(classify(error, query), scope=Scope.TOPIC))
+                if error.sqlstate == QUERY_CANCELED and timed_out and allowed < query.timeout:
+                    return Outgrown.OUTGROWN
+                return classify(error, query, connected=True, timed_out=timed_out)
+        return answer
 
-    async def execute(self, statement: Statement, query: Query) -> Answer | PollError:
-        """Run one statement of the query. If the connection was lost, run it once more on a new one: the connection may
-        have broken while it was idle in the pool."""
-        answer = await self._try(statement, query)
-        if isinstance(answer, LostConnection):
-            await self._pool.drain()
-            answer = await self._try(statement, query)
-        return answer.error if isinstance(answer, LostConnection) else answer
-
-    async def _try(self, statement: Statement, query: Query) -> Answer | PollError | LostConnection:
-        try:
-            async with self._pool.connection(timeout=max(WAIT_SECONDS, query.timeout)) as connection:
-                _heed_cancellation()
-                with _break_after(connection, query.timeout + GRACE_SECONDS) as broken:
-                    try:
-                        return await self._run(connection, statement, query)
-                    except psycopg.Error as error:
-                        poll_error = classify(error, query)
-                        lost = connection.closed or poll_error.scope is Scope.DATABASE
-                        if not connection.closed:
-                            await _roll_back(connection)
-                    return LostConnection(poll_error) if lost and not broken() else poll_error
-        except psycopg.Error as error:  # no connection could be opened, or it is gone
-            return classify(error, query)
-
-    async def _run(self, connection: AsyncConnection[Any], statement: Statement, query: Query) -> Answer:
-        timeout = max(1, round(query.timeout * 1000))
+    async def _begin(self, connection: Connection, query: Query, seconds: float) -> None:
+        timeout = max(1, round(seconds * 1000))
         begin = sql.SQL(
             "begin read only; set local statement_timeout = {}; set local lock_timeout = {}; set local jit = off;"
             " set local idle_in_transaction_session_timeout = {}; set local application_name = {}"
         ).format(timeout, min(timeout, round(LOCK_SECONDS * 1000)), 10_000, application_name(self._node, query.name))
         await connection.execute(begin)
-        cursor = await connection.execute(statement.sql.encode(), statement.params, binary=True)
-        answer: Answer = await cursor.fetchall()
+
+    async def _read(self, connection: Connection, statement: Statement, answer: Answer) -> None:
+        if statement.settings:
+            names, values = zip(*statement.settings, strict=True)
+            await connection.execute(SET_LOCALLY, (list(names), list(values)))
+        cursor = ChunkCursor(connection)
+        async with contextlib.aclosing(cursor.chunks(statement.sql.encode(), statement.params)) as chunks:
+            async for chunk in chunks:
+                answer.add(chunk)
         await connection.execute("commit")
-        return answer
 
 
 class LostConnection:
@@ -137,14 +188,10 @@ class LostConnection:
         self.error = error
 
 
-def checked_url(url: str) -> str:
-    """Return the database URL. Raises SettingsInvalid, without repeating the URL, when libpq does not accept it."""
-    try:
-        conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        reason = "is not a PostgreSQL connection string such as postgresql://user:password@host:5432/database"
-        raise SettingsInvalid([Problem("settings", "", "POLLCAST_DATABASE_URL", reason)]) from None
-    return url
+class Outgrown(enum.Enum):
+    """The outcome of a statement that has taken all the time that the reserve gives it."""
+
+    OUTGROWN = enum.auto()
 
 
 def application_name(node: str, query: str = "") -> str:
@@ -153,12 +200,17 @@ def application_name(node: str, query: str = "") -> str:
     return f"pollcast {node}"[: max(12, 63 - len(tail))] + tail
 
 
-async def _configure(connection: AsyncConnection[Any]) -> None:
-    # The binary format of text is its bytes in UTF-8, which psycopg's C code returns as they are.
-    connection.adapters.register_loader("text", ByteaBinaryLoader)
+def _identity(statement: Statement, topics: int) -> Hashable:
+    """Return what tells a statement from others of its query: the values of a single topic, not those of several."""
+    return (statement.sql, str(statement.params)) if topics == 1 else statement.sql
 
 
-async def _roll_back(connection: AsyncConnection[Any]) -> None:
+def _fatal(error: psycopg.Error) -> bool:
+    """Return whether the server has ended the connection with this error; one that SQL raises can't do that."""
+    return error.diag.severity_nonlocalized in ("FATAL", "PANIC")
+
+
+async def _roll_back(connection: Connection) -> None:
     try:
         await connection.execute("rollback")
     except psycopg.Error as error:
@@ -166,19 +218,8 @@ async def _roll_back(connection: AsyncConnection[Any]) -> None:
         await connection.close()
 
 
-def _heed_cancellation() -> None:
-    """Raise CancelledError if the current task has been cancelled.
-
-    The pool waits by asyncio.wait_for, which before Python 3.12 drops a cancellation that comes together with the
-    connection: a task cancelled while the pool is busy would never end.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
-
-
 @contextlib.contextmanager
-def _break_after(connection: AsyncConnection[Any], seconds: float) -> Iterator[Callable[[], bool]]:
+def _break_after(connection: Connection, seconds: float) -> Iterator[Callable[[], bool]]:
     """Break the connection when the scope lasts longer than this, and yield a function that returns whether it did.
 
     The connection is broken even while the scope is being cancelled: psycopg waits for the server to confirm the end of

@@ -13,13 +13,10 @@ from dataclasses import dataclass
 
 import psycopg
 import psycopg.errors
-from psycopg_pool import PoolClosed, PoolTimeout
 
+from pollcast.poller.statement import query_alias
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.errors import PollFailed, PollStale
-
-QUERY_ALIAS = "Q Q"
-"""Name by which poller/statement.py refers to the query in a statement."""
 
 
 class Scope(enum.Enum):
@@ -48,14 +45,18 @@ class PollError:
 
 _UNAVAILABLE = ("08", "57", "58")  # connection exceptions, operator intervention, system errors
 _OUT_OF_RESOURCE = {"53100", "53200", "53400"}  # disk_full, out_of_memory, configuration_limit_exceeded
-_QUERY_CANCELED = "57014"  # by statement_timeout, or by a DBA
+QUERY_CANCELED = "57014"  # by statement_timeout, by a DBA, or raised by SQL
 _LOCK_NOT_AVAILABLE = "55P03"
 _UNDEFINED_COLUMN = "42703"
 _INSUFFICIENT_PRIVILEGE = "42501"  # found when execution starts, so it has no position in the statement
 
 
-def classify(error: psycopg.Error, query: Query) -> PollError:
-    """Return the poll error for an error of psycopg that a statement of the query ended with."""
+def classify(error: psycopg.Error, query: Query, *, connected: bool = False, timed_out: bool = True) -> PollError:
+    """Return the poll error for an error of psycopg that a statement of the query ended with.
+
+    `connected` means that the connection has survived the error: then the error is one of the statement, whatever its
+    class, for SQL can raise any. `timed_out` means that the statement has taken as long as its timeout.
+    """
     sqlstate = error.sqlstate
     if sqlstate is None:
         return _without_sqlstate(error)
@@ -69,7 +70,9 @@ def classify(error: psycopg.Error, query: Query) -> PollError:
     def failed(reason: str, scope: Scope) -> PollError:
         return PollError(PollFailed(reason), scope, message)
 
-    if sqlstate == _QUERY_CANCELED:
+    if sqlstate == QUERY_CANCELED and connected and not timed_out:
+        return stale(f"the query was canceled before its timeout: {named}", Scope.TOPIC)
+    if sqlstate == QUERY_CANCELED:
         return stale(f"the query took longer than its timeout of {query.timeout:g} s", Scope.TOPIC_OR_SIZE)
     if sqlstate == _LOCK_NOT_AVAILABLE:
         return stale("a table that the query needs is locked", Scope.STATEMENT)
@@ -77,9 +80,11 @@ def classify(error: psycopg.Error, query: Query) -> PollError:
         return stale(f"the database is out of a resource: {named}", Scope.TOPIC_OR_SIZE)
     if kind == "40":  # rolled back: a deadlock, or a conflict with recovery on a standby
         return stale(f"the database rolled the poll back: {named}", Scope.STATEMENT)
+    if connected and (kind == "53" or kind in _UNAVAILABLE):
+        return stale(f"the query was interrupted: {named}", Scope.TOPIC)
     if kind == "53" or kind in _UNAVAILABLE:
         return stale(f"the database is unavailable: {named}", Scope.DATABASE)
-    if sqlstate == _UNDEFINED_COLUMN and QUERY_ALIAS in message:
+    if sqlstate == _UNDEFINED_COLUMN and query_alias(query) in message:
         missing = next((column for column in query.key if column in message), "")
         return failed(f"the result has no column {missing}, which its key names", Scope.STATEMENT)
     refused = kind == "42" and error.diag.statement_position is not None
@@ -88,10 +93,18 @@ def classify(error: psycopg.Error, query: Query) -> PollError:
     return failed(f"the query failed: {named}", Scope.TOPIC)
 
 
+def unreachable(message: str) -> PollError:
+    """Return the poll error for a database to which no connection could be opened. `message` is for the log."""
+    return PollError(PollStale("the database can't be reached"), Scope.DATABASE, message)
+
+
+def busy() -> PollError:
+    """Return the poll error for a statement that got no connection in time, because others used all of them."""
+    return PollError(PollStale("all connections to the database are busy"), Scope.DATABASE)
+
+
 def _without_sqlstate(error: psycopg.Error) -> PollError:
-    if isinstance(error, PoolTimeout | PoolClosed):
-        reason = "the database can't be reached, or all connections to it are busy"
-    elif isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         reason = "the connection to the database was lost"
     else:
         reason = "the statement could not be sent, or its result could not be read"

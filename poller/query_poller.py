@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from pollcast.poller import metrics, schedule
-from pollcast.poller.answer import Outcome, divide, size
+from pollcast.poller.answer import Outcome
 from pollcast.poller.batchable import unbatchable_reason
 from pollcast.poller.database import Database
 from pollcast.poller.owned import OwnedTopic, Updates
@@ -127,12 +127,13 @@ class QueryPoller:
     async def _probe(self, due: list[OwnedTopic]) -> bytes | PollError:
         """Run the query's probe and return its result; an error is recorded as that of every due topic."""
         answer = await self._statements.run(probe_statement(self._query))
-        if not isinstance(answer, PollError):
-            return b"".join(row for _, _, row in answer)
+        outcome = answer if isinstance(answer, PollError) else answer.outcomes[0]
+        if not isinstance(outcome, PollError):
+            return b"".join(row for _, row in outcome)
         now = clock.now_us()
         for topic in due:
-            self._settle(self._groups.regular, topic, answer, now, False)
-        return answer
+            self._settle(self._groups.regular, topic, outcome, now, False)
+        return outcome
 
     def _due_after_probe(self, due: list[OwnedTopic], probed: bytes | PollError) -> list[OwnedTopic]:
         """Return the topics that have to be polled after this result of the probe."""
@@ -168,16 +169,16 @@ class QueryPoller:
             for topic in topics:
                 topic.history.started = started
                 polled_at[topic.name] = now
-            answer = await self._statements.run(self._statement(topics))
+            answer = await self._statements.run(self._statement(topics), [topic.rows for topic in topics])
             if isinstance(answer, PollError):
                 return answer
-            took = asyncio.get_running_loop().time() - started
+            took = answer.seconds
             answered_at = clock.now_us()
             for topic in topics:
                 topic.history.record_cost(took / len(topics))
-            batching.size.record_statement(len(topics), took, self._query.timeout, size(answer))
+            batching.size.record_statement(len(topics), took, self._query.timeout, answer.size)
             metrics.BATCH_TOPICS.labels(self._query.name).set(batching.size.topics)
-            return divide(answer, [topic.rows for topic in topics], self._query)
+            return answer.outcomes
 
         def deliver(topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
             nonlocal reached

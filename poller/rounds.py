@@ -1,8 +1,8 @@
 """Rounds: each due topic of a query gets its outcome, in as few statements as possible. Pure but for `execute`.
 
-Topics are polled in batches whose parameter types agree. A batch that fails is halved until the topic at fault is
-alone; a batch that times out is split into eighths, because each attempt costs a timeout. Topics not at fault get their
-results meanwhile, and first.
+Topics are polled in batches whose parameter types and PostgreSQL settings agree. A batch that fails is halved until the
+topic at fault is alone; a batch that times out is split into eighths, because each attempt costs a timeout. Topics not
+at fault get their results meanwhile, and first.
 
 Errors that concern all topics are not searched for. An unavailable database costs one statement per round. A refused
 query costs two: one for the batch, and one for a single topic, which shows whether only the batch is refused. If the
@@ -12,14 +12,14 @@ single topic succeeds twice in a round, the query is polled topic by topic from 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from pollcast.poller.answer import Outcome
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.schedule import BatchSize
-from pollcast.poller.statement import types
+from pollcast.poller.statement import sharing_key
 
 MAX_TIMEOUTS = 12
 """Maximum number of timeouts in one round; topics without an outcome by then get that of the last timeout.
@@ -47,7 +47,7 @@ class Batching:
 
 async def run_round(topics: Sequence[OwnedTopic], batching: Batching, execute: Execute, deliver: Deliver) -> None:
     """Poll the topics, and deliver an outcome for each exactly once."""
-    todo = deque(_of_equal_types(topics))
+    todo = deque(_of_equal_keys(topics))
     timeouts, doubted, answered = 0, False, False
     patience = MAX_TIMEOUTS if batching.answering else 1
     before, too_slow_alone = batching.size.topics, False
@@ -97,10 +97,10 @@ async def run_round(topics: Sequence[OwnedTopic], batching: Batching, execute: E
         batching.size.topics = before  # the topic was too slow, not the batch too large
 
 
-def _of_equal_types(topics: Sequence[OwnedTopic]) -> list[list[OwnedTopic]]:
-    groups: defaultdict[tuple[str, ...], list[OwnedTopic]] = defaultdict(list)
+def _of_equal_keys(topics: Sequence[OwnedTopic]) -> list[list[OwnedTopic]]:
+    groups: defaultdict[Hashable, list[OwnedTopic]] = defaultdict(list)
     for topic in topics:
-        groups[types(topic.topic.query, topic.topic.values)].append(topic)
+        groups[sharing_key(topic.topic.query, topic.topic.values)].append(topic)
     return list(groups.values())
 
 

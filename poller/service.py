@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 
-from pollcast.poller.database import Database, checked_url
+from pollcast.poller.database import Database
 from pollcast.poller.feed import SERVICE
 from pollcast.poller.ownership import Ownership
 from pollcast.poller.polling import Polling
@@ -24,6 +24,7 @@ from pollcast.services.coordination.node import Node, Readiness, healthz
 from pollcast.services.coordination.registry import node_record
 from pollcast.services.coordination.reporting import Reporting
 from pollcast.services.process import logs
+from pollcast.services.process.database_url import checked_url
 from pollcast.services.process.settings import PollerSettings
 from pollcast.services.serving import rpc
 from pollcast.services.serving.web import address_of, bind, serve_app, service_app

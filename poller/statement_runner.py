@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pollcast.poller import metrics
 from pollcast.poller.answer import Answer
 from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError
 from pollcast.poller.statement import Statement
 from pollcast.services.catalogue.catalog import Query
+from pollcast.services.delta import Row
 from pollcast.services.process import logs
 
 log = logs.get_logger("query_poller")
@@ -22,16 +25,19 @@ class StatementRunner:
         self._without_result: set[str] = set()  # topics whose last poll gave no result
         self._logged = ""  # the reason that was logged last
 
-    async def run(self, statement: Statement) -> Answer | PollError:
-        """Run the statement, and return its rows or its error. An error with another reason than the last is logged."""
+    async def run(self, statement: Statement, known: Sequence[list[Row] | None] = (None,)) -> Answer | PollError:
+        """Run the statement, and return its answer or its error. An error with another reason than the last is logged.
+
+        `known` holds the last result of each topic of the statement.
+        """
         name = self._query.name
         metrics.STATEMENTS.labels(name).inc()
         with metrics.STATEMENT_SECONDS.labels(name).time():
-            answer = await self._database.execute(statement, self._query)
+            answer = await self._database.execute(statement, self._query, known)
         if isinstance(answer, PollError):
             self._log(answer)
         else:
-            metrics.ROWS.labels(name).inc(len(answer))
+            metrics.ROWS.labels(name).inc(answer.rows)
         return answer
 
     def record_error(self, topic: str) -> None:

@@ -25,6 +25,7 @@ from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.cluster import Cluster, Served
 from tests.support.repository import ROOT
 from tests.support.tokens import SECRET
+from tests.support.world import World, own_database, start_world
 
 # A busy machine must not fail a test: by default Hypothesis fails an example that takes more than 200 ms, and a test
 # whose first examples take a second to generate. In CI the examples are always the same.
@@ -151,6 +152,26 @@ def free_port() -> int:
 def examples() -> Path:
     """The folder of the example catalogues."""
     return ROOT / "examples"
+
+
+@pytest.fixture
+async def world(tmp_path: Path, etcd_endpoint: str, namespace: str, database: str) -> AsyncIterator[World]:
+    """A world without services, on the servers that all tests share."""
+    async with start_world(tmp_path, [etcd_endpoint], database, namespace) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+async def module_world(
+    tmp_path_factory: pytest.TempPathFactory, etcd_server: EtcdServer, postgres_server: PostgresServer
+) -> AsyncIterator[World]:
+    """A world without services for all tests of a module, on the shared servers. It leaves no key in etcd."""
+    namespace = f"/t-{uuid.uuid4().hex[:12]}"
+    with own_database(postgres_server) as url:
+        folder = tmp_path_factory.mktemp("world")
+        async with start_world(folder, etcd_server.endpoints, url, namespace) as world:
+            yield world
+    assert etcd_server.etcdctl("get", "--prefix", "--keys-only", namespace).split() == []
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from pollcast.services.catalogue import sql as sql_text
 from pollcast.services.catalogue.fields import (
@@ -23,6 +23,7 @@ from pollcast.services.catalogue.fields import (
     distinct_texts,
     duration,
     names_of,
+    size,
     string,
     subtable,
 )
@@ -30,6 +31,8 @@ from pollcast.services.catalogue.values import (
     ORDERED,
     TYPES,
     ParamType,
+    Value,
+    array_literal,
     canonical,
     compare,
     kind,
@@ -49,22 +52,76 @@ DEFAULT_MAX_LENGTH: Final = 256
 """Maximum length of a `text` parameter without `max_length`, in characters."""
 
 
+DEFAULT_MAX_ITEMS: Final = 100
+"""Maximum number of values of a list parameter without `max_items`."""
+
+DEFAULT_MAX_BYTES: Final = 16 * 2**20
+"""Maximum size of a result whose query has no `max_bytes`, in bytes."""
+
+Together: TypeAlias = bool | Literal["auto"]
+"""Whether the topics of a query are polled in one statement; `auto` leaves the choice to the poller."""
+
+RESERVED_SETTINGS: Final = re.compile(
+    r"(default_)?transaction_\w+|\w+_timeout|application_name|client_encoding|session_authorization|jit"
+)
+"""PostgreSQL settings that a poll depends on, and that `settings` cannot set."""
+
+_SETTING: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*")
+
+
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One parameter of a query. `default`, `enum`, `min` and `max` are canonical texts."""
+    """One parameter of a query. `default`, `enum`, `min` and `max` are canonical texts.
+
+    A list parameter has many values of its type, each of which has to satisfy the other fields.
+    """
 
     name: str
-    type: ParamType
-    required: bool  # True when a client must send it: it has no default and is not bound from a claim
-    default: str | None = None
+    type: ParamType  # of a list: the type of its elements
+    required: bool  # True when a client must send it: it has no default, is not optional, and is not bound from a claim
+    default: Value = None
     enum: tuple[str, ...] | None = None
     min: str | None = None
     max: str | None = None
     max_length: int | None = None  # in characters; set for every text, None for other types
     claim: str | None = None  # the claim of the token that it is bound from; clients cannot send it then
+    max_items: int | None = None  # of a list: the maximum number of values; None for a parameter with one value
+    optional: bool = False  # whether it is NULL when it is absent
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the parameter is a list."""
+        return self.max_items is not None
+
+    @property
+    def declared_type(self) -> str:
+        """The type as the catalogue names it: `text`, or `text[]` for a list."""
+        return f"{self.type}[]" if self.is_list else self.type
+
+    @property
+    def absent(self) -> Value:
+        """The value that an absent parameter has in a canonical topic: None, or the empty list.
+
+        It is that of a parameter for which `may_be_absent`.
+        """
+        return () if self.is_list else None
+
+    @property
+    def may_be_absent(self) -> bool:
+        """Whether a canonical topic without the parameter is complete: it is NULL or the empty list there."""
+        return self.optional or (self.is_list and self.default == ())
+
+    def values(self, texts: Iterable[str]) -> tuple[str, ...]:
+        """Return the value of a list parameter: the distinct canonical texts, sorted. Raises ValueError, which names a
+        valid form, for an invalid value and for too many."""
+        assert self.max_items is not None
+        distinct = sorted({self.value(text) for text in texts})
+        if len(distinct) > self.max_items:
+            raise ValueError(f"has {len(distinct)} distinct values: at most {self.max_items} are allowed")
+        return tuple(distinct)
 
     def value(self, text: str) -> str:
-        """Return the canonical text of a value. Raises ValueError, which names a valid form, for an invalid value."""
+        """Return the canonical text of one value. Raises ValueError, which names a valid form, for an invalid value."""
         value = canonical(self.type, text)
         if self.max_length is not None and len(value) > self.max_length:
             raise ValueError(f"is {len(value)} characters long: at most {self.max_length} are allowed")
@@ -79,13 +136,15 @@ class Param:
     def public(self) -> dict[str, Any]:
         """Return the parameter's description in `GET /api/queries` (docs/reference/http.md#queries)."""
 
-        def shown(text: str | None) -> str | int | float | bool | None:
-            """Return a canonical text as its JSON value."""
-            return None if text is None else to_json(self.type, text)
+        def shown(value: Value) -> object:
+            """Return a value as JSON."""
+            if isinstance(value, tuple):
+                return [to_json(self.type, text) for text in value]
+            return None if value is None else to_json(self.type, value)
 
         return {
             "name": self.name,
-            "type": self.type,
+            "type": self.declared_type,
             "required": self.required,
             "default": shown(self.default),
             "enum": None if self.enum is None else list(self.enum),
@@ -109,9 +168,18 @@ class Query:
     refresh: float = 60.0
     presence: bool = False
     max_rows: int = 10_000
+    max_bytes: int = DEFAULT_MAX_BYTES  # maximum size of a result, as the JSON text of its rows
+    together: Together = "auto"
     probe: str | None = None  # one SELECT likewise, without placeholders
     roles: tuple[str, ...] = ()  # roles that may watch the query; empty: all clients may
     params: Mapping[str, Param] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    """The parameter that each of these PostgreSQL settings is set to, for the transaction of a poll."""
+
+    def setting_values(self, values: Mapping[str, Value]) -> tuple[tuple[str, str | None], ...]:
+        """Return the settings of a topic with these values, each with its value: the parameter's canonical text,
+        PostgreSQL's text of the array for a list, None (the setting's default) for an absent parameter."""
+        return tuple((setting, _setting_text(values[param])) for setting, param in self.settings.items())
 
     def public(self) -> dict[str, Any]:
         """Return the query's description in `GET /api/queries` (docs/reference/http.md#queries).
@@ -189,7 +257,7 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
         return None
     table = Table(entry, file, _shown(name), "", problems)
     title = table.take("title", string)
-    sql = table.take("sql", _select)
+    sql = table.take("sql", _rows)
     if not table.has("sql"):
         table.problem("sql", "is missing: it must be one SELECT")
     key = table.take("key", names_of("the query's key columns"))
@@ -198,14 +266,27 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
     linger = table.take("linger", duration(0.0))
     presence = table.take("presence", boolean)
     max_rows = table.take("max_rows", count)
+    max_bytes = table.take("max_bytes", size)
+    together = table.take("together", _together)
     probe = table.take("probe", _probe)
     refresh = table.take("refresh", duration(0.001))
     roles = table.take("roles", names_of("the roles that may watch the query"))
+    settings = table.take("settings", _settings) or {}
     declared = table.take("params", subtable) or {}
     table.end()
     params = {p: _param(p, value, file, _shown(name), problems) for p, value in declared.items()}
     if sql is not None:
         used = {f.name for f in sql_text.split(sql) if isinstance(f, sql_text.Placeholder)}
+        for setting, p in settings.items():
+            if p not in params:
+                hint = did_you_mean(p, params) or f": add {p} to params"
+                table.problem("settings", f"sets {setting} to {quoted(p)}, which is not a parameter{hint}")
+        if table.valid("settings"):
+            for p in params:
+                if p not in used and p not in settings.values() and NAME.fullmatch(p):
+                    table.problem(
+                        f"params.{p}", f"is never used: the sql has no %({p})s, and settings does not name it"
+                    )
         for p in sorted(used - set(params)):
             table.problem(
                 "sql", f"the placeholder %({p})s has no parameter: add {p} to params{did_you_mean(p, params)}"
@@ -224,9 +305,12 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
         refresh=60.0 if refresh is None else refresh,
         presence=bool(presence),
         max_rows=10_000 if max_rows is None else max_rows,
+        max_bytes=DEFAULT_MAX_BYTES if max_bytes is None else max_bytes,
+        together="auto" if together is None else together,
         probe=probe,
         roles=roles or (),
         params=MappingProxyType({p: cast(Param, param) for p, param in params.items()}),
+        settings=MappingProxyType(settings),
     )
 
 
@@ -243,24 +327,28 @@ def _param(name: str, entry: object, file: str, query: str, problems: list[Probl
         except ValueError as error:
             problems.append(Problem(file, query, field_name, str(error)))
             return None
-        length = DEFAULT_MAX_LENGTH if short == "text" else None
-        return Param(name, short, required=True, max_length=length)
+        type, is_list = short
+        length = DEFAULT_MAX_LENGTH if type == "text" else None
+        return Param(name, type, required=True, max_length=length, max_items=DEFAULT_MAX_ITEMS if is_list else None)
     if not isinstance(entry, dict):
         reason = f'must be a type, such as "text", or a table with one, not {kind(entry)}'
         problems.append(Problem(file, query, field_name, reason))
         return None
     table = Table(entry, file, query, f"{field_name}.", problems)
-    type = table.take("type", _type)
+    taken = table.take("type", _type)
     if not table.has("type"):
         table.problem("type", f"is missing: it must be one of {', '.join(TYPES)}")
-    if type is None:  # the other fields cannot be checked without it
-        table.end("default", "enum", "min", "max", "max_length", "claim")
+    if taken is None:  # the other fields cannot be checked without it
+        table.end("default", "enum", "min", "max", "max_length", "max_items", "optional", "claim")
         return None
+    type, is_list = taken
     least, most = table.take("min", _value(type)), table.take("max", _value(type))
     enum = table.take("enum", distinct_texts)
     max_length = table.take("max_length", count)
+    max_items = table.take("max_items", count)
+    optional = bool(table.take("optional", boolean))
     claim = table.take("claim", string)
-    default = table.take("default", _value(type))
+    default = table.take("default", _values(type)) if is_list else table.take("default", _value(type))
     table.end()
     for bound in ("min", "max"):
         if table.has(bound) and type not in ORDERED:
@@ -269,6 +357,14 @@ def _param(name: str, entry: object, file: str, query: str, problems: list[Probl
     for limit in ("enum", "max_length"):
         if table.has(limit) and type != "text":
             table.problem(limit, f"is for text; the type is {type}")
+    if table.has("max_items") and not is_list:
+        table.problem("max_items", f"is for lists; the type is {type}")
+    if optional and is_list:
+        table.problem("optional", "is for a single value; write default = [] to make a list that may be left out")
+    if optional and claim is not None:
+        table.problem("optional", "contradicts claim: without the claim, the topic is forbidden")
+    if optional and table.has("default"):
+        table.problem("optional", "contradicts default: an absent parameter is either NULL or its default")
     if claim is not None and table.has("default"):
         table.problem("default", "contradicts claim: without the claim, the topic is forbidden")
     if len(problems) > before:
@@ -277,26 +373,66 @@ def _param(name: str, entry: object, file: str, query: str, problems: list[Probl
         table.problem("min", f"is {least}, which is more than max, {most}")
         return None
     length = (max_length or DEFAULT_MAX_LENGTH) if type == "text" else None
-    required = default is None and claim is None
-    param = Param(name, type, required, default, enum, least, most, length, claim)
-    for where, values in (("enum", enum or ()), ("default", () if default is None else (default,))):
-        for value in values:
-            try:
-                param.value(value)
-            except ValueError as error:
-                table.problem(where, str(error))
+    items = (max_items or DEFAULT_MAX_ITEMS) if is_list else None
+    required = default is None and claim is None and not optional
+    param = Param(name, type, required, default, enum, least, most, length, claim, items, optional)
+    try:
+        for value in enum or ():
+            param.value(value)
+    except ValueError as error:
+        table.problem("enum", str(error))
+    try:
+        if isinstance(default, tuple):
+            param = replace(param, default=param.values(default))
+        elif default is not None:
+            param.value(default)
+    except ValueError as error:
+        table.problem("default", str(error))
     return param if len(problems) == before else None
+
+
+def _setting_text(value: Value) -> str | None:
+    """Return a parameter's value as the text of a PostgreSQL setting."""
+    return array_literal(value) if isinstance(value, tuple) else value
 
 
 # --- readers of one field, in addition to those of catalogue.fields --------------------------------------------------
 
 
-def _type(value: object) -> ParamType:
-    """Read a parameter's type."""
-    if value not in TYPES:
+def _type(value: object) -> tuple[ParamType, bool]:
+    """Read a parameter's type, as that of one value and whether it is a list of them: `"text[]"` is a list of texts."""
+    is_list = isinstance(value, str) and value.endswith("[]")
+    for type in TYPES:
+        if value == (f"{type}[]" if is_list else type):
+            return type, is_list
+    sent = quoted(value) if isinstance(value, str) else kind(value)
+    raise ValueError(f"{sent} is not a type: it must be one of {', '.join(TYPES)}, with [] after it for a list")
+
+
+def _together(value: object) -> Together:
+    """Read whether topics are polled together."""
+    if isinstance(value, bool):
+        return value
+    if value != "auto":
         sent = quoted(value) if isinstance(value, str) else kind(value)
-        raise ValueError(f"{sent} is not a type: it must be one of {', '.join(TYPES)}")
-    return value
+        raise ValueError(f'must be true, false or "auto", not {sent}')
+    return "auto"
+
+
+def _settings(value: object) -> dict[str, str]:
+    """Read the PostgreSQL settings of a query, each with the name of a parameter."""
+    settings: dict[str, str] = {}
+    for name, param in subtable(value).items():
+        if not _SETTING.fullmatch(name):
+            raise ValueError(f"{quoted(name)} is not the name of a PostgreSQL setting, such as app.tenant")
+        if RESERVED_SETTINGS.fullmatch(name.lower()):
+            raise ValueError(f"{name} is set by Pollcast itself and cannot be set by a query")
+        if not isinstance(param, str):
+            raise ValueError(f"{name} must have the name of a parameter, as a string, not {kind(param)}")
+        settings[name] = param
+    if len({name.lower() for name in settings}) < len(settings):
+        raise ValueError("names a setting twice: PostgreSQL does not distinguish capitals")
+    return settings
 
 
 def _value(type: ParamType) -> Callable[[object], str]:
@@ -310,10 +446,29 @@ def _value(type: ParamType) -> Callable[[object], str]:
     return read
 
 
+def _values(type: ParamType) -> Callable[[object], tuple[str, ...]]:
+    """Return a reader of lists of values of this type, which gives their canonical texts."""
+    read_one = _value(type)
+
+    def read(value: object) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            raise ValueError(f"must be a list, as the type is {type}[], not {kind(value)}")
+        return tuple(map(read_one, value))
+
+    return read
+
+
 def _select(value: object) -> str:
     """Read one SELECT with valid placeholders."""
     statement = sql_text.check_select(string(value))
     sql_text.split(statement)
+    return statement
+
+
+def _rows(value: object) -> str:
+    """Read one SELECT with valid placeholders, whose output columns have distinct names."""
+    statement = _select(value)
+    sql_text.check_output_names(statement)
     return statement
 
 

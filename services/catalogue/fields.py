@@ -20,6 +20,12 @@ MAX_DURATION: Final = 7 * 24 * 3600.0
 _DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
 _UNIT_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
+MAX_SIZE: Final = 2**30
+"""Maximum size in a catalogue, in bytes."""
+
+_SIZE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(KiB|MiB)")
+_UNIT_BYTES: Final = {"KiB": 2**10, "MiB": 2**20}
+
 T = TypeVar("T")
 
 
@@ -29,6 +35,7 @@ class Table:
     def __init__(self, values: dict[str, Any], file: str, query: str, prefix: str, problems: list[Problem]) -> None:
         self._values, self._file, self._query, self._prefix, self._problems = values, file, query, prefix, problems
         self._known: list[str] = []
+        self._invalid = set[str]()
 
     def take(self, name: str, read: Callable[[Any], T]) -> T | None:
         """Return the field as `read` gives it; None when it is absent, or when `read` raises ValueError, which is added
@@ -46,8 +53,13 @@ class Table:
         """Return whether the table has this field, valid or not."""
         return name in self._values
 
+    def valid(self, name: str) -> bool:
+        """Return whether the field, which was taken, is absent or valid."""
+        return name not in self._invalid
+
     def problem(self, name: str, reason: str) -> None:
         """Add a problem of this field."""
+        self._invalid.add(name)
         self._problems.append(Problem(self._file, self._query, self._prefix + name, reason))
 
     def end(self, *known: str) -> None:
@@ -114,6 +126,24 @@ def duration(least: float) -> Callable[[object], float]:
     return read
 
 
+def size(value: object) -> int:
+    """Read a size, from 1 KiB to MAX_SIZE, as bytes."""
+    right = 'such as "512KiB" or "4MiB"'
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise ValueError(f"has no unit: it must be a string with one, {right}")
+    if not isinstance(value, str):
+        raise ValueError(f"must be a size, {right}, not {kind(value)}")
+    match = _SIZE.fullmatch(value)
+    if match is None:
+        raise ValueError(f"{quoted(value)} is not a size: it must be a number and a unit, {right}")
+    bytes = round(float(match[1]) * _UNIT_BYTES[match[2]])
+    if bytes < 1024:
+        raise ValueError(f"{quoted(value)} is too small: at least 1KiB")
+    if bytes > MAX_SIZE:
+        raise ValueError(f"{quoted(value)} is too large: at most {MAX_SIZE >> 20}MiB")
+    return bytes
+
+
 def names_of(what: str) -> Callable[[object], tuple[str, ...]]:
     """Return a reader of lists of distinct names that are not blank; messages call them `what`."""
 
@@ -145,9 +175,11 @@ def _strings(value: object, right: str) -> tuple[str, ...]:
 
 def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     """Return the values. Raises ValueError when one occurs twice."""
-    for i, value in enumerate(values):
-        if value in values[:i]:
+    seen = set[str]()
+    for value in values:
+        if value in seen:
             raise ValueError(f"holds {quoted(value)} twice")
+        seen.add(value)
     return values
 
 

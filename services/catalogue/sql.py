@@ -1,7 +1,7 @@
-"""The SQL of the catalogue as text: the check that it is one SELECT, and its placeholders. Pure.
+"""The SQL of the catalogue as text: the check that it is one SELECT, its placeholders, and names that it can't mention.
 
-The lexer knows PostgreSQL's comments, strings, quoted names and dollar quotes, but no grammar. It serves to report
-mistakes early (docs/reference/catalogue.md#sql); the read-only transaction of a poll is what keeps a query from
+Pure. The lexer knows PostgreSQL's comments, strings, quoted names and dollar quotes, but no grammar. It serves to
+report mistakes early (docs/reference/catalogue.md#sql); the read-only transaction of a poll is what keeps a query from
 writing.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from pollcast.services.catalogue.values import quoted
@@ -74,9 +75,9 @@ class Token:
     """One piece of SQL text."""
 
     kind: str
-    """One of space, string, name (a quoted one), word, number, param (a placeholder) and other."""
+    """One of space, hint, string, name (a quoted one), word, number, param (a placeholder) and other."""
     text: str
-    """The piece as it is written; words of ASCII in lower case, comments as a space."""
+    """The piece as it is written; words of ASCII in lower case, comments but hints as a space."""
     at: int
     """Index of its first character in the SQL."""
 
@@ -101,22 +102,31 @@ _OPENED: Final = {"/*": "a comment", "'": "a string", '"': "a quoted name"}
 
 
 def check_select(sql: str) -> str:
-    """Return the statement without comments (each becomes a space), surrounding space and trailing `;`, so that it can
-    be put in parentheses. Raises ValueError, which names a valid form, for anything but one SELECT that only reads."""
+    """Return the statement without comments (each becomes a space; hints are kept), surrounding space and trailing `;`,
+    so that it can be put in parentheses. Raises ValueError, which names a valid form, for anything but one SELECT that
+    only reads."""
     if "\0" in sql:
         raise ValueError("holds a NUL character")
     found = list(tokens(sql))
-    while found and (found[-1].kind == "space" or found[-1].text == ";"):
-        found.pop()
-    _check([t for t in found if t.kind != "space"], sql)
+    end = len(found)
+    for at in reversed(range(len(found))):
+        if found[at].text == ";":
+            end = at
+        elif found[at].kind not in ("space", "hint"):
+            break
+    found = found[:end]
+    read = [token for token in found if token.kind not in ("space", "hint")]
+    _check(read, sql)
+    for token in found:
+        _check_quoted(token, sql)
     # Tokens hold words in lower case; the statement keeps their spelling in the source.
     pieces = [" " if t.text == " " else sql[t.at : t.at + len(t.text)] for t in found]
     return "".join(pieces).strip()
 
 
 def tokens(sql: str) -> Iterator[Token]:
-    """Yield the whole text in pieces; a comment is a space. Raises ValueError for a comment or quote that is not
-    closed, and for a numbered parameter."""
+    """Yield the whole text in pieces; a comment is a space, unless it is a hint (`/*+ … */`). Raises ValueError for a
+    comment or quote that is not closed, and for a numbered parameter."""
     at = 0
     while at < len(sql):
         match = _TOKEN.match(sql, at)
@@ -128,7 +138,9 @@ def tokens(sql: str) -> Iterator[Token]:
             yield Token("space", " " if text.startswith("--") else text, start)
         elif text == "/*":
             at = _comment_end(sql, start)
-            yield Token("space", " ", start)
+            # A hint is for an extension such as pg_hint_plan, which reads it as a part of the statement.
+            is_hint = sql.startswith("+", start + 2)
+            yield Token("hint", sql[start:at], start) if is_hint else Token("space", " ", start)
         elif kind == "open":
             raise ValueError(f"line {_line(sql, start)}: {_OPENED[text.lstrip('eE')]} is not closed")
         elif kind == "dollar":
@@ -166,10 +178,13 @@ def _check(tokens: list[Token], sql: str) -> None:
         line = f"line {_line(sql, token.at)}: "
         before = words[i - 1] if i else ""
         heads[-1] = heads[-1] or word or "-"
-        if token.kind in ("string", "name") and any(m.group(2) for m in _PERCENT.finditer(token.text)):
+        if (
+            word == "uescape"
+            and before == ""
+            and not re.fullmatch("'[^']'", tokens[i + 1].text if tokens[i + 1 :] else "")
+        ):
             raise ValueError(
-                f"{line}a placeholder inside quotes is plain text: "
-                "write %(name)s without quotes, with || or cast() around it as needed"
+                f"{line}the escape character after UESCAPE must be written as one character in quotes: '!'"
             )
         if word == "(":
             heads.append("")
@@ -182,11 +197,11 @@ def _check(tokens: list[Token], sql: str) -> None:
         elif word in ("insert", "update", "delete", "merge"):
             in_cte = before == "(" and i > 1 and words[i - 2] in ("as", "materialized")
             after_ctes = before == ")" and heads[-1] == "with"
-            if in_cte or after_ctes:
+            if after_ctes or (in_cte and _writes(words, i)):
                 raise ValueError(f"{line}must only read, but holds {word.upper()}")
         elif word == "into" and before not in (".", "as"):
             raise ValueError(f"{line}must only read, but holds INTO")
-        elif word == "for" and before not in (".", "as"):
+        elif word == "for" and before not in (".", "as") and heads[-1] in ("select", "with", "table", "values", "("):
             after = " ".join(words[i + 1 : i + 4])
             if re.match(r"(update|share|no key update|key share)\b", after):
                 raise ValueError(
@@ -194,6 +209,140 @@ def _check(tokens: list[Token], sql: str) -> None:
                 )
     if len(heads) > 1:
         raise ValueError("a parenthesis is not closed")
+
+
+def _writes(words: list[str], at: int) -> bool:
+    """Return whether the word at this index, after `as (`, begins a statement that writes.
+
+    Otherwise it is a column's name, as in `json_to_record(…) as (update text)`.
+    """
+    following = words[at + 1] if at + 1 < len(words) else ""
+    match words[at]:
+        case "insert" | "merge":
+            return following == "into"
+        case "delete":
+            return following == "from"
+    depth = 0
+    for word in words[at + 2 :]:
+        depth += {"(": 1, ")": -1}.get(word, 0)
+        if depth < 0 or (depth == 0 and word == "set"):
+            return depth == 0
+    return False
+
+
+def _check_quoted(token: Token, sql: str) -> None:
+    """Raise ValueError for a placeholder in a string, a quoted name or a hint."""
+    if token.kind in ("string", "name", "hint") and any(m.group(2) for m in _PERCENT.finditer(token.text)):
+        where, right = "inside quotes", "write %(name)s without quotes, with || or cast() around it as needed"
+        if token.kind == "hint":
+            where, right = "in a hint", "leave it out"
+        raise ValueError(f"line {_line(sql, token.at)}: a placeholder {where} is plain text: {right}")
+
+
+# --- output columns ---------------------------------------------------------------------------------------------------
+
+_END_OF_OUTPUT = """from where group having window union intersect except order limit offset fetch for"""
+_AFTER_OUTPUT: Final = frozenset(_END_OF_OUTPUT.split())
+"""Reserved words that end a select list."""
+
+
+def check_output_names(sql: str) -> None:
+    """Raise ValueError when two output columns evidently have the same name: a row would lose one of them.
+
+    Only columns named by `as` and plain column references are compared; PostgreSQL knows the names of the others.
+    """
+    seen: set[str] = set()
+    for item in _output([token for token in tokens(sql) if token.kind not in ("space", "hint")]):
+        name = _output_name(item)
+        if name is not None and name in seen:
+            raise ValueError(f"has two output columns named {quoted(name)}: give one another name with AS")
+        seen |= {name} if name is not None else set()
+
+
+def _output(tokens: list[Token]) -> Iterator[list[Token]]:
+    """Yield the items of the select list that names the output columns: the first one, after any WITH."""
+    at, depth = 0, 0
+    while at < len(tokens) and tokens[at].text == "(" and tokens[at].kind == "other":
+        at += 1
+    if at < len(tokens) and tokens[at].text == "with" and tokens[at].kind == "word":
+        while at < len(tokens) and not (depth == 0 and tokens[at].text == "select" and tokens[at].kind == "word"):
+            depth += {"(": 1, ")": -1}.get(tokens[at].text, 0) if tokens[at].kind == "other" else 0
+            at += 1
+            if depth < 0:
+                return
+    if at >= len(tokens) or tokens[at].text != "select":
+        return
+    item: list[Token] = []
+    depth = 0
+    before = ""
+    for token in tokens[at + 1 :]:
+        text = token.text if token.kind in ("word", "other") else ""
+        depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(text, 0)
+        if depth < 0 or (depth == 0 and text in _AFTER_OUTPUT and before not in (".", "as", "distinct")):
+            break
+        if depth == 0 and text == ",":
+            yield item
+            item = []
+        elif not (text in ("all", "distinct") and not item):
+            item.append(token)
+        before = text
+    yield item
+
+
+def _output_name(item: list[Token]) -> str | None:
+    """Return the name of an output column that is named by `as` or is a column reference; None for any other."""
+    if not item or item[-1].kind not in ("word", "name"):
+        return None
+    last = item[-1].text
+    if len(item) > 1 and (item[-2].kind, item[-2].text) not in (("word", "as"), ("other", ".")):
+        return None
+    if len(item) > 1 and item[-2].text == "." and any(token.kind not in ("word", "name") for token in item[::2]):
+        return None
+    if len(item) > 1 and item[-2].text == "." and any(token.text != "." for token in item[1::2]):
+        return None
+    if item[-1].kind == "name":
+        return None if last[0] != '"' else last[1:-1].replace('""', '"')
+    return last if len(item) > 1 or last not in ("null", "true", "false", "default") else None
+
+
+# --- names that a text can't mention ----------------------------------------------------------------------------------
+
+_ESCAPED_NAME: Final = re.compile(r'[uU]&"')
+
+
+@lru_cache(maxsize=1024)
+def unmentioned_prefix(sql: str) -> str:
+    """Return a prefix of lower-case letters, digits and `_` such that no name in the text begins with it.
+
+    No text of the SQL contains the prefix, in upper or lower case or written with escapes (`U&"\\0070"`), so no name in
+    it can be one that begins with the prefix. PostgreSQL shortens a long name to its beginning, which the text contains
+    as well. The prefix has no `i`, which a Turkish server makes of a letter that is not ASCII.
+    """
+    texts = [sql.lower(), *(name.lower() for name in _unescaped(sql))] if _ESCAPED_NAME.search(sql) else [sql.lower()]
+    number = 0
+    while any((prefix := f"pollcast{number or ''}_") in text for text in texts):
+        number += 1
+    return prefix
+
+
+def _unescaped(sql: str) -> list[str]:
+    """Return the names that the text spells with Unicode escapes, with their quotes."""
+    found = [token for token in tokens(sql) if token.kind not in ("space", "hint")]
+    names = []
+    for at, token in enumerate(found):
+        if token.kind == "name" and _ESCAPED_NAME.match(token.text):
+            named = [each.text for each in found[at + 1 : at + 3]]
+            escape = re.escape(named[1][1:-1] if named[:1] == ["uescape"] else "\\")
+            pattern = re.compile(
+                rf"{escape}(?:(?P<itself>{escape})|\+(?P<six>[0-9a-fA-F]{{6}})|(?P<four>[0-9a-fA-F]{{4}}))"
+            )
+            names.append(pattern.sub(_unescape, token.text))
+    return names
+
+
+def _unescape(escaped: re.Match[str]) -> str:
+    digits = escaped["six"] or escaped["four"]
+    return chr(min(int(digits, 16), 0x10FFFF)) if digits else escaped["itself"]
 
 
 def _line(sql: str, at: int) -> int:

@@ -7,7 +7,7 @@ of a query with claim-bound parameters contains the claims' values, so that no t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from pollcast.services.catalogue.catalog import NAME, Catalog, Param, Query
 from pollcast.services.catalogue.fields import did_you_mean
-from pollcast.services.catalogue.values import native_text, quoted
+from pollcast.services.catalogue.values import Value, native_text, quoted
 from pollcast.services.errors import Forbidden, InvalidParams, UnknownQuery
 
 PREFIX: Final = "live:"
@@ -33,8 +33,8 @@ class Topic:
 
     canonical: str
     query: Query = field(compare=False)
-    values: Mapping[str, str] = field(compare=False)
-    """The canonical text of each parameter, defaults and claims included, sorted by the parameters' names."""
+    values: Mapping[str, Value] = field(compare=False)
+    """The value of each parameter, defaults, claims and absent ones included, sorted by the parameters' names."""
 
 
 def parse(spelling: str, catalog: Catalog, claims: Mapping[str, object] | None) -> Topic:
@@ -43,7 +43,7 @@ def parse(spelling: str, catalog: Catalog, claims: Mapping[str, object] | None) 
     Raises UnknownQuery, InvalidParams, and Forbidden when a required claim is absent or not a value of its parameter.
     """
     query, sent = _read(spelling.removeprefix(PREFIX), catalog)
-    values = {}
+    values: dict[str, Value] = {}
     for name, param in query.params.items():
         if param.claim is not None:
             if name in sent:
@@ -51,10 +51,10 @@ def parse(spelling: str, catalog: Catalog, claims: Mapping[str, object] | None) 
             values[name] = _from_claim(param, param.claim, claims or {})
         elif name in sent:
             values[name] = _value(param, sent[name])
-        elif param.default is not None:
-            values[name] = param.default
-        else:
+        elif param.required:
             raise _missing(param)
+        else:
+            values[name] = param.default
     return _topic(query, values)
 
 
@@ -64,11 +64,14 @@ def parse_canonical(canonical: str, catalog: Catalog) -> Topic:
     Raises UnknownQuery and InvalidParams; the latter also for a text that is not canonical.
     """
     query, sent = _read(canonical, catalog)
-    values = {}
+    values: dict[str, Value] = {}
     for name, param in query.params.items():
-        if name not in sent:
+        if name in sent:
+            values[name] = _value(param, sent[name])
+        elif param.may_be_absent:
+            values[name] = param.absent
+        else:
             raise _missing(param)
-        values[name] = _value(param, sent[name])
     topic = _topic(query, values)
     if topic.canonical != canonical:
         raise InvalidParams(f"{quoted(canonical)} is not canonical: the canonical topic is {quoted(topic.canonical)}")
@@ -81,8 +84,9 @@ def check_roles(query: Query, roles: Iterable[str]) -> None:
         raise Forbidden(f"query {query.name!r} requires a role that the token does not have")
 
 
-def _read(spelling: str, catalog: Catalog) -> tuple[Query, dict[str, str]]:
-    """Return the query of a spelling, and the decoded text that it gives for each parameter."""
+def _read(spelling: str, catalog: Catalog) -> tuple[Query, dict[str, list[str]]]:
+    """Return the query of a spelling, and the decoded texts that it gives for each parameter: one, or those of a
+    list."""
     # Characters are counted first: a text never has more of them than bytes, and encoding a huge one is expensive.
     if len(spelling) > MAX_TOPIC_BYTES or len(spelling.encode(errors="surrogatepass")) > MAX_TOPIC_BYTES:
         raise InvalidParams(f"the topic is too long: at most {MAX_TOPIC_BYTES} bytes")
@@ -90,7 +94,7 @@ def _read(spelling: str, catalog: Catalog) -> tuple[Query, dict[str, str]]:
     if not NAME.fullmatch(name):
         raise UnknownQuery(f"{quoted(name)} is not a query's name: the topic must be live:<query> or live:<query>?…")
     query = catalog.query(name)
-    sent: dict[str, str] = {}
+    sent: dict[str, list[str]] = {}
     for piece in tail.split("&"):
         if not piece:
             continue
@@ -98,9 +102,9 @@ def _read(spelling: str, catalog: Catalog) -> tuple[Query, dict[str, str]]:
         param_name = _decode(raw_name, "the name of a parameter")
         if param_name not in query.params:
             raise _unknown(query, param_name)
-        if param_name in sent:
+        if param_name in sent and not query.params[param_name].is_list:
             raise InvalidParams(f"parameter {param_name!r} is given twice: give it once")
-        sent[param_name] = _decode(raw_value, f"parameter {param_name!r}")
+        sent.setdefault(param_name, []).append(_decode(raw_value, f"parameter {param_name!r}"))
     return query, sent
 
 
@@ -119,45 +123,60 @@ def _decode(raw: str, what: str) -> str:
         raise InvalidParams(f"{what} is not valid UTF-8 once its percent escapes are decoded") from None
 
 
-def _value(param: Param, text: str) -> str:
-    """Return the canonical text of a value that was sent. Raises InvalidParams when it is invalid."""
+def _value(param: Param, texts: Sequence[str]) -> Value:
+    """Return the value of a parameter that was sent with these texts. Raises InvalidParams when it is invalid."""
     try:
-        return param.value(text)
+        return param.values(texts) if param.is_list else param.value(texts[0])
     except ValueError as error:
         if param.claim is not None:  # a claim's value must not be quoted, not even in a log
             raise InvalidParams(
-                f"parameter {param.name!r} ({param.type}): its value, from a claim, is invalid"
+                f"parameter {param.name!r} ({param.declared_type}): its value, from a claim, is invalid"
             ) from None
-        raise InvalidParams(f"parameter {param.name!r} ({param.type}): {error}") from None
+        raise InvalidParams(f"parameter {param.name!r} ({param.declared_type}): {error}") from None
 
 
-def _from_claim(param: Param, claim: str, claims: Mapping[str, object]) -> str:
-    """Return the canonical text of a parameter's claim. Raises Forbidden when it is absent or invalid."""
+def _from_claim(param: Param, claim: str, claims: Mapping[str, object]) -> Value:
+    """Return the value of a parameter that is bound from a claim. Raises Forbidden when it is absent or invalid.
+
+    The claim of a list is an array, or the single value of a list of one. An empty array gives access to nothing, and
+    is forbidden.
+    """
     value = claims.get(claim)
     if value is None:
         raise Forbidden(f"parameter {param.name!r} is bound from the token's claim {claim!r}, which is absent")
+    if value == [] and param.is_list:
+        raise Forbidden(f"parameter {param.name!r} is bound from the token's claim {claim!r}, which is empty")
     try:
+        if param.is_list:
+            return param.values(map(native_text, value if isinstance(value, list) else [value]))
         return param.value(native_text(value))
     except ValueError:
         # The message must not quote the claim's value: it may be a secret of the issuer.
-        detail = f"the token's claim {claim!r} is not a valid value of parameter {param.name!r} ({param.type})"
+        detail = f"the token's claim {claim!r} is not a valid value of parameter {param.name!r} ({param.declared_type})"
         raise Forbidden(detail) from None
 
 
-def _topic(query: Query, values: Mapping[str, str]) -> Topic:
+def _topic(query: Query, values: Mapping[str, Value]) -> Topic:
     """Return the topic of a query with these canonical values. Raises InvalidParams when it is too long."""
     ordered = {name: values[name] for name in sorted(values)}
     # quote() keeps exactly RFC 3986's unreserved characters, of which parameters' names consist.
-    tail = "&".join(f"{name}={quote(value, safe='')}" for name, value in ordered.items())
+    tail = "&".join(f"{name}={quote(text, safe='')}" for name, value in ordered.items() for text in _texts(value))
     canonical = f"{query.name}?{tail}" if tail else query.name
     if len(canonical) > MAX_TOPIC_BYTES:
         raise InvalidParams(f"the canonical topic is too long: at most {MAX_TOPIC_BYTES} bytes")
     return Topic(canonical, query, MappingProxyType(ordered))
 
 
+def _texts(value: Value) -> tuple[str, ...]:
+    """Return the texts of a value, each of which has its own place in the canonical topic."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else value
+
+
 def _missing(param: Param) -> InvalidParams:
     """Return the error for a parameter that is required and was not sent."""
-    return InvalidParams(f"parameter {param.name!r} ({param.type}) is missing")
+    return InvalidParams(f"parameter {param.name!r} ({param.declared_type}) is missing")
 
 
 def _unknown(query: Query, name: str) -> InvalidParams:

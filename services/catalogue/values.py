@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 ParamType = Literal["text", "int", "float", "numeric", "bool", "date", "timestamptz", "uuid"]
+
+Value: TypeAlias = str | tuple[str, ...] | None
+"""The value of a topic's parameter, in canonical texts: one text; the distinct texts of a list, sorted; None for an
+optional parameter that is absent."""
 
 TYPES: Final[tuple[ParamType, ...]] = ("text", "int", "float", "numeric", "bool", "date", "timestamptz", "uuid")
 ORDERED: Final[frozenset[ParamType]] = frozenset({"int", "float", "numeric", "date", "timestamptz"})
@@ -45,8 +49,9 @@ PG_TYPES: Final[dict[ParamType, str]] = {
 """PostgreSQL's name of each type; `pg_type` makes an exception for `int`."""
 
 # [0-9] instead of \d, which matches the digits of every script.
-_INT: Final = re.compile(r"([+-]?)0*([0-9]+)")
-_DECIMAL: Final = re.compile(r"([+-]?)(?:([0-9]+)(?:\.([0-9]*))?|\.([0-9]+))(?:[eE]([+-]?)0*([0-9]+))?")
+# No pattern has two neighbours that match the same character: a text of n characters would take n² steps.
+_INT: Final = re.compile(r"([+-]?)([0-9]+)")
+_DECIMAL: Final = re.compile(r"([+-]?)(?:([0-9]+)(?:\.([0-9]*))?|\.([0-9]+))(?:[eE]([+-]?)([0-9]+))?")
 _DATE: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
 _TIME: Final = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]+))?)?"
@@ -122,12 +127,22 @@ def compare(type: ParamType, a: str, b: str) -> int:
     return int(left > right) - int(left < right)
 
 
-def pg_type(type: ParamType, canonical: str) -> str:
-    """Return the PostgreSQL type that a value is bound as. An `int` gets the type of a literal in SQL: `int4` where it
-    fits, so that functions such as `substr` accept it, else `int8`."""
-    if type == "int" and int(canonical) in INT4:
-        return "int4"
+def pg_type(type: ParamType, value: Value) -> str:
+    """Return the PostgreSQL type that a value is bound as; for a list the type of its elements.
+
+    An `int` gets the type of a literal in SQL: `int4` where it fits, so that functions such as `substr` accept it, else
+    `int8`. NULL and an empty list count as fitting.
+    """
+    if type == "int":
+        texts = (value,) if isinstance(value, str) else value or ()
+        return "int4" if all(int(text) in INT4 for text in texts) else "int8"
     return PG_TYPES[type]
+
+
+def array_literal(texts: Iterable[str]) -> str:
+    """Return PostgreSQL's text of a one-dimensional array with these elements."""
+    quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
 
 
 def _text(text: str) -> str:
@@ -144,7 +159,7 @@ def _int(text: str) -> str:
     match = _INT.fullmatch(text)
     if match is None:
         raise ValueError(f"{quoted(text)} is not an int: it must be decimal digits, such as 42 or -7")
-    sign, digits = match.groups()
+    sign, digits = match[1], match[2].lstrip("0") or "0"
     if len(digits) > 19 or int(sign + digits) not in INT8:
         raise ValueError(f"{quoted(text)} is out of range: an int is from {INT8.start} to {INT8.stop - 1}")
     return str(int(sign + digits))
@@ -172,7 +187,8 @@ def _numeric(text: str) -> str:
     if not digits:
         return "0"
     too_long = ValueError(f"{quoted(text)} is too long: a numeric has at most {NUMERIC_DIGITS} digits")
-    if exponent is not None and len(exponent) > 6:
+    exponent = (exponent or "").lstrip("0")
+    if len(exponent) > 6:
         raise too_long
     # The value is digits * 10**scale.
     trailing = len(unscaled) - len(unscaled.rstrip("0"))

@@ -1,4 +1,4 @@
-"""Embedded servers: they keep their data, break when told to, and never outlive us."""
+"""Embedded servers keep their data, can be killed and frozen by tests, and never outlive their parent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import psycopg
 import pytest
 
@@ -17,24 +16,19 @@ from pollcast.services.local.child import Child, ProcessFailed
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.ports import PortTaken, free_port, is_free, require_free
 from pollcast.services.local.postgres_server import PostgresServer
+from tests.support.processes import is_gone
 from tests.support.waiting import eventually_sync
-
-
-def gone(pid: int) -> bool:
-    """Zombies count as gone: nobody but init can remove them."""
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
 
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL of this module's own, which its tests kill and freeze."""
     with PostgresServer.start(tmp_path_factory.mktemp("own") / "postgres", fsync=False) as server:
         yield server
 
 
 def select(server: PostgresServer, sql: str = "select 1") -> object:
+    """Return the first column of the first row of a query."""
     with psycopg.connect(server.url, connect_timeout=2, autocommit=True) as connection:
         row = connection.execute(sql).fetchone()
     return row[0] if row else None
@@ -48,7 +42,7 @@ def test_an_etcd_keeps_its_data_and_its_port_from_one_run_to_the_next(tmp_path: 
         assert second.etcdctl("get", "/a") == "/a\nb\n"
 
 
-def test_three_members_elect_a_leader_and_stand_the_loss_of_one(tmp_path: Path) -> None:
+def test_three_members_elect_a_leader_and_survive_the_loss_of_one(tmp_path: Path) -> None:
     with EtcdServer.start(tmp_path, 3, fsync=False) as server:
         assert len(set(server.endpoints)) == 3
         server.members[0].kill()
@@ -68,8 +62,7 @@ def test_a_frozen_etcd_does_not_answer_until_it_is_thawed(tmp_path: Path) -> Non
         eventually_sync(server.members[0].healthy)
 
 
-def test_what_is_frozen_stands_at_once(tmp_path: Path) -> None:
-    """All of its threads, before anybody can ask it something more."""
+def test_all_threads_of_a_server_are_stopped_when_freeze_returns(tmp_path: Path) -> None:
     with EtcdServer.start(tmp_path, fsync=False) as server:
         for _ in range(50):
             server.freeze()
@@ -78,7 +71,7 @@ def test_what_is_frozen_stands_at_once(tmp_path: Path) -> None:
             server.thaw()
 
 
-def test_an_etcd_takes_the_port_that_is_wanted_if_it_is_free(tmp_path: Path) -> None:
+def test_an_etcd_uses_the_wanted_port_if_it_is_free(tmp_path: Path) -> None:
     port = free_port()
     with EtcdServer.start(tmp_path / "1", wanted_port=port, fsync=False) as first:
         assert first.endpoint == f"127.0.0.1:{port}"
@@ -101,7 +94,7 @@ def test_a_killed_postgres_comes_back_with_its_data(postgres: PostgresServer) ->
     assert select(postgres, "select n from kept") == 7
 
 
-def test_a_frozen_postgres_answers_nobody_until_it_is_thawed(postgres: PostgresServer) -> None:
+def test_a_frozen_postgres_does_not_answer_until_it_is_thawed(postgres: PostgresServer) -> None:
     postgres.freeze()
     assert not postgres.accepting()
     postgres.thaw()
@@ -138,7 +131,7 @@ def test_children_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         etcd = EtcdServer.start(folder / "etcd", fsync=False)
         postgres = PostgresServer.start(folder / "postgres", fsync=False)
         sleeper = Child("sleeper", ["/bin/sleep", "1000"], folder / "log")
-        # From a thread that ends: that must not end the child.
+        # Started from a thread that ends, which must not end the child.
         thread = threading.Thread(target=sleeper.start)
         thread.start()
         thread.join()
@@ -152,12 +145,12 @@ def test_children_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         assert process.stdout is not None
         pids = [int(pid) for pid in process.stdout.readline().split()]
         assert len(pids) == 3
-        assert not any(map(gone, pids))
+        assert not any(map(is_gone, pids))
         process.kill()
-    eventually_sync(lambda: all(map(gone, pids)))
+    eventually_sync(lambda: all(map(is_gone, pids)))
 
 
-def test_a_taken_port_is_named(tmp_path: Path) -> None:
+def test_the_error_of_a_taken_port_names_it(tmp_path: Path) -> None:
     with EtcdServer.start(tmp_path, fsync=False) as server:
         port = int(server.endpoint.rpartition(":")[2])
         assert not is_free(port)

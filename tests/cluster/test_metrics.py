@@ -1,4 +1,4 @@
-"""docs/reference/metrics.md, deploy/alerts.yml and deploy/grafana.json match what the services export."""
+"""docs/reference/metrics.md, deploy/alerts.yml and deploy/grafana.json match the metrics that the services export."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from pollcast.coordinator.move_topic import move_topic
-from pollcast.services.local.etcd_server import EtcdServer
-from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.client import Client
 from tests.support.repository import ROOT
 from tests.support.waiting import eventually
-from tests.support.world import World, own_database, start_world
+from tests.support.world import World
 
 NODES = {"gateway": "gateway-1", "poller": "poller-1", "coordinator": "coordinator-1"}
 ROW = re.compile(r"\| `(pollcast_\w+)` \| (\w+) \|([^|]*)\| ([^|]+) \|")
 NAME = re.compile(r"\bpollcast_\w+")
-LEASE = ("--lease-ttl", "10")  # long enough for a busy machine
-WATCHED = {"gateway_takeovers_total": 2, "coordinator_owned_topics": 1, "coordinator_nodes": 4}
+LEASE = ("--lease-ttl", "10")  # long enough that no lease expires while the machine stands still
+EXPECTED = {"gateway_takeovers_total": 2, "coordinator_owned_topics": 1, "coordinator_nodes": 4}
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
 
 @dataclass(frozen=True)
 class Documented:
-    """A row of docs/reference/metrics.md. `name` is as Prometheus shows it, without the suffixes of a histogram."""
+    """A row of docs/reference/metrics.md. `name` is the name in Prometheus, without the suffixes of a histogram."""
 
-    section: str
+    section: str  # a role, or `coordination` for the metrics of all roles
     name: str
     kind: str
     labels: frozenset[str]
 
     @property
     def series(self) -> set[str]:
+        """The names of the metric's time series in Prometheus."""
         if self.kind == "counter":
             return {self.name}
         return {self.name + suffix for suffix in SUFFIXES[self.kind]}
 
 
 def documented() -> Iterator[Documented]:
+    """Yield all rows of the page, and assert that each has a description."""
     section = ""
     for line in (ROOT / "docs/reference/metrics.md").read_text().splitlines():
         if line.startswith("## "):
@@ -58,48 +58,46 @@ def documented() -> Iterator[Documented]:
 
 @dataclass(frozen=True)
 class Scraped:
-    """The metrics of the services, by role; all values of each label; and the sum of each sample over the services."""
+    """The metrics that the services export."""
 
-    exported: dict[str, dict[str, tuple[str, frozenset[str]]]]
-    values: dict[str, set[str]]
-    samples: dict[str, float]
+    exported: dict[str, dict[str, tuple[str, frozenset[str]]]]  # role → name → kind and labels
+    values: dict[str, set[str]]  # label → its values
+    samples: dict[str, float]  # name of a sample → its value, summed over labels and services
 
 
 @pytest.fixture(scope="module")
-async def scraped(
-    tmp_path_factory: pytest.TempPathFactory, etcd_server: EtcdServer, postgres_server: PostgresServer
-) -> AsyncIterator[Scraped]:
-    """Scrape a cluster with a topic that changes and that has moved from one poller to another and back."""
-    with own_database(postgres_server) as url:
-        async with start_world(tmp_path_factory.mktemp("world"), etcd_server.endpoints, url, "/t-metrics") as world:
-            for role, name in (("coordinator", "coordinator-1"), ("poller", "poller-1"), ("gateway", "gateway-1")):
-                await world.start(role, name, *LEASE)  # type: ignore[arg-type]
-            await world.start("poller", "poller-2", *LEASE)
-            async with Client.open(await world.http("gateway-1")) as client:
-                tick = "tick?n=1"
-                await client.join(tick)
-                await client.has_results(tick)
-                await move_topic(world.etcd, world.keys, tick, "poller-2")
-                epoch = await move_topic(world.etcd, world.keys, tick, "poller-1")
-                await eventually(lambda: (client.seen[tick].version or (0, 0)) >= (epoch, 6))
+async def scraped(module_world: World) -> AsyncIterator[Scraped]:
+    """The metrics of a cluster with a topic that changes and has moved from one poller to another and back."""
+    world = module_world
+    for role, name in (("coordinator", "coordinator-1"), ("poller", "poller-1"), ("gateway", "gateway-1")):
+        await world.start(role, name, *LEASE)  # type: ignore[arg-type]
+    await world.start("poller", "poller-2", *LEASE)
+    async with Client.open(await world.http("gateway-1")) as client:
+        tick = "tick?n=1"
+        await client.join(tick)
+        await client.has_results(tick)
+        await move_topic(world.etcd, world.keys, tick, "poller-2")
+        epoch = await move_topic(world.etcd, world.keys, tick, "poller-1")
+        await eventually(lambda: (client.seen[tick].version or (0, 0)) >= (epoch, 6))
 
-                async def settled() -> Scraped | None:
-                    """Return the scrape once the figures that follow from watches of etcd have arrived."""
-                    scraped = await _scrape(world)
-                    seen = [scraped.samples[f"pollcast_{name}"] for name in WATCHED]
-                    return scraped if seen == list(WATCHED.values()) else None
+        async def complete() -> Scraped | None:
+            """Return the metrics once they include the effects of the latest events from etcd."""
+            scraped = await _scrape(world)
+            values = [scraped.samples[f"pollcast_{name}"] for name in EXPECTED]
+            return scraped if values == list(EXPECTED.values()) else None
 
-                found = await eventually(settled, what=f"the services export {WATCHED}")
-                assert found is not None
-                yield found
+        found = await eventually(complete, what=f"the services export {EXPECTED}")
+        assert found is not None
+        yield found
 
 
 async def _scrape(world: World) -> Scraped:
+    """Read /metrics of one service of each role."""
     scraped = Scraped({}, {}, {})
     for role, node in NODES.items():
         text = await asyncio.to_thread(_get, f"http://{await world.http(node)}/metrics")
         families = list(text_string_to_metric_families(text))
-        scraped.exported[role] = dict(_exported(family) for family in families if family.name.startswith("pollcast_"))
+        scraped.exported[role] = dict(_summary(family) for family in families if family.name.startswith("pollcast_"))
         for sample in (sample for family in families for sample in family.samples):
             scraped.samples[sample.name] = scraped.samples.get(sample.name, 0.0) + sample.value
             for label, value in sample.labels.items():
@@ -113,21 +111,23 @@ def _get(url: str) -> str:
     return text
 
 
-def _exported(family: Metric) -> tuple[str, tuple[str, frozenset[str]]]:
+def _summary(family: Metric) -> tuple[str, tuple[str, frozenset[str]]]:
+    """Return the metric's name, and its kind with its labels."""
     labels = frozenset(label for sample in family.samples for label in sample.labels) - {"le"}
     return family.name + ("_total" if family.type == "counter" else ""), (family.type, labels)
 
 
-def test_each_metric_is_documented_and_each_documented_one_is_exported(scraped: Scraped) -> None:
+def test_each_exported_metric_is_documented_and_each_documented_metric_is_exported(scraped: Scraped) -> None:
     for role, exported in scraped.exported.items():
         rows = {row.name: (row.kind, row.labels) for row in documented() if row.section in (role, "coordination")}
-        quiet = {name for name, (_, labels) in exported.items() if not labels and rows.get(name, ("", labels))[1]}
-        assert {name: what for name, what in rows.items() if name not in quiet} == {
-            name: what for name, what in exported.items() if name not in quiet
+        # A metric with labels that has no sample yet is exported without its labels.
+        unused = {name for name, (_, labels) in exported.items() if not labels and rows.get(name, ("", labels))[1]}
+        assert {name: summary for name, summary in rows.items() if name not in unused} == {
+            name: summary for name, summary in exported.items() if name not in unused
         }, role
 
 
-def test_no_label_is_a_topic(scraped: Scraped) -> None:
+def test_no_label_value_is_a_topic(scraped: Scraped) -> None:
     assert scraped.values["query"] == {"stock", "tick"}
     assert set(scraped.values) <= {
         "query", "outcome", "state", "event", "reason", "call", "kind", "role", "node", "version", "le",
@@ -136,7 +136,7 @@ def test_no_label_is_a_topic(scraped: Scraped) -> None:
     assert not [value for values in scraped.values.values() for value in values if "?" in value]
 
 
-def test_figures_reflect_the_events(scraped: Scraped) -> None:
+def test_metrics_count_what_happened(scraped: Scraped) -> None:
     samples = scraped.samples
     assert samples["pollcast_gateway_sockets"] == 1
     assert samples["pollcast_gateway_messages_total"] >= 5
@@ -144,8 +144,8 @@ def test_figures_reflect_the_events(scraped: Scraped) -> None:
     assert samples["pollcast_poller_polls_total"] > 3
     assert samples["pollcast_poller_rows_total"] > 3
     assert 0 < samples["pollcast_poller_data_age_seconds"] < 5
-    assert {name: samples[f"pollcast_{name}"] for name in WATCHED} == WATCHED
-    assert 0 < samples["pollcast_session_margin_seconds"] <= 30  # of three nodes
+    assert {name: samples[f"pollcast_{name}"] for name in EXPECTED} == EXPECTED
+    assert 0 < samples["pollcast_session_margin_seconds"] <= 30  # the sum of three nodes
     assert samples["pollcast_session_opened_total"] == 3
     assert samples["pollcast_etcd_seconds_count"] > 10
 
@@ -155,7 +155,7 @@ def test_figures_reflect_the_events(scraped: Scraped) -> None:
 )
 def test_alerts_dashboard_and_pages_use_documented_names_only(file: str) -> None:
     known = {name for row in documented() for name in row.series}
-    if file.endswith(".md"):  # pages name a histogram without its suffixes
+    if file.endswith(".md"):  # pages name a histogram without a suffix
         known |= {row.name for row in documented()}
     used = {name for name in NAME.findall((ROOT / file).read_text()) if name != "pollcast_reader"}
     assert used <= known, used - known
@@ -168,7 +168,7 @@ def test_each_alert_is_explained() -> None:
     assert [alert for alert in alerts if f"`{alert}`" not in page] == []
 
 
-def test_the_dashboard_has_complete_panels() -> None:
+def test_each_panel_of_the_dashboard_has_a_title_and_expressions() -> None:
     dashboard = orjson.loads((ROOT / "deploy/grafana.json").read_bytes())
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])

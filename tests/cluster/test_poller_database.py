@@ -115,7 +115,7 @@ async def test_a_result_beyond_max_rows_is_not_fetched_completely(db: Database) 
     q = query("select g as id from generate_series(1, 1000000) g", max_rows=5)
     answer = await db.execute(single_statement(q, {}), q)
     assert not isinstance(answer, PollError)
-    assert len(answer) == 6
+    assert answer.rows == 6
 
 
 async def test_two_rows_with_the_same_key_are_an_error_that_names_the_key_columns(db: Database) -> None:
@@ -181,7 +181,7 @@ async def test_an_unreachable_database_is_stale_and_its_host_is_not_named() -> N
     async with Database.open("postgresql://someone:password@127.0.0.1:1/db", 1, "poller-1") as db:
         bad = await poll_error(db, query("select 1", timeout="1s"))
     assert (bad.state, bad.scope) == ("stale", Scope.DATABASE)
-    assert bad.cause.detail == "the database can't be reached, or all connections to it are busy"
+    assert bad.cause.detail == "the database can't be reached"
 
 
 # --- connections --------------------------------------------------------------------------------------------------

@@ -131,14 +131,14 @@ CAUSES = {
         "alter role {role} connection limit 0" + RENEWS,
         "alter role {role} connection limit -1",
         "stale",
-        "the database can't be reached, or all connections to it are busy",
+        "the database can't be reached",
         "hasty",
     ),
     "the login is revoked": Cause(
         "alter role {role} nologin" + RENEWS,
         "alter role {role} login",
         "stale",
-        "the database can't be reached, or all connections to it are busy",
+        "the database can't be reached",
         "hasty",
     ),
     "the connections are terminated repeatedly": Cause(

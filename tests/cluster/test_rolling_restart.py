@@ -1,4 +1,4 @@
-"""Every service restarted one after the other, under load: what clients notice is a reconnect, and only of gateways."""
+"""A rolling restart of all services under load: clients only reconnect, and only when gateways restart."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import contextlib
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -18,7 +17,7 @@ from pollcast.services.process.settings import Role
 from tests.support.client import Client
 from tests.support.nemesis import any_gateway
 from tests.support.waiting import eventually, stood_still
-from tests.support.world import World, start_world
+from tests.support.world import World
 
 CLIENTS = 24
 TICKS = [f"tick?n={n}" for n in range(12)]
@@ -33,30 +32,30 @@ NODES: list[tuple[Role, str]] = [
 ]
 
 SILENCE_SECONDS = {"coordinator": 1.5, "poller": 1.5, "gateway": 4.0}
-"""The longest that a client may wait for the next result of a topic that changes ten times a second, on a loaded
-machine; see docs/howto/production.md for what it is on a quiet one."""
+"""Maximum time between two results of a topic that changes ten times per second, by restarted role, when the machine is
+loaded. docs/howto/production.md has the times on a quiet machine."""
 
 
 @pytest.fixture
-async def world(tmp_path: Path, etcd_endpoint: str, namespace: str, database: str) -> AsyncIterator[World]:
-    async with start_world(tmp_path, [etcd_endpoint], database, namespace) as world:
-        for role, name in NODES:
-            await world.start(role, name, wait=False)
-        for _, name in NODES:
-            await world.ready(name)
-        yield world
+async def started(world: World) -> World:
+    """A world in which all of NODES are ready."""
+    for role, name in NODES:
+        await world.start(role, name, wait=False)
+    for _, name in NODES:
+        await world.ready(name)
+    return world
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What the clients noticed while all services of a role were restarted."""
+    """The effects on clients while all services of a role were restarted."""
 
     role: Role
     reconnects: int
     snapshots: int
     statuses: list[str]
-    silence: float  # seconds
-    seconds: float
+    silence: float  # the longest time between two results of a topic, in seconds
+    seconds: float  # duration of the restarts
 
     def __str__(self) -> str:
         return (
@@ -65,7 +64,8 @@ class Phase:
         )
 
 
-async def test_clients_notice_a_reconnect_at_most(world: World) -> None:
+async def test_clients_only_reconnect_and_only_when_gateways_restart(started: World) -> None:
+    world = started
     world.execute("insert into stock values (1, 0, 'a'), (2, 0, 'a')")
     rng = random.Random(1)
     async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
@@ -77,29 +77,29 @@ async def test_clients_notice_a_reconnect_at_most(world: World) -> None:
         await eventually(lambda: all(seen.version for roamer in roamers for seen in roamer.seen.values()))
         phases = {role: await _restart(world, role, roamers) for role in ("coordinator", "poller", "gateway")}
         writing.cancel()
-        await asyncio.wait({writing})  # its last statement, too
-        truth = await _truth(world.url)
-        await eventually(lambda: all(r.seen[STOCK].rows == truth for r in roamers), what="all clients show the truth")
+        await asyncio.wait({writing})  # so that its last statement has ended
+        rows = await _rows(world.url)
+        await eventually(lambda: all(r.seen[STOCK].rows == rows for r in roamers), what="all clients show the rows")
     print("", *phases.values(), sep="\n")  # noqa: T201
     for phase in phases.values():
         assert phase.silence < SILENCE_SECONDS[phase.role], phase
         assert phase.statuses == [], phase
     assert (phases["coordinator"].reconnects, phases["coordinator"].snapshots) == (0, 0)
     assert (phases["poller"].reconnects, phases["poller"].snapshots) == (0, 0)
-    # Each client is sent away by at most both gateways. One that has just started may have to give snapshots.
+    # Each of the two gateways disconnects a client at most once. A gateway that has just started may send snapshots.
     assert phases["gateway"].reconnects <= 2 * CLIENTS
     assert phases["gateway"].snapshots <= phases["gateway"].reconnects * 5
 
 
 async def _restart(world: World, role: Role, roamers: list[Client]) -> Phase:
-    """One after the other; the next when the one before is ready and its clients have results."""
+    """Restart the services of a role one after the other, each when all clients have results from the one before."""
     began = time.monotonic()
     reconnects, snapshots, statuses = _reconnects(roamers), _snapshots(roamers), len(_statuses(roamers))
     for name in [name for kind, name in NODES if kind == role]:
         world.services[name].ask_to_stop()
         await world.ended(name, 12.0)
         await world.start(role, name)
-        await eventually(_heard_again(roamers), what="all clients hear more")
+        await eventually(_have_new_results(roamers), what="all clients have new results")
     return Phase(
         role,
         _reconnects(roamers) - reconnects,
@@ -122,27 +122,28 @@ def _statuses(roamers: list[Client]) -> list[str]:
     return [status for roamer in roamers for topic in roamer.seen for status in roamer.troubles(topic)]
 
 
-def _heard_again(roamers: list[Client]) -> Callable[[], bool]:
-    """Whether each client has got a result of each topic that ticks since now."""
+def _have_new_results(roamers: list[Client]) -> Callable[[], bool]:
+    """Return a condition: each client has received a result of each of its TICKS since this call."""
     ticking = [seen for roamer in roamers for topic, seen in roamer.seen.items() if topic in TICKS]
     began = time.monotonic()
     return lambda: all(seen.at[-1] > began for seen in ticking)
 
 
 def _silence(at: list[float], since: float) -> float:
-    """Less what the machine stood still meanwhile."""
+    """Return the longest time between two results, without the time for which the machine stood still."""
     return max((b - a - stood_still(a, b) for a, b in itertools.pairwise([t for t in at if t >= since])), default=0.0)
 
 
 async def _write(url: str) -> None:
-    """Changes the stock some twenty times a second."""
+    """Change a row of the stock about twenty times per second."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         for number in itertools.count():
             await connection.execute("update stock set n = %s where id = %s", [number, 1 + number % 2])
             await asyncio.sleep(0.05)
 
 
-async def _truth(url: str) -> list[dict[str, int]]:
+async def _rows(url: str) -> list[dict[str, int]]:
+    """Return the rows of the stock in the database."""
     async with await psycopg.AsyncConnection.connect(url) as connection:
         cursor = await connection.execute("select id, n from stock order by n, id")
         return [{"id": key, "n": n} for key, n in await cursor.fetchall()]

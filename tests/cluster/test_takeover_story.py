@@ -1,31 +1,24 @@
-"""The logs of all services, put together by time, tell a takeover in order; one JSON object a line."""
+"""The logs of all services, merged by time, show the steps of a takeover in order. Each line is a JSON object."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import orjson
-import pytest
 
 from tests.support.client import Client
 from tests.support.waiting import eventually
-from tests.support.world import World, start_world
+from tests.support.world import World
 
-TOPICS = [f"tick?n={n}" for n in range(3)]  # too few to be balanced, which would be a story of its own
+TOPICS = [f"tick?n={n}" for n in range(3)]  # too few to be balanced, which would log the same events
 
 STORY = ["link broken", "node is dead, revoking its lease", "topics gained", "first polls"]
+"""The events of a takeover, in order."""
 
 
-@pytest.fixture
-async def world(tmp_path: Path, etcd_endpoint: str, namespace: str, database: str) -> AsyncIterator[World]:
-    async with start_world(tmp_path, [etcd_endpoint], database, namespace) as world:
-        await world.start_all(pollers=2, gateways=1)
-        yield world
-
-
-async def test_a_takeover_is_told_in_order(world: World, tmp_path: Path) -> None:
+async def test_the_logs_show_a_takeover_in_order(world: World, tmp_path: Path) -> None:
+    await world.start_all(pollers=2, gateways=1)
     async with Client.open(await world.http("gateway-1")) as client:
         await client.join(*TOPICS)
         await client.has_results(*TOPICS)
@@ -37,16 +30,16 @@ async def test_a_takeover_is_told_in_order(world: World, tmp_path: Path) -> None
         dying.kill()
         heir = next(name for name in ("poller-1", "poller-2") if name != dying.name)
 
-        def told() -> list[dict[str, Any]]:
-            """The story, once it is whole."""
+        def whole_story() -> list[dict[str, Any]]:
+            """Return the events of the takeover, once all topics have been polled again."""
             events = [event for event in _events(tmp_path) if event["timestamp"] > before[-1]["timestamp"]]
             story = [event for event in events if event["event"] in STORY]
             return story if _first_polls(story) >= len(owned) else []
 
-        story = await eventually(told)
+        story = await eventually(whole_story)
         for topic in owned:
             await client.hears_more(topic)
-    firsts = [next(event for event in story if event["event"] == chapter) for chapter in STORY]
+    firsts = [next(event for event in story if event["event"] == name) for name in STORY]
     broken, dead, gained, polled = firsts
     assert [event["timestamp"] for event in firsts] == sorted(event["timestamp"] for event in firsts)
     assert (broken["node"], broken["poller"]) == ("gateway-1", address)
@@ -57,13 +50,13 @@ async def test_a_takeover_is_told_in_order(world: World, tmp_path: Path) -> None
 
 
 def _first_polls(events: list[dict[str, Any]]) -> int:
-    """Of how many topics they tell."""
+    """Return the number of topics whose first poll the events report."""
     return sum(event["topics"] for event in events if event["event"] == "first polls")
 
 
 def _events(folder: Path) -> list[dict[str, Any]]:
-    """All that the services have logged so far, by time."""
-    whole = [text for log in folder.glob("*.log") for text in log.read_bytes().split(b"\n")[:-1]]
-    events: list[dict[str, Any]] = [orjson.loads(text) for text in whole]
+    """Return all events that the services have logged so far, in the order of their times."""
+    lines = [line for log in folder.glob("*.log") for line in log.read_bytes().split(b"\n")[:-1]]
+    events: list[dict[str, Any]] = [orjson.loads(line) for line in lines]
     assert all({"timestamp", "level", "event", "role", "node"} <= event.keys() for event in events)
     return sorted(events, key=lambda event: str(event["timestamp"]))

@@ -1,4 +1,4 @@
-"""`pollcast up` as a user meets it: real processes, from start to the last one gone."""
+"""`pollcast up` as a user runs it: real processes, from the start until the last one has ended."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import psycopg
 import pytest
 
 from pollcast.services.local.etcd_server import EtcdServer
-from tests.cluster.test_embedded import gone
 from tests.support.cluster import Cluster, cluster
+from tests.support.processes import is_gone
 from tests.support.waiting import eventually_sync
 
 POLLCAST = [sys.executable, "-m", "pollcast"]
@@ -36,11 +36,13 @@ linger = "1s"
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of `pollcast up` with the demo database and one poller."""
     with cluster(tmp_path_factory.mktemp("up") / "data", "--pollers", "1") as running:
         yield running
 
 
 def get(address: str, path: str) -> tuple[int, Any]:
+    """Return the status and the JSON of a GET request."""
     connection = http.client.HTTPConnection(address, timeout=15)
     try:
         connection.request("GET", path)
@@ -51,14 +53,17 @@ def get(address: str, path: str) -> tuple[int, Any]:
 
 
 def descendants(pid: int) -> list[int]:
+    """Return the ids of all processes that the process and its children have started."""
     return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
 def output(running: Cluster) -> str:
+    """Return everything that `pollcast up` has printed so far."""
     return running.data_dir.with_name(f"{running.data_dir.name}.log").read_text()
 
 
 def run(*arguments: str, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `pollcast` with these arguments to its end."""
     return subprocess.run(
         [*POLLCAST, *arguments],
         env=os.environ | environment,
@@ -69,7 +74,7 @@ def run(*arguments: str, timeout: float = 60, **environment: str) -> subprocess.
     )
 
 
-def test_cluster_json_names_every_process_and_where_it_answers(up: Cluster) -> None:
+def test_cluster_json_names_every_process_and_its_addresses(up: Cluster) -> None:
     assert up.namespace == "/pollcast"
     assert sorted(node["name"] for node in up.info["nodes"]) == [
         "coordinator-1",
@@ -88,17 +93,17 @@ def test_cluster_json_names_every_process_and_where_it_answers(up: Cluster) -> N
     assert stat.S_IMODE((up.data_dir / "cluster.json").stat().st_mode) == 0o600
 
 
-def test_every_gateway_is_ready_when_cluster_json_is_there(up: Cluster) -> None:
+def test_every_gateway_is_ready_when_cluster_json_exists(up: Cluster) -> None:
     for number in range(2):
         assert get(up.gateway(number), "/readyz")[0] == 200
 
 
-def test_what_runs_where_and_what_to_try_is_told(up: Cluster) -> None:
-    told = output(up)
-    assert f"http://{up.gateway()}/live/richest_tellers" in told
-    assert "watch richest_tellers" in told
-    assert "get --prefix /pollcast" in told
-    assert "Ctrl-C" in told
+def test_addresses_and_commands_to_try_are_printed(up: Cluster) -> None:
+    printed = output(up)
+    assert f"http://{up.gateway()}/live/richest_tellers" in printed
+    assert "watch richest_tellers" in printed
+    assert "get --prefix /pollcast" in printed
+    assert "Ctrl-C" in printed
 
 
 def test_the_demo_is_a_busy_database(up: Cluster) -> None:
@@ -136,13 +141,13 @@ def test_watch_finds_a_gateway_and_prints_each_change(up: Cluster) -> None:
         first, second = next(results), next(results)
 
         def entry() -> dict[str, Any] | None:
-            """A coordinator hears of it in its own time."""
+            """Return the topic, once the coordinator has received the reports about it."""
             topics = json.loads(run("topics", "--json", "--etcd", up.etcd[0]).stdout)["topics"]
             return next((t for t in topics if t["topic"] == "branches" and t["owner"] and t["gateways"]), None)
 
         listed = eventually_sync(entry)
         watching.send_signal(signal.SIGINT)
-        watching.stdout.read()  # to the end: who prints to a pipe that is closed ends with another status
+        watching.stdout.read()  # to the end: a process that prints to a closed pipe ends with another status
     assert (first["event"], len(first["rows"]), first["key"]) == ("snapshot", 4, ["branch"])
     assert (second["event"], second["base"]) == ("delta", first["version"])
     assert watching.returncode == 130
@@ -151,7 +156,7 @@ def test_watch_finds_a_gateway_and_prints_each_change(up: Cluster) -> None:
     assert listed["gateways"][0]["name"].startswith("gateway-")
 
 
-def test_watching_what_does_not_exist_is_refused(up: Cluster) -> None:
+def test_watching_an_unknown_query_is_refused(up: Cluster) -> None:
     done = run("watch", "nothing", POLLCAST_ETCD=up.etcd[0])
     assert done.returncode == 1
     assert "unknown_query" in done.stderr
@@ -184,13 +189,13 @@ def test_a_taken_port_is_named_before_anything_starts(up: Cluster, tmp_path: Pat
     assert not (tmp_path / "data" / "etcd").exists()
 
 
-def test_a_service_that_dies_is_told_of_and_not_restarted(up: Cluster) -> None:
+def test_a_service_that_dies_is_reported_and_not_restarted(up: Cluster) -> None:
     coordinator = up.nodes("coordinator")[0]
     coordinator.kill()
-    said = f"coordinator-1 (pid {coordinator.pid}) was ended by SIGKILL and is not restarted."
-    eventually_sync(lambda: said in output(up))
+    report = f"coordinator-1 (pid {coordinator.pid}) was ended by SIGKILL and is not restarted."
+    eventually_sync(lambda: report in output(up))
     assert str(up.data_dir / "logs" / "coordinator-1.log") in output(up)
-    assert gone(coordinator.pid)
+    assert is_gone(coordinator.pid)
 
 
 def test_ctrl_c_ends_everything_and_the_next_start_is_clean(tmp_path: Path) -> None:
@@ -201,22 +206,22 @@ def test_ctrl_c_ends_everything_and_the_next_start_is_clean(tmp_path: Path) -> N
         pids = descendants(first.process.pid)
         first.process.send_signal(signal.SIGINT)
         assert first.process.wait(20) == 0
-        eventually_sync(lambda: all(map(gone, pids)))
+        eventually_sync(lambda: all(map(is_gone, pids)))
         assert not (tmp_path / "data" / "cluster.json").exists()
     with cluster(tmp_path / "data", *flags) as second:
         pids = descendants(second.process.pid)
         second.process.kill()
-        eventually_sync(lambda: all(map(gone, pids)))
-        (tmp_path / "data" / "cluster.json").unlink()  # which nobody could remove
+        eventually_sync(lambda: all(map(is_gone, pids)))
+        (tmp_path / "data" / "cluster.json").unlink()  # the killed process could not remove it
     with cluster(tmp_path / "data", *flags) as third:
         assert get(third.gateway(), "/readyz")[0] == 200
         pids = descendants(third.process.pid)
         third.process.terminate()
         assert third.process.wait(20) == 0
-    eventually_sync(lambda: all(map(gone, pids)))
+    eventually_sync(lambda: all(map(is_gone, pids)))
 
 
-def test_a_cluster_on_ones_own_etcd_and_database_leaves_no_key_behind(
+def test_a_cluster_on_a_given_etcd_and_database_leaves_no_key_behind(
     etcd_server: EtcdServer, database: str, namespace: str, tmp_path: Path
 ) -> None:
     catalog = tmp_path / "catalog.toml"
@@ -237,7 +242,7 @@ def test_a_cluster_on_ones_own_etcd_and_database_leaves_no_key_behind(
     assert etcd_server.etcdctl("get", "--prefix", namespace) == ""
 
 
-def test_a_stop_while_starting_stops_cleanly(tmp_path: Path) -> None:
+def test_a_start_that_is_interrupted_stops_cleanly(tmp_path: Path) -> None:
     command = [*POLLCAST, "up", "--port", "0", "--data-dir", str(tmp_path / "data")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as starting:
         assert starting.stdout is not None
@@ -247,10 +252,10 @@ def test_a_stop_while_starting_stops_cleanly(tmp_path: Path) -> None:
         rest = starting.stdout.read()
     assert starting.returncode == 0, rest
     assert "Traceback" not in rest
-    eventually_sync(lambda: all(map(gone, pids)))
+    eventually_sync(lambda: all(map(is_gone, pids)))
 
 
-def test_a_service_that_can_not_start_ends_the_start_with_its_log(etcd_server: EtcdServer, tmp_path: Path) -> None:
+def test_a_service_that_cannot_start_ends_the_command_with_its_log(etcd_server: EtcdServer, tmp_path: Path) -> None:
     catalog = tmp_path / "catalog.toml"
     catalog.write_text(CATALOG)
     flags = ["--etcd", etcd_server.endpoint, "--catalog", str(catalog), "--database-url", "nonsense"]
@@ -261,8 +266,8 @@ def test_a_service_that_can_not_start_ends_the_start_with_its_log(etcd_server: E
     assert "Traceback" not in done.stderr
 
 
-def test_one_wish_to_stop_that_comes_twice_is_one(tmp_path: Path) -> None:
-    """`make up` passes on the SIGTERM that its process group has got as well."""
+def test_a_second_sigterm_has_no_effect(tmp_path: Path) -> None:
+    """`make up` forwards a SIGTERM that `pollcast up` has received already, as a member of the same process group."""
     catalog = tmp_path / "catalog.toml"
     catalog.write_text(CATALOG)
     with cluster(tmp_path / "data", "--catalog", str(catalog), "--no-demo", "--gateways", "1", "--pollers", "1") as up:

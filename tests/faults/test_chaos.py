@@ -1,6 +1,6 @@
-"""Everything at once: a seeded nemesis against a whole cluster, and afterwards nothing is wrong, double or left behind.
+"""Random faults in a whole cluster, after which results are right, each topic is polled once, and no key is left.
 
-The short form runs with all tests; the long one is `make chaos SECONDS=600 SEED=7`.
+The short form runs with all tests. The long form is `make chaos SECONDS=600 SEED=7`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ SHELVES = ["a", "b", "c", "d"]
 
 @pytest.fixture
 async def chaos_world(tmp_path: Path, database: str) -> AsyncIterator[tuple[World, EtcdServer]]:
+    """A world without services on an etcd of its own with three members."""
     with EtcdServer.start(tmp_path / "etcd", nodes=3, fsync=False) as etcd:
         async with start_world(tmp_path, etcd.endpoints, database) as world:
             yield world, etcd
@@ -36,7 +37,7 @@ async def chaos_world(tmp_path: Path, database: str) -> AsyncIterator[tuple[Worl
 
 @pytest.mark.chaos
 @pytest.mark.timeout(SECONDS + 300)
-async def test_whatever_happens_all_clients_end_equal_to_the_database_and_nothing_is_left(
+async def test_after_any_faults_clients_show_the_database_and_no_key_is_left(
     chaos_world: tuple[World, EtcdServer],
 ) -> None:
     world, etcd = chaos_world
@@ -52,27 +53,28 @@ async def test_whatever_happens_all_clients_end_equal_to_the_database_and_nothin
         writing = tasks.create_task(_write(world.url, random.Random(rng.random())))
         await nemesis.rage(SECONDS)
         writing.cancel()
-        await asyncio.wait({writing})  # its last statement, too
-        truth = await _truth(world.url)
+        await asyncio.wait({writing})  # so that its last statement has ended
+        rows = await _rows(world.url)
         for roamer in roamers:
             for topic in topics:
                 await eventually(
-                    lambda roamer=roamer, topic=topic: roamer.seen[topic].rows == truth[topic],  # type: ignore[misc]
-                    what=f"a client shows the truth of {topic}",
+                    lambda roamer=roamer, topic=topic: roamer.seen[topic].rows == rows[topic],  # type: ignore[misc]
+                    what=f"a client shows the rows of {topic}",
                 )
         await _each_topic_is_polled_once(world, topics)
-    deeds = ", ".join(f"{count} × {deed}" for deed, count in sorted(nemesis.deeds.items()))
-    print(f"\nchaos: {SECONDS:g} s, seed {SEED}: {deeds}; reconnects {sum(r.reconnects for r in roamers)}")  # noqa: T201
+    faults = ", ".join(f"{count} × {fault}" for fault, count in sorted(nemesis.faults.items()))
+    reconnects = sum(roamer.reconnects for roamer in roamers)
+    print(f"\nchaos: {SECONDS:g} s, seed {SEED}: {faults}; reconnects {reconnects}")  # noqa: T201
     await world.stop()
 
-    async def left() -> bool:
+    async def none_left() -> bool:
         return not await world.keys_left()
 
-    await eventually(left, what="no key is left")
+    await eventually(none_left, what="no key is left")
 
 
 async def _write(url: str, rng: random.Random) -> None:
-    """Changes something some twenty times a second."""
+    """Change a row about twenty times per second."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         while True:
             key, shelf = rng.randrange(30), rng.choice(SHELVES)
@@ -87,7 +89,8 @@ async def _write(url: str, rng: random.Random) -> None:
             await asyncio.sleep(0.05)
 
 
-async def _truth(url: str) -> dict[str, list[dict[str, int]]]:
+async def _rows(url: str) -> dict[str, list[dict[str, int]]]:
+    """Return the rows of each topic in the database."""
     async with await psycopg.AsyncConnection.connect(url) as connection:
         result: dict[str, list[dict[str, int]]] = {}
         for shelf in SHELVES:
@@ -97,20 +100,19 @@ async def _truth(url: str) -> dict[str, list[dict[str, int]]]:
 
 
 async def _each_topic_is_polled_once(world: World, topics: list[str]) -> None:
-    """When all is healed: by one poller, once per interval. Balancing may move a topic once more meanwhile, so each is
-    given some tries."""
+    """Wait until one poller polls each topic, once per interval. Balancing may still move topics, hence the retries."""
 
     async def once() -> bool:
         began = now()
-        await eventually(lambda: all(len(world.of(topic, began)) >= 10 for topic in topics), 20.0)
+        await eventually(lambda: all(len(world.polls_of(topic, began)) >= 10 for topic in topics), 20.0)
         took = now() - began
         return all(
-            len({poll.node for poll in world.of(topic, began)}) == 1
-            and len(world.of(topic, began)) <= took / INTERVAL + 2
+            len({poll.node for poll in world.polls_of(topic, began)}) == 1
+            and len(world.polls_of(topic, began)) <= took / INTERVAL + 2
             for topic in topics
         )
 
     with contextlib.suppress(AssertionError):
         await eventually(once, 10.0)
         return
-    raise AssertionError("a topic is polled by two, or too often")
+    raise AssertionError("a topic is polled by two pollers, or too often")

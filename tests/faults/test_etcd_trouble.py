@@ -1,4 +1,4 @@
-"""etcd in trouble: what flows goes on flowing, what is new waits and is told so, and all heals by itself."""
+"""Outages of etcd: live topics stay live, new topics wait with the status `stale`, and all services recover."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TICKS = [f"tick?n={n}" for n in range(10)]
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    """An etcd of three members, which each test breaks and mends."""
+    """An etcd of three members, which each test breaks and repairs."""
     with EtcdServer.start(tmp_path_factory.mktemp("three"), nodes=3, fsync=False) as server:
         yield server
 
@@ -32,7 +32,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
 async def world(
     tmp_path_factory: pytest.TempPathFactory, three: EtcdServer, postgres_server: PostgresServer
 ) -> AsyncIterator[World]:
-    """Two pollers and two gateways."""
+    """A world with two pollers and two gateways, which all tests of this module share."""
     with own_database(postgres_server) as url:
         async with start_world(tmp_path_factory.mktemp("world"), three.endpoints, url) as world:
             await world.start_all()
@@ -41,7 +41,7 @@ async def world(
 
 @contextlib.asynccontextmanager
 async def ticking(world: World) -> AsyncIterator[tuple[Client, Client]]:
-    """A client on each gateway, to whom all TICKS flow."""
+    """Run a client on each gateway; both of them have results of all TICKS."""
     async with Client.open(await world.http("gateway-1")) as one, Client.open(await world.http("gateway-2")) as two:
         for client in (one, two):
             await client.join(*TICKS)
@@ -50,13 +50,13 @@ async def ticking(world: World) -> AsyncIterator[tuple[Client, Client]]:
 
 
 async def leader(server: EtcdServer) -> EtcdMember:
-    """The one of whom all say so: who was frozen may think for a moment that nothing has changed."""
+    """Return the member that all members regard as the leader. One that was frozen may need a moment to agree."""
 
     def elected() -> EtcdMember | None:
-        told = json.loads(server.etcdctl("endpoint", "status", "--write-out=json"))
-        said_of = {said["Status"]["header"]["member_id"]: said["Endpoint"] for said in told}
-        leaders = {said["Status"]["leader"] for said in told}
-        endpoints = [said_of.get(leader) for leader in leaders]
+        statuses = json.loads(server.etcdctl("endpoint", "status", "--write-out=json"))
+        endpoint_of = {status["Status"]["header"]["member_id"]: status["Endpoint"] for status in statuses}
+        leaders = {status["Status"]["leader"] for status in statuses}
+        endpoints = [endpoint_of.get(leader) for leader in leaders]
         return next((member for member in server.members if endpoints == [member.client]), None)
 
     found = await eventually(lambda: asyncio.to_thread(elected), what="all members have the same leader")
@@ -64,32 +64,34 @@ async def leader(server: EtcdServer) -> EtcdMember:
     return found
 
 
-async def everything_flows(world: World, *clients: Client) -> None:
+async def all_topics_flow(*clients: Client) -> None:
+    """Wait until each of the clients has another result of each of TICKS."""
     for client in clients:
         for tick in TICKS:
             await client.hears_more(tick)
 
 
 def nothing_doubled(world: World, since: float) -> None:
+    """Assert that no two pollers have polled one of TICKS at the same time."""
     assert [tick for tick in TICKS if world.is_doubled(tick, since)] == []
 
 
 @pytest.mark.parametrize("how", ["freeze the first", "kill the leader", "kill a follower"])
-async def test_a_member_that_is_lost_is_not_noticed_by_clients(world: World, three: EtcdServer, how: str) -> None:
+async def test_clients_do_not_notice_the_loss_of_a_member(world: World, three: EtcdServer, how: str) -> None:
     async with ticking(world) as (one, two):
         first = await leader(three)
         member = first if "leader" in how else next(other for other in three.members if other is not first)
         if "freeze" in how:
-            member = three.members[0]  # where all watches are, as nothing has happened yet
+            member = three.members[0]  # it serves all watches, because no test has broken it yet
         lost_at = now()
         if "kill" in how:
             member.kill()
         else:
             member.freeze()
         new = f"tick?n={len(how)}00"
-        await one.join(new)  # a claim, so that coordination is known to work again
+        await one.join(new)  # this needs a claim, which shows that coordination works again
         await one.has_results(new)
-        await everything_flows(world, one, two)
+        await all_topics_flow(one, two)
         for client in (one, two):
             client.noticed_nothing(*TICKS)
         nothing_doubled(world, lost_at)
@@ -100,34 +102,34 @@ async def test_a_member_that_is_lost_is_not_noticed_by_clients(world: World, thr
         await eventually(lambda: asyncio.to_thread(member.healthy))
 
 
-async def test_while_all_of_etcd_is_gone_what_flows_goes_on_and_what_is_new_waits(
+async def test_during_an_outage_of_etcd_live_topics_stay_live_and_new_topics_wait(
     world: World, three: EtcdServer
 ) -> None:
     async with ticking(world) as (one, two):
         gone_at, began = now(), time.monotonic()
         three.kill()
-        new, asked = "tick?n=99", time.monotonic()
+        new, joined_at = "tick?n=99", time.monotonic()
         await one.join(new)
-        assert one.seen[new].replied_after < 0.5 + stood_still(asked)
+        assert one.seen[new].replied_after < 0.5 + stood_still(joined_at)
         await eventually(lambda: set(one.seen[new].statuses) == {"stale"}, 3.0)  # its reason may change meanwhile
         await eventually(lambda: time.monotonic() - began > LEASE_TTL + 1.5)
-        await everything_flows(world, one, two)
+        await all_topics_flow(one, two)
         three.restart()
         await one.has_results(new)
         await eventually(lambda: one.seen[new].statuses[-1] == "live")
         assert set(one.seen[new].statuses[:-1]) == {"stale"}
         back_at = now()
-        await everything_flows(world, one, two)
+        await all_topics_flow(one, two)
         for client in (one, two):
             client.noticed_nothing(*TICKS)
         await asyncio.gather(*(world.ready(name) for name in world.services))
-        await eventually(lambda: all(len(world.of(tick, back_at)) > 20 for tick in TICKS))
+        await eventually(lambda: all(len(world.polls_of(tick, back_at)) > 20 for tick in TICKS))
         nothing_doubled(world, back_at)
         for tick in TICKS:
-            assert world.gap(tick, gone_at) < LEASE_TTL  # nobody waited for a lease
+            assert world.gap(tick, gone_at) < LEASE_TTL  # no topic waited for a lease to expire
 
 
-async def test_an_etcd_that_lost_everything_makes_all_start_afresh(world: World, three: EtcdServer) -> None:
+async def test_all_services_start_over_when_etcd_has_lost_its_data(world: World, three: EtcdServer) -> None:
     async with ticking(world) as (one, two):
         three.kill()
         for member in three.members:
@@ -139,18 +141,18 @@ async def test_an_etcd_that_lost_everything_makes_all_start_afresh(world: World,
             async with Client.open(await world.http(name)) as client:
                 await client.join(*TICKS)
                 await client.has_results(*TICKS)
-                await everything_flows(world, client)
+                await all_topics_flow(client)
 
 
 @pytest.mark.parametrize("role", ["gateway", "poller"])
-async def test_who_slept_through_a_compaction_lists_again_and_goes_on(
+async def test_a_service_that_was_frozen_during_a_compaction_lists_again(
     world: World, three: EtcdServer, role: Role
 ) -> None:
     sleeper = await world.start(role, f"{role}-3", "--lease-ttl", "30")
     async with ticking(world) as (one, two):
         sleeper.freeze()
         litter = world.keys.owner("no/topic")
-        for _ in range(20):  # more than etcd keeps for who does not read
+        for _ in range(20):  # more events than etcd buffers for a watch that is not read
             revision = max(await asyncio.gather(*(world.etcd.put(litter, b"x" * 16_384) for _ in range(50))))
         three.etcdctl("del", litter)
         three.etcdctl("compact", str(revision + 1))
@@ -160,18 +162,18 @@ async def test_who_slept_through_a_compaction_lists_again_and_goes_on(
             async with Client.open(await world.http(sleeper.name)) as late:
                 await late.join(*TICKS, "tick?n=77")
                 await late.has_results(*TICKS, "tick?n=77")
-                world.services["poller-1"].kill()  # so that owners change
-                await everything_flows(world, one, two, late)
+                world.services["poller-1"].kill()  # so that topics get another owner
+                await all_topics_flow(one, two, late)
         else:
             for name in ("poller-1", "poller-2"):
                 world.services[name].kill()
-            await everything_flows(world, one, two)
+            await all_topics_flow(one, two)
     sleeper.ask_to_stop()
     await world.ended(sleeper.name)
     await world.start_all()
 
 
-async def test_services_that_are_told_to_stop_end_well_while_etcd_is_silent(world: World, three: EtcdServer) -> None:
+async def test_services_stop_with_status_0_while_etcd_is_frozen(world: World, three: EtcdServer) -> None:
     async with ticking(world) as clients:
         three.freeze()
         for service in world.services.values():

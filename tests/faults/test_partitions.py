@@ -1,6 +1,6 @@
-"""Partitions, in network namespaces: what docs/design/design.md says of each, and for how long.
+"""Partitions of the network: each takes the course and the time that docs/design/design.md describes.
 
-The database is reached by its Unix socket, so that it is on everybody's side.
+Each service runs in a network namespace. All of them reach the database by its Unix socket, so it is on every side.
 """
 
 from __future__ import annotations
@@ -33,29 +33,31 @@ ETCD_PORT = 2379
 HOSTS = ("poller-1", "poller-2", "gateway-1", "gateway-2")
 
 FLOWS_SECONDS = 1.5
-"""Between two polls, at most, for a topic that goes on (a loaded machine adds to its 0.1 s)."""
+"""Maximum time between two polls of a topic without an interruption: 0.1 s, and more on a loaded machine."""
 
 NOTICED_SECONDS = 6.0
-"""A connection that is silently cut is given up after 4 s (keep-alive), and told as stale a second later."""
+"""Maximum time until a silent cut makes a topic stale: keep-alive takes 4 s, and the status a second more."""
 
 HEALED_SECONDS = 4.0
-"""A try to connect takes a second at most, with a second between two."""
+"""Maximum time until connections are restored: an attempt takes at most a second, with a second between two."""
 
 
 class Divided:
-    """A world whose hosts can be cut off from each other."""
+    """A world and the network of its hosts, which can be cut off from each other."""
 
     def __init__(self, world: World, net: Network) -> None:
         self.world = world
         self.net = net
 
     async def start(self, name: str) -> None:
+        """Start a service on the host of the same name."""
         address = self.net.address(name)
         listen = ["--grpc", f"{address}:0", "--http", f"{address}:0"]
         role: Role = "poller" if name.startswith("poller") else "gateway"
         await self.world.start(role, name, *listen, wrap=self.net.on(name), wait=False)
 
     async def other_poller(self, name: str) -> str:
+        """Return the poller that is not called `name`."""
         return next(host for host in HOSTS if host.startswith("poller") and host != name)
 
 
@@ -63,6 +65,7 @@ class Divided:
 async def divided(
     tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer, socket_url: str
 ) -> AsyncIterator[Divided]:
+    """A world on a network of its own: etcd, two pollers and two gateways, each on its own host."""
     folder = tmp_path_factory.mktemp("divided")
     with contextlib.ExitStack() as stack:
         net = stack.enter_context(network())
@@ -84,6 +87,7 @@ async def divided(
 
 @pytest.fixture(scope="module")
 def socket_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of an empty database, by the server's Unix socket."""
     with own_database(postgres_server) as url:
         with psycopg.connect(url) as connection:
             (folder,) = connection.execute("show unix_socket_directories").fetchone() or ("",)
@@ -91,6 +95,7 @@ def socket_url(postgres_server: PostgresServer) -> Iterator[str]:
 
 
 def _etcd(folder: Path, net: Network) -> Child:
+    """Return an etcd of one member on the host `etcd`, not started yet."""
     client = f"http://{net.address('etcd')}:{ETCD_PORT}"
     command = [program("etcd"), f"--data-dir={folder / 'etcd'}", *FLAGS, "--unsafe-no-fsync"]
     command += [f"--listen-client-urls={client}", f"--advertise-client-urls={client}"]
@@ -107,6 +112,7 @@ def _listens(address: str) -> bool:
 
 @contextlib.contextmanager
 def _without_tokens() -> Iterator[None]:
+    """Let gateways serve without tokens, which they refuse on addresses other than loopback by default."""
     os.environ["POLLCAST_AUTH"] = "none"
     yield
     del os.environ["POLLCAST_AUTH"]
@@ -114,7 +120,7 @@ def _without_tokens() -> Iterator[None]:
 
 @pytest.fixture
 async def clients(divided: Divided) -> AsyncIterator[tuple[Client, Client]]:
-    """One on each gateway, to whom TICK flows. What was cut is healed afterwards."""
+    """A client on each gateway that has results of TICK. The network is healed afterwards."""
     world = divided.world
     async with Client.open(await world.http("gateway-1")) as one, Client.open(await world.http("gateway-2")) as two:
         for client in (one, two):
@@ -128,7 +134,7 @@ async def clients(divided: Divided) -> AsyncIterator[tuple[Client, Client]]:
                 await world.ready(name)
 
 
-async def test_a_poller_cut_off_from_etcd_goes_on_until_it_is_replaced(
+async def test_a_poller_cut_off_from_etcd_polls_until_it_is_replaced(
     divided: Divided, clients: tuple[Client, Client]
 ) -> None:
     world = divided.world
@@ -139,7 +145,7 @@ async def test_a_poller_cut_off_from_etcd_goes_on_until_it_is_replaced(
     replaced_at = now()
     for client in clients:
         await client.hears_more(TICK)
-    assert world.gap(TICK, cut_at) < FLOWS_SECONDS  # it went on meanwhile, and the clients heard it
+    assert world.gap(TICK, cut_at) < FLOWS_SECONDS  # the owner kept polling until it was replaced
     divided.net.heal()
     await eventually(lambda: not _polled_by(world, now() - 1.0, owner), HEALED_SECONDS + 1.0)
     await world.ready(owner)
@@ -149,7 +155,7 @@ async def test_a_poller_cut_off_from_etcd_goes_on_until_it_is_replaced(
         client.noticed_nothing()
 
 
-async def test_the_last_poller_cut_off_from_etcd_goes_on_as_long_as_it_takes(
+async def test_the_last_poller_cut_off_from_etcd_polls_until_the_network_heals(
     divided: Divided, clients: tuple[Client, Client]
 ) -> None:
     world = divided.world
@@ -166,20 +172,20 @@ async def test_the_last_poller_cut_off_from_etcd_goes_on_as_long_as_it_takes(
     for client in clients:
         await client.hears_more(TICK)
         assert client.troubles(TICK) == []
-    assert {poll.node for poll in world.of(TICK, cut_at)} == {owner}
+    assert {poll.node for poll in world.polls_of(TICK, cut_at)} == {owner}
     divided.net.heal()
-    # Until it has learned of it, the old owner may poll beside its successor.
+    # The old owner may poll beside its successor until it learns that it has one.
     await asyncio.gather(*(world.ready(name, HEALED_SECONDS) for name in pollers))
     await world.owned_by(TICK)
     healed_at = now()
-    await eventually(lambda: len(world.of(TICK, healed_at)) > 20)
+    await eventually(lambda: len(world.polls_of(TICK, healed_at)) > 20)
     assert world.alternations(TICK, healed_at) <= 1
     for client in clients:
         await client.hears_more(TICK)
         client.noticed_nothing()
 
 
-async def test_a_gateway_cut_off_from_the_owner_says_stale_and_the_others_go_on(
+async def test_a_gateway_cut_off_from_the_owner_reports_stale_and_other_gateways_stay_live(
     divided: Divided, clients: tuple[Client, Client]
 ) -> None:
     world, (one, two) = divided.world, clients
@@ -199,7 +205,7 @@ async def test_a_gateway_cut_off_from_the_owner_says_stale_and_the_others_go_on(
     assert world.alternations(TICK, cut_at) == 0
 
 
-async def test_a_poller_and_a_gateway_cut_off_from_the_rest_go_on_among_themselves(
+async def test_a_poller_and_a_gateway_cut_off_together_keep_serving_each_other(
     divided: Divided, clients: tuple[Client, Client]
 ) -> None:
     world, (one, two) = divided.world, clients
@@ -220,7 +226,7 @@ async def test_a_poller_and_a_gateway_cut_off_from_the_rest_go_on_among_themselv
         await world.ready(name)
     await eventually(lambda: not _polled_by(world, now() - 1.0, owner), HEALED_SECONDS + 1.0)
     healed_at = now()
-    await eventually(lambda: len(world.of(TICK, healed_at)) > 10)
+    await eventually(lambda: len(world.polls_of(TICK, healed_at)) > 10)
     await eventually(lambda: _epoch(one) == _epoch(two), what="both follow the successor")
     for client in clients:
         await client.hears_more(TICK)
@@ -234,8 +240,8 @@ def _epoch(client: Client) -> int:
 
 
 def _polled_by(world: World, since: float, name: str) -> bool:
-    return any(poll.node == name for poll in world.of(TICK, since))
+    return any(poll.node == name for poll in world.polls_of(TICK, since))
 
 
 def _polled_by_another(world: World, since: float, name: str) -> bool:
-    return any(poll.node != name for poll in world.of(TICK, since))
+    return any(poll.node != name for poll in world.polls_of(TICK, since))

@@ -1,4 +1,4 @@
-"""An operator deletes keys, and puts in what does not belong there."""
+"""Keys in etcd that an operator deletes, overwrites or adds are repaired, or reported and ignored."""
 
 from __future__ import annotations
 
@@ -9,35 +9,29 @@ import pytest
 
 from pollcast.services.coordination.keys import NodeRecord, OwnerRecord
 from pollcast.services.local.etcd_server import EtcdServer
-from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.client import Client
 from tests.support.waiting import eventually
-from tests.support.world import World, now, own_database, start_world
+from tests.support.world import World, now
 
 TICK = "tick?n=1"
 STOCK = "stock?shelf=a"
 
 REPAIR_SECONDS = 1.0
+"""Maximum time until a key is repaired."""
 
 
 @pytest.fixture(scope="module")
-async def world(
-    tmp_path_factory: pytest.TempPathFactory, etcd_server: EtcdServer, postgres_server: PostgresServer
-) -> AsyncIterator[World]:
-    """A coordinator, two pollers and two gateways."""
-    with own_database(postgres_server) as url:
-        folder = tmp_path_factory.mktemp("world")
-        async with start_world(folder, etcd_server.endpoints, url, "/t-repair") as world:
-            await world.start("coordinator", "coordinator-1", wait=False)
-            await world.start_all()
-            await world.ready("coordinator-1")
-            yield world
-    assert etcd_server.etcdctl("get", "--prefix", "--keys-only", world.keys.namespace).split() == []
+async def world(module_world: World) -> World:
+    """A world with a coordinator, two pollers and two gateways."""
+    await module_world.start("coordinator", "coordinator-1", wait=False)
+    await module_world.start_all()
+    await module_world.ready("coordinator-1")
+    return module_world
 
 
 @pytest.fixture
 async def client(world: World) -> AsyncIterator[Client]:
-    """It has results, and etcd shows what there is, which before and after a test is the same."""
+    """A client with results of both topics. Before each test, etcd has exactly the keys that the cluster needs."""
 
     async def all_there() -> bool:
         return await world.keys_left() == sorted(settled)
@@ -52,19 +46,17 @@ async def client(world: World) -> AsyncIterator[Client]:
         yield client
 
 
-async def test_any_key_that_is_deleted_is_back_within_a_second(
-    world: World, client: Client, etcd_server: EtcdServer
-) -> None:
+async def test_a_deleted_key_is_restored_within_a_second(world: World, client: Client, etcd_server: EtcdServer) -> None:
     before = await world.keys_left()
     for key in before:
         etcd_server.etcdctl("del", key)
-        await eventually(lambda key=key: _is_there(world, key), REPAIR_SECONDS, what=f"{key} is back")  # type: ignore[misc]
+        await eventually(lambda key=key: _exists(world, key), REPAIR_SECONDS, what=f"{key} is back")  # type: ignore[misc]
     await client.hears_more(TICK)
     client.noticed_nothing()
     assert await world.keys_left() == before
 
 
-async def test_all_keys_deleted_at_once_are_back_within_a_second(
+async def test_all_keys_deleted_at_once_are_restored_within_a_second(
     world: World, client: Client, etcd_server: EtcdServer
 ) -> None:
     before = await world.keys_left()
@@ -78,21 +70,21 @@ async def test_all_keys_deleted_at_once_are_back_within_a_second(
     client.noticed_nothing()
 
 
-async def test_a_revoked_lease_costs_a_node_a_new_session_and_clients_nothing(world: World, client: Client) -> None:
+async def test_clients_do_not_notice_revoked_leases(world: World, client: Client) -> None:
     for name in world.services:
         record = await world.ready(name)
         await world.etcd.lease_revoke(record.lease_number)
     await asyncio.gather(*(world.ready(name) for name in world.services))
     await world.owned_by(TICK)
     back_at = now()
-    await eventually(lambda: len(world.of(TICK, back_at)) > 20)
+    await eventually(lambda: len(world.polls_of(TICK, back_at)) > 20)
     assert world.alternations(TICK, back_at) <= 1
     await client.hears_more(TICK)
     client.noticed_nothing()
 
 
 @pytest.mark.parametrize("value", ["garbled", "{}", '{"node":5,"grpc":null,"since":""}', ""])
-async def test_what_is_overwritten_is_put_right_within_a_second(
+async def test_an_overwritten_key_is_repaired_within_a_second(
     world: World, client: Client, etcd_server: EtcdServer, value: str
 ) -> None:
     for key in await world.keys_left():
@@ -102,7 +94,7 @@ async def test_what_is_overwritten_is_put_right_within_a_second(
     client.noticed_nothing()
 
 
-async def test_what_is_foreign_is_reported_and_ignored(world: World, client: Client, etcd_server: EtcdServer) -> None:
+async def test_foreign_keys_are_reported_and_ignored(world: World, client: Client, etcd_server: EtcdServer) -> None:
     foreign = [
         f"{world.keys.namespace}/{key}"
         for key in (
@@ -128,10 +120,10 @@ async def test_what_is_foreign_is_reported_and_ignored(world: World, client: Cli
     await client.hears_more(TICK)
 
     def unreported() -> list[str]:
-        said = "".join(service.log.read_text() for service in world.services.values())
-        return [key for key in foreign if not key.endswith(("/something", "/presence/x")) and key not in said]
+        logs = "".join(service.log.read_text() for service in world.services.values())
+        return [key for key in foreign if not key.endswith(("/something", "/presence/x")) and key not in logs]
 
-    await eventually(lambda: not unreported(), what="all are reported")
+    await eventually(lambda: not unreported(), what="all foreign keys are reported")
     for service in world.services.values():
         assert service.running
     for topic in (TICK, STOCK, "tick?n=5"):
@@ -146,11 +138,12 @@ async def test_what_is_foreign_is_reported_and_ignored(world: World, client: Cli
         etcd_server.etcdctl("del", key)
 
 
-async def _is_there(world: World, key: str) -> bool:
+async def _exists(world: World, key: str) -> bool:
     return await world.etcd.get(key) is not None
 
 
 async def _is_ours(world: World, key: str) -> bool:
+    """Return whether a service has written the key: it is on a lease, and its value can be decoded."""
     kv = await world.etcd.get(key)
     if kv is None or not kv.lease:
         return False

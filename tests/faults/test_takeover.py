@@ -1,4 +1,4 @@
-"""What clients and the database see when the owner of a topic dies, freezes, leaves, or is joined by another."""
+"""Effects on clients and the database when the owner of a topic dies, freezes or leaves, or another poller joins."""
 
 from __future__ import annotations
 
@@ -11,29 +11,24 @@ import pytest
 from pollcast.coordinator.move_topic import move_topic
 from pollcast.services.coordination.drain import request_drain
 from pollcast.services.coordination.keys import OwnerRecord
-from pollcast.services.local.etcd_server import EtcdServer
-from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.client import Client
 from tests.support.waiting import eventually
-from tests.support.world import INTERVAL, LEASE_TTL, World, now, own_database, start_world, waited
+from tests.support.world import INTERVAL, LEASE_TTL, World, now, waited
 
 NOISE = 0.5
-"""Seconds that a loaded machine may add to a gap."""
+"""Time that a loaded machine may add to a gap, in seconds."""
 
 
 @pytest.fixture(scope="module")
-async def lasting(
-    tmp_path_factory: pytest.TempPathFactory, etcd_server: EtcdServer, postgres_server: PostgresServer
-) -> AsyncIterator[World]:
-    with own_database(postgres_server) as url:
-        async with start_world(tmp_path_factory.mktemp("world"), etcd_server.endpoints, url, "/t-takeover") as world:
-            yield world
-            await world.start_all()
+async def lasting(module_world: World) -> AsyncIterator[World]:
+    """A world whose services all run again at the end, so that each of them has to stop with status 0."""
+    yield module_world
+    await module_world.start_all()
 
 
 @pytest.fixture
 async def world(lasting: World) -> World:
-    """Two pollers and two gateways; what a test ended is started again for the next, which finds nothing flowing."""
+    """A world with two pollers, two gateways, no owned topic and an empty table. Services that ended are restarted."""
     await lasting.start_all()
     await lasting.nothing_owned()
     lasting.execute("truncate stock")
@@ -50,13 +45,15 @@ async def test_a_killed_poller_is_replaced_and_clients_notice_nothing(world: Wor
         dying = await world.owned_by(topic)
         if await world.owner(tick) != dying.name:
             await move_topic(world.etcd, world.keys, tick, dying.name)
-            await eventually(lambda: [poll.node for poll in world.of(tick)][-1:] == [dying.name])
+            await eventually(lambda: [poll.node for poll in world.polls_of(tick)][-1:] == [dying.name])
         before = one.seen[topic].result
         assert before is not None
         killed_at = now()
         dying.kill()
-        await eventually(lambda: [poll for poll in world.of(topic, killed_at) if poll.node != dying.name], LEASE_TTL)
-        assert world.gap(tick, killed_at - 1) < 1.5  # below the lease's time, which a kill need not wait for
+        await eventually(lambda: {poll.node for poll in world.polls_of(topic, killed_at)} - {dying.name}, LEASE_TTL)
+        assert (
+            world.gap(tick, killed_at - 1) < 1.5
+        )  # less than the lease's time-to-live, which a kill does not wait for
         world.execute("update stock set n = 30 where id = 1")
         for client in (one, two):
             await client.shows(topic, [{"id": 2, "n": 20}, {"id": 1, "n": 30}])
@@ -64,13 +61,13 @@ async def test_a_killed_poller_is_replaced_and_clients_notice_nothing(world: Wor
             client.noticed_nothing()
         assert one.seen[topic].version == two.seen[topic].version
         async with Client.open(await world.http("gateway-2")) as elsewhere:
-            await elsewhere.resume(topic, before)  # a version of the dead owner's, from the other gateway
+            await elsewhere.resume(topic, before)  # a version of the dead owner, received from the other gateway
             await elsewhere.shows(topic, [{"id": 2, "n": 20}, {"id": 1, "n": 30}])
             assert elsewhere.seen[topic].version == one.seen[topic].version
             assert (elsewhere.seen[topic].snapshots, elsewhere.seen[topic].deltas) == (0, 1)
 
 
-async def test_a_takeover_without_a_change_tells_clients_nothing_and_since_goes_on_counting(world: World) -> None:
+async def test_a_takeover_without_a_change_sends_nothing_and_clients_can_resume_from_before(world: World) -> None:
     world.execute("insert into stock values (1, 10, 'a')")
     topic = "stock?shelf=a"
     async with Client.open(await world.http("gateway-1")) as one, Client.open(await world.http("gateway-2")) as two:
@@ -80,7 +77,7 @@ async def test_a_takeover_without_a_change_tells_clients_nothing_and_since_goes_
         dying = await world.owned_by(topic)
         killed_at = now()
         dying.kill()
-        await eventually(lambda: len(world.of(topic, killed_at + 0.5)) > 3)
+        await eventually(lambda: len(world.polls_of(topic, killed_at + 0.5)) > 3)
         assert (len(one.seen[topic].at), one.troubles(topic)) == (1, [])
         known = one.seen[topic].result
         assert known is not None
@@ -90,28 +87,28 @@ async def test_a_takeover_without_a_change_tells_clients_nothing_and_since_goes_
         assert (two.seen[topic].snapshots, two.seen[topic].deltas) == (0, 1)
 
 
-async def test_a_poller_that_is_told_to_stop_leaves_no_gap_and_no_key(world: World) -> None:
+async def test_a_poller_that_stops_leaves_no_gap_and_no_key(world: World) -> None:
     ticks = [f"tick?n={n}" for n in range(12)]
     async with Client.open(await world.http("gateway-1")) as client:
         await client.join(*ticks)
         await client.has_results(*ticks)
         leaving = await world.owned_by(ticks[0])
         lease = (await world.ready(leaving.name)).lease
-        await eventually(lambda: all(len(world.of(tick)) > 5 for tick in ticks))
-        told_at = now()
+        await eventually(lambda: all(len(world.polls_of(tick)) > 5 for tick in ticks))
+        stopped_at = now()
         leaving.ask_to_stop()
         await world.ended(leaving.name)
         assert await world.etcd.lease_ttl(int(lease, 16)) == 0
         assert not [key for key in await world.keys_left() if key.endswith(leaving.name)]
-        await eventually(lambda: all(len(world.of(tick, told_at)) > 5 for tick in ticks))
+        await eventually(lambda: all(len(world.polls_of(tick, stopped_at)) > 5 for tick in ticks))
         for tick in ticks:
-            assert world.gap(tick, told_at - 1) < 2 * INTERVAL + NOISE
-            assert not world.is_doubled(tick, told_at - 1)
+            assert world.gap(tick, stopped_at - 1) < 2 * INTERVAL + NOISE
+            assert not world.is_doubled(tick, stopped_at - 1)
             await client.hears_more(tick)
         client.noticed_nothing()
 
 
-async def test_a_frozen_poller_is_replaced_when_its_lease_ends_and_stops_when_it_wakes_up(world: World) -> None:
+async def test_a_frozen_poller_is_replaced_when_its_lease_expires_and_stops_when_it_is_thawed(world: World) -> None:
     tick = "tick?n=1"
     async with Client.open(await world.http("gateway-1")) as client:
         await client.join(tick)
@@ -119,21 +116,21 @@ async def test_a_frozen_poller_is_replaced_when_its_lease_ends_and_stops_when_it
         frozen = await world.owned_by(tick)
         frozen_at = now()
         frozen.freeze()
-        await eventually(lambda: [poll for poll in world.of(tick, frozen_at) if poll.node != frozen.name])
+        await eventually(lambda: [poll for poll in world.polls_of(tick, frozen_at) if poll.node != frozen.name])
         assert world.gap(tick, frozen_at - 1) < LEASE_TTL + 1.5
         await client.hears_more(tick)
-        assert set(client.troubles(tick)[1:]) <= {"live"}  # stale for a moment, if at all
+        assert set(client.troubles(tick)[1:]) <= {"live"}  # at most one short stale
         thawed_at = now()
         frozen.thaw()
-        await eventually(lambda: len(world.of(tick, thawed_at)) > 20)
-        late = [poll for poll in world.of(tick, thawed_at) if poll.node == frozen.name]
+        await eventually(lambda: len(world.polls_of(tick, thawed_at)) > 20)
+        late = [poll for poll in world.polls_of(tick, thawed_at) if poll.node == frozen.name]
         assert [poll.at - thawed_at for poll in late if waited(thawed_at, poll.at) > 0.5] == []
         await world.ready(frozen.name)  # under a new lease
-        await client.hears_more(tick)  # and no version went back: the client looks at each
+        await client.hears_more(tick)  # the client asserts that no version went back
         assert client.seen[tick].snapshots == 1
 
 
-async def test_a_poller_that_joins_takes_its_share_without_gap_or_double(world: World) -> None:
+async def test_a_poller_that_joins_gets_its_share_of_topics_without_gaps_or_double_polls(world: World) -> None:
     ticks = [f"tick?n={n}" for n in range(60)]
     async with Client.open(await world.http("gateway-1")) as client:
         await client.join(*ticks)
@@ -141,30 +138,31 @@ async def test_a_poller_that_joins_takes_its_share_without_gap_or_double(world: 
         started_at = now()
         await world.start("poller", "poller-3")
 
-        async def most() -> int:
+        async def highest_count() -> int:
+            """Return the number of topics of the poller that owns most."""
             owners = Counter(
                 [OwnerRecord.decode(kv.value).node for kv in (await world.etcd.range(world.keys.owners)).kvs]
             )
             return max(owners.values())
 
         async def even() -> bool:
-            return await most() <= 1.25 * len(ticks) / 3
+            return await highest_count() <= 1.25 * len(ticks) / 3
 
         await eventually(even, 10.0)
         await eventually(lambda: len({poll.node for poll in world.polls if poll.at > now() - 1}) == 3)
         for tick in ticks:
             assert world.gap(tick, started_at) < 2 * INTERVAL + NOISE
             assert not world.is_doubled(tick, started_at)
-        told_at = now()
-        world.services["poller-3"].ask_to_stop()  # and gives it back
+        stopped_at = now()
+        world.services["poller-3"].ask_to_stop()  # the others get its share back
         await world.ended("poller-3")
-        await eventually(lambda: all(len(world.of(tick, told_at)) > 10 for tick in ticks))
+        await eventually(lambda: all(len(world.polls_of(tick, stopped_at)) > 10 for tick in ticks))
         for tick in ticks:
-            assert world.gap(tick, told_at) < 2 * INTERVAL + NOISE
+            assert world.gap(tick, stopped_at) < 2 * INTERVAL + NOISE
         client.noticed_nothing()
 
 
-async def test_a_gateway_that_is_told_to_stop_sends_its_clients_away_and_leaves_no_key(world: World) -> None:
+async def test_a_drained_gateway_closes_its_connections_with_1012_and_leaves_no_key(world: World) -> None:
     async with contextlib.AsyncExitStack() as stack:
         address = await world.http("gateway-1")
         clients = [await stack.enter_async_context(Client.open(address)) for _ in range(20)]
@@ -181,7 +179,7 @@ async def test_a_gateway_that_is_told_to_stop_sends_its_clients_away_and_leaves_
         await eventually(nothing_left)
 
 
-async def test_a_frozen_gateway_loses_its_demand_and_is_back_with_its_clients_when_it_wakes_up(world: World) -> None:
+async def test_a_frozen_gateway_loses_its_demand_and_serves_its_clients_again_when_it_is_thawed(world: World) -> None:
     tick = "tick?n=1"
     async with Client.open(await world.http("gateway-1")) as client:
         await client.join(tick)

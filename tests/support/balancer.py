@@ -1,4 +1,4 @@
-"""What stands in front of gateways: one address, which leads to the first that answers. It can cut connections."""
+"""A load balancer for tests: one address that leads to the first gateway that answers. It can cut all connections."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from pollcast.services.process.settings import HostPort, split_host_port
 
 
 class Balancer:
-    """`address` is where it listens."""
+    """A TCP proxy that listens on `address` (`host:port`)."""
 
     def __init__(self, gateways: Sequence[HostPort]) -> None:
         self.gateways = list(gateways)
         self.address: HostPort = ""
-        self.connections = 0  # ever
+        self.connections = 0  # number of connections accepted so far
         self._open: set[asyncio.StreamWriter] = set()
         self._closed = False
 
     @classmethod
     @contextlib.asynccontextmanager
     async def start(cls, gateways: Sequence[HostPort]) -> AsyncIterator[Balancer]:
+        """Run a balancer, and cut all of its connections on leaving."""
         balancer = cls(gateways)
         server = await asyncio.start_server(balancer._serve, "127.0.0.1", 0)
         balancer.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -34,10 +35,11 @@ class Balancer:
 
     @property
     def url(self) -> str:
+        """The base URL for clients."""
         return f"http://{self.address}"
 
     def cut(self) -> None:
-        """All connections break; new ones are taken."""
+        """Abort all connections. New ones are accepted."""
         for writer in list(self._open):
             writer.transport.abort()
 
@@ -57,6 +59,7 @@ class Balancer:
             writer.transport.abort()
 
     async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """Connect to the first gateway that answers; return None when none does."""
         for gateway in self.gateways:
             with contextlib.suppress(OSError):
                 return await asyncio.open_connection(*split_host_port(gateway))
@@ -64,7 +67,7 @@ class Balancer:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Until one side ends, which ends the other."""
+    """Copy bytes until the reader ends, and close the writer then."""
     with contextlib.suppress(OSError):
         while data := await reader.read(65536):
             writer.write(data)

@@ -1,8 +1,8 @@
-"""A strict client for tests: it checks every message of a gateway against docs/reference/channels.md#messages.
+"""A client that checks everything it receives.
 
-`pollcast_client` follows the topics and applies the deltas strictly. This client records every pushed message with its
-time, and compares each version with the one before. It lives as long as the body of `Client.open`. When its connection
-is lost it reconnects, resumes, and counts that.
+`pollcast_client` follows the topics and applies deltas strictly (docs/reference/channels.md#delta). This client records
+each message with its time, and asserts that versions increase. It lives as long as the body of `Client.open`. When its
+connection is lost, it connects again, resumes its topics, and counts the reconnect.
 """
 
 from __future__ import annotations
@@ -20,35 +20,38 @@ from pollcast_client.watching import Url
 from tests.support.waiting import eventually, stood_still
 
 HEARTBEAT_SECONDS = 5.0
+"""Interval of the client's heartbeats."""
 
 PATIENCE_SECONDS = 0.3
-"""Pause of the machine, in seconds, beyond which a topic may become stale without a fault: the limit is one second."""
+"""Time that the machine must have stood still to excuse the status `stale`, which a gateway sends after a second."""
 
 
 @dataclass(slots=True)
 class Seen:
-    """One topic as a client sees it: its result, and the messages that led to it."""
+    """The state of one topic at a client, and the messages that led to it."""
 
     result: Result | None = None
-    snapshots: int = 0
-    deltas: int = 0
-    statuses: list[str] = field(default_factory=list)  # all states that the gateway sent, in order
-    status: tuple[str, str | None] | None = None  # the last one on this connection, with its reason
+    snapshots: int = 0  # number of snapshots received
+    deltas: int = 0  # number of deltas received
+    statuses: list[str] = field(default_factory=list)  # the state of each status message
+    status: tuple[str, str | None] | None = None  # state and reason of the last status on this connection
     reply: Joined | None = None
-    replied_after: float = 0.0
-    at: list[float] = field(default_factory=list)  # arrival of each result, on the monotonic clock
-    anew: bool = True  # nothing was pushed since the topic was joined on this connection
+    replied_after: float = 0.0  # seconds from the join to its reply
+    at: list[float] = field(default_factory=list)  # time.monotonic() of each result
+    anew: bool = True  # no message has arrived since the topic was joined on this connection
 
     @property
     def rows(self) -> list[Row] | None:
+        """The rows of the current result, or None before the first."""
         return list(self.result.rows) if self.result is not None else None
 
     @property
     def version(self) -> Version | None:
+        """The version of the current result, or None before the first."""
         return _version(self.result.version) if self.result is not None else None
 
     def check(self, pushed: Pushed) -> None:
-        """Raise AssertionError when this message must not arrive now. The client checks the content of deltas."""
+        """Count a message, and assert that the gateway may send it now. `pollcast_client` checks a delta's content."""
         if pushed.event == "status":
             status = pushed.payload["state"], pushed.payload["reason"]
             assert status != self.status
@@ -57,8 +60,8 @@ class Seen:
             return
         assert pushed.event in ("snapshot", "delta"), pushed
         before, after = self.version, _version(pushed.payload["version"])
-        # A gateway that cannot place `since` sends a snapshot. Its version may be the one that this client has, or an
-        # older one when that gateway is a step behind the former gateway.
+        # A gateway that does not have `since` in its history sends a snapshot. It may be of the version that we have
+        # already, or of an earlier one when this gateway is a step behind our last one.
         if before is not None and not (self.anew and pushed.event == "snapshot"):
             assert after > before
         self.anew = False
@@ -67,7 +70,7 @@ class Seen:
 
 
 class Client:
-    """A connected client. `seen` maps topics, as they were joined, to their state; `closed` is the last close code."""
+    """A client of `open`: `seen` has the state of each topic, by its spelling; `closed` is the last close code."""
 
     def __init__(self, url: Url) -> None:
         self.seen: dict[str, Seen] = {}
@@ -81,8 +84,11 @@ class Client:
     @staticmethod
     @contextlib.asynccontextmanager
     async def open(url: Url) -> AsyncIterator[Client]:
-        """Open a client that is connected on entry. `url` is a gateway's address, or a function that finds one for each
-        connection. Raises AssertionError, in a group, when a message violates the protocol."""
+        """Run a client, which is connected on entry.
+
+        `url` is a gateway's URL, or a function that returns one for each connection. Raises AssertionError, in a group,
+        when a gateway sends something that it must not send.
+        """
         client = Client(url)
         async with asyncio.TaskGroup() as tasks:
             following = tasks.create_task(client._follow())
@@ -91,14 +97,14 @@ class Client:
             following.cancel()
 
     async def join(self, *topics: str, canonical: str | None = None) -> None:
-        """Join the topics and return when all joins have succeeded. They are canonical unless `canonical` is given."""
+        """Join the topics and return when all joins are accepted. `canonical` is their canonical topic, if another."""
         self._canonical |= dict.fromkeys(topics, canonical) if canonical else {}
         for topic in topics:
             await self._join(topic, None)
         await eventually(lambda: all(self.seen[topic].reply for topic in topics), what="all joins are answered")
 
     async def resume(self, topic: str, known: Result) -> None:
-        """Join with a known result, perhaps of another gateway. The counts start at zero."""
+        """Join with a known result, perhaps of another gateway, and start to count messages anew."""
         await self._join(topic, known)
         await eventually(lambda: self.seen[topic].reply)
 
@@ -112,7 +118,7 @@ class Client:
         await eventually(lambda: all(self.seen[topic].result is not None for topic in topics))
 
     async def shows(self, topic: str, rows: list[dict[str, Any]]) -> None:
-        """Wait until the topic's result consists of these rows."""
+        """Wait until the topic has exactly these rows."""
         await eventually(lambda: self.seen[topic].rows == rows, what=f"{topic} shows {rows}")
 
     async def hears_more(self, topic: str) -> None:
@@ -121,19 +127,19 @@ class Client:
         await eventually(lambda: len(self.seen[topic].at) > before, what=f"more of {topic}")
 
     def noticed_nothing(self, *topics: str) -> None:
-        """Raise AssertionError when one of the topics (default: all) needed another snapshot or got another state than
-        live."""
+        """Assert that each of the topics (default: all) got one snapshot and no status message (`troubles`)."""
         for topic in topics or self.seen:
             seen = self.seen[topic]
             assert (topic, seen.snapshots, self.troubles(topic)) == (topic, 1, [])
 
     def troubles(self, topic: str) -> list[str]:
-        """Return the states that the gateway sent, without those that a pause of the machine explains."""
+        """Return the states of the topic's status messages, or none when a machine that stood still explains them."""
         statuses = self.seen[topic].statuses
         excused = stood_still(self.began) > PATIENCE_SECONDS and set(statuses) == {"stale", "live"}
         return [] if excused and statuses[-1] == "live" else statuses
 
     async def leave(self, topic: str) -> None:
+        """Leave the topic."""
         await self._watch.leave(f"live:{topic}")
 
     async def _follow(self) -> None:

@@ -31,15 +31,19 @@ class Node:
     grpc: str | None
 
     def kill(self) -> None:
+        """End the process with SIGKILL."""
         os.kill(self.pid, signal.SIGKILL)
 
     def freeze(self) -> None:
+        """Stop the process with SIGSTOP: its connections stay open, and nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
+        """Let the process continue after `freeze`."""
         os.kill(self.pid, signal.SIGCONT)
 
     def terminate(self) -> None:
+        """Ask the process to end with SIGTERM."""
         os.kill(self.pid, signal.SIGTERM)
 
 
@@ -53,18 +57,22 @@ class Cluster:
 
     @property
     def etcd(self) -> list[str]:
+        """The addresses of etcd's members, `host:port`."""
         endpoints: list[str] = self.info["etcd"]
         return endpoints
 
     @property
     def namespace(self) -> str:
+        """The prefix of the cluster's keys in etcd."""
         return str(self.info["namespace"])
 
     @property
     def database_url(self) -> str:
+        """The URL of the database that is polled."""
         return str(self.info["database_url"])
 
     def nodes(self, role: str) -> list[Node]:
+        """Return the processes of a role, which may be `etcd` too."""
         return [Node(**node) for node in self.info["nodes"] if node["role"] == role]
 
     def gateway(self, number: int = 0) -> str:

@@ -1,8 +1,8 @@
-"""A seeded nemesis for a World, and what makes clients roam between its gateways while it is at work.
+"""A nemesis, which inflicts random faults on a World, and addresses for clients that roam between the gateways.
 
-The nemesis does one thing at a time and heals it before the next: kill, freeze or stop a poller or a gateway (another
-of the same name takes its place), let a poller join or leave for good, kill or freeze a member of etcd (at times its
-leader). What it did is in `deeds`. The same seed gives the same choices.
+The nemesis inflicts one fault at a time and heals it before the next. It kills, freezes or stops a poller or a gateway
+(another process of the same name takes its place), lets a poller join or leave for good, kills or freezes a member of
+etcd, which may be the leader. It counts its faults in `faults`. The same seed gives the same choices.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from tests.support.world import LEASE_TTL, Service, World
 
 MIN_POLLERS, MAX_POLLERS = 2, 4
 MEMBER_BACK_SECONDS = 15.0
+"""Maximum time until a member of etcd is healthy again."""
 
 
 def any_gateway(world: World, rng: random.Random) -> Callable[[], Awaitable[str]]:
-    """For clients that roam: finds one that is ready, for each connection another."""
+    """Return a function that returns the address of a random ready gateway, for each connection of a roaming client."""
 
     async def address() -> str | None:
+        """Return the address of a random running gateway, or None when it is not ready."""
         services = world.services.values()
         names = [service.name for service in services if service.role == "gateway" and service.running]
         record = await world.node(rng.choice(names)) if names else None
@@ -37,15 +39,15 @@ def any_gateway(world: World, rng: random.Random) -> Callable[[], Awaitable[str]
 
 
 class Nemesis:
-    """See the module."""
+    """A source of random faults for a world and its etcd, with the number of faults of each kind in `faults`."""
 
     def __init__(self, world: World, etcd: EtcdServer, seed: int) -> None:
-        self.deeds: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
         self._world = world
         self._etcd = etcd
         self._rng = random.Random(seed)
-        self._born = 0
-        self._evils: list[Callable[[], Awaitable[str]]] = [
+        self._added = 0  # number of pollers that it has added
+        self._choices: list[Callable[[], Awaitable[str]]] = [
             self._kill,
             self._kill,
             self._freeze,
@@ -57,19 +59,20 @@ class Nemesis:
         ]
 
     async def rage(self, seconds: float) -> None:
-        """For so long; all is healed on return."""
+        """Inflict faults for this long. All of them are healed on return."""
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
-            deed = await self._rng.choice(self._evils)()
-            self.deeds[deed] += 1
+            fault = await self._rng.choice(self._choices)()
+            self.faults[fault] += 1
             await asyncio.sleep(self._rng.uniform(0.2, 2.0))
 
     def _pick(self, *roles: str) -> Service:
+        """Return a random running service of one of the roles."""
         running = [service for service in self._world.services.values() if service.role in roles and service.running]
         return self._rng.choice(sorted(running, key=lambda service: service.name))
 
     async def _replace(self, service: Service) -> None:
-        """Another process of the same name and role."""
+        """Start another process of the same name and role."""
         await self._world.start(service.role, service.name)
 
     async def _kill(self) -> str:
@@ -99,8 +102,8 @@ class Nemesis:
     async def _scale_out(self) -> str:
         if len(self._pollers()) >= MAX_POLLERS:
             return await self._scale_in()
-        self._born += 1
-        await self._world.start("poller", f"poller-new-{self._born}")
+        self._added += 1
+        await self._world.start("poller", f"poller-new-{self._added}")
         return "poller joined"
 
     async def _scale_in(self) -> str:

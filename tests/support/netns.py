@@ -1,9 +1,9 @@
-"""A network that can be cut: namespaces on a switch, as root on Linux with iproute2.
+"""A network for tests of partitions: network namespaces on a switch. It needs root, Linux and iproute2.
 
-Each host is a namespace with an address of its own; the tests themselves are on the switch as well and reach all of
-them. The switch is a bridge in a namespace too, where no firewall of the machine (Docker's, say) applies. A cut between
-two hosts is silent, as a broken switch is: each sends its packets for the other to a hardware address that nobody has.
-Connections stay open until somebody gives them up.
+Each host is a namespace with an address of its own. The tests themselves are connected to the switch and reach all
+hosts. The switch is a bridge in a namespace of its own, where no firewall of the machine (Docker's, for example)
+applies. A cut between two hosts is silent, like a broken switch: each sends its packets for the other to a hardware
+address that does not exist. Connections stay open until one of their ends gives up.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from itertools import combinations
 
 IP = shutil.which("ip", path=os.environ["PATH"] + ":/usr/sbin:/sbin") or "ip"
 NOWHERE = "02:00:00:00:00:99"
+"""A hardware address that no host has."""
 
 
 class Network:
-    """Made by `network`."""
+    """A switch with hosts, which can be cut off from each other. `network` creates it."""
 
     def __init__(self) -> None:
         self._id = uuid.uuid4().hex[:6]
@@ -30,7 +31,7 @@ class Network:
         self._numbers: dict[str, int] = {}
 
     def host(self, name: str) -> str:
-        """Adds a host, and returns its address."""
+        """Add a host and return its address."""
         number = self._numbers[name] = len(self._numbers) + 2
         namespace, port = self._namespace(name), f"port{number}"
         _ip("netns", "add", namespace)
@@ -42,20 +43,21 @@ class Network:
         return self.address(name)
 
     def address(self, name: str) -> str:
+        """Return the IP address of a host."""
         return f"{self._subnet}.{self._numbers[name]}"
 
     def on(self, name: str) -> list[str]:
-        """What to put before a command that should run on this host."""
+        """Return the words to put before a command so that it runs on this host."""
         return [IP, "netns", "exec", self._namespace(name)]
 
     def cut(self, some: list[str], others: list[str]) -> None:
-        """Nothing passes between any of some and any of the others, in either direction."""
+        """Stop all packets between `some` and `others`, in both directions."""
         for one, other in _pairs(some, others):
             self._lose(one, other)
             self._lose(other, one)
 
     def heal(self) -> None:
-        """Everything passes again."""
+        """Let all packets pass again."""
         for one, other in combinations(self._numbers, 2):
             for here, there in ((one, other), (other, one)):
                 _ip("-n", self._namespace(here), "neigh", "flush", "to", self.address(there), "nud", "all")
@@ -87,7 +89,7 @@ class Network:
 
 @contextlib.contextmanager
 def network() -> Iterator[Network]:
-    """A scope: all of it is gone afterwards, with whatever still runs there left without a network."""
+    """Create a network and remove it on leaving. Processes that still run on its hosts lose their network then."""
     made = Network()
     made._up()
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from pollcast.poller.answer import Outcome, divide
+from pollcast.poller.answer import Outcome
 from pollcast.poller.database import Database
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError
@@ -25,10 +25,17 @@ def query(sql: str, *, name: str = "q", params: str = "", **fields: Any) -> Quer
     lines = [
         f"[queries.{name}]",
         f"sql = {json.dumps(sql, ensure_ascii=False)}",
-        *(f"{k} = {json.dumps(v)}" for k, v in fields.items()),
+        *(f"{k} = {_toml(v)}" for k, v in fields.items()),
     ]
     text = "\n".join([*lines, f"[queries.{name}.params]", params])
     return catalog.parse(text, "test.toml").query(name)
+
+
+def _toml(value: Any) -> str:
+    """Return a value as inline TOML."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(name)} = {_toml(each)}" for name, each in value.items()) + "}"
+    return json.dumps(value)
 
 
 def setup(database: str, *statements: str) -> None:
@@ -41,7 +48,7 @@ def setup(database: str, *statements: str) -> None:
 async def outcome(db: Database, q: Query, values: Mapping[str, str] | None = None) -> Outcome:
     """Poll one topic alone, and return its outcome."""
     answer = await db.execute(single_statement(q, values or {}), q)
-    return answer if isinstance(answer, PollError) else divide(answer, [None], q)[0]
+    return answer if isinstance(answer, PollError) else answer.outcomes[0]
 
 
 async def rows(db: Database, q: Query, values: Mapping[str, str] | None = None) -> list[Any]:
@@ -60,9 +67,9 @@ async def poll_error(db: Database, q: Query, values: Mapping[str, str] | None = 
 
 async def both_ways(db: Database, q: Query, *topics: Mapping[str, str]) -> list[Outcome]:
     """Poll the topics in one statement, check that each has the same outcome alone, and return the outcomes."""
-    answer = await db.execute(batch_statement(q, topics), q)
+    answer = await db.execute(batch_statement(q, topics), q, [None] * len(topics))
     assert not isinstance(answer, PollError), answer
-    outcomes = divide(answer, [None] * len(topics), q)
+    outcomes = answer.outcomes
     assert outcomes == [await outcome(db, q, values) for values in topics]
     return outcomes
 
@@ -84,8 +91,8 @@ async def round_of(db: Database, q: Query, *values: Mapping[str, str]) -> tuple[
         sizes.append(len(group))
         parameters = [topic.topic.values for topic in group]
         statement = batch_statement(q, parameters) if len(group) > 1 else single_statement(q, parameters[0])
-        answer = await db.execute(statement, q)
-        return answer if isinstance(answer, PollError) else divide(answer, [None] * len(group), q)
+        answer = await db.execute(statement, q, [None] * len(group))
+        return answer if isinstance(answer, PollError) else answer.outcomes
 
     def deliver(topic: OwnedTopic, result: Outcome, at_fault: bool) -> None:
         assert topic.name not in outcomes

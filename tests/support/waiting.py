@@ -1,4 +1,7 @@
-"""Waiting for a condition, never for a time; and what of a time was not ours, as the machine stood still."""
+"""Functions that wait for conditions, and a measure of the time for which the machine stood still.
+
+A shared machine stands still now and then, even for seconds. Assertions about durations subtract that time.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,17 @@ from typing import TypeVar, overload
 T = TypeVar("T")
 
 PAUSE_SECONDS = 0.02
+"""Interval between two checks of a condition."""
 
 BEAT_SECONDS = 0.02
+"""Interval between two beats of the pulse."""
+
 STILL_SECONDS = 0.1
-"""A beat that comes later by more than this tells that the machine stood still."""
+"""Delay of a beat from which on the machine is regarded as having stood still."""
 
 
 class Pulse(threading.Thread):
-    """Beats, and notes when it could not: a machine that is shared stands still now and then, for seconds even. Who
-    asserts that something takes no longer than so long takes off what `stood_still` says."""
+    """A thread that wakes up at a fixed interval and records the periods during which it could not."""
 
     def __init__(self) -> None:
         super().__init__(name="pulse", daemon=True)
@@ -34,8 +39,9 @@ class Pulse(threading.Thread):
             self._known = beat, (*pauses, (before, beat)) if late else pauses
 
     def stood_still(self, since: float, until: float) -> float:
+        """Return the seconds between two times of time.monotonic() for which the machine stood still."""
         beat, pauses = self._known
-        late = beat + BEAT_SECONDS + STILL_SECONDS, time.monotonic()  # in the middle of a pause, that is
+        late = beat + BEAT_SECONDS + STILL_SECONDS, time.monotonic()  # a pause that has not ended yet
         return sum(max(0.0, min(until, ended) - max(since, began)) for began, ended in (*pauses, late))
 
 
@@ -44,7 +50,10 @@ _pulse.start()
 
 
 def stood_still(since: float, until: float | None = None) -> float:
-    """For how many seconds the machine stood still between two times of time.monotonic(); the second: now."""
+    """Return the seconds between two times of time.monotonic() for which the machine stood still.
+
+    `until` is the present by default.
+    """
     return _pulse.stood_still(since, time.monotonic() if until is None else until)
 
 
@@ -53,9 +62,11 @@ async def eventually(condition: Callable[[], Awaitable[T]], deadline: float = ..
 @overload
 async def eventually(condition: Callable[[], T], deadline: float = ..., *, what: str = ...) -> T: ...
 async def eventually(condition: Callable[[], T | Awaitable[T]], deadline: float = 20.0, *, what: str = "") -> T:
-    """Calls `condition` (plain or async) until it gives something true, and returns that. One that raises
-    AssertionError is not there yet. AssertionError, which says `what`, after `deadline` seconds, not counting those for
-    which the machine stood still."""
+    """Call `condition` (plain or async) until its result is true, and return that result.
+
+    An AssertionError of the condition counts as a false result. Raises AssertionError, which quotes `what`, after
+    `deadline` seconds, not counting the time for which the machine stood still.
+    """
     began = time.monotonic()
     while True:
         why = ""
@@ -73,7 +84,7 @@ async def eventually(condition: Callable[[], T | Awaitable[T]], deadline: float 
 
 
 def eventually_sync(condition: Callable[[], T], deadline: float = 20.0, *, what: str = "") -> T:
-    """`eventually` for tests without an event loop."""
+    """Do the same as `eventually`, in tests without an event loop."""
     began = time.monotonic()
     while True:
         why = ""
@@ -90,6 +101,7 @@ def eventually_sync(condition: Callable[[], T], deadline: float = 20.0, *, what:
 
 
 def _text(condition: Callable[[], object]) -> str:
+    """Return the condition's source, for the error message."""
     try:
         return inspect.getsource(condition).strip()
     except (OSError, TypeError):

@@ -1,7 +1,7 @@
-"""A cluster that a test takes apart: every service a process of its own, every poll noted by the database.
+"""A cluster for a test to break: every service is a process of its own, and the database reports every poll.
 
-`async with start_world(…)` gives servers that stand; services are started one by one by `start`, and stopped with
-SIGTERM on leaving, unless the test ended them.
+`async with start_world(…)` prepares a database and a catalogue. `World.start` starts services one by one. On leaving,
+services that still run are stopped with SIGTERM.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LEASE_TTL = 2
 LINGER = 0.5
 
 STRAGGLERS = 1
-"""Polls that were under way when a topic was handed over, and that the database got to later."""
+"""Maximum number of polls in flight during a hand-over that the database executes after it."""
 
 CATALOG = """
 [queries.stock]
@@ -68,7 +68,7 @@ end $$;
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """One poll of one topic, as the database saw it."""
+    """A poll of one topic, as the database reported it."""
 
     topic: str
     at: float  # seconds since the Unix epoch
@@ -76,7 +76,7 @@ class Poll:
 
 
 class Service(Child):
-    """One of our processes. What it should end with is asserted when the world ends."""
+    """The process of one service, whose log is in a file of the world's folder."""
 
     def __init__(self, role: Role, name: str, program: Sequence[str], log: Path) -> None:
         super().__init__(name, program, log, env=os.environ | {"PYTHONUNBUFFERED": "1"})
@@ -84,11 +84,11 @@ class Service(Child):
 
 
 class World:
-    """See the module. Made by `start_world`."""
+    """The services of a cluster and the polls of its database. `start_world` creates it."""
 
     def __init__(self, folder: Path, endpoints: Sequence[str], keys: Keys, etcd: Etcd, url: str) -> None:
         self.keys = keys
-        self.etcd = etcd  # what the test sees it through
+        self.etcd = etcd  # the test's own client
         self.url = url
         self.polls: list[Poll] = []
         self.services: dict[str, Service] = {}
@@ -97,7 +97,10 @@ class World:
         self._endpoints = endpoints
 
     async def start(self, role: Role, name: str, *flags: str, wrap: Sequence[str] = (), wait: bool = True) -> Service:
-        """Ready on return, unless it should not be waited for."""
+        """Start a service under this name, and return when it is ready (with `wait`).
+
+        `flags` are further flags of its command; `wrap` is a command that runs it, in another network namespace say.
+        """
         command = [sys.executable, "-m", "pollcast", role, "--node", name, "--lease-ttl", str(LEASE_TTL)]
         command += ["--etcd", ",".join(self._endpoints), "--namespace", self.keys.namespace]
         command += ["--http", "127.0.0.1:0"] if "--http" not in flags else []
@@ -111,7 +114,7 @@ class World:
         return service
 
     async def start_all(self, pollers: int = 2, gateways: int = 2) -> None:
-        """poller-1 …, gateway-1 …, unless they run already; ready on return."""
+        """Start poller-1 …, gateway-1 … unless they run already, and return when all of them are ready."""
         names: list[tuple[Role, str]] = [("poller", f"poller-{n + 1}") for n in range(pollers)]
         names += [("gateway", f"gateway-{n + 1}") for n in range(gateways)]
         for role, name in names:
@@ -121,11 +124,13 @@ class World:
             await self.ready(name)
 
     async def node(self, name: str) -> NodeRecord | None:
-        """Its entry in etcd."""
+        """Return the service's node record in etcd, or None when there is none."""
         kv = await self.etcd.get(self.keys.node(self.services[name].role, name))
         return NodeRecord.decode(kv.value) if kv is not None else None
 
     async def ready(self, name: str, seconds: float = 30.0) -> NodeRecord:
+        """Wait until the service is ready and return its node record. Raises RuntimeError when the process ends."""
+
         async def entry() -> list[NodeRecord]:
             service = self.services[name]
             if not service.running:
@@ -136,29 +141,33 @@ class World:
         return (await eventually(entry, seconds, what=f"{name} is ready"))[0]
 
     async def ended(self, name: str, seconds: float = 10.0) -> None:
-        """It ends within so long, and well."""
+        """Wait until the service has ended, and assert that its exit status is 0."""
         service = self.services[name]
         await eventually(lambda: not service.running, seconds, what=f"{name} has ended")
         assert service.status == 0, f"{name} {service.how_it_ended()}\n{service.tail(40)}"
 
     async def http(self, name: str) -> str:
+        """Return `host:port` of the service's HTTP."""
         record = await self.node(name)
         assert record is not None
         assert record.http is not None
         return record.http
 
     async def owner(self, topic: str) -> str | None:
+        """Return the name of the topic's owner in etcd, or None when it has none."""
         kv = await self.etcd.get(self.keys.owner(topic))
         return OwnerRecord.decode(kv.value).node if kv is not None else None
 
     async def owned_by(self, topic: str) -> Service:
+        """Wait until the topic has an owner and return that poller."""
+
         async def owner() -> str | None:
             return await self.owner(topic)
 
         return self.services[str(await eventually(owner, what=f"{topic} has an owner"))]
 
     async def nothing_owned(self) -> None:
-        """What nobody watches any more has been released."""
+        """Wait until no topic has an owner."""
 
         async def released() -> bool:
             return not (await self.etcd.range(self.keys.owners)).kvs
@@ -166,34 +175,37 @@ class World:
         await eventually(released, what="no topic has an owner")
 
     async def keys_left(self) -> list[str]:
+        """Return all keys of the cluster in etcd."""
         return [kv.key for kv in (await self.etcd.range(self.keys.namespace + "/")).kvs]
 
     def execute(self, statement: str) -> None:
+        """Execute an SQL statement in the database."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(statement)
 
-    def of(self, topic: str, since: float = 0.0) -> list[Poll]:
-        """Its polls from a time on, by time."""
+    def polls_of(self, topic: str, since: float = 0.0) -> list[Poll]:
+        """Return the polls of the topic from a time on, in the order of their times."""
         return sorted((poll for poll in self.polls if poll.topic == topic and poll.at >= since), key=lambda p: p.at)
 
     def gap(self, topic: str, since: float) -> float:
-        """The longest time between two polls of the topic, from a time on, in seconds; less what the machine stood
-        still meanwhile."""
-        times = [poll.at for poll in self.of(topic, since)]
+        """Return the longest time between two polls of the topic from a time on, in seconds.
+
+        Time for which the machine stood still does not count.
+        """
+        times = [poll.at for poll in self.polls_of(topic, since)]
         return max((waited(before, after) for before, after in itertools.pairwise(times)), default=0.0)
 
     def alternations(self, topic: str, since: float) -> int:
-        """How often another poller polled than before: once per hand-over, more when two poll at a time."""
-        nodes = [poll.node for poll in self.of(topic, since)]
+        """Return how often the polling node changed: once per hand-over, more often when two poll at the same time."""
+        nodes = [poll.node for poll in self.polls_of(topic, since)]
         return sum(before != after for before, after in itertools.pairwise(nodes))
 
     def is_doubled(self, topic: str, since: float) -> bool:
-        """Whether two poll it at a time, rather than one after the other with a hand-over at most
-        (and the polls that were under way then)."""
+        """Return whether two pollers poll the topic at the same time. One hand-over with its stragglers is allowed."""
         return self.alternations(topic, since) > 1 + 2 * STRAGGLERS
 
     async def stop(self) -> None:
-        """All services, which must end well if the test left them running."""
+        """Stop all services that run, and assert that each of them ends with exit status 0."""
         left = [service for service in self.services.values() if service.running]
         for service in left:
             service.ask_to_stop()
@@ -203,7 +215,7 @@ class World:
 
 @contextlib.contextmanager
 def own_database(server: PostgresServer) -> Iterator[str]:
-    """The URL of an empty database, for longer than a test."""
+    """Create an empty database, give its URL, and drop it on leaving; unlike the fixture `database`, for any scope."""
     name = f"t_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute(f"create database {name} strategy = wal_log")
@@ -216,7 +228,7 @@ def own_database(server: PostgresServer) -> Iterator[str]:
 async def start_world(
     folder: Path, endpoints: Sequence[str], database_url: str, namespace: str = "/pollcast", catalog: str = CATALOG
 ) -> AsyncIterator[World]:
-    """A scope. The database gets SCHEMA."""
+    """Run a world without services; its database gets SCHEMA. On leaving, the services must stop with status 0."""
     async with Etcd.open(EtcdSettings(etcd=tuple(endpoints))) as etcd, asyncio.TaskGroup() as tasks:
         world = World(folder, endpoints, Keys(namespace), etcd, database_url)
         world.catalog.write_text(catalog)
@@ -236,16 +248,15 @@ async def start_world(
 
 async def _listen(listener: psycopg.AsyncConnection[Any], polls: list[Poll]) -> None:
     async for notice in listener.notifies():
-        said = orjson.loads(notice.payload)
-        polls.append(Poll(said["topic"], said["at"], said["node"]))
+        polls.append(Poll(**orjson.loads(notice.payload)))
 
 
 def now() -> float:
-    """Seconds since the Unix epoch, as Poll counts them."""
+    """Return the time in seconds since the Unix epoch, comparable with `Poll.at`."""
     return time.time()
 
 
 def waited(since: float, until: float) -> float:
-    """Seconds between two such times, less those for which the machine stood still."""
+    """Return the seconds between two times of `now()`, without the time for which the machine stood still."""
     ahead = time.time() - time.monotonic()
     return until - since - stood_still(since - ahead, until - ahead)

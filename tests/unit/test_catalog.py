@@ -104,6 +104,7 @@ def test_absent_fields_have_their_defaults() -> None:
     query = one('sql = "select 1;"')
     assert query == Query(name="q", sql="select 1")
     assert (query.interval, query.timeout, query.linger, query.refresh) == (1.0, 1.0, 5.0, 60.0)
+    assert (query.max_bytes, query.together, query.settings) == (16 * 1024 * 1024, "auto", {})
     assert (query.key, query.presence, query.max_rows, query.probe, query.roles) == ((), False, 10_000, None, ())
     assert query.public()["title"] is None
 
@@ -166,6 +167,55 @@ def test_limits_are_canonical_texts_and_bound_the_values_of_a_parameter() -> Non
         query.params["a"].value("z")
     with pytest.raises(ValueError, match="at most 1"):
         query.params["a"].value("xy")
+
+
+def test_a_list_has_a_type_a_bound_and_the_distinct_values_of_its_default() -> None:
+    query = one(
+        'sql = "select %(a)s, %(b)s, %(c)s"',
+        'a = "text[]"\n'
+        'b = { type = "int[]", default = [2, "01", 10, 1], max_items = 4, min = 1 }\n'
+        'c = { type = "date[]", default = [] }',
+    )
+    a, b, c = query.params.values()
+    assert (a.declared_type, a.type, a.required, a.default, a.max_items) == ("text[]", "text", True, None, 100)
+    assert (b.required, b.default, b.max_items) == (False, ("1", "10", "2"), 4)
+    assert (c.required, c.default, c.may_be_absent, b.may_be_absent) == (False, (), True, False)
+    assert [(p["type"], p["required"], p["default"]) for p in query.public()["params"]] == [
+        ("text[]", True, None),
+        ("int[]", False, [1, 10, 2]),
+        ("date[]", False, []),
+    ]
+
+
+def test_an_optional_parameter_is_null_when_it_is_absent() -> None:
+    param = one('sql = "select %(p)s"', 'p = { type = "int", optional = true, min = 1 }').params["p"]
+    assert (param.required, param.default, param.may_be_absent, param.absent) == (False, None, True, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1KiB", 1024), ("512KiB", 524_288), ("4MiB", 4_194_304), ("1.5MiB", 1_572_864)]
+)
+def test_a_size_is_a_number_and_a_unit(text: str, size: int) -> None:
+    assert one(f'sql = "select 1"\nmax_bytes = "{text}"').max_bytes == size
+
+
+@pytest.mark.parametrize(("toml", "together"), [("true", True), ("false", False), ('"auto"', "auto")])
+def test_together_is_a_boolean_or_auto(toml: str, together: object) -> None:
+    assert one(f'sql = "select 1"\ntogether = {toml}').together is together or together == "auto"
+
+
+def test_settings_are_set_to_the_values_of_parameters_which_count_as_used() -> None:
+    query = one(
+        'sql = "select 1"\nsettings = { "app.tenant" = "t", "app.ids" = "ids", timezone = "zone" }',
+        't = { type = "text", claim = "tenant" }\nids = "int[]"\nzone = { type = "text", optional = true }',
+    )
+    assert query.settings == {"app.tenant": "t", "app.ids": "ids", "timezone": "zone"}
+    assert query.setting_values({"t": "a", "ids": ("1", "2"), "zone": None}) == (
+        ("app.tenant", "a"),
+        ("app.ids", '{"1","2"}'),
+        ("timezone", None),
+    )
+    assert hash(query) == hash(query)
 
 
 SQL = 'sql = "select 1"'
@@ -236,6 +286,68 @@ PSQL = 'sql = "select %(p)s"'
         ),
         (f"{PSQL}\nparams.p = {{ type = 'text', claim = '' }}", "params.p.claim", "is empty"),
         (f"{SQL}\nparams.P = 'int'", "params.'P'", "is not a parameter name"),
+        (f"{SQL}\nmax_bytes = 4096", "max_bytes", "has no unit"),
+        (f"{SQL}\nmax_bytes = true", "max_bytes", "must be a size"),
+        (f"{SQL}\nmax_bytes = '4MB'", "max_bytes", "is not a size"),
+        (f"{SQL}\nmax_bytes = '1GiB'", "max_bytes", "is not a size"),
+        (f"{SQL}\nmax_bytes = '0.5KiB'", "max_bytes", "at least 1KiB"),
+        (f"{SQL}\nmax_bytes = '1025MiB'", "max_bytes", "at most 1024MiB"),
+        (f"{SQL}\ntogether = 'yes'", "together", "true, false or \"auto\", not 'yes'"),
+        (f"{SQL}\ntogether = 1", "together", "not an integer"),
+        (f"{SQL}\nsettings = 'a'", "settings", "must be a table"),
+        (f"{SQL}\nsettings = {{ 'app.tenant' = 'p' }}", "settings", "'p', which is not a parameter"),
+        (f"{PSQL}\nparams.p = 'int'\nsettings = {{ 'app.x' = 'pp' }}", "settings", "did you mean 'p'"),
+        (f"{PSQL}\nparams.p = 'int'\nsettings = {{ 'app.x' = 1 }}", "settings", "the name of a parameter"),
+        (f"{PSQL}\nparams.p = 'int'\nsettings = {{ 'app x' = 'p' }}", "settings", "not the name of a PostgreSQL"),
+        (f"{PSQL}\nparams.p = 'int'\nsettings = {{ \"a'b\" = 'p' }}", "settings", "not the name of a PostgreSQL"),
+        (f"{PSQL}\nparams.p = 'int'\nsettings = {{ Statement_Timeout = 'p' }}", "settings", "by Pollcast itself"),
+        (f"{PSQL}\nparams.p = 'int'\nsettings = {{ transaction_read_only = 'p' }}", "settings", "by Pollcast itself"),
+        (f"{PSQL}\nparams.p = 'int'\nsettings = {{ 'app.x' = 'p', 'App.X' = 'p' }}", "settings", "twice"),
+        (f"{SQL}\nparams.p = 'int'", "params.p", "is never used"),
+        (f"{SQL}\nparams.p = {{ type = 'int', default = 1 }}", "params.p", "is never used"),
+        (f"{SQL}\nparams.p = {{ type = 'text', claim = 'tenant' }}", "params.p", "is never used"),
+        ("sql = 'select 1 -- %(p)s'\nparams.p = 'int'", "params.p", "is never used"),
+        (f"{PSQL}\nparams.p = 'int[][]'", "params.p", "'int[][]' is not a type"),
+        (f"{PSQL}\nparams.p = '[]'", "params.p", "'[]' is not a type"),
+        (
+            f"{PSQL}\nparams.p = {{ type = 'int', max_items = 5 }}",
+            "params.p.max_items",
+            "is for lists; the type is int",
+        ),
+        (f"{PSQL}\nparams.p = {{ type = 'int[]', max_items = 0 }}", "params.p.max_items", "from 1"),
+        (f"{PSQL}\nparams.p = {{ type = 'int[]', optional = true }}", "params.p.optional", "write default = []"),
+        (f"{PSQL}\nparams.p = {{ type = 'int', optional = 1 }}", "params.p.optional", "true or false"),
+        (
+            f"{PSQL}\nparams.p = {{ type = 'int', optional = true, default = 1 }}",
+            "params.p.optional",
+            "contradicts default",
+        ),
+        (
+            f"{PSQL}\nparams.p = {{ type = 'int', optional = true, claim = 'c' }}",
+            "params.p.optional",
+            "contradicts claim",
+        ),
+        (f"{PSQL}\nparams.p = {{ type = 'int[]', default = 1 }}", "params.p.default", "must be a list"),
+        (f"{PSQL}\nparams.p = {{ type = 'int[]', default = [1, 'x'] }}", "params.p.default", "is not an int"),
+        (f"{PSQL}\nparams.p = {{ type = 'int[]', default = [[1]] }}", "params.p.default", "single value"),
+        (f"{PSQL}\nparams.p = {{ type = 'text[]', default = [1] }}", "params.p.default", "must be a string"),
+        (f"{PSQL}\nparams.p = {{ type = 'int[]', default = [1, 2], max = 1 }}", "params.p.default", "too large"),
+        (
+            f"{PSQL}\nparams.p = {{ type = 'int[]', default = [1, 2], max_items = 1 }}",
+            "params.p.default",
+            "at most 1",
+        ),
+        (
+            f"{PSQL}\nparams.p = {{ type = 'text[]', enum = ['a'], default = ['b'] }}",
+            "params.p.default",
+            "not one of",
+        ),
+        (f"{PSQL}\nparams.p = {{ type = 'int[]', enum = ['1'] }}", "params.p.enum", "is for text"),
+        (
+            f"{PSQL}\nparams.p = {{ type = 'text[]', claim = 'c', default = [] }}",
+            "params.p.default",
+            "contradicts claim",
+        ),
     ],
 )
 def test_each_fault_is_reported_with_its_field_and_reason(fields: str, field: str, reason: str) -> None:
@@ -324,6 +436,8 @@ JSON_LIKE = st.recursive(
     max_leaves=5,
 )
 FIELDS = ["title", "sql", "key", "interval", "timeout", "linger", "presence", "max_rows", "probe", "refresh", "roles"]
+FIELDS += ["max_bytes", "together", "settings"]
+PARAM_FIELDS = ["type", "default", "enum", "min", "max", "max_length", "claim", "max_items", "optional"]
 
 
 def toml(value: object) -> str:
@@ -347,8 +461,8 @@ def toml(value: object) -> str:
 
 @given(
     st.dictionaries(st.sampled_from([*FIELDS, "params"]), JSON_LIKE, max_size=4),
-    st.dictionaries(st.sampled_from(["type", "default", "enum", "min", "max", "max_length", "claim"]), JSON_LIKE),
-    st.sampled_from(["int", "text", "date", "numeric"]),
+    st.dictionaries(st.sampled_from(PARAM_FIELDS), JSON_LIKE),
+    st.sampled_from(["int", "text", "date", "numeric", "int[]", "text[]", "bool[]"]),
 )
 def test_any_catalogue_is_either_valid_or_refused_with_catalog_invalid(
     fields: dict[str, object], param: dict[str, object], type: str
@@ -363,6 +477,6 @@ def test_any_catalogue_is_either_valid_or_refused_with_catalog_invalid(
 
 
 def test_fields_without_effect_are_accepted() -> None:
-    text = "[queries.q]\nsql = 'select 1 as one'\nkey = []\nroles = []\nrefresh = '5s'\nparams.p = 'int'"
+    text = "[queries.q]\nsql = 'select 1 as one'\nkey = []\nroles = []\nrefresh = '5s'\nsettings = {}"
     query = parse(text, "c.toml").query("q")
-    assert (query.key, query.roles, query.probe, list(query.params)) == ((), (), None, ["p"])
+    assert (query.key, query.roles, query.probe, query.settings) == ((), (), None, {})

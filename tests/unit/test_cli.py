@@ -1,4 +1,4 @@
-"""The command line: clear errors, exit statuses, JSON; what it shows is tested on a cluster in test_up.py."""
+"""The command line: errors, exit statuses and JSON. test_up.py and test_terminal.py in tests/cluster run clusters."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ SECRET = "a secret that is long enough to be one"
 
 @dataclass
 class Done:
+    """A command that has ended."""
+
     returncode: int
     stdout: str
     stderr: str
@@ -36,7 +38,7 @@ Command = Callable[..., Done]
 
 @pytest.fixture
 def pollcast(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command in this process, without our POLLCAST_*."""
+    """A function that runs a command in this process, without the POLLCAST_* variables of the environment."""
 
     def run(*arguments: str, **environment: str) -> Done:
         for name in [name for name in os.environ if name.startswith("POLLCAST_")]:
@@ -46,14 +48,14 @@ def pollcast(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         monkeypatch.setattr(sys, "argv", ["pollcast", *arguments])
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        said = capsys.readouterr()
-        return Done(int(ended.value.code or 0), said.out, said.err)
+        printed = capsys.readouterr()
+        return Done(int(ended.value.code or 0), printed.out, printed.err)
 
     return run
 
 
 def process(*arguments: str) -> Done:
-    """Runs a command as a process of its own."""
+    """Run a command as a process of its own."""
     command = [sys.executable, "-m", "pollcast", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return Done(done.returncode, done.stdout, done.stderr)
@@ -69,11 +71,11 @@ def test_every_command_has_help_with_an_example(pollcast: Command, command: str)
     assert f"pollcast {command}" in done.stdout
 
 
-def test_the_version_is_told(pollcast: Command) -> None:
+def test_the_version_is_printed(pollcast: Command) -> None:
     assert pollcast("--version").stdout == "pollcast 0.1.0\n"
 
 
-def test_check_accepts_the_example(pollcast: Command) -> None:
+def test_check_accepts_the_demo_catalogue(pollcast: Command) -> None:
     done = pollcast("check", str(CATALOG))
     assert done.returncode == 0, done.stderr
     assert "richest_tellers: The richest tellers" in done.stdout
@@ -101,14 +103,14 @@ def test_check_prints_every_problem_and_exits_with_2(pollcast: Command, tmp_path
     assert [(p["query"], p["field"]) for p in problems] == [("a", "sql"), ("b", "interval")]
 
 
-def test_check_without_a_file_says_what_to_do(pollcast: Command) -> None:
+def test_check_without_a_file_names_the_setting_for_it(pollcast: Command) -> None:
     done = pollcast("check")
     assert done.returncode == 2
     assert "POLLCAST_CATALOG" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["gateway"], "POLLCAST_CATALOG: is required"),
         (["gateway", "--catalog", "x.toml", "--http", "0.0.0.0:4000"], "POLLCAST_AUTH=none"),
@@ -123,26 +125,26 @@ def test_check_without_a_file_says_what_to_do(pollcast: Command) -> None:
         (["token", "--sub", "alice"], "POLLCAST_AUTH_SECRET"),
     ],
 )
-def test_wrong_settings_are_told_without_a_traceback_and_exit_with_2(
-    pollcast: Command, arguments: list[str], said: str, tmp_path: Path
+def test_wrong_settings_are_reported_without_a_traceback_and_exit_with_2(
+    pollcast: Command, arguments: list[str], message: str, tmp_path: Path
 ) -> None:
     extra = ["--data-dir", str(tmp_path)] if arguments[0] == "up" else []
     done = pollcast(*arguments, *extra)
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_flags_beat_the_environment(pollcast: Command) -> None:
+def test_flags_override_the_environment(pollcast: Command) -> None:
     done = pollcast("coordinator", "--lease-ttl", "1", POLLCAST_LEASE_TTL="5")
     assert done.returncode == 2
     assert "POLLCAST_LEASE_TTL" in done.stderr
 
 
-def test_an_etcd_that_is_not_there_is_told(free_port: int) -> None:
+def test_an_etcd_that_does_not_answer_is_reported(free_port: int) -> None:
     commands = ["nodes"], ["topics", "--json"], ["top", "--json"], ["watch", "anything"]
-    with ThreadPoolExecutor() as at_once:  # each looks for etcd for a while
-        ended = at_once.map(lambda command: process(*command, "--etcd", f"127.0.0.1:{free_port}"), commands)
+    with ThreadPoolExecutor() as executor:  # at the same time, because each tries for some seconds
+        ended = executor.map(lambda command: process(*command, "--etcd", f"127.0.0.1:{free_port}"), commands)
     for done in ended:
         assert done.returncode == 1
         assert f"etcd does not answer at 127.0.0.1:{free_port}. Is it running there?" in done.stderr
@@ -151,7 +153,7 @@ def test_an_etcd_that_is_not_there_is_told(free_port: int) -> None:
 
 
 @pytest.mark.parametrize(("role", "kind"), [("coordinator", "http"), ("coordinator", "grpc"), ("gateway", "http")])
-def test_an_address_that_is_taken_is_told(etcd_endpoint: str, namespace: str, role: str, kind: str) -> None:
+def test_an_address_that_is_taken_is_reported(etcd_endpoint: str, namespace: str, role: str, kind: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         where = ["--etcd", etcd_endpoint, "--namespace", namespace, "--catalog", str(CATALOG)]
@@ -171,7 +173,7 @@ def test_an_empty_cluster_has_no_nodes_topics_or_gateways(etcd_endpoint: str, na
     assert "No gateway" in watching.stderr
 
 
-def test_a_token_holds_what_was_asked_for(pollcast: Command) -> None:
+def test_a_token_has_the_requested_subject_roles_and_claims(pollcast: Command) -> None:
     flags = ["--sub", "alice", "--role", "sales", "--role", "ops", "--claim", "tenant_id=acme"]
     done = pollcast("token", *flags, POLLCAST_AUTH_SECRET=SECRET)
     assert done.returncode == 0, done.stderr
@@ -190,7 +192,7 @@ def delta(version: str, deletes: list[bytes], *upserts: tuple[int, bytes]) -> li
     return live_pb2.WatchResponse(delta=types_pb2.Delta(version=version, base="1-1", deletes=deletes, upserts=listed))
 
 
-def test_watching_applies_deltas_in_order_and_lights_what_changed() -> None:
+def test_watching_applies_deltas_in_order_and_highlights_changed_rows() -> None:
     rows = Rows()
     rows.take(snapshot("1-1", b'{"id": 1, "n": 1.50}', b'{"id":2,"n":2}', b'{"id":3,"n":3}'), now=1.0)
     assert rows.changed_at == {}
@@ -201,14 +203,14 @@ def test_watching_applies_deltas_in_order_and_lights_what_changed() -> None:
     assert rows.version == "1-2"
 
 
-def test_a_snapshot_later_on_lights_only_what_differs() -> None:
+def test_a_later_snapshot_highlights_only_rows_that_differ() -> None:
     rows = Rows()
     rows.take(snapshot("1-1", b'{"a":1}', b'{"a":2}', key=()), now=1.0)
     rows.take(snapshot("1-2", b'{"a":1}', b'{"a":5}', key=()), now=2.0)
     assert rows.changed_at == {"1": 2.0}
 
 
-def test_a_status_is_shown_until_the_next() -> None:
+def test_a_status_is_shown_until_the_next_status() -> None:
     rows = Rows()
     rows.take(live_pb2.WatchResponse(status=types_pb2.Status(state="stale", reason="no owner")), now=1.0)
     assert (rows.state, rows.reason) == ("stale", "no owner")
@@ -216,7 +218,7 @@ def test_a_status_is_shown_until_the_next() -> None:
     assert (rows.state, rows.reason) == ("live", "")
 
 
-def test_events_are_the_payloads_of_the_contract() -> None:
+def test_json_events_have_the_payloads_of_websocket_messages() -> None:
     assert orjson.dumps(event(snapshot("1-1", b'{"n":1.10}'))) == (
         b'{"event":"snapshot","version":"1-1","polled_at":"then","key":["id"],"rows":[{"n":1.10}]}'
     )
@@ -232,5 +234,5 @@ def test_events_are_the_payloads_of_the_contract() -> None:
     assert event(live) == {"event": "status", "state": "live", "reason": None, "since": "then"}
 
 
-def test_without_a_terminal_each_change_is_a_line() -> None:
+def test_without_a_terminal_each_message_and_each_changed_row_is_a_line() -> None:
     assert list(plain(delta("1-2", [b"[1]"], (0, b'{"id":2}')))) == ["delta 1-2 ", "- [1]", '+ 0 {"id":2}']

@@ -102,6 +102,12 @@ def test_a_topics_parameters_are_form_encoded() -> None:
     zone = timezone(timedelta(hours=2))
     spelled = topic("x", at=datetime(2026, 1, 1, 2, tzinfo=zone), on=date(2026, 1, 1), f=1e-7, n=Decimal("1.50"))
     assert spelled == "live:x?at=2026-01-01T00%3A00%3A00Z&on=2026-01-01&f=1e-07&n=1.50"
+    assert topic("orders", regions=["a b", "c"], ids=(2, 1), none=[], absent=None) == (
+        "live:orders?regions=a+b&regions=c&ids=2&ids=1"
+    )
+    assert topic("orders", regions={"a"}, open=frozenset({True})) == "live:orders?regions=a&open=true"
+    assert topic("orders", regions=[], absent=None) == "live:orders"
+    assert topic("orders", regions=[""]) == "live:orders?regions="
     assert topic("x", id=UUID(int=1)) == "live:x?id=00000000-0000-0000-0000-000000000001"
     with pytest.raises(ValueError, match="time zone"):
         topic("x", at=datetime(2026, 1, 1))

@@ -43,14 +43,14 @@ class Round:
         return self
 
     async def execute(self, group: Sequence[OwnedTopic]) -> list[Outcome] | PollError:
-        numbers = [int(topic.topic.values["n"]) for topic in group]
+        numbers = [int(str(topic.topic.values["n"])) for topic in group]
         self.statements.append(numbers)
         if not self.together and len(group) > 1:
             return REFUSED
         return next((self.at_fault[n] for n in numbers if n in self.at_fault), [result(n) for n in numbers])
 
     def deliver(self, topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
-        n = int(topic.topic.values["n"])
+        n = int(str(topic.topic.values["n"]))
         assert n not in self.outcomes
         self.outcomes[n] = outcome
         if at_fault:

@@ -1,11 +1,17 @@
 /** The gateway's HTTP interface: the types of its answers and `get` (docs/reference/http.md). */
 
-/** A parameter of a query. */
+/** The type of one value of a parameter. */
+export type ValueType = "text" | "int" | "float" | "numeric" | "bool" | "date" | "timestamptz" | "uuid"
+
+/** One value of a parameter. */
+export type Value = string | number | boolean
+
+/** A parameter of a query. The type of a list ends with `[]`, and its default is an array. */
 export interface Param {
   name: string
-  type: "text" | "int" | "float" | "numeric" | "bool" | "date" | "timestamptz" | "uuid"
+  type: ValueType | `${ValueType}[]`
   required: boolean
-  default: string | number | boolean | null
+  default: Value | Value[] | null
   enum: (string | number)[] | null
   min: string | number | null
   max: string | number | null

@@ -8,7 +8,7 @@ import { Controls } from "./controls"
 import { el, setText } from "./dom"
 import { Freshness } from "./freshness"
 import { People } from "./people"
-import { format, spelling, type Shape } from "./route"
+import { format, spelling, type Params, type Shape } from "./route"
 import * as self from "./self"
 import { Table } from "./table"
 import { ago } from "./values"
@@ -30,7 +30,7 @@ export class Explore {
   constructor(
     private readonly socket: Socket,
     readonly query: Query,
-    private params: ReadonlyMap<string, string>,
+    private params: Params,
     private shape: Shape,
   ) {
     const title = query.title ?? query.name
@@ -60,7 +60,7 @@ export class Explore {
   }
 
   /** Applies a changed address. Returns false when it names another topic than the one that is shown. */
-  follow(params: ReadonlyMap<string, string>, shape: Shape): boolean {
+  follow(params: Params, shape: Shape): boolean {
     if (spelling(this.query.name, params) !== spelling(this.query.name, this.params)) return false
     if (shape !== this.shape) {
       this.shape = shape
@@ -85,7 +85,7 @@ export class Explore {
     if (this.view instanceof Chart) this.view.close()
   }
 
-  private choose(params: ReadonlyMap<string, string>): void {
+  private choose(params: Params): void {
     const address = format(this.query.name, params, this.shape)
     const same = spelling(this.query.name, params) === spelling(this.query.name, this.params) && this.live !== null
     this.params = params

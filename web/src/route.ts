@@ -4,11 +4,14 @@
  * I/O.
  */
 
+/** The parameters of a topic by name, each as its texts: one, or those of a list. */
+export type Params = ReadonlyMap<string, readonly string[]>
+
 /** A parsed address. */
 export type Route =
   | { view: "none" }
   | { view: "cluster" }
-  | { view: "topic"; query: string; params: ReadonlyMap<string, string>; shape: Shape }
+  | { view: "topic"; query: string; params: Params; shape: Shape }
 
 /** The two ways to show a result. */
 export type Shape = "table" | "chart"
@@ -22,22 +25,28 @@ export function parse(hash: string): Route {
   if (text === "") return { view: "none" }
   if (text === "cluster/") return { view: "cluster" }
   const [query = "", search = ""] = text.split(/\?(.*)/s)
-  const params = new Map(new URLSearchParams(search))
-  const shape = params.get(SHAPE) === "chart" ? "chart" : "table"
-  params.delete(SHAPE)
+  const pairs = new URLSearchParams(search)
+  const shape = pairs.get(SHAPE) === "chart" ? "chart" : "table"
+  pairs.delete(SHAPE)
+  const params = new Map([...pairs.keys()].map((name) => [name, pairs.getAll(name)]))
   return { view: "topic", query, params, shape }
 }
 
 /** Returns the hash of a topic's address. */
-export function format(query: string, params: ReadonlyMap<string, string>, shape: Shape): string {
-  const search = new URLSearchParams([...params])
+export function format(query: string, params: Params, shape: Shape): string {
+  const search = new URLSearchParams(pairs(params))
   if (shape === "chart") search.append(SHAPE, "chart")
   const text = search.toString()
   return text ? `#/${query}?${text}` : `#/${query}`
 }
 
 /** Returns the topic, as in `live:orders?region=north`. */
-export function spelling(query: string, params: ReadonlyMap<string, string>): string {
-  const text = new URLSearchParams([...params]).toString()
+export function spelling(query: string, params: Params): string {
+  const text = new URLSearchParams(pairs(params)).toString()
   return text ? `live:${query}?${text}` : `live:${query}`
+}
+
+/** Returns each text of each parameter with its name. */
+function pairs(params: Params): string[][] {
+  return [...params].flatMap(([name, texts]) => texts.map((text) => [name, text]))
 }

@@ -5,12 +5,23 @@ import { ago, columns, count, short, show, ticks, timeTicks } from "../src/value
 
 describe("the address", () => {
   it("contains a topic, so that a link can be shared", () => {
-    const params = new Map([["region", "a b&c"], ["limit", "5"]])
+    const params = new Map([["region", ["a b&c"]], ["limit", ["5"]]])
     for (const shape of ["table", "chart"] as const) {
       expect(parse(format("orders", params, shape))).toEqual({ view: "topic", query: "orders", params, shape })
     }
     expect(spelling("orders", params)).toBe("live:orders?region=a+b%26c&limit=5")
     expect(spelling("orders", new Map())).toBe("live:orders")
+  })
+  it("repeats the parameter of a list", () => {
+    const params = new Map([["ids", ["2", "1"]], ["names", [""]], ["none", []]])
+    expect(format("orders", params, "chart")).toBe("#/orders?ids=2&ids=1&names=&%7E=chart")
+    expect(parse("#/orders?ids=2&names=&ids=1&~=chart")).toEqual({
+      view: "topic",
+      query: "orders",
+      params: new Map([["ids", ["2", "1"]], ["names", [""]]]),
+      shape: "chart",
+    })
+    expect(spelling("orders", params)).toBe("live:orders?ids=2&ids=1&names=")
   })
   it("can be empty, or name the view of the cluster", () => {
     expect(parse("")).toEqual({ view: "none" })

@@ -1,16 +1,20 @@
 /** The spelling of topics. Pure: no I/O. */
 
-/** The types of a topic's parameters. A `Date` is sent in ISO 8601. */
+/** The types of a parameter's value. A `Date` is sent in ISO 8601. */
 export type ParamValue = string | number | bigint | boolean | Date
 
+/** The parameters of a topic by name: an array has the values of a list parameter. */
+export type Params = Readonly<Record<string, ParamValue | readonly ParamValue[] | null | undefined>>
+
 /**
- * Returns the topic of a query with these parameters, without those that are `undefined`:
- * `topic("orders", {region: "a b", limit: 5})` returns `"live:orders?region=a+b&limit=5"`.
+ * Returns the topic of a query with these parameters, without those that are `undefined` or `null`:
+ * `topic("orders", {region: "a b", limit: 5})` returns `"live:orders?region=a+b&limit=5"`, and
+ * `topic("orders", {regions: ["north", "south"]})` returns `"live:orders?regions=north&regions=south"`.
  */
-export function topic(query: string, params: Readonly<Record<string, ParamValue | undefined>> = {}): string {
+export function topic(query: string, params: Params = {}): string {
   const search = new URLSearchParams()
-  for (const [name, value] of Object.entries(params)) {
-    if (value !== undefined) search.append(name, value instanceof Date ? value.toISOString() : String(value))
+  for (const [name, given] of Object.entries(params)) {
+    for (const value of [given ?? []].flat()) search.append(name, value instanceof Date ? value.toISOString() : String(value))
   }
   const text = search.toString()
   return text ? `live:${query}?${text}` : `live:${query}`

@@ -1,12 +1,14 @@
 // Watches a topic on a real gateway and prints every change as a line of JSON; tests/cluster/test_client_js.py runs it.
 //   node follow.mjs http://HOST:PORT TOPIC [PRESENCE KEY | --tokens]
+// TOPIC is a spelling, or the JSON of the arguments of `topic`: ["orders", {"regions": ["north", "south"]}].
 // With --tokens it prints a request for each token, {"kind":"token","request":N,"expiring":…}, and reads the answer from
 // stdin, {"request":N,"token":"…"}.
 import readline from "node:readline"
 import WebSocket from "ws"
-import { connect, watch } from "../dist/index.js"
+import { connect, topic, watch } from "../dist/index.js"
 
-const [url, topic, argument] = process.argv.slice(2)
+const [url, given, argument] = process.argv.slice(2)
+const watched = given.startsWith("[") ? topic(...JSON.parse(given)) : given
 const print = (message) => process.stdout.write(`${JSON.stringify(message)}\n`)
 const requests = []
 const requestToken = (expiring) =>
@@ -25,7 +27,7 @@ const options = {
   onRefused: (refusal) => print({ kind: "refused", ...refusal }),
   ...(argument && !tokens ? { presence: { key: argument } } : {}),
 }
-watch(socket, topic, options, ({ kind, rows, status, result, presence }) =>
+watch(socket, watched, options, ({ kind, rows, status, result, presence }) =>
   print({ kind, rows, status, version: result?.version ?? null, presence: presence.map((each) => each.key) }),
 )
 readline

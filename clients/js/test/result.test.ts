@@ -90,5 +90,10 @@ test("a topic's parameters are encoded as URLSearchParams does it", () => {
   expect(topic("orders", { region: "a b&c", limit: 5, all: true, none: undefined })).toBe(
     "live:orders?region=a+b%26c&limit=5&all=true",
   )
+  expect(topic("orders", { regions: ["a b", "c"], ids: [2, 1n], none: [], absent: null })).toBe(
+    "live:orders?regions=a+b&regions=c&ids=2&ids=1",
+  )
+  expect(topic("orders", { regions: [], absent: null })).toBe("live:orders")
+  expect(topic("orders", { regions: [""] })).toBe("live:orders?regions=")
   expect(topic("x", { at: new Date(0) })).toBe("live:x?at=1970-01-01T00%3A00%3A00.000Z")
 })

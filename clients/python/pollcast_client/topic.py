@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from urllib.parse import urlencode
 from uuid import UUID
 
 Value = str | int | float | bool | Decimal | date | datetime | UUID
-"""The Python types of a topic's parameters."""
+"""The Python types of a parameter's value."""
 
 
-def topic(query: str, /, **params: Value) -> str:
-    """Return the topic of a query with these parameters.
+def topic(query: str, /, **params: Value | Collection[Value] | None) -> str:
+    """Return the topic of a query with these parameters, without those that are None.
 
-    `topic("orders", region="a b", limit=5)` returns `"live:orders?region=a+b&limit=5"`. Raises ValueError when a
-    datetime has no time zone.
+    `topic("orders", region="a b", limit=5)` returns `"live:orders?region=a+b&limit=5"`. The values of a list parameter
+    are a list, a tuple or a set: `topic("orders", regions=["north", "south"])` returns
+    `"live:orders?regions=north&regions=south"`. Raises ValueError when a datetime has no time zone.
     """
-    if not params:
-        return f"live:{query}"
-    return f"live:{query}?{urlencode({name: _text(name, value) for name, value in params.items()})}"
+    pairs = [(name, _text(name, value)) for name, given in params.items() for value in _values(given)]
+    return f"live:{query}?{urlencode(pairs)}" if pairs else f"live:{query}"
+
+
+def _values(given: Value | Collection[Value] | None) -> Collection[Value]:
+    if given is None:
+        return ()
+    return given if isinstance(given, Collection) and not isinstance(given, str) else (given,)
 
 
 def _text(name: str, value: Value) -> str:

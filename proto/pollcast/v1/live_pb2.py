@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from pollcast.v1 import types_pb2 as pollcast_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pollcast/v1/live.proto\x12\x0bpollcast.v1\x1a\x17pollcast/v1/types.proto\"D\n\x0cWatchRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05since\x18\x02 \x01(\t\x12\x16\n\x0esnapshots_only\x18\x03 \x01(\x08\"\x8f\x01\n\rWatchResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.pollcast.v1.SnapshotH\x00\x12#\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x12.pollcast.v1.DeltaH\x00\x12%\n\x06status\x18\x03 \x01(\x0b\x32\x13.pollcast.v1.StatusH\x00\x42\x07\n\x05\x65vent\"\x1b\n\nGetRequest\x12\r\n\x05topic\x18\x01 \x01(\t\"\x14\n\x12ListQueriesRequest\">\n\x13ListQueriesResponse\x12\'\n\x07queries\x18\x01 \x03(\x0b\x32\x16.pollcast.v1.QueryInfo\"\x84\x01\n\tQueryInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x03(\t\x12\x13\n\x0binterval_ms\x18\x04 \x01(\x03\x12\x10\n\x08presence\x18\x05 \x01(\x08\x12&\n\x06params\x18\x06 \x03(\x0b\x32\x16.pollcast.v1.ParamInfo\"\xc5\x01\n\tParamInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x14\n\x07\x64\x65\x66\x61ult\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x0c\n\x04\x65num\x18\x05 \x03(\t\x12\x10\n\x03min\x18\x06 \x01(\tH\x01\x88\x01\x01\x12\x10\n\x03max\x18\x07 \x01(\tH\x02\x88\x01\x01\x12\x17\n\nmax_length\x18\x08 \x01(\x05H\x03\x88\x01\x01\x42\n\n\x08_defaultB\x06\n\x04_minB\x06\n\x04_maxB\r\n\x0b_max_length\"$\n\x13ListPresenceRequest\x12\r\n\x05topic\x18\x01 \x01(\t\"O\n\x14ListPresenceResponse\x12(\n\tpresences\x18\x01 \x03(\x0b\x32\x15.pollcast.v1.Presence\x12\r\n\x05total\x18\x02 \x01(\x03\"&\n\x08Presence\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05metas\x18\x02 \x03(\x0c\"%\n\x14WatchPresenceRequest\x12\r\n\x05topic\x18\x01 \x01(\t\"x\n\x15WatchPresenceResponse\x12+\n\x05state\x18\x01 \x01(\x0b\x32\x1a.pollcast.v1.PresenceStateH\x00\x12)\n\x04\x64iff\x18\x02 \x01(\x0b\x32\x19.pollcast.v1.PresenceDiffH\x00\x42\x07\n\x05\x65vent\"H\n\rPresenceState\x12(\n\tpresences\x18\x01 \x03(\x0b\x32\x15.pollcast.v1.Presence\x12\r\n\x05total\x18\x02 \x01(\x03\"j\n\x0cPresenceDiff\x12$\n\x05joins\x18\x01 \x03(\x0b\x32\x15.pollcast.v1.Presence\x12%\n\x06leaves\x18\x02 \x03(\x0b\x32\x15.pollcast.v1.Presence\x12\r\n\x05total\x18\x03 \x01(\x03\x32\x85\x03\n\tLiveQuery\x12@\n\x05Watch\x12\x19.pollcast.v1.WatchRequest\x1a\x1a.pollcast.v1.WatchResponse0\x01\x12\x35\n\x03Get\x12\x17.pollcast.v1.GetRequest\x1a\x15.pollcast.v1.Snapshot\x12P\n\x0bListQueries\x12\x1f.pollcast.v1.ListQueriesRequest\x1a .pollcast.v1.ListQueriesResponse\x12S\n\x0cListPresence\x12 .pollcast.v1.ListPresenceRequest\x1a!.pollcast.v1.ListPresenceResponse\x12X\n\rWatchPresence\x12!.pollcast.v1.WatchPresenceRequest\x1a\".pollcast.v1.WatchPresenceResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pollcast/v1/live.proto\x12\x0bpollcast.v1\x1a\x17pollcast/v1/types.proto\"D\n\x0cWatchRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05since\x18\x02 \x01(\t\x12\x16\n\x0esnapshots_only\x18\x03 \x01(\x08\"\x8f\x01\n\rWatchResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.pollcast.v1.SnapshotH\x00\x12#\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x12.pollcast.v1.DeltaH\x00\x12%\n\x06status\x18\x03 \x01(\x0b\x32\x13.pollcast.v1.StatusH\x00\x42\x07\n\x05\x65vent\"\x1b\n\nGetRequest\x12\r\n\x05topic\x18\x01 \x01(\t\"\x14\n\x12ListQueriesRequest\">\n\x13ListQueriesResponse\x12\'\n\x07queries\x18\x01 \x03(\x0b\x32\x16.pollcast.v1.QueryInfo\"\x84\x01\n\tQueryInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x03(\t\x12\x13\n\x0binterval_ms\x18\x04 \x01(\x03\x12\x10\n\x08presence\x18\x05 \x01(\x08\x12&\n\x06params\x18\x06 \x03(\x0b\x32\x16.pollcast.v1.ParamInfo\"\xdc\x01\n\tParamInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x14\n\x07\x64\x65\x66\x61ult\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x0c\n\x04\x65num\x18\x05 \x03(\t\x12\x10\n\x03min\x18\x06 \x01(\tH\x01\x88\x01\x01\x12\x10\n\x03max\x18\x07 \x01(\tH\x02\x88\x01\x01\x12\x17\n\nmax_length\x18\x08 \x01(\x05H\x03\x88\x01\x01\x12\x15\n\rdefault_items\x18\t \x03(\tB\n\n\x08_defaultB\x06\n\x04_minB\x06\n\x04_maxB\r\n\x0b_max_length\"$\n\x13ListPresenceRequest\x12\r\n\x05topic\x18\x01 \x01(\t\"O\n\x14ListPresenceResponse\x12(\n\tpresences\x18\x01 \x03(\x0b\x32\x15.pollcast.v1.Presence\x12\r\n\x05total\x18\x02 \x01(\x03\"&\n\x08Presence\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05metas\x18\x02 \x03(\x0c\"%\n\x14WatchPresenceRequest\x12\r\n\x05topic\x18\x01 \x01(\t\"x\n\x15WatchPresenceResponse\x12+\n\x05state\x18\x01 \x01(\x0b\x32\x1a.pollcast.v1.PresenceStateH\x00\x12)\n\x04\x64iff\x18\x02 \x01(\x0b\x32\x19.pollcast.v1.PresenceDiffH\x00\x42\x07\n\x05\x65vent\"H\n\rPresenceState\x12(\n\tpresences\x18\x01 \x03(\x0b\x32\x15.pollcast.v1.Presence\x12\r\n\x05total\x18\x02 \x01(\x03\"j\n\x0cPresenceDiff\x12$\n\x05joins\x18\x01 \x03(\x0b\x32\x15.pollcast.v1.Presence\x12%\n\x06leaves\x18\x02 \x03(\x0b\x32\x15.pollcast.v1.Presence\x12\r\n\x05total\x18\x03 \x01(\x03\x32\x85\x03\n\tLiveQuery\x12@\n\x05Watch\x12\x19.pollcast.v1.WatchRequest\x1a\x1a.pollcast.v1.WatchResponse0\x01\x12\x35\n\x03Get\x12\x17.pollcast.v1.GetRequest\x1a\x15.pollcast.v1.Snapshot\x12P\n\x0bListQueries\x12\x1f.pollcast.v1.ListQueriesRequest\x1a .pollcast.v1.ListQueriesResponse\x12S\n\x0cListPresence\x12 .pollcast.v1.ListPresenceRequest\x1a!.pollcast.v1.ListPresenceResponse\x12X\n\rWatchPresence\x12!.pollcast.v1.WatchPresenceRequest\x1a\".pollcast.v1.WatchPresenceResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,21 +45,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUERYINFO']._serialized_start=396
   _globals['_QUERYINFO']._serialized_end=528
   _globals['_PARAMINFO']._serialized_start=531
-  _globals['_PARAMINFO']._serialized_end=728
-  _globals['_LISTPRESENCEREQUEST']._serialized_start=730
-  _globals['_LISTPRESENCEREQUEST']._serialized_end=766
-  _globals['_LISTPRESENCERESPONSE']._serialized_start=768
-  _globals['_LISTPRESENCERESPONSE']._serialized_end=847
-  _globals['_PRESENCE']._serialized_start=849
-  _globals['_PRESENCE']._serialized_end=887
-  _globals['_WATCHPRESENCEREQUEST']._serialized_start=889
-  _globals['_WATCHPRESENCEREQUEST']._serialized_end=926
-  _globals['_WATCHPRESENCERESPONSE']._serialized_start=928
-  _globals['_WATCHPRESENCERESPONSE']._serialized_end=1048
-  _globals['_PRESENCESTATE']._serialized_start=1050
-  _globals['_PRESENCESTATE']._serialized_end=1122
-  _globals['_PRESENCEDIFF']._serialized_start=1124
-  _globals['_PRESENCEDIFF']._serialized_end=1230
-  _globals['_LIVEQUERY']._serialized_start=1233
-  _globals['_LIVEQUERY']._serialized_end=1622
+  _globals['_PARAMINFO']._serialized_end=751
+  _globals['_LISTPRESENCEREQUEST']._serialized_start=753
+  _globals['_LISTPRESENCEREQUEST']._serialized_end=789
+  _globals['_LISTPRESENCERESPONSE']._serialized_start=791
+  _globals['_LISTPRESENCERESPONSE']._serialized_end=870
+  _globals['_PRESENCE']._serialized_start=872
+  _globals['_PRESENCE']._serialized_end=910
+  _globals['_WATCHPRESENCEREQUEST']._serialized_start=912
+  _globals['_WATCHPRESENCEREQUEST']._serialized_end=949
+  _globals['_WATCHPRESENCERESPONSE']._serialized_start=951
+  _globals['_WATCHPRESENCERESPONSE']._serialized_end=1071
+  _globals['_PRESENCESTATE']._serialized_start=1073
+  _globals['_PRESENCESTATE']._serialized_end=1145
+  _globals['_PRESENCEDIFF']._serialized_start=1147
+  _globals['_PRESENCEDIFF']._serialized_end=1253
+  _globals['_LIVEQUERY']._serialized_start=1256
+  _globals['_LIVEQUERY']._serialized_end=1645
 # @@protoc_insertion_point(module_scope)

@@ -186,17 +186,24 @@ class ParamInfo(_message.Message):
     MIN_FIELD_NUMBER: _builtins.int
     MAX_FIELD_NUMBER: _builtins.int
     MAX_LENGTH_FIELD_NUMBER: _builtins.int
+    DEFAULT_ITEMS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     type: _builtins.str
-    """text, int, float, numeric, bool, date, timestamptz or uuid."""
+    """text, int, float, numeric, bool, date, timestamptz or uuid; with [] after it for a list of such values."""
     required: _builtins.bool
     default: _builtins.str
-    """Values are canonical texts of the type, as in a canonical topic."""
+    """Values are canonical texts of the type, as in a canonical topic; min, max, max_length and enum apply to each value
+    of a list.
+    """
     min: _builtins.str
     max: _builtins.str
     max_length: _builtins.int
     @_builtins.property
     def enum(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def default_items(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The default of a list. A list that is not required has one, which may be empty."""
+
     def __init__(
         self,
         *,
@@ -208,10 +215,11 @@ class ParamInfo(_message.Message):
         min: _builtins.str | None = ...,
         max: _builtins.str | None = ...,
         max_length: _builtins.int | None = ...,
+        default_items: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max", b"_max", "_max_length", b"_max_length", "_min", b"_min", "default", b"default", "max", b"max", "max_length", b"max_length", "min", b"min"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max", b"_max", "_max_length", b"_max_length", "_min", b"_min", "default", b"default", "enum", b"enum", "max", b"max", "max_length", b"max_length", "min", b"min", "name", b"name", "required", b"required", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_max", b"_max", "_max_length", b"_max_length", "_min", b"_min", "default", b"default", "default_items", b"default_items", "enum", b"enum", "max", b"max", "max_length", b"max_length", "min", b"min", "name", b"name", "required", b"required", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default: _TypeAlias = _typing.Literal["default"]  # noqa: Y015
     _WhichOneofArgType__default: _TypeAlias = _typing.Literal["_default", b"_default"]  # noqa: Y015

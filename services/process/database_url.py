@@ -1,0 +1,47 @@
+"""The database URL: a connection string of libpq, and the words of a server that refuses it, without the password."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from pollcast.services.errors import Problem, SettingsInvalid
+from pollcast.services.process.redaction import HIDDEN
+
+CHECK_SECONDS = 3
+"""Time that the database has to accept a connection in `connection_problem`, in seconds."""
+
+
+def checked_url(url: str) -> str:
+    """Return the database URL. Raises SettingsInvalid, without repeating the URL, when libpq does not accept it."""
+    try:
+        conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        reason = "is not a PostgreSQL connection string such as postgresql://user:password@host:5432/database"
+        raise SettingsInvalid([Problem("settings", "", "POLLCAST_DATABASE_URL", reason)]) from None
+    return url
+
+
+def connection_problem(url: str) -> str | None:
+    """Try to connect to the database, and return why that is not possible; None when it is."""
+    try:
+        given = conninfo_to_dict(url).get("connect_timeout")
+        psycopg.connect(url, connect_timeout=given or CHECK_SECONDS).close()
+    except (psycopg.Error, OSError, ValueError) as error:
+        return server_words(error, url)
+    return None
+
+
+def server_words(error: BaseException, url: str) -> str:
+    """Return the reason why connecting to `url` failed, in the words of the server or of libpq, on one line.
+
+    The password is hidden: that of the URL, wherever it should appear.
+    """
+    words = re.sub(r"\s+", " ", str(error)).strip().removeprefix("connection failed: ") or type(error).__name__
+    with suppress(psycopg.ProgrammingError):
+        if password := conninfo_to_dict(url).get("password"):
+            words = words.replace(str(password), HIDDEN)
+    return words

@@ -1,0 +1,158 @@
+"""The board of `pollcast top`: its lines, its keys and its screen, without a cluster and without a terminal."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pollcast.services.cli.board import Board, Drain, Move, Quit, keys_in
+from pollcast.services.cli.top import render
+from pollcast.v1 import cluster_pb2
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+Event = cluster_pb2.WatchClusterResponse
+
+
+def node(name: str, role: str, state: str = "ready") -> Event:
+    """Return the event of a node that has joined or changed."""
+    return Event(node_up=cluster_pb2.Node(name=name, role=role, state=state))
+
+
+def topic(name: str, owner: str = "p1", *, clients: int = 1, poll_ms: float = 1.0, state: str = "live") -> Event:
+    """Return the event of a topic that was polled 1.5 s ago and is polled twice per second."""
+    load = cluster_pb2.TopicLoad(polls_per_second=2, changes_per_second=1, rows=3, poll_ms=poll_ms)
+    polled = (NOW - timedelta(seconds=1.5)).isoformat()
+    return Event(
+        topic=cluster_pb2.TopicInfo(
+            topic=name, owner=owner, state=state, clients=clients, last_polled_at=polled, load=load
+        )
+    )
+
+
+@pytest.fixture
+def board() -> Board:
+    """A board with three pollers, one of them draining, a gateway, and three topics."""
+    board = Board()
+    for event in (
+        node("p1", "poller"),
+        node("p2", "poller"),
+        node("p3", "poller", "draining"),
+        node("g1", "gateway"),
+        topic("a", clients=5, poll_ms=1),
+        topic("b?x=1", "p2", clients=9, poll_ms=3),
+        topic("c", clients=1, poll_ms=2, state="failed"),
+    ):
+        board.take(event)
+    return board
+
+
+def shown(board: Board) -> list[str]:
+    """Return the topics of the board's lines, in order."""
+    return [line.topic for line in board.lines(NOW)]
+
+
+def press(board: Board, *keys: str) -> Any:
+    """Press the keys one after the other and return the action of the last."""
+    return [board.press(key, NOW) for key in keys][-1]
+
+
+def test_topics_are_sorted_by_cost_until_another_column_is_selected(board: Board) -> None:
+    assert shown(board) == ["b?x=1", "c", "a"]
+    press(board, "s")
+    assert (board.sort, shown(board)) == ("topic", ["a", "b?x=1", "c"])
+    press(board, "r")
+    assert shown(board) == ["c", "b?x=1", "a"]
+    press(board, "s", "s", "s")
+    assert (board.sort, shown(board)) == ("clients", ["b?x=1", "a", "c"])
+    press(board, "S", "S", "S", "S")
+    assert board.sort == "cost"
+
+
+def test_a_line_shows_lag_and_cost(board: Board) -> None:
+    line = board.lines(NOW)[0]
+    assert (line.lag, line.cost, line.polls, line.rows) == (1.5, 6.0, 2.0, 3)
+
+
+def test_a_filter_can_be_typed_corrected_and_cleared(board: Board) -> None:
+    press(board, "/", *"failex")
+    assert shown(board) == []
+    press(board, "backspace")
+    assert shown(board) == ["c"]
+    press(board, "enter", "escape")
+    assert len(shown(board)) == 3
+
+
+def test_the_selection_stays_on_its_topic(board: Board) -> None:
+    press(board, "down", "down")
+    assert board.selected == "c"
+    board.take(topic("d", poll_ms=100))
+    press(board, "down")
+    assert board.selected == "a"
+    press(board, "pagedown", "down")
+    assert board.selected == "a"
+    press(board, "home")
+    assert board.selected == "d"
+    press(board, "end")
+    assert board.selected == "a"
+
+
+def test_a_topic_can_be_moved_to_another_ready_poller(board: Board) -> None:
+    assert press(board, "m") is None
+    assert "select a topic" in board.message
+    press(board, "down", "m")
+    assert board.choices() == ["p1"]
+    assert press(board, "enter") == Move("b?x=1", "p1")
+    assert board.mode == "list"
+
+
+def test_moving_a_topic_needs_another_ready_poller(board: Board) -> None:
+    board.take(Event(node_down="p1"))
+    press(board, "down", "m")
+    assert (board.mode, board.message) == ("list", "no other poller is ready")
+
+
+def test_a_node_is_drained_only_after_confirmation(board: Board) -> None:
+    press(board, "d", "right", "right")
+    assert board.choices() == ["g1", "p1", "p2"]
+    assert press(board, "escape") is None
+    assert press(board, "d", "right", "enter") == Drain("p1")
+    assert press(board, "q") == Quit()
+
+
+def test_topics_and_nodes_that_are_gone_are_not_shown(board: Board) -> None:
+    board.take(Event(topic_gone="a"))
+    assert shown(board) == ["b?x=1", "c"]
+    board.start_over()
+    assert (shown(board), board.choices()) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("sent", "keys"),
+    [
+        ("q", ["q"]),
+        ("\x1b[A\x1b[6~j", ["up", "pagedown", "j"]),
+        ("\x1b", ["escape"]),
+        ("\x1bss", ["escape", "s", "s"]),
+        ("\x1b[24;5~", []),
+        ("/é\r\x7f", ["/", "é", "enter", "backspace"]),
+    ],
+)
+def test_the_bytes_of_a_terminal_are_read_as_keys(sent: str, keys: list[str]) -> None:
+    assert keys_in(sent) == keys
+
+
+@pytest.mark.parametrize("height", [5, 12, 40])
+def test_the_screen_fits_the_terminal_and_shows_the_selection(board: Board, height: int) -> None:
+    for number in range(50):
+        board.take(topic(f"t{number:02}"))
+    board.selected = "t49"
+    console = Console(width=110, height=height, record=True, file=io.StringIO())
+    console.print(render(board, NOW, height))
+    lines = console.export_text().splitlines()
+    assert any(line.strip().startswith("t49") for line in lines)
+    assert len(lines) <= max(height, 9)
+    assert "[q]uit" in lines[-1]
