@@ -20,20 +20,26 @@ from pollcast.services.delta import Row
 MOST_DIGITS = 40
 """Maximum number of digits before or after the point with which a number is written without an exponent."""
 
-_VALUE = (
-    rb'(?:"(?:[^"\\\x00-\x1f]++|\\["\\bfnrt])*+"'  # a string as PostgreSQL escapes it, without control characters
-    rb"|-?+[1-9][0-9]*+|0|true|false|null)"
-)
+_STRING = rb'"(?:[^"\\\x00-\x1f]++|\\["\\bfnrt])*+"'  # as PostgreSQL escapes it, without control characters
+_NUMBER = rb"-?(?:[1-9][0-9]{0,39}+(?:\.[0-9]{0,38}[1-9])?|0\.[0-9]{0,38}[1-9])|0"
+_VALUE = rb"(?:%b|%b|true|false|null)" % (_STRING, _NUMBER)
 _CANONICAL = re.compile(rb"(?:\[%b(?:, %b)*+\]\n)*+" % (_VALUE, _VALUE))
 """Keys that have one spelling, each followed by a line break."""
+
+_FRACTION = re.compile(rb'"(?:[^"\\]++|\\.)*+"|(?<=[\[ ,])-?[0-9]++\.[0-9]++(?=[,\]])')
+"""Strings, and numbers with a fraction and without an exponent."""
 
 _EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[InvalidOperation, Rounded])
 
 
 def with_canonical_keys(rows: list[Row]) -> list[Row]:
     """Return the rows with keys of which equal ones have equal bytes; the same list where they have already."""
-    if _CANONICAL.fullmatch(b"".join([key + b"\n" for key, _ in rows])):
+    keys = b"".join([key + b"\n" for key, _ in rows])
+    if _CANONICAL.fullmatch(keys):
         return rows
+    short = _FRACTION.sub(_without_zeros, keys)
+    if _CANONICAL.fullmatch(short):
+        return [(key, row) for key, (_, row) in zip(short.splitlines(), rows, strict=True)]
     return [(canonical_key(key), row) for key, row in rows]
 
 
@@ -43,8 +49,13 @@ def canonical_key(key: bytes) -> bytes:
         return key
     try:
         return spelled(parsed(key)).encode()
-    except RecursionError:
+    except (RecursionError, ValueError):  # not JSON that can be read: PostgreSQL writes none
         return key.replace(b"\n", b" ").replace(b"\r", b" ")
+
+
+def _without_zeros(found: re.Match[bytes]) -> bytes:
+    text = found[0]
+    return text if text.startswith(b'"') else text.rstrip(b"0").rstrip(b".")
 
 
 class Number(str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from decimal import Decimal
 from typing import Any
 
@@ -61,6 +62,9 @@ def value(text: bytes | str) -> Any:
 def test_keys_have_the_same_spelling_exactly_when_their_values_are_equal(one: bytes, other: bytes) -> None:
     assert value(canonical_key(one)) == value(one)
     assert (canonical_key(one) == canonical_key(other)) == (value(one) == value(other))
+    assert with_canonical_keys([(one, b"1")]) == [(canonical_key(one), b"1")]
+    rows = [(one, b"1"), (other, b"2")]
+    assert with_canonical_keys(rows) == [(canonical_key(one), b"1"), (canonical_key(other), b"2")]
     assert (key_text(loads(one)) == key_text(loads(other))) == (value(one) == value(other))
 
 
@@ -104,6 +108,26 @@ def test_a_key_that_is_nested_too_deeply_to_be_read_stays_as_it_is() -> None:
     assert canonical_key(b"[1.0, " + deep + b"]") == b"[1.0, " + deep + b"]"
     with pytest.raises(ValueError, match="deep"):
         loads(deep)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"[%b]" % (b"1" * 100_000),
+        b"[0.%b1]" % (b"0" * 100_000),
+        b"[1.%b]" % (b"10" * 50_000),
+        b"[1.%b]" % (b"0" * 100_000),
+        b'["%b\\u0041"]' % (b"1" * 100_000),
+        b'["%b\\u0041"]' % (b'\\"' * 50_000),
+        b"[%b1]" % (b"1, " * 50_000),
+        b"[[%b1]]" % (b"1.0," * 50_000),
+    ],
+)
+def test_a_long_key_takes_linear_time(key: bytes) -> None:
+    started = time.process_time()
+    assert json.loads(with_canonical_keys([(key, b"")])[0][0], parse_int=Decimal, parse_float=Decimal)
+    key_text(loads(key))
+    assert time.process_time() - started < 2
 
 
 def test_a_float_that_was_rounded_remembers_its_number() -> None:

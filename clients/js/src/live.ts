@@ -161,6 +161,10 @@ export class LiveQuery {
     try {
       this.result = next()
     } catch (error) {
+      if (error instanceof RangeError) {
+        this.fail("a row key is nested too deeply")
+        return
+      }
       if (!(error instanceof ProtocolViolated || error instanceof KeyRounded)) throw error
       this.misfits += 1
       // The gateway would send the same snapshot again.
