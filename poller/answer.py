@@ -8,9 +8,11 @@ as soon as that is known.
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
+from typing import Any
 
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.services.catalogue.catalog import Query
@@ -20,6 +22,9 @@ from pollcast.services.row_keys import with_canonical_keys
 
 MAX_ROW_BYTES = 16 * 1024 * 1024
 """Maximum size of one row as JSON, in bytes; it leaves a margin below the largest message between services."""
+
+MAX_PARSED_BYTES = 16 * 1024
+"""Maximum size of a row whose columns' names are read at each change of the result, and not only at first, in bytes."""
 
 LARGE_ROWS = 4096
 """Number of new rows from which an answer is checked, and its deltas are computed, outside the event loop."""
@@ -165,10 +170,23 @@ class Answer:
             return _failed(f"two rows of the result have the same key ({', '.join(query.key)})")
         if rows and max(map(len, map(_text, rows))) > MAX_ROW_BYTES:
             return _failed(f"a row of the result is larger than {_bytes(MAX_ROW_BYTES)}")
+        if rows and (not before or len(rows[0][1]) <= MAX_PARSED_BYTES) and (name := _repeated_column(rows[0][1])):
+            return _failed(f"two columns of the result have the same name ({name})")
         if before is not None and query.key and self.large and isinstance(rows, Result):
             delta = diff(before, rows)
             rows.change = None if delta is None else (before, delta)
         return rows
+
+
+def _repeated_column(row: bytes) -> str | None:
+    """Return the name of a column that the row has twice: a client would see only one of them."""
+    try:
+        # Numbers stay texts: Python refuses to read an integer of thousands of digits.
+        columns: list[tuple[str, Any]] = json.loads(row, object_pairs_hook=list, parse_int=str, parse_float=str)
+    except RecursionError:  # a json value of thousands of levels
+        return None
+    names = [name for name, _ in columns]
+    return next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
 
 
 def size_of(rows: list[Row]) -> int:

@@ -1,15 +1,19 @@
-"""The check of a catalogue against a database, by `pollcast check --database-url`; no query is run.
+"""The check of a catalogue against a database, by `pollcast check --database-url`.
 
 Every statement that a poller would send (for one topic, for several, the probe) is explained in a read-only
 transaction, with default or sample values as parameters. PostgreSQL then plans the query and reports missing objects,
-wrong types and missing permissions. One connection checks one query after the other. Messages are the server's own:
-they are for the author of the catalogue, and are never sent to clients
-(docs/reference/catalogue.md#checking-a-catalogue).
+wrong types and missing permissions. It also describes the columns of the result, alone and together, and the type that
+each parameter would have if it were a literal. Only a query with a `key` is run, once, to look for rows with the same
+key. One connection checks one query after the other. Messages are the server's own: they are for the author of the
+catalogue, and are never sent to clients (docs/reference/catalogue.md#checking-a-catalogue).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import Connection, RawCursor
@@ -18,9 +22,19 @@ from pollcast.poller.batchable import unbatchable_reason
 from pollcast.poller.connections import CONNECT_SECONDS
 from pollcast.poller.database import LOCK_SECONDS, SET_LOCALLY
 from pollcast.poller.poll_error import Scope, classify, condition
-from pollcast.poller.statement import Statement, batch_statement, probe_statement, query_alias, single_statement
+from pollcast.poller.statement import (
+    Statement,
+    Values,
+    batch_statement,
+    columns_statement,
+    placeholders,
+    probe_statement,
+    query_alias,
+    single_statement,
+    untyped_statement,
+)
 from pollcast.services.catalogue.catalog import Catalog, Param, Query
-from pollcast.services.catalogue.values import Value
+from pollcast.services.catalogue.values import PG_TYPES, Value
 from pollcast.services.errors import CatalogInvalid, PollStale, Problem
 from pollcast.services.process.database_url import checked_url
 
@@ -36,38 +50,96 @@ SAMPLES = {
 }
 """Sample value for each parameter type, in canonical text."""
 
+TIMEOUT_SECONDS = 10.0
+"""Maximum time to plan a query, in seconds."""
+
+RUN_SECONDS = 2.0
+"""Maximum time that a query with a key is run, in seconds, if its own timeout is not shorter."""
+
+COMPARED_TOPICS = 32
+"""Number of topics in the shared statement whose cost is compared with that of one topic alone."""
+
+DEARER = 2.0
+"""Ratio of the estimated costs of a topic, together and alone, from which on it is reported."""
+
+LEAST_COST = 10.0
+"""Difference of the estimated costs that is reported at least, in PostgreSQL's units."""
+
+
+@dataclass
+class Report:
+    """The findings of a check that accepted the catalogue."""
+
+    one_by_one: dict[str, str | None] = field(default_factory=dict)
+    """For each query the reason why its topics can't be polled together; None when they can."""
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    """For each query what its author should know."""
+
 
 def check(catalog: Catalog, file: str, url: str | None) -> dict[str, str | None]:
     """Return for each query the reason why its topics can't be polled together; None when they can.
 
-    Without a `url`, the reason is judged by the query's text alone. Raises CatalogInvalid when the database refuses a
-    query, PollStale when the database can't be reached, and SettingsInvalid when libpq does not accept `url`.
+    Raises what `report` raises.
     """
+    return report(catalog, file, url).one_by_one
+
+
+def report(catalog: Catalog, file: str, url: str | None) -> Report:
+    """Check the catalogue, and return what was found about its queries.
+
+    Without a `url`, a query is judged by its text alone. Raises CatalogInvalid when the database refuses a query,
+    PollStale when the database can't be reached, and SettingsInvalid when libpq does not accept `url`.
+    """
+    found = Report(
+        {name: unbatchable_reason(query) for name, query in catalog.queries.items()},
+        {name: [] for name in catalog.queries},
+    )
+    for name, query in catalog.queries.items():
+        if query.together is False:
+            found.one_by_one[name] = found.one_by_one[name] or "the catalogue says so (together = false)"
     if url is None:
-        return {name: unbatchable_reason(query) for name, query in catalog.queries.items()}
+        return found
     problems: list[Problem] = []
-    one_by_one: dict[str, str | None] = {}
     try:
         with psycopg.connect(
             checked_url(url), autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="pollcast check"
         ) as connection:
-            for name, query in catalog.queries.items():
-                one_by_one[name] = _try(connection, query, file, problems)
+            for query in catalog.queries.values():
+                problems += _try(connection, query, file, found)
     except psycopg.OperationalError as error:
         raise PollStale(f"the database can't be reached: {error}") from None
     if problems:
         raise CatalogInvalid(problems)
-    return one_by_one
+    return found
 
 
-def _try(connection: Connection, query: Query, file: str, problems: list[Problem]) -> str | None:
-    values = {name: _sample(param) for name, param in query.params.items()}
-    found = list(_problems(connection, "sql", single_statement(query, values), query, file))
+def _try(connection: Connection, query: Query, file: str, found: Report) -> list[Problem]:
+    """Check one query: add to the report, and return the problems."""
+    values = _samples(query)
+    types = _natural_types(connection, query)
+    problems = list(_problems(connection, "sql", single_statement(query, values), query, file))
+    if problems:
+        problems = [_with_cast(problem, query, types) for problem in problems]
     if query.probe is not None:
-        found += _problems(connection, "probe", probe_statement(query), query, file)
-    problems += found
-    why = unbatchable_reason(query)
-    return why if found or why is not None else batch_refusal(connection, query, file)
+        problems += _problems(connection, "probe", probe_statement(query), query, file)
+    if problems:
+        return problems
+    notes = found.notes[query.name]
+    notes += (note for name, type in types.items() if (note := _type_note(query.params[name], type)))
+    alone = _columns(connection, columns_statement(query, [values], together=False))
+    twice = [name for name, number in Counter(name for name, _ in alone).items() if number > 1]
+    if twice:
+        listed = ", ".join(twice)
+        reason = f"two columns of the result have the same name ({listed}): give one another name with AS"
+        return [Problem(file, query.name, "sql", reason)]
+    if query.key:
+        problems += _duplicate_keys(connection, query, values, file, notes)
+    if found.one_by_one[query.name] is None and not problems:
+        why = batch_refusal(connection, query, file) or _difference(connection, query, values, alone)
+        found.one_by_one[query.name] = why
+        if why is None:
+            notes += _cost_note(connection, query, values)
+    return problems
 
 
 def batch_refusal(connection: Connection, query: Query, file: str) -> str | None:
@@ -75,9 +147,13 @@ def batch_refusal(connection: Connection, query: Query, file: str) -> str | None
 
     The query must have parameters and be accepted for one topic alone.
     """
-    values = {name: _sample(param) for name, param in query.params.items()}
+    values = _samples(query)
     refused = next(_problems(connection, "sql", batch_statement(query, [values, values]), query, file), None)
     return f"PostgreSQL refuses to take its topics together: {refused.reason}" if refused else None
+
+
+def _samples(query: Query) -> Values:
+    return {name: _sample(param) for name, param in query.params.items()}
 
 
 def _sample(param: Param) -> Value:
@@ -87,19 +163,30 @@ def _sample(param: Param) -> Value:
     return (text,) if param.is_list else text
 
 
+# --- plans ------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _transaction(connection: Connection, statement: Statement, seconds: float) -> Iterator[RawCursor]:
+    """Provide a cursor in a read-only transaction with the statement's settings and this timeout."""
+    with connection.transaction(force_rollback=True), RawCursor(connection) as cursor:
+        cursor.execute(b"set transaction read only")
+        cursor.execute(f"set local lock_timeout = {round(LOCK_SECONDS * 1000)}".encode())
+        cursor.execute(f"set local statement_timeout = {max(1, round(seconds * 1000))}".encode())
+        cursor.execute(b"set local jit = off")
+        if statement.settings:
+            names, values = zip(*statement.settings, strict=True)
+            cursor.execute(SET_LOCALLY, (list(names), list(values)))
+        yield cursor
+
+
 def _problems(connection: Connection, field: str, text: Statement, query: Query, file: str) -> Iterator[Problem]:
     """Yield the problem of the statement, if there is one.
 
     Errors caused by sample values (a division by zero, a cast) are ignored: only those of the whole statement count.
     """
     try:
-        with connection.transaction(), RawCursor(connection) as cursor:
-            cursor.execute(b"set transaction read only")
-            cursor.execute(f"set local lock_timeout = {round(LOCK_SECONDS * 1000)}".encode())
-            cursor.execute(b"set local statement_timeout = 10000")
-            if text.settings:
-                names, setting_values = zip(*text.settings, strict=True)
-                cursor.execute(SET_LOCALLY, (list(names), list(setting_values)))
+        with _transaction(connection, text, TIMEOUT_SECONDS) as cursor:
             cursor.execute(b"explain " + text.sql.encode(), text.params)
     except psycopg.Error as error:
         if error.sqlstate is None:
@@ -113,3 +200,125 @@ def _problems(connection: Connection, field: str, text: Statement, query: Query,
                 yield Problem(file, query.name, field, f"{message} ({condition(error.sqlstate)}, {error.sqlstate})")
         elif poll_error.scope is Scope.DATABASE:
             raise
+
+
+def _cost_note(connection: Connection, query: Query, values: Values) -> Iterator[str]:
+    """Yield a note if PostgreSQL expects a topic to be much dearer together than alone."""
+    alone = _cost(connection, single_statement(query, values))
+    together = _cost(connection, batch_statement(query, [values] * COMPARED_TOPICS))
+    if alone is None or together is None or query.together is True:
+        return
+    each = together / COMPARED_TOPICS
+    if each > alone * DEARER and each - alone > LEAST_COST:
+        yield (
+            f"PostgreSQL expects a topic to cost {each / alone:.0f} times as much together as alone ({each:.0f} instead"
+            f" of {alone:.0f}): the poller measures both, and polls the cheaper way"
+        )
+
+
+def _cost(connection: Connection, statement: Statement) -> float | None:
+    """Return the estimated cost of the statement, in PostgreSQL's units; None when it can't be planned."""
+    with contextlib.suppress(psycopg.errors.Error), _transaction(connection, statement, TIMEOUT_SECONDS) as cursor:
+        cursor.execute(b"explain (format json) " + statement.sql.encode(), statement.params)
+        row = cursor.fetchone()
+        return None if row is None else float(row[0][0]["Plan"]["Total Cost"])
+    return None
+
+
+# --- columns and types ------------------------------------------------------------------------------------------------
+
+
+def _columns(connection: Connection, statement: Statement) -> list[tuple[str, int]]:
+    """Return the name and the type's number of each column of the statement, which is described and not run."""
+    with _transaction(connection, statement, TIMEOUT_SECONDS):
+        prepared = connection.pgconn.prepare(b"", statement.sql.encode())
+        described = connection.pgconn.describe_prepared(b"")
+        names = [(described.fname(at) or b"").decode() for at in range(described.nfields)]
+        columns = list(zip(names, map(described.ftype, range(described.nfields)), strict=True))
+    return [] if prepared.error_message else columns
+
+
+def _difference(connection: Connection, query: Query, values: Values, alone: Sequence[tuple[str, int]]) -> str | None:
+    """Return a message with the columns that are different together; None when there are none."""
+    together = _columns(connection, columns_statement(query, [values, values], together=True))
+    if together == alone:
+        return None
+    changed = [f"{a} and {b}" for (a, _), (b, _) in zip(alone, together, strict=False) if a != b]
+    return f"PostgreSQL describes its columns otherwise together ({', '.join(changed) or 'by type or number'})"
+
+
+def _natural_types(connection: Connection, query: Query) -> dict[str, str]:
+    """Return the types, as PostgreSQL names them, that parameters would have if they were literals in quotes.
+
+    A query that PostgreSQL refuses so has none.
+    """
+    names = placeholders(query)
+    statement = Statement(untyped_statement(query), ())
+    found: dict[str, str] = {}
+    with _transaction(connection, statement, TIMEOUT_SECONDS) as cursor:
+        if connection.pgconn.prepare(b"", statement.sql.encode()).error_message:
+            return {}
+        described = connection.pgconn.describe_prepared(b"")
+        for name, oid in zip(names, map(described.param_type, range(described.nparams)), strict=False):
+            cursor.execute(b"select pg_catalog.format_type($1, null)", (oid,))
+            row = cursor.fetchone()
+            assert row is not None
+            found[name] = row[0].replace("character", "bpchar") if row[0] in _PADDED else row[0]
+    return found
+
+
+_PADDED = {"character", "character[]"}  # as a cast, `character` would shorten a value to one character
+
+_OWN_TYPES = {*PG_TYPES.values(), "bigint", "integer", "smallint", "double precision", "real", "boolean"} | {
+    *("timestamp with time zone", "timestamp without time zone", "character varying", "name", "unknown", "oid")
+}
+"""Types with which the types of parameters compare as a literal does."""
+
+
+def _with_cast(problem: Problem, query: Query, types: dict[str, str]) -> Problem:
+    """Add to a problem with types the casts that avoid it."""
+    if "42883" not in problem.reason and "42804" not in problem.reason:
+        return problem
+    casts = [f"%({name})s::{type}" for name, type in types.items() if not _is_own(type, query.params[name])]
+    return Problem(
+        problem.file, problem.query, problem.field, problem.reason + (f": write {', '.join(casts)}" if casts else "")
+    )
+
+
+def _type_note(param: Param, type: str) -> str | None:
+    """Return a note if a literal would be of a type that compares in another way than the parameter's."""
+    if param.type != "text" or _is_own(type, param):
+        return None
+    return (
+        f"{param.name} is compared as text, a literal would be {type}: write %({param.name})s::{type} if it should "
+        f"compare as {type} does"
+    )
+
+
+def _is_own(type: str, param: Param) -> bool:
+    return (type.removesuffix("[]") if param.is_list else type) in _OWN_TYPES
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def _duplicate_keys(
+    connection: Connection, query: Query, values: Values, file: str, notes: list[str]
+) -> Iterator[Problem]:
+    """Run the query once, and yield a problem when two of its rows have the same key."""
+    statement = single_statement(query, values)
+    seconds = min(query.timeout, RUN_SECONDS)
+    keys: Counter[str] = Counter()
+    try:
+        with _transaction(connection, statement, seconds) as cursor:
+            cursor.execute(statement.sql.encode(), statement.params)
+            keys.update(key for _, key, _ in cursor)
+    except psycopg.errors.QueryCanceled:
+        notes.append(f"its keys were not compared, because it takes longer than {seconds:g} s")
+    except psycopg.DatabaseError as error:
+        if connection.closed:
+            raise
+        notes.append(f"its keys were not compared: {error.diag.message_primary} ({error.sqlstate})")
+    if twice := next((key for key, number in keys.items() if number > 1), None):
+        listed = ", ".join(query.key)
+        yield Problem(file, query.name, "key", f"two rows of the result have the same key ({listed}): {twice}")

@@ -52,7 +52,10 @@ MAX_CONNECT_SECONDS = 5.0
 RESERVE_SECONDS = 0.5
 """Time from which a statement is slow, in seconds: it does not get the last connection."""
 
-SET_LOCALLY = b"select set_config(name, value, true) from unnest($1::text[], $2::text[]) as s(name, value)"
+SET_LOCALLY = (
+    b"select pg_catalog.set_config(name, value, true)"
+    b" from pg_catalog.unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) as s(name, value)"
+)
 """Statement that sets each of the named settings to its value for the transaction; NULL stands for the default."""
 
 _CANCELED_BEFORE = 0.9

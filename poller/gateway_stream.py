@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pollcast.poller import metrics
-from pollcast.poller.owned import OwnedTopic, Updates
+from pollcast.poller.owned import OwnedTopic, Updates, followed_by, updates_size
 
 QUEUE_BYTES = 8 * 1024 * 1024
 """Maximum size of the updates queued for one gateway, in bytes."""
@@ -28,8 +28,8 @@ UNKNOWN = "unknown"
 class TopicQueue:
     """The updates of one topic that wait to be sent to one gateway."""
 
-    sending: deque[bytes] = field(default_factory=deque)
-    """Rest of a group of updates that belong together, the first of which were sent."""
+    sending: Iterator[bytes] | None = None
+    """Rest of a group of updates that belong together, the first of which may have been sent."""
 
     later: deque[Updates] = field(default_factory=deque)
     """Further groups of updates."""
@@ -86,7 +86,7 @@ class GatewayStream:
         if queue is not None and queue.resync:
             return
         owned = self._owned[name]
-        self._enqueue(name, [*updates, owned.status()] if reported == UNKNOWN else updates)
+        self._enqueue(name, followed_by(updates, [owned.status()]) if reported == UNKNOWN else updates)
         self._reported[name] = owned.state
         if self.queued > self._limit:
             self._reset(name)
@@ -117,28 +117,36 @@ class GatewayStream:
     def _next(self, name: str) -> bytes | None:
         """Return the next update of the topic, whose turn it is."""
         queue = self._queues.pop(name)
-        if not queue.sending:
-            if queue.resync:
-                owned = self._owned[name]
-                queue.resync = False
-                queue.sending.extend(owned.current_updates(self._reported[name]))
-                self._reported[name] = owned.state
-            elif queue.later:
-                queue.sending.extend(queue.later.popleft())
-                self.queued -= sum(map(len, queue.sending))
-        update = queue.sending.popleft() if queue.sending else None
-        if queue.sending or queue.later or queue.resync:
+        update = None if queue.sending is None else next(queue.sending, None)
+        if update is None:
+            queue.sending = self._next_group(name, queue)
+            update = None if queue.sending is None else next(queue.sending, None)
+        if update is not None or queue.later or queue.resync:
             self._queues[name] = queue  # at the end: it is the others' turn first
         return update
 
+    def _next_group(self, name: str, queue: TopicQueue) -> Iterator[bytes] | None:
+        """Begin with the next group of updates of the topic."""
+        if queue.resync:
+            owned = self._owned[name]
+            queue.resync = False
+            updates = owned.current_updates(self._reported[name])
+            self._reported[name] = owned.state
+        elif queue.later:
+            updates = queue.later.popleft()
+            self.queued -= updates_size(updates)
+        else:
+            return None
+        return iter(updates)
+
     def _enqueue(self, name: str, updates: Updates) -> None:
         self._queues.setdefault(name, TopicQueue()).later.append(updates)
-        self.queued += sum(map(len, updates))
+        self.queued += updates_size(updates)
 
     def _reset(self, name: str) -> None:
         """Replace the queued groups of the topic by its current state; the group being sent is completed first."""
         queue = self._queues[name]
-        self.queued -= sum(len(update) for updates in queue.later for update in updates)
+        self.queued -= sum(map(updates_size, queue.later))
         queue.later.clear()
         queue.resync = True
         self._reported[name] = UNKNOWN
@@ -147,4 +155,4 @@ class GatewayStream:
     def _drop(self, name: str) -> None:
         queue = self._queues.pop(name, None)
         if queue is not None:
-            self.queued -= sum(len(update) for updates in queue.later for update in updates)
+            self.queued -= sum(map(updates_size, queue.later))

@@ -1,15 +1,18 @@
 """An owned topic: its last result, its state, and the updates that report a change to gateways. Pure.
 
-Times are arguments, and updates are return values, encoded once for all gateways (docs/reference/grpc.md#feed). An
-`OwnedTopic` exists from the moment this poller gains the topic until it loses it; the next owner has a higher epoch and
-counts `seq` from 1 again. It holds one copy of the rows as bytes, about 170 bytes a row in addition to the text of the
-row and of its key.
+Times are arguments, and updates are return values, encoded once for all gateways (docs/reference/grpc.md#feed). Only a
+snapshot of several pieces is encoded piece by piece, for each gateway when its turn comes, so that a large result is
+not held a second time. An `OwnedTopic` exists from the moment this poller gains the topic until it loses it; the next
+owner has a higher epoch and counts `seq` from 1 again. It holds one copy of the rows as bytes, about 170 bytes a row in
+addition to the text of the row and of its key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 
+from pollcast.poller.answer import Result, size_of
 from pollcast.poller.poll_error import PollError
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.delta import Delta, Row, diff
@@ -24,8 +27,47 @@ LARGEST_DELTA_BYTES = 8 * 1024 * 1024
 COST_WEIGHT = 0.2
 """Weight of the latest poll in the smoothed cost of a poll, between 0 and 1."""
 
-Updates = list[bytes]
+
+class LargeSnapshot:
+    """The updates that report a large result: a snapshot in pieces, encoded while it is iterated, and what follows."""
+
+    __slots__ = ("encode", "following", "rows", "size")
+
+    def __init__(self, rows: list[Row], encode: EncodePiece, following: Sequence[bytes] = ()) -> None:
+        self.rows = rows
+        self.encode = encode
+        self.following = following
+        self.size = _size(rows) + sum(map(len, following))
+        """Approximate size of the updates, in bytes."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        last: list[Row] | None = None
+        for piece in _pieces(self.rows):
+            if last is not None:
+                yield self.encode(last, True)
+            last = piece
+        assert last is not None  # there is one piece at least
+        yield self.encode(last, False)
+        yield from self.following
+
+
+EncodePiece = Callable[[list[Row], bool], bytes]
+"""Function that encodes one piece of a snapshot; the flag says whether further pieces follow."""
+
+Updates = list[bytes] | LargeSnapshot
 """Serialized FeedUpdate messages of one topic, in the order in which gateways apply them."""
+
+
+def followed_by(updates: Updates, following: list[bytes]) -> Updates:
+    """Return the updates and those that follow them."""
+    if isinstance(updates, LargeSnapshot):
+        return LargeSnapshot(updates.rows, updates.encode, [*updates.following, *following])
+    return updates + following
+
+
+def updates_size(updates: Updates) -> int:
+    """Return the size of the updates in bytes."""
+    return updates.size if isinstance(updates, LargeSnapshot) else sum(map(len, updates))
 
 
 class PollHistory:
@@ -85,19 +127,20 @@ class OwnedTopic:
         updates: Updates = []
         if rows is not self.rows and rows != self.rows:
             updates = self._set_rows(rows, polled_at)
-        return updates + self._set_state("live", "", polled_at)
+        return followed_by(updates, self._set_state("live", "", polled_at))
 
     def record_error(self, error: PollError, now: int) -> Updates:
         """Record a poll that ended with an error, and return the updates that report it. The last result is kept."""
         self.history.count += 1
         return self._set_state(error.state, error.cause.detail, now)
 
-    def current_updates(self, known_state: str) -> Iterator[bytes]:
-        """Yield the updates for a gateway that has no result and knows the topic to be in `known_state`."""
-        if self.rows is not None:
-            yield from self._snapshot(self.rows)
-        if self.state != known_state:
-            yield self.status()
+    def current_updates(self, known_state: str) -> Updates:
+        """Return the updates for a gateway that has no result and knows the topic to be in `known_state`.
+
+        They report the present result and state, even if these change before the updates are sent.
+        """
+        updates: Updates = [] if self.rows is None else self._snapshot(self.rows)
+        return followed_by(updates, [self.status()] if self.state != known_state else [])
 
     def status(self) -> bytes:
         """Return the update that reports the present state."""
@@ -109,14 +152,13 @@ class OwnedTopic:
         self.seq += 1
         self.polled_at = polled_at
         if before is None or not self.topic.query.key:
-            return list(self._snapshot(rows))
-        delta = diff(before, rows)
-        assert delta is not None  # the rows differ
+            return self._snapshot(rows)
+        delta = _change(before, rows)
         if sum(len(row) + len(key) for _, key, row in delta.upserts) > LARGEST_DELTA_BYTES:
-            return list(self._snapshot(rows))
+            return self._snapshot(rows)
         return [self._delta(delta)]
 
-    def _set_state(self, state: str, reason: str, now: int) -> Updates:
+    def _set_state(self, state: str, reason: str, now: int) -> list[bytes]:
         if (state, reason) == (self.state, self.reason):
             return []
         if state != self.state:
@@ -128,32 +170,42 @@ class OwnedTopic:
         upserts = [feed_pb2.FeedUpsert(at=at, key=key, row=row) for at, key, row in delta.upserts]
         return self._update(delta=feed_pb2.FeedDelta(deletes=delta.deletes, upserts=upserts))
 
-    def _snapshot(self, rows: list[Row]) -> Iterator[bytes]:
-        pieces = list(_pieces(rows))
-        for piece in pieces:
-            piece_rows = [feed_pb2.FeedRow(key=key, row=row) for key, row in piece]
-            yield self._update(snapshot=feed_pb2.FeedSnapshot(rows=piece_rows, more=piece is not pieces[-1]))
+    def _snapshot(self, rows: list[Row]) -> Updates:
+        epoch, seq, polled_at = self.epoch, self.seq, self.polled_at
 
-    def _update(
-        self,
-        snapshot: feed_pb2.FeedSnapshot | None = None,
-        delta: feed_pb2.FeedDelta | None = None,
-        status: feed_pb2.FeedStatus | None = None,
-    ) -> bytes:
+        def encode(piece: list[Row], more: bool) -> bytes:
+            piece_rows = [feed_pb2.FeedRow(key=key, row=row) for key, row in piece]
+            snapshot = feed_pb2.FeedSnapshot(rows=piece_rows, more=more)
+            update = feed_pb2.FeedUpdate(topic=self.name, epoch=epoch, seq=seq, polled_at=polled_at, snapshot=snapshot)
+            return update.SerializeToString()
+
+        return [encode(rows, False)] if _size(rows) <= PIECE_BYTES else LargeSnapshot(rows, encode)
+
+    def _update(self, delta: feed_pb2.FeedDelta | None = None, status: feed_pb2.FeedStatus | None = None) -> bytes:
         update = feed_pb2.FeedUpdate(
-            topic=self.name,
-            epoch=self.epoch,
-            seq=self.seq,
-            polled_at=self.polled_at,
-            snapshot=snapshot,
-            delta=delta,
-            status=status,
+            topic=self.name, epoch=self.epoch, seq=self.seq, polled_at=self.polled_at, delta=delta, status=status
         )
         return update.SerializeToString()
 
 
+def _change(before: list[Row], rows: list[Row]) -> Delta:
+    """Return the delta between two results that differ, which may have been computed in advance."""
+    if isinstance(rows, Result) and rows.change is not None:
+        (known, delta), rows.change = rows.change, None
+        if known is before:
+            return delta
+    computed = diff(before, rows)
+    assert computed is not None
+    return computed
+
+
+def _size(rows: list[Row]) -> int:
+    """Return the size of the rows and their keys in bytes."""
+    return size_of(rows) + sum(map(len, map(itemgetter(0), rows)))
+
+
 def _pieces(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Yield the rows in order, split into pieces of about PIECE_BYTES; a result without rows is one empty piece."""
+    """Yield the rows in order, in pieces of about PIECE_BYTES; a result without rows is one empty piece."""
     piece: list[Row] = []
     size = 0
     for row in rows:

@@ -20,8 +20,14 @@ topic without rows in the answer has an empty result. Each part of the text has 
   text and never become Python values. The row is given as `….*`, which can't be a column's name; key columns are taken
   from the finished row, as quoted identifiers.
 - `limit` fetches one row more than `max_rows`, which detects a result that is too long without fetching all of it.
+- The rows' sizes are summed up, and the rows from the one on that exceeds `max_bytes` are sent as NULL: a poller never
+  receives, and never holds, more of a result than it may have.
 - Functions and types are those of `pg_catalog`, whatever the `search_path` of the role is.
 - A hint (`/*+ … */`) at the beginning of the query begins the statement, where extensions look for it.
+
+The two forms can differ in one way. Alone, a value is a constant, and PostgreSQL computes with constants while it
+plans: `10 / %(n)s` for n = 0 is an error even if no row needs it. Together it is an error only for a row that needs it.
+So an error alone is confirmed by the shared form for the one topic (poller/statement_runner.py).
 
 Two kinds of topics can't share a statement. Topics whose parameters differ in type are polled separately (an `int` is
 int4 or int8 depending on its value: see `types`), and so are topics whose transactions need other settings. A query in
@@ -32,8 +38,10 @@ shared statement and not alone.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias
 
 from pollcast.services.catalogue.catalog import Param, Query
 from pollcast.services.catalogue.sql import Placeholder, Text, split, tokens, unmentioned_prefix
@@ -42,15 +50,20 @@ from pollcast.services.catalogue.values import Value, array_literal, pg_type
 Values = Mapping[str, Value]
 """Values of one topic, by the names of the parameters."""
 
+Params: TypeAlias = tuple[str | int | list[str] | list[str | None] | None, ...]
+"""Values of the placeholders `$1`, `$2`, …"""
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL with the placeholders `$1`, `$2`, …, and their values."""
+    """SQL with placeholders, and their values."""
 
     sql: str
-    params: tuple[str | int | list[str] | list[str | None] | None, ...]
+    params: Params
     settings: tuple[tuple[str, str | None], ...] = ()
     """PostgreSQL settings that the transaction has while the statement runs; None stands for the setting's default."""
+    shared: Callable[[], Statement] | None = field(default=None, compare=False)
+    """For one topic of several that can share a statement: makes the shared statement for this topic only."""
 
 
 def types(query: Query, values: Values) -> tuple[str, ...]:
@@ -66,44 +79,44 @@ def sharing_key(query: Query, values: Values) -> Hashable:
 
 def single_statement(query: Query, values: Values) -> Statement:
     """Return the statement that polls one topic."""
-    names = placeholders(query)
-    place = {name: _single_place(query.params[name], values[name], at) for at, name in enumerate(names, 1)}
-    source = f'{_numbered(query, place, len(names) + 1)} as "r"'
+    text, params = _alone(query, values)
+    source = f'{_numbered(query, text, len(params) + 1)} as "r"'
     # The text comes from the catalogue; values are bound parameters.
     sql = f'{_hint(query)}select 1::pg_catalog.int8, "r"."key", "r"."row" from {source} order by "r"."number"'  # noqa: S608
-    params = (list(value) if isinstance(value, tuple) else value for value in map(values.__getitem__, names))
-    return Statement(sql, (*params, query.max_rows + 1), query.setting_values(values))
+    shared = partial(batch_statement, query, [values]) if params and query.together is not False else None
+    return Statement(sql, (*params, query.max_rows + 1), query.setting_values(values), shared)
 
 
 def batch_statement(query: Query, topics: Sequence[Values]) -> Statement:
     """Return the statement that polls several topics of one query, whose sharing keys agree and whose SQL uses some of
     its parameters."""
-    columns = _columns(query, topics[0])
-    prefix = unmentioned_prefix(query.sql)
-    topics_of = f'"{prefix}topics"'
-    topic = f'"{prefix}topic"'
-    arrays = ", ".join(
-        # An array of arrays would be unnested whole, so lists travel as the texts of arrays.
-        f"pg_catalog.unnest(${at}::pg_catalog.text[]" + (")" if column.is_list else f"::{column.type}[])")
-        for at, column in enumerate(columns, 1)
-    )
-    listed = ", ".join(column.name for column in columns)
-    source = f"rows from ({arrays}) with ordinality as {topics_of}({listed}, {topic})"
-    if any(column.is_list for column in columns):
-        # `offset 0` has each list read once per topic, and not once per row that it is compared with.
-        read = (f"{c.name}::{c.type}[] as {c.name}" if c.is_list else c.name for c in columns)
-        listed = ", ".join(read)
-        source = f"(select {listed}, {topic} from {source} offset 0) as {topics_of}"  # noqa: S608
-    place = {
-        column.parameter: f"((case when true then {topics_of}.{column.name} end)::{column.cast})" for column in columns
-    }
+    source, text, params = _together(query, topics)
+    topic = f"{_name(query, 'topics')}.{_name(query, 'topic')}"
     sql = (
-        f'{_hint(query)}select {topics_of}.{topic}, "r"."key", "r"."row"\nfrom {source}\n'
-        f'cross join lateral {_numbered(query, place, len(columns) + 1)} as "r"\n'
-        f'order by {topics_of}.{topic}, "r"."number"'
+        f'{_hint(query)}select {topic}, "r"."key", "r"."row"\nfrom {source}\n'
+        f'cross join lateral {_numbered(query, text, len(params) + 1)} as "r"\norder by {topic}, "r"."number"'
     )
-    params = ([_column_text(values[column.parameter]) for values in topics] for column in columns)
     return Statement(sql, (*params, query.max_rows + 1), query.setting_values(topics[0]))
+
+
+def columns_statement(query: Query, topics: Sequence[Values], together: bool) -> Statement:
+    """Return a statement whose columns are those of the query, as it runs for one topic or for several."""
+    alias = _name(query, "query")
+    if together:
+        source, text, params = _together(query, topics)
+        sql = f"select {alias}.* from {source} cross join lateral (\n{text}\n) as {alias}"  # noqa: S608
+        return Statement(sql, params, query.setting_values(topics[0]))
+    text, params = _alone(query, topics[0])
+    sql = f"select {alias}.* from (\n{text}\n) as {alias}"  # noqa: S608
+    return Statement(sql, params, query.setting_values(topics[0]))
+
+
+def untyped_statement(query: Query) -> str:
+    """Return the query with its parameters as bare placeholders, `$1` being the first in `placeholders(query)`.
+
+    PostgreSQL derives the type of each from its surroundings, as it does for a literal in quotes.
+    """
+    return _text(query, {name: f"${at}" for at, name in enumerate(placeholders(query), 1)})
 
 
 def probe_statement(query: Query) -> Statement:
@@ -123,51 +136,76 @@ def placeholders(query: Query) -> list[str]:
 
 def query_alias(query: Query) -> str:
     """Return the name by which statements refer to the query's result, as in the error for a missing key column."""
-    return f"{unmentioned_prefix(query.sql)}query"
+    return _name(query, "query").strip('"')
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """A column of the topics' parameters in a shared statement."""
-
-    parameter: str
-    name: str
-    """The column's name, in quotes."""
-    type: str
-    """PostgreSQL's type of the parameter; of a list that of its elements."""
-    is_list: bool
-
-    @property
-    def cast(self) -> str:
-        """PostgreSQL's type of the column."""
-        return f"{self.type}[]" if self.is_list else self.type
+# --- parts of statements ----------------------------------------------------------------------------------------------
 
 
-def _columns(query: Query, values: Values) -> list[_Column]:
-    prefix = unmentioned_prefix(query.sql)
-    return [
-        _Column(name, f'"{prefix}{at}"', _type(query.params[name], values[name]), query.params[name].is_list)
-        for at, name in enumerate(placeholders(query), 1)
-    ]
+def _alone(query: Query, values: Values) -> tuple[str, Params]:
+    """Return the query's text for one topic, and the values of its placeholders."""
+    names = placeholders(query)
+    place = {name: _alone_place(query.params[name], values[name], at) for at, name in enumerate(names, 1)}
+    params = (list(value) if isinstance(value, tuple) else value for value in map(values.__getitem__, names))
+    return _text(query, place), tuple(params)
 
 
-def _numbered(query: Query, place: Mapping[str, str], limit: int) -> str:
-    text = "".join(
-        place[fragment.name] if isinstance(fragment, Placeholder) else fragment.text for fragment in split(query.sql)
-    )
-    alias = _quoted(query_alias(query))
-    columns = ", ".join(f"{alias}.{_quoted(column)}" for column in query.key)
-    key = f"pg_catalog.json_build_array({columns})::pg_catalog.text" if columns else "''::pg_catalog.text"
-    return (
-        f'(select pg_catalog.row_number() over () as "number", {key} as "key",'
-        f' pg_catalog.row_to_json({alias}.*)::pg_catalog.text as "row"\n'
-        f"from (\n{text}\n) as {alias} limit ${limit})"
-    )
-
-
-def _single_place(param: Param, value: Value, at: int) -> str:
+def _alone_place(param: Param, value: Value, at: int) -> str:
     type = _type(param, value)
     return f"(${at}::pg_catalog.text[]::{type}[])" if param.is_list else f"(${at}::{type})"
+
+
+def _together(query: Query, topics: Sequence[Values]) -> tuple[str, str, Params]:
+    """Return the source of the topics' parameters, the query's text for them, and the values of the placeholders."""
+    names = placeholders(query)
+    topics_of, topic = _name(query, "topics"), _name(query, "topic")
+    columns = [_name(query, str(at)) for at in range(1, len(names) + 1)]
+    types = [_type(query.params[name], topics[0][name]) for name in names]
+    lists = [query.params[name].is_list for name in names]
+    arrays = ", ".join(
+        # An array of arrays would be unnested whole, so lists travel as the texts of arrays.
+        f"pg_catalog.unnest(${at}::pg_catalog.text[]" + (")" if is_list else f"::{type}[])")
+        for at, (type, is_list) in enumerate(zip(types, lists, strict=True), 1)
+    )
+    source = f"rows from ({arrays}) with ordinality as {topics_of}({', '.join((*columns, topic))})"
+    if any(lists):
+        # `offset 0` has each list read once per topic, and not once per row that it is compared with.
+        read = ", ".join(
+            f"{column}::{type}[] as {column}" if is_list else column
+            for column, type, is_list in zip(columns, types, lists, strict=True)
+        )
+        source = f"(select {read}, {topic} from {source} offset 0) as {topics_of}"  # noqa: S608
+    place = {
+        name: f"((case when true then {topics_of}.{column} end)::{type}{'[]' if is_list else ''})"
+        for name, column, type, is_list in zip(names, columns, types, lists, strict=True)
+    }
+    params = ([_column_text(values[name]) for values in topics] for name in names)
+    return source, _text(query, place), tuple(params)
+
+
+def _text(query: Query, place: Mapping[str, str]) -> str:
+    fragments = split(query.sql)
+    return "".join(place[each.name] if isinstance(each, Placeholder) else each.text for each in fragments)
+
+
+def _numbered(query: Query, text: str, limit: int) -> str:
+    alias = _name(query, "query")
+    columns = ", ".join(f"{alias}.{_quoted(column)}" for column in query.key)
+    key = f"pg_catalog.json_build_array({columns})::pg_catalog.text" if columns else "''::pg_catalog.text"
+    fits = f'case when "size" <= {query.max_bytes} then'
+    return (
+        f'(select "number", {fits} "key" end as "key", {fits} "row" end as "row"\n'
+        'from (select pg_catalog.row_number() over "w" as "number", "key", "row",'
+        ' pg_catalog.sum(pg_catalog.octet_length("row")) over "w" as "size"\n'
+        f'from (select {key} as "key", pg_catalog.row_to_json({alias}.*)::pg_catalog.text as "row"\n'
+        f"from (\n{text}\n) as {alias} limit ${limit})"
+        ' as "e" window "w" as (rows unbounded preceding)) as "n")'
+    )
+
+
+def _name(query: Query, name: str) -> str:
+    """Return a name, in quotes, that the query can't mention."""
+    return f'"{unmentioned_prefix(query.sql)}{name}"'
 
 
 def _type(param: Param, value: Value) -> str:

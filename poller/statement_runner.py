@@ -1,13 +1,19 @@
-"""The statement runner of a query: it runs statements, counts them, and logs errors once."""
+"""The statement runner of a query: it runs statements, counts them, confirms errors of a topic, and logs errors once.
+
+A statement for one topic has constants, with which PostgreSQL computes while it plans: it can fail where the statement
+for several topics would not (poller/statement.py). So that a topic is the same in both, such an error is confirmed by
+the shared statement for this topic alone, whose answer counts. Topics that fail in both ways are confirmed seldom.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from pollcast.poller import metrics
 from pollcast.poller.answer import Answer
 from pollcast.poller.database import Database
-from pollcast.poller.poll_error import PollError
+from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.statement import Statement
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.delta import Row
@@ -15,29 +21,59 @@ from pollcast.services.process import logs
 
 log = logs.get_logger("query_poller")
 
+CONFIRMATION_SECONDS = 1.0
+"""Minimum time after an error that was confirmed before the next topic's error is, in seconds."""
+
+MAX_DIFFERING = 1000
+"""Maximum number of topics known to fail only when they are planned alone, which are always confirmed."""
+
 
 class StatementRunner:
     """The statements of one query, and the topics that have no result because of them."""
 
-    def __init__(self, query: Query, database: Database) -> None:
+    def __init__(self, query: Query, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
         self._query = query
         self._database = database
         self._without_result: set[str] = set()  # topics whose last poll gave no result
         self._logged = ""  # the reason that was logged last
+        self._clock = clock
+        self._confirm_from = float("-inf")
+        self._differing: set[str] = set()  # values of topics that fail only when they are planned alone
 
     async def run(self, statement: Statement, known: Sequence[list[Row] | None] = (None,)) -> Answer | PollError:
         """Run the statement, and return its answer or its error. An error with another reason than the last is logged.
 
         `known` holds the last result of each topic of the statement.
         """
-        name = self._query.name
-        metrics.STATEMENTS.labels(name).inc()
-        with metrics.STATEMENT_SECONDS.labels(name).time():
-            answer = await self._database.execute(statement, self._query, known)
+        answer = await self._execute(statement, known)
+        if isinstance(answer, PollError) and answer.state == "failed" and answer.scope is Scope.TOPIC:
+            answer = await self._confirmed(answer, statement, known)
         if isinstance(answer, PollError):
             self._log(answer)
         else:
-            metrics.ROWS.labels(name).inc(answer.rows)
+            metrics.ROWS.labels(self._query.name).inc(answer.rows)
+        return answer
+
+    async def _execute(self, statement: Statement, known: Sequence[list[Row] | None]) -> Answer | PollError:
+        name = self._query.name
+        metrics.STATEMENTS.labels(name).inc()
+        with metrics.STATEMENT_SECONDS.labels(name).time():
+            return await self._database.execute(statement, self._query, known)
+
+    async def _confirmed(
+        self, error: PollError, statement: Statement, known: Sequence[list[Row] | None]
+    ) -> Answer | PollError:
+        """Return the answer of the shared statement for a topic that failed alone, or the error."""
+        topic = str(statement.params)
+        if statement.shared is None or (topic not in self._differing and self._clock() < self._confirm_from):
+            return error
+        answer = await self._execute(statement.shared(), known)
+        if isinstance(answer, PollError):
+            self._differing.discard(topic)
+            self._confirm_from = self._clock() + CONFIRMATION_SECONDS
+            return answer if answer.state == "failed" and answer.scope is Scope.TOPIC else error
+        if len(self._differing) < MAX_DIFFERING:
+            self._differing.add(topic)
         return answer
 
     def record_error(self, topic: str) -> None:

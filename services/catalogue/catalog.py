@@ -62,7 +62,8 @@ Together: TypeAlias = bool | Literal["auto"]
 """Whether the topics of a query are polled in one statement; `auto` leaves the choice to the poller."""
 
 RESERVED_SETTINGS: Final = re.compile(
-    r"(default_)?transaction_\w+|\w+_timeout|application_name|client_encoding|session_authorization|jit"
+    r"(default_)?transaction_\w+|\w+_timeout|application_name|client_encoding|session_authorization|"
+    r"standard_conforming_strings|jit"
 )
 """PostgreSQL settings that a poll depends on, and that `settings` cannot set."""
 

@@ -35,6 +35,7 @@ Fragment = Text | Placeholder
 _PERCENT: Final = re.compile(r"%(?:(%)|\(([a-z][a-z0-9_]*)\)s|)")
 
 
+@lru_cache(maxsize=1024)
 def split(sql: str) -> tuple[Fragment, ...]:
     """Split SQL at its placeholders: `"a = %(a)s || '%%'"` → `(Text("a = "), Placeholder("a"), Text(" || '%'"))`.
 

@@ -196,7 +196,8 @@ def check(
         Path | None, typer.Argument(metavar="[FILE]", help="The catalogue; default: POLLCAST_CATALOG.")
     ] = None,
     database_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Try each query on this database, without running it.")
+        str | None,
+        typer.Option(metavar="URL", help="Try each query on this database; only one with a key is run, once."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -210,7 +211,7 @@ def check(
         raise SettingsInvalid([Problem("pollcast check", "", "FILE", "is required, unless POLLCAST_CATALOG is set")])
     try:
         catalog = catalogue.load(path)
-        one_by_one = catalog_check.check(catalog, str(path), database_url)
+        report = catalog_check.report(catalog, str(path), database_url)
     except CatalogInvalid as error:
         if not as_json:
             raise
@@ -219,7 +220,12 @@ def check(
         raise typer.Exit(error.exit) from None
     if as_json:
         queries = [
-            {**query.public(), "multiplexed": one_by_one[name] is None, "one_by_one_because": one_by_one[name]}
+            {
+                **query.public(),
+                "multiplexed": report.one_by_one[name] is None,
+                "one_by_one_because": report.one_by_one[name],
+                "notes": report.notes[name],
+            }
             for name, query in catalog.queries.items()
         ]
         print(json.dumps({"ok": True, "problems": [], "queries": queries}))
@@ -227,8 +233,10 @@ def check(
     print(f"{path}: fine, {len(catalog.queries)} {'query' if len(catalog.queries) == 1 else 'queries'}:")
     for name, query in catalog.queries.items():
         print(f"  {name}" + (f": {query.title}" if query.title else ""))
-        why = one_by_one[name]
+        why = report.one_by_one[name]
         print("    " + (f"polled one by one: {why}" if why else "its topics are polled together"))
+        for note in report.notes[name]:
+            print(f"    note: {note}")
 
 
 @app.command(epilog="Example:  pollcast watch 'richest_tellers?limit=3'")

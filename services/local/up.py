@@ -34,6 +34,7 @@ from pollcast.services.local.child import Child, ProcessFailed
 from pollcast.services.local.cluster import ETCD_PORT, LocalCluster, Options
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.postgres_server import PostgresServer
+from pollcast.services.process.database_url import connection_problem
 from pollcast.services.process.settings import EtcdSettings, HostPort, Role, load
 
 READY_SECONDS = 60.0
@@ -110,6 +111,11 @@ async def _start_servers(cluster: LocalCluster, stop: asyncio.Event, status: Sta
     _unless(stop)
     if options.database_url is not None:
         cluster.database_url = options.database_url
+        status.update("Connecting to the database …")
+        problem = await asyncio.to_thread(connection_problem, options.database_url)
+        if problem is not None:
+            console.print(f"The database can't be reached: {problem}", markup=False, style="yellow")
+            console.print("Topics are stale until it can; the pollers keep trying.", markup=False)
         return
     status.update("Starting PostgreSQL …")
     began = time.monotonic()

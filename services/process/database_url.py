@@ -26,9 +26,12 @@ def checked_url(url: str) -> str:
 
 
 def connection_problem(url: str) -> str | None:
-    """Try to connect to the database, and return why that is not possible; None when it is."""
+    """Try to connect to the database, and return why that is not possible; None when it is, or `url` is invalid."""
     try:
         given = conninfo_to_dict(url).get("connect_timeout")
+    except psycopg.ProgrammingError:
+        return None  # checked_url reports it
+    try:
         psycopg.connect(url, connect_timeout=given or CHECK_SECONDS).close()
     except (psycopg.Error, OSError, ValueError) as error:
         return server_words(error, url)

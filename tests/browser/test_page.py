@@ -36,6 +36,29 @@ name = "text"
 exact = { type = "numeric", default = "1.5" }
 yes = { type = "bool", default = true }
 
+[queries.lists]
+sql = """
+select id, name from stock
+where shelf = any(%(shelves)s) and (%(least)s is null or n >= %(least)s) and (%(of)s = '{}' or id = any(%(of)s))
+  and (%(open)s is null or %(open)s) and (%(size)s is null or %(size)s <> '')
+  and (%(names)s = '{}' or name = any(%(names)s))
+order by id
+"""
+key = ["id"]
+interval = "100ms"
+[queries.lists.params]
+shelves = { type = "text[]", enum = ["a", "b", "c"], default = ["a"] }
+least = { type = "int", optional = true, min = 0 }
+of = { type = "int[]", default = [] }
+open = { type = "bool", optional = true }
+size = { type = "text", optional = true, enum = ["s", "m"] }
+names = { type = "text[]", default = [], max_length = 5 }
+
+[queries.named]
+sql = "select n as named from unnest(%(names)s) n order by n"
+params.names = "text[]"
+interval = "100ms"
+
 [queries.busy]
 title = "A thousand rows that all change"
 sql = """
@@ -189,6 +212,47 @@ async def test_every_parameter_type_has_a_control(url: str, tab: Opens) -> None:
         await expect(page).to_have_url(f"{url}#/since?at=2026-01-31T12%3A00%3A00Z&name=a+b%26c&yes=false")
         await shows(opened, ["a b&c"], column=1)
         await shows(opened, ["2026-01-31"], column=2)
+
+
+async def test_lists_and_optional_parameters_have_controls(
+    url: str, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
+    async with tab(f"{url}#/lists") as opened:
+        page = opened.page
+        await shows(opened, ["apple", "pear"])  # the default
+        await page.get_by_label("shelves").select_option(["b", "a"])
+        await shows(opened, ["apple", "pear", "fig"])
+        await expect(page).to_have_url(f"{url}#/lists?shelves=a&shelves=b")
+        await page.get_by_label("of", exact=True).fill("3\n\n1\n")
+        await shows(opened, ["apple", "fig"])
+        await expect(page).to_have_url(f"{url}#/lists?shelves=a&shelves=b&of=3&of=1")
+        await page.get_by_label("of", exact=True).fill("3\nx")
+        await expect(page.get_by_label("of", exact=True)).to_have_attribute("aria-invalid", "true")
+        await page.get_by_label("of", exact=True).fill("")
+        await page.get_by_label("least", exact=True).fill("5")
+        await shows(opened, ["apple"])
+        await page.get_by_label("least", exact=True).fill("")
+        await page.get_by_label("names").fill("pear\nfig")
+        await shows(opened, ["pear", "fig"])
+        await page.get_by_label("names").fill("papaya")  # longer than max_length
+        await expect(page.get_by_label("names")).to_have_attribute("aria-invalid", "true")
+        await page.get_by_label("names").fill("")
+        await page.get_by_label("shelves").select_option(["a"])
+        await expect(page).to_have_url(f"{url}#/lists")  # defaults and absent values are left out
+        await page.get_by_label("open").select_option("false")
+        await shows(opened, [])
+        await expect(page).to_have_url(f"{url}#/lists?open=false")
+        await page.get_by_label("open").select_option("")
+        await page.get_by_label("size").select_option("m")
+        await shows(opened, ["apple", "pear"])
+        await expect(page).to_have_url(f"{url}#/lists?size=m")
+    async with tab(f"{url}#/lists?of=2&shelves=b&shelves=a&of=3") as opened:  # a link that was shared
+        await shows(opened, ["pear", "fig"])
+        await expect(opened.page.get_by_label("of", exact=True)).to_have_value("2\n3")
+        await opened.page.goto(f"{url}#/named")
+        await expect(opened.page.get_by_text("Set the parameters above")).to_be_visible()  # the list is required
+        await opened.page.get_by_label("names").fill("b c\na&b")
+        await shows(opened, ["a&b", "b c"], column=0)
 
 
 async def test_the_shape_of_a_result_determines_its_chart(url: str, stock: psycopg.Connection[Any], tab: Opens) -> None:

@@ -17,6 +17,7 @@ class Balancer:
         self.address: HostPort = ""
         self.connections = 0  # number of connections accepted so far
         self._open: set[asyncio.StreamWriter] = set()
+        self._silent: set[asyncio.StreamWriter] = set()
         self._closed = False
 
     @classmethod
@@ -38,6 +39,10 @@ class Balancer:
         """The base URL for clients."""
         return f"http://{self.address}"
 
+    def silence(self) -> None:
+        """All connections stay open, but nothing passes on them any more; new ones work."""
+        self._silent.update(self._open)
+
     def cut(self) -> None:
         """Abort all connections. New ones are accepted."""
         for writer in list(self._open):
@@ -51,8 +56,8 @@ class Balancer:
             if there is not None and not self._closed:
                 self._open.add(there[1])
                 async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(_copy(reader, there[1]))
-                    tasks.create_task(_copy(there[0], writer))
+                    tasks.create_task(self._copy(reader, there[1]))
+                    tasks.create_task(self._copy(there[0], writer))
                 self._open.discard(there[1])
         finally:
             self._open.discard(writer)
@@ -65,11 +70,11 @@ class Balancer:
                 return await asyncio.open_connection(*split_host_port(gateway))
         return None
 
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy bytes until the reader ends, and close the writer then."""
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.transport.abort() if reader.exception() else writer.close()
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Until one side ends, which ends the other."""
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                if writer not in self._silent:
+                    writer.write(data)
+                    await writer.drain()
+        writer.transport.abort() if reader.exception() else writer.close()

@@ -433,11 +433,11 @@ def _exists(draw: st.DrawFn, scope: _Scope) -> str:
 
 
 def _comparison(draw: st.DrawFn, scope: _Scope, depth: int) -> str:
-    lists = [(name, type) for name, type in scope.parameters.items() if type.endswith("[]")]
+    lists = [name for name, type in scope.parameters.items() if type.endswith("[]")]
     if lists and draw(_one_in(3)):
-        name, type = draw(st.sampled_from(lists))
-        how = draw(st.sampled_from(("= any(%({})s)", "<> all(%({})s)"))).format(name)
-        return _expression(draw, scope, type[:-2], depth - 1) + " " + how
+        name = draw(st.sampled_from(tuple(lists)))
+        how: str = draw(st.sampled_from(("= any(%({})s)", "<> all(%({})s)"))).format(name)
+        return _expression(draw, scope, scope.parameters[name][:-2], depth - 1) + " " + how
     forms = COMPARISONS if scope.depth < 3 else COMPARISONS[:-1]
     return _filled(draw, scope, draw(st.sampled_from(forms)), depth)
 

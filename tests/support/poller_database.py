@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -14,7 +14,7 @@ from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError
 from pollcast.poller.rounds import Batching, run_round
 from pollcast.poller.schedule import BatchSize
-from pollcast.poller.statement import batch_statement, single_statement
+from pollcast.poller.statement import Values, batch_statement, single_statement
 from pollcast.services.catalogue import catalog, topics
 from pollcast.services.catalogue.catalog import Query
 
@@ -45,27 +45,27 @@ def setup(database: str, *statements: str) -> None:
             connection.execute(statement.encode())
 
 
-async def outcome(db: Database, q: Query, values: Mapping[str, str] | None = None) -> Outcome:
+async def outcome(db: Database, q: Query, values: Values | None = None) -> Outcome:
     """Poll one topic alone, and return its outcome."""
     answer = await db.execute(single_statement(q, values or {}), q)
     return answer if isinstance(answer, PollError) else answer.outcomes[0]
 
 
-async def rows(db: Database, q: Query, values: Mapping[str, str] | None = None) -> list[Any]:
+async def rows(db: Database, q: Query, values: Values | None = None) -> list[Any]:
     """Poll one topic alone, and return its rows as a client reads them."""
     result = await outcome(db, q, values)
     assert not isinstance(result, PollError), result.cause
     return [json.loads(row) for _, row in result]
 
 
-async def poll_error(db: Database, q: Query, values: Mapping[str, str] | None = None) -> PollError:
+async def poll_error(db: Database, q: Query, values: Values | None = None) -> PollError:
     """Poll one topic alone, and return the error that it ends with."""
     result = await outcome(db, q, values)
     assert isinstance(result, PollError)
     return result
 
 
-async def both_ways(db: Database, q: Query, *topics: Mapping[str, str]) -> list[Outcome]:
+async def both_ways(db: Database, q: Query, *topics: Values) -> list[Outcome]:
     """Poll the topics in one statement, check that each has the same outcome alone, and return the outcomes."""
     answer = await db.execute(batch_statement(q, topics), q, [None] * len(topics))
     assert not isinstance(answer, PollError), answer
@@ -80,7 +80,7 @@ def ids(result: Outcome) -> list[Any]:
     return [json.loads(row)["id"] for _, row in result]
 
 
-async def round_of(db: Database, q: Query, *values: Mapping[str, str]) -> tuple[list[Outcome], list[bool], list[int]]:
+async def round_of(db: Database, q: Query, *values: Values) -> tuple[list[Outcome], list[bool], list[int]]:
     """Run one round: return the topics' outcomes, whether each was at fault, and the topics of each statement."""
     owned = [OwnedTopic(topics.Topic(f"q?{at}", q, each), 1, 0) for at, each in enumerate(values)]
     outcomes: dict[str, Outcome] = {}

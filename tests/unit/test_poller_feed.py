@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pollcast.poller.gateway_stream import GatewayStream
-from pollcast.poller.owned import PIECE_BYTES, OwnedTopic
+from pollcast.poller.owned import PIECE_BYTES, LargeSnapshot, OwnedTopic, Updates
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.topics import Topic
@@ -31,7 +31,7 @@ def rows(*values: int, size: int = 0) -> list[Row]:
     return [(b"[%d]" % n, b'{"id":%d%s}' % (n, b" " * size)) for n in values]
 
 
-def read(updates: list[bytes]) -> list[feed_pb2.FeedUpdate]:
+def read(updates: Updates) -> list[feed_pb2.FeedUpdate]:
     return [feed_pb2.FeedUpdate.FromString(update) for update in updates]
 
 
@@ -95,6 +95,19 @@ def test_the_pieces_of_a_snapshot_add_up_to_the_result(sizes: list[int], name: s
     assert [(row.key, row.row) for piece in pieces for row in piece.snapshot.rows] == result
     assert [piece.snapshot.more for piece in pieces] == [True] * (len(pieces) - 1) + [False]
     assert all(piece.ByteSize() < PIECE_BYTES * 1.1 for piece in pieces)
+
+
+def test_a_large_snapshot_is_encoded_when_it_is_sent_and_reports_the_result_that_it_was_made_for() -> None:
+    topic = owned("keyless")
+    first, second = rows(1, 2, size=PIECE_BYTES), rows(3, size=PIECE_BYTES)
+    updates = topic.record_result(first, 1000)
+    assert isinstance(updates, LargeSnapshot)
+    assert updates.size > 2 * PIECE_BYTES
+    topic.record_result(second, 2000)
+    for _ in range(2):  # once for each gateway
+        pieces = read(updates)
+        assert [(row.key, row.row) for piece in pieces for row in piece.snapshot.rows] == first
+        assert {(piece.seq, piece.polled_at) for piece in pieces} == {(1, 1000)}
 
 
 @given(st.lists(st.lists(st.integers(0, 9), unique=True), min_size=1))

@@ -107,6 +107,14 @@ def test_a_spelling_has_the_canonical_topic_of_the_manual(
     assert topics.parse_canonical(expected, shop).canonical == expected
 
 
+@pytest.mark.parametrize(("spelling", "expected"), rows("topics.lists", 2))
+def test_a_list_has_the_canonical_topic_of_the_manual(spelling: str, expected: str) -> None:
+    deliveries = catalogue.parse(EXAMPLES["catalogue.fields"].text, "fields.toml")
+    depot = "6f1c4c1e-6e2b-4b0e-9b0a-2f5d3c1a7e10"
+    assert topics.parse(spelling, deliveries, {"depot": depot}).canonical == expected
+    assert topics.parse_canonical(expected, deliveries).canonical == expected
+
+
 @pytest.mark.parametrize(("kind", "sent", "expected"), rows("topics.values", 3))
 def test_a_value_has_the_canonical_text_of_the_manual(kind: Any, sent: str, expected: str) -> None:
     assert canonical(kind, sent) == expected

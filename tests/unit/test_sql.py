@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.services.catalogue.sql import Fragment, Placeholder, Text, check_select, split
+from pollcast.services.catalogue.sql import (
+    Fragment,
+    Placeholder,
+    Text,
+    check_output_names,
+    check_select,
+    split,
+    unmentioned_prefix,
+)
 
 
 def joined(fragments: tuple[Fragment, ...]) -> str:
@@ -67,6 +75,16 @@ def test_split_reverses_joined(parts: list[str | Placeholder]) -> None:
         ("select u&'\\0041', b'1', x'f', n'a', U&\"b\"", None),
         ("select größe from tabelle", None),
         ("select 'a' like '%%;'", None),
+        ("/*+ SeqScan(t) */ select /* no hint */ a from t;", "/*+ SeqScan(t) */ select   a from t"),
+        (
+            "select /*+ SeqScan(t) /* nested; */ */ a from t /*+ b */ ; /*+ c */",
+            "select /*+ SeqScan(t) /* nested; */ */ a from t /*+ b */",
+        ),
+        ("select * from json_to_record('{}') as (update text)", None),
+        ("select * from json_to_record('{}') as (delete int, update text, merge int, insert text)", None),
+        ("select * from f() as (update numeric(4, 2)), g() as (insert text)", None),
+        ("with a as (select 1) select * from f() as (update text)", None),
+        ("select overlay(a placing b from 1 for share) from t", None),
     ],
 )
 def test_a_select_is_returned_without_comments_and_semicolon(sql: str, statement: str | None) -> None:
@@ -109,6 +127,12 @@ def test_a_select_is_returned_without_comments_and_semicolon(sql: str, statement
         ('select "%(a)s"', "inside quotes"),
         ("select $$%(a)s$$", "inside quotes"),
         ("select '\0'", "NUL"),
+        ("/*+ Rows(a #%(n)s) */ select 1", "in a hint"),
+        ("(select 1) for update", "locks rows"),
+        ("with a as (update only t set a = 1 returning a) select 1", "holds UPDATE"),
+        ("with a as (update t as u set (a, b) = (1, 2)) select 1", "holds UPDATE"),
+        ("with a as (delete from t) select 1", "holds DELETE"),
+        ("select U&\"d!0061\" uescape E'!'", "UESCAPE"),
     ],
 )
 def test_anything_but_one_select_that_only_reads_is_refused(sql: str, reason: str) -> None:
@@ -133,3 +157,71 @@ def test_an_accepted_statement_passes_the_check_unchanged(tail: str) -> None:
         return
     assert check_select(statement) == statement
     assert not statement.endswith(";")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select %(v)s as a, 2 as a",
+        "select a, b as a from t",
+        "select o.id, c.id from o join c using (x)",
+        'select a, 1 as "a" from t',
+        "select distinct a, a from t",
+        "with a as (select 1 as b) select b, b from a",
+        "(select id, id from t) union select 1, 2",
+        "select a is distinct from b as c, 2 as c from t",
+        "select extract(year from d) as y, 1 as y from t",
+        "select s.t.a, a from s.t",
+    ],
+)
+def test_two_output_columns_of_one_name_are_refused(sql: str) -> None:
+    with pytest.raises(ValueError, match="has two output columns named"):
+        check_output_names(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        'select a, 1 as "A" from t',
+        "select a.id, b.id as b_id from a, b",
+        "select (select 1 as a) as a, 2 as b",
+        "select 1 as a union select 2 as a",
+        "with a as (select 1 as x) select x as a from a",
+        "select x::a, a from t",
+        "select f(a) a_, a from t",
+        "select a from (select 1 as a, 2 as b) as a",
+        "select null, null",
+        "select * from t",
+        "select from t",
+        "with recursive a as (select 1)",
+        "select t.*, t.a from t",
+    ],
+)
+def test_output_columns_that_may_have_distinct_names_are_accepted(sql: str) -> None:
+    check_output_names(sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "prefix"),
+    [
+        ("select a from t", "pollcast_"),
+        ("select Pollcast_1 from t", "pollcast1_"),
+        ("select 'pollcast_'", "pollcast1_"),
+        ('select U&"\\0070ollcast_1", "pollcast1_"', "pollcast2_"),
+        ("select U&\"!+000050ollcast_1\" /* x */ Uescape '!'", "pollcast1_"),
+        ("select U&\"pollcast!!0063_\" uescape '!'", "pollcast_"),
+        ("select " + "x" * 80 + "pollcast_", "pollcast1_"),
+    ],
+)
+def test_no_name_in_the_text_begins_with_the_prefix(sql: str, prefix: str) -> None:
+    assert unmentioned_prefix(sql) == prefix
+
+
+@given(st.text(st.sampled_from(list('pollcast_1PU&"\\0063 !')), max_size=60))
+def test_the_prefix_never_occurs_in_the_text(tail: str) -> None:
+    sql = f"select {tail}"
+    try:
+        check_select(sql)
+    except ValueError:
+        return
+    assert unmentioned_prefix(sql) not in sql.lower()
