@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Sequence
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal, InvalidOperation, Rounded
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
@@ -19,6 +20,12 @@ from pollcast.services.delta import Row
 
 MOST_DIGITS = 40
 """Maximum number of digits before or after the point with which a number is written without an exponent."""
+
+REMEMBERED_KEYS = 16_384
+"""Number of keys whose spelling is remembered: at most 10 MiB."""
+
+REMEMBERED_BYTES = 200
+"""Maximum size of a key whose spelling is remembered, in bytes."""
 
 _STRING = rb'"(?:[^"\\\x00-\x1f]++|\\["\\bfnrt])*+"'  # as PostgreSQL escapes it, without control characters
 _NUMBER = rb"-?(?:[1-9][0-9]{0,39}+(?:\.[0-9]{0,38}[1-9])?|0\.[0-9]{0,38}[1-9])|0"
@@ -45,12 +52,20 @@ def with_canonical_keys(rows: list[Row]) -> list[Row]:
 
 def canonical_key(key: bytes) -> bytes:
     """Return the spelling of a row key: the same for equal keys."""
+    return _remembered(key) if len(key) <= REMEMBERED_BYTES else _canonical(key)
+
+
+def _canonical(key: bytes) -> bytes:
     if _CANONICAL.fullmatch(key + b"\n"):
         return key
     try:
         return spelled(parsed(key)).encode()
     except (RecursionError, ValueError):  # not JSON that can be read: PostgreSQL writes none
         return key.replace(b"\n", b" ").replace(b"\r", b" ")
+
+
+_remembered = lru_cache(REMEMBERED_KEYS)(_canonical)
+"""Keys that are spelled in another way come with each poll of their topic."""
 
 
 def _without_zeros(found: re.Match[bytes]) -> bytes:
