@@ -1,10 +1,10 @@
-"""Benchmark of a gateway's memory per joined client, idle and busy."""
+"""Benchmark of memory: a gateway's per joined client, idle and busy, and a poller's peak (bench/poller_memory.py)."""
 
 from __future__ import annotations
 
 import asyncio
 
-from bench import table
+from bench import poller_memory, table
 from bench.processes import swarm
 from bench.stage import SOCKET, rows, stage, topic_names
 
@@ -14,7 +14,8 @@ BUSY_SECONDS = 30
 
 
 async def run() -> None:
-    """Print the memory per client, with and without permessage-deflate."""
+    """Print the memory per client, with and without permessage-deflate, and a poller's."""
+    await poller_memory.run()
     lines = []
     for deflate in (False, True):
         idle, busy = await per_client(deflate)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pollcast.poller.statement import placeholders
+from pollcast.poller.statement_text import placeholders
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.catalogue.sql import Token, tokens
 
@@ -30,7 +30,7 @@ def unbatchable_reason(query: Query) -> str | None:
     """Return a message with the reason why the topics can't share a statement; None when they can."""
     if not query.params:
         return "it has no parameters, so there is one topic"
-    if not placeholders(query):
+    if not placeholders(query.sql):
         return "its SQL has no parameter, and topics whose settings differ can't share a statement"
     found = [token for token in tokens(query.sql) if token.kind not in ("space", "hint")]
     for at in range(len(found) - 1):

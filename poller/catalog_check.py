@@ -14,6 +14,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg
 from psycopg import Connection, RawCursor
@@ -27,7 +28,6 @@ from pollcast.poller.statement import (
     Values,
     batch_statement,
     columns_statement,
-    placeholders,
     probe_statement,
     query_alias,
     single_statement,
@@ -57,13 +57,7 @@ RUN_SECONDS = 2.0
 """Maximum time that a query with a key is run, in seconds, if its own timeout is not shorter."""
 
 COMPARED_TOPICS = 32
-"""Number of topics in the shared statement whose cost is compared with that of one topic alone."""
-
-DEARER = 2.0
-"""Ratio of the estimated costs of a topic, together and alone, from which on it is reported."""
-
-LEAST_COST = 10.0
-"""Difference of the estimated costs that is reported at least, in PostgreSQL's units."""
+"""Number of topics in the shared statement whose plan is compared with that of one topic alone."""
 
 
 @dataclass
@@ -138,7 +132,7 @@ def _try(connection: Connection, query: Query, file: str, found: Report) -> list
         why = batch_refusal(connection, query, file) or _difference(connection, query, values, alone)
         found.one_by_one[query.name] = why
         if why is None:
-            notes += _cost_note(connection, query, values)
+            notes += _plan_note(connection, query, values)
     return problems
 
 
@@ -202,27 +196,38 @@ def _problems(connection: Connection, field: str, text: Statement, query: Query,
             raise
 
 
-def _cost_note(connection: Connection, query: Query, values: Values) -> Iterator[str]:
-    """Yield a note if PostgreSQL expects a topic to be much dearer together than alone."""
-    alone = _cost(connection, single_statement(query, values))
-    together = _cost(connection, batch_statement(query, [values] * COMPARED_TOPICS))
-    if alone is None or together is None or query.together is True:
-        return
-    each = together / COMPARED_TOPICS
-    if each > alone * DEARER and each - alone > LEAST_COST:
+def _plan_note(connection: Connection, query: Query, values: Values) -> Iterator[str]:
+    """Yield a note if PostgreSQL would read more of a table for topics together than for one alone.
+
+    Estimated costs are not compared: alone they are those of the sample values, which may occur in no row.
+    """
+    alone = _whole_tables(connection, single_statement(query, values))
+    together = _whole_tables(connection, batch_statement(query, [values] * COMPARED_TOPICS))
+    more = [table for table, whole in together.items() if whole and not alone.get(table, False)]
+    if more and query.together is not True:
         yield (
-            f"PostgreSQL expects a topic to cost {each / alone:.0f} times as much together as alone ({each:.0f} instead"
-            f" of {alone:.0f}): the poller measures both, and polls the cheaper way"
+            f"together, PostgreSQL reads the whole of {', '.join(more)}, and alone only a part: the poller measures "
+            "both, and polls the cheaper way"
         )
 
 
-def _cost(connection: Connection, statement: Statement) -> float | None:
-    """Return the estimated cost of the statement, in PostgreSQL's units; None when it can't be planned."""
+def _whole_tables(connection: Connection, statement: Statement) -> dict[str, bool]:
+    """Return the tables that the statement's plan reads, each with whether it is read without a condition on an
+    index."""
+    tables: dict[str, bool] = {}
+
+    def visit(node: dict[str, Any]) -> None:
+        if table := node.get("Relation Name"):
+            whole = not any(condition in node for condition in ("Index Cond", "Recheck Cond", "TID Cond"))
+            tables[table] = tables.get(table, False) or whole
+        for child in node.get("Plans", ()):
+            visit(child)
+
     with contextlib.suppress(psycopg.errors.Error), _transaction(connection, statement, TIMEOUT_SECONDS) as cursor:
         cursor.execute(b"explain (format json) " + statement.sql.encode(), statement.params)
         row = cursor.fetchone()
-        return None if row is None else float(row[0][0]["Plan"]["Total Cost"])
-    return None
+        visit(row[0][0]["Plan"] if row is not None else {})
+    return tables
 
 
 # --- columns and types ------------------------------------------------------------------------------------------------
@@ -250,20 +255,21 @@ def _difference(connection: Connection, query: Query, values: Values, alone: Seq
 def _natural_types(connection: Connection, query: Query) -> dict[str, str]:
     """Return the types, as PostgreSQL names them, that parameters would have if they were literals in quotes.
 
-    A query that PostgreSQL refuses so has none.
+    Placeholders with a cast do not count. A query that PostgreSQL refuses so has no types.
     """
-    names = placeholders(query)
-    statement = Statement(untyped_statement(query), ())
+    sql, names = untyped_statement(query)
     found: dict[str, str] = {}
-    with _transaction(connection, statement, TIMEOUT_SECONDS) as cursor:
-        if connection.pgconn.prepare(b"", statement.sql.encode()).error_message:
+    with _transaction(connection, Statement(sql, ()), TIMEOUT_SECONDS) as cursor:
+        if connection.pgconn.prepare(b"", sql.encode()).error_message:
             return {}
         described = connection.pgconn.describe_prepared(b"")
         for name, oid in zip(names, map(described.param_type, range(described.nparams)), strict=False):
             cursor.execute(b"select pg_catalog.format_type($1, null)", (oid,))
             row = cursor.fetchone()
             assert row is not None
-            found[name] = row[0].replace("character", "bpchar") if row[0] in _PADDED else row[0]
+            type = row[0].replace("character", "bpchar") if row[0] in _PADDED else row[0]
+            if name not in found or _is_own(found[name], query.params[name]):
+                found[name] = type
     return found
 
 

@@ -54,7 +54,8 @@ RESERVE_SECONDS = 0.5
 
 SET_LOCALLY = (
     b"select pg_catalog.set_config(name, value, true)"
-    b" from pg_catalog.unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) as s(name, value)"
+    b" from rows from (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]))"
+    b" as s(name, value)"
 )
 """Statement that sets each of the named settings to its value for the transaction; NULL stands for the default."""
 

@@ -17,13 +17,36 @@ SKIPPED = Counter(
     "pollcast_poller_skipped", "Polls of single topics skipped because the probe's result was unchanged.", ["query"]
 )
 ROWS = Counter("pollcast_poller_rows", "Rows received from the database.", ["query"])
+_SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 STATEMENT_SECONDS = Histogram(
     "pollcast_poller_statement_seconds",
-    "Duration of one statement, including the wait for a connection.",
+    "Duration of one statement, without the wait for a connection unless it failed.",
     ["query"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    buckets=_SECONDS_BUCKETS,
+)
+WAIT_SECONDS = Histogram(
+    "pollcast_poller_wait_seconds",
+    "Time of one successful statement beside its duration in the database: mainly the wait for a connection.",
+    ["query"],
+    buckets=_SECONDS_BUCKETS,
+)
+TROUBLE_STATEMENTS = Counter(
+    "pollcast_poller_trouble_statements",
+    "Statements that failed, or that searched a failed one for the topics at fault.",
+    ["query"],
 )
 BATCH_TOPICS = Gauge("pollcast_poller_batch_topics", "Current maximum number of topics per statement.", ["query"])
+TOGETHER = Gauge(
+    "pollcast_poller_together", "1 while topics are polled together, 0 while they are polled one by one.", ["query"]
+)
+TOPIC_SECONDS = Gauge(
+    "pollcast_poller_topic_seconds",
+    "Measured time in the database for one poll of a topic, alone and together; 0 before the first measurement.",
+    ["query", "way"],
+)
+APART_TOPICS = Gauge(
+    "pollcast_poller_apart_topics", "Topics that are polled apart because they are failing or slow.", ["query", "why"]
+)
 INTERVAL_SECONDS = Gauge(
     "pollcast_poller_interval_seconds",
     "Current polling interval: longer than the catalogue's while the database is slow.",

@@ -1,16 +1,17 @@
 """An owned topic: its last result, its state, and the updates that report a change to gateways. Pure.
 
-Times are arguments, and updates are return values, encoded once for all gateways (docs/reference/grpc.md#feed). Only a
-snapshot of several pieces is encoded piece by piece, for each gateway when its turn comes, so that a large result is
-not held a second time. An `OwnedTopic` exists from the moment this poller gains the topic until it loses it; the next
-owner has a higher epoch and counts `seq` from 1 again. It holds one copy of the rows as bytes, about 170 bytes a row in
-addition to the text of the row and of its key.
+Times are arguments, and updates are return values, encoded once for all gateways (docs/reference/grpc.md#feed). Only
+large ones are encoded piece by piece, for each gateway when its turn comes, so that a large result is neither held a
+second time nor encoded in one go. An `OwnedTopic` exists from the moment this poller gains the topic until it loses it;
+the next owner has a higher epoch and counts `seq` from 1 again. It holds one copy of the rows as bytes, about 170 bytes
+a row in addition to the text of the row and of its key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
+from typing import Any
 
 from pollcast.poller.answer import Result, size_of
 from pollcast.poller.poll_error import PollError
@@ -21,59 +22,52 @@ from pollcast.v1 import feed_pb2
 PIECE_BYTES = 1024 * 1024
 """Approximate maximum size of one piece of a snapshot, in bytes."""
 
-LARGEST_DELTA_BYTES = 8 * 1024 * 1024
+LARGEST_DELTA_BYTES = 4 * 1024 * 1024
 """Maximum size of the rows in a delta, in bytes; a larger change is sent as a snapshot, in pieces."""
 
 COST_WEIGHT = 0.2
 """Weight of the latest poll in the smoothed cost of a poll, between 0 and 1."""
 
 
-class LargeSnapshot:
-    """The updates that report a large result: a snapshot in pieces, encoded while it is iterated, and what follows."""
+class LargeUpdates:
+    """Updates that are encoded only while they are iterated, piece by piece and for each gateway: a large snapshot or
+    delta, and what follows it. Meanwhile they hold rows, but no copies of rows."""
 
-    __slots__ = ("encode", "following", "rows", "size")
+    __slots__ = ("_encode", "_following", "size")
 
-    def __init__(self, rows: list[Row], encode: EncodePiece, following: Sequence[bytes] = ()) -> None:
-        self.rows = rows
-        self.encode = encode
-        self.following = following
-        self.size = _size(rows) + sum(map(len, following))
+    def __init__(self, encode: Callable[[], Iterator[bytes]], size: int, following: Sequence[bytes] = ()) -> None:
+        self._encode = encode
+        self._following = following
+        self.size = size
         """Approximate size of the updates, in bytes."""
 
     def __iter__(self) -> Iterator[bytes]:
-        last: list[Row] | None = None
-        for piece in _pieces(self.rows):
-            if last is not None:
-                yield self.encode(last, True)
-            last = piece
-        assert last is not None  # there is one piece at least
-        yield self.encode(last, False)
-        yield from self.following
+        yield from self._encode()
+        yield from self._following
+
+    def followed_by(self, updates: list[bytes]) -> LargeUpdates:
+        """Return these updates and those that follow them."""
+        return LargeUpdates(self._encode, self.size + sum(map(len, updates)), [*self._following, *updates])
 
 
-EncodePiece = Callable[[list[Row], bool], bytes]
-"""Function that encodes one piece of a snapshot; the flag says whether further pieces follow."""
-
-Updates = list[bytes] | LargeSnapshot
+Updates = list[bytes] | LargeUpdates
 """Serialized FeedUpdate messages of one topic, in the order in which gateways apply them."""
 
 
 def followed_by(updates: Updates, following: list[bytes]) -> Updates:
     """Return the updates and those that follow them."""
-    if isinstance(updates, LargeSnapshot):
-        return LargeSnapshot(updates.rows, updates.encode, [*updates.following, *following])
-    return updates + following
+    return updates.followed_by(following) if isinstance(updates, LargeUpdates) else updates + following
 
 
 def updates_size(updates: Updates) -> int:
     """Return the size of the updates in bytes."""
-    return updates.size if isinstance(updates, LargeSnapshot) else sum(map(len, updates))
+    return updates.size if isinstance(updates, LargeUpdates) else sum(map(len, updates))
 
 
 class PollHistory:
     """The polls of one topic under one epoch. Times ending in `_at` are microseconds since the Unix epoch."""
 
-    __slots__ = ("count", "gained_at", "probe_result", "result_at", "seconds", "started")
+    __slots__ = ("count", "gained_at", "probe_result", "result_at", "seconds", "started", "weight")
 
     def __init__(self, gained_at: int) -> None:
         self.gained_at = gained_at
@@ -87,6 +81,8 @@ class PollHistory:
         """Smoothed time that one poll takes in the database, in seconds."""
         self.probe_result: bytes | None = None
         """Result of the query's probe just before the latest result; None when the query was not probed."""
+        self.weight: int | None = None
+        """Size of the last result in bytes; None before the first."""
 
     def record_cost(self, seconds: float) -> None:
         """Include the database time of one poll in the smoothed cost."""
@@ -145,7 +141,7 @@ class OwnedTopic:
     def status(self) -> bytes:
         """Return the update that reports the present state."""
         status = feed_pb2.FeedStatus(state=self.state, reason=self.reason, since=self.since)
-        return self._update(status=status)
+        return self._encoder()(status=status)
 
     def _set_rows(self, rows: list[Row], polled_at: int) -> Updates:
         before, self.rows = self.rows, rows
@@ -154,9 +150,8 @@ class OwnedTopic:
         if before is None or not self.topic.query.key:
             return self._snapshot(rows)
         delta = _change(before, rows)
-        if sum(len(row) + len(key) for _, key, row in delta.upserts) > LARGEST_DELTA_BYTES:
-            return self._snapshot(rows)
-        return [self._delta(delta)]
+        size = sum(len(row) + len(key) for _, key, row in delta.upserts)
+        return self._snapshot(rows) if size > LARGEST_DELTA_BYTES else self._delta(delta, size)
 
     def _set_state(self, state: str, reason: str, now: int) -> list[bytes]:
         if (state, reason) == (self.state, self.reason):
@@ -166,26 +161,35 @@ class OwnedTopic:
         self.state, self.reason = state, reason
         return [self.status()]
 
-    def _delta(self, delta: Delta) -> bytes:
-        upserts = [feed_pb2.FeedUpsert(at=at, key=key, row=row) for at, key, row in delta.upserts]
-        return self._update(delta=feed_pb2.FeedDelta(deletes=delta.deletes, upserts=upserts))
+    def _delta(self, delta: Delta, size: int) -> Updates:
+        encode = self._encoder()
+
+        def message() -> Iterator[bytes]:
+            upserts = [feed_pb2.FeedUpsert(at=at, key=key, row=row) for at, key, row in delta.upserts]
+            yield encode(delta=feed_pb2.FeedDelta(deletes=delta.deletes, upserts=upserts))
+
+        return list(message()) if size <= PIECE_BYTES else LargeUpdates(message, size)
 
     def _snapshot(self, rows: list[Row]) -> Updates:
-        epoch, seq, polled_at = self.epoch, self.seq, self.polled_at
+        encode = self._encoder()
 
-        def encode(piece: list[Row], more: bool) -> bytes:
-            piece_rows = [feed_pb2.FeedRow(key=key, row=row) for key, row in piece]
-            snapshot = feed_pb2.FeedSnapshot(rows=piece_rows, more=more)
-            update = feed_pb2.FeedUpdate(topic=self.name, epoch=epoch, seq=seq, polled_at=polled_at, snapshot=snapshot)
+        def messages() -> Iterator[bytes]:
+            for piece, more in _pieces(rows):
+                piece_rows = [feed_pb2.FeedRow(key=key, row=row) for key, row in piece]
+                yield encode(snapshot=feed_pb2.FeedSnapshot(rows=piece_rows, more=more))
+
+        size = size_of(rows) + sum(map(len, map(itemgetter(0), rows)))
+        return list(messages()) if size <= PIECE_BYTES else LargeUpdates(messages, size)
+
+    def _encoder(self) -> Callable[..., bytes]:
+        """Return a function that encodes an update of the present version, whatever the version is by then."""
+        name, epoch, seq, polled_at = self.name, self.epoch, self.seq, self.polled_at
+
+        def encode(**body: Any) -> bytes:
+            update = feed_pb2.FeedUpdate(topic=name, epoch=epoch, seq=seq, polled_at=polled_at, **body)
             return update.SerializeToString()
 
-        return [encode(rows, False)] if _size(rows) <= PIECE_BYTES else LargeSnapshot(rows, encode)
-
-    def _update(self, delta: feed_pb2.FeedDelta | None = None, status: feed_pb2.FeedStatus | None = None) -> bytes:
-        update = feed_pb2.FeedUpdate(
-            topic=self.name, epoch=self.epoch, seq=self.seq, polled_at=self.polled_at, delta=delta, status=status
-        )
-        return update.SerializeToString()
+        return encode
 
 
 def _change(before: list[Row], rows: list[Row]) -> Delta:
@@ -199,20 +203,18 @@ def _change(before: list[Row], rows: list[Row]) -> Delta:
     return computed
 
 
-def _size(rows: list[Row]) -> int:
-    """Return the size of the rows and their keys in bytes."""
-    return size_of(rows) + sum(map(len, map(itemgetter(0), rows)))
+def _pieces(rows: Iterable[Row]) -> Iterator[tuple[list[Row], bool]]:
+    """Yield the rows in order, in pieces of about PIECE_BYTES, each with whether another one follows.
 
-
-def _pieces(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Yield the rows in order, in pieces of about PIECE_BYTES; a result without rows is one empty piece."""
+    A result without rows is one empty piece.
+    """
     piece: list[Row] = []
     size = 0
     for row in rows:
         length = len(row[0]) + len(row[1])
         if piece and size + length > PIECE_BYTES:
-            yield piece
+            yield piece, True
             piece, size = [], 0
         piece.append(row)
         size += length
-    yield piece
+    yield piece, False

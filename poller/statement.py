@@ -1,5 +1,7 @@
 """Statements: a query and the values of its topics, as one SQL statement with bound parameters. Pure.
 
+poller/statement_text.py makes the text.
+
 Both kinds of polling statement return rows of (topic, key, row): the topic's number among those polled, from 1 (int8),
 the row's key as the text of a JSON array (empty for a query without a key) and the row as the text of a JSON object. A
 topic without rows in the answer has an empty result. Each part of the text has a reason:
@@ -38,13 +40,15 @@ shared statement and not alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
+from pollcast.poller.statement_text import Shape, batch_text, columns_text, own_name, placeholders, single_text
 from pollcast.services.catalogue.catalog import Param, Query
-from pollcast.services.catalogue.sql import Placeholder, Text, split, tokens, unmentioned_prefix
+from pollcast.services.catalogue.sql import Text, split
 from pollcast.services.catalogue.values import Value, array_literal, pg_type
 
 Values = Mapping[str, Value]
@@ -79,44 +83,52 @@ def sharing_key(query: Query, values: Values) -> Hashable:
 
 def single_statement(query: Query, values: Values) -> Statement:
     """Return the statement that polls one topic."""
-    text, params = _alone(query, values)
-    source = f'{_numbered(query, text, len(params) + 1)} as "r"'
-    # The text comes from the catalogue; values are bound parameters.
-    sql = f'{_hint(query)}select 1::pg_catalog.int8, "r"."key", "r"."row" from {source} order by "r"."number"'  # noqa: S608
-    shared = partial(batch_statement, query, [values]) if params and query.together is not False else None
-    return Statement(sql, (*params, query.max_rows + 1), query.setting_values(values), shared)
+    names = placeholders(query.sql)
+    shared = partial(batch_statement, query, [values]) if names and query.together is not False else None
+    params = (*_alone_params(names, values), query.max_rows + 1)
+    return Statement(single_text(_shape(query, values)), params, query.setting_values(values), shared)
 
 
 def batch_statement(query: Query, topics: Sequence[Values]) -> Statement:
     """Return the statement that polls several topics of one query, whose sharing keys agree and whose SQL uses some of
     its parameters."""
-    source, text, params = _together(query, topics)
-    topic = f"{_name(query, 'topics')}.{_name(query, 'topic')}"
-    sql = (
-        f'{_hint(query)}select {topic}, "r"."key", "r"."row"\nfrom {source}\n'
-        f'cross join lateral {_numbered(query, text, len(params) + 1)} as "r"\norder by {topic}, "r"."number"'
-    )
-    return Statement(sql, (*params, query.max_rows + 1), query.setting_values(topics[0]))
+    params = (*_together_params(placeholders(query.sql), topics), query.max_rows + 1)
+    return Statement(batch_text(_shape(query, topics[0])), params, query.setting_values(topics[0]))
 
 
 def columns_statement(query: Query, topics: Sequence[Values], together: bool) -> Statement:
     """Return a statement whose columns are those of the query, as it runs for one topic or for several."""
-    alias = _name(query, "query")
-    if together:
-        source, text, params = _together(query, topics)
-        sql = f"select {alias}.* from {source} cross join lateral (\n{text}\n) as {alias}"  # noqa: S608
-        return Statement(sql, params, query.setting_values(topics[0]))
-    text, params = _alone(query, topics[0])
-    sql = f"select {alias}.* from (\n{text}\n) as {alias}"  # noqa: S608
-    return Statement(sql, params, query.setting_values(topics[0]))
+    names = placeholders(query.sql)
+    params = _together_params(names, topics) if together else _alone_params(names, topics[0])
+    return Statement(columns_text(_shape(query, topics[0]), together), params, query.setting_values(topics[0]))
 
 
-def untyped_statement(query: Query) -> str:
-    """Return the query with its parameters as bare placeholders, `$1` being the first in `placeholders(query)`.
+def untyped_statement(query: Query) -> tuple[str, list[str]]:
+    """Return the query with bare placeholders for its parameters, and the parameter of each, from `$1` on.
 
-    PostgreSQL derives the type of each from its surroundings, as it does for a literal in quotes.
+    PostgreSQL derives the type of each from its surroundings, as it does for a literal in quotes. A placeholder with a
+    cast is NULL there.
     """
-    return _text(query, {name: f"${at}" for at, name in enumerate(placeholders(query), 1)})
+    names: list[str] = []
+    text: list[str] = []
+    fragments = split(query.sql)
+    for at, fragment in enumerate(fragments):
+        if isinstance(fragment, Text):
+            text.append(fragment.text)
+            continue
+        before, after = (
+            each.text if isinstance(each, Text) else ""
+            for each in (fragments[at - 1] if at else None, fragments[at + 1] if at + 1 < len(fragments) else None)
+        )
+        if _CAST_BEFORE.search(before) or after.lstrip().startswith("::"):
+            text.append("null")
+        else:
+            names.append(fragment.name)
+            text.append(f"${len(names)}")
+    return "".join(text), names
+
+
+_CAST_BEFORE = re.compile(r"\bcast\s*\(\s*$", re.IGNORECASE)
 
 
 def probe_statement(query: Query) -> Statement:
@@ -129,97 +141,31 @@ def probe_statement(query: Query) -> Statement:
     return Statement(sql, (1,))
 
 
-def placeholders(query: Query) -> list[str]:
-    """Return the names of the parameters that the query's SQL uses, in order."""
-    return sorted({fragment.name for fragment in split(query.sql) if isinstance(fragment, Placeholder)})
-
-
 def query_alias(query: Query) -> str:
     """Return the name by which statements refer to the query's result, as in the error for a missing key column."""
-    return _name(query, "query").strip('"')
+    return own_name(query.sql, "query").strip('"')
 
 
-# --- parts of statements ----------------------------------------------------------------------------------------------
-
-
-def _alone(query: Query, values: Values) -> tuple[str, Params]:
-    """Return the query's text for one topic, and the values of its placeholders."""
-    names = placeholders(query)
-    place = {name: _alone_place(query.params[name], values[name], at) for at, name in enumerate(names, 1)}
-    params = (list(value) if isinstance(value, tuple) else value for value in map(values.__getitem__, names))
-    return _text(query, place), tuple(params)
-
-
-def _alone_place(param: Param, value: Value, at: int) -> str:
-    type = _type(param, value)
-    return f"(${at}::pg_catalog.text[]::{type}[])" if param.is_list else f"(${at}::{type})"
-
-
-def _together(query: Query, topics: Sequence[Values]) -> tuple[str, str, Params]:
-    """Return the source of the topics' parameters, the query's text for them, and the values of the placeholders."""
-    names = placeholders(query)
-    topics_of, topic = _name(query, "topics"), _name(query, "topic")
-    columns = [_name(query, str(at)) for at in range(1, len(names) + 1)]
-    types = [_type(query.params[name], topics[0][name]) for name in names]
-    lists = [query.params[name].is_list for name in names]
-    arrays = ", ".join(
-        # An array of arrays would be unnested whole, so lists travel as the texts of arrays.
-        f"pg_catalog.unnest(${at}::pg_catalog.text[]" + (")" if is_list else f"::{type}[])")
-        for at, (type, is_list) in enumerate(zip(types, lists, strict=True), 1)
-    )
-    source = f"rows from ({arrays}) with ordinality as {topics_of}({', '.join((*columns, topic))})"
-    if any(lists):
-        # `offset 0` has each list read once per topic, and not once per row that it is compared with.
-        read = ", ".join(
-            f"{column}::{type}[] as {column}" if is_list else column
-            for column, type, is_list in zip(columns, types, lists, strict=True)
-        )
-        source = f"(select {read}, {topic} from {source} offset 0) as {topics_of}"  # noqa: S608
-    place = {
-        name: f"((case when true then {topics_of}.{column} end)::{type}{'[]' if is_list else ''})"
-        for name, column, type, is_list in zip(names, columns, types, lists, strict=True)
-    }
-    params = ([_column_text(values[name]) for values in topics] for name in names)
-    return source, _text(query, place), tuple(params)
-
-
-def _text(query: Query, place: Mapping[str, str]) -> str:
-    fragments = split(query.sql)
-    return "".join(place[each.name] if isinstance(each, Placeholder) else each.text for each in fragments)
-
-
-def _numbered(query: Query, text: str, limit: int) -> str:
-    alias = _name(query, "query")
-    columns = ", ".join(f"{alias}.{_quoted(column)}" for column in query.key)
-    key = f"pg_catalog.json_build_array({columns})::pg_catalog.text" if columns else "''::pg_catalog.text"
-    fits = f'case when "size" <= {query.max_bytes} then'
-    return (
-        f'(select "number", {fits} "key" end as "key", {fits} "row" end as "row"\n'
-        'from (select pg_catalog.row_number() over "w" as "number", "key", "row",'
-        ' pg_catalog.sum(pg_catalog.octet_length("row")) over "w" as "size"\n'
-        f'from (select {key} as "key", pg_catalog.row_to_json({alias}.*)::pg_catalog.text as "row"\n'
-        f"from (\n{text}\n) as {alias} limit ${limit})"
-        ' as "e" window "w" as (rows unbounded preceding)) as "n")'
+def _shape(query: Query, values: Values) -> Shape:
+    return Shape(
+        query.sql,
+        query.key,
+        query.max_bytes,
+        tuple(_cast(query.params[name], values[name]) for name in placeholders(query.sql)),
     )
 
 
-def _name(query: Query, name: str) -> str:
-    """Return a name, in quotes, that the query can't mention."""
-    return f'"{unmentioned_prefix(query.sql)}{name}"'
+def _cast(param: Param, value: Value) -> str:
+    return f"pg_catalog.{pg_type(param.type, value)}{'[]' if param.is_list else ''}"
 
 
-def _type(param: Param, value: Value) -> str:
-    return f"pg_catalog.{pg_type(param.type, value)}"
+def _alone_params(names: Sequence[str], values: Values) -> Params:
+    return tuple(list(value) if isinstance(value, tuple) else value for value in map(values.__getitem__, names))
+
+
+def _together_params(names: Sequence[str], topics: Sequence[Values]) -> Params:
+    return tuple([_column_text(values[name]) for values in topics] for name in names)
 
 
 def _column_text(value: Value) -> str | None:
     return array_literal(value) if isinstance(value, tuple) else value
-
-
-def _hint(query: Query) -> str:
-    first = next(tokens(query.sql), None)
-    return f"{first.text}\n".replace("%%", "%") if first is not None and first.kind == "hint" else ""
-
-
-def _quoted(identifier: str) -> str:
-    return '"' + identifier.replace('"', '""') + '"'

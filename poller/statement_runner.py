@@ -57,8 +57,15 @@ class StatementRunner:
     async def _execute(self, statement: Statement, known: Sequence[list[Row] | None]) -> Answer | PollError:
         name = self._query.name
         metrics.STATEMENTS.labels(name).inc()
-        with metrics.STATEMENT_SECONDS.labels(name).time():
-            return await self._database.execute(statement, self._query, known)
+        started = self._clock()
+        answer = await self._database.execute(statement, self._query, known)
+        took = self._clock() - started
+        if isinstance(answer, PollError):
+            metrics.STATEMENT_SECONDS.labels(name).observe(took)
+        else:
+            metrics.STATEMENT_SECONDS.labels(name).observe(answer.seconds)
+            metrics.WAIT_SECONDS.labels(name).observe(max(0.0, took - answer.seconds))
+        return answer
 
     async def _confirmed(
         self, error: PollError, statement: Statement, known: Sequence[list[Row] | None]

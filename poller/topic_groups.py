@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
+from pollcast.poller.apart import Conduct
 from pollcast.poller.owned import OwnedTopic
 
 
 class TopicGroup:
     """Topics that are polled by the same loop, in the order in which they were added."""
 
-    __slots__ = ("_filled", "topics")
+    __slots__ = ("_added", "topics")
 
     def __init__(self) -> None:
         self.topics: dict[str, OwnedTopic] = {}
-        self._filled = asyncio.Event()
+        self._added = asyncio.Event()
 
     def add(self, topic: OwnedTopic) -> None:
         """Add the topic at the end."""
         self.topics[topic.name] = topic
-        self._filled.set()
+        self._added.set()
 
     def remove(self, topic: OwnedTopic) -> bool:
         """Remove the topic, and return whether it was in the group under the same epoch."""
@@ -28,32 +30,85 @@ class TopicGroup:
         del self.topics[topic.name]
         return True
 
-    def not_polled_since(self, time: float) -> list[OwnedTopic]:
-        """Return the topics whose last poll started at or before `time`, on the loop's clock."""
-        return [topic for topic in self.topics.values() if topic.history.started <= time]
+    def has(self, topic: OwnedTopic) -> bool:
+        """Return whether the topic is in the group under the same epoch."""
+        return self.topics.get(topic.name) is topic
+
+    def due(self, now: float, interval: float, retry: float, *, on_turn: bool = True) -> list[OwnedTopic]:
+        """Return the topics to poll in a round that starts `now`, those that were polled longest ago first.
+
+        A topic that was polled less than half an interval ago is polled in the next round. For a topic that is not
+        live, or has no result, `retry` counts where it is shorter than the interval; only such topics are due between
+        the turns of the query (`on_turn` is False). Times are in seconds on the loop's clock.
+        """
+        polled_before = now - interval / 2 if on_turn else float("-inf")
+        tried_before = now - min(interval, retry) / 2
+        due = [
+            topic
+            for topic in self.topics.values()
+            if topic.history.started <= (polled_before if _is_well(topic) else tried_before)
+        ]
+        return sorted(due, key=lambda topic: topic.history.started)
+
+    def all_well(self) -> bool:
+        """Return whether every topic has a result and is live."""
+        return all(map(_is_well, self.topics.values()))
 
     async def filled(self) -> None:
         """Wait until the group has a topic."""
         while not self.topics:
-            self._filled.clear()
-            await self._filled.wait()
+            await self.topic_added(None)
+
+    async def topic_added(self, seconds: float | None) -> None:
+        """Wait until a topic is added, at most for this time."""
+        self._added.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._added.wait()
 
 
 class TopicGroups:
     """All topics of a query that this poller owns.
 
     - `new`: just gained; polled at once, together with the topics gained at the same time.
-    - `regular`: polled together once per interval, on the query's phase.
+    - `regular`: polled once per interval, on the query's phase, together where that is cheaper.
+    - `suspects`: in a statement that timed out or was conspicuous; polled in parts until the slow topic is found.
     - `failing`: found to fail when polled alone; polled alone, once per interval, until it gives a result again.
-    - `slow`: found to time out when polled alone; polled alone, with rests as long as its polls.
+    - `slow`: found to time out or to be slow when polled alone; polled alone, with rests as long as its polls.
     """
 
     def __init__(self) -> None:
         self.new = TopicGroup()
         self.regular = TopicGroup()
+        self.suspects = TopicGroup()
         self.failing = TopicGroup()
         self.slow = TopicGroup()
+        self.conduct: dict[str, Conduct] = {}
+        """The conduct of each topic that was set apart at least once."""
 
     def remove(self, topic: OwnedTopic) -> bool:
         """Remove the topic from its group, and return whether it was in one."""
-        return any(group.remove(topic) for group in (self.new, self.regular, self.failing, self.slow))
+        self.conduct.pop(topic.name, None)
+        groups = self.new, self.regular, self.suspects, self.failing, self.slow
+        return any(group.remove(topic) for group in groups)
+
+    def set_apart(self, topic: OwnedTopic, group: TopicGroup, before: TopicGroup) -> None:
+        """Add the topic, which was found at fault in the group `before`, to `failing` or `slow`."""
+        conduct = self.conduct.setdefault(topic.name, Conduct())
+        if before in (self.failing, self.slow):
+            conduct.fail_again()
+        else:
+            conduct.offend()
+        group.add(topic)
+
+    def take_back(self, topic: OwnedTopic, before: TopicGroup) -> None:
+        """Add the topic, which had a good poll in the group `before`, to `regular`, or leave it apart for now."""
+        apart = before in (self.failing, self.slow)
+        if apart and not self.conduct.setdefault(topic.name, Conduct()).behave():
+            before.add(topic)
+        else:
+            self.regular.add(topic)
+
+
+def _is_well(topic: OwnedTopic) -> bool:
+    return topic.rows is not None and topic.state == "live"

@@ -15,11 +15,13 @@ from pollcast.services.catalogue.catalog import Catalog
 HIDDEN: Final = "…"
 """The replacement of every hidden text."""
 
-_JWT: Final = re.compile(r"\beyJ[\w-]*\.[\w.-]*")
+# These two also match texts that are no secret, without their last group. Otherwise a text that repeats the beginning
+# of a secret would be searched again from each repetition.
+_JWT: Final = re.compile(r"\beyJ[\w-]*(\.[\w.-]*)?")
+_URL_PASSWORD: Final = re.compile(r"(://[^\s:/@]*:)[^\s@]+(@)?")
 _SUBPROTOCOL: Final = re.compile(r"(base64url\.bearer\.phx\.)[\w+/=.-]+")
 _BEARER: Final = re.compile(r"(?i)\b(bearer )[\w+/=.~-]+")
 _NAMED: Final = re.compile(r"(?i)\b((?:token|password|passwd|secret)=)[^\s&;,\"')]+")
-_URL_PASSWORD: Final = re.compile(r"(://[^\s:/@]*:)[^\s@]+@")
 _PAIR: Final = r"[a-z][a-z0-9_]*=[\w.~%+-]*"
 _TOPIC: Final = re.compile(rf"(?<!\w)([a-z][a-z0-9_]*)\?({_PAIR}(?:&{_PAIR})*)")
 
@@ -43,10 +45,10 @@ class Redaction:
 
     def text(self, text: str) -> str:
         """Return the text with every secret replaced by HIDDEN."""
-        text = _TOPIC.sub(self._topic, _JWT.sub(HIDDEN, text))
+        text = _TOPIC.sub(self._topic, _JWT.sub(_without_jwt, text))
         for pattern in (_SUBPROTOCOL, _BEARER, _NAMED):
             text = pattern.sub(rf"\1{HIDDEN}", text)
-        return _URL_PASSWORD.sub(rf"\1{HIDDEN}@", text)
+        return _URL_PASSWORD.sub(_without_password, text)
 
     def value(self, value: Any) -> Any:
         """Return a field of a log line, redacted: a text, or any nesting of containers that holds texts."""
@@ -67,3 +69,13 @@ class Redaction:
             name, _, value = pair.partition("=")
             pairs.append(f"{name}={HIDDEN if hidden is None or name in hidden else value}")
         return f"{query}?{'&'.join(pairs)}"
+
+
+def _without_jwt(match: re.Match[str]) -> str:
+    """Return HIDDEN for a token; any other text unchanged."""
+    return match[0] if match[1] is None else HIDDEN
+
+
+def _without_password(match: re.Match[str]) -> str:
+    """Return the beginning of a URL with its password replaced by HIDDEN; any other text unchanged."""
+    return match[0] if match[2] is None else f"{match[1]}{HIDDEN}@"

@@ -8,6 +8,7 @@ import pytest
 
 from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError
+from pollcast.poller.rounds import SAMPLE
 from tests.support.poller_database import both_ways, ids, query, round_of, setup
 
 pytest_plugins = ("tests.support.poller_database_fixture",)
@@ -129,13 +130,13 @@ async def test_a_query_refused_only_in_a_batch_is_polled_topic_by_topic(db: Data
     outcomes, faults, sizes = await round_of(db, q, *({"n": str(n)} for n in range(5)))
     assert [ids(each) for each in outcomes] == [[3]] * 5
     assert not any(faults)
-    assert sizes == [5, 1, 4, 1, 1, 1, 1]
+    assert sizes == [5, 2, 1, 1, 2, 1, 1, 1]
 
 
-async def test_a_refused_query_costs_two_statements_per_round(db: Database) -> None:
+async def test_a_refused_query_costs_a_sample_of_single_topics_in_its_first_round(db: Database) -> None:
     q = query("select * from not_there where id = %(n)s", params='n = "int"')
     outcomes, faults, sizes = await round_of(db, q, *({"n": str(n)} for n in range(100)))
-    assert sizes == [100, 1]
+    assert sizes == [100, 2] + [1] * SAMPLE
     assert not any(faults)
     for each in outcomes:
         assert isinstance(each, PollError)

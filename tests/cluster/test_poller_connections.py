@@ -19,6 +19,7 @@ from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process.database_url import connection_problem
 from tests.support.balancer import Balancer
 from tests.support.poller_database import outcome, poll_error, query, round_of, rows, setup
+from tests.support.polling_setting import polling_on
 from tests.support.waiting import eventually
 
 pytest_plugins = ("tests.support.poller_database_fixture",)
@@ -222,6 +223,34 @@ async def test_slow_queries_never_hold_the_last_connection(database: str) -> Non
         assert all(each.result() >= 1 for each in slowly)
         assert max(took) < 1.0
         assert len(took) >= 20
+
+
+SLOW = """
+[queries.slow_{n}]
+sql = "select 1 as id, pg_sleep(3)"
+timeout = "5s"
+"""
+QUICK = """
+[queries.quick]
+sql = "select 1 as id, clock_timestamp() as at"
+interval = "200ms"
+"""
+
+
+async def test_a_quick_query_keeps_its_interval_beside_four_slow_ones(database: str, tmp_path: Path) -> None:
+    catalog = QUICK + "".join(SLOW.format(n=n) for n in range(4))
+    async with polling_on(database, tmp_path, catalog) as poller, poller.gateway() as gateway:
+        names = ["quick", *(f"slow_{n}" for n in range(4))]
+        quick, *slow = [await gateway.attach(name) for name in names]
+        for name in reversed(names):
+            poller.polling.gained(name, 1)
+        await eventually(lambda: quick.rows)
+        began, seconds = len(quick.updates), 8
+        await asyncio.sleep(seconds)
+        assert len(quick.updates) - began >= seconds * 3  # of 5 each second
+        assert {update.status.state for update in quick.bodies("status")} <= {"live"}
+        await eventually(lambda: all(each.rows for each in slow))
+        assert all(each.state == "live" for each in slow)
 
 
 async def test_a_statement_that_becomes_slow_on_the_last_connection_is_answered_on_another(database: str) -> None:

@@ -9,11 +9,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
 from pollcast.poller.answer import Outcome
 from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError
+from pollcast.poller.statement import Statement, Values, batch_statement, single_statement
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.catalogue.values import TYPES, Value
 from tests.support.poller_database import both_ways, ids, outcome, poll_error, query, round_of, rows, setup
@@ -118,6 +121,30 @@ async def test_lists_that_are_absent_and_long_share_a_round(db: Database) -> Non
     assert [ids(each) for each in outcomes] == [[0], [0], [10], [998 * 999 // 2], [5000000000]]
     assert not any(faults)
     assert sorted(sizes) == [1, 4]  # int8 has a statement of its own
+
+
+ELEMENTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20) | st.text(
+    "\\\"{},'\n NULnul$%", max_size=6
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(topics=st.lists(st.lists(ELEMENTS, max_size=5), min_size=1, max_size=5))
+def test_any_texts_are_the_elements_of_a_list_alone_and_together(database: str, topics: list[list[str]]) -> None:
+    q = query(
+        "select %(p)s::text[] as texts, %(n)s as n",
+        params='p = { type = "text[]", default = [] }\nn = { type = "text", optional = true }',
+    )
+    values: list[Values] = [{"p": tuple(texts), "n": next(iter(texts), None)} for texts in topics]
+    expected = [{"texts": texts, "n": next(iter(texts), None)} for texts in topics]
+    with psycopg.connect(database, cursor_factory=psycopg.RawCursor) as connection:
+
+        def polled(statement: Statement) -> list[Any]:
+            answer = connection.execute(statement.sql.encode(), statement.params)
+            return [json.loads(row) for _, _, row in answer]
+
+        assert polled(batch_statement(q, values)) == expected
+        assert [row for each in values for row in polled(single_statement(q, each))] == expected
 
 
 # --- settings -----------------------------------------------------------------------------------------------------

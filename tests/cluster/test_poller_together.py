@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -10,15 +11,22 @@ from typing import Any, TypeAlias
 import psycopg
 import pytest
 from hypothesis import HealthCheck, event, given, settings
+from prometheus_client import REGISTRY
 from psycopg import Connection, RawCursor
 from psycopg.types.string import ByteaBinaryLoader
 
-from pollcast.poller.answer import Answer
+from pollcast.poller.answer import Answer, Outcome
+from pollcast.poller.catalog_check import SAMPLES
+from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError
-from pollcast.poller.statement import Statement, batch_statement, sharing_key, single_statement
+from pollcast.poller.statement import Statement, batch_statement, probe_statement, sharing_key, single_statement
+from pollcast.poller.statement_runner import StatementRunner
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.catalogue.values import Value
 from tests.support.generated_queries import SCHEMA, Case, queries
+from tests.support.poller_database import query, setup
+
+pytest_plugins = ("tests.support.poller_database_fixture",)
 
 CASES = int(os.environ.get("POLLCAST_TEST_GENERATED_QUERIES", "150"))
 """Number of generated queries: about 20 seconds' worth, unless the environment asks for more."""
@@ -94,3 +102,173 @@ def compare(connection: Connection, case: Case) -> None:
 @given(case=queries())
 def test_a_topic_is_the_same_alone_and_together(connection: Connection, case: Case) -> None:
     compare(connection, case)
+
+
+# --- what the generator and reviews have found ------------------------------------------------------------------------
+
+
+async def both(db: Database, q: Query, *topics: Mapping[str, Value]) -> tuple[list[Outcome | str], list[Outcome | str]]:
+    """Return the outcomes of the topics alone and together; an error is its reason."""
+    singles: list[Outcome | str] = []
+    for values in topics:
+        answer = await StatementRunner(q, db).run(single_statement(q, values))
+        singles.append(answer.cause.detail if isinstance(answer, PollError) else _reason(answer.outcomes[0]))
+    answer = await db.execute(batch_statement(q, topics), q, [None] * len(topics))
+    if isinstance(answer, PollError):
+        return singles, [answer.cause.detail] * len(topics)
+    return singles, [_reason(outcome) for outcome in answer.outcomes]
+
+
+def _reason(outcome: Outcome) -> Outcome | str:
+    return outcome.cause.detail if isinstance(outcome, PollError) else outcome
+
+
+ORDERS = (
+    "create table orders (id int, tenant_id text, amount int)",
+    "insert into orders values (1, 'a', 10), (2, 'b', 20)",
+)
+
+
+@pytest.mark.parametrize("params", ['tenant = "text"', 'tenant = { type = "text", claim = "tenant" }'])
+async def test_a_missing_column_is_never_answered_by_a_parameter(database: str, db: Database, params: str) -> None:
+    setup(database, *ORDERS)
+    q = query("select id, amount from orders where tenant = %(tenant)s", params=params)
+    found = await both(db, q, {"tenant": "a"}, {"tenant": "b"})
+    assert found == (["the query failed: undefined_column (42703)"] * 2,) * 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            '"P P"',
+            '"Q Q"',
+            '"R"',
+            '"Topic"',
+            '"P P"."Topic"',
+            "n",
+            "topic",
+            "r",
+            "q",
+            "p",
+            '"r"',
+            "r.number",
+            "number",
+        ),
+        *("pollcast_1", "pollcast_topic", "pollcast_topics", "pollcast_query", '"pollcast_topics"', "POLLCAST_1"),
+        *("pollcast_topics.pollcast_1", "pollcast_topics.*", 'U&"pollc\\0061st_1"', "U&\"pollc!0061st_1\" uescape '!'"),
+    ],
+)
+async def test_no_name_of_a_statement_is_in_the_querys_reach(db: Database, name: str) -> None:
+    q = query(f"select {name} as c from (select 1) as t where %(n)s > 0", params='n = "int"')
+    singles, shared = await both(db, q, {"n": "1"}, {"n": "2"})
+    assert singles == shared
+    assert str(singles[0]).startswith("the query failed: undefined_")
+
+
+@pytest.mark.parametrize(
+    ("item", "type", "name"),
+    [
+        ("%(v)s", "int", "int4"),
+        ("%(v)s", "text", "text"),
+        ("%(v)s", "uuid", "uuid"),
+        ("%(v)s", "timestamptz", "timestamptz"),
+        ("%(v)s", "int[]", "int4"),
+        ("%(v)s[1]", "text[]", "text"),
+        ("%(v)s + 1", "int", "?column?"),
+        ("%(v)s::text", "int", "text"),
+        ("cast(%(v)s as numeric)", "int", "numeric"),
+        ("coalesce(%(v)s, 1)", "int", "coalesce"),
+        ("case when id > 1 then 1 else %(v)s end", "int", "case"),
+        ("(select %(v)s)", "int", "int4"),
+        ('%(v)s collate "C"', "text", "text"),
+        ("array[%(v)s]", "int", "array"),
+        ('%(v)s as "Q Q"', "int", "Q Q"),
+        ("%(v)s as pollcast_query", "int", "pollcast_query"),
+        ('%(v)s as "a""b"', "int", 'a"b'),
+    ],
+)
+async def test_an_output_column_has_the_same_name_alone_and_together(
+    database: str, db: Database, item: str, type: str, name: str
+) -> None:
+    setup(database, *ORDERS)
+    q = query(f"select id, {item} from orders order by id", params=f'v = "{type}"', key=["id"])
+    value: dict[str, Value] = {"uuid": SAMPLES["uuid"], "timestamptz": SAMPLES["timestamptz"]}
+    values = value.get(type, ("7",) if type.endswith("[]") else "7")
+    singles, shared = await both(db, q, {"v": values}, {"v": values})
+    assert singles == shared
+    assert not isinstance(singles[0], str | PollError)
+    assert [list(json.loads(row)) for _, row in singles[0]] == [["id", name]] * 2
+
+
+async def test_a_table_whose_column_is_named_like_a_statements_own_can_be_polled(database: str, db: Database) -> None:
+    setup(
+        database,
+        'create table t (pollcast_query int, "Q Q" int, "r" text, pollcast_1 int)',
+        "insert into t values (1, 2, 'a', 3)",
+    )
+    q = query("select * from t where %(n)s > 0", params='n = "int"', key=["Q Q"])
+    singles, shared = await both(db, q, {"n": "1"}, {"n": "2"})
+    assert singles == shared == [[(b"[2]", b'{"pollcast_query":1,"Q Q":2,"r":"a","pollcast_1":3}')]] * 2
+
+
+async def test_a_probe_may_have_any_column(database: str, db: Database) -> None:
+    q = query("select 1", probe='select 1 as "Q Q", 2 as p')
+    answer = await db.execute(probe_statement(q), q)
+    assert not isinstance(answer, PollError)
+    assert answer.outcomes == [[(b"", b'{"Q Q":1,"p":2}')]]
+
+
+async def test_two_output_columns_of_one_name_are_an_error_of_the_topic(database: str, db: Database) -> None:
+    setup(database, *ORDERS)
+    q = query("select o.*, 1 as id from orders o where amount > %(n)s", params='n = "int"')
+    singles, shared = await both(db, q, {"n": "1"}, {"n": "15"}, {"n": "99"})
+    assert singles == shared == ["two columns of the result have the same name (id)"] * 2 + [[]]
+
+
+async def test_an_error_that_no_row_needs_is_none_alone_either(database: str, db: Database) -> None:
+    setup(database, *ORDERS)
+    q = query("select 10 / %(n)s as c from orders where amount > 99", params='n = "int"')
+    assert await both(db, q, {"n": "0"}, {"n": "1"}) == ([[], []], [[], []])
+    q = query("select 10 / %(n)s as c from orders", params='n = "int"')
+    singles, shared = await both(db, q, {"n": "0"})
+    assert singles == shared == ["the query failed: division_by_zero (22012)"]
+
+
+async def test_topics_that_fail_both_ways_are_confirmed_once_a_second(db: Database) -> None:
+    now = 0.0
+    q = query("select 10 / %(n)s as c", params='n = "int"')
+    runner = StatementRunner(q, db, lambda: now)
+    before = REGISTRY.get_sample_value("pollcast_poller_statements_total", {"query": "q"}) or 0
+    for _ in range(5):
+        assert isinstance(await runner.run(single_statement(q, {"n": "0"})), PollError)
+    after = REGISTRY.get_sample_value("pollcast_poller_statements_total", {"query": "q"}) or 0
+    assert after - before == 6
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_a_hint_begins_the_statement(db: Database, together: bool) -> None:
+    q = query("/*+ SeqScan(t) Set(a '50%%') */ select 1 as id from (select 2) t where %(n)s > 0", params='n = "int"')
+    statement = batch_statement(q, [{"n": "1"}, {"n": "2"}]) if together else single_statement(q, {"n": "1"})
+    assert statement.sql.startswith("/*+ SeqScan(t) Set(a '50%') */\nselect")
+    answer = await db.execute(statement, q, [None] * (1 + together))
+    assert not isinstance(answer, PollError)
+
+
+async def test_functions_and_types_are_those_of_postgresql_whatever_the_search_path_is(
+    database: str, db: Database
+) -> None:
+    setup(
+        database,
+        "create schema mine",
+        "create function mine.row_to_json(anyelement) returns pg_catalog.text language sql as $$ select 'mine' $$",
+        "create domain mine.int4 as pg_catalog.int4 check (value > 100)",
+        "create domain mine.text as pg_catalog.text check (value = 'mine')",
+        "create function mine.unnest(pg_catalog.text[]) returns setof pg_catalog.text language sql as"
+        " $$ select 'mine'::pg_catalog.text $$",
+        f"alter database {database.rpartition('/')[2]} set search_path = mine, pg_catalog",
+    )
+    async with Database.open(database, 1, "poller-1") as other:
+        q = query("select %(n)s as id, %(t)s as t", params='n = "int"\nt = "text"')
+        singles, shared = await both(other, q, {"n": "1", "t": "a"}, {"n": "2", "t": "b"})
+    assert singles == shared == [[(b"", b'{"id":1,"t":"a"}')], [(b"", b'{"id":2,"t":"b"}')]]

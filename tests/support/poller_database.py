@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 
 from pollcast.poller.answer import Outcome
+from pollcast.poller.batching import Batching, BatchSize
 from pollcast.poller.database import Database
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError
-from pollcast.poller.rounds import Batching, run_round
-from pollcast.poller.schedule import BatchSize
+from pollcast.poller.rounds import Surroundings, run_round
 from pollcast.poller.statement import Values, batch_statement, single_statement
+from pollcast.poller.trouble import MinuteBudget, RoundBudget
 from pollcast.services.catalogue import catalog, topics
 from pollcast.services.catalogue.catalog import Query
 
@@ -99,5 +101,6 @@ async def round_of(db: Database, q: Query, *values: Values) -> tuple[list[Outcom
         outcomes[topic.name] = result
         faults[topic.name] = at_fault
 
-    await run_round(owned, Batching(BatchSize(topics=512)), execute, deliver)
+    around = Surroundings(execute, deliver, time.monotonic)
+    await run_round(owned, Batching(BatchSize(topics=512)), around, RoundBudget(MinuteBudget()))
     return [outcomes[topic.name] for topic in owned], [faults[topic.name] for topic in owned], sizes

@@ -62,7 +62,7 @@ def test_a_result_beyond_a_limit_fails_alone(at: int, sizes: list[int], known: b
         ([*rows([1]), wide, wide, wide], "the result has more than 1 KiB", False),
         ([*rows([1]), (None, None), (None, None)], "the result has more than 1 KiB", True),  # withheld
     ):
-        results = [bad if n == at else good for n in range(4)]  # type: ignore[list-item]
+        results = [bad if n == at else good for n in range(4)]
         outcomes = answered(last, results, sizes, keyed).outcomes  # type: ignore[arg-type]
         for n, outcome in enumerate(outcomes):
             if n == at:

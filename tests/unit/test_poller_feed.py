@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pollcast.poller.gateway_stream import GatewayStream
-from pollcast.poller.owned import PIECE_BYTES, LargeSnapshot, OwnedTopic, Updates
+from pollcast.poller.owned import PIECE_BYTES, LargeUpdates, OwnedTopic, Updates
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.topics import Topic
@@ -101,9 +101,11 @@ def test_a_large_snapshot_is_encoded_when_it_is_sent_and_reports_the_result_that
     topic = owned("keyless")
     first, second = rows(1, 2, size=PIECE_BYTES), rows(3, size=PIECE_BYTES)
     updates = topic.record_result(first, 1000)
-    assert isinstance(updates, LargeSnapshot)
+    assert isinstance(updates, LargeUpdates)
     assert updates.size > 2 * PIECE_BYTES
-    topic.record_result(second, 2000)
+    changed = topic.record_result(second, 2000)
+    topic.record_result(first, 3000)
+    assert {(update.seq, update.polled_at) for update in read(changed)} == {(2, 2000)}
     for _ in range(2):  # once for each gateway
         pieces = read(updates)
         assert [(row.key, row.row) for piece in pieces for row in piece.snapshot.rows] == first

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pollcast.poller.answer import Outcome
+from pollcast.poller.batching import Batching, BatchSize
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError, Scope
-from pollcast.poller.rounds import MAX_TIMEOUTS, Batching, run_round
-from pollcast.poller.schedule import BatchSize
+from pollcast.poller.rounds import KNOWN_SAMPLE, MAX_TIMEOUTS, PROBES, SAMPLE, Surroundings, run_round
+from pollcast.poller.together import Together
+from pollcast.poller.trouble import ROUND_STATEMENTS, MinuteBudget, RoundBudget
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.errors import PollFailed, PollStale
@@ -19,144 +22,388 @@ from pollcast.services.errors import PollFailed, PollStale
 QUERY = catalog.parse('[queries.q]\nsql = "select %(n)s as id"\n[queries.q.params]\nn = "int"', "test.toml").query("q")
 
 BAD_VALUE = PollError(PollFailed("bad value"), Scope.TOPIC)
+PRIVILEGE = PollError(PollFailed("insufficient_privilege"), Scope.STATEMENT)
 TIMEOUT = PollError(PollStale("timeout"), Scope.TOPIC_OR_SIZE)
 DOWN = PollError(PollStale("down"), Scope.DATABASE)
 LOCKED = PollError(PollStale("locked"), Scope.STATEMENT)
 REFUSED = PollError(PollFailed("refused"), Scope.STATEMENT)
 
 
-class Round:
-    """One round of `topics` topics. `at_fault` maps a topic to the error of every statement that contains it."""
+class Rounds:
+    """Rounds of `topics` topics. `at_fault` maps a topic to the error of every statement that contains it.
 
-    def __init__(self, topics: int, at_fault: dict[int, PollError], *, size: int = 512, together: bool = True) -> None:
+    `refused` is the error of statements for several topics. Time stands still unless a test moves `now`.
+    """
+
+    def __init__(
+        self,
+        topics: int,
+        at_fault: dict[int, PollError],
+        *,
+        size: int = 512,
+        refused: PollError | None = None,
+        choice: bool = True,
+        known: Iterable[int] = (),
+    ) -> None:
         self.topics = [OwnedTopic(Topic(f"q?n={n}", QUERY, {"n": str(n)}), 1, 0) for n in range(topics)]
+        for n in known:
+            self.topics[n].rows = []
         self.at_fault = at_fault
-        self.batching = Batching(BatchSize(topics=size))
+        self.refused = refused
+        self.batching = Batching(BatchSize(topics=size), together=Together(choice))
+        self.minute = MinuteBudget()
+        self.now = 0.0
+        self.lost: set[int] = set()
         self.statements: list[list[int]] = []
         self.outcomes: dict[int, Outcome] = {}
         self.blamed: set[int] = set()
-        self.together = together
+        self.unreached: list[int] = []
+        self.handed_over: list[int] = []
 
-    async def run(self) -> Round:
-        await run_round(self.topics, self.batching, self.execute, self.deliver)
-        assert sorted(self.outcomes) == list(range(len(self.topics)))
+    async def run(self, *, hand_over: bool = False, parts: int = 1, statements: int = ROUND_STATEMENTS) -> Rounds:
+        """Run one round, in which each topic gets an outcome, or is returned, handed over or lost."""
+        self.statements, self.outcomes, self.blamed, self.handed_over = [], {}, set(), []
+        around = Surroundings(
+            self.execute,
+            self.deliver,
+            lambda: self.now,
+            lambda topic: number(topic) not in self.lost,
+            (lambda group: self.handed_over.extend(map(number, group))) if hand_over else None,
+        )
+        budget = RoundBudget(self.minute, statements)
+        unreached = await run_round(self.topics, self.batching, around, budget, parts=parts)
+        self.unreached = list(map(number, unreached))
+        everywhere = [*self.outcomes, *self.unreached, *self.handed_over]
+        assert len(everywhere) == len(set(everywhere))
+        assert set(everywhere) | self.lost == set(map(number, self.topics)) | self.lost
+        self.topics.sort(key=lambda topic: topic.history.started)
         return self
 
     async def execute(self, group: Sequence[OwnedTopic]) -> list[Outcome] | PollError:
-        numbers = [int(str(topic.topic.values["n"])) for topic in group]
+        numbers = list(map(number, group))
+        assert not self.lost & set(numbers)
         self.statements.append(numbers)
-        if not self.together and len(group) > 1:
-            return REFUSED
+        for topic in group:
+            topic.history.started = len(self.statements) + self.now
+        if self.refused is not None and len(group) > 1:
+            return self.refused
         return next((self.at_fault[n] for n in numbers if n in self.at_fault), [result(n) for n in numbers])
 
     def deliver(self, topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
-        n = int(str(topic.topic.values["n"]))
+        n = number(topic)
         assert n not in self.outcomes
         self.outcomes[n] = outcome
         if at_fault:
             self.blamed.add(n)
 
 
+def number(topic: OwnedTopic) -> int:
+    return int(str(topic.topic.values["n"]))
+
+
 def result(n: int) -> Outcome:
     return [(b"", b'{"id":%d}' % n)]
 
 
-@given(st.integers(0, 100), st.sets(st.integers(0, 99)), st.sampled_from([1, 7, 512]))
-async def test_topics_at_fault_fail_alone_and_all_others_get_their_result(
-    topics: int, bad: set[int], size: int
+TOPICS = st.integers(0, 100)
+BAD = st.dictionaries(st.integers(0, 99), st.sampled_from([BAD_VALUE, PRIVILEGE, LOCKED]))
+SIZES = st.sampled_from([1, 7, 32, 512])
+
+# --- blame ----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(TOPICS, BAD, SIZES)
+async def test_a_failing_topic_never_changes_the_outcome_of_another(
+    topics: int, bad: dict[int, PollError], size: int
 ) -> None:
-    bad = {n for n in bad if n < topics}
-    done = await Round(topics, dict.fromkeys(bad, BAD_VALUE), size=size).run()
-    assert done.blamed == bad
-    assert done.outcomes == {n: BAD_VALUE if n in bad else result(n) for n in range(topics)}
+    bad = {n: error for n, error in bad.items() if n < topics}
+    rounds = Rounds(topics, bad, size=size)
+    await rounds.run()
+    for n, outcome in rounds.outcomes.items():
+        if n not in bad and rounds.batching.verdict is None:
+            assert outcome == result(n)
+    assert rounds.blamed <= set(bad)
+
+
+@settings(max_examples=40)
+@given(TOPICS, st.dictionaries(st.integers(0, 99), st.sampled_from([BAD_VALUE, PRIVILEGE])), SIZES)
+async def test_with_few_topics_at_fault_they_fail_alone_and_all_others_get_their_result_in_the_same_round(
+    topics: int, bad: dict[int, PollError], size: int
+) -> None:
+    bad = {n: error for n, error in list(bad.items())[:2] if n < topics}
+    done = await Rounds(topics, bad, size=size).run()
+    assert done.outcomes == {n: bad.get(n, result(n)) for n in range(topics)}
+    assert done.blamed == set(bad)
+
+
+@settings(max_examples=40)
+@given(TOPICS, BAD, SIZES)
+async def test_every_topic_is_reached_after_enough_rounds(topics: int, bad: dict[int, PollError], size: int) -> None:
+    bad = {n: error for n, error in bad.items() if n < topics}
+    rounds = Rounds(topics, bad, size=size)
+    good = set(range(topics)) - set(bad)
+    settled: set[int] = set()
+    for _ in range(60):
+        await rounds.run()
+        settled |= {n for n, outcome in rounds.outcomes.items() if n in good and outcome == result(n)}
+        rounds.topics = [topic for topic in rounds.topics if number(topic) not in rounds.blamed]  # set apart
+        rounds = _with_topics(rounds)
+        rounds.now += 10
+        if settled == good:
+            return
+    assert settled == good
+
+
+def _with_topics(rounds: Rounds) -> Rounds:
+    """Make the rest of the topics all that there are."""
+    rounds.lost = set(range(200)) - set(map(number, rounds.topics))
+    return rounds
+
+
+@pytest.mark.parametrize("error", [BAD_VALUE, PRIVILEGE, LOCKED])
+async def test_only_the_first_of_twelve_topics_fails_whatever_the_class_of_its_error(error: PollError) -> None:
+    done = await Rounds(12, {0: error}).run()
+    assert done.blamed == {0}
+    assert done.outcomes == {0: error} | {n: result(n) for n in range(1, 12)}
+    assert len(done.statements) <= 6
+    assert not done.batching.together.alone
 
 
 async def test_one_topic_at_fault_among_many_is_found_with_few_statements() -> None:
-    done = await Round(512, {300: BAD_VALUE}).run()
-    assert len(done.statements) <= 19
+    done = await Rounds(512, {300: BAD_VALUE}).run()
+    assert done.blamed == {300}
+    assert len(done.statements) <= 21
+
+
+# --- wrong for all --------------------------------------------------------------------------------------------------
+
+
+async def test_a_query_that_fails_for_a_whole_sample_is_wrong_for_all() -> None:
+    rounds = await Rounds(100, dict.fromkeys(range(100), REFUSED)).run()
+    assert [len(group) for group in rounds.statements] == [100, 2] + [1] * SAMPLE
+    assert rounds.outcomes == dict.fromkeys(range(100), REFUSED)
+    assert not rounds.blamed
+    await rounds.run()
+    assert [len(group) for group in rounds.statements] == [1] * PROBES
+    assert rounds.outcomes == dict.fromkeys(range(100), REFUSED)
+
+
+async def test_fewer_topics_are_tried_when_their_values_have_worked_before() -> None:
+    rounds = await Rounds(100, dict.fromkeys(range(100), REFUSED), known=range(100)).run()
+    assert [len(group) for group in rounds.statements] == [100, 2] + [1] * KNOWN_SAMPLE
+
+
+async def test_one_good_topic_in_the_sample_prevents_the_verdict() -> None:
+    rounds = Rounds(100, dict.fromkeys(range(100), BAD_VALUE))
+    del rounds.at_fault[12 * 3]  # the fourth of the sample
+    await rounds.run()
+    assert rounds.batching.verdict is None
+    assert rounds.outcomes[36] == result(36)
+    assert rounds.blamed == set(rounds.outcomes) - {36}
+
+
+async def test_a_good_topic_ends_a_wrong_verdict() -> None:
+    rounds = Rounds(100, dict.fromkeys(range(1, 100), BAD_VALUE))
+    rounds.topics.append(rounds.topics.pop(0))
+    for _ in range(40):
+        await rounds.run()
+        rounds.now += 5
+        if rounds.batching.verdict is None:
+            break
+    assert rounds.outcomes[0] == result(0)
+
+
+async def test_all_topics_get_a_result_in_the_round_in_which_the_cause_has_ended() -> None:
+    rounds = await Rounds(1000, dict.fromkeys(range(1000), BAD_VALUE)).run()
+    rounds.at_fault = {}
+    await rounds.run()
+    assert rounds.outcomes == {n: result(n) for n in range(1000)}
+    assert len(rounds.statements) <= 4
+    assert rounds.batching.verdict is None
+
+
+async def test_an_unavailable_database_gets_one_statement_per_round() -> None:
+    done = await Rounds(100, {0: DOWN}, size=10).run()
+    assert len(done.statements) == 1
+    assert all(outcome is DOWN for outcome in done.outcomes.values())
+    assert not done.blamed
+
+
+async def test_a_database_lost_in_the_middle_of_a_search_is_no_fault_of_a_topic() -> None:
+    for at in range(1, 12):
+        rounds = Rounds(100, {0: BAD_VALUE})
+
+        async def execute(
+            group: Sequence[OwnedTopic], rounds: Rounds = rounds, at: int = at
+        ) -> list[Outcome] | PollError:
+            answer = await Rounds.execute(rounds, group)
+            return DOWN if len(rounds.statements) > at else answer
+
+        rounds.execute = execute  # type: ignore[method-assign]
+        await rounds.run()
+        assert rounds.blamed <= {0}
+        assert all(outcome in (DOWN, BAD_VALUE, result(n)) for n, outcome in rounds.outcomes.items())
+
+
+async def test_a_locked_table_is_no_fault_of_a_topic() -> None:
+    done = await Rounds(100, dict.fromkeys(range(100), LOCKED), size=50).run()
+    assert not done.blamed
+    assert done.outcomes == dict.fromkeys(range(100), LOCKED)
+
+
+# --- bounds ---------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 300), st.data(), SIZES, st.booleans())
+async def test_the_statements_of_a_round_in_trouble_are_bounded(
+    topics: int, data: st.DataObject, size: int, choice: bool
+) -> None:
+    kinds = st.sampled_from([None, BAD_VALUE, PRIVILEGE, REFUSED, LOCKED])
+    kind = data.draw(kinds)
+    bad = {n: kind or data.draw(kinds) for n in range(topics)} if kind or data.draw(st.booleans()) else {}
+    rounds = Rounds(topics, {n: error for n, error in bad.items() if error}, size=size, choice=choice)
+    for _ in range(3):
+        await rounds.run()
+        good = [group for group in rounds.statements if not set(group) & set(rounds.at_fault)]
+        assert len(rounds.statements) - len(good) <= ROUND_STATEMENTS + 1
+        rounds.now += 1
+
+
+@pytest.mark.parametrize("size", [1, 32, 512])
+@pytest.mark.parametrize("errors", [1, 3])
+async def test_five_thousand_failing_topics_cost_at_most_forty_statements_a_round(size: int, errors: int) -> None:
+    kinds = [BAD_VALUE, PRIVILEGE, LOCKED][:errors]
+    rounds = Rounds(5000, {n: kinds[n % errors] for n in range(5000)}, size=size)
+    total = 0
+    for _ in range(20):
+        await rounds.run()
+        assert len(rounds.statements) <= 40
+        total += len(rounds.statements)
+        rounds.now += 1
+    assert total <= 120 + 20 * 4 + 20
+
+
+@settings(max_examples=40)
+@given(SIZES, st.sets(st.integers(0, 99)))
+async def test_lost_topics_are_polled_no_more(size: int, bad: set[int]) -> None:
+    rounds = Rounds(100, dict.fromkeys(bad, BAD_VALUE), size=size)
+    inner = rounds.execute
+
+    async def execute(group: Sequence[OwnedTopic]) -> list[Outcome] | PollError:
+        answer = await inner(group)
+        rounds.lost = set(range(100))
+        return answer
+
+    rounds.execute = execute  # type: ignore[method-assign]
+    await rounds.run()
+    assert len(rounds.statements) == 1
+
+
+# --- timeouts -------------------------------------------------------------------------------------------------------
 
 
 async def test_a_slow_topic_is_found_with_few_timeouts() -> None:
-    done = await Round(512, {300: TIMEOUT}).run()
+    done = await Rounds(512, {300: TIMEOUT}).run()
     assert done.blamed == {300}
     assert sum(300 in group for group in done.statements) <= 4
     assert done.batching.size.topics == 512
 
 
+async def test_a_batch_that_times_out_is_handed_over_and_delays_no_other() -> None:
+    done = await Rounds(64, {3: TIMEOUT}, size=16).run(hand_over=True)
+    assert done.handed_over == list(range(16))
+    assert len(done.statements) <= 7  # the others in batches of half the size
+    assert not done.blamed
+
+
+async def test_suspects_are_polled_in_parts() -> None:
+    done = await Rounds(64, {3: TIMEOUT}).run(parts=8)
+    assert [len(group) for group in done.statements[:8]] == [8] * 8
+    assert done.blamed == {3}
+
+
 async def test_other_batches_are_polled_before_the_search_continues() -> None:
-    done = await Round(64, {3: TIMEOUT}, size=16).run()
+    done = await Rounds(64, {3: TIMEOUT}, size=16).run()
     first_search = next(at for at, group in enumerate(done.statements) if len(group) == 2)
     assert {n for group in done.statements[:first_search] for n in group} == set(range(64))
 
 
 async def test_a_round_in_which_everything_times_out_ends_early() -> None:
-    done = await Round(512, dict.fromkeys(range(512), TIMEOUT)).run()
+    done = await Rounds(512, dict.fromkeys(range(512), TIMEOUT)).run()
     assert len(done.statements) == MAX_TIMEOUTS
     assert set(map(id, done.outcomes.values())) == {id(TIMEOUT)}
     assert len(done.blamed) < MAX_TIMEOUTS
     assert done.batching.size.topics < 512
 
 
-async def test_an_unavailable_database_gets_one_statement_per_round() -> None:
-    done = await Round(100, {0: DOWN}, size=10).run()
-    assert len(done.statements) == 1
-    assert all(outcome is DOWN for outcome in done.outcomes.values())
-    assert not done.blamed
-
-
-async def test_a_locked_table_is_no_fault_of_a_topic() -> None:
-    done = await Round(100, dict.fromkeys(range(100), LOCKED), size=50).run()
-    assert len(done.statements) == 2
-    assert not done.blamed
-
-
-async def test_a_refused_batch_is_followed_by_one_topic_alone() -> None:
-    done = await Round(100, dict.fromkeys(range(100), REFUSED)).run()
-    assert [len(group) for group in done.statements] == [100, 1]
-    assert done.batching.possible
-    assert not done.blamed
-
-
-async def test_a_query_refused_only_in_a_batch_is_polled_topic_by_topic() -> None:
-    done = await Round(10, {4: BAD_VALUE}, together=False).run()
-    assert not done.batching.possible
-    assert [len(group) for group in done.statements] == [10, 1, 9] + [1] * 9
-    assert done.blamed == {4}
-
-
-async def test_a_first_topic_at_fault_does_not_hide_that_the_batch_is_refused() -> None:
-    done = await Round(5, {0: BAD_VALUE}, together=False).run()
-    assert done.blamed == {0}
-    assert done.outcomes == {0: BAD_VALUE} | {n: result(n) for n in range(1, 5)}
-
-
-async def test_a_table_restored_between_two_statements_does_not_end_batching() -> None:
-    done = Round(10, {}, together=False)
-
-    async def execute(group: Sequence[OwnedTopic]) -> list[Outcome] | PollError:
-        outcome = await done.execute(group)
-        done.together = True
-        return outcome
-
-    await run_round(done.topics, done.batching, execute, done.deliver)
-    assert done.batching.possible
-    assert [len(group) for group in done.statements] == [10, 1, 9]
+async def test_many_slow_topics_do_not_make_others_stale() -> None:
+    done = await Rounds(512, dict.fromkeys(range(0, 512, 16), TIMEOUT), size=64).run()
+    assert all(n % 16 == 0 or outcome == result(n) for n, outcome in done.outcomes.items())
 
 
 async def test_the_round_after_one_without_any_answer_ends_with_its_first_timeout() -> None:
-    done = await Round(512, dict.fromkeys(range(512), TIMEOUT)).run()
-    order = list(done.outcomes)
-    again = Round(512, dict.fromkeys(range(512), TIMEOUT))
-    again.batching = done.batching
-    again.topics = [again.topics[n] for n in order]
-    await again.run()
-    assert len(again.statements) == 1
-    assert list(again.outcomes)[-len(again.statements[0]) :] == again.statements[0]
+    rounds = await Rounds(512, dict.fromkeys(range(512), TIMEOUT)).run()
+    await rounds.run()
+    assert len(rounds.statements) == 1
+    assert list(rounds.outcomes)[-len(rounds.statements[0]) :] == rounds.statements[0]
 
 
 async def test_the_first_answer_of_a_round_allows_further_timeouts() -> None:
-    done = Round(64, {40: TIMEOUT}, size=16)
-    done.batching.answering = False
-    await done.run()
-    assert done.blamed == {40}
-    assert done.batching.answering
+    rounds = Rounds(64, {40: TIMEOUT}, size=16)
+    rounds.batching.answering = False
+    await rounds.run()
+    assert rounds.blamed == {40}
+    assert rounds.batching.answering
+
+
+# --- refused together -----------------------------------------------------------------------------------------------
+
+
+async def test_a_query_refused_only_together_is_polled_topic_by_topic() -> None:
+    done = await Rounds(10, {4: BAD_VALUE}, refused=REFUSED).run()
+    assert done.batching.together.alone
+    assert [len(group) for group in done.statements] == [10, 2, 1, 1, 2] + [1] * 8
+    assert done.blamed == {4}
+
+
+async def test_a_first_topic_at_fault_does_not_hide_that_topics_are_refused_together() -> None:
+    rounds = await Rounds(5, {0: BAD_VALUE}, refused=REFUSED).run()
+    assert rounds.blamed == {0}
+    assert rounds.outcomes == {0: BAD_VALUE} | {n: result(n) for n in range(1, 5)}
+
+
+async def test_topics_refused_together_are_tried_together_again_after_a_while() -> None:
+    rounds = await Rounds(10, {}, refused=REFUSED).run()
+    assert rounds.batching.together.alone
+    rounds.refused = None
+    rounds.now += 60
+    await rounds.run()
+    rounds.batching.together.record(8, 0.001, rounds.now)
+    rounds.now += 1
+    await rounds.run()
+    assert [len(group) for group in rounds.statements] == [10]
+
+
+async def test_a_table_restored_between_two_statements_does_not_end_batching() -> None:
+    for statements in (1, 2):
+        rounds = Rounds(10, {}, refused=REFUSED)
+        inner = rounds.execute
+
+        async def execute(
+            group: Sequence[OwnedTopic],
+            rounds: Rounds = rounds,
+            inner: Callable[[Sequence[OwnedTopic]], object] = inner,
+            statements: int = statements,
+        ) -> list[Outcome] | PollError:
+            answer = await Rounds.execute(rounds, group)
+            if len(rounds.statements) == statements:
+                rounds.refused = None
+            return answer
+
+        rounds.execute = execute  # type: ignore[method-assign]
+        await rounds.run()
+        assert not rounds.batching.together.alone
+        assert rounds.outcomes == {n: result(n) for n in range(10)}
+        assert len(rounds.statements) <= 6

@@ -1,4 +1,4 @@
-"""The schedule (poller/schedule.py): when a query is polled next, and how many topics share a statement."""
+"""The schedule (poller/schedule.py): when a query is polled next."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pollcast.poller.schedule import (
+    LONGEST_RETRY_SECONDS,
     LONGEST_STRETCH_SECONDS,
-    BatchSize,
     alone_delay,
     next_round,
     phase,
@@ -62,12 +62,14 @@ def test_an_unavailable_database_is_retried_within_the_interval_or_a_second(
     interval: float, failures: int, random: float
 ) -> None:
     delay = retry_delay(interval, failures, random)
-    assert 0 < delay <= max(interval, 1.0)
+    assert 0 < delay <= min(max(interval, 1.0), LONGEST_RETRY_SECONDS)
 
 
 def test_retries_back_off_with_jitter() -> None:
     assert [retry_delay(0.1, n, 0.0) for n in range(1, 7)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
     assert retry_delay(0.1, 9, 1.0) == 0.75
+    assert [retry_delay(3600.0, n, 0.0) for n in range(1, 6)] == [1.0, 2.0, 4.0, 5.0, 5.0]
+    assert [retry_delay(1.0, n, 0.0, 5.0) for n in range(1, 6)] == [1.0, 2.0, 4.0, 5.0, 5.0]
 
 
 def test_topics_polled_alone_rest_as_long_as_their_round_took() -> None:
@@ -75,31 +77,6 @@ def test_topics_polled_alone_rest_as_long_as_their_round_took() -> None:
     assert alone_delay(1.0, 0.25) == 0.75
     assert alone_delay(0.1, 3.0) == 3.0
     assert alone_delay(0.1, 60.0) == 5.0
-    assert alone_delay(10.0, 1.0) == 9.0
+    assert alone_delay(10.0, 1.0) == 4.0
+    assert alone_delay(3600.0, 0.0) == 5.0
     assert alone_delay(10.0, 60.0) == 5.0
-
-
-def test_a_batch_grows_while_statements_are_quick_and_small() -> None:
-    size = BatchSize()
-    for expected in (128, 512, 512):
-        size.record_statement(size.topics, 0.01, 1.0, 1000)
-        assert size.topics == expected
-
-
-def test_a_batch_that_was_not_full_does_not_change_the_size() -> None:
-    size = BatchSize()
-    size.record_statement(3, 0.01, 1.0, 1000)
-    assert size.topics == 32
-
-
-def test_a_batch_shrinks_when_a_statement_was_slow_or_large_or_timed_out() -> None:
-    for slow, large in ((0.6, 0), (0.01, 17 * 1024 * 1024)):
-        size = BatchSize()
-        size.record_statement(32, slow, 1.0, large)
-        assert size.topics == 16
-    size = BatchSize(topics=512)
-    size.record_timeout(40)
-    assert size.topics == 20
-    for _ in range(10):
-        size.record_timeout(1)
-    assert size.topics == 1

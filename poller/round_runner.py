@@ -1,0 +1,272 @@
+"""The round runner of a query: it sends the statements of rounds, measures them, and settles each topic's outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pollcast.poller import metrics
+from pollcast.poller.answer import Answer, Outcome, size_of
+from pollcast.poller.apart import BACK_SHARE, is_conspicuous, slow_seconds
+from pollcast.poller.batching import Batching
+from pollcast.poller.owned import OwnedTopic, Updates
+from pollcast.poller.poll_error import PollError, Scope
+from pollcast.poller.rounds import Surroundings, run_round
+from pollcast.poller.statement import Statement, batch_statement, single_statement
+from pollcast.poller.statement_runner import StatementRunner
+from pollcast.poller.topic_groups import TopicGroup, TopicGroups
+from pollcast.poller.trouble import ROUND_STATEMENTS, MinuteBudget, RoundBudget
+from pollcast.services import clock
+from pollcast.services.catalogue.catalog import Query
+from pollcast.services.errors import PollStale
+from pollcast.services.process import logs, tracing
+
+log = logs.get_logger("query_poller")
+
+Publish = Callable[[str, Updates], None]
+"""Callback that sends a topic's updates to gateways."""
+
+POSTPONED = PollError(PollStale("the poll is postponed, because polls of too many topics fail"), Scope.TOPIC)
+"""Outcome of a topic that has not been reached for PATIENCE_INTERVALS, because others are in trouble."""
+
+PATIENCE_INTERVALS, PATIENCE_SECONDS = 3, 5.0
+"""Time that a topic may wait before it is stale: the longer of the two."""
+
+
+@dataclass(slots=True)
+class RoundResult:
+    """The result of a round for the schedule."""
+
+    reached: bool = True
+    """Whether the database was available."""
+    waited: float = 0.0
+    """Time spent on waiting for connections, in seconds."""
+    results: int = 0
+    """Number of topics that gave a result."""
+    conspicuous: int = 0
+    """Number of topics in statements that were conspicuously slow."""
+    blamed: int = 0
+    """Number of topics found to be at fault alone."""
+
+
+class RoundRunner:
+    """The rounds of one query."""
+
+    def __init__(
+        self, query: Query, statements: StatementRunner, groups: TopicGroups, batching: Batching, publish: Publish
+    ) -> None:
+        self.budget = MinuteBudget()
+        self._query = query
+        self._statements = statements
+        self._groups = groups
+        self._batching = batching
+        # New topics and suspects say nothing about the regular ones: each place has its own verdict.
+        self._batching_of_new = Batching(batching.size, batching.possible, together=batching.together)
+        self._publish = publish
+        self._was_alone = batching.together.alone
+        outcomes = ("changed", "unchanged", "stale", "failed")
+        self._polls = {outcome: metrics.POLLS.labels(query.name, outcome) for outcome in outcomes}
+        self._show()
+
+    async def run(
+        self,
+        group: TopicGroup,
+        topics: Sequence[OwnedTopic],
+        *,
+        alone: bool = False,
+        statements: int = ROUND_STATEMENTS,
+        probed: bytes | None = None,
+        parts: int = 1,
+    ) -> RoundResult:
+        """Poll these topics of the group.
+
+        `alone` polls each in a statement of its own, as topics that are set apart are. `statements` bounds those in
+        trouble. `probed` is the result of the query's probe just before, and `parts` the number of parts into which
+        the topics are divided beforehand.
+        """
+        batching = self._batching
+        if alone:
+            batching = Batching(batching.size, possible=False)
+        elif group is self._groups.new:
+            batching = self._batching_of_new
+        elif group is not self._groups.regular:
+            batching = Batching(batching.size, batching.possible, together=batching.together)
+        one = OneRound(self, group, batching, probed)
+        hand_over = None if group is self._groups.suspects or alone else one.hand_over
+        around = Surroundings(one.execute, one.deliver, asyncio.get_running_loop().time, group.has, hand_over)
+        budget = RoundBudget(self.budget, statements)
+        left = budget.statements
+        heed = group is not self._groups.new
+        unreached = await run_round(topics, batching, around, budget, parts=parts, heed_verdict=heed)
+        metrics.TROUBLE_STATEMENTS.labels(self._query.name).inc(left - budget.statements)
+        self._postpone(group, unreached)
+        self._show()
+        return one.result
+
+    def settle(
+        self,
+        group: TopicGroup,
+        topic: OwnedTopic,
+        outcome: Outcome,
+        polled_at: int,
+        answered_at: int = 0,
+        *,
+        to: TopicGroup | None = None,
+    ) -> None:
+        """Record the outcome of a poll, publish it, and move the topic to the group `to`, `regular` by default."""
+        if not group.remove(topic):
+            return  # lost meanwhile
+        if to is None:
+            self._groups.regular.add(topic)
+        elif to is self._groups.regular:
+            self._groups.take_back(topic, group)
+        elif to in (self._groups.failing, self._groups.slow):
+            self._groups.set_apart(topic, to, group)
+        else:
+            to.add(topic)
+        before = topic.seq
+        if isinstance(outcome, PollError):
+            updates = topic.record_error(outcome, clock.now_us())
+            kind = outcome.state
+            self._statements.record_error(topic.name)
+        else:
+            updates = topic.record_result(outcome, polled_at)
+            self._statements.record_result(topic.name)
+            kind = "unchanged" if topic.seq == before else "changed"
+        self._polls[kind].inc()
+        compared_at = clock.now_us() if tracing.on else 0
+        if updates:
+            self._publish(topic.name, updates)
+        if tracing.on and kind == "changed":
+            times = polled_at, answered_at or polled_at, compared_at, clock.now_us()
+            tracing.polled(self._query.name, topic.name, topic.epoch, topic.seq, times)
+
+    def _postpone(self, group: TopicGroup, unreached: Sequence[OwnedTopic]) -> None:
+        """Leave the topics for the next regular round; one that has waited for long is stale."""
+        patience = max(PATIENCE_INTERVALS * self._query.interval, PATIENCE_SECONDS)
+        waiting_since = asyncio.get_running_loop().time() - patience
+        for topic in unreached:
+            if group is self._groups.new and group.remove(topic):
+                self._groups.regular.add(topic)
+            if topic.history.started < waiting_since and topic.state == "live":
+                self._publish(topic.name, topic.record_error(POSTPONED, clock.now_us()))
+                self._statements.record_error(topic.name)
+
+    def _show(self) -> None:
+        """Update the metrics, and log when the way of polling changes."""
+        name, together = self._query.name, self._batching.together
+        alone = together.alone or not self._batching.possible
+        metrics.BATCH_TOPICS.labels(name).set(1 if alone else self._batching.size.topics)
+        metrics.TOGETHER.labels(name).set(not alone)
+        for way, cost in (("alone", together.cost_alone), ("together", together.cost_together)):
+            metrics.TOPIC_SECONDS.labels(name, way).set(cost or 0.0)
+        if together.alone != self._was_alone:
+            self._was_alone = together.alone
+            event = "topics are polled one by one now" if together.alone else "topics are polled together now"
+            log.info(event, query=name, reason=together.why)
+        for why, group in (("failing", self._groups.failing), ("slow", self._groups.slow)):
+            metrics.APART_TOPICS.labels(name, why).set(len(group.topics))
+
+
+class OneRound:
+    """The callbacks of one round."""
+
+    def __init__(self, runner: RoundRunner, group: TopicGroup, batching: Batching, probed: bytes | None) -> None:
+        self.result = RoundResult()
+        self._runner = runner
+        self._group = group
+        self._batching = batching
+        self._probed = probed
+        self._polled_at: dict[str, int] = {}
+        self._answered_at = 0
+        self._conspicuous = False  # whether the statement that was answered last was conspicuously slow
+        self._topics = 1  # number of topics in that statement
+        self._seconds = 0.0
+
+    async def execute(self, topics: Sequence[OwnedTopic]) -> list[Outcome] | PollError:
+        """Poll the topics in one statement."""
+        loop = asyncio.get_running_loop()
+        started, now = loop.time(), clock.now_us()
+        for topic in topics:
+            topic.history.started = started
+            self._polled_at[topic.name] = now
+        answer = await self._runner._statements.run(self._statement(topics), [topic.rows for topic in topics])
+        took = loop.time() - started
+        if isinstance(answer, PollError):
+            self._record_error(topics, answer, took)
+            return answer
+        self.result.waited += max(0.0, took - answer.seconds)
+        self._answered_at = clock.now_us()
+        self._record(topics, answer)
+        return answer.outcomes
+
+    def deliver(self, topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
+        """Settle the topic's outcome."""
+        runner, groups = self._runner, self._runner._groups
+        to: TopicGroup | None
+        self.result.blamed += at_fault
+        if isinstance(outcome, PollError):
+            self.result.reached = self.result.reached and outcome.scope is not Scope.DATABASE
+            apart = self._group in (groups.failing, groups.slow)
+            if outcome.scope is Scope.DATABASE:
+                to = self._group if apart else None
+            elif at_fault or apart:
+                to = groups.slow if outcome.scope is Scope.TOPIC_OR_SIZE else groups.failing
+            else:
+                to = None
+        else:
+            self.result.results += 1
+            topic.history.probe_result = self._probed
+            to = self._group_after_result()
+        polled_at = self._polled_at.get(topic.name) or clock.now_us()
+        runner.settle(self._group, topic, outcome, polled_at, self._answered_at, to=to)
+
+    def hand_over(self, topics: Sequence[OwnedTopic]) -> None:
+        """Make suspects of the topics of a statement that timed out; they are polled again at once."""
+        for topic in topics:
+            if self._group.remove(topic):
+                topic.history.started = float("-inf")
+                self._runner._groups.suspects.add(topic)
+
+    def _group_after_result(self) -> TopicGroup:
+        groups = self._runner._groups
+        if self._conspicuous:
+            return groups.slow if self._topics == 1 else groups.suspects
+        if self._group is groups.slow:
+            usual = slow_seconds(1, self._runner._batching.together.typical or 0.0, self._runner._query.interval)
+            if self._seconds > BACK_SHARE * usual:
+                return groups.slow
+        return groups.regular
+
+    def _statement(self, topics: Sequence[OwnedTopic]) -> Statement:
+        values = [topic.topic.values for topic in topics]
+        query = self._runner._query
+        return single_statement(query, values[0]) if len(values) == 1 else batch_statement(query, values)
+
+    def _record_error(self, topics: Sequence[OwnedTopic], error: PollError, took: float) -> None:
+        together = self._batching.together
+        if error.scope is Scope.DATABASE:
+            self.result.waited += took
+        elif error.scope is Scope.TOPIC_OR_SIZE and len(topics) > 1 and together.trying:
+            together.record(len(topics), min(took, self._runner._query.timeout), asyncio.get_running_loop().time())
+
+    def _record(self, topics: Sequence[OwnedTopic], answer: Answer) -> None:
+        """Record what the statement has cost."""
+        query, shared = self._runner._query, self._runner._batching.together
+        count, seconds = len(topics), answer.seconds
+        self._topics, self._seconds = count, seconds
+        trial = count > 1 and shared.trying
+        self._conspicuous = not trial and is_conspicuous(seconds, count, shared.typical, query.interval)
+        weights = []
+        for topic, outcome in zip(topics, answer.outcomes, strict=True):
+            topic.history.record_cost(seconds / count)
+            if not isinstance(outcome, PollError):
+                topic.history.weight = size_of(outcome)
+                weights.append(topic.history.weight)
+        self._batching.size.record_weights(weights)
+        if self._conspicuous:
+            self.result.conspicuous += count
+        else:
+            shared.record(count, seconds, asyncio.get_running_loop().time())
+            self._batching.size.record_statement(count, seconds, query.timeout, answer.size)

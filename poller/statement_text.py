@@ -1,0 +1,135 @@
+"""The SQL of statements, made from a query and the types of its parameters. Pure.
+
+poller/statement.py explains the form. Texts are cached, because topics differ in their values only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+from pollcast.services.catalogue.sql import Placeholder, split, tokens, unmentioned_prefix
+
+CACHED = 4096
+"""Maximum number of texts of each kind that are kept."""
+
+
+class Shape(NamedTuple):
+    """All that the text of a statement depends on."""
+
+    sql: str
+    key: tuple[str, ...]
+    max_bytes: int
+    casts: tuple[str, ...]
+    """PostgreSQL's type of each parameter in `placeholders(sql)`; that of a list ends with `[]`."""
+
+
+@lru_cache(maxsize=CACHED)
+def placeholders(sql: str) -> tuple[str, ...]:
+    """Return the names of the parameters that the SQL uses, in order."""
+    return tuple(sorted({fragment.name for fragment in split(sql) if isinstance(fragment, Placeholder)}))
+
+
+@lru_cache(maxsize=CACHED)
+def single_text(shape: Shape) -> str:
+    """Return the text for one topic."""
+    source = f'{_numbered(shape, _alone(shape))} as "r"'
+    # The text comes from the catalogue; values are bound parameters.
+    return f'{_hint(shape.sql)}select 1::pg_catalog.int8, "r"."key", "r"."row" from {source} order by "r"."number"'  # noqa: S608
+
+
+@lru_cache(maxsize=CACHED)
+def batch_text(shape: Shape) -> str:
+    """Return the text for several topics."""
+    topic = f"{own_name(shape.sql, 'topics')}.{own_name(shape.sql, 'topic')}"
+    return (
+        f'{_hint(shape.sql)}select {topic}, "r"."key", "r"."row"\nfrom {_topics(shape)}\n'
+        f'cross join lateral {_numbered(shape, _together(shape))} as "r"\norder by {topic}, "r"."number"'
+    )
+
+
+def columns_text(shape: Shape, together: bool) -> str:
+    """Return a text whose columns are those of the query, as it runs for one topic or for several."""
+    alias = own_name(shape.sql, "query")
+    source = f"{_topics(shape)} cross join lateral" if together else ""
+    text = _together(shape) if together else _alone(shape)
+    return f"select {alias}.* from {source} (\n{text}\n) as {alias}"  # noqa: S608
+
+
+def own_name(sql: str, name: str) -> str:
+    """Return a name, in quotes, that the query can't mention."""
+    return f'"{unmentioned_prefix(sql)}{name}"'
+
+
+def _alone(shape: Shape) -> str:
+    """Return the query's text for one topic."""
+    return _placed(
+        shape,
+        {
+            name: f"(${at}::pg_catalog.text[]::{cast})" if cast.endswith("[]") else f"(${at}::{cast})"
+            for at, (name, cast) in enumerate(zip(placeholders(shape.sql), shape.casts, strict=True), 1)
+        },
+    )
+
+
+def _together(shape: Shape) -> str:
+    """Return the query's text for several topics, whose parameters are columns."""
+    topics = own_name(shape.sql, "topics")
+    return _placed(
+        shape,
+        {
+            name: f"((case when true then {topics}.{own_name(shape.sql, str(at))} end)::{cast})"
+            for at, (name, cast) in enumerate(zip(placeholders(shape.sql), shape.casts, strict=True), 1)
+        },
+    )
+
+
+def _placed(shape: Shape, place: Mapping[str, str]) -> str:
+    fragments = split(shape.sql)
+    return "".join(place[each.name] if isinstance(each, Placeholder) else each.text for each in fragments)
+
+
+def _topics(shape: Shape) -> str:
+    """Return the source of the rows of parameters."""
+    topics, topic = own_name(shape.sql, "topics"), own_name(shape.sql, "topic")
+    columns = [own_name(shape.sql, str(at)) for at in range(1, len(shape.casts) + 1)]
+    arrays = ", ".join(
+        # An array of arrays would be unnested whole, so lists travel as the texts of arrays.
+        f"pg_catalog.unnest(${at}::pg_catalog.text[]" + (")" if cast.endswith("[]") else f"::{cast}[])")
+        for at, cast in enumerate(shape.casts, 1)
+    )
+    source = f"rows from ({arrays}) with ordinality as {topics}({', '.join((*columns, topic))})"
+    if not any(cast.endswith("[]") for cast in shape.casts):
+        return source
+    # `offset 0` has each list read once per topic, and not once per row that it is compared with.
+    read = ", ".join(
+        f"{column}::{cast} as {column}" if cast.endswith("[]") else column
+        for column, cast in zip(columns, shape.casts, strict=True)
+    )
+    return f"(select {read}, {topic} from {source} offset 0) as {topics}"  # noqa: S608
+
+
+def _numbered(shape: Shape, text: str) -> str:
+    alias = own_name(shape.sql, "query")
+    limit = len(shape.casts) + 1
+    columns = ", ".join(f"{alias}.{_quoted(column)}" for column in shape.key)
+    key = f"pg_catalog.json_build_array({columns})::pg_catalog.text" if columns else "''::pg_catalog.text"
+    fits = f'case when "size" <= {shape.max_bytes} then'
+    return (
+        f'(select "number", {fits} "key" end as "key", {fits} "row" end as "row"\n'
+        'from (select pg_catalog.row_number() over "w" as "number", "key", "row",'
+        ' pg_catalog.sum(pg_catalog.octet_length("row")) over "w" as "size"\n'
+        f'from (select {key} as "key", pg_catalog.row_to_json({alias}.*)::pg_catalog.text as "row"\n'
+        f"from (\n{text}\n) as {alias} limit ${limit})"
+        ' as "e" window "w" as (rows unbounded preceding)) as "n")'
+    )
+
+
+def _hint(sql: str) -> str:
+    first = next(tokens(sql), None)
+    return f"{first.text}\n".replace("%%", "%") if first is not None and first.kind == "hint" else ""
+
+
+def _quoted(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'

@@ -1,0 +1,66 @@
+"""Trouble: the bound on the statements that failing topics of a query may cost, per round and per minute. Pure.
+
+Statements that fail, and statements that search a failed batch for the topics at fault, are trouble. Each spends one
+statement of the round and one of the minute. Once either budget is spent, no more are sent: the topics that were not
+reached keep their state, and come first in the next round. Regular polls that succeed are never trouble. Times are
+seconds on one monotonic clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ROUND_STATEMENTS = 30
+"""Maximum number of statements in trouble in one round of topics that are polled together."""
+
+APART_STATEMENTS = 8
+"""Maximum number of statements in trouble in one round of topics that are set apart."""
+
+BURST_STATEMENTS = 120
+"""Maximum number of statements in trouble at once, over all rounds of a query."""
+
+STATEMENTS_PER_SECOND = 4.0
+"""Sustained number of statements in trouble per second, over all rounds of a query."""
+
+MINUTE_STATEMENTS = BURST_STATEMENTS + round(60 * STATEMENTS_PER_SECOND)
+"""Maximum number of statements in trouble within any minute, for one query."""
+
+
+@dataclass(slots=True)
+class MinuteBudget:
+    """The statements in trouble that a query may still send; they refill with time."""
+
+    statements: float = BURST_STATEMENTS
+    updated: float = float("-inf")
+
+    def spend(self, now: float) -> None:
+        """Count one statement in trouble."""
+        self._refill(now)
+        self.statements -= 1
+
+    def left(self, now: float) -> bool:
+        """Return whether a statement in trouble may be sent now."""
+        self._refill(now)
+        return self.statements >= 1
+
+    def _refill(self, now: float) -> None:
+        refilled = self.statements + max(0.0, now - self.updated) * STATEMENTS_PER_SECOND
+        self.statements = min(refilled, float(BURST_STATEMENTS))
+        self.updated = max(now, self.updated)
+
+
+@dataclass(slots=True)
+class RoundBudget:
+    """The statements in trouble that one round may still send."""
+
+    minute: MinuteBudget
+    statements: int = ROUND_STATEMENTS
+
+    def spend(self, now: float) -> None:
+        """Count one statement in trouble."""
+        self.statements -= 1
+        self.minute.spend(now)
+
+    def left(self, now: float) -> bool:
+        """Return whether a statement in trouble may be sent now."""
+        return self.statements > 0 and self.minute.left(now)
