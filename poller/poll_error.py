@@ -36,6 +36,8 @@ class PollError:
     scope: Scope
     message: str = ""
     """The server's message, for the log."""
+    refused: bool = False
+    """Whether PostgreSQL refused the statement when it analysed its text, which rarely depends on values."""
 
     @property
     def state(self) -> str:
@@ -68,8 +70,9 @@ def classify(error: psycopg.Error, query: Query, *, connected: bool = False, tim
         return PollError(PollStale(reason), scope, message)
 
     def failed(reason: str, scope: Scope) -> PollError:
-        return PollError(PollFailed(reason), scope, message)
+        return PollError(PollFailed(reason), scope, message, refused)
 
+    refused = kind == "42" and error.diag.statement_position is not None
     if sqlstate == QUERY_CANCELED and connected and not timed_out:
         return stale(f"the query was canceled before its timeout: {named}", Scope.TOPIC)
     if sqlstate == QUERY_CANCELED:
@@ -87,7 +90,6 @@ def classify(error: psycopg.Error, query: Query, *, connected: bool = False, tim
     if sqlstate == _UNDEFINED_COLUMN and query_alias(query) in message:
         missing = next((column for column in query.key if f"{query_alias(query)}.{column} " in f"{message} "), "")
         return failed(f"the result has no column {missing}, which its key names", Scope.STATEMENT)
-    refused = kind == "42" and error.diag.statement_position is not None
     if refused or sqlstate == _INSUFFICIENT_PRIVILEGE or kind in ("25", "28", "3D", "3F"):
         return failed(f"the query failed: {named}", Scope.STATEMENT)
     return failed(f"the query failed: {named}", Scope.TOPIC)

@@ -16,7 +16,7 @@ from pollcast.poller.rounds import Surroundings, run_round
 from pollcast.poller.statement import Statement, batch_statement, single_statement
 from pollcast.poller.statement_runner import StatementRunner
 from pollcast.poller.topic_groups import TopicGroup, TopicGroups
-from pollcast.poller.trouble import ROUND_STATEMENTS, MinuteBudget, RoundBudget
+from pollcast.poller.trouble import APART_BURST_STATEMENTS, ROUND_STATEMENTS, MinuteBudget, RoundBudget
 from pollcast.services import clock
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.errors import PollStale
@@ -57,6 +57,7 @@ class RoundRunner:
         self, query: Query, statements: StatementRunner, groups: TopicGroups, batching: Batching, publish: Publish
     ) -> None:
         self.budget = MinuteBudget()
+        self._budget_apart = MinuteBudget(APART_BURST_STATEMENTS, burst=APART_BURST_STATEMENTS)
         self._query = query
         self._statements = statements
         self._groups = groups
@@ -95,7 +96,8 @@ class RoundRunner:
         one = OneRound(self, group, batching, probed)
         hand_over = None if group is self._groups.suspects or alone else one.hand_over
         around = Surroundings(one.execute, one.deliver, asyncio.get_running_loop().time, group.has, hand_over)
-        budget = RoundBudget(self.budget, statements)
+        apart = group in (self._groups.failing, self._groups.slow)
+        budget = RoundBudget(self._budget_apart if apart else self.budget, statements)
         left = budget.statements
         heed = group is not self._groups.new
         unreached = await run_round(topics, batching, around, budget, parts=parts, heed_verdict=heed)

@@ -4,8 +4,8 @@ Topics are polled in batches whose parameter types and PostgreSQL settings agree
 culprit, so blame is measured, whatever the error:
 
 - When a batch fails before any other has succeeded, a pair of topics and then single topics are tried. If single topics
-  fail alike and none succeeds (SAMPLE topics, or KNOWN_SAMPLE topics that have worked before), the query is wrong for
-  all: this verdict is the outcome of every topic, and later rounds begin with PROBES single topics until one succeeds.
+  fail alike and none succeeds (SAMPLE topics, or KNOWN_SAMPLE topics that have worked before, of a statement that
+  PostgreSQL refuses before it runs; RUN_SAMPLE topics otherwise), the query is wrong for all: this verdict is the outcome of every topic, and later rounds begin with PROBES single topics until one succeeds.
   If topics succeed alone and fail together, twice, the database refuses them together.
 - Otherwise a failed batch is divided until the topics at fault are alone: into halves, or into smaller parts when many
   single topics failed. Topics not at fault get their results meanwhile.
@@ -42,6 +42,12 @@ SAMPLE = 8
 
 KNOWN_SAMPLE = 3
 """The same number for topics with values that have worked before."""
+
+RUN_SAMPLE = 24
+"""The same number for an error that arises only when a statement runs, whether or not the values have worked before.
+
+Such an error depends on the values: with fewer topics, one that is not at fault would too often be blamed with many.
+"""
 
 PROBES = 3
 """Number of single topics with which a round begins while the query counts as wrong for all."""
@@ -156,7 +162,7 @@ class Round:
         error = await self._try(group)
         if error is None:
             return
-        self._trouble.spend()
+        self._trouble.spend(counted=self._trouble.statements > 0)
         if self._ended:
             return
         if error.scope is Scope.TOPIC_OR_SIZE:
@@ -264,8 +270,12 @@ class Round:
             return
         alike = len({error.cause.detail for _, error in self._failed}) == 1
         known = sum(topic.rows is not None for topic, _ in self._failed)
+        if error.refused:
+            enough = known >= KNOWN_SAMPLE or len(self._failed) >= SAMPLE
+        else:
+            enough = len(self._failed) >= RUN_SAMPLE
         more = any(any(part) for part in (*self._untried, *self._divided, *self._eighths))
-        if alike and more and (known >= KNOWN_SAMPLE or len(self._failed) >= SAMPLE):
+        if alike and more and enough:
             self._declare(error)
 
     def _declare(self, error: PollError) -> None:
@@ -359,10 +369,11 @@ class Trouble:
         self._budget = budget
         self._clock = clock
 
-    def spend(self) -> None:
-        """Count one statement in trouble."""
+    def spend(self, *, counted: bool = True) -> None:
+        """Record one statement in trouble. The budget is for those that are `counted`."""
         self.statements += 1
-        self._budget.spend(self._clock())
+        if counted:
+            self._budget.spend(self._clock())
 
     @property
     def affordable(self) -> bool:

@@ -2,8 +2,10 @@
 
 Statements that fail, and statements that search a failed batch for the topics at fault, are trouble. Each spends one
 statement of the round and one of the minute. Once either budget is spent, no more are sent: the topics that were not
-reached keep their state, and come first in the next round. Regular polls that succeed are never trouble. Times are
-seconds on one monotonic clock.
+reached keep their state, and come first in the next round. Regular polls that succeed are never trouble, and the first
+statement of a round is not counted: it is the poll that was due anyway. Topics that are set apart have a budget of
+their own, because they fail for as long as they are there, and must not use up what finds the next topic at fault.
+Times are seconds on one monotonic clock.
 """
 
 from __future__ import annotations
@@ -16,13 +18,16 @@ ROUND_STATEMENTS = 30
 APART_STATEMENTS = 8
 """Maximum number of statements in trouble in one round of topics that are set apart."""
 
-BURST_STATEMENTS = 120
-"""Maximum number of statements in trouble at once, over all rounds of a query."""
+BURST_STATEMENTS = 80
+"""Maximum number of statements in trouble at once, over all rounds of a query that search for topics at fault."""
 
-STATEMENTS_PER_SECOND = 4.0
-"""Sustained number of statements in trouble per second, over all rounds of a query."""
+STATEMENTS_PER_SECOND = 2.0
+"""Sustained number of these statements per second; likewise of those for topics that are set apart."""
 
-MINUTE_STATEMENTS = BURST_STATEMENTS + round(60 * STATEMENTS_PER_SECOND)
+APART_BURST_STATEMENTS = 40
+"""Maximum number of statements in trouble at once for the topics of a query that are set apart."""
+
+MINUTE_STATEMENTS = BURST_STATEMENTS + APART_BURST_STATEMENTS + round(2 * 60 * STATEMENTS_PER_SECOND)
 """Maximum number of statements in trouble within any minute, for one query."""
 
 
@@ -32,6 +37,7 @@ class MinuteBudget:
 
     statements: float = BURST_STATEMENTS
     updated: float = float("-inf")
+    burst: float = BURST_STATEMENTS
 
     def spend(self, now: float) -> None:
         """Count one statement in trouble."""
@@ -45,7 +51,7 @@ class MinuteBudget:
 
     def _refill(self, now: float) -> None:
         refilled = self.statements + max(0.0, now - self.updated) * STATEMENTS_PER_SECOND
-        self.statements = min(refilled, float(BURST_STATEMENTS))
+        self.statements = min(refilled, self.burst)
         self.updated = max(now, self.updated)
 
 

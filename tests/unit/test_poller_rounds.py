@@ -12,7 +12,7 @@ from pollcast.poller.answer import Outcome
 from pollcast.poller.batching import Batching, BatchSize
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError, Scope
-from pollcast.poller.rounds import KNOWN_SAMPLE, MAX_TIMEOUTS, PROBES, SAMPLE, Surroundings, run_round
+from pollcast.poller.rounds import KNOWN_SAMPLE, MAX_TIMEOUTS, PROBES, RUN_SAMPLE, SAMPLE, Surroundings, run_round
 from pollcast.poller.together import Together
 from pollcast.poller.trouble import ROUND_STATEMENTS, MinuteBudget, RoundBudget
 from pollcast.services.catalogue import catalog
@@ -26,7 +26,7 @@ PRIVILEGE = PollError(PollFailed("insufficient_privilege"), Scope.STATEMENT)
 TIMEOUT = PollError(PollStale("timeout"), Scope.TOPIC_OR_SIZE)
 DOWN = PollError(PollStale("down"), Scope.DATABASE)
 LOCKED = PollError(PollStale("locked"), Scope.STATEMENT)
-REFUSED = PollError(PollFailed("refused"), Scope.STATEMENT)
+REFUSED = PollError(PollFailed("refused"), Scope.STATEMENT, refused=True)
 
 
 class Rounds:
@@ -192,6 +192,29 @@ async def test_a_query_that_fails_for_a_whole_sample_is_wrong_for_all() -> None:
 async def test_fewer_topics_are_tried_when_their_values_have_worked_before() -> None:
     rounds = await Rounds(100, dict.fromkeys(range(100), REFUSED), known=range(100)).run()
     assert [len(group) for group in rounds.statements] == [100, 2] + [1] * KNOWN_SAMPLE
+
+
+async def test_an_error_of_running_statements_is_that_of_all_topics_only_after_a_large_sample() -> None:
+    rounds = await Rounds(100, dict.fromkeys(range(100), BAD_VALUE), known=range(100)).run()
+    assert [len(group) for group in rounds.statements] == [100, 2] + [1] * RUN_SAMPLE
+
+
+@settings(max_examples=60)
+@given(st.sets(st.integers(0, 39), max_size=30))
+async def test_no_topic_gets_the_error_of_three_quarters_of_the_others(bad: set[int]) -> None:
+    rounds = Rounds(40, dict.fromkeys(bad, BAD_VALUE), known=range(40))
+    for _ in range(3):
+        await rounds.run()
+        good = {n: outcome for n, outcome in rounds.outcomes.items() if n not in bad}
+        assert good == {n: result(n) for n in good}
+        rounds.now += 1
+
+
+async def test_the_first_statement_of_a_round_costs_the_search_for_topics_at_fault_nothing() -> None:
+    rounds = Rounds(1, {0: BAD_VALUE})
+    for _ in range(100):
+        await rounds.run()
+    assert rounds.minute.left(rounds.now)
 
 
 async def test_one_good_topic_in_the_sample_prevents_the_verdict() -> None:
