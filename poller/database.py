@@ -107,7 +107,8 @@ class Database:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + max(WAIT_SECONDS, query.timeout)
         while True:
-            lane = await self._lanes.acquire(key in self._slow, deadline - loop.time())
+            slow, quick = self._slow.slow(key, query.name), self._slow.quick(key, query.name)
+            lane = await self._lanes.acquire(slow, deadline - loop.time(), quick)
             if lane is None:
                 return busy()
             allowed = min(query.timeout, RESERVE_SECONDS) if lane is Lane.RESERVE else query.timeout
@@ -128,7 +129,7 @@ class Database:
                 self._lanes.release(lane)
             answer.seconds = loop.time() - began
             outgrown = isinstance(outcome, Outgrown)
-            self._slow.record(key, outgrown or answer.seconds > RESERVE_SECONDS)
+            self._slow.record_of(query.name, key, outgrown or answer.seconds > RESERVE_SECONDS)
             if not isinstance(outcome, Outgrown):
                 return outcome
             deadline = loop.time() + max(WAIT_SECONDS, query.timeout)

@@ -2,7 +2,8 @@
 
 Each lane stands for one connection. All but one are open to every statement. The last one, the reserve, is for
 statements that are not known to be slow, and they use it only while the others are taken. With a single lane there is
-no reserve. Waiting statements get lanes in the order in which they came.
+no reserve. Waiting statements get lanes in the order in which they came, except that those known to be quick come first
+for the reserve. A statement that has not run yet is judged by the others of its query.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from dataclasses import dataclass
 
 REMEMBERED = 1024
 """Maximum number of statements that are remembered as slow."""
+
+
+MOST = 0.5
+"""Share of a query's statements from which an unknown one is expected to be slow."""
 
 
 class Lane(enum.Enum):
@@ -30,6 +35,7 @@ class Waiter:
 
     lane: asyncio.Future[Lane]
     slow: bool
+    quick: bool
 
 
 class Lanes:
@@ -40,13 +46,14 @@ class Lanes:
         self._free = {Lane.OPEN: max(1, count - 1), Lane.RESERVE: min(1, count - 1)}
         self._waiting: deque[Waiter] = deque()
 
-    async def acquire(self, slow: bool, seconds: float) -> Lane | None:
-        """Return a lane as soon as one is free, or None when none is after this time. `slow` excludes the reserve."""
+    async def acquire(self, slow: bool, seconds: float, quick: bool = False) -> Lane | None:
+        """Return a lane as soon as one is free, or None when none is after this time. `slow` excludes the reserve, and
+        `quick` comes first for it."""
         for lane in (Lane.OPEN, Lane.RESERVE):
             if self._free[lane] and _fits(lane, slow):
                 self._free[lane] -= 1
                 return lane
-        waiter = Waiter(asyncio.get_running_loop().create_future(), slow)
+        waiter = Waiter(asyncio.get_running_loop().create_future(), slow, quick)
         self._waiting.append(waiter)
         try:
             # Unlike asyncio.wait_for, which before Python 3.12 drops a cancellation that comes together with the lane.
@@ -64,7 +71,10 @@ class Lanes:
 
     def release(self, lane: Lane) -> None:
         """Give the lane to the first waiting statement that may have it, or keep it free."""
-        first = next((waiter for waiter in self._waiting if _fits(lane, waiter.slow)), None)
+        fitting = [waiter for waiter in self._waiting if _fits(lane, waiter.slow)]
+        first = next(iter(fitting), None)
+        if lane is Lane.RESERVE:
+            first = next((waiter for waiter in fitting if waiter.quick), first)
         if first is None:
             self._free[lane] += 1
         else:
@@ -77,6 +87,20 @@ class SlowStatements:
 
     def __init__(self) -> None:
         self._slow: OrderedDict[Hashable, None] = OrderedDict()
+        self._share: dict[str, float] = {}  # of each query's last statements, the share that was slow
+
+    def slow(self, statement: Hashable, query: str) -> bool:
+        """Return whether the statement was slow, or most statements of its query are."""
+        return statement in self or self._share.get(query, 0.0) > MOST
+
+    def quick(self, statement: Hashable, query: str) -> bool:
+        """Return whether the statement can be expected to be quick, as most statements of its query are."""
+        return query in self._share and not self.slow(statement, query)
+
+    def record_of(self, query: str, statement: Hashable, slow: bool) -> None:
+        """Remember whether the statement of this query was slow."""
+        self.record(statement, slow)
+        self._share[query] = 0.8 * self._share.get(query, float(slow)) + 0.2 * slow
 
     def __contains__(self, statement: Hashable) -> bool:
         if statement not in self._slow:

@@ -5,8 +5,9 @@ culprit, so blame is measured, whatever the error:
 
 - When a batch fails before any other has succeeded, a pair of topics and then single topics are tried. If single topics
   fail alike and none succeeds (SAMPLE topics, or KNOWN_SAMPLE topics that have worked before, of a statement that
-  PostgreSQL refuses before it runs; RUN_SAMPLE topics otherwise), the query is wrong for all: this verdict is the outcome of every topic, and later rounds begin with PROBES single topics until one succeeds.
-  If topics succeed alone and fail together, twice, the database refuses them together.
+  PostgreSQL refuses before it runs; RUN_SAMPLE topics otherwise), the query is wrong for all: this verdict is the
+  outcome of every topic, and later rounds begin with PROBES single topics until one succeeds. If topics succeed alone
+  and fail together, twice, the database refuses them together.
 - Otherwise a failed batch is divided until the topics at fault are alone: into halves, or into smaller parts when many
   single topics failed. Topics not at fault get their results meanwhile.
 - A batch that times out is handed over to a place of its own, where it is divided into eighths, because each attempt

@@ -253,6 +253,33 @@ async def test_a_quick_query_keeps_its_interval_beside_four_slow_ones(database: 
         assert all(each.state == "live" for each in slow)
 
 
+async def test_a_quick_query_keeps_its_interval_beside_twelve_slow_ones_of_many_topics(
+    database: str, tmp_path: Path
+) -> None:
+    catalog = QUICK + "".join(
+        f"""
+[queries.slow_{n}]
+sql = "select pg_sleep(0.9), %(n)s as n"
+timeout = "5s"
+together = false
+params = {{ n = "int" }}
+"""
+        for n in range(12)
+    )
+    async with polling_on(database, tmp_path, catalog) as poller, poller.gateway() as gateway:
+        quick = await gateway.attach("quick")
+        for name in ("quick", *(f"slow_{query}?n={n}" for query in range(12) for n in range(3))):
+            poller.polling.gained(name, 1)
+        await eventually(lambda: quick.rows)
+        await asyncio.sleep(2)
+        began, seconds = len(quick.updates), 8
+        await asyncio.sleep(seconds)
+        assert len(quick.updates) - began >= seconds * 3  # of 5 each second
+        assert {update.status.state for update in quick.updates[began:] if update.WhichOneof("body") == "status"} <= {
+            "live"
+        }
+
+
 async def test_a_statement_that_becomes_slow_on_the_last_connection_is_answered_on_another(database: str) -> None:
     async with Database.open(database, 2, "poller-1") as db:
         await eventually(lambda: _reached(db))

@@ -96,3 +96,30 @@ def test_a_bounded_number_of_slow_statements_is_remembered() -> None:
     assert 0 not in slow
     slow.record(1, False)
     assert 1 not in slow
+
+
+async def test_a_statement_known_to_be_quick_comes_first_for_the_reserve() -> None:
+    lanes = Lanes(2)
+    held = [await lanes.acquire(False, 1), await lanes.acquire(False, 1)]
+    assert held == [Lane.OPEN, Lane.RESERVE]
+    unknown, quick = (asyncio.ensure_future(lanes.acquire(False, 60, each)) for each in (False, True))
+    await settle()
+    lanes.release(Lane.RESERVE)
+    await settle()
+    assert quick.done()
+    assert not unknown.done()
+    lanes.release(Lane.OPEN)
+    assert await unknown is Lane.OPEN
+
+
+def test_a_statement_that_has_not_run_yet_is_judged_by_the_others_of_its_query() -> None:
+    statements = SlowStatements()
+    assert not statements.slow("a", "q")
+    assert not statements.quick("a", "q")
+    statements.record_of("q", "a", True)
+    assert statements.slow("b", "q")
+    for at in range(10):
+        statements.record_of("q", at, False)
+    assert statements.quick("b", "q")
+    assert statements.slow("a", "q")
+    assert not statements.quick("c", "another")
