@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -55,6 +55,9 @@ TIMEOUT_SECONDS = 10.0
 
 RUN_SECONDS = 2.0
 """Maximum time that a query with a key is run, in seconds, if its own timeout is not shorter."""
+
+INVALID_PARAMETER_VALUE = "22023"
+"""SQLSTATE of a value that a PostgreSQL setting does not take."""
 
 COMPARED_TOPICS = 32
 """Number of topics in the shared statement whose plan is compared with that of one topic alone."""
@@ -110,6 +113,18 @@ def report(catalog: Catalog, file: str, url: str | None) -> Report:
 def _try(connection: Connection, query: Query, file: str, found: Report) -> list[Problem]:
     """Check one query: add to the report, and return the problems."""
     values = _samples(query)
+    if refused := _refused_settings(connection, query, values):
+        if refused.sqlstate != INVALID_PARAMETER_VALUE:
+            reason = f"{refused.diag.message_primary} ({condition(refused.sqlstate or '')}, {refused.sqlstate})"
+            return [Problem(file, query.name, "settings", reason)]
+        found.notes[query.name].append(
+            f"it was not tried with its settings, which do not take sample values: {refused.diag.message_primary}"
+        )
+        query = replace(query, settings={})
+    if query.settings and _bypasses_row_security(connection):
+        found.notes[query.name].append(
+            "its settings keep no rows from anybody: the role of the database URL bypasses row-level security"
+        )
     types = _natural_types(connection, query)
     problems = list(_problems(connection, "sql", single_statement(query, values), query, file))
     if problems:
@@ -162,6 +177,24 @@ def _sample(param: Param) -> Value:
 
 
 # --- plans ------------------------------------------------------------------------------------------------------------
+
+
+def _refused_settings(connection: Connection, query: Query, values: Values) -> psycopg.Error | None:
+    """Return the error with which PostgreSQL refuses the settings of a topic; None when it accepts them."""
+    try:
+        with _transaction(connection, Statement("", (), query.setting_values(values)), TIMEOUT_SECONDS):
+            return None
+    except psycopg.Error as error:
+        if connection.closed or error.sqlstate is None:
+            raise
+        return error
+
+
+def _bypasses_row_security(connection: Connection) -> bool:
+    row = connection.execute(
+        "select rolsuper or rolbypassrls from pg_catalog.pg_roles where rolname = current_user"
+    ).fetchone()
+    return row is not None and row[0]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import pytest
 from pollcast.poller import catalog_check
 from pollcast.services.catalogue import catalog
 from pollcast.services.errors import CatalogInvalid
-from tests.support.poller_database import setup
+from tests.support.poller_database import setup, toml
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def people(database: str) -> str:
 
 
 def problems(url: str, sql: str, params: str = 'v = "text"', **fields: object) -> list[tuple[str, str]]:
-    lines = ["[queries.q]", f"sql = {json.dumps(sql)}", *(f"{name} = {json.dumps(v)}" for name, v in fields.items())]
+    lines = ["[queries.q]", f"sql = {json.dumps(sql)}", *(f"{name} = {toml(v)}" for name, v in fields.items())]
     wrong = catalog.parse("\n".join([*lines, "[queries.q.params]", params]), "test.toml")
     with pytest.raises(CatalogInvalid) as raised:
         catalog_check.report(wrong, "test.toml", url)
@@ -40,7 +40,7 @@ def problems(url: str, sql: str, params: str = 'v = "text"', **fields: object) -
 
 
 def notes(url: str, sql: str, params: str = 'v = "text"', **fields: object) -> tuple[str | None, list[str]]:
-    lines = ["[queries.q]", f"sql = {json.dumps(sql)}", *(f"{name} = {json.dumps(v)}" for name, v in fields.items())]
+    lines = ["[queries.q]", f"sql = {json.dumps(sql)}", *(f"{name} = {toml(v)}" for name, v in fields.items())]
     fine = catalog.parse("\n".join([*lines, "[queries.q.params]", params]), "test.toml")
     report = catalog_check.report(fine, "test.toml", url)
     return report.one_by_one["q"], report.notes["q"]
@@ -136,3 +136,20 @@ def test_the_command_shows_notes(people: str, tmp_path: Path) -> None:
     assert "    note: v is compared as text, a literal would be bpchar: " in check()
     (listed,) = json.loads(check("--json"))["queries"]
     assert len(listed["notes"]) == 1
+
+
+def test_a_setting_that_postgresql_does_not_have_is_a_problem(people: str) -> None:
+    reason = 'unrecognized configuration parameter "tenant" (undefined_object, 42704)'
+    assert problems(people, "select 1 as id where %(v)s = %(v)s", settings={"tenant": "v"}) == [("settings", reason)]
+
+
+def test_a_setting_that_does_not_take_the_sample_value_is_a_note(people: str) -> None:
+    _, found = notes(people, "select name from people where name = %(v)s", settings={"TimeZone": "v"})
+    assert (
+        "it was not tried with its settings, which do not take sample values: invalid value for parameter" in found[0]
+    )
+
+
+def test_settings_under_a_role_that_bypasses_row_level_security_are_a_note(people: str) -> None:
+    _, found = notes(people, "select name from people where name = %(v)s", settings={"app.tenant": "v"})
+    assert found == ["its settings keep no rows from anybody: the role of the database URL bypasses row-level security"]

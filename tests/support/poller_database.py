@@ -27,16 +27,16 @@ def query(sql: str, *, name: str = "q", params: str = "", **fields: Any) -> Quer
     lines = [
         f"[queries.{name}]",
         f"sql = {json.dumps(sql, ensure_ascii=False)}",
-        *(f"{k} = {_toml(v)}" for k, v in fields.items()),
+        *(f"{k} = {toml(v)}" for k, v in fields.items()),
     ]
     text = "\n".join([*lines, f"[queries.{name}.params]", params])
     return catalog.parse(text, "test.toml").query(name)
 
 
-def _toml(value: Any) -> str:
+def toml(value: Any) -> str:
     """Return a value as inline TOML."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(name)} = {_toml(each)}" for name, each in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(name)} = {toml(each)}" for name, each in value.items()) + "}"
     return json.dumps(value)
 
 
