@@ -44,7 +44,18 @@ def server_words(error: BaseException, url: str) -> str:
     The password is hidden: that of the URL, wherever it should appear.
     """
     words = re.sub(r"\s+", " ", str(error)).strip().removeprefix("connection failed: ") or type(error).__name__
+    secrets = _password_pieces(url)
     with suppress(psycopg.ProgrammingError):
-        if password := conninfo_to_dict(url).get("password"):
-            words = words.replace(str(password), HIDDEN)
+        secrets.add(str(conninfo_to_dict(url).get("password") or ""))
+    for secret in sorted(secrets - {""}, key=len, reverse=True):
+        words = words.replace(secret, HIDDEN)
     return words
+
+
+def _password_pieces(url: str) -> set[str]:
+    """Return what libpq may take for another part of the URL, in a password whose `@`, `/` or `?` is not escaped."""
+    before_options = url.partition("?")[0]
+    found = re.match(r"\w+://[^:@/]*:(.*)@", before_options if "@" in before_options else url, re.DOTALL)
+    if found is None:
+        return set()
+    return {found[1], *(piece for piece in re.split(r"[@/?:]", found[1]) if len(piece) > 1)}

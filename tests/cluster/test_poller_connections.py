@@ -109,6 +109,14 @@ def test_a_password_in_the_words_of_a_server_is_hidden() -> None:
 # --- silent -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("password", ["so@secret", "so/secret", "so?secret", "so:secret@word", "100%25secret"])
+def test_no_piece_of_a_password_that_is_not_escaped_is_in_the_words_of_libpq(password: str) -> None:
+    reason = connection_problem(f"postgresql://watcher:{password}@127.0.0.1:1/postgres")
+    assert reason is not None
+    assert "secret" not in reason
+    assert '"so"' not in reason
+
+
 async def fill(db: Database, connections: int) -> None:
     """Open this many connections, and leave them idle."""
     waiting = query("select 1 as id, pg_sleep(0.3)")
