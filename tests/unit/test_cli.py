@@ -17,7 +17,7 @@ import pytest
 
 from pollcast.services.auth import tokens as auth
 from pollcast.services.cli import main as cli
-from pollcast.services.cli.watching import Rows, event, plain
+from pollcast.services.cli.watching import LiveRows, event, plain
 from pollcast.services.local.demo import CATALOG
 from pollcast.v1 import live_pb2, types_pb2
 
@@ -193,7 +193,7 @@ def delta(version: str, deletes: list[bytes], *upserts: tuple[int, bytes]) -> li
 
 
 def test_watching_applies_deltas_in_order_and_highlights_changed_rows() -> None:
-    rows = Rows()
+    rows = LiveRows()
     rows.take(snapshot("1-1", b'{"id": 1, "n": 1.50}', b'{"id":2,"n":2}', b'{"id":3,"n":3}'), now=1.0)
     assert rows.changed_at == {}
     rows.take(delta("1-2", [b"[ 2 ]"], (0, b'{"id":3,"n":3}'), (2, b'{"id":4,"n":4}')), now=2.0)
@@ -204,14 +204,14 @@ def test_watching_applies_deltas_in_order_and_highlights_changed_rows() -> None:
 
 
 def test_a_later_snapshot_highlights_only_rows_that_differ() -> None:
-    rows = Rows()
+    rows = LiveRows()
     rows.take(snapshot("1-1", b'{"a":1}', b'{"a":2}', key=()), now=1.0)
     rows.take(snapshot("1-2", b'{"a":1}', b'{"a":5}', key=()), now=2.0)
     assert rows.changed_at == {"1": 2.0}
 
 
 def test_a_status_is_shown_until_the_next_status() -> None:
-    rows = Rows()
+    rows = LiveRows()
     rows.take(live_pb2.WatchResponse(status=types_pb2.Status(state="stale", reason="no owner")), now=1.0)
     assert (rows.state, rows.reason) == ("stale", "no owner")
     rows.take(live_pb2.WatchResponse(status=types_pb2.Status(state="live", since="then")), now=2.0)
