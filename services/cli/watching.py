@@ -28,6 +28,7 @@ from rich.text import Text
 from pollcast.services.coordination.reach import Refused, read_nodes
 from pollcast.services.errors import PollcastError
 from pollcast.services.process.settings import HostPort, ServiceSettings, without_scheme
+from pollcast.services.row_keys import Number, parsed, spelled
 from pollcast.services.serving import rpc
 from pollcast.v1 import live_pb2, live_pb2_grpc
 
@@ -87,7 +88,7 @@ class LiveRows:
     def _delta(self, response: live_pb2.WatchResponse, now: float) -> None:
         delta = response.delta
         upserts = [(upsert.at, *self._row(upsert.row, upsert.at)) for upsert in delta.upserts]
-        removed = {_key(_parsed(key)) for key in delta.deletes} | {key for _, key, _ in upserts}
+        removed = {spelled(parsed(key)) for key in delta.deletes} | {key for _, key, _ in upserts}
         self.rows = [row for row in self.rows if row[0] not in removed]
         for at, key, cells in upserts:
             self.rows.insert(at, (key, cells))
@@ -96,16 +97,8 @@ class LiveRows:
 
     def _row(self, row: bytes, at: int) -> tuple[RowKey, Cells]:
         """Return the row with its key; without key columns its index identifies it."""
-        cells: Cells = _parsed(row)
-        return (_key([cells.get(name) for name in self.key]) if self.key else str(at)), cells
-
-
-def _parsed(text: bytes) -> Any:
-    return json.loads(text, parse_float=str, parse_int=str)
-
-
-def _key(values: list[Any]) -> RowKey:
-    return json.dumps(values, ensure_ascii=False)
+        cells: Cells = parsed(row)
+        return (spelled([cells.get(name) for name in self.key]) if self.key else str(at)), cells
 
 
 async def watch(
@@ -214,4 +207,17 @@ def _render(topic: str, rows: LiveRows, now: float) -> Group:
 def _cell(value: object) -> Text:
     if value is None:
         return Text("null", style="dim")
-    return Text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    # A JSON string may hold a surrogate that stands alone, which no terminal can show.
+    return Text(_shown(value).encode(errors="replace").decode())
+
+
+def _shown(value: object, inside: bool = False) -> str:
+    """Return the text of a value, with its numbers as they came; `inside` an array or object strings have quotes."""
+    if isinstance(value, list):
+        return f"[{', '.join(_shown(each, True) for each in value)}]"
+    if isinstance(value, dict):
+        members = (f"{json.dumps(name, ensure_ascii=False)}: {_shown(each, True)}" for name, each in value.items())
+        return f"{{{', '.join(members)}}}"
+    if isinstance(value, Number) or (isinstance(value, str) and not inside):
+        return value
+    return json.dumps(value, ensure_ascii=False)
