@@ -4,8 +4,8 @@ In a shared statement PostgreSQL plans with columns where a single topic has con
 of the work, but a partial index, a prefix or `%(x)s = '' or …` can make it cost a hundred times more. So both ways are
 measured, per topic and without the wait for a connection:
 
-- The first topics of a query are polled alone (FIRST_ALONE), the next ones in a small trial (TRIAL_TOPICS). The cheaper
-  way is taken.
+- The first topics of a query are polled alone (FIRST_ALONE), the next ones in a small trial (TRIAL_TOPICS). Where the
+  trial is not clearly cheaper or dearer, this goes on until there are ALONE_SAMPLES topics and TRIALS trials.
 - While topics are polled together, one is polled alone now and then. Together ends when it costs more than WORSE times
   as much as alone.
 - While topics are polled alone, a trial is made now and then, at first after FIRST_TRIAL_SECONDS, later ever less often
@@ -30,6 +30,9 @@ FIRST_ALONE = 3
 TRIAL_TOPICS = 8
 """Maximum number of topics in a trial."""
 
+TRIALS = 3
+"""Number of trials that it takes to end polling together in the first rounds, unless the difference is very large."""
+
 ALONE_SAMPLES = 8
 """Number of topics measured alone that it takes to end polling together, unless the difference is very large."""
 
@@ -41,6 +44,9 @@ FIRST_TRIAL_SECONDS, LAST_TRIAL_SECONDS = 10.0, 600.0
 
 WORSE, BETTER = 1.1, 0.9
 """Ratios of the cost together to the cost alone at which the way changes."""
+
+PLAIN = 2.0
+"""Ratio at which polling together ends without waiting for ALONE_SAMPLES."""
 
 TRIAL_SHARE = 0.05
 """Maximum share that trials add to the cost of polling alone."""
@@ -99,8 +105,10 @@ class Together:
             return 1
         if not self._shared:
             return min(TRIAL_TOPICS, most)
+        if self._is_unsure:
+            return 1 if len(self._alone) < ALONE_SAMPLES else min(TRIAL_TOPICS, most)
         if now >= self._next_sample:
-            self._next_sample = now + (1.0 if len(self._alone) < ALONE_SAMPLES else SAMPLE_SECONDS)
+            self._next_sample = now + (SAMPLE_SECONDS if len(self._alone) >= ALONE_SAMPLES else 1.0)
             return 1
         return most
 
@@ -156,11 +164,9 @@ class Together:
                 else:
                     self._be_alone(now, _comparison(alone, shared))
             return
-        first = len(self._shared) == 1 and len(self._alone) >= FIRST_ALONE
-        plain = len(self._alone) >= FIRST_ALONE and len(self._shared) >= FIRST_ALONE and shared > 2 * max(self._alone)
         self.why = _comparison(alone, shared)
-        if shared > WORSE * alone and (first or plain or len(self._alone) >= ALONE_SAMPLES):
-            self._be_alone(now, _comparison(alone, shared))
+        if shared > WORSE * alone and (self._is_plain or not self._is_unsure):
+            self._be_alone(now, self.why)
 
     def _be_alone(self, now: float, why: str) -> None:
         self.alone, self.why = True, why
@@ -170,6 +176,19 @@ class Together:
             topics, seconds = self._shared[-1]
             self._shared.clear()
             self._shared.append((topics, seconds))
+
+    @property
+    def _is_unsure(self) -> bool:
+        """Whether too little is known to poll many topics together, where that may be dearer."""
+        alone, shared = self.cost_alone, self.cost_together
+        few = len(self._alone) < ALONE_SAMPLES or len(self._shared) < TRIALS
+        return few and alone is not None and shared is not None and shared > BETTER * alone
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether together is so much dearer than alone that few measurements are enough."""
+        shared, samples = self.cost_together or 0.0, sorted(self._alone)
+        return len(samples) >= FIRST_ALONE and shared > PLAIN * samples[-2]
 
     def _expected_excess(self) -> float:
         """Return what a trial is expected to cost above polling its topics alone, in seconds."""
