@@ -221,7 +221,7 @@ async def test_a_query_that_plans_badly_together_is_polled_one_by_one(poller: Se
     await eventually(lambda: states(poller) == {"live": 200})
     assert together.cost_alone is not None
     assert together.cost_together is not None
-    assert together.cost_together > 2 * together.cost_alone
+    assert together.cost_together > together.cost_alone
     assert REGISTRY.get_sample_value("pollcast_poller_together", {"query": "planned"}) == 0
     assert "alone" in together.why
 
