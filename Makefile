@@ -91,9 +91,10 @@ lock: install
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
 		--custom-compile-command "make lock" --output-file constraints.txt pyproject.toml clients/python/pyproject.toml
 
-# Build the distributions in dist/: pollcast with its page, pollcast-client, and the npm package.
+# Build the distributions in dist/: pollcast with its page, pollcast-client, and the npm package. PIP_CONSTRAINT is for
+# the pip that installs setuptools and Node.js into the build's own environment.
 dist: install
 	@rm -rf dist
-	$(BIN)/python -m build --outdir dist .
-	$(BIN)/python -m build --outdir dist clients/python
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build --outdir dist .
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build --outdir dist clients/python
 	$(WITH_NODE) npm pack --silent --workspace clients/js --pack-destination dist

@@ -43,7 +43,7 @@ async def gateway_cost(clients: int, topics: int, deflate: bool = False) -> tupl
             port=on.port,
             path=SOCKET,
             n=clients,
-            say=on.joins(names),
+            send=on.joins(names),
             until='"interval_ms"',
             deflate=deflate,
         )
@@ -72,7 +72,7 @@ async def yardstick_cost(clients: int, topics: int, size: int) -> float:
     """Return the bare server's CPU-seconds per million messages of `size` bytes."""
     async with running(*module("bench.yardstick", topics, size)) as server, swarm() as crowd:
         port = int(await server.line())
-        await crowd.ask(do="connect", port=port, path="/", n=clients, say=[""], until="ready")
+        await crowd.ask(do="connect", port=port, path="/", n=clients, send=[""], until="ready")
         costs = []
         rounds = max(1, MESSAGES_PER_RUN // clients)
         for _ in range(RUNS):
@@ -80,7 +80,7 @@ async def yardstick_cost(clients: int, topics: int, size: int) -> float:
             before = server.cpu
             for number in range(rounds):
                 for group in range(topics):
-                    server.say(b"%d" % group)
+                    server.write_line(b"%d" % group)
                 await crowd.ask(do="expect", bytes=(number + 1) * clients * size)
             costs.append((server.cpu - before) / (rounds * clients) * 1e6)
         return statistics.median(costs)

@@ -42,7 +42,9 @@ async def run() -> None:
     names = topic_names(1)
     async with stage(names, rows(5, 180), environment={"POLLCAST_JOIN_RATE": "1000000"}) as on:
         async with swarm() as crowd:
-            await crowd.ask(do="connect", port=on.port, path=SOCKET, n=CLIENTS, say=on.joins(names), until='"snapshot"')
+            await crowd.ask(
+                do="connect", port=on.port, path=SOCKET, n=CLIENTS, send=on.joins(names), until='"snapshot"'
+            )
             size = await round_size(on, crowd, names[0])
             took = [await result(on, crowd, names[0], size) for _ in range(RESULTS)]
         async with swarm() as crowd:
@@ -99,16 +101,16 @@ async def yardstick(size: int) -> tuple[list[float], float]:
     server's CPU-seconds per connection."""
     async with running(*module("bench.yardstick", 1, size)) as server, swarm() as crowd:
         port = int(await server.line())
-        await crowd.ask(do="connect", port=port, path="/", n=CLIENTS, say=[""], until="ready")
+        await crowd.ask(do="connect", port=port, path="/", n=CLIENTS, send=[""], until="ready")
         took = []
         for _ in range(RESULTS):
             await crowd.ask(do="reset")
             began = time.monotonic()
-            server.say(b"0")
+            server.write_line(b"0")
             took.append(float((await crowd.ask(do="expect", bytes=size * CLIENTS))["at"]) - began)
             await asyncio.sleep(PAUSE_SECONDS)
         before = server.cpu
-        await crowd.ask(do="connect", port=port, path=SOCKET, n=JOINS, say=[""], until="ready")
+        await crowd.ask(do="connect", port=port, path=SOCKET, n=JOINS, send=[""], until="ready")
         return took, (server.cpu - before) / JOINS
 
 
@@ -126,8 +128,8 @@ async def cold_joins() -> list[float]:
                 took = []
                 async with swarm() as crowd:
                     for n in range(COLD):
-                        say = Stage.joins([f"one?n={n}"])
-                        order = {"do": "connect", "port": port, "path": SOCKET, "n": 1, "say": say}
+                        send = Stage.joins([f"one?n={n}"])
+                        order = {"do": "connect", "port": port, "path": SOCKET, "n": 1, "send": send}
                         took.append((await crowd.ask(**order, until='"snapshot"'))["join_p50"])
                 return took
 
@@ -135,20 +137,20 @@ async def cold_joins() -> list[float]:
 async def joins(on: Stage, crowd: Process, topic: str) -> tuple[dict[str, float], float, float]:
     """Return three costs: the seconds of single joins (`p50`, `p99`, `p100`), the gateway's CPU-seconds per join on an
     open socket, and its CPU-seconds per connection with its join."""
-    say = on.joins([topic])[0]
-    await crowd.ask(do="connect", port=on.port, path=SOCKET, n=JOINS, say=[""], until="")
-    one_by_one = await crowd.ask(do="say", text=say, until='"snapshot"', first=0, last=500)
+    send = on.joins([topic])[0]
+    await crowd.ask(do="connect", port=on.port, path=SOCKET, n=JOINS, send=[""], until="")
+    one_by_one = await crowd.ask(do="send", text=send, until='"snapshot"', first=0, last=500)
     await crowd.ask(do="reset")
-    await crowd.ask(do="say", text=say, first=500, last=501)
+    await crowd.ask(do="send", text=send, first=500, last=501)
     await asyncio.sleep(0.5)
     size = (await crowd.ask(do="state"))["received"]
     await crowd.ask(do="reset")
     before = on.gateway.cpu
-    await crowd.ask(do="say", text=say, first=501)
+    await crowd.ask(do="send", text=send, first=501)
     await crowd.ask(do="expect", bytes=size * (JOINS - 501))
     per_join = (on.gateway.cpu - before) / (JOINS - 501)
     await crowd.ask(do="drop")
     await asyncio.sleep(1.0)
     before = on.gateway.cpu
-    await crowd.ask(do="connect", port=on.port, path=SOCKET, n=JOINS, say=[say], until='"snapshot"')
+    await crowd.ask(do="connect", port=on.port, path=SOCKET, n=JOINS, send=[send], until='"snapshot"')
     return one_by_one, per_join, (on.gateway.cpu - before) / JOINS

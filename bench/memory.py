@@ -34,7 +34,7 @@ async def per_client(deflate: bool) -> tuple[float, float]:
     """
     names = topic_names(1)
     async with stage(names, rows(5, 180)) as on, swarm() as crowd:
-        warm = {"port": on.port, "path": SOCKET, "say": on.joins(names), "deflate": deflate, "beats": True}
+        warm = {"port": on.port, "path": SOCKET, "send": on.joins(names), "deflate": deflate, "beats": True}
         await crowd.ask(do="connect", **warm, n=100, until='"interval_ms"')
         await crowd.ask(do="drop")
         await asyncio.sleep(SETTLE_SECONDS)

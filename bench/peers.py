@@ -48,23 +48,23 @@ async def run() -> None:
     )
 
 
-async def peer_cost(python: Path, script: str, path: str, say: str, until: str, payload: bytes) -> float:
+async def peer_cost(python: Path, script: str, path: str, send: str, until: str, payload: bytes) -> float:
     """Return a server's CPU-seconds per million delivered messages. The clients offer no compression.
 
-    Each client connects to `path`, sends `say`, and has arrived when it has received `until`.
+    Each client connects to `path`, sends `send`, and has arrived when it has received `until`.
     """
     port = ports.free_port()
     file = Path(__file__).with_name(f"{script}.py")
     async with running(str(python), str(file), str(port)) as server, swarm() as crowd:
         await server.line()
         await _until_open(port)
-        await crowd.ask(do="connect", port=port, path=path, n=CLIENTS, say=[say], until=until, concurrency=20)
+        await crowd.ask(do="connect", port=port, path=path, n=CLIENTS, send=[send], until=until, concurrency=20)
         costs = []
         for _ in range(RUNS):
             await crowd.ask(do="reset")
             before = server.cpu
             for number in range(1, ROUNDS + 1):
-                server.say(payload)
+                server.write_line(payload)
                 await crowd.ask(do="expect", bytes=number * CLIENTS * len(payload))
             costs.append((server.cpu - before) / (ROUNDS * CLIENTS) * 1e6)
         return statistics.median(costs)

@@ -48,14 +48,14 @@ class Process:
         assert self.process.stdout is not None
         return (await self.process.stdout.readline()).strip()
 
-    def say(self, line: bytes) -> None:
+    def write_line(self, line: bytes) -> None:
         """Write a line to the standard input, without waiting."""
         assert self.process.stdin is not None
         self.process.stdin.write(line + b"\n")
 
     async def ask(self, **order: Any) -> dict[str, Any]:
         """Send a command to a swarm and return its answer; raises RuntimeError when the process has ended."""
-        self.say(orjson.dumps(order))
+        self.write_line(orjson.dumps(order))
         answer = await self.line()
         if not answer:
             raise RuntimeError(f"{order['do']}: the process ended")

@@ -20,7 +20,7 @@ STUCK_SECONDS = 30.0
 async def run() -> None:
     """Print the gateway's memory while half of the clients do not read, and what becomes of those clients."""
     async with stage([WHOLE], noise(SNAPSHOT_BYTES)) as on, swarm() as slow, swarm() as quick:
-        everybody = {"do": "connect", "port": on.port, "path": SOCKET, "say": on.joins([WHOLE]), "until": '"snapshot"'}
+        everybody = {"do": "connect", "port": on.port, "path": SOCKET, "send": on.joins([WHOLE]), "until": '"snapshot"'}
         await slow.ask(**everybody, n=SLOW)
         await quick.ask(**everybody, n=QUICK, beats=True)
         await asyncio.sleep(1.0)

@@ -20,10 +20,10 @@ async def run() -> None:
     names = topic_names(2)
     async with stage(names, rows(5, 180), gateways=2) as on, swarm() as others, swarm() as refugees:
         joins = on.joins(names)
-        await others.ask(do="connect", port=on.ports[1], path=SOCKET, n=OTHERS, say=joins[:1], until='"snapshot"')
+        await others.ask(do="connect", port=on.ports[1], path=SOCKET, n=OTHERS, send=joins[:1], until='"snapshot"')
         # A few clients of the refugees' topic are on the second gateway already, so that the topic is warm there.
-        await others.ask(do="connect", port=on.ports[1], path=SOCKET, n=5, say=joins[1:], until='"snapshot"')
-        await refugees.ask(do="connect", port=on.ports[0], path=SOCKET, n=REFUGEES, say=joins[1:], until='"snapshot"')
+        await others.ask(do="connect", port=on.ports[1], path=SOCKET, n=5, send=joins[1:], until='"snapshot"')
+        await refugees.ask(do="connect", port=on.ports[0], path=SOCKET, n=REFUGEES, send=joins[1:], until='"snapshot"')
         size = await round_size(on, others, names[0])
         calm = [await result(on, others, names[0], size) for _ in range(100)]
         revision, cpu = await on.revision(), on.gateways[1].cpu
@@ -34,7 +34,7 @@ async def run() -> None:
             "port": on.ports[1],
             "path": SOCKET,
             "n": REFUGEES,
-            "say": joins[1:],
+            "send": joins[1:],
             "until": '"snapshot"',
             "concurrency": REFUGEES,
         }

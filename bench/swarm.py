@@ -68,15 +68,15 @@ class Swarm:
     async def connect(self, order: dict[str, Any]) -> dict[str, Any]:
         """Connect `n` clients to `port`, `concurrency` of them at a time, and wait until all have arrived.
 
-        Client i sends `say[i % len(say)]` once it is connected, and has arrived when it has received `until`. With
+        Client i sends `send[i % len(send)]` once it is connected, and has arrived when it has received `until`. With
         `beats` clients send heartbeats from then on; the answers are counted like all other bytes. The answer has
-        percentiles of the seconds from TCP (`connect_…`) and from `say` (`join_…`) to the arrival.
+        percentiles of the seconds from TCP (`connect_…`) and from `send` (`join_…`) to the arrival.
         """
         loop = asyncio.get_running_loop()
         todo = deque(range(order["n"]))
         host, port = "127.0.0.1", order["port"]
         opening = handshake(f"{host}:{port}", order["path"], order.get("deflate", False), order.get("subprotocol"))
-        messages = [masked(say.encode()) if say else b"" for say in order["say"]]
+        messages = [masked(send.encode()) if send else b"" for send in order["send"]]
         began = time.monotonic()
         connected: list[float] = []
         joined: list[float] = []
@@ -103,7 +103,7 @@ class Swarm:
                 answer[f"{name}_p{share * 100:g}"] = percentile(values, share)
         return answer
 
-    async def say(self, order: dict[str, Any]) -> dict[str, Any]:
+    async def send(self, order: dict[str, Any]) -> dict[str, Any]:
         """Send `text` from each of the clients `first` to `last`.
 
         With `until`, each client waits for an answer that contains it before the next client sends; the answer has
@@ -137,8 +137,8 @@ class Swarm:
         match order["do"]:
             case "connect":
                 return await self.connect(order)
-            case "say":
-                return await self.say(order)
+            case "send":
+                return await self.send(order)
             case "expect":
                 return await self.expect(order)
             case "reset":
@@ -174,12 +174,12 @@ class Swarm:
 class Client(asyncio.BufferedProtocol):
     """A connection. It parses what it receives until it has arrived; from then on it only counts bytes."""
 
-    __slots__ = ("arrived", "beats", "head", "opening", "say", "sent_at", "swarm", "transport", "until", "upgraded")
+    __slots__ = ("arrived", "beats", "head", "opening", "send", "sent_at", "swarm", "transport", "until", "upgraded")
 
-    def __init__(self, swarm: Swarm, opening: bytes, say: bytes, until: bytes, arrived: asyncio.Future[None]) -> None:
+    def __init__(self, swarm: Swarm, opening: bytes, send: bytes, until: bytes, arrived: asyncio.Future[None]) -> None:
         self.swarm = swarm
         self.opening = opening
-        self.say = say
+        self.send = send
         self.until = until
         self.arrived = arrived
         self.upgraded = False
@@ -224,8 +224,8 @@ class Client(asyncio.BufferedProtocol):
             self.upgraded = True
             self.head = self.head[end + 4 :]
             self.sent_at = time.monotonic()
-            if self.say and self.transport is not None:
-                self.transport.write(self.say)
+            if self.send and self.transport is not None:
+                self.transport.write(self.send)
         if self.until in self.head:
             self.head = b""
             self.arrived.set_result(None)

@@ -12,8 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from pollcast.coordinator.view import View
-
-ROLES = ("gateway", "poller", "coordinator")
+from pollcast.services.coordination.keys import ROLES
 
 
 def gauges(view: View) -> Iterator[Metric]:

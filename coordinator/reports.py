@@ -136,7 +136,7 @@ class ReportStream:
         return finish
 
     async def pause(self, seconds: float) -> None:
-        """Wait `seconds`, or less when a call waits for a new report."""
+        """Wait `seconds`; only MIN_PERIOD_SECONDS when a call waits for a new report or `hurry` was called."""
         await asyncio.sleep(MIN_PERIOD_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds - MIN_PERIOD_SECONDS):

@@ -109,9 +109,8 @@ class TopicView:
             self.changes_per_second += weight * ((polled.changes - before.changes) / seconds - self.changes_per_second)
         else:
             self.polls_per_second = polled.polls / max(owned_for, 1.0)
-            self.changes_per_second = max(polled.changes - 1, 0) / max(
-                owned_for, 1.0
-            )  # the first result is not a change
+            changes = max(polled.changes - 1, 0)  # the first result is not a change
+            self.changes_per_second = changes / max(owned_for, 1.0)
         if polled.receivers or not self.gateways:
             self.unheard_since = None
         elif self.unheard_since is None:

@@ -38,9 +38,6 @@ from pollcast.services.errors import (
     UnknownQuery,
 )
 
-PREFIX = "live:"
-"""The beginning of every topic's spelling (docs/reference/topics.md#spellings)."""
-
 
 class SocketCounts:
     """Numbers of events on a gateway's sockets since it started."""
@@ -219,8 +216,8 @@ class Socket:
         if old is None and len(self.channels) >= self._context.limits.max_topics:
             raise TooManyTopics(f"at most {self._context.limits.max_topics} topics on one socket: leave some first")
         payload = JoinPayload.parse(message.payload)
-        if not message.topic.startswith(PREFIX):
-            raise UnknownQuery(f"topics start with {PREFIX!r}, as in 'live:<query>'")
+        if not message.topic.startswith(topics.PREFIX):
+            raise UnknownQuery(f"topics start with {topics.PREFIX!r}, as in 'live:<query>'")
         topic = topics.parse(message.topic, self._context.catalog, self.identity.values)
         topics.check_roles(topic.query, self.identity.roles)
         request = PresenceRequest.of(topic, payload.presence, self.identity)

@@ -27,6 +27,10 @@ It keeps proxies from closing the stream, and makes the gateway notice a client 
 """
 
 
+_SEPARATORS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
+"""The characters beyond ASCII that some clients take for the end of a line, and the same in JSON's spelling."""
+
+
 class EventStream(Response):
     """A response that streams until the events end or the client is gone, and then closes the events at once."""
 
@@ -91,6 +95,8 @@ def server_sent(event: TopicEvent, known: Version | None) -> bytes:
     else:
         name, payload = b"status", event.payload()
     identifier = b"id: %b\n" % str(known).encode() if known is not None else b""
-    # JSON may contain line breaks as white space (a json column keeps its own): each line becomes a data line.
+    for character, escape in _SEPARATORS:  # in JSON they occur in strings only
+        payload = payload.replace(character, escape)
+    # JSON may contain line breaks as white space: each line becomes a data line.
     data = b"".join(b"data: %b\n" % line for line in re.split(rb"\r\n|\r|\n", payload))
     return b"event: %b\n%b%b\n" % (name, identifier, data)

@@ -25,7 +25,7 @@ from pollcast.services.process import logs
 
 log = logs.get_logger("wire")
 
-SCOPE_KEY = "pollcast.frames"
+SCOPE_KEY = "pollcast.handshake"
 """The name of the handshake in an ASGI scope's `extensions`."""
 
 
@@ -45,8 +45,7 @@ class Handshake(WebSocketsSansIOProtocol):
         if self.close_sent or self.transport.is_closing():
             return False
         self.attached = True
-        wire = self._wire()
-        wire.receiver = make_receiver(wire)
+        wire = self._wire(make_receiver)
         self.connections.discard(self)
         cast(set[Any], self.connections).add(wire)
         self.transport.set_protocol(wire)
@@ -58,7 +57,7 @@ class Handshake(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
         return True
 
-    def _wire(self) -> Wire:
+    def _wire(self, make_receiver: Callable[[Wire], Receiver]) -> Wire:
         conn = self.conn
         deflates = any(
             isinstance(extension, PerMessageDeflate) and extension.local_max_window_bits >= WINDOW_BITS
@@ -70,7 +69,7 @@ class Handshake(WebSocketsSansIOProtocol):
         else:
             parser = FrameParser(conn)
         pool = parser_pool(conn.max_message_size, bool(conn.extensions))
-        return Wire(self.transport, self.loop, cast(set[Any], self.connections), pool, parser, deflates)
+        return Wire(self.transport, self.loop, cast(set[Any], self.connections), pool, parser, deflates, make_receiver)
 
     # --- calls by uvicorn -------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from websockets.frames import Frame, Opcode
@@ -59,8 +60,8 @@ class Wire(asyncio.Protocol):
     """A connection after the handshake.
 
     `congested` is true from when its write buffer rose above HIGH_WATER_BYTES until it has drained below
-    LOW_WATER_BYTES, `closing` from the first close frame in either direction, and `blocked`, when either is: nothing
-    should be written to it then. Everything lies in one object because a gateway holds one per client.
+    LOW_WATER_BYTES, and `closing` from the first close frame in either direction. `blocked` is true while either is:
+    nothing should be written to it then. Everything lies in one object because a gateway holds one per client.
     """
 
     __slots__ = (
@@ -70,13 +71,13 @@ class Wire(asyncio.Protocol):
         "_outbox",
         "_parser",
         "_parsers",
+        "_receiver",
         "_rest",
         "_turns",
         "blocked",
         "closing",
         "congested",
         "deflates",
-        "receiver",
         "transport",
     )
 
@@ -88,15 +89,16 @@ class Wire(asyncio.Protocol):
         parsers: ParserPool,
         parser: FrameParser | None,
         deflates: bool,
+        make_receiver: Callable[[Wire], Receiver],
     ) -> None:
         """Take over a connection.
 
         `connections` is the server's set, which the wire leaves when it is lost. `parser` is None unless it has read
-        half a frame or message. `deflates` is true when the client takes compressed frames.
+        half a frame or message. `deflates` is true when the client takes compressed frames. `make_receiver` is called
+        last, and may write to the wire.
         """
         self.blocked = self.closing = self.congested = False
         self.deflates = deflates
-        self.receiver: Receiver | None = None
         self.transport: asyncio.Transport | None = transport
         self._connections = connections
         self._outbox = Outbox.of(loop)
@@ -107,6 +109,8 @@ class Wire(asyncio.Protocol):
         self._rest = b""  # bytes received and not parsed yet
         self._close_timer: asyncio.TimerHandle | None = None
         transport.set_write_buffer_limits(HIGH_WATER_BYTES, LOW_WATER_BYTES)
+        self._receiver: Receiver | None = None  # while it is being made, and after the end
+        self._receiver = make_receiver(self)
 
     def write(self, frames: bytes) -> None:
         """Write ready frames: at once, or when the outbox is no longer held. Do nothing when the wire is closing."""
@@ -156,8 +160,8 @@ class Wire(asyncio.Protocol):
         text = message.get("text")
         if text is None:
             self.close(UNSUPPORTED_DATA, TEXT_ONLY)
-        elif not self.closing and self.receiver is not None:
-            self.receiver.received(text.encode())
+        elif not self.closing and self._receiver is not None:
+            self._receiver.received(text.encode())
 
     # --- calls by the transport -------------------------------------------------------------------------------
 
@@ -181,9 +185,9 @@ class Wire(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.congested = False
         self.blocked = self.closing
-        if not self.closing and self.receiver is not None:
+        if not self.closing and self._receiver is not None:
             with self._outbox:
-                self.receiver.drained()
+                self._receiver.drained()
         if not self.congested:
             self._read_on()
 
@@ -194,8 +198,8 @@ class Wire(asyncio.Protocol):
         self.closing = self.blocked = True
         self._rest = b""
         self._parser = self._close_timer = self._buffered = self.transport = None
-        if self.receiver is not None:
-            receiver, self.receiver = self.receiver, None
+        if self._receiver is not None:
+            receiver, self._receiver = self._receiver, None
             receiver.closed()
 
     def shutdown(self) -> None:
@@ -239,21 +243,21 @@ class Wire(asyncio.Protocol):
         opcode = frame.opcode
         if opcode is Opcode.CLOSE:
             self._on_close(parser)
-        elif self.closing or self.receiver is None:
+        elif self.closing or self._receiver is None:
             return
         elif opcode is Opcode.TEXT:
             if frame.fin:
-                self.receiver.received(frame.data)
+                self._receiver.received(frame.data)
             else:
                 parser.fragments = bytearray(frame.data)
         elif opcode is Opcode.PING or opcode is Opcode.PONG:
-            self.receiver.pinged()
+            self._receiver.pinged()
         elif opcode is Opcode.BINARY:
             self.close(UNSUPPORTED_DATA, TEXT_ONLY)
         elif opcode is Opcode.CONT:
             whole = parser.continued(frame)
             if whole is not None:
-                self.receiver.received(whole)
+                self._receiver.received(whole)
 
     def _on_close(self, parser: FrameParser) -> None:
         """End the connection: the client has started the closing handshake or answered the gateway's close frame."""

@@ -18,6 +18,7 @@ from pollcast.poller.poll_error import PollError, Scope
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.delta import Delta, Row, diff
 from pollcast.services.errors import PollFailed
+from pollcast.services.row_keys import with_canonical_keys
 
 MAX_ROW_BYTES = 16 * 1024 * 1024
 """Maximum size of one row as JSON, in bytes; it leaves a margin below the largest message between services."""
@@ -119,10 +120,13 @@ class Answer:
         if self._too_large:
             return
         before = self._known[self._topic - 1]
-        if self._result is None:
-            if before is not None and before[self._same : self._same + len(rows)] == rows:
-                self._same += len(rows)
+        if self._are_as_before(before, rows):
+            return
+        if self._query.key and rows[-1][1] is not None:
+            raw, rows = rows, with_canonical_keys(rows)
+            if rows is not raw and self._are_as_before(before, rows):
                 return
+        if self._result is None:
             self._result = Result(before[: self._same] if before is not None else ())
             self._new_rows += self._same
         if rows[-1][1] is None:  # a row that the database withheld
@@ -138,6 +142,13 @@ class Answer:
             rows[: len(old)] = [known if known == new else new for known, new in zip(old, rows, strict=False)]
         self._result += rows
         self._new_rows += len(rows)
+
+    def _are_as_before(self, before: list[Row] | None, rows: list[Row]) -> bool:
+        """Count these rows, and return true, if the topic's rows including them are those of its last result."""
+        if self._result is not None or before is None or before[self._same : self._same + len(rows)] != rows:
+            return False
+        self._same += len(rows)
+        return True
 
     def _end_topic(self) -> None:
         topic = self._topic

@@ -126,6 +126,10 @@ def _try(connection: Connection, query: Query, file: str, found: Report) -> list
         listed = ", ".join(twice)
         reason = f"two columns of the result have the same name ({listed}): give one another name with AS"
         return [Problem(file, query.name, "sql", reason)]
+    if missing := [column for column in query.key if column not in {name for name, _ in alone}]:
+        # PostgreSQL takes the name of a function of a row, such as to_json, for a column of the row.
+        reason = f"the result has no column {missing[0]}, which its key names"
+        return [Problem(file, query.name, "key", reason)]
     if query.key:
         problems += _duplicate_keys(connection, query, values, file, notes)
     if found.one_by_one[query.name] is None and not problems:

@@ -42,13 +42,13 @@ class HeldTopics:
             self.release_after_linger(topic, now)
 
     def remove(self, topic: str) -> list[str]:
-        """Hold the topic no more. Return a list with the topic if it was held, otherwise an empty one."""
+        """Remove the topic with its plans. Return a list with the topic if it was held, otherwise an empty one."""
         self._releases.pop(topic, None)
         self._surrenders.pop(topic, None)
         return [topic] if self.epochs.pop(topic, None) is not None else []
 
     def clear(self) -> list[str]:
-        """Hold no topic any more, and return those that were held."""
+        """Remove all topics with their plans, and return the topics."""
         lost = list(self.epochs)
         self.epochs.clear()
         self._releases.clear()

@@ -85,7 +85,7 @@ def classify(error: psycopg.Error, query: Query, *, connected: bool = False, tim
     if kind == "53" or kind in _UNAVAILABLE:
         return stale(f"the database is unavailable: {named}", Scope.DATABASE)
     if sqlstate == _UNDEFINED_COLUMN and query_alias(query) in message:
-        missing = next((column for column in query.key if column in message), "")
+        missing = next((column for column in query.key if f"{query_alias(query)}.{column} " in f"{message} "), "")
         return failed(f"the result has no column {missing}, which its key names", Scope.STATEMENT)
     refused = kind == "42" and error.diag.statement_position is not None
     if refused or sqlstate == _INSUFFICIENT_PRIVILEGE or kind in ("25", "28", "3D", "3F"):

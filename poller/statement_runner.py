@@ -38,7 +38,7 @@ class StatementRunner:
         self._logged = ""  # the reason that was logged last
         self._clock = clock
         self._confirm_from = float("-inf")
-        self._differing: set[str] = set()  # values of topics that fail only when they are planned alone
+        self._differing: dict[str, None] = {}  # values of topics that fail only when they are planned alone
 
     async def run(self, statement: Statement, known: Sequence[list[Row] | None] = (None,)) -> Answer | PollError:
         """Run the statement, and return its answer or its error. An error with another reason than the last is logged.
@@ -76,11 +76,12 @@ class StatementRunner:
             return error
         answer = await self._execute(statement.shared(), known)
         if isinstance(answer, PollError):
-            self._differing.discard(topic)
+            self._differing.pop(topic, None)
             self._confirm_from = self._clock() + CONFIRMATION_SECONDS
             return answer if answer.state == "failed" and answer.scope is Scope.TOPIC else error
-        if len(self._differing) < MAX_DIFFERING:
-            self._differing.add(topic)
+        self._differing[topic] = None
+        if len(self._differing) > MAX_DIFFERING:
+            del self._differing[next(iter(self._differing))]
         return answer
 
     def record_error(self, topic: str) -> None:

@@ -23,6 +23,7 @@ from pollcast.services.local import ports
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.cluster import Cluster, Served
+from tests.support.databases import new_database
 from tests.support.repository import ROOT
 from tests.support.tokens import SECRET
 from tests.support.world import World, own_database, start_world
@@ -134,12 +135,8 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
 @pytest.fixture
 def database(postgres_server: PostgresServer) -> Iterator[str]:
     """The URL of an empty database for this test alone."""
-    name = f"t_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(f"create database {name} strategy = wal_log")
-    yield postgres_server.url_of(name)
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(f"drop database {name} with (force)")
+    with new_database(postgres_server) as url:
+        yield url
 
 
 @pytest.fixture
@@ -175,10 +172,12 @@ async def module_world(
 
 
 @pytest.fixture(scope="module")
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The cluster that the test module's constant `SERVED` describes, with an etcd and a PostgreSQL of its own."""
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer
+) -> Iterator[Cluster]:
+    """The cluster that the test module's constant `SERVED` describes, with an etcd and a database of its own."""
     served: Served = request.module.SERVED
-    with served.start(tmp_path_factory.mktemp("running")) as up:
+    with new_database(postgres_server) as url, served.start(tmp_path_factory.mktemp("running"), url) as up:
         yield up
 
 
@@ -190,10 +189,10 @@ def guarded(
     served: Served = request.module.SERVED
     guarded = Served(
         served.catalog,
-        flags=("--gateways", "1", "--pollers", "1", "--database-url", running.database_url),
+        flags=("--gateways", "1", "--pollers", "1"),
         environment={"POLLCAST_AUTH_SECRET": SECRET},
     )
-    with guarded.start(tmp_path_factory.mktemp("guarded")) as up:
+    with guarded.start(tmp_path_factory.mktemp("guarded"), running.database_url) as up:
         yield up
 
 

@@ -7,6 +7,7 @@ wheel is built from it without Node.js. An editable install leaves the page to `
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def get_requires_for_build_sdist(config_settings: Any = None) -> list[str]:
 def build_wheel(wheel_directory: str, config_settings: Any = None, metadata_directory: str | None = None) -> str:
     """Build the page where necessary, and the wheel. Return the wheel's file name."""
     _build_page()
+    # setuptools adds to what an earlier build left here, and would put files into the wheel that no longer exist.
+    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)
     return build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
 
 

@@ -37,16 +37,18 @@ app = typer.Typer(
 )
 
 # Flags of several commands. None means not given: then POLLCAST_* or the default applies.
-Etcd = Annotated[str | None, typer.Option("--etcd", metavar="URLS", help="etcd's endpoints, comma-separated.")]
-Namespace = Annotated[str | None, typer.Option(metavar="PREFIX", help="Prefix of all keys in etcd.")]
-Node = Annotated[str | None, typer.Option(metavar="NAME", help="This node's name, unique in the cluster.")]
-Http = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Address to serve HTTP on; port 0: any.")]
-Grpc = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Address to serve gRPC on; port 0: any.")]
-Advertise = Annotated[str | None, typer.Option(metavar="HOST", help="Host by which other nodes reach this one.")]
-LeaseTtl = Annotated[int | None, typer.Option(metavar="SECONDS", help="Time to live of the node's lease, at least 2.")]
-CatalogFile = Annotated[Path | None, typer.Option("--catalog", metavar="FILE", help="The catalogue.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Token = Annotated[
+EtcdFlag = Annotated[str | None, typer.Option("--etcd", metavar="URLS", help="etcd's endpoints, comma-separated.")]
+NamespaceFlag = Annotated[str | None, typer.Option(metavar="PREFIX", help="Prefix of all keys in etcd.")]
+NodeFlag = Annotated[str | None, typer.Option(metavar="NAME", help="This node's name, unique in the cluster.")]
+HttpFlag = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Address to serve HTTP on; port 0: any.")]
+GrpcFlag = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Address to serve gRPC on; port 0: any.")]
+AdvertiseFlag = Annotated[str | None, typer.Option(metavar="HOST", help="Host by which other nodes reach this one.")]
+LeaseTtlFlag = Annotated[
+    int | None, typer.Option(metavar="SECONDS", help="Time to live of the node's lease, at least 2.")
+]
+CatalogFlag = Annotated[Path | None, typer.Option("--catalog", metavar="FILE", help="The catalogue.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TokenFlag = Annotated[
     str | None, typer.Option(metavar="TOKEN", envvar="POLLCAST_TOKEN", help="Token, for gateways that require one.")
 ]
 
@@ -89,7 +91,7 @@ def up(
         int, typer.Option(min=0, max=65535, help="Port of the first gateway; the next get P+1, …; 0: any.")
     ] = 4000,
     no_demo: Annotated[bool, typer.Option("--no-demo", help="Leave the database empty.")] = False,
-    lease_ttl: LeaseTtl = None,
+    lease_ttl: LeaseTtlFlag = None,
 ) -> None:
     """Start a whole cluster on this machine, with etcd and PostgreSQL, until Ctrl-C."""
     from pollcast.services.local.cluster import Options
@@ -121,14 +123,14 @@ def up(
 
 @app.command(epilog="Example:  pollcast gateway --etcd 127.0.0.1:2379 --catalog shop.toml --http 127.0.0.1:4000")
 def gateway(
-    etcd: Etcd = None,
-    namespace: Namespace = None,
-    catalog: CatalogFile = None,
-    node: Node = None,
-    http: Http = None,
-    grpc: Grpc = None,
-    advertise: Advertise = None,
-    lease_ttl: LeaseTtl = None,
+    etcd: EtcdFlag = None,
+    namespace: NamespaceFlag = None,
+    catalog: CatalogFlag = None,
+    node: NodeFlag = None,
+    http: HttpFlag = None,
+    grpc: GrpcFlag = None,
+    advertise: AdvertiseFlag = None,
+    lease_ttl: LeaseTtlFlag = None,
 ) -> None:
     """Run a gateway, which serves clients over WebSocket, server-sent events and gRPC."""
     settings = load(GatewaySettings, **_given(locals()))
@@ -140,15 +142,15 @@ def gateway(
 
 @app.command(epilog="Example:  pollcast poller --database-url postgresql://me@db/shop --catalog shop.toml")
 def poller(
-    etcd: Etcd = None,
-    namespace: Namespace = None,
+    etcd: EtcdFlag = None,
+    namespace: NamespaceFlag = None,
     database_url: Annotated[str | None, typer.Option(metavar="URL", help="The database to poll.")] = None,
-    catalog: CatalogFile = None,
-    node: Node = None,
-    http: Http = None,
-    grpc: Grpc = None,
-    advertise: Advertise = None,
-    lease_ttl: LeaseTtl = None,
+    catalog: CatalogFlag = None,
+    node: NodeFlag = None,
+    http: HttpFlag = None,
+    grpc: GrpcFlag = None,
+    advertise: AdvertiseFlag = None,
+    lease_ttl: LeaseTtlFlag = None,
     pool: Annotated[int | None, typer.Option(metavar="N", help="Connections to the database.")] = None,
 ) -> None:
     """Run a poller, which owns topics and polls them."""
@@ -161,14 +163,14 @@ def poller(
 
 @app.command(epilog="Example:  pollcast coordinator --etcd 10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379")
 def coordinator(
-    etcd: Etcd = None,
-    namespace: Namespace = None,
-    catalog: CatalogFile = None,
-    node: Node = None,
-    http: Http = None,
-    grpc: Grpc = None,
-    advertise: Advertise = None,
-    lease_ttl: LeaseTtl = None,
+    etcd: EtcdFlag = None,
+    namespace: NamespaceFlag = None,
+    catalog: CatalogFlag = None,
+    node: NodeFlag = None,
+    http: HttpFlag = None,
+    grpc: GrpcFlag = None,
+    advertise: AdvertiseFlag = None,
+    lease_ttl: LeaseTtlFlag = None,
 ) -> None:
     """Run a coordinator, which shows and steers the cluster. Results reach clients without one too."""
     settings = load(CoordinatorSettings, **_given(locals()))
@@ -199,7 +201,7 @@ def check(
         str | None,
         typer.Option(metavar="URL", help="Try each query on this database; only one with a key is run, once."),
     ] = None,
-    as_json: AsJson = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Check a catalogue: print every problem and exit with 2, or list its queries and those polled one by one."""
     from pollcast.poller import catalog_check
@@ -243,11 +245,11 @@ def check(
 @app.command(epilog="Example:  pollcast watch 'richest_tellers?limit=3'")
 def watch(
     topic: Annotated[str, typer.Argument(help="<query> or <query>?<name>=<value>&…")],
-    etcd: Etcd = None,
-    namespace: Namespace = None,
+    etcd: EtcdFlag = None,
+    namespace: NamespaceFlag = None,
     gateway: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="gRPC of a gateway; default: any.")] = None,
-    token: Token = None,
-    as_json: AsJson = False,
+    token: TokenFlag = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Watch a topic: show its rows as they change, until Ctrl-C."""
     from pollcast.services.cli import watching
@@ -258,7 +260,7 @@ def watch(
 
 
 @app.command(epilog="Example:  pollcast nodes --json")
-def nodes(etcd: Etcd = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
+def nodes(etcd: EtcdFlag = None, namespace: NamespaceFlag = None, as_json: JsonFlag = False) -> None:
     """List the nodes that are registered in etcd."""
     from pollcast.services.cli import listing
 
@@ -268,10 +270,10 @@ def nodes(etcd: Etcd = None, namespace: Namespace = None, as_json: AsJson = Fals
 
 @app.command(epilog="Example:  pollcast topics --query richest_tellers")
 def topics(
-    etcd: Etcd = None,
-    namespace: Namespace = None,
+    etcd: EtcdFlag = None,
+    namespace: NamespaceFlag = None,
     query: Annotated[str, typer.Option(metavar="NAME", help="Only topics of this query.")] = "",
-    as_json: AsJson = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """List the topics that have demand or an owner, with owner, state, clients and rates."""
     from pollcast.services.cli import listing
@@ -282,7 +284,7 @@ def topics(
 
 
 @app.command(epilog="Example:  pollcast top --json | jq '.topics | length'")
-def top(etcd: Etcd = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
+def top(etcd: EtcdFlag = None, namespace: NamespaceFlag = None, as_json: JsonFlag = False) -> None:
     """Show the cluster live, topics sorted by cost, with keys to sort, filter, move and drain."""
     from pollcast.services.cli import top as live
 
@@ -302,7 +304,7 @@ def token(
     secret: Annotated[
         str | None, typer.Option(envvar="POLLCAST_AUTH_SECRET", help="Secret to sign with (HS256).")
     ] = None,
-    as_json: AsJson = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Print a signed token, for trials and tests."""
     import time

@@ -1,8 +1,8 @@
 """The command `pollcast watch`: a topic in the terminal, from the gRPC service LiveQuery of a gateway.
 
 `watch` takes a gateway from etcd unless one is given, prints its events, and continues with another gateway, from the
-version it has, when that one goes away. It ends with an error that is not transient, or by Ctrl-C. `Rows` is the pure
-core: it applies snapshots and deltas (docs/reference/channels.md#delta).
+version it has, when that one goes away. It ends with an error that is not transient, or by Ctrl-C. `LiveRows` is the
+pure core: it applies snapshots and deltas (docs/reference/channels.md#delta).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from rich.text import Text
 from pollcast.services.coordination.reach import Refused, read_nodes
 from pollcast.services.errors import PollcastError
 from pollcast.services.process.settings import HostPort, ServiceSettings, without_scheme
+from pollcast.services.row_keys import Number, parsed, spelled
 from pollcast.services.serving import rpc
 from pollcast.v1 import live_pb2, live_pb2_grpc
 
@@ -47,21 +48,23 @@ class NoGateway(PollcastError):
     """No gateway is registered in etcd: is the cluster up? (`pollcast nodes` lists its nodes.)"""
 
 
-Key = str
+RowKey = str
+"""A row's key columns as a JSON array, or its index in a result without a key."""
+
 Cells = dict[str, Any]
 
 
 @dataclass
-class Rows:
+class LiveRows:
     """A client's copy of a result. Numbers are kept as PostgreSQL wrote them."""
 
     key: list[str] = field(default_factory=list)
-    rows: list[tuple[Key, Cells]] = field(default_factory=list)
+    rows: list[tuple[RowKey, Cells]] = field(default_factory=list)
     version: str = ""
     polled_at: str = ""
     state: str = "live"
     reason: str = ""
-    changed_at: dict[Key, float] = field(default_factory=dict)  # seconds, on the caller's clock
+    changed_at: dict[RowKey, float] = field(default_factory=dict)  # seconds, on the caller's clock
 
     def take(self, response: live_pb2.WatchResponse, now: float) -> None:
         """Apply one event, received at `now` on the caller's clock."""
@@ -85,25 +88,17 @@ class Rows:
     def _delta(self, response: live_pb2.WatchResponse, now: float) -> None:
         delta = response.delta
         upserts = [(upsert.at, *self._row(upsert.row, upsert.at)) for upsert in delta.upserts]
-        removed = {_key(_parsed(key)) for key in delta.deletes} | {key for _, key, _ in upserts}
+        removed = {spelled(parsed(key)) for key in delta.deletes} | {key for _, key, _ in upserts}
         self.rows = [row for row in self.rows if row[0] not in removed]
         for at, key, cells in upserts:
             self.rows.insert(at, (key, cells))
             self.changed_at[key] = now
         self.version, self.polled_at = delta.version, delta.polled_at
 
-    def _row(self, row: bytes, at: int) -> tuple[Key, Cells]:
+    def _row(self, row: bytes, at: int) -> tuple[RowKey, Cells]:
         """Return the row with its key; without key columns its index identifies it."""
-        cells: Cells = _parsed(row)
-        return (_key([cells.get(name) for name in self.key]) if self.key else str(at)), cells
-
-
-def _parsed(text: bytes) -> Any:
-    return json.loads(text, parse_float=str, parse_int=str)
-
-
-def _key(values: list[Any]) -> Key:
-    return json.dumps(values, ensure_ascii=False)
+        cells: Cells = parsed(row)
+        return (spelled([cells.get(name) for name in self.key]) if self.key else str(at)), cells
 
 
 async def watch(
@@ -113,11 +108,15 @@ async def watch(
 
     Raises EtcdError, NoGateway or Refused when it cannot start or continue.
     """
-    rows = Rows()
+    rows = LiveRows()
     live = None
     if sys.stdout.isatty() and not as_json:
-        live = Live(console=Console(highlight=False), refresh_per_second=REFRESH_PER_SECOND, transient=True)
-        live.get_renderable = lambda: _render(topic, rows, time.monotonic())  # type: ignore[method-assign]
+        live = Live(
+            console=Console(highlight=False),
+            refresh_per_second=REFRESH_PER_SECOND,
+            transient=True,
+            get_renderable=lambda: _render(topic, rows, time.monotonic()),
+        )
     with live or nullcontext():
         async for response in _responses(topic, rows, settings, gateway, token):
             rows.take(response, time.monotonic())
@@ -129,7 +128,7 @@ async def watch(
 
 
 async def _responses(
-    topic: str, rows: Rows, settings: ServiceSettings, gateway: HostPort | None, token: str | None
+    topic: str, rows: LiveRows, settings: ServiceSettings, gateway: HostPort | None, token: str | None
 ) -> AsyncIterator[live_pb2.WatchResponse]:
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
     failed: HostPort | None = None
@@ -192,7 +191,7 @@ def plain(response: live_pb2.WatchResponse) -> Iterator[str]:
             yield f"status {response.status.state} {response.status.reason}".rstrip()
 
 
-def _render(topic: str, rows: Rows, now: float) -> Group:
+def _render(topic: str, rows: LiveRows, now: float) -> Group:
     table = Table(expand=False)
     columns = list(rows.rows[0][1]) if rows.rows else rows.key
     for name in columns:
@@ -208,4 +207,17 @@ def _render(topic: str, rows: Rows, now: float) -> Group:
 def _cell(value: object) -> Text:
     if value is None:
         return Text("null", style="dim")
-    return Text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    # A JSON string may hold a surrogate that stands alone, which no terminal can show.
+    return Text(_shown(value).encode(errors="replace").decode())
+
+
+def _shown(value: object, inside: bool = False) -> str:
+    """Return the text of a value, with its numbers as they came; `inside` an array or object strings have quotes."""
+    if isinstance(value, list):
+        return f"[{', '.join(_shown(each, True) for each in value)}]"
+    if isinstance(value, dict):
+        members = (f"{json.dumps(name, ensure_ascii=False)}: {_shown(each, True)}" for name, each in value.items())
+        return f"{{{', '.join(members)}}}"
+    if isinstance(value, Number) or (isinstance(value, str) and not inside):
+        return value
+    return json.dumps(value, ensure_ascii=False)

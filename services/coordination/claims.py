@@ -32,7 +32,7 @@ BATCH_CHARS = 128 * 1024
 
 T = TypeVar("T")
 Item = TypeVar("Item", str, "Claim")
-Answer = TypeVar("Answer")
+ItemResult = TypeVar("ItemResult")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +141,12 @@ async def _each(
     items: Iterable[Item],
     topic_of: Callable[[Item], str],
     operation: Callable[[Item], Operation],
-    outcome: Callable[[Item, bool, int, Kv | None], Answer],
-) -> dict[str, Answer]:
+    outcome: Callable[[Item, bool, int, Kv | None], ItemResult],
+) -> dict[str, ItemResult]:
     """Carry out one nested transaction per item. `outcome` receives the item, whether its transaction succeeded, the
     revision, and, if it did not succeed, the owner key."""
 
-    async def attempt(batch: Sequence[Item]) -> dict[str, Answer]:
+    async def attempt(batch: Sequence[Item]) -> dict[str, ItemResult]:
         try:
             done = await etcd.txn([], [operation(item) for item in batch])
         except EtcdUnknown:
@@ -170,17 +170,17 @@ def _only(found: tuple[Kv, ...] | TxnResult | None) -> Kv | None:
 async def _in_batches(
     items: Iterable[Item],
     text_of: Callable[[Item], str],
-    attempt: Callable[[Sequence[Item]], Awaitable[dict[str, Answer]]],
-) -> dict[str, Answer]:
+    attempt: Callable[[Sequence[Item]], Awaitable[dict[str, ItemResult]]],
+) -> dict[str, ItemResult]:
     """Attempt batch by batch. A batch that fails is logged and ends the loop."""
-    answers: dict[str, Answer] = {}
+    answers: dict[str, ItemResult] = {}
     for batch in batches(items, text_of):
         try:
             answers |= await attempt(batch)
         except LeaseLost:
             raise
         except (EtcdRefused, EtcdUnknown) as error:
-            log.warning("result not known", topics=len(batch), detail=error.detail)
+            log.warning("batch not confirmed by etcd", topics=len(batch), detail=error.detail)
             break  # the next batch would fail as well
     return answers
 

@@ -72,26 +72,29 @@ Operation = Any  # etcdrpc.RequestOp
 
 
 def absent(key: str) -> Compare:
-    """Compare: the key does not exist."""
+    """Return a comparison that holds when the key does not exist."""
     return etcdrpc.Compare(
         key=to_bytes(key), target=etcdrpc.Compare.CREATE, result=etcdrpc.Compare.EQUAL, create_revision=0
     )
 
 
 def unchanged(key: str, mod_revision: int) -> Compare:
-    """Compare: the key exists and was last written at this revision."""
+    """Return a comparison that holds when the key exists and was last written at this revision."""
     return etcdrpc.Compare(
         key=to_bytes(key), target=etcdrpc.Compare.MOD, result=etcdrpc.Compare.EQUAL, mod_revision=mod_revision
     )
 
 
 def on_lease(key: str, lease: int) -> Compare:
-    """Compare: the key exists and is attached to this lease."""
+    """Return a comparison that holds when the key exists and is attached to this lease."""
     return etcdrpc.Compare(key=to_bytes(key), target=etcdrpc.Compare.LEASE, result=etcdrpc.Compare.EQUAL, lease=lease)
 
 
 def none_under(prefix: str) -> Compare:
-    """Compare: no key has the prefix (etcd compares an empty range as one key with create_revision 0)."""
+    """Return a comparison that holds when no key has the prefix.
+
+    etcd compares an empty range as one key with create_revision 0.
+    """
     return etcdrpc.Compare(
         key=to_bytes(prefix),
         range_end=range_end(prefix),
@@ -102,7 +105,10 @@ def none_under(prefix: str) -> Compare:
 
 
 def some_under(prefix: str) -> Compare:
-    """Compare: at least one key has the prefix (`> 0` holds for every existing key and not for an empty range)."""
+    """Return a comparison that holds when at least one key has the prefix.
+
+    `> 0` holds for every existing key and not for an empty range.
+    """
     return etcdrpc.Compare(
         key=to_bytes(prefix),
         range_end=range_end(prefix),
@@ -113,22 +119,22 @@ def some_under(prefix: str) -> Compare:
 
 
 def put(key: str, value: bytes, lease: int = 0) -> Operation:
-    """Operation: store the value under the key, attached to the lease (0: to none)."""
+    """Return an operation that stores the value under the key, attached to the lease (0: to none)."""
     return etcdrpc.RequestOp(request_put=etcdrpc.PutRequest(key=to_bytes(key), value=value, lease=lease))
 
 
 def delete(key: str) -> Operation:
-    """Operation: delete the key, if it exists."""
+    """Return an operation that deletes the key, if it exists."""
     return etcdrpc.RequestOp(request_delete_range=etcdrpc.DeleteRangeRequest(key=to_bytes(key)))
 
 
 def read(key: str) -> Operation:
-    """Operation: read the key."""
+    """Return an operation that reads the key."""
     return etcdrpc.RequestOp(request_range=etcdrpc.RangeRequest(key=to_bytes(key)))
 
 
 def nested(compare: Sequence[Compare], success: Sequence[Operation], failure: Sequence[Operation] = ()) -> Operation:
-    """Operation: a transaction inside another one. Many small transactions travel and commit in one request."""
+    """Return an operation that is a transaction of its own: many small ones are sent and committed in one request."""
     return etcdrpc.RequestOp(request_txn=etcdrpc.TxnRequest(compare=compare, success=success, failure=failure))
 
 

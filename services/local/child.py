@@ -80,7 +80,7 @@ class Child:
 
     @property
     def status(self) -> int | None:
-        """None while the process runs; else its exit status, or minus the number of the signal that ended it."""
+        """The exit status, or minus the number of the signal that ended the process; None before it has ended."""
         return None if self._process is None else self._process.poll()
 
     @property

@@ -60,7 +60,7 @@ def start(role: str, node: str) -> None:
     try:
         ratio = float(os.environ.get(RATIO) or DEFAULT_RATIO)
     except ValueError:
-        log.warning("not a number", variable=RATIO)
+        log.warning("not a number, using the default", variable=RATIO, default=DEFAULT_RATIO)
         ratio = DEFAULT_RATIO
     start_with(BatchSpanProcessor(OTLPSpanExporter()), role, node, ratio)
     log.info("tracing", ratio=ratio)

@@ -78,6 +78,14 @@ select t as at, extract(hour from t)::int as hour
 from generate_series('2026-01-01'::timestamptz, '2026-01-02', '1 hour') t
 """
 
+[queries.large]
+sql = """
+select 9007199254740992 + id as id, name, case id when 1 then 'NaN' else n::float8 end as n
+from stock order by stock.n desc, stock.id
+"""
+key = ["id"]
+interval = "100ms"
+
 [queries.broken]
 sql = "select 1 / n as one from (values (0)) v(n)"
 interval = "100ms"
@@ -102,6 +110,21 @@ async def shows(tab: Watched, cells: list[str], column: int = 1) -> None:
         return True
 
     await eventually(same, what=f"the page shows {cells}")
+
+
+async def test_rows_whose_keys_are_neighbouring_large_integers_are_told_apart(
+    url: str, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
+    async with tab(f"{url}#/large") as opened:
+        first, second, third = (f"9,007,199,254,740,{last}" for last in ("993", "994", "995"))
+        await shows(opened, [first, second, third], column=0)
+        await shows(opened, ["NaN", "3", "1"], column=2)
+        stock.execute("update stock set n = 9 where id = 2")
+        await shows(opened, [second, first, third], column=0)
+        stock.execute("delete from stock where id = 1")
+        await shows(opened, [second, third], column=0)
+        await opened.page.get_by_role("link", name="Chart").click()
+        await opened.page.locator(".plot canvas").wait_for()
 
 
 async def test_the_page_loads_nothing_from_other_hosts_and_runs_no_inline_script(url: str, tab: Opens) -> None:

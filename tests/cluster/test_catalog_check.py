@@ -51,9 +51,10 @@ def test_two_columns_of_one_name_are_a_problem(people: str) -> None:
     assert problems(people, "select p.*, q.id from people p, people q where p.name = %(v)s") == [("sql", reason)]
 
 
-def test_a_key_that_the_result_lacks_is_a_problem(people: str) -> None:
-    reason = "the result has no column nr, which its key names"
-    assert problems(people, "select id from people where name = %(v)s", key=["nr"]) == [("key", reason)]
+@pytest.mark.parametrize("column", ["nr", "to_json"])
+def test_a_key_that_the_result_lacks_is_a_problem(people: str, column: str) -> None:
+    reason = f"the result has no column {column}, which its key names"
+    assert problems(people, "select id from people where name = %(v)s", key=[column]) == [("key", reason)]
 
 
 def test_a_key_that_two_rows_of_a_sample_share_is_a_problem(people: str) -> None:
@@ -102,6 +103,14 @@ def test_a_padded_column_is_a_note_and_a_domain_is_none(people: str) -> None:
     note = "v is compared as text, a literal would be bpchar: write %(v)s::bpchar if it should compare as bpchar does"
     assert notes(people, "select id from people where code = %(v)s") == (None, [note])
     assert notes(people, "select id from people where mail = %(v)s") == (None, [])
+
+
+def test_a_column_that_ignores_case_is_a_note_that_names_the_cast(people: str) -> None:
+    setup(people, "create extension citext", "create table logins (login citext)")
+    note = "v is compared as text, a literal would be citext: write %(v)s::citext if it should compare as citext does"
+    assert notes(people, "select login from logins where login = %(v)s") == (None, [note])
+    assert notes(people, "select login from logins where login = %(v)s::citext") == (None, [])
+    assert notes(people, "select login from logins where login = cast(%(v)s as citext)") == (None, [])
 
 
 def test_a_query_that_plans_badly_together_is_a_note(people: str) -> None:

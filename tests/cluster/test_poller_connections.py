@@ -176,7 +176,7 @@ async def test_an_error_raised_by_sql_concerns_its_topic_alone_and_costs_no_conn
             assert code in each.cause.detail
         else:
             assert not isinstance(each, PollError)
-    assert len(sizes) <= 9
+    assert len(sizes) <= 12
     assert await rows(db, pid) == before
 
 

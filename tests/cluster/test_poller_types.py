@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -10,7 +11,9 @@ import pytest
 
 from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError
+from pollcast.poller.statement import single_statement
 from pollcast.services.catalogue import catalog
+from pollcast.services.catalogue.catalog import Query
 from pollcast.services.delta import Row, diff
 from pollcast_client import Result
 from tests.support.poller_database import outcome
@@ -34,8 +37,8 @@ KEYS = {
 }
 
 
-async def poll(db: Database) -> list[Row]:
-    result = await outcome(db, QUERY)
+async def poll(db: Database, query: Query | None = None) -> list[Row]:
+    result = await outcome(db, query or QUERY)
     assert not isinstance(result, PollError), result.cause
     return result
 
@@ -83,3 +86,35 @@ async def test_a_delta_with_keys_of_this_type_gives_a_client_the_new_result(
     }
     result, _ = Result.of_snapshot(snapshot(before)).after(payload)
     assert result.rows == [json.loads(row) for _, row in after]
+
+
+@pytest.mark.parametrize(
+    ("kind", "spellings"),
+    [("numeric", ["1.5", "1.50", "1.500"]), ("json", ['{"a": 1, "b": 2}', '{"b":2.0,"a":0,"a":1}', '{"b":2,"a":1e0}'])],
+)
+async def test_a_key_that_is_spelled_in_another_way_is_the_same_key(
+    database: str, db: Database, kind: str, spellings: list[str]
+) -> None:
+    keyed = replace(QUERY, sql="select k, part, v from t")
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(f"create table t (k {kind}, part int, v int)".encode())
+        connection.execute(f"insert into t values (%s::text::{kind}, 1, 1)".encode(), spellings[:1])
+        before = await poll(db, keyed)
+        connection.execute(f"update t set k = %s::text::{kind}".encode(), spellings[1:2])
+        change = diff(before, await poll(db, keyed))
+        assert change is not None
+        assert (change.deletes, len(change.upserts)) == ([], 1)
+        connection.execute(f"insert into t values (%s::text::{kind}, 1, 1)".encode(), spellings[2:])
+        twice = await outcome(db, keyed)
+    assert isinstance(twice, PollError)
+    assert twice.cause.detail == "two rows of the result have the same key (k, part)"
+
+
+async def test_a_result_whose_keys_have_another_spelling_is_found_unchanged(database: str, db: Database) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("create table t (k numeric, part int, v int)")
+        connection.execute("insert into t select n + 0.50, 1, n from generate_series(1, 3000) n")
+        before = await poll(db)
+        answer = await db.execute(single_statement(QUERY, {}), QUERY, [before])
+    assert not isinstance(answer, PollError)
+    assert answer.outcomes[0] is before

@@ -266,6 +266,27 @@ def test_a_service_that_cannot_start_ends_the_command_with_its_log(etcd_server: 
     assert "Traceback" not in done.stderr
 
 
+def test_a_database_that_cannot_be_reached_is_shown_at_the_start_in_the_words_of_the_server(
+    etcd_server: EtcdServer, database: str, namespace: str, tmp_path: Path
+) -> None:
+    catalog = tmp_path / "catalog.toml"
+    catalog.write_text(CATALOG)
+    missing = database.replace("postgres@", "postgres:secret%20words@").rpartition("/")[0] + "/nowhere"
+    flags = ("--etcd", etcd_server.endpoint, "--catalog", str(catalog), "--gateways", "1", "--pollers", "1")
+    with cluster(
+        tmp_path / "data", *flags, "--database-url", missing, environment={"POLLCAST_NAMESPACE": namespace}
+    ) as running:
+        words = 'FATAL: database "nowhere" does not exist'
+        shown = " ".join(output(running).split())
+        assert "The database can't be reached" in shown
+        assert words in shown
+        log = tmp_path / "data" / "logs" / "poller-1.log"
+        eventually_sync(lambda: "can't connect to the database" in log.read_text())
+        assert log.read_text().count("can't connect to the database") == 1
+        assert 'database \\"nowhere\\" does not exist' in log.read_text()
+        assert "secret words" not in shown + log.read_text()
+
+
 def test_a_second_sigterm_has_no_effect(tmp_path: Path) -> None:
     """`make up` forwards a SIGTERM that `pollcast up` has received already, as a member of the same process group."""
     catalog = tmp_path / "catalog.toml"

@@ -96,15 +96,15 @@ class Served:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def start(self, folder: Path) -> Iterator[Cluster]:
-        """Run the cluster in a folder that exists. Without the flag --database-url it has a database of its own."""
+    def start(self, folder: Path, database_url: str) -> Iterator[Cluster]:
+        """Create the tables in this database and run the cluster on it, in a folder that exists."""
+        with psycopg.connect(database_url, autocommit=True) as database:
+            for statement in self.tables:
+                database.execute(statement.encode())
         file = folder / "catalog.toml"
         file.write_text(self.catalog)
-        flags = ("--catalog", str(file), "--no-demo", *self.flags)
+        flags = ("--catalog", str(file), "--database-url", database_url, *self.flags)
         with cluster(folder / "data", *flags, environment=self.environment) as up:
-            with psycopg.connect(up.database_url, autocommit=True) as database:
-                for statement in self.tables:
-                    database.execute(statement.encode())
             yield up
 
 

@@ -434,7 +434,8 @@ def _exists(draw: st.DrawFn, scope: _Scope) -> str:
 
 def _comparison(draw: st.DrawFn, scope: _Scope, depth: int) -> str:
     lists = [name for name, type in scope.parameters.items() if type.endswith("[]")]
-    if lists and draw(_one_in(3)):
+    by_list: bool = draw(_one_in(3))
+    if lists and by_list:
         name = draw(st.sampled_from(tuple(lists)))
         how: str = draw(st.sampled_from(("= any(%({})s)", "<> all(%({})s)"))).format(name)
         return _expression(draw, scope, scope.parameters[name][:-2], depth - 1) + " " + how

@@ -17,8 +17,9 @@ import pytest
 
 from pollcast.services.auth import tokens as auth
 from pollcast.services.cli import main as cli
-from pollcast.services.cli.watching import Rows, event, plain
+from pollcast.services.cli.watching import LiveRows, _cell, event, plain
 from pollcast.services.local.demo import CATALOG
+from pollcast.services.row_keys import parsed
 from pollcast.v1 import live_pb2, types_pb2
 
 SECRET = "a secret that is long enough to be one"
@@ -193,25 +194,47 @@ def delta(version: str, deletes: list[bytes], *upserts: tuple[int, bytes]) -> li
 
 
 def test_watching_applies_deltas_in_order_and_highlights_changed_rows() -> None:
-    rows = Rows()
+    rows = LiveRows()
     rows.take(snapshot("1-1", b'{"id": 1, "n": 1.50}', b'{"id":2,"n":2}', b'{"id":3,"n":3}'), now=1.0)
     assert rows.changed_at == {}
     rows.take(delta("1-2", [b"[ 2 ]"], (0, b'{"id":3,"n":3}'), (2, b'{"id":4,"n":4}')), now=2.0)
     assert [cells["id"] for _, cells in rows.rows] == ["3", "1", "4"]
     assert rows.rows[1][1]["n"] == "1.50"
-    assert rows.changed_at == {'["3"]': 2.0, '["4"]': 2.0}
+    assert rows.changed_at == {"[3]": 2.0, "[4]": 2.0}
     assert rows.version == "1-2"
 
 
+def test_watching_compares_row_keys_by_value() -> None:
+    rows = LiveRows()
+    rows.take(snapshot("1-1", b'{"id":1.50}', b'{"id":{"b":1,"a":2.0}}', b'{"id":"1.5"}'), now=1.0)
+    rows.take(delta("1-2", [b"[1.5]", b'[{"a": 2, "b": 1}]']), now=2.0)
+    assert [cells["id"] for _, cells in rows.rows] == ["1.5"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (b"1.50", "1.50"),
+        (b'"text"', "text"),
+        (b'[1.50, null, "a", true]', '[1.50, null, "a", true]'),
+        (b'{"a": [9007199254740993]}', '{"a": [9007199254740993]}'),
+        (b'"\\ud800"', "?"),
+        (b"null", "null"),
+    ],
+)
+def test_the_table_in_the_terminal_shows_a_value_as_postgresql_wrote_it(value: bytes, shown: str) -> None:
+    assert _cell(parsed(value)).plain == shown
+
+
 def test_a_later_snapshot_highlights_only_rows_that_differ() -> None:
-    rows = Rows()
+    rows = LiveRows()
     rows.take(snapshot("1-1", b'{"a":1}', b'{"a":2}', key=()), now=1.0)
     rows.take(snapshot("1-2", b'{"a":1}', b'{"a":5}', key=()), now=2.0)
     assert rows.changed_at == {"1": 2.0}
 
 
 def test_a_status_is_shown_until_the_next_status() -> None:
-    rows = Rows()
+    rows = LiveRows()
     rows.take(live_pb2.WatchResponse(status=types_pb2.Status(state="stale", reason="no owner")), now=1.0)
     assert (rows.state, rows.reason) == ("stale", "no owner")
     rows.take(live_pb2.WatchResponse(status=types_pb2.Status(state="live", since="then")), now=2.0)

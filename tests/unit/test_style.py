@@ -13,7 +13,9 @@ import pytest
 from tests.support.repository import ROOT
 
 FOLDERS = ("services", "coordinator", "gateway", "poller", "clients", "bench", "model", "tests", "web")
-FRAGMENT = re.compile(r"(Of|Who|Whom|Whose|That|Those|So|What|Whatever|How|Where|When|If|See the module)\b")
+FRAGMENT = re.compile(
+    r"(Of|Who|Whom|Whose|That|Those|So|What|Whatever|How|Where|When|Why|Which|If|It|They|These|Such|See the module)\b"
+)
 
 
 def docstrings(file: Path) -> Iterator[tuple[int, str]]:

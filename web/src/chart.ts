@@ -4,7 +4,7 @@ import uPlot from "uplot"
 import "uplot/dist/uPlot.min.css"
 import { el, perFrame, setText } from "./dom"
 import { MOST_BARS, plan, type Plan } from "./shape"
-import { show, ticks, timeTicks } from "./values"
+import { numberOf, show, ticks, timeTicks } from "./values"
 
 /** Number of points that a chart of one changing row keeps. */
 const HISTORY = 600
@@ -56,7 +56,7 @@ export class Chart {
     const [row] = result.rows
     if (result.rows.length === 1 && row) {
       const values = Object.fromEntries(
-        Object.entries(row).map(([name, value]) => [name, typeof value === "number" ? value : null]),
+        Object.entries(row).map(([name, value]) => [name, numberOf(value)]),
       )
       this.history.push({ at: Date.parse(result.polledAt) / 1000, values })
       if (this.history.length > HISTORY) this.history.shift()
@@ -114,13 +114,12 @@ export class Chart {
     const rows = this.result!.rows
     if (drawn.kind === "history")
       return [this.history.map(({ at }) => at), this.history.map(({ values }) => values[value] ?? null)]
-    const number = (found: unknown): number | null => (typeof found === "number" ? found : null)
     if (drawn.kind === "bars") {
       const first = rows.slice(0, MOST_BARS)
       this.labels = first.map((row) => show(row[drawn.label]))
-      return [first.map((_, at) => at), first.map((row) => number(row[value]))]
+      return [first.map((_, at) => at), first.map((row) => numberOf(row[value]))]
     }
-    const points = rows.map((row) => [Date.parse(String(row[drawn.time])) / 1000, number(row[value])] as const)
+    const points = rows.map((row) => [Date.parse(String(row[drawn.time])) / 1000, numberOf(row[value])] as const)
     points.sort(([a], [b]) => a - b)
     return [points.map(([at]) => at), points.map(([, found]) => found)]
   }

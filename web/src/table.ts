@@ -162,11 +162,15 @@ function leave(element: HTMLElement): void {
   setTimeout(() => element.remove(), FLASH_MS) // a hidden tab runs no animations
 }
 
+function isNumber(value: unknown): value is number | bigint {
+  return typeof value === "number" || typeof value === "bigint"
+}
+
 const flashing = new WeakMap<HTMLElement, Animation>()
 
 /** Lights a cell up: in other colours for a number that rose, one that fell, and any other change. */
 function flash(cell: HTMLElement, after: unknown, before: unknown): void {
-  const kind = typeof after === "number" && typeof before === "number" ? (after > before ? "up" : "down") : "other"
+  const kind = isNumber(after) && isNumber(before) ? (after > before ? "up" : "down") : "other"
   flashing.get(cell)?.cancel()
   const frames = [{ backgroundColor: `var(--flash-${kind})` }, { backgroundColor: "transparent" }]
   flashing.set(cell, cell.animate(frames, { duration: FLASH_MS, easing: "ease-out" }))

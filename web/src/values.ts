@@ -13,9 +13,22 @@ const TIME = /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d/
 /** Returns the text of a value in a table. */
 export function show(value: Json | undefined): string {
   if (value === null || value === undefined) return "–"
-  if (typeof value === "number") return NUMBER.format(value)
+  if (typeof value === "number" || typeof value === "bigint") return NUMBER.format(value)
   if (typeof value === "string") return TIME.test(value) ? showTime(value) : value
-  return typeof value === "boolean" ? String(value) : JSON.stringify(value)
+  return typeof value === "boolean" ? String(value) : json(value)
+}
+
+/** Returns the JSON text of a value, with all digits of its integers. */
+function json(value: Json): string {
+  if (typeof value === "bigint") return String(value)
+  if (value === null || typeof value !== "object") return JSON.stringify(value)
+  if (Array.isArray(value)) return `[${value.map(json).join(",")}]`
+  return `{${Object.entries(value).map(([name, each]) => `${JSON.stringify(name)}:${json(each)}`).join(",")}}`
+}
+
+/** Returns the value of a number, as precisely as a chart needs it; null for any other value. */
+export function numberOf(value: unknown): number | null {
+  return typeof value === "number" ? value : typeof value === "bigint" ? Number(value) : null
 }
 
 function showTime(text: string): string {
@@ -41,13 +54,16 @@ export function columns(rows: readonly Row[]): string[] {
   return [...found]
 }
 
-/** Returns whether the column has numbers, and nothing else but nulls, in the first 50 rows. */
+/** The strings that PostgreSQL writes for floating-point numbers that JSON has no numbers for. */
+const NOT_FINITE = new Set<unknown>(["NaN", "Infinity", "-Infinity"])
+
+/** Returns whether the column has numbers, and nothing else but nulls, NaN and infinities, in the first 50 rows. */
 export function isNumeric(rows: readonly Row[], column: string): boolean {
   let seen = false
   for (const row of rows.slice(0, 50)) {
     const value = row[column]
-    if (value === null || value === undefined) continue
-    if (typeof value !== "number") return false
+    if (value === null || value === undefined || NOT_FINITE.has(value)) continue
+    if (numberOf(value) === null) return false
     seen = true
   }
   return seen

@@ -44,6 +44,11 @@ describe("the shape of a result determines its chart:", () => {
   it("a history for a single row", () => {
     expect(plan([{ tps: 2.5 }], [])).toEqual({ kind: "history", values: ["tps"] })
   })
+  it("bars for integers of any size, and for numbers among NaN and infinities", () => {
+    const rows = [{ id: 1n, n: 9007199254740993n, x: 0.5 }, { id: 2, n: 3, x: "NaN" }]
+    expect(plan(rows, ["id"])).toEqual({ kind: "bars", label: "id", values: ["n", "x"] })
+    expect(plan([{ id: 1, x: "NaN" }, { id: 2, x: "NaN" }], ["id"])).toMatchObject({ kind: "none" })
+  })
   it("none without rows or numbers", () => {
     expect(plan([{ name: "a" }], [])).toMatchObject({ kind: "none" })
     expect(plan([], [])).toMatchObject({ kind: "none" })
@@ -55,6 +60,8 @@ test("values have short, readable texts", () => {
   expect(show(null)).toBe("–")
   expect(show(true)).toBe("true")
   expect(show([1, "a"])).toBe('[1,"a"]')
+  expect(show(9007199254740993n)).toBe("9,007,199,254,740,993")
+  expect(show([9007199254740993n, { a: null }])).toBe('[9007199254740993,{"a":null}]')
   expect(show("2026-01-01T10:00:00.123456+00:00")).toBe("2026-01-01 10:00:00.123Z")
   expect(columns([{ a: 1 }, { a: 1, b: 2 }])).toEqual(["a", "b"])
   expect([1.234, 12.34, 123.4, 12345].map(short)).toEqual(["1.23", "12.3", "123", "12.3K"])

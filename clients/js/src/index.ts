@@ -1,8 +1,10 @@
 /** A client for Pollcast in browsers and Node.js, over the npm package `phoenix`. */
 export { LiveQuery, watch } from "./live.js"
 export type { Change, Listed, Meta, Status, WatchOptions } from "./live.js"
-export { ProtocolViolated, Result } from "./result.js"
-export type { DeltaPayload, Json, Row, RowKey, SnapshotPayload } from "./result.js"
+export { parse } from "./json.js"
+export type { Integers, Json } from "./json.js"
+export { KeyRounded, ProtocolViolated, Result } from "./result.js"
+export type { DeltaPayload, Row, RowKey, SnapshotPayload } from "./result.js"
 export { connect, LiveSocket } from "./socket.js"
 export type { ConnectOptions, Refusal } from "./socket.js"
 export { claims, expiresAt } from "./token.js"

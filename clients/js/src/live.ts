@@ -3,11 +3,12 @@
  *
  * It joins the topic at once, and again on each later connection, with its version as `since`, so that the gateway
  * sends only the deltas that are missing. Without a connection the topic's status is `stale`. A refused join ends the
- * watch and is reported to `onRefused`.
+ * watch and is reported to `onRefused`. A result that this client cannot follow ends it with the status `failed`.
  */
 import { Presence, type Channel, type Socket } from "phoenix"
 import { LiveSocket, type Refusal } from "./socket.js"
-import { ProtocolViolated, Result, type DeltaPayload, type Json, type Row, type SnapshotPayload } from "./result.js"
+import type { Json } from "./json.js"
+import { KeyRounded, ProtocolViolated, Result, type DeltaPayload, type Row, type SnapshotPayload } from "./result.js"
 
 /** The state of a topic. */
 export interface Status {
@@ -57,8 +58,11 @@ export interface WatchOptions {
 /** The reasons of a refused join after which phoenix.js joins again. */
 const TRANSIENT_REASONS = new Set(["too_many_joins"])
 
-/** Pause before a topic is joined again whose messages did not fit the protocol. */
+/** Pause before a topic is joined again whose delta did not fit its result. */
 const RESYNC_MS = 1000
+
+/** Number of deltas in a row that may not fit before the watch ends. */
+const MOST_MISFITS = 3
 
 /** The watch of one topic, from its creation until `stop()`. */
 export class LiveQuery {
@@ -71,6 +75,7 @@ export class LiveQuery {
   private channel: Channel | null = null
   private disconnected = false
   private stopped = false
+  private misfits = 0
 
   constructor(
     private readonly socket: Socket,
@@ -156,22 +161,37 @@ export class LiveQuery {
     try {
       this.result = next()
     } catch (error) {
-      if (!(error instanceof ProtocolViolated)) throw error
-      console.error(`${this.topic}: ${error.message}; joining again`)
-      this.resync()
+      if (error instanceof RangeError) {
+        this.fail("a row key is nested too deeply")
+        return
+      }
+      if (!(error instanceof ProtocolViolated || error instanceof KeyRounded)) throw error
+      this.misfits += 1
+      // The gateway would send the same snapshot again.
+      if (kind === "snapshot" || error instanceof KeyRounded || this.misfits >= MOST_MISFITS) this.fail(error.message)
+      else this.resync(error.message)
       return
     }
+    if (kind === "delta") this.misfits = 0
     this.emit(kind, delta)
   }
 
   /** Discards the result, which can no longer be trusted, and joins again for a snapshot. */
-  private resync(): void {
+  private resync(why: string): void {
+    console.error(`${this.topic}: ${why}; joining again`)
     this.channel?.leave()
     this.channel = null
     this.result = null
     this.setStatus({ state: "stale", reason: "out of step with the gateway", since: new Date().toISOString() })
     this.disconnected = true
     setTimeout(() => this.stopped || this.open(), RESYNC_MS)
+  }
+
+  /** Ends the watch with the status `failed`; the last result is kept. */
+  private fail(reason: string): void {
+    console.error(`${this.topic}: ${reason}`)
+    this.stop()
+    this.setStatus({ state: "failed", reason, since: new Date().toISOString() })
   }
 
   private setStatus(status: Status): void {

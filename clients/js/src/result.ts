@@ -4,8 +4,8 @@
  * Payloads that do not fit the protocol, or the result at hand, throw ProtocolViolated and change nothing.
  */
 
-/** A decoded JSON value. */
-export type Json = null | boolean | number | string | Json[] | { [name: string]: Json }
+import { canonical, isExact, type Json } from "./json.js"
+
 /** One row: JSON values by column name. */
 export type Row = { readonly [column: string]: Json }
 /** The values of a row's key columns. */
@@ -36,6 +36,14 @@ export class ProtocolViolated extends Error {
   override name = "ProtocolViolated"
 }
 
+/**
+ * The error for a row key with a number that was rounded before the payload came here, so that it may belong to another
+ * row: a payload from JSON.parse, with an integer beyond 2^53 as a key.
+ */
+export class KeyRounded extends Error {
+  override name = "KeyRounded"
+}
+
 /** One version of a topic's rows. It is never modified: a delta makes a new result. */
 export class Result {
   private constructor(
@@ -47,28 +55,37 @@ export class Result {
     readonly key: readonly string[],
     /** The rows in the query's order. */
     readonly rows: readonly Row[],
-    /** The rows' keys as text, in the same order; empty for a query without a key. */
+    /**
+     * The rows' keys as JSON text, in the same order; empty for a query without a key. Keys are equal when their texts
+     * are: numbers are spelled in one way, with all their digits, and the names of objects are sorted.
+     */
     readonly keys: readonly string[],
   ) {}
 
-  /** Returns the result of a snapshot. Throws ProtocolViolated when two rows have the same key. */
+  /**
+   * Returns the result of a snapshot. Throws ProtocolViolated when two rows have the same key, and KeyRounded when a key
+   * has lost digits.
+   */
   static ofSnapshot(payload: SnapshotPayload): Result {
     const { version, polled_at, key, rows } = payload
-    const keys = key.length ? rows.map((row) => rowKey(row, key)) : []
-    if (new Set(keys).size !== keys.length) {
-      throw new ProtocolViolated("a snapshot holds a row key twice (integers beyond 2^53 collide: select them as text)")
-    }
+    const keyOf = isExact(payload) ? rowKey : unroundedRowKey
+    const keys = key.length ? rows.map((row) => keyOf(row, key)) : []
+    if (new Set(keys).size !== keys.length) throw new ProtocolViolated("a snapshot holds a row key twice")
     return new Result(version, polled_at, key, rows, keys)
   }
 
-  /** Returns the result after a delta. Throws ProtocolViolated when the delta does not fit this result. */
+  /**
+   * Returns the result after a delta. Throws ProtocolViolated when the delta does not fit this result, and KeyRounded when
+   * a key has lost digits.
+   */
   after(payload: DeltaPayload): Result {
     const { version, base, polled_at, deletes, upserts } = payload
     if (base !== this.version) throw new ProtocolViolated(`a delta on ${base}, but ${this.version} is known`)
     if (!deletes.length && !upserts.length) throw new ProtocolViolated("an empty delta")
     if (!this.key.length) throw new ProtocolViolated("a delta for a query without a key")
-    const deleted = deletes.map((values) => JSON.stringify(values))
-    const upserted = upserts.map(({ row }) => rowKey(row, this.key))
+    const [keyOf, textOf] = isExact(payload) ? [rowKey, keyText] : [unroundedRowKey, unroundedKeyText]
+    const deleted = deletes.map((values) => textOf(values))
+    const upserted = upserts.map(({ row }) => keyOf(row, this.key))
     const gone = new Set([...deleted, ...upserted])
     if (gone.size !== deleted.length + upserted.length) throw new ProtocolViolated("a delta names a row key twice")
 
@@ -106,11 +123,36 @@ export class Result {
 
 /** Returns a row's key as JSON text. */
 function rowKey(row: Row, key: readonly string[]): string {
-  return JSON.stringify(
-    key.map((column) => {
-      const value = row[column]
-      if (value === undefined) throw new ProtocolViolated(`a row lacks the key column ${column}`)
-      return value
-    }),
-  )
+  return `[${key.map((column) => columnText(row, column)).join(",")}]`
+}
+
+function columnText(row: Row, column: string): string {
+  if (row[column] === undefined) throw new ProtocolViolated(`a row lacks the key column ${column}`)
+  return canonical(row, column)
+}
+
+/** Returns a row key as JSON text. */
+function keyText(values: RowKey): string {
+  return canonical([values], 0)
+}
+
+function unroundedRowKey(row: Row, key: readonly string[]): string {
+  for (const column of key) refuseRounded(row[column]!)
+  return rowKey(row, key)
+}
+
+function unroundedKeyText(values: RowKey): string {
+  values.forEach(refuseRounded)
+  return keyText(values)
+}
+
+/** Throws KeyRounded for an integer beyond 2^53 in a row key. */
+function refuseRounded(value: Json): void {
+  if (Array.isArray(value)) value.forEach(refuseRounded)
+  else if (typeof value === "object" && value !== null) Object.values(value).forEach(refuseRounded)
+  else if (typeof value === "number" && Number.isInteger(value) && !Number.isSafeInteger(value)) {
+    throw new KeyRounded(
+      "a row key has an integer beyond 2^53, which JSON.parse rounds: read the payload with `parse`, or select it as text",
+    )
+  }
 }

@@ -7,6 +7,7 @@
  * the expiry, and the next connection is opened with a fresh token.
  */
 import { Socket, type Channel } from "phoenix"
+import { message, type Integers } from "./json.js"
 import { expiresAt, renewIn, type TokenSource } from "./token.js"
 
 /** The gateway's refusal of a join or a token. */
@@ -28,6 +29,11 @@ export interface ConnectOptions {
    * different subjects. By default the refusal is logged on the console.
    */
   onTokenRefused?: (token: string, refusal: Refusal) => void
+  /**
+   * The form of integers beyond ±(2^53 − 1) in rows: `"bigint"` (the default) or `"string"`, which are exact, or
+   * `"number"`, which is rounded. Row keys are compared exactly in each case.
+   */
+  integers?: Integers
   /** Options for phoenix.js's Socket (`transport`, `reconnectAfterMs`, …), which override this client's. */
   socket?: object
 }
@@ -59,8 +65,9 @@ export class LiveSocket extends Socket {
   private attempt = 0
   private failures = 0
 
-  constructor(url: string, { token, onTokenRefused, socket }: ConnectOptions = {}) {
+  constructor(url: string, { token, onTokenRefused, integers, socket }: ConnectOptions = {}) {
     super(url, {
+      decode: (text, use) => void use(message(text, integers)),
       reconnectAfterMs: wait,
       rejoinAfterMs: wait,
       heartbeatIntervalMs: 20_000,

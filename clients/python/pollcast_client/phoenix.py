@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from pollcast_client.errors import ProtocolViolated
+from pollcast_client.exact import loads
 
 VSN = "2.0.0"
 """The version of the serializer, which the client sends as `vsn` in the WebSocket's address."""
@@ -29,10 +31,11 @@ class Message:
         return json.dumps([self.join_ref, self.ref, self.topic, self.event, self.payload], separators=(",", ":"))
 
 
-def decode(text: str | bytes) -> Message:
-    """Return the message of a WebSocket frame. Raises ProtocolViolated when the text is not a message."""
+def decode(text: str | bytes, parse_float: Callable[[str], Any] = float) -> Message:
+    """Return the message of a WebSocket frame; `parse_float` is as in `json.loads`. Raises ProtocolViolated when the
+    text is not a message."""
     try:
-        join_ref, ref, topic, event, payload = json.loads(text)
+        join_ref, ref, topic, event, payload = loads(text, parse_float)
     except (ValueError, TypeError) as error:
         raise ProtocolViolated(f"not a message of Phoenix Channels: {error}") from None
     return Message(join_ref, ref, topic, event, payload)

@@ -5,12 +5,12 @@ Payloads that do not fit the protocol, or the result at hand, raise ProtocolViol
 
 from __future__ import annotations
 
-import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pollcast_client.errors import ProtocolViolated
+from pollcast_client.exact import key_text
 
 Row = dict[str, Any]
 """One row: decoded JSON values by column name."""
@@ -36,14 +36,15 @@ class Result:
 
     `version` is opaque. `polled_at` is the start of the poll that first returned these rows, in RFC 3339. `key` has the
     names of the key columns; it is empty for a query without a key. `rows` are in the query's order, and `keys` are
-    their keys in the same order, as hashable values; `keys` is empty for a query without a key.
+    their keys in the same order, as JSON texts that are equal when the keys are: numbers are spelled in one way, with
+    all their digits, and the names of objects are sorted. `keys` is empty for a query without a key.
     """
 
     version: str
     polled_at: str
     key: tuple[str, ...]
     rows: Sequence[Row]
-    keys: Sequence[Hashable]
+    keys: Sequence[str]
 
     @staticmethod
     def of_snapshot(payload: Any) -> Result:
@@ -71,14 +72,14 @@ class Result:
             raise ProtocolViolated(f"not a delta: {error!r}") from None
         return Result(version, polled_at, self.key, rows, keys), delta
 
-    def _applied(self, delta: Delta) -> tuple[list[Row], list[Hashable]]:
+    def _applied(self, delta: Delta) -> tuple[list[Row], list[str]]:
         if delta.base != self.version:
             raise ProtocolViolated(f"a delta on {delta.base}, but {self.version} is known")
         if not delta.deletes and not delta.upserts:
             raise ProtocolViolated("an empty delta")
         if not self.key:
             raise ProtocolViolated("a delta for a query without a key")
-        deleted = [_frozen(values) for values in delta.deletes]
+        deleted = [key_text(values) for values in delta.deletes]
         upserted = [_row_key(row, self.key) for _, row in delta.upserts]
         gone = {*deleted, *upserted}
         if len(gone) != len(deleted) + len(upserted):
@@ -88,7 +89,7 @@ class Result:
         kept = [at for at, key in enumerate(self.keys) if key not in gone]
         # The indexes ascend and count in the new result, so inserting the rows one by one equals merging two lists.
         rows: list[Row] = []
-        keys: list[Hashable] = []
+        keys: list[str] = []
         taken = 0
         before = -1
         for (at, row), key in zip(delta.upserts, upserted, strict=True):
@@ -110,17 +111,8 @@ class Result:
         return rows, keys
 
 
-def _row_key(row: Row, key: tuple[str, ...]) -> Hashable:
-    return tuple(_hashable(row[name]) for name in key)
-
-
-def _frozen(values: Sequence[Any]) -> Hashable:
-    return tuple(_hashable(value) for value in values)
-
-
-def _hashable(value: Any) -> Hashable:
-    """Return the value itself, or its JSON text where it is a list or an object: key columns may be of type json."""
-    return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else value
+def _row_key(row: Row, key: tuple[str, ...]) -> str:
+    return key_text([row[name] for name in key])
 
 
 def _text(value: Any) -> str:

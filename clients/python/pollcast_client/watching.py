@@ -84,12 +84,14 @@ class Watch:
         deltas: bool = True,
         presence: dict[str, Any] | None = None,
         heartbeat: float = HEARTBEAT_SECONDS,
+        parse_float: Callable[[str], Any] = float,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         self._find = url if callable(url) else _in_turn([url] if isinstance(url, str) else list(url))
         self._token = token
         self._deltas = deltas
         self._heartbeat = heartbeat
+        self._parse_float = parse_float
         self._on_event = on_event
         self._channels = {each: Channel(each, deltas=deltas, presence=presence) for each in topics}
         self._socket: ClientConnection | None = None
@@ -205,7 +207,7 @@ class Watch:
                 await socket.send(message.encode())
                 heartbeat, unanswered = time.monotonic() + self._heartbeat * ANSWER_PART, True
                 continue
-            message = phoenix.decode(text)
+            message = phoenix.decode(text, self._parse_float)
             if message.topic == "phoenix":
                 heartbeat, unanswered = time.monotonic() + self._heartbeat, False
                 continue
@@ -255,6 +257,7 @@ def watch(
     deltas: bool = True,
     presence: dict[str, Any] | None = None,
     heartbeat: float = HEARTBEAT_SECONDS,
+    parse_float: Callable[[str], Any] = float,
     on_event: Callable[[Event], None] | None = None,
 ) -> Watch:
     """Return the watch of these topics: `async for change in watch("live:orders?region=north"): …`
@@ -264,7 +267,9 @@ def watch(
     returns a fresh one for each connection. With `deltas=False` every change of a result arrives as a snapshot.
     `presence` is `{"key": "alice", "meta": {…}}`, for queries with presence: it makes the client a member of its
     topics. `heartbeat` is the time between heartbeats, in seconds; a silent connection is given up after one and a half
-    times as long. `on_event` is called with each event (`Connected`, `Disconnected`, `Joined`, `Pushed`) as it happens.
+    times as long. `parse_float` is called with the text of each number that has a fraction or an exponent, as in
+    `json.loads`: with `decimal.Decimal` rows have exact decimals. `on_event` is called with each event (`Connected`,
+    `Disconnected`, `Joined`, `Pushed`) as it happens.
 
     An unreachable gateway is no exception: the topics' status becomes `stale` and the watch connects again. The
     iteration raises Refused when the gateway refuses the client, ProtocolViolated for a message that does not fit the
@@ -272,7 +277,14 @@ def watch(
     not an address.
     """
     return Watch(
-        *topics, url=url, token=token, deltas=deltas, presence=presence, heartbeat=heartbeat, on_event=on_event
+        *topics,
+        url=url,
+        token=token,
+        deltas=deltas,
+        presence=presence,
+        heartbeat=heartbeat,
+        parse_float=parse_float,
+        on_event=on_event,
     )
 
 

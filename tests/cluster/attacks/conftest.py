@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 import psycopg
 import pytest
 
+from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.cluster import Cluster, Served
+from tests.support.databases import new_database
 from tests.support.hostile import (
     AUDIENCE,
     ISSUER,
@@ -81,9 +83,9 @@ SERVED = Served(
 
 
 @pytest.fixture(scope="package")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def running(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer) -> Iterator[Cluster]:
     """The attacked cluster: one gateway and one poller, shared by all modules of this folder."""
-    with SERVED.start(tmp_path_factory.mktemp("attacks")) as up:
+    with new_database(postgres_server) as url, SERVED.start(tmp_path_factory.mktemp("attacks"), url) as up:
         yield up
         check_logs(up)
 

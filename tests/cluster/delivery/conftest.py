@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.cluster import STOCK_TABLE, Cluster, Served
+from tests.support.databases import new_database
 from tests.support.phoenix_js import PhoenixJs
 
 CATALOG = """
@@ -57,7 +59,7 @@ async def phoenix() -> AsyncIterator[PhoenixJs]:
 
 
 @pytest.fixture(scope="package")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The cluster, with an etcd and a PostgreSQL of its own."""
-    with SERVED.start(tmp_path_factory.mktemp("running")) as up:
+def running(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer) -> Iterator[Cluster]:
+    """The cluster, with an etcd and a database of its own."""
+    with new_database(postgres_server) as url, SERVED.start(tmp_path_factory.mktemp("running"), url) as up:
         yield up
