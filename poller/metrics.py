@@ -45,7 +45,9 @@ TOPIC_SECONDS = Gauge(
     ["query", "kind"],
 )
 APART_TOPICS = Gauge(
-    "pollcast_poller_apart_topics", "Topics that are polled apart because they are failing or slow.", ["query", "reason"]
+    "pollcast_poller_apart_topics",
+    "Topics that are polled apart because they are failing or slow.",
+    ["query", "reason"],
 )
 INTERVAL_SECONDS = Gauge(
     "pollcast_poller_interval_seconds",
