@@ -12,10 +12,14 @@ from typing import Any
 
 import psycopg
 from psycopg import AsyncRawCursor, capabilities
+from psycopg.abc import PQGen
 from psycopg.generators import fetch
 
 CHUNK_ROWS = 256 if capabilities.has_stream_chunked() else 1
-"""Number of rows in a chunk. libpq before version 17 returns single rows only."""
+"""Number of rows that libpq returns at a time. Before version 17 it returns single rows only."""
+
+PIECE_ROWS = 256
+"""Minimum number of rows that are received at a time, unless the result ends before."""
 
 
 class ChunkCursor(AsyncRawCursor[Any]):
@@ -27,14 +31,31 @@ class ChunkCursor(AsyncRawCursor[Any]):
         When the caller stops early, the connection is left within the statement: close it.
         """
         async with self._conn.lock:
-            await self._conn.wait(self._stream_send_gen(query, params, binary=True, size=CHUNK_ROWS))
-            first = True
+            ended, rows = False, list[Any]()
             try:
-                while result := await self._conn.wait(self._stream_fetchone_gen(first)):
-                    first = False
-                    yield self._tx.load_rows(0, result.ntuples, self._make_row)
+                ended, rows = await self._conn.wait(self._begin(query, params))
+                while not ended:
+                    yield rows
+                    ended, rows = await self._conn.wait(self._receive(first=False))
             except psycopg.Error:
                 with contextlib.suppress(psycopg.Error):  # the server's error: read to the end of its answer
                     while await self._conn.wait(fetch(self._pgconn)):
                         pass
                 raise
+        if rows:
+            yield rows
+
+    def _begin(self, query: bytes, params: Sequence[Any]) -> PQGen[tuple[bool, list[Any]]]:
+        yield from self._stream_send_gen(query, params, binary=True, size=CHUNK_ROWS)
+        return (yield from self._receive(first=True))
+
+    def _receive(self, *, first: bool) -> PQGen[tuple[bool, list[Any]]]:
+        """Receive PIECE_ROWS or more rows, or the rest; return whether the result has ended, and the rows."""
+        rows: list[Any] = []
+        while len(rows) < PIECE_ROWS:
+            result = yield from self._stream_fetchone_gen(first)
+            if result is None:
+                return True, rows
+            rows += self._tx.load_rows(0, result.ntuples, self._make_row)
+            first = False
+        return False, rows

@@ -155,10 +155,10 @@ class Database:
                     await _roll_back(connection)
                 if silent() or (connection.broken and error.sqlstate is None):
                     await self._connections.discard_idle()  # it died without a word
+                # The server had just begun the transaction, so if this happens twice the statement is at fault.
                 if silent():
-                    return classify(error, query)
+                    return LostConnection(replace(classify(error, query), scope=Scope.TOPIC_OR_SIZE))
                 if connection.broken or _fatal(error):
-                    # The server had just begun the transaction, so if this happens twice the statement is at fault.
                     return LostConnection(replace(classify(error, query), scope=Scope.TOPIC))
                 if error.sqlstate == QUERY_CANCELED and timed_out and allowed < query.timeout:
                     return Outgrown.OUTGROWN

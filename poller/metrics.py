@@ -42,10 +42,12 @@ TOGETHER = Gauge(
 TOPIC_SECONDS = Gauge(
     "pollcast_poller_topic_seconds",
     "Measured time in the database for one poll of a topic, alone and together; 0 before the first measurement.",
-    ["query", "way"],
+    ["query", "kind"],
 )
 APART_TOPICS = Gauge(
-    "pollcast_poller_apart_topics", "Topics that are polled apart because they are failing or slow.", ["query", "why"]
+    "pollcast_poller_apart_topics",
+    "Topics that are polled apart because they are failing or slow.",
+    ["query", "reason"],
 )
 INTERVAL_SECONDS = Gauge(
     "pollcast_poller_interval_seconds",

@@ -52,6 +52,7 @@ class QueryPoller:
         self._statements.forget(topic.name)
         if self._groups.remove(topic):
             metrics.OWNED_TOPICS.labels(self._query.name).dec()
+            self._rounds.show_apart()
 
     async def run(self) -> None:
         """Poll until cancelled."""

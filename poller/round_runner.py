@@ -167,8 +167,12 @@ class RoundRunner:
             self._was_alone = together.alone
             event = "topics are polled one by one now" if together.alone else "topics are polled together now"
             log.info(event, query=name, reason=together.why)
+        self.show_apart()
+
+    def show_apart(self) -> None:
+        """Update the metric of the topics that are set apart."""
         for why, group in (("failing", self._groups.failing), ("slow", self._groups.slow)):
-            metrics.APART_TOPICS.labels(name, why).set(len(group.topics))
+            metrics.APART_TOPICS.labels(self._query.name, why).set(len(group.topics))
 
 
 class OneRound:

@@ -36,7 +36,7 @@ def single_text(shape: Shape) -> str:
     """Return the text for one topic."""
     source = f'{_numbered(shape, _alone(shape))} as "r"'
     # The text comes from the catalogue; values are bound parameters.
-    return f'{_hint(shape.sql)}select 1::pg_catalog.int8, "r"."key", "r"."row" from {source} order by "r"."number"'  # noqa: S608
+    return f'{_hint(shape.sql)}select 1::pg_catalog.int8, {_fitting(shape)} from {source} order by "r"."number"'  # noqa: S608
 
 
 @lru_cache(maxsize=CACHED)
@@ -44,7 +44,7 @@ def batch_text(shape: Shape) -> str:
     """Return the text for several topics."""
     topic = f"{own_name(shape.sql, 'topics')}.{own_name(shape.sql, 'topic')}"
     return (
-        f'{_hint(shape.sql)}select {topic}, "r"."key", "r"."row"\nfrom {_topics(shape)}\n'
+        f"{_hint(shape.sql)}select {topic}, {_fitting(shape)}\nfrom {_topics(shape)}\n"
         f'cross join lateral {_numbered(shape, _together(shape))} as "r"\norder by {topic}, "r"."number"'
     )
 
@@ -115,15 +115,17 @@ def _numbered(shape: Shape, text: str) -> str:
     limit = len(shape.casts) + 1
     columns = ", ".join(f"{alias}.{_quoted(column)}" for column in shape.key)
     key = f"pg_catalog.json_build_array({columns})::pg_catalog.text" if columns else "''::pg_catalog.text"
-    fits = f'case when "size" <= {shape.max_bytes} then'
     return (
-        f'(select "number", {fits} "key" end as "key", {fits} "row" end as "row"\n'
-        'from (select pg_catalog.row_number() over "w" as "number", "key", "row",'
+        '(select pg_catalog.row_number() over "w" as "number", "key", "row",'
         ' pg_catalog.sum(pg_catalog.octet_length("row")) over "w" as "size"\n'
         f'from (select {key} as "key", pg_catalog.row_to_json({alias}.*)::pg_catalog.text as "row"\n'
-        f"from (\n{text}\n) as {alias} limit ${limit})"
-        ' as "e" window "w" as (rows unbounded preceding)) as "n")'
+        f'from (\n{text}\n) as {alias} limit ${limit}) as "e" window "w" as (rows unbounded preceding))'
     )
+
+
+def _fitting(shape: Shape) -> str:
+    fits = f'case when "r"."size" <= {shape.max_bytes} then'
+    return f'{fits} "r"."key" end, {fits} "r"."row" end'
 
 
 def _hint(sql: str) -> str:

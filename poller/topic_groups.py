@@ -7,6 +7,7 @@ import contextlib
 
 from pollcast.poller.apart import Conduct
 from pollcast.poller.owned import OwnedTopic
+from pollcast.poller.schedule import LONGEST_RETRY_SECONDS
 
 
 class TopicGroup:
@@ -34,14 +35,17 @@ class TopicGroup:
         """Return whether the topic is in the group under the same epoch."""
         return self.topics.get(topic.name) is topic
 
-    def due(self, now: float, interval: float, retry: float, *, on_turn: bool = True) -> list[OwnedTopic]:
+    def due(self, now: float, interval: float, retry: float, *, on_turn: bool | None = None) -> list[OwnedTopic]:
         """Return the topics to poll in a round that starts `now`, those that were polled longest ago first.
 
-        A topic that was polled less than half an interval ago is polled in the next round. For a topic that is not
-        live, or has no result, `retry` counts where it is shorter than the interval; only such topics are due between
-        the turns of the query (`on_turn` is False). Times are in seconds on the loop's clock.
+        Rounds start once per interval, or every LONGEST_RETRY_SECONDS if that is shorter; a topic for which the next
+        round is nearer to its turn is polled then. For a topic that is not live, or has no result, `retry` counts
+        where it is shorter than the interval. `on_turn` is True for the regular round of a query, for which all topics
+        are due that were not polled in the last half of the interval, False between these rounds, in which only topics
+        without a result are due, and None for groups without such rounds. Times are in seconds on the loop's clock.
         """
-        polled_before = now - interval / 2 if on_turn else float("-inf")
+        pace = interval if on_turn else min(interval, LONGEST_RETRY_SECONDS)
+        polled_before = float("-inf") if on_turn is False else now - interval + pace / 2
         tried_before = now - min(interval, retry) / 2
         due = [
             topic

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import psycopg
@@ -29,6 +31,8 @@ from pollcast.services.catalogue.sql import check_select
 from pollcast.services.catalogue.values import Value
 from tests.support.generated_queries import SCHEMA, Case, queries
 from tests.support.poller_database import ids, query, round_of, setup
+from tests.support.polling_setting import polling_on
+from tests.support.waiting import eventually
 
 pytest_plugins = ("tests.support.poller_database_fixture",)
 
@@ -99,7 +103,9 @@ def compare(connection: Connection, case: Case) -> None:
         for values, shared in zip(topics, found, strict=True):
             single = alone(connection, query, values)
             errors = [each for each in (single, shared) if isinstance(each, str)]
-            if errors and all(error.startswith(WHILE_PLANNING) for error in errors):
+            planned = [error for error in errors if error.startswith(WHILE_PLANNING)]
+            # Two columns of one name are found in rows, so only in the form that has rows.
+            if planned and all(error in planned or error.startswith("two columns") for error in errors):
                 event("an error in both forms" if len(errors) == 2 else "an error in one form, which does not count")
             else:
                 event("error " + shared[:5] if isinstance(shared, str) else "rows" if shared else "no rows")
@@ -293,3 +299,34 @@ async def test_functions_and_types_are_those_of_postgresql_whatever_the_search_p
         q = query("select %(n)s as id, %(t)s as t", params='n = "int"\nt = "text"')
         singles, shared = await both(other, q, {"n": "1", "t": "a"}, {"n": "2", "t": "b"})
     assert singles == shared == [[(b"", b'{"id":1,"t":"a"}')], [(b"", b'{"id":2,"t":"b"}')]]
+
+
+TENANTS = """
+[queries.mine]
+sql = "select id, amount from orders where tenant = %(tenant)s order by id"
+key = ["id"]
+interval = "100ms"
+timeout = "10s"
+params = { tenant = { type = "text", claim = "tenant" } }
+"""
+
+
+@pytest.mark.parametrize("renamed_later", [False, True])
+async def test_no_tenant_is_sent_foreign_rows_when_the_column_is_missing(
+    database: str, tmp_path: Path, renamed_later: bool
+) -> None:
+    setup(database, *ORDERS)
+    if renamed_later:
+        setup(database, "alter table orders rename tenant_id to tenant")
+    async with polling_on(database, tmp_path, TENANTS) as poller, poller.gateway() as gateway:
+        topics = {tenant: await gateway.attach(f"mine?tenant={tenant}") for tenant in "ab"}
+        for tenant in topics:
+            poller.polling.gained(f"mine?tenant={tenant}", 7)
+        if renamed_later:
+            await eventually(lambda: [topic.values for topic in topics.values()] == [[(1, 10)], [(2, 20)]])
+            await poller.execute("alter table orders rename tenant to tenant_id")
+        await eventually(lambda: all(topic.state == "failed" for topic in topics.values()))
+        await asyncio.sleep(0.5)
+        assert {topic.reason for topic in topics.values()} == {"the query failed: undefined_column (42703)"}
+        rows = [topic.values for topic in topics.values()]
+        assert rows == ([[(1, 10)], [(2, 20)]] if renamed_later else [None, None])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pollcast.poller.apart import MAX_GOOD_POLLS, Conduct, is_conspicuous, slow_seconds
 from pollcast.poller.owned import OwnedTopic
+from pollcast.poller.schedule import alone_delay
 from pollcast.poller.topic_groups import TopicGroups
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.topics import Topic
@@ -71,6 +74,21 @@ def test_a_topic_goes_apart_and_comes_back_through_its_groups() -> None:
     assert not groups.conduct
 
 
+@given(st.floats(0.05, 3600))
+def test_a_topic_apart_that_is_well_is_polled_once_per_interval(interval: float) -> None:
+    group, well, polls = TopicGroups().slow, topic(1), []
+    group.add(well)
+    well.rows, now = [], 0.0
+    while now < 3 * interval + 1:
+        if group.due(now, interval, 5.0):
+            polls.append(now)
+            well.history.started = now
+        now += alone_delay(interval, 0.0)
+    gaps = [after - before for before, after in pairwise(polls)]
+    assert all(0.5 * interval <= gap <= interval + 5.0 for gap in gaps)
+    assert all(gap >= interval - 2.51 for gap in gaps)
+
+
 def test_topics_without_a_result_are_due_within_seconds_and_others_on_their_turn() -> None:
     groups = TopicGroups()
     fresh, stale, well = topic(1), topic(2), topic(3)
@@ -81,5 +99,5 @@ def test_topics_without_a_result_are_due_within_seconds_and_others_on_their_turn
     stale.history.started, well.history.started, fresh.history.started = 99.0, 98.0, 99.8
     assert groups.regular.due(100.0, 3600.0, 1.0) == [stale]
     assert groups.regular.due(101.0, 3600.0, 1.0) == [stale, fresh]
-    assert groups.regular.due(98.0 + 1900.0, 3600.0, 1.0) == [well, stale, fresh]
+    assert groups.regular.due(98.0 + 1900.0, 3600.0, 1.0, on_turn=True) == [well, stale, fresh]
     assert groups.regular.due(98.0 + 1900.0, 3600.0, 1.0, on_turn=False) == [stale, fresh]
