@@ -277,21 +277,7 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
     table.end()
     params = {p: _param(p, value, file, _shown(name), problems) for p, value in declared.items()}
     if sql is not None:
-        used = {f.name for f in sql_text.split(sql) if isinstance(f, sql_text.Placeholder)}
-        for setting, p in settings.items():
-            if p not in params:
-                hint = did_you_mean(p, params) or f": add {p} to params"
-                table.problem("settings", f"sets {setting} to {quoted(p)}, which is not a parameter{hint}")
-        if table.valid("settings"):
-            for p in params:
-                if p not in used and p not in settings.values() and NAME.fullmatch(p):
-                    table.problem(
-                        f"params.{p}", f"is never used: the sql has no %({p})s, and settings does not name it"
-                    )
-        for p in sorted(used - set(params)):
-            table.problem(
-                "sql", f"the placeholder %({p})s has no parameter: add {p} to params{did_you_mean(p, params)}"
-            )
+        _check_use(table, sql, params, settings)
     if len(problems) > before or sql is None:
         return None
     effective = 1.0 if interval is None else interval
@@ -313,6 +299,21 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
         params=MappingProxyType({p: cast(Param, param) for p, param in params.items()}),
         settings=MappingProxyType(settings),
     )
+
+
+def _check_use(table: Table, sql: str, params: Mapping[str, Param | None], settings: Mapping[str, str]) -> None:
+    """Add a problem for each placeholder or setting without a parameter, and for each parameter that is never used."""
+    used = {f.name for f in sql_text.split(sql) if isinstance(f, sql_text.Placeholder)}
+    for setting, p in settings.items():
+        if p not in params:
+            hint = did_you_mean(p, params) or f": add {p} to params"
+            table.problem("settings", f"sets {setting} to {quoted(p)}, which is not a parameter{hint}")
+    if table.valid("settings"):
+        for p in params:
+            if p not in used and p not in settings.values() and NAME.fullmatch(p):
+                table.problem(f"params.{p}", f"is never used: the sql has no %({p})s, and settings does not name it")
+    for p in sorted(used - set(params)):
+        table.problem("sql", f"the placeholder %({p})s has no parameter: add {p} to params{did_you_mean(p, params)}")
 
 
 def _param(name: str, entry: object, file: str, query: str, problems: list[Problem]) -> Param | None:
@@ -351,23 +352,7 @@ def _param(name: str, entry: object, file: str, query: str, problems: list[Probl
     claim = table.take("claim", string)
     default = table.take("default", _values(type)) if is_list else table.take("default", _value(type))
     table.end()
-    for bound in ("min", "max"):
-        if table.has(bound) and type not in ORDERED:
-            ordered = ", ".join(t for t in TYPES if t in ORDERED)
-            table.problem(bound, f"is for {ordered}; the type is {type}")
-    for limit in ("enum", "max_length"):
-        if table.has(limit) and type != "text":
-            table.problem(limit, f"is for text; the type is {type}")
-    if table.has("max_items") and not is_list:
-        table.problem("max_items", f"is for lists; the type is {type}")
-    if optional and is_list:
-        table.problem("optional", "is for a single value; write default = [] to make a list that may be left out")
-    if optional and claim is not None:
-        table.problem("optional", "contradicts claim: without the claim, the topic is forbidden")
-    if optional and table.has("default"):
-        table.problem("optional", "contradicts default: an absent parameter is either NULL or its default")
-    if claim is not None and table.has("default"):
-        table.problem("default", "contradicts claim: without the claim, the topic is forbidden")
+    _check_fields(table, type, is_list, optional, claim)
     if len(problems) > before:
         return None
     if least is not None and most is not None and compare(type, least, most) > 0:
@@ -390,6 +375,27 @@ def _param(name: str, entry: object, file: str, query: str, problems: list[Probl
     except ValueError as error:
         table.problem("default", str(error))
     return param if len(problems) == before else None
+
+
+def _check_fields(table: Table, type: ParamType, is_list: bool, optional: bool, claim: str | None) -> None:
+    """Add a problem for each field of a parameter that does not fit its type or contradicts another field."""
+    for bound in ("min", "max"):
+        if table.has(bound) and type not in ORDERED:
+            ordered = ", ".join(t for t in TYPES if t in ORDERED)
+            table.problem(bound, f"is for {ordered}; the type is {type}")
+    for limit in ("enum", "max_length"):
+        if table.has(limit) and type != "text":
+            table.problem(limit, f"is for text; the type is {type}")
+    if table.has("max_items") and not is_list:
+        table.problem("max_items", f"is for lists; the type is {type}")
+    if optional and is_list:
+        table.problem("optional", "is for a single value; write default = [] to make a list that may be left out")
+    if optional and claim is not None:
+        table.problem("optional", "contradicts claim: without the claim, the topic is forbidden")
+    if optional and table.has("default"):
+        table.problem("optional", "contradicts default: an absent parameter is either NULL or its default")
+    if claim is not None and table.has("default"):
+        table.problem("default", "contradicts claim: without the claim, the topic is forbidden")
 
 
 def _setting_text(value: Value) -> str | None:
