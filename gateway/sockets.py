@@ -54,7 +54,7 @@ class Sockets:
         await self._none_left.wait()
 
     def sweep(self, now: float, wall: float) -> None:
-        """Close the sockets that are silent, stuck, or whose token has expired.
+        """Close the sockets that are silent, stuck, have not joined any topic, or whose token has expired.
 
         Call SWEEPS times a second: each call checks another part of the sockets. `now` is monotonic seconds, `wall` is
         seconds since the Unix epoch.
@@ -79,7 +79,8 @@ class Sockets:
                 self.counts.stuck += 1
                 wire.close(STUCK, "reads too slowly")
         elif now - socket.last_heard > limits.silent_seconds:
-            wire.close(GOING_AWAY, "no message for too long, not even a heartbeat")
+            silent = "no message for too long, not even a heartbeat"
+            wire.close(GOING_AWAY, silent if socket.has_joined else "no topic was joined in time")
 
     def _remove(self, socket: Socket) -> None:
         self._open.discard(socket)
