@@ -20,8 +20,9 @@ from starlette.websockets import WebSocket
 from pollcast.gateway import metrics, phoenix
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.cluster_overview import ClusterOverview
-from pollcast.gateway.event_stream import EventStream, stream_topic
-from pollcast.gateway.follower import first_result
+from pollcast.gateway.conditional import Condition, etag
+from pollcast.gateway.event_stream import EventStream, retry_field, stream_topic
+from pollcast.gateway.follower import another_result
 from pollcast.gateway.handshake import SCOPE_KEY, Handshake
 from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.origin import OriginPolicy
@@ -31,6 +32,7 @@ from pollcast.gateway.responses import (
     error_response,
     http_error_response,
     json_response,
+    preflight_headers,
     token_in_query,
     without_token,
 )
@@ -38,16 +40,10 @@ from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.version import Version
 from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
+from pollcast.services.catalogue.topics import Topic
 from pollcast.services.coordination.node import Readiness, healthz
 from pollcast.services.errors import Draining, Forbidden, PollcastError
 from pollcast.services.serving import web
-
-PREFLIGHT = {
-    "access-control-allow-methods": "GET",
-    "access-control-allow-headers": "authorization, last-event-id",
-    "access-control-max-age": "600",
-}
-"""Headers of the answer to a preflight request (docs/reference/http.md#cross-origin-requests)."""
 
 
 class GatewayApp:
@@ -99,8 +95,11 @@ class GatewayApp:
     async def live(self, request: Request) -> Response:
         """Answer `GET /live/<query>?…` with one JSON snapshot or, when the client accepts it, an event stream."""
         self._check_origin(request)
+        as_events = "text/event-stream" in ",".join(request.headers.getlist("accept")).lower()
         if self.readiness.draining:
-            raise Draining()
+            if not as_events:
+                raise Draining()
+            return Response(retry_field(), media_type=EventStream.media_type, headers=_stream_headers(request))
         raw = request.scope["query_string"].decode("latin-1")
         token = auth.from_header(request.headers.get("authorization")) or token_in_query(raw)
         identity = self.authenticator.identify(token)
@@ -109,19 +108,33 @@ class GatewayApp:
             raw = without_token(raw)
         topic = topics.parse(f"{query.name}?{raw}", self.catalog, identity.values)
         topics.check_roles(query, identity.roles)
-        headers = cors_headers(request) | {"cache-control": "no-store", "vary": "Accept, Origin"}
-        if "text/event-stream" not in ",".join(request.headers.getlist("accept")).lower():
-            with self.admission.seat():
-                result = await first_result(self.hub, topic)
-            return Response(result.payload, media_type="application/json", headers=headers)
+        if not as_events:
+            return await self._json_snapshot(request, topic, identity)
         since = Version.parse(request.headers.get("last-event-id", ""))
-        headers |= {"x-accel-buffering": "no"}
+        headers = _stream_headers(request)
         if request.method == "HEAD":  # without a body there is no stream to wait for
             head = Response(media_type=EventStream.media_type, headers=headers)
             del head.headers["content-length"]
             return head
         lifetime = identity.lifetime(time.time() - self.sockets.context.limits.expiry_grace_seconds)
         return EventStream(stream_topic(self.hub, topic, since, lifetime), self.admission, headers=headers)
+
+    async def _json_snapshot(self, request: Request, topic: Topic, identity: Identity) -> Response:
+        """Answer with the topic's result, or with 304 when the client has it still after the time that it waits for
+        another one (docs/reference/http.md#conditional-requests)."""
+        known = Condition.parse(request.headers.get("if-none-match"), request.headers.getlist("prefer"))
+        lifetime = identity.lifetime(time.time())
+        if lifetime is not None:
+            known = known.wait_at_most(lifetime)
+        headers = cors_headers(request) | {"cache-control": "no-cache", "vary": "Accept, Origin"}
+        if known.wait:
+            headers["preference-applied"] = f"wait={known.wait}"
+        with self.admission.seat():
+            result, changed = await another_result(self.hub, topic, known)
+        headers["etag"] = etag(result.version)
+        if not changed:
+            return Response(status_code=304, headers=headers)
+        return Response(result.payload, media_type="application/json", headers=headers)
 
     async def queries(self, request: Request) -> Response:
         """Answer `GET /api/queries` with the part of the catalogue that clients may know."""
@@ -155,9 +168,9 @@ class GatewayApp:
             await websocket.send_denial_response(error_response(error))
 
     async def preflight(self, request: Request) -> Response:
-        """Answer a browser that asks whether it may send a token's header from a page of another Origin."""
+        """Answer a browser that asks whether a page of another Origin may send a request with certain headers."""
         self._check_origin(request)
-        return Response(status_code=204, headers=cors_headers(request) | PREFLIGHT)
+        return Response(status_code=204, headers=cors_headers(request) | preflight_headers(request))
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -177,6 +190,15 @@ class GatewayApp:
         if self.origins.allow_origin(request.headers.get("origin"), request.headers.get("host", "")):
             headers |= cors_headers(request)
         return error_response(error, headers)
+
+
+def _stream_headers(request: Request) -> dict[str, str]:
+    """Return the headers of a stream of server-sent events (docs/reference/http.md#server-sent-events)."""
+    return cors_headers(request) | {
+        "cache-control": "no-store, no-transform",
+        "vary": "Accept, Origin",
+        "x-accel-buffering": "no",
+    }
 
 
 async def _refuse_websocket(websocket: WebSocket) -> None:

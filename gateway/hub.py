@@ -15,7 +15,7 @@ from pollcast.gateway.audience import Traffic
 from pollcast.gateway.feeds import Feeds, Piece, Update
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.status import Status
-from pollcast.gateway.topic import RETAIN_SECONDS, UNREACHED_SECONDS, LiveTopic
+from pollcast.gateway.topic import RETAIN_SECONDS, UNREACHED_SECONDS, LiveTopic, TopicListener
 from pollcast.gateway.version import Version
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.clock import now_us
@@ -186,10 +186,9 @@ class Hub:
             elif live.unreached_since is not None and now - live.unreached_since > UNREACHED_SECONDS:
                 live.take_status(Status("stale", self._why_unreached(canonical), now_us()))
 
-    def end_followers(self) -> None:
-        """End the followers of all topics."""
-        for live in self.topics.values():
-            live.end_followers()
+    def followers(self) -> list[TopicListener]:
+        """Return the followers of all topics."""
+        return [follower for live in self.topics.values() for follower in live.followers]
 
     # --- inside -----------------------------------------------------------------------------------------------
 
