@@ -14,12 +14,9 @@ import prometheus_client
 
 from pollcast.coordinator.audit import BREAKS, Finding, audit
 from pollcast.coordinator.view import View
-from pollcast.services.coordination import operations as op
-from pollcast.services.coordination.claims import batches
+from pollcast.services.coordination.claims import delete_unchanged
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.mirror import Mirror
-from pollcast.services.coordination.operations import TxnResult
-from pollcast.services.errors import EtcdError
 from pollcast.services.process import logs
 
 log = logs.get_logger("audit")
@@ -96,18 +93,10 @@ class Auditor:
 
     async def _repair(self, findings: list[Finding]) -> None:
         """Delete the abandoned keys, each only if it was not written since it was found."""
-        abandoned = [item for finding in findings for item in finding.abandoned]
-        for batch in batches(abandoned, lambda item: item[0]):
-            try:
-                deletes = [op.nested([op.unchanged(key, revision)], [op.delete(key)]) for key, revision in batch]
-                done = await self._etcd.txn([], deletes)
-            except EtcdError as error:
-                log.warning("abandoned keys not deleted, retrying", keys=len(batch), detail=error.detail)
-                return
-            gone = sum(isinstance(result, TxnResult) and result.succeeded for result in done.results)
-            if gone:
-                REPAIRED.inc(gone)
-                log.info("deleted abandoned keys", keys=gone, such_as=batch[0][0])
+        abandoned = dict(item for finding in findings for item in finding.abandoned)
+        if gone := await delete_unchanged(self._etcd, abandoned):
+            REPAIRED.inc(len(gone))
+            log.info("deleted abandoned keys", keys=len(gone), such_as=gone[0])
 
 
 def _to_log(findings: list[Finding]) -> Iterator[tuple[Finding, int]]:

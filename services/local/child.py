@@ -31,6 +31,9 @@ POLL_SECONDS = 0.02
 TAIL_LINES = 15
 """Lines of a log that an error message quotes."""
 
+PORT_TAKEN = b"address already in use"
+"""Text that a server logs, in any case, when it cannot listen because another process does."""
+
 # The kernel binds a child to the thread that starts it, so this thread lives until the interpreter ends.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="child-starter")
 
@@ -70,6 +73,7 @@ class Child:
         self._stop_signal = stop_signal
         self._death_signal = death_signal
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_begin = 0  # size of the log before the last start, in bytes
 
     @property
     def pid(self) -> int:
@@ -107,6 +111,7 @@ class Child:
 
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
+            self._log_begin = self.log.stat().st_size if self.log.exists() else 0
             self._process = _starter.submit(popen).result()
         except OSError as error:
             raise ProcessFailed(f"{self.name} can't be started: {error}") from None
@@ -165,6 +170,15 @@ class Child:
             return True
         self.kill()
         return False
+
+    def lost_its_port(self) -> bool:
+        """Return whether the process ended because another one listens on its address: that one took the port after
+        it was found free."""
+        if self.running or not self.log.exists():
+            return False
+        with self.log.open("rb") as log:
+            log.seek(self._log_begin)
+            return PORT_TAKEN in log.read().lower()
 
     def tail(self, lines: int = TAIL_LINES) -> str:
         """Return the last lines of the log."""
