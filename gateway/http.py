@@ -38,6 +38,7 @@ from pollcast.gateway.responses import (
 )
 from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.version import Version
+from pollcast.gateway.worker_metrics import WorkerMetrics
 from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.topics import Topic
@@ -58,6 +59,7 @@ class GatewayApp:
         readiness: Readiness,
         page: Page,
         cluster: ClusterOverview,
+        metrics_of_workers: WorkerMetrics | None = None,
     ) -> None:
         self.sockets = sockets
         self.hub = sockets.context.hub
@@ -68,6 +70,7 @@ class GatewayApp:
         self.readiness = readiness
         self.page = page
         self.cluster = cluster
+        self._metrics = web.metrics if metrics_of_workers is None else metrics_of_workers.answer
         metrics.SOCKETS.set_function(lambda: len(sockets))
         metrics.SUBSCRIPTIONS.set_function(lambda: sum(live.clients for live in self.hub.topics.values()))
 
@@ -80,7 +83,7 @@ class GatewayApp:
             Route("/api/queries", self.preflight, methods=["OPTIONS"]),
             Route("/api/cluster", self.show_cluster),
             *web.health_routes(healthz, self.readiness.answer),
-            Route("/metrics", web.metrics),
+            Route("/metrics", self._metrics),
             WebSocketRoute("/socket/websocket", self.websocket),
             WebSocketRoute("/{path:path}", _refuse_websocket),
             *self.page.routes(),
