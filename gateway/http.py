@@ -1,29 +1,25 @@
-"""HTTP on a gateway (docs/reference/http.md) and the WebSocket handshake (docs/reference/channels.md#connecting).
+"""HTTP on a gateway (docs/reference/http.md), except for WebSockets, which enter through `pollcast.gateway.door`.
 
 It is a Starlette application around the hub. Errors are JSON `{"reason","detail"}`, which a page of an allowed Origin
-may read. The WebSocket endpoint identifies the client, accepts, attaches a Socket to the connection and returns; from
-then on `pollcast.gateway.channels` handles the connection.
+may read.
 """
 
 from __future__ import annotations
 
 import time
-from typing import cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route, WebSocketRoute
-from starlette.websockets import WebSocket
+from starlette.routing import BaseRoute, Route
 
-from pollcast.gateway import metrics, phoenix
+from pollcast.gateway import metrics
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.cluster_overview import ClusterOverview
 from pollcast.gateway.conditional import Condition, etag
 from pollcast.gateway.event_stream import EventStream, retry_field, stream_topic
 from pollcast.gateway.follower import another_result
-from pollcast.gateway.handshake import SCOPE_KEY, Handshake
 from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
@@ -43,7 +39,7 @@ from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.coordination.node import Readiness, healthz
-from pollcast.services.errors import Draining, Forbidden, PollcastError
+from pollcast.services.errors import Draining, PollcastError
 from pollcast.services.serving import web
 
 
@@ -84,8 +80,6 @@ class GatewayApp:
             Route("/api/cluster", self.show_cluster),
             *web.health_routes(healthz, self.readiness.answer),
             Route("/metrics", self._metrics),
-            WebSocketRoute("/socket/websocket", self.websocket),
-            WebSocketRoute("/{path:path}", _refuse_websocket),
             *self.page.routes(),
         ]
         return Starlette(
@@ -149,27 +143,6 @@ class GatewayApp:
         """Answer `GET /api/cluster` with the nodes, topics and takeovers of the cluster."""
         return json_response(await self.cluster.show(self._identify(request)))
 
-    async def websocket(self, websocket: WebSocket) -> None:
-        """Accept a WebSocket and attach a Socket to it, or refuse it before the upgrade."""
-        try:
-            self._check_origin(websocket)
-            if websocket.query_params.get("vsn") != phoenix.VSN:
-                raise Forbidden(f"this server speaks vsn={phoenix.VSN} only")
-            offered = websocket.scope["subprotocols"]
-            token = auth.bearer_from_subprotocols(offered) or websocket.query_params.get("token")
-            try:
-                identity = self.authenticator.identify(token)
-            except PollcastError as error:
-                raise Forbidden(error.detail) from None
-            if self.readiness.draining:
-                raise Draining()
-            with self.admission.seat():
-                await websocket.accept(subprotocol="phoenix" if "phoenix" in offered else None)
-                handshake = cast(Handshake, websocket.scope["extensions"][SCOPE_KEY])
-                handshake.attach(lambda wire: self.sockets.open(wire, identity))
-        except PollcastError as error:
-            await websocket.send_denial_response(error_response(error))
-
     async def preflight(self, request: Request) -> Response:
         """Answer a browser that asks whether a page of another Origin may send a request with certain headers."""
         self._check_origin(request)
@@ -202,8 +175,3 @@ def _stream_headers(request: Request) -> dict[str, str]:
         "vary": "Accept, Origin",
         "x-accel-buffering": "no",
     }
-
-
-async def _refuse_websocket(websocket: WebSocket) -> None:
-    body = {"reason": "not_found", "detail": "WebSockets are served on /socket/websocket"}
-    await websocket.send_denial_response(json_response(body, status=404))
