@@ -126,11 +126,11 @@ class Usage:
 ETCD_COUNTERS = {
     "proposals": "etcd_server_proposals_committed_total",
     "events": "etcd_debugging_mvcc_events_total",
-    "puts": "etcd_debugging_mvcc_put_total",
-    "deletes": "etcd_debugging_mvcc_delete_total",
+    "puts": "etcd_mvcc_put_total",
+    "deletes": "etcd_mvcc_delete_total",
     "sent": "etcd_network_client_grpc_sent_bytes_total",
     "received": "etcd_network_client_grpc_received_bytes_total",
-    "ranges": "etcd_debugging_mvcc_range_total",
+    "ranges": "etcd_mvcc_range_total",
     "watch requests": 'grpc_server_msg_received_total{grpc_method="Watch",grpc_service="etcdserverpb.Watch",grpc_type="bidi_stream"}',
     "logins": 'grpc_server_started_total{grpc_method="Authenticate",grpc_service="etcdserverpb.Auth",grpc_type="unary"}',
 }

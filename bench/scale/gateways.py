@@ -26,10 +26,12 @@ from pollcast.services.coordination import operations as op
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import DemandRecord, OwnerRecord
 from pollcast.services.coordination.session import Session
+from pollcast.services.errors import EtcdUnknown
 from pollcast.services.process import logs
-from pollcast.services.process.settings import EtcdSettings
 from pollcast.services.serving import rpc
 from pollcast.v1 import feed_pb2, feed_pb2_grpc, report_pb2
+
+log = logs.get_logger("gateways")
 
 BATCH = 100
 """Maximum number of keys in a transaction."""
@@ -78,9 +80,13 @@ class LightGateway:
         value = DemandRecord(self.name, clock.now_rfc3339()).encode()
         for start in range(0, len(topics), BATCH):
             keys = [self._keys.demand(topic, self.name) for topic in topics[start : start + BATCH]]
-            await self._etcd.txn(
-                [], [op.put(key, value, self._session.lease) if put else op.delete(key) for key in keys]
-            )
+            operations = [op.put(key, value, self._session.lease) if put else op.delete(key) for key in keys]
+            while True:
+                try:
+                    await self._etcd.txn([], operations)
+                    break
+                except EtcdUnknown as error:
+                    log.warning("demand written again", detail=error.detail)
 
 
 class Link:
@@ -189,14 +195,14 @@ async def main(order: dict[str, Any]) -> None:
     catalog = catalogue.load(Path(place.catalog))
     watch = LoopWatch(Path(order["stops"]))
     async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
-        etcd = await stack.enter_async_context(Etcd.open(EtcdSettings(etcd=place.etcd, namespace=place.namespace)))
         crowd = Gateways(place, order["real"], tasks)
         nodes = []
         for name in order["names"]:
             server = await stack.enter_async_context(served(place, name, None, ""))
-            gateway = LightGateway(etcd, place, name, catalog)
+            client = await stack.enter_async_context(Etcd.open(place.settings(name)))
+            gateway = LightGateway(client, place, name, catalog)
             crowd.gateways.append(gateway)
-            nodes.append(SimulatedNode(place, etcd, server, "gateway", name, [gateway.hold], gateway.describe))
+            nodes.append(SimulatedNode(place, client, server, "gateway", name, [gateway.hold], gateway.describe))
 
         async def execute(what: dict[str, Any]) -> dict[str, Any]:
             """Carry out an order: `start` registers the gateways, `demand` and `leave` change the demand of each for

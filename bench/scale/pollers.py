@@ -16,6 +16,7 @@ import hashlib
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -137,19 +138,23 @@ class LightPoller:
         self.claims: dict[str, Claim] = {}
         self._crowd = crowd
         self._address = address
-        self._wanted: deque[str] = deque()
-        self._unwanted: deque[Claim] = deque()
+        self._wanted: dict[str, None] = {}
+        self._unwanted: dict[str, Claim] = {}
         self._wake = asyncio.Event()
 
     def want(self, topic: str) -> None:
         """Claim the topic as soon as possible."""
-        self._wanted.append(topic)
+        self._wanted[topic] = None
         self._wake.set()
+
+    def wants(self, topic: str) -> bool:
+        """Return whether the topic is still to be claimed."""
+        return topic in self._wanted
 
     def give_up(self, topic: str) -> None:
         """Release the topic as soon as possible, if it is held."""
         if topic in self.claims:
-            self._unwanted.append(self.claims[topic])
+            self._unwanted[topic] = self.claims[topic]
             self._wake.set()
 
     def gained(self, claim: Claim) -> None:
@@ -173,8 +178,12 @@ class LightPoller:
             await self._wake.wait()
             self._wake.clear()
             while self._wanted or self._unwanted:
-                await self._release(_batch(self._unwanted))
-                await self._claim(session, _batch(self._wanted))
+                unwanted = [self._unwanted.pop(topic) for topic in list(islice(self._unwanted, BATCH))]
+                await self._release(unwanted)
+                wanted = list(islice(self._wanted, BATCH))
+                await self._claim(session, wanted)
+                for topic in wanted:
+                    self._wanted.pop(topic, None)
 
     async def _claim(self, session: Session, batch: list[str]) -> None:
         if batch:
@@ -189,10 +198,6 @@ class LightPoller:
             found = await claims.release(self._crowd.etcd, self._crowd.keys, batch)
             for topic in [topic for topic, gone in found.items() if gone]:
                 self.lost(topic)
-
-
-def _batch(queue: deque[Any]) -> list[Any]:
-    return [queue.popleft() for _ in range(min(BATCH, len(queue)))]
 
 
 class Crowd:
@@ -230,6 +235,8 @@ class Crowd:
                     poller.give_up(topic)
             for topic in [topic for topic, since in self._free.items() if since < now() - CLAIM_SECONDS]:
                 self._free[topic] = now()
+                if any(poller.wants(topic) for poller in self.pollers.values()):
+                    continue
                 dice = int.from_bytes(hashlib.blake2b(topic.encode(), digest_size=4).digest())
                 if self.pollers and dice % processes == number:
                     list(self.pollers.values())[dice // processes % len(self.pollers)].want(topic)
@@ -310,7 +317,7 @@ async def main(order: dict[str, Any]) -> None:
             topics_of = Served(catalog)
             server = await stack.enter_async_context(served(place, name, topics_of.feed.add_to, SERVICE))
             address = f"{server.host}:{server.port}"
-            client = etcd if light else await stack.enter_async_context(Etcd.open(place.settings(name)))
+            client = await stack.enter_async_context(Etcd.open(place.settings(name)))
             report = Report(name, catalog, topics_of)
             if light:
                 poller = crowd.pollers[name] = LightPoller(crowd, name, address, topics_of)
