@@ -30,7 +30,7 @@ from pollcast.gateway.responses import (
     json_response,
     preflight_headers,
     token_in_query,
-    without_token,
+    topic_tail,
 )
 from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.version import Version
@@ -101,9 +101,8 @@ class GatewayApp:
         token = auth.from_header(request.headers.get("authorization")) or token_in_query(raw)
         identity = self.authenticator.identify(token)
         query = self.catalog.query(request.path_params["query"])
-        if "token" not in query.params:
-            raw = without_token(raw)
-        topic = topics.parse(f"{query.name}?{raw}", self.catalog, identity.values)
+        tail = topic_tail(raw, token="token" not in query.params)
+        topic = topics.parse(query.name + tail, self.catalog, identity.values)
         topics.check_roles(query, identity.roles)
         if not as_events:
             return await self._json_snapshot(request, topic, identity)

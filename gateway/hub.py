@@ -95,6 +95,12 @@ class Hub:
             live.presence = self._presences.of(topic, live.audience)
         return live
 
+    def check_spelling(self, topic: Topic, spelling: bytes) -> None:
+        """Raise InvalidParams when a channel may not join the topic by this spelling, a JSON string."""
+        live = self.topics.get(topic.canonical)
+        if live is not None:
+            live.spellings.check(spelling)
+
     def leave(self, live: LiveTopic, now: float) -> None:
         """Withdraw demand if the client that has just left the topic was its last one."""
         if live.clients or live.idle_since is not None or self.topics.get(live.topic.canonical) is not live:

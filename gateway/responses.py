@@ -64,6 +64,12 @@ def token_in_query(query: str) -> str | None:
     return None
 
 
-def without_token(query: str) -> str:
-    """Return the raw query string without `token=`."""
-    return "&".join(pair for pair in query.split("&") if pair.partition("=")[0] != "token")
+def topic_tail(query: str, *, token: bool) -> str:
+    """Return the part of a topic that a raw query string spells, from `?` on; empty when there is none.
+
+    With `token`, `token=` is not part of it.
+    """
+    pairs = query.split("&") if query else []
+    if token:
+        pairs = [pair for pair in pairs if pair.partition("=")[0] != "token"]
+    return "?" + "&".join(pairs) if pairs else ""
