@@ -31,7 +31,7 @@ from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import PresenceKeys
-from pollcast.gateway.report import describe
+from pollcast.gateway.report import GatewayReport
 from pollcast.gateway.sockets import SWEEPS, Sockets
 from pollcast.gateway.turns import PacedHttp
 from pollcast.services.auth.tokens import Verifier
@@ -118,7 +118,8 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             origins, page = OriginPolicy.of(settings), Page.load()
             app = GatewayApp(core.sockets, authenticator, origins, admission, readiness, page, core.cluster).app()
             live = LiveQuery(core.hub, catalog, authenticator, readiness, core.presences, admission)
-            reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, core.hub))
+            reporting = Reporting(etcd, keys, settings, GatewayReport(settings.node, catalog, core.hub))
+            core.hub.on_touched = reporting.touch
             gauges = GatewayGauges(core.sockets, core.cluster, core.presences, core.members)
             with counted_on_scrape(gauges):
                 async with (
