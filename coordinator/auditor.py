@@ -1,6 +1,7 @@
 """The auditor: audits while this coordinator leads, logs findings when they begin and end, counts and repairs them.
 
-A coordinator that does not lead, or does not follow etcd at the moment, does not audit.
+A coordinator that does not lead, or does not follow etcd at the moment, does not audit. An audit yields to the event
+loop after every SLICE steps.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import NoReturn
 
 import prometheus_client
 
-from pollcast.coordinator.audit import BREAKS, Finding, audit
+from pollcast.coordinator.audit import BREAKS, Finding, finds
 from pollcast.coordinator.view import View
 from pollcast.services.coordination.claims import delete_unchanged
 from pollcast.services.coordination.client import Etcd
@@ -23,6 +24,9 @@ log = logs.get_logger("audit")
 
 PERIOD_SECONDS = 1.0
 """Time between two audits, in seconds."""
+
+SLICE = 500
+"""Number of steps of an audit between two yields to the event loop."""
 
 MAX_LOGGED = 5
 """Maximum number of log lines for findings of one kind that begin, or end, at the same time."""
@@ -72,9 +76,18 @@ class Auditor:
             if not self._leads():
                 self._publish([])
             elif followed:
-                findings = audit(self._view, now)
+                findings = await self._audit(now)
                 self._publish(findings)
                 await self._repair([finding for finding in findings if finding.abandoned])
+
+    async def _audit(self, now: float) -> list[Finding]:
+        findings: list[Finding] = []
+        for step, finding in enumerate(finds(self._view, now)):
+            if finding is not None:
+                findings.append(finding)
+            if step % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+        return findings
 
     def _publish(self, findings: list[Finding]) -> None:
         """Log what begins and ends, and update the metrics."""

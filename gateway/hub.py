@@ -70,6 +70,7 @@ class Hub:
         self.stale_updates = 0  # dropped by the fence, ever
         self.traffic = Traffic()
         self.coordination_reached = True
+        self.on_touched: Callable[[str], None] = _ignore  # receives a topic whose clients or state may have changed
         self._demand = demand
         self._presences = presences
         self._on_broken_link = on_broken_link
@@ -78,6 +79,7 @@ class Hub:
 
     def enter(self, topic: Topic, now: float) -> LiveTopic:
         """Return the live topic for a client that is about to join it. Match every call by a call of `leave`."""
+        self.on_touched(topic.canonical)
         live = self.topics.get(topic.canonical)
         if live is None:
             live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic)
@@ -103,6 +105,7 @@ class Hub:
 
     def leave(self, live: LiveTopic, now: float) -> None:
         """Withdraw demand if the client that has just left the topic was its last one."""
+        self.on_touched(live.topic.canonical)
         if live.clients or live.idle_since is not None or self.topics.get(live.topic.canonical) is not live:
             return
         live.idle_since = now
@@ -160,20 +163,19 @@ class Hub:
             return None
         return live
 
-    @staticmethod
-    def _apply(live: LiveTopic, update: Update) -> None:
+    def _apply(self, live: LiveTopic, update: Update) -> None:
         """Apply an update to its topic. Raises LookupError when it does not follow what the topic has received."""
         version, body = update.version, update.body
         if isinstance(body, Delta):
             live.take_delta(version, update.polled_at, body)
             if live.status.state == "stale":  # a delta proves that the topic is polled
-                live.take_status(Status("live", None, now_us()))
+                self._take_status(live, Status("live", None, now_us()))
         elif isinstance(body, Piece):
             rows = live.assembly.take(update.attachment, version, body.number, body.rows, body.more)
             if rows is not None:
                 live.take_snapshot(version, update.polled_at, rows)
         elif isinstance(body, Status):
-            live.take_status(body)
+            self._take_status(live, body)
 
     def on_link(self, address: HostPort, up: bool, since: float) -> None:
         """Mark the topics of the poller at that address as reached (`up`) or as unreached (its stream has broken)."""
@@ -198,7 +200,7 @@ class Hub:
                     self._detach(live)
                     del self.topics[canonical]
             elif live.unreached_since is not None and now - live.unreached_since > UNREACHED_SECONDS:
-                live.take_status(Status("stale", self._why_unreached(canonical), now_us()))
+                self._take_status(live, Status("stale", self._why_unreached(canonical), now_us()))
 
     def followers(self) -> list[TopicListener]:
         """Return the followers of all topics."""
@@ -217,6 +219,11 @@ class Hub:
         elif live.status.state == "stale":
             self.feeds.attach(live.topic.canonical, owner.grpc)
         self._set_reached(live, self.feeds.is_up(owner.grpc), now)
+
+    def _take_status(self, live: LiveTopic, status: Status) -> None:
+        if status.state != live.status.state:
+            self.on_touched(live.topic.canonical)
+        live.take_status(status)
 
     def _detach(self, live: LiveTopic) -> None:
         if live.source is not None:
@@ -244,3 +251,7 @@ class Hub:
     def _known(self, topic: str) -> Version | None:
         live = self.topics.get(topic)
         return live.history.present.version if live is not None and live.history.present is not None else None
+
+
+def _ignore(_: str) -> None:
+    """Ignore a touched topic, until somebody reports."""

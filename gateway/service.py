@@ -34,7 +34,7 @@ from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import PresenceKeys
-from pollcast.gateway.report import describe
+from pollcast.gateway.report import GatewayReport
 from pollcast.gateway.sockets import SWEEPS, Sockets
 from pollcast.gateway.worker_metrics import WorkerMetrics
 from pollcast.services.auth.tokens import Verifier
@@ -131,7 +131,8 @@ async def run(settings: GatewaySettings, stop: asyncio.Event, worker_folder: Pat
                 core.sockets, authenticator, origins, admission, readiness, page, core.cluster, workers
             ).app()
             live = LiveQuery(core.hub, catalog, authenticator, readiness, core.presences, admission)
-            reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, core.hub))
+            reporting = Reporting(etcd, keys, settings, GatewayReport(settings.node, catalog, core.hub))
+            core.hub.on_touched = reporting.touch
             gauges = GatewayGauges(core.sockets, core.cluster, core.presences, core.members)
             with counted_on_scrape(gauges):
                 async with (

@@ -74,8 +74,7 @@ class Backlog:
         """Remove and return at most `limit` keys that may be attempted now, deletes first."""
         self._end_aside(now)
         taken: list[str] = []
-        for name in ("delete", "put"):
-            lane = self._lanes[name]  # type: ignore[index]
+        for lane in (self._lanes["delete"], self._lanes["put"]):
             if lane.held_until <= now:
                 some = list(islice(lane.keys, limit - len(taken)))
                 for key in some:
