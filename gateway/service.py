@@ -10,9 +10,11 @@ without draining, its keys expire with its lease, and its clients reconnect to a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import time
 from collections.abc import Coroutine, Iterable
+from pathlib import Path
 from typing import Any
 
 from pollcast.gateway.admission import Admission
@@ -32,8 +34,9 @@ from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import PresenceKeys
-from pollcast.gateway.report import describe
+from pollcast.gateway.report import GatewayReport
 from pollcast.gateway.sockets import SWEEPS, Sockets
+from pollcast.gateway.worker_metrics import WorkerMetrics
 from pollcast.services.auth.tokens import Verifier
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.catalog import Catalog
@@ -102,9 +105,10 @@ class Core:
             await asyncio.sleep(SWEEP_SECONDS)
 
 
-async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
+async def run(settings: GatewaySettings, stop: asyncio.Event, worker_folder: Path | None = None) -> None:
     """Run a gateway until `stop` is set, then drain it.
 
+    `worker_folder` makes it one of several workers that share the HTTP address and this folder.
     Raises CatalogInvalid, SettingsInvalid or CantListen when it cannot start, and NodeTaken when another live node has
     its name.
     """
@@ -112,7 +116,8 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
     logs.hide_claims_of(catalog)
     authenticator = Authenticator(Verifier.from_settings(settings))
     keys = Keys(settings.namespace)
-    with web.bind(settings.http) as listener:
+    workers = None if worker_folder is None else WorkerMetrics(worker_folder, settings.node)
+    with web.bind(settings.http, shared=workers is not None) as listener:
         http = settings.advertised(*web.address_of(listener))
         async with Etcd.open(settings) as etcd:
             core = Core(settings, catalog, etcd, keys, authenticator)
@@ -122,12 +127,16 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
             origins, page = OriginPolicy.of(settings), Page.load()
             entrance = Entrance(core.sockets, authenticator, origins, admission, readiness)
             door = Doorkeeper(SOCKET_PATH, entrance.admit, settings.max_frame)
-            app = GatewayApp(core.sockets, authenticator, origins, admission, readiness, page, core.cluster).app()
+            app = GatewayApp(
+                core.sockets, authenticator, origins, admission, readiness, page, core.cluster, workers
+            ).app()
             live = LiveQuery(core.hub, catalog, authenticator, readiness, core.presences, admission)
-            reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, core.hub))
+            reporting = Reporting(etcd, keys, settings, GatewayReport(settings.node, catalog, core.hub))
+            core.hub.on_touched = reporting.touch
             gauges = GatewayGauges(core.sockets, core.cluster, core.presences, core.members)
             with counted_on_scrape(gauges):
                 async with (
+                    contextlib.nullcontext() if workers is None else workers.serving(),
                     rpc.serve(settings, [live.add_to], [SERVICE], for_services=False) as server,
                     web.serve_app(app, listener, door, room.connections),
                 ):

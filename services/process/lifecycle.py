@@ -18,6 +18,7 @@ import uvloop
 
 from pollcast.services.errors import PollcastError, leaves
 from pollcast.services.process import descriptors, logs
+from pollcast.services.process.loop_stops import stops_measured
 from pollcast.services.process.settings import unknown_variables
 
 log = logs.get_logger("lifecycle")
@@ -46,7 +47,8 @@ async def until_stopped(run: Run) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    await run(stop)
+    with stops_measured():
+        await run(stop)
 
 
 def main(run: Run) -> NoReturn:

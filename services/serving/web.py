@@ -71,13 +71,16 @@ class Server(uvicorn.Server):
         self.serving.set()
 
 
-def bind(address: HostPort) -> socket.socket:
-    """Return a listening TCP socket; port 0 lets the system choose. Raises CantListen when the address is in use or not
-    one of this machine."""
+def bind(address: HostPort, *, shared: bool = False) -> socket.socket:
+    """Return a listening TCP socket; port 0 lets the system choose.
+
+    A `shared` address may have other shared listeners, and each connection goes to one of them. Raises CantListen when
+    the address is in use or not one of this machine.
+    """
     host, port = split_host_port(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
     except OSError as error:
         raise CantListen(f"can't serve HTTP on {address}: {error.strerror or error}") from None
 
