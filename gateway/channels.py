@@ -125,7 +125,7 @@ class Socket:
 
     def received(self, text: bytes | bytearray | memoryview) -> None:
         """Handle a message; close the socket when it is malformed."""
-        self.pinged()
+        self.last_heard = self._context.now()
         try:
             message = phoenix.decode(text)
         except Malformed as error:
@@ -140,14 +140,13 @@ class Socket:
             self._on_channel(message)
 
     def pinged(self) -> None:
-        """Record that the client is alive, which counts from its first join on (`pollcast.gateway.sockets`)."""
-        if self.has_joined:
-            self.last_heard = self._context.now()
+        """Record that the client is alive."""
+        self.last_heard = self._context.now()
 
     def drained(self) -> None:
         """Bring the channels that missed a message up to date."""
         self.congested_since = None
-        self.pinged()  # its silence proves nothing: the gateway did not read from it
+        self.last_heard = self._context.now()  # its silence proves nothing: the gateway did not read from it
         behind, self._behind = self._behind, None
         for channel in behind or ():
             if self.wire.blocked:
@@ -216,7 +215,6 @@ class Socket:
         now = self._context.now()
         if self._bucket is None:
             self._bucket = Bucket(self._context.limits.join_rate, now)
-            self.last_heard = now
         if not self._bucket.take(now):
             raise TooManyJoins(f"at most {self._context.limits.join_rate:g} joins a second on one socket: join later")
         old = self.channels.get(message.topic)

@@ -105,13 +105,13 @@ class Offer(NamedTuple):
 
 
 def merged(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Return headers by their names in lower case, with the values of LISTS joined.
+    """Return headers by their names in lower case, values without white space around them, those of LISTS joined.
 
     Raises BadHandshake when one of SINGLE comes twice.
     """
     found: dict[bytes, bytes] = {}
     for name, value in headers:
-        name = name.lower()
+        name, value = name.lower(), value.strip()
         if name not in found:
             found[name] = value
         elif name in LISTS:

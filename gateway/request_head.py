@@ -54,7 +54,7 @@ class HeadReader:
             pass
         except httptools.HttpParserError:
             return None
-        headers = dict(zip(map(bytes.lower, found), found.values(), strict=True))
+        headers = dict(zip(map(bytes.lower, found), map(bytes.strip, found.values()), strict=True))
         if (
             len(headers) != data.count(b"\r\n", 0, end)
             or len(target) != 1
