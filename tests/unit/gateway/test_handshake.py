@@ -70,7 +70,6 @@ def test_a_single_header_that_comes_twice_is_refused(name: bytes) -> None:
 
 
 def test_no_request_leaves_anything_in_the_reader_for_the_next() -> None:
-    """Whatever one connection sends first, the handshake of the next is read, or left to the HTTP protocol."""
     firsts = [
         opening("Content-Length: 5"),
         opening("Transfer-Encoding: chunked"),
