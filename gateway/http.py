@@ -1,29 +1,25 @@
-"""HTTP on a gateway (docs/reference/http.md) and the WebSocket handshake (docs/reference/channels.md#connecting).
+"""HTTP on a gateway (docs/reference/http.md), except for WebSockets, which enter through `pollcast.gateway.door`.
 
 It is a Starlette application around the hub. Errors are JSON `{"reason","detail"}`, which a page of an allowed Origin
-may read. The WebSocket endpoint identifies the client, accepts, attaches a Socket to the connection and returns; from
-then on `pollcast.gateway.channels` handles the connection.
+may read.
 """
 
 from __future__ import annotations
 
 import time
-from typing import cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route, WebSocketRoute
-from starlette.websockets import WebSocket
+from starlette.routing import BaseRoute, Route
 
-from pollcast.gateway import metrics, phoenix
+from pollcast.gateway import metrics
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.cluster_overview import ClusterOverview
 from pollcast.gateway.conditional import Condition, etag
 from pollcast.gateway.event_stream import EventStream, retry_field, stream_topic
 from pollcast.gateway.follower import another_result
-from pollcast.gateway.handshake import SCOPE_KEY, Handshake
 from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
@@ -38,11 +34,12 @@ from pollcast.gateway.responses import (
 )
 from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.version import Version
+from pollcast.gateway.worker_metrics import WorkerMetrics
 from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.coordination.node import Readiness, healthz
-from pollcast.services.errors import Draining, Forbidden, PollcastError
+from pollcast.services.errors import Draining, PollcastError
 from pollcast.services.serving import web
 
 
@@ -58,6 +55,7 @@ class GatewayApp:
         readiness: Readiness,
         page: Page,
         cluster: ClusterOverview,
+        metrics_of_workers: WorkerMetrics | None = None,
     ) -> None:
         self.sockets = sockets
         self.hub = sockets.context.hub
@@ -68,6 +66,7 @@ class GatewayApp:
         self.readiness = readiness
         self.page = page
         self.cluster = cluster
+        self._metrics = web.metrics if metrics_of_workers is None else metrics_of_workers.answer
         metrics.SOCKETS.set_function(lambda: len(sockets))
         metrics.SUBSCRIPTIONS.set_function(lambda: sum(live.clients for live in self.hub.topics.values()))
 
@@ -80,9 +79,7 @@ class GatewayApp:
             Route("/api/queries", self.preflight, methods=["OPTIONS"]),
             Route("/api/cluster", self.show_cluster),
             *web.health_routes(healthz, self.readiness.answer),
-            Route("/metrics", web.metrics),
-            WebSocketRoute("/socket/websocket", self.websocket),
-            WebSocketRoute("/{path:path}", _refuse_websocket),
+            Route("/metrics", self._metrics),
             *self.page.routes(),
         ]
         return Starlette(
@@ -145,27 +142,6 @@ class GatewayApp:
         """Answer `GET /api/cluster` with the nodes, topics and takeovers of the cluster."""
         return json_response(await self.cluster.show(self._identify(request)))
 
-    async def websocket(self, websocket: WebSocket) -> None:
-        """Accept a WebSocket and attach a Socket to it, or refuse it before the upgrade."""
-        try:
-            self._check_origin(websocket)
-            if websocket.query_params.get("vsn") != phoenix.VSN:
-                raise Forbidden(f"this server speaks vsn={phoenix.VSN} only")
-            offered = websocket.scope["subprotocols"]
-            token = auth.bearer_from_subprotocols(offered) or websocket.query_params.get("token")
-            try:
-                identity = self.authenticator.identify(token)
-            except PollcastError as error:
-                raise Forbidden(error.detail) from None
-            if self.readiness.draining:
-                raise Draining()
-            with self.admission.seat():
-                await websocket.accept(subprotocol="phoenix" if "phoenix" in offered else None)
-                handshake = cast(Handshake, websocket.scope["extensions"][SCOPE_KEY])
-                handshake.attach(lambda wire: self.sockets.open(wire, identity))
-        except PollcastError as error:
-            await websocket.send_denial_response(error_response(error))
-
     async def preflight(self, request: Request) -> Response:
         """Answer a browser that asks whether a page of another Origin may send a request with certain headers."""
         self._check_origin(request)
@@ -198,8 +174,3 @@ def _stream_headers(request: Request) -> dict[str, str]:
         "vary": "Accept, Origin",
         "x-accel-buffering": "no",
     }
-
-
-async def _refuse_websocket(websocket: WebSocket) -> None:
-    body = {"reason": "not_found", "detail": "WebSockets are served on /socket/websocket"}
-    await websocket.send_denial_response(json_response(body, status=404))

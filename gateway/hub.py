@@ -147,35 +147,43 @@ class Hub:
         live = self.topics.get(update.topic)
         if live is None:
             return None
-        version, body = update.version, update.body
-        if not live.admits(version.epoch):
+        if not live.admits(update.version.epoch):
             self.stale_updates += 1
             return None
         live.unreached_since = None
+        try:
+            self._apply(live, update)
+        except LookupError as error:
+            log.info("attaching again", topic=update.topic, detail=str(error))
+            live.assembly.drop()
+            self.feeds.attach(update.topic, address)
+            return None
+        return live
+
+    @staticmethod
+    def _apply(live: LiveTopic, update: Update) -> None:
+        """Apply an update to its topic. Raises LookupError when it does not follow what the topic has received."""
+        version, body = update.version, update.body
         if isinstance(body, Delta):
-            try:
-                live.take_delta(version, update.polled_at, body)
-            except LookupError as error:
-                log.info("attaching again", topic=update.topic, detail=str(error))
-                live.drop_pieces()
-                self.feeds.attach(update.topic, address)
-                return None
+            live.take_delta(version, update.polled_at, body)
             if live.status.state == "stale":  # a delta proves that the topic is polled
                 live.take_status(Status("live", None, now_us()))
         elif isinstance(body, Piece):
-            live.take_piece(version, update.polled_at, body.rows, body.more)
+            rows = live.assembly.take(update.attachment, version, body.number, body.rows, body.more)
+            if rows is not None:
+                live.take_snapshot(version, update.polled_at, rows)
         elif isinstance(body, Status):
             live.take_status(body)
-        return live
 
-    def on_link(self, address: HostPort, up: bool) -> None:
+    def on_link(self, address: HostPort, up: bool, since: float) -> None:
         """Mark the topics of the poller at that address as reached (`up`) or as unreached (its stream has broken)."""
-        now = time.monotonic()
         if not up:
             self._on_broken_link(address)
         for canonical, live in self.topics.items():
             if live.source == address:
-                self._set_reached(live, up and canonical in self.owners, now)
+                if not up:
+                    live.assembly.drop()
+                self._set_reached(live, up and canonical in self.owners, since)
 
     # --- time -------------------------------------------------------------------------------------------------
 
@@ -200,17 +208,21 @@ class Hub:
 
     def _follow(self, live: LiveTopic, owner: Owner, now: float) -> None:
         live.fence = max(live.fence, owner.epoch)
-        live.drop_pieces()
+        # An attachment lasts for every epoch of its poller; attaching again would abandon the snapshot that is coming.
+        # But a topic that was reported as stale, for want of an owner, needs the owner's status.
         if live.source != owner.grpc:
             self._detach(live)
-        live.source = owner.grpc
-        self.feeds.attach(live.topic.canonical, owner.grpc)
+            live.source = owner.grpc
+            self.feeds.attach(live.topic.canonical, owner.grpc)
+        elif live.status.state == "stale":
+            self.feeds.attach(live.topic.canonical, owner.grpc)
         self._set_reached(live, self.feeds.is_up(owner.grpc), now)
 
     def _detach(self, live: LiveTopic) -> None:
         if live.source is not None:
             self.feeds.detach(live.topic.canonical, live.source)
             live.source = None
+            live.assembly.drop()
 
     def _set_reached(self, live: LiveTopic, up: bool, now: float) -> None:
         """Start or stop the time without a stream.
@@ -218,7 +230,6 @@ class Hub:
         A topic that was reported as stale stays so until its owner, to which it is now attached, sends its status.
         """
         if up:
-            live.drop_pieces()
             live.unreached_since = None
         elif live.unreached_since is None:
             live.unreached_since = now

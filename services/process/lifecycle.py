@@ -17,7 +17,7 @@ from typing import NoReturn
 import uvloop
 
 from pollcast.services.errors import PollcastError, leaves
-from pollcast.services.process import logs
+from pollcast.services.process import descriptors, logs
 from pollcast.services.process.loop_stops import stops_measured
 from pollcast.services.process.settings import unknown_variables
 
@@ -52,7 +52,11 @@ async def until_stopped(run: Run) -> None:
 
 
 def main(run: Run) -> NoReturn:
-    """Run the service until it ends, then exit with the status of its end."""
+    """Run the service until it ends, then exit with the status of its end.
+
+    The soft limit of open files is raised to the hard one first (docs/reference/commands.md#open-files).
+    """
+    descriptors.raise_limit()
     for variable in unknown_variables():
         log.warning("no such setting", variable=variable)
     try:
