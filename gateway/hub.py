@@ -7,7 +7,6 @@ unreachable, owners and streams stay as they were last known.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Protocol
 
