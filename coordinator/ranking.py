@@ -29,6 +29,8 @@ class Ranking:
 
     def __init__(self, column: str) -> None:
         self.column = column
+        self.users = 0
+        self.complete = False  # whether every topic was taken in once
         self._key_of = COLUMNS[column]
         self._keys: dict[str, SortKey] = {}
         self._order: Ordered[tuple[SortKey, str]] = Ordered()

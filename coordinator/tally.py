@@ -64,14 +64,14 @@ class Tally:
         self.idle: set[str] = set()  # with an owner, without demand
         self.unheard: set[str] = set()
         self.doubled: set[str] = set()  # reported by several pollers
-        self.rankings: set[Ranking] = set()  # orders that somebody watches
+        self.rankings: dict[str, Ranking] = {}  # orders that somebody watches, by column
         self._counted: dict[str, Contribution] = {}
 
     def count(self, topic: TopicView) -> None:
         """Take in a topic that is new or has changed, or is about to be dropped because nothing is left of it."""
         name, now = topic.name, Contribution.of(topic)
         before = self._counted.get(name, NOTHING)
-        for ranking in self.rankings:
+        for ranking in self.rankings.values():
             ranking.update(topic)
         if now == before:
             return
