@@ -2,7 +2,7 @@
 
 `Child(…).start()` runs a program in a session of its own, so that a Ctrl-C at the terminal reaches this process alone,
 which decides the order in which children stop. Its output goes to a log file. When this process ends without stopping
-it, even by SIGKILL, the kernel sends it `death_signal` (on Linux: services/local/leash.py). Methods block, and may be
+it, even by SIGKILL, the kernel sends it `death_signal` (on Linux: services/process/leash.py). Methods block, and may be
 called from any thread. Children are started with `subprocess`, which does not run the fork handlers of gRPC.
 """
 
@@ -12,7 +12,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pollcast.services.errors import PollcastError
+from pollcast.services.process.leash import leash_command
 
-LEASH = Path(__file__).with_name("leash.py")
 STOP_SECONDS = 10.0
 """Time that a child has to end by itself before it is killed."""
 
@@ -96,7 +95,7 @@ class Child:
         """Start the process and return as soon as it exists. Raises ProcessFailed when it cannot be created."""
         assert not self.running, f"{self.name} is running"
         user = "-" if self._user is None else f"{self._user.uid}:{self._user.gid}"
-        leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(int(self._death_signal)), user]
+        leash = leash_command(self._death_signal, user)
 
         def popen() -> subprocess.Popen[bytes]:
             with self.log.open("ab") as log:
