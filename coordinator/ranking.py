@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 
-from pollcast.coordinator.ordered import Ordered
 from pollcast.coordinator.topicview import SEVERITY, TopicView
+from pollcast.services.ordered import Ordered
 
 SortKey = float | str
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from pollcast.coordinator.ordered import Ordered
 from pollcast.coordinator.ranking import Ranking
 from pollcast.coordinator.topicview import TopicView
+from pollcast.services.ordered import Ordered
 
 
 class Contribution(NamedTuple):

@@ -49,6 +49,7 @@ class ReportCursor:
 
     def first(self) -> report_pb2.NodeReport:
         """Return the report that begins the stream, with the first slice of all topics."""
+        self._known.clear()
         self._pending = dict.fromkeys(self._node.topics())
         return self._describe_pending(self._node.begin(), ())
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from pollcast.coordinator.audit import audit, finds
 from pollcast.coordinator.gauges import gauges
-from pollcast.coordinator.ordered import CHUNK, Ordered
 from pollcast.coordinator.ranking import COLUMNS, Ranking
 from pollcast.coordinator.tally import Tally
 from pollcast.coordinator.view import Reported, View
@@ -21,6 +20,7 @@ from pollcast.coordinator.watches import TopWatch, totals_of
 from pollcast.services.coordination.keys import DemandRecord, Keys, NodeRecord, OwnerRecord, PinRecord, lease_hex
 from pollcast.services.coordination.operations import KeyEvent, Kv
 from pollcast.services.coordination.report_cursor import MAX_TOPICS, ReportCursor
+from pollcast.services.ordered import CHUNK, Ordered
 from pollcast.v1 import cluster_pb2, report_pb2
 
 KEYS = Keys("/t")
@@ -316,8 +316,8 @@ def test_the_tally_and_the_orders_are_those_that_a_count_of_all_topics_gives(
     view = cluster(0)
     for node in ("n1", "n2"):
         for role in ("gateway", "poller"):
-            record = NodeRecord(node, role, None, "h:1", 1, "1", "then", lease_hex(5), "ready")  # type: ignore[arg-type]
-            view.changed([event(KEYS.node(role, node), record.encode(), 5, 5)], 0.0)  # type: ignore[arg-type]
+            record = NodeRecord(node, role, None, "h:1", 1, "1", "then", lease_hex(5), "ready")
+            view.changed([event(KEYS.node(role, node), record.encode(), 5, 5)], 0.0)
     for role in ("gateway", "poller"):
         for node in ("n1", "n2"):
             view.reported((role, node), Reported(report_pb2.NodeReport(node=node, role=role), 0.0))  # type: ignore[arg-type]
