@@ -1,4 +1,4 @@
-"""What is counted over all topics, kept up to date per change: a pure core, a part of coordinator/view.py.
+"""Counts over all topics, kept up to date per change: a pure core, a part of coordinator/view.py.
 
 `count` compares what a topic contributes now with what it contributed before, so a change costs the same whatever the
 number of topics. The audit looks at the topics in `orphaned`, `idle`, `unheard` and `doubled` only.
@@ -15,7 +15,7 @@ from pollcast.services.ordered import Ordered
 
 
 class Contribution(NamedTuple):
-    """What one topic contributes to the tally."""
+    """The contribution of one topic to the tally."""
 
     listed: bool = False
     demanded: bool = False

@@ -28,7 +28,7 @@ from pollcast.services.process import logs
 log = logs.get_logger("desired")
 
 KeyMirror = Mirror | Selection
-"""What shows our keys as etcd has them."""
+"""A local copy of our keys as etcd has them."""
 
 BATCH = 100
 """Maximum number of operations in a request: etcd's default --max-txn-ops is 128."""

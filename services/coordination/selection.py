@@ -35,7 +35,7 @@ BATCH = 100
 
 
 class SelectedKeys:
-    """What is known of the selected keys, from events and reads that overtake each other. Pure."""
+    """The selected keys as they are known from events and reads that overtake each other. Pure."""
 
     def __init__(self) -> None:
         self.items: dict[str, Kv] = {}

@@ -1,4 +1,4 @@
-"""What the coordinator does per event, report, page and screen does not grow with the number of topics."""
+"""The work of the coordinator per event, report, page and screen does not grow with the number of topics."""
 
 from __future__ import annotations
 
