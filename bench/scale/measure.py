@@ -188,8 +188,8 @@ async def kill(cluster: Cluster, result: Result) -> None:
     victim.process.process.kill()
 
     def taken() -> bool:
-        loads = cluster.owned_by()
-        return not loads.get("poller-1") and sum(loads.values()) == cluster.size.topics
+        gone = not cluster.is_registered("poller", "poller-1")
+        return gone and cluster.count(cluster.keys.owners) == cluster.size.topics
 
     await cluster.until(taken, 60.0, "the topics of the killed poller are owned again", pause=0.01)
     result.killed = mine, time.monotonic() - began
