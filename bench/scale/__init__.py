@@ -22,7 +22,7 @@ def sizes(options: Sequence[str]) -> tuple[list[Size], argparse.Namespace]:
     parser.add_argument("--real-pollers", type=int, default=1)
     parser.add_argument("--real-gateways", type=int, default=1)
     parser.add_argument("--served", type=int, default=1000, help="topics with a client, per real gateway")
-    parser.add_argument("--kind", choices=("light", "product"), default="light")
+    parser.add_argument("--kind", choices=("light", "product", "idle"), default="light")
     parser.add_argument("--processes", type=int, default=1, help="processes of simulated pollers")
     parser.add_argument("--ttl", type=int, default=5)
     parser.add_argument("--interval", default="30s")
