@@ -118,6 +118,11 @@ class Socket:
 
     # --- calls by the wire ------------------------------------------------------------------------------------
 
+    @property
+    def has_joined(self) -> bool:
+        """Whether the client has ever asked to join a topic."""
+        return self._bucket is not None
+
     def received(self, text: bytes | bytearray | memoryview) -> None:
         """Handle a message; close the socket when it is malformed."""
         self.last_heard = self._context.now()
@@ -221,10 +226,13 @@ class Socket:
         topic = topics.parse(message.topic, self._context.catalog, self.identity.values)
         topics.check_roles(topic.query, self.identity.roles)
         request = PresenceRequest.of(topic, payload.presence, self.identity)
+        spelling = phoenix.quote(message.topic)
+        self._context.hub.check_spelling(topic, spelling)
 
         live = self._context.hub.enter(topic, now)
-        channel = Channel(self, live, phoenix.quote(message.topic), message.join_ref, payload.deltas)
+        channel = Channel(self, live, spelling, message.join_ref, payload.deltas)
         self.channels[message.topic] = channel
+        live.spellings.add(spelling)
         present = live.present
         since = payload.since
         known = since is not None and present is not None and live.history.since(since) == []
@@ -277,6 +285,7 @@ class Socket:
 
     def _part(self, channel: Channel, *, broken: bool = False) -> None:
         """Take the channel off its topic. With `broken`, its socket is gone, and its client may come back."""
+        channel.live.spellings.remove(channel.spelling)
         if self._behind is not None:
             self._behind.discard(channel)
         if channel.live.presence is not None:

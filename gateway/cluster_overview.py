@@ -125,7 +125,7 @@ class ClusterOverview:
     async def _gather(self, records: list[NodeRecord]) -> None:
         async with asyncio.TaskGroup() as tasks:
             reading = {
-                record.node: tasks.create_task(node_metrics.read_totals(record.http, METRICS))
+                record.node: tasks.create_task(node_metrics.read_totals(record.http, record.node, METRICS))
                 for record in records
                 if record.http is not None and record.role != "coordinator"
             }

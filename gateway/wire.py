@@ -21,7 +21,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 
 from pollcast.gateway.close_codes import SERVICE_RESTART, UNSUPPORTED_DATA
-from pollcast.gateway.frame_parsers import FrameParser, ParserPool, is_idle
+from pollcast.gateway.frame_parsers import FrameParser, ParserPool, is_idle, whole_text
 from pollcast.gateway.outbox import Outbox
 from pollcast.gateway.turns import Turns
 
@@ -155,14 +155,6 @@ class Wire(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    def received_early(self, message: dict[str, Any]) -> None:
-        """Take a message that uvicorn queued as an ASGI event before the receiver was attached."""
-        text = message.get("text")
-        if text is None:
-            self.close(UNSUPPORTED_DATA, TEXT_ONLY)
-        elif not self.closing and self._receiver is not None:
-            self._receiver.received(text.encode())
-
     # --- calls by the transport -------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
@@ -226,6 +218,12 @@ class Wire(asyncio.Protocol):
             self.transport.resume_reading()
 
     def _parse(self, data: bytes) -> None:
+        if self._parser is None and not self.closing and self._receiver is not None:
+            text = whole_text(data, self._parsers.max_size)
+            if text is not None:
+                with self._outbox:
+                    self._receiver.received(text)
+                return
         parser = self._parser = self._parser or self._parsers.borrow()
         protocol = parser.protocol
         protocol.receive_data(data)

@@ -183,6 +183,15 @@ class EtcdUnreachable(EtcdRefused):
     """No etcd endpoint answers."""
 
 
+class EtcdFull(EtcdRefused):
+    """etcd has used up its space quota: it takes reads and plain deletes, and no transactions, puts or leases."""
+
+
+class EtcdRejected(EtcdRefused):
+    """etcd rejects the request for what it contains, so repeating it is useless: it is too large, has too many
+    operations, or concerns a key that this user may not write."""
+
+
 class NodeTaken(EtcdRefused):
     """The name of this node belongs to another live node."""
 

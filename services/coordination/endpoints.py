@@ -15,7 +15,15 @@ import grpc
 import grpc.aio
 from etcd3 import etcdrpc
 
-from pollcast.services.errors import Compacted, EtcdError, EtcdRefused, EtcdUnreachable, LeaseLost
+from pollcast.services.errors import (
+    Compacted,
+    EtcdError,
+    EtcdFull,
+    EtcdRefused,
+    EtcdRejected,
+    EtcdUnreachable,
+    LeaseLost,
+)
 from pollcast.services.process.settings import EtcdSettings, HostPort
 
 RETRY_SECONDS = 0.05
@@ -62,6 +70,19 @@ NEVER_SENT = ("failed to connect", "connections to all backends failing", "dns r
 
 TOKEN_REFUSED = ("invalid auth token", "revision of auth store is old", "user name is empty")
 """Texts of errors that a new login may repair."""
+
+
+FULL = "database space exceeded"
+"""Text of the errors with which an etcd at its quota refuses puts and transactions."""
+
+REJECTED = (
+    "request is too large",
+    "larger than max",
+    "too many operations",
+    "duplicate key given",
+    "etcdserver: permission denied",
+)
+"""Texts of errors that are about what the request contains."""
 
 
 class Endpoint:
@@ -173,5 +194,13 @@ def to_etcd_error(error: Exception, endpoint: Endpoint) -> EtcdError:
         return LeaseLost()
     if "compacted" in details:
         return Compacted(details)
-    kind = EtcdRefused if error.code() in DEFINITE else EtcdUnreachable
-    return kind(f"{where}: {error.code().name}: {details}")
+    return _kind_of(error.code(), details)(f"{where}: {error.code().name}: {details}")
+
+
+def _kind_of(code: grpc.StatusCode, details: str) -> type[EtcdRefused]:
+    """Return the kind of a refusal by etcd, or of a request that did not reach it."""
+    if code not in DEFINITE:
+        return EtcdUnreachable
+    if FULL in details:
+        return EtcdFull
+    return EtcdRejected if any(text in details for text in REJECTED) else EtcdRefused

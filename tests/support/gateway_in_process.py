@@ -10,21 +10,19 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import cast
 
 from starlette.applications import Starlette
-from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket
 
+from pollcast.gateway.door import Doorkeeper
 from pollcast.gateway.feeds import decode
-from pollcast.gateway.handshake import SCOPE_KEY, Handshake
+from pollcast.gateway.handshake import Offer
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import ANONYMOUS
 from pollcast.gateway.limits import Limits
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import MemberId
 from pollcast.gateway.sockets import Sockets
-from pollcast.gateway.turns import PacedHttp
+from pollcast.gateway.wire import Receiver, Wire
 from pollcast.poller.owned import OwnedTopic, Updates
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue import topics
@@ -118,20 +116,11 @@ async def serving(folder: Path, limits: Limits | None = None) -> AsyncIterator[I
     """Serve a gateway on a port of its own."""
     gateway = InProcessGateway(folder, limits)
 
-    async def endpoint(websocket: WebSocket) -> None:
-        await websocket.accept()
-        handshake = cast(Handshake, websocket.scope["extensions"][SCOPE_KEY])
-        handshake.attach(lambda wire: gateway.sockets.open(wire, ANONYMOUS))
+    def admit(_: Offer) -> Callable[[Wire], Receiver]:
+        return lambda wire: gateway.sockets.open(wire, ANONYMOUS)
 
-    async with web.serve_app(
-        Starlette(routes=[WebSocketRoute("/", endpoint)]),
-        "127.0.0.1:0",
-        http=PacedHttp,
-        ws=Handshake,
-        ws_max_size=64 * 1024,
-        ws_ping_interval=None,
-        ws_per_message_deflate=False,
-    ) as gateway.address:
+    door = Doorkeeper("/", admit, max_frame=64 * 1024)
+    async with web.serve_app(Starlette(), "127.0.0.1:0", door) as gateway.address:
         yield gateway
 
 
