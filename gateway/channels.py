@@ -127,6 +127,11 @@ class Socket:
 
     # --- calls by the wire ------------------------------------------------------------------------------------
 
+    @property
+    def has_joined(self) -> bool:
+        """Whether the client has ever asked to join a topic."""
+        return self._bucket is not None
+
     def received(self, text: bytes | bytearray | memoryview) -> None:
         """Handle a message; close the socket when it is malformed."""
         self.last_heard = self._context.now()

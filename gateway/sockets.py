@@ -32,6 +32,7 @@ class Sockets:
         self.counts = SocketCounts()
         self.context = SocketContext(hub, catalog, limits, identify, now, self.counts, self._remove)
         self._open: set[Socket] = set()
+        self._unjoined: dict[Socket, float] = {}  # when they were opened; some may have joined since the last sweep
         self._unswept: list[Socket] = []
         self._part_size = 0
         self._none_left = asyncio.Event()
@@ -47,6 +48,7 @@ class Sockets:
         """Return a new socket for a connection whose handshake has just ended."""
         socket = Socket(wire, identity, self.context)
         self._open.add(socket)
+        self._unjoined[socket] = socket.last_heard
         self._none_left.clear()
         return socket
 
@@ -55,7 +57,7 @@ class Sockets:
         await self._none_left.wait()
 
     def sweep(self, now: float, wall: float) -> None:
-        """Close the sockets that are silent, stuck, or whose token has expired.
+        """Close the sockets that are silent, stuck, have not joined any topic, or whose token has expired.
 
         Call SWEEPS times a second: each call checks another part of the sockets. `now` is monotonic seconds, `wall` is
         seconds since the Unix epoch.
@@ -63,6 +65,7 @@ class Sockets:
         if not self._unswept:
             self._unswept = list(self._open)
             self._part_size = -(-len(self._unswept) // SWEEPS)
+            self._check_joined(now)
         for socket in self._unswept[: self._part_size]:
             self._check(socket, now, wall)
         del self._unswept[: self._part_size]
@@ -83,7 +86,17 @@ class Sockets:
         elif now - socket.last_heard > limits.silent_seconds:
             wire.close(GOING_AWAY, "no message for too long, not even a heartbeat")
 
+    def _check_joined(self, now: float) -> None:
+        """Close the sockets that were opened long ago and have never joined a topic."""
+        for socket, opened in list(self._unjoined.items()):
+            if socket.has_joined:
+                del self._unjoined[socket]
+            elif now - opened > self.context.limits.unjoined_seconds:
+                del self._unjoined[socket]
+                socket.wire.close(GOING_AWAY, "no topic was joined in time")
+
     def _remove(self, socket: Socket) -> None:
         self._open.discard(socket)
+        self._unjoined.pop(socket, None)
         if not self._open:
             self._none_left.set()

@@ -23,7 +23,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 
 from pollcast.gateway.close_codes import SERVICE_RESTART, STUCK, UNSUPPORTED_DATA
-from pollcast.gateway.frame_parsers import FrameParser, ParserPool, is_idle
+from pollcast.gateway.frame_parsers import FrameParser, ParserPool, is_idle, whole_text
 from pollcast.gateway.outbox import Outbox
 from pollcast.gateway.turns import Turns
 from pollcast.services.serving.progress import bytes_taken
@@ -188,14 +188,6 @@ class Wire(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    def received_early(self, message: dict[str, Any]) -> None:
-        """Take a message that uvicorn queued as an ASGI event before the receiver was attached."""
-        text = message.get("text")
-        if text is None:
-            self.close(UNSUPPORTED_DATA, TEXT_ONLY)
-        elif not self.closing and self._receiver is not None:
-            self._receiver.received(text.encode())
-
     def taken(self) -> int:
         """Return a number that changes whenever the client takes bytes (`pollcast.services.serving.progress`)."""
         return 0 if self.transport is None else bytes_taken(self.transport)
@@ -271,6 +263,12 @@ class Wire(asyncio.Protocol):
             self.transport.resume_reading()
 
     def _parse(self, data: bytes) -> None:
+        if self._parser is None and not self.closing and self._receiver is not None:
+            text = whole_text(data, self._parsers.max_size)
+            if text is not None:
+                with self.outbox:
+                    self._receiver.received(text)
+                return
         parser = self._parser = self._parser or self._parsers.borrow()
         parser.protocol.receive_data(data)
         self._handle(parser, cast(list[Frame], parser.protocol.events_received()))

@@ -113,6 +113,9 @@ class ModelTransport(asyncio.Transport):
         """Return False."""
         return False
 
+    def abort(self) -> None:
+        """Do nothing: the connection is not used any more."""
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return nothing: there is no real socket."""
         return default
