@@ -41,6 +41,13 @@ n = { type = "int", default = 0 }
 
 [queries.whole]
 sql = "select text from t"
+
+[queries.room]
+sql = "select id, text from t where n = %(n)s"
+key = ["id"]
+presence = true
+[queries.room.params]
+n = { type = "int", default = 0 }
 """
 
 OWNER = "127.0.0.1:1"
@@ -75,17 +82,25 @@ class NoEtcd:
 class InProcessGateway:
     """A gateway whose topics are owned by the test. `address` is set by `serving`."""
 
-    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limits: Limits | None = None,
+        now: Callable[[], float] = time.monotonic,
+        call_soon: Callable[..., object] | None = None,
+    ) -> None:
+        """Make a gateway; without `call_soon` that of the running loop is used."""
         file = folder / "catalog.toml"
         file.write_text(CATALOG)
         self.catalog = catalogue.load(file)
         etcd = NoEtcd(self._attach)
-        presences = Presences(etcd, time.monotonic)
-        self.hub = Hub(GatewaySettings(catalog=file), etcd, presences, lambda _: None)
+        self.presences = Presences(etcd, now)
+        self.hub = Hub(GatewaySettings(catalog=file), etcd, self.presences, lambda _: None)
         limits = limits or Limits(max_topics=100, join_rate=1e6, max_connections=10_000)
-        self.sockets = Sockets(self.hub, self.catalog, limits, lambda _: ANONYMOUS, time.monotonic)
+        self.sockets = Sockets(self.hub, self.catalog, limits, lambda _: ANONYMOUS, now)
         self.address = ("", 0)
         self._owned: dict[str, OwnedTopic] = {}
+        self._call_soon = call_soon
 
     @property
     def url(self) -> str:
@@ -104,7 +119,8 @@ class InProcessGateway:
     def _attach(self, canonical: str) -> None:
         owned = self._owned.get(canonical)
         if owned is not None:
-            asyncio.get_running_loop().call_soon(self._receive, list(owned.current_updates("live")))
+            call_soon = self._call_soon or asyncio.get_running_loop().call_soon
+            call_soon(self._receive, list(owned.current_updates("live")))
 
     def _receive(self, updates: Updates) -> None:
         for update in updates:
