@@ -158,9 +158,7 @@ class Socket:
         """Begin to bring the channels that missed a message up to date."""
         self.patience = None
         self.last_heard = self._context.now()  # its silence proves nothing: the gateway did not read from it
-        if self._backlog is not None:
-            self._catch_up_one(self._backlog)
-            self._catch_up()
+        self._catch_up()
 
     def closed(self) -> None:
         """Take all channels off their topics, because the connection is gone."""
@@ -183,18 +181,15 @@ class Socket:
         turns = self.wire.turns
         with self.wire.outbox:
             while (backlog := self._backlog) is not None and not self.wire.blocked:
-                if not turns.open:
-                    turns.later(self._catch_up)
-                    return
                 started = time.perf_counter()
-                self._catch_up_one(backlog)
+                channel, part = backlog.pop()
+                channel.catch_up(part)
+                if not backlog:
+                    self._backlog = None
                 turns.spend(time.perf_counter() - started)
-
-    def _catch_up_one(self, backlog: Backlog[Channel]) -> None:
-        channel, part = backlog.pop()
-        channel.catch_up(part)
-        if not backlog:
-            self._backlog = None
+                if self._backlog is not None and not turns.open:
+                    turns.later(self._catch_up)
+                    break
 
     # --- messages ---------------------------------------------------------------------------------------------
 

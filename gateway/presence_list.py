@@ -57,7 +57,7 @@ class PresenceChannel(Protocol):
     member: Member | None
 
     def write_presence(self, frames: bytes) -> None:
-        """Write the whole list as ready frames to its socket, or have `send_state` called when its socket has drained."""
+        """Write the whole list as ready frames, or have `send_state` called once the socket has drained."""
 
 
 class PresenceStore(Protocol):

@@ -7,7 +7,7 @@ together) leave in one system call (`gateway.outbox`).
 
 A connection has a parser only while a frame or a message is half read (`gateway.frame_parsers`). Input is taken in
 slices and in turn (`gateway.turns`), so that a flood or a storm costs the other connections little. While a client does
-not read, the gateway handles nothing that it sends, which bounds the answers that it can cause.
+not read, the gateway handles only a few of its messages, which bounds the answers that it can cause.
 
 Bytes count as waiting from when they are written to the wire, whether the outbox holds them or the transport does.
 """
@@ -31,10 +31,17 @@ from pollcast.services.serving.progress import bytes_taken
 HELD_BYTES = 64 * 1024
 """Maximum number of bytes that wait for a connection beside its largest message (docs/reference/guarantees.md)."""
 
-HIGH_WATER_BYTES = 60 * 1024
+HIGH_WATER_BYTES = 56 * 1024
 """Number of bytes waiting for a connection from which it is congested.
 
-The rest of HELD_BYTES is for the answers to the last message that was handled.
+The rest of HELD_BYTES is for the answers to its messages.
+"""
+
+ANSWER_BYTES = 4 * 1024
+"""Size of the answers for which the messages of a congested client are still handled, in bytes.
+
+Its heartbeats go on and it may leave topics, although it always reads more slowly than results change. Messages of more
+than SLICE_BYTES, whose answers may be large, wait until it has drained.
 """
 
 LOW_WATER_BYTES = 16 * 1024
@@ -74,6 +81,7 @@ class Wire(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_answers",
         "_buffered",
         "_close_timer",
         "_connections",
@@ -110,6 +118,7 @@ class Wire(asyncio.Protocol):
         """
         self.blocked = self.closing = self.congested = False
         self.deflates = deflates
+        self._answers = 0  # bytes of answers that are still sent while it is congested
         self.transport: asyncio.Transport | None = transport
         self._connections = connections
         self.outbox = Outbox.of(loop)
@@ -128,6 +137,12 @@ class Wire(asyncio.Protocol):
     def write(self, frames: bytes) -> None:
         """Write ready frames: at once, or when the outbox is no longer held. Do nothing when the wire is closing."""
         if self.closing or self.transport is None:
+            return
+        if self.congested:
+            self._answers -= len(frames)
+            if self._answers < 0:
+                self.transport.pause_reading()
+            self.transport.write(frames)
             return
         if not self.outbox.held:
             self.transport.write(frames)
@@ -193,8 +208,7 @@ class Wire(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.congested = self.blocked = True
-        if not self.closing and self.transport is not None:
-            self.transport.pause_reading()
+        self._answers = ANSWER_BYTES
 
     def resume_writing(self) -> None:
         self.congested = False
@@ -202,7 +216,7 @@ class Wire(asyncio.Protocol):
         if not self.closing and self._receiver is not None:
             with self.outbox:
                 self._receiver.drained()
-        if not self.congested:
+        if not self._deaf:
             self._read_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -224,9 +238,14 @@ class Wire(asyncio.Protocol):
 
     # --- inside -----------------------------------------------------------------------------------------------
 
+    @property
+    def _deaf(self) -> bool:
+        """Whether no more messages are handled until the connection has drained."""
+        return self.congested and self._answers < 0 and not self.closing
+
     def _parse_slice(self) -> None:
         """Handle a slice of the input that waits, and schedule the next one for a later turn of the loop."""
-        if self.transport is None or (self.congested and not self.closing):
+        if self.transport is None or self._deaf:
             return  # resume_writing goes on
         if self._unhandled is not None and self._parser is not None:
             frames, self._unhandled = self._unhandled, None
@@ -234,7 +253,7 @@ class Wire(asyncio.Protocol):
         else:
             data, self._rest = self._rest[:SLICE_BYTES], self._rest[SLICE_BYTES:]
             self._parse(data)
-        if not self.congested or self.closing:
+        if not self._deaf:
             self._read_on()
 
     def _read_on(self) -> None:
@@ -257,20 +276,26 @@ class Wire(asyncio.Protocol):
     def _handle(self, parser: FrameParser, frames: list[Frame]) -> None:
         """Handle frames until the connection is congested; the rest waits, if it is not too much."""
         with self.outbox:
-            for number, frame in enumerate(frames, 1):
-                self._on_frame(parser, frame)
-                if self.congested and not self.closing and number < len(frames):
-                    self._unhandled = frames[number:]
+            for number, frame in enumerate(frames):
+                if self.congested and (self._deaf or parser.size_with(frame) > SLICE_BYTES) and not self.closing:
+                    self._hold(frames[number:])
                     break
+                self._on_frame(parser, frame)
         self._send_control(parser)
         if parser.protocol.parser_exc is not None:
             self._fail()
-        elif self._unhandled is not None:
-            if sum(len(frame.data) for frame in self._unhandled) > HIGH_WATER_BYTES:  # a few compressed bytes may be so
-                self.close(STUCK, "sends more than it reads")
-        elif is_idle(parser.protocol):
+        elif self._unhandled is None and is_idle(parser.protocol):
             self._parser = None
             self._parsers.take_back(parser)
+
+    def _hold(self, frames: list[Frame]) -> None:
+        """Keep frames until the connection has drained, and read no more of them."""
+        self._unhandled = frames
+        self._answers = -1
+        if self.transport is not None:
+            self.transport.pause_reading()
+        if len(frames) > 1 and sum(len(frame.data) for frame in frames) > HELD_BYTES:  # they came compressed
+            self.close(STUCK, "sends more than it reads")
 
     def _on_frame(self, parser: FrameParser, frame: Frame) -> None:
         opcode = frame.opcode
