@@ -2,8 +2,9 @@
 
 Each node opens a stream to each coordinator. A report holds what has changed since the previous one, and so many other
 topics in their turn that this coordinator takes in TURNS_PER_SECOND of them, whatever the number of nodes and topics:
-with up to 4,000 topics, all figures are renewed every second. A node that takes long to report is asked less often, so that
-reporting takes at most about a twentieth of its time. What a node has reported counts until its entry in etcd is gone.
+with up to 4,000 topics, all figures are renewed every second. A node that takes long to report is asked less often, so
+that reporting takes at most about a twentieth of its time. What a node has reported counts until its entry in etcd is
+gone.
 """
 
 from __future__ import annotations
