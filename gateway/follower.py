@@ -19,7 +19,7 @@ from pollcast.gateway.status import Status
 from pollcast.gateway.topic import LiveTopic
 from pollcast.gateway.version import Version
 from pollcast.services.catalogue.topics import Topic
-from pollcast.services.errors import Draining, NoResult
+from pollcast.services.errors import Draining, NoResult, PollFailed
 
 RESULT_SECONDS = 10.0
 """Maximum time that a request for one snapshot waits for a first result, in seconds.
@@ -49,10 +49,14 @@ TopicEvent = Result | DeltaEvent | Status
 class Follower:
     """One consumer's position in a topic. Create it with `following`, and read `events` once."""
 
-    def __init__(self, topic: LiveTopic, *, since: Version | None = None, deltas: bool = True) -> None:
+    def __init__(
+        self, topic: LiveTopic, *, since: Version | None = None, deltas: bool = True, largest: int | None = None
+    ) -> None:
+        """`largest` is the maximum size of a delta in bytes: instead of a larger one there is a snapshot."""
         self._topic = topic
         self._since = since
         self._deltas = deltas and bool(topic.topic.query.key)
+        self._largest = largest
         self._version: Version | None = None
         self._reported: Status | None = None
         self._wake = asyncio.Event()
@@ -101,6 +105,8 @@ class Follower:
         at = self._version or self._since
         steps = self._topic.history.since(at) if at is not None else None
         lags = self._version is not None and steps is not None and len(steps) > MAX_STEPS
+        if steps and self._largest is not None and max(entry.size for entry in steps) > self._largest:
+            steps = None
         if at is None or steps is None or lags or (steps and not self._deltas):
             events.append(present)
             at = present.version
@@ -114,14 +120,20 @@ class Follower:
 
 @contextlib.contextmanager
 def following(
-    hub: Hub, topic: Topic, *, since: Version | None = None, deltas: bool = True, lifetime: float | None = None
+    hub: Hub,
+    topic: Topic,
+    *,
+    since: Version | None = None,
+    deltas: bool = True,
+    lifetime: float | None = None,
+    largest: int | None = None,
 ) -> Iterator[Follower]:
     """Add a follower to the topic's clients inside the scope.
 
     The follower ends after `lifetime` seconds, when its token expires; None means no limit.
     """
     live = hub.enter(topic, time.monotonic())
-    follower = Follower(live, since=since, deltas=deltas)
+    follower = Follower(live, since=since, deltas=deltas, largest=largest)
     live.followers.add(follower)
     try:
         with ending_after(lifetime, follower.end):
@@ -134,12 +146,15 @@ def following(
 async def first_result(hub: Hub, topic: Topic) -> Result:
     """Return the topic's result as soon as there is one.
 
-    Raises NoResult after RESULT_SECONDS, and Draining when the gateway shuts down first.
+    Raises PollFailed as soon as the query has failed, NoResult after RESULT_SECONDS, and Draining when the gateway
+    shuts down first.
     """
     with following(hub, topic) as follower:
         try:
             async with asyncio.timeout(RESULT_SECONDS), contextlib.aclosing(follower.events()) as events:
                 async for event in events:
+                    if follower.status.state == "failed":
+                        raise PollFailed(follower.status.reason)
                     if isinstance(event, Result):
                         return event
         except TimeoutError:
