@@ -27,9 +27,7 @@ def pieces(rows: Sequence[bytes]) -> Iterator[tuple[Sequence[bytes], bool]]:
     """
     largest = max(map(len, rows), default=0)
     if largest > MAX_ROW_BYTES:
-        raise TooLarge(
-            f"a row of {largest} bytes does not fit into a message of gRPC (4 MiB); WebSocket and HTTP serve this result"
-        )
+        raise TooLarge(f"a row of {largest} bytes exceeds what a gRPC message may hold (4 MiB); use WebSocket or HTTP")
     start, size = 0, HEAD_BYTES
     for at, row in enumerate(rows):
         length = len(row) + ROW_OVERHEAD
