@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 
+from pollcast.gateway.conditional import Condition
 from pollcast.gateway.history import Entry, Result
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.status import Status
@@ -80,13 +82,19 @@ class Follower:
         """Yield each event as it comes, until `end`; yield None after every `silence` seconds without an event."""
         while not self._ended:
             self._wake.clear()
-            for event in self.due():
-                yield event
+            due = deque(self.due())
+            while due:  # the consumer may take long: hold nothing that it has taken
+                yield due.popleft()
             try:
                 async with asyncio.timeout(silence):
                     await self._wake.wait()
             except TimeoutError:
                 yield None
+
+    def knows(self, known: Condition) -> bool:
+        """Return whether the present result is one that the client knows, perhaps by an older version."""
+        history = self._topic.history
+        return known.any or any(history.since(version) == [] for version in known.versions)
 
     def due(self) -> list[TopicEvent]:
         """Return the events that bring the consumer up to date, and count them as delivered."""
@@ -146,21 +154,45 @@ def following(
 async def first_result(hub: Hub, topic: Topic) -> Result:
     """Return the topic's result as soon as there is one.
 
-    Raises PollFailed as soon as the query has failed, NoResult after RESULT_SECONDS, and Draining when the gateway
-    shuts down first.
+    Raises PollFailed at once when the query failed, NoResult after RESULT_SECONDS, and Draining when the gateway shuts
+    down first.
     """
-    with following(hub, topic) as follower:
-        try:
-            async with asyncio.timeout(RESULT_SECONDS), contextlib.aclosing(follower.events()) as events:
-                async for event in events:
-                    if follower.status.state == "failed":
-                        raise PollFailed(follower.status.reason)
-                    if isinstance(event, Result):
-                        return event
-        except TimeoutError:
-            status = follower.status
-            why = f"the topic is {status.state}: {status.reason}" if status.reason else "no answer to the query yet"
-            raise NoResult(f"no result within {RESULT_SECONDS:g} s; {why}") from None
+    result, _ = await another_result(hub, topic, Condition())
+    return result
+
+
+async def another_result(hub: Hub, topic: Topic, known: Condition) -> tuple[Result, bool]:
+    """Return the topic's result, and whether it is another than the client knows, for which it waits `known.wait`
+    seconds.
+
+    Raises PollFailed at once when the query failed, NoResult when no result comes within RESULT_SECONDS, and Draining
+    when the gateway shuts down first.
+    """
+    with following(hub, topic, deltas=False) as follower:
+        async with contextlib.aclosing(follower.events()) as events:
+            try:
+                async with asyncio.timeout(RESULT_SECONDS):
+                    result = await _next_result(events)
+            except TimeoutError:
+                status = follower.status
+                why = f"the topic is {status.state}: {status.reason}" if status.reason else "no answer to the query yet"
+                raise NoResult(f"no result within {RESULT_SECONDS:g} s; {why}") from None
+            if not follower.knows(known):
+                return result, True
+            try:
+                async with asyncio.timeout(known.wait):
+                    return await _next_result(events), True
+            except TimeoutError:
+                return result, False
+
+
+async def _next_result(events: AsyncGenerator[TopicEvent | None, None]) -> Result:
+    """Return the next result. Raises PollFailed when the query failed, and Draining when the events end."""
+    async for event in events:
+        if isinstance(event, Status) and event.state == "failed":
+            raise PollFailed(event.reason)
+        if isinstance(event, Result):
+            return event
     raise Draining()
 
 

@@ -19,6 +19,7 @@ from pollcast.gateway.audience import Audience, Traffic
 from pollcast.gateway.history import Entry, History, Result
 from pollcast.gateway.metrics import DELTA_AGE_SECONDS
 from pollcast.gateway.presence_list import PresenceList
+from pollcast.gateway.spellings import Spellings
 from pollcast.gateway.status import Status
 from pollcast.gateway.version import Version
 from pollcast.services.catalogue.topics import Topic
@@ -51,6 +52,7 @@ class LiveTopic:
 
     def __init__(self, topic: Topic, traffic: Traffic) -> None:
         self.topic = topic
+        self.spellings = Spellings(topic)
         self.delta_age = DELTA_AGE_SECONDS.labels(topic.query.name)
         self.history = History(topic.query.key)
         self.audience = Audience(self.history, traffic)

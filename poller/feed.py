@@ -9,7 +9,6 @@ stands still.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -49,9 +48,9 @@ class Feed:
         for stream in self._streams:
             stream.forget(name)
 
-    def receivers(self) -> Counter[str]:
-        """Return the number of gateways attached to each topic; topics without any are absent."""
-        return Counter(name for stream in self._streams for name in stream.attached)
+    def receivers(self, topic: str) -> int:
+        """Return the number of gateways attached to the topic."""
+        return sum(topic in stream.attached for stream in self._streams)
 
     def close(self) -> None:
         """End every stream; gateways then look for the topics' next owners at once."""

@@ -189,6 +189,15 @@ class EtcdUnreachable(EtcdRefused):
     """No etcd endpoint answers."""
 
 
+class EtcdFull(EtcdRefused):
+    """etcd has used up its space quota: it takes reads and plain deletes, and no transactions, puts or leases."""
+
+
+class EtcdRejected(EtcdRefused):
+    """etcd rejects the request for what it contains, so repeating it is useless: it is too large, has too many
+    operations, or concerns a key that this user may not write."""
+
+
 class NodeTaken(EtcdRefused):
     """The name of this node belongs to another live node."""
 
@@ -199,6 +208,10 @@ class EtcdUnknown(EtcdError):
 
 class Compacted(EtcdError):
     """etcd no longer keeps the revision to watch from: list the keys again."""
+
+
+class NewIncarnation(EtcdError):
+    """etcd has lost its data: revisions from before mean nothing. List the keys again."""
 
 
 class LeaseLost(EtcdError):
