@@ -115,7 +115,10 @@ class Link:
     async def run(self) -> None:
         """Attach topics and note their first updates, until the poller ends the stream."""
         try:
-            async with grpc.aio.insecure_channel(self._address, options=rpc.OPTIONS) as channel, asyncio.TaskGroup() as t:
+            async with (
+                grpc.aio.insecure_channel(self._address, options=rpc.VIGILANT) as channel,
+                asyncio.TaskGroup() as t,
+            ):
                 call = feed_pb2_grpc.FeedStub(channel).Subscribe()
                 writing = t.create_task(self._write(call))
                 async for updates in call:
@@ -234,7 +237,7 @@ async def main(order: dict[str, Any]) -> None:
 
         running: list[asyncio.Task[None]] = []
         await obey(execute, watch)
-        for task in (*running, ):
+        for task in (*running,):
             task.cancel()
         raise SystemExit(0)  # links have no end of their own
 
