@@ -5,9 +5,9 @@ cannot be reached, the body goes on, and `margin()` returns for how long the lea
 monotonic clock from when the last renewal was *sent*. Only etcd's own report that the lease is gone ends the scope, and
 the loss of etcd's data: the body is cancelled and LeaseLost raised. The lease may have survived in the data that etcd
 was restored from. It is then given back and another one granted, so that whatever the body knew of its keys is gone
-with it (docs/reference/etcd.md#lost-data). On leaving the scope the lease is revoked, so that peers see all its keys go in
-one event; if that fails, the keys go when the lease expires. `keep_session` starts over with a new session for as long
-as the service lives.
+with it (docs/reference/etcd.md#lost-data). On leaving the scope the lease is revoked, so that peers see all its keys go
+in one event; if that fails, the keys go when the lease expires. `keep_session` starts over with a new session for as
+long as the service lives.
 
 Modelled on etcd's client/v3/concurrency/session.go.
 """
