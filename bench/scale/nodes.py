@@ -66,7 +66,7 @@ OnPut = Callable[[str, bytes, int, int], None]
 
 
 class KeyWatch:
-    """A watch of all keys below a prefix from now on."""
+    """A watch of all keys below a prefix, from etcd's first revision on."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class KeyWatch:
         """Follow the keys until cancelled."""
         async with grpc.aio.insecure_channel(self._address, options=OPTIONS) as channel:
             call: Any = etcdrpc.WatchStub(channel).Watch()
-            await call.write(_watch_request(self._prefix, 0))
+            await call.write(_watch_request(self._prefix, 1))
             async for response in call:
                 assert not response.canceled, response.cancel_reason
                 self.following.set()
