@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 
@@ -77,8 +78,9 @@ class Follower:
         """Yield each event as it comes, until `end`; yield None after every `silence` seconds without an event."""
         while not self._ended:
             self._wake.clear()
-            for event in self.due():
-                yield event
+            due = deque(self.due())
+            while due:  # the consumer may take long: hold nothing that it has taken
+                yield due.popleft()
             try:
                 async with asyncio.timeout(silence):
                     await self._wake.wait()

@@ -36,6 +36,10 @@ class FrameParser:
         self.protocol = protocol
         self.fragments: bytearray | None = None
 
+    def size_with(self, frame: Frame) -> int:
+        """Return the size of the message that the frame belongs to, as far as it has come."""
+        return len(frame.data) + (len(self.fragments) if self.fragments is not None else 0)
+
     def continued(self, frame: Frame) -> bytearray | None:
         """Add a continuation frame, and return the whole message when it is the last one."""
         if self.fragments is None:

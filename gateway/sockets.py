@@ -10,8 +10,10 @@ from pollcast.gateway.close_codes import GOING_AWAY, STUCK, TOKEN_EXPIRED
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Identity
 from pollcast.gateway.limits import Limits
+from pollcast.gateway.topic_memo import TopicMemo
 from pollcast.gateway.wire import Wire
 from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.serving.progress import Patience
 
 SWEEPS = 4
 """Number of calls of `Sockets.sweep` that together check every socket once."""
@@ -29,7 +31,8 @@ class Sockets:
         now: Callable[[], float],
     ) -> None:
         self.counts = SocketCounts()
-        self.context = SocketContext(hub, catalog, limits, identify, now, self.counts, self._remove)
+        memo = TopicMemo(catalog)
+        self.context = SocketContext(hub, catalog, memo, limits, identify, now, self.counts, self._remove)
         self._open: set[Socket] = set()
         self._unjoined: dict[Socket, float] = {}  # when they were opened; some may have joined since the last sweep
         self._unswept: list[Socket] = []
@@ -76,11 +79,12 @@ class Sockets:
         if socket.identity.expired(wall - limits.expiry_grace_seconds):
             wire.close(TOKEN_EXPIRED, "the token has expired")
         elif wire.congested:  # the gateway does not read from it either, so silence proves nothing
-            if socket.congested_since is None:
-                socket.congested_since = now
-            elif now - socket.congested_since > limits.stuck_seconds:
+            taken = wire.taken()
+            if socket.patience is None:
+                socket.patience = Patience(taken, now)
+            elif socket.patience.waited(taken, now) > limits.stuck_seconds:
                 self.counts.stuck += 1
-                wire.close(STUCK, "reads too slowly")
+                wire.close(STUCK, "reads nothing")
         elif now - socket.last_heard > limits.silent_seconds:
             wire.close(GOING_AWAY, "no message for too long, not even a heartbeat")
 
