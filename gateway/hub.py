@@ -7,11 +7,11 @@ unreachable, owners and streams stay as they were last known.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Protocol
 
 from pollcast.gateway.audience import Traffic
+from pollcast.gateway.change import Change
 from pollcast.gateway.feeds import Feeds, Piece, Update
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.status import Status
@@ -19,7 +19,6 @@ from pollcast.gateway.topic import RETAIN_SECONDS, UNREACHED_SECONDS, LiveTopic,
 from pollcast.gateway.version import Version
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.clock import now_us
-from pollcast.services.delta import Delta
 from pollcast.services.process import logs
 from pollcast.services.process.settings import GatewaySettings, HostPort
 
@@ -166,7 +165,7 @@ class Hub:
     def _apply(self, live: LiveTopic, update: Update) -> None:
         """Apply an update to its topic. Raises LookupError when it does not follow what the topic has received."""
         version, body = update.version, update.body
-        if isinstance(body, Delta):
+        if isinstance(body, Change):
             live.take_delta(version, update.polled_at, body)
             if live.status.state == "stale":  # a delta proves that the topic is polled
                 self._take_status(live, Status("live", None, now_us()))

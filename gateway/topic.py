@@ -16,6 +16,7 @@ from typing import Protocol
 
 from pollcast.gateway.assembly import Assembly
 from pollcast.gateway.audience import Audience, Traffic
+from pollcast.gateway.change import Change
 from pollcast.gateway.history import Entry, History, Result
 from pollcast.gateway.metrics import DELTA_AGE_SECONDS
 from pollcast.gateway.presence_list import PresenceList
@@ -24,7 +25,7 @@ from pollcast.gateway.status import Status
 from pollcast.gateway.version import Version
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.clock import now_us
-from pollcast.services.delta import Delta, Row
+from pollcast.services.delta import Row
 from pollcast.services.process.settings import HostPort
 
 RETAIN_SECONDS = 30.0
@@ -86,9 +87,9 @@ class LiveTopic:
         """Take an owner's whole result and pass the change on."""
         self._step(self.history.take_snapshot(version, polled_at, rows))
 
-    def take_delta(self, version: Version, polled_at: int, delta: Delta) -> None:
+    def take_delta(self, version: Version, polled_at: int, change: Change) -> None:
         """Apply a delta and pass it on. Raises LookupError when it does not follow on the history: attach again."""
-        self._step(self.history.take_delta(version, polled_at, delta))
+        self._step(self.history.take_delta(version, polled_at, change))
 
     def take_status(self, status: Status) -> None:
         """Set the status, and notify every client unless state and reason are the same as before."""
@@ -112,7 +113,7 @@ class LiveTopic:
             follower.end()
 
     def _step(self, entry: Entry | None) -> None:
-        if entry is not None and entry.delta is not None:
+        if entry is not None and entry.change is not None:
             self.audience.step(entry)
         if not self.audience.serving:
             self.audience.serve()

@@ -209,7 +209,7 @@ def test_every_client_ends_at_the_present_rows_whatever_joins_leaves_or_lags(
             else:
                 result = rows(*argument.items())
             entry = history.take_snapshot(Version(epoch, seq), 0, result)
-            if entry is not None and entry.delta is not None:
+            if entry is not None and entry.change is not None:
                 audience.step(entry)
             if not audience.serving:
                 audience.serve()
