@@ -20,6 +20,7 @@ import orjson
 
 from pollcast.gateway.change import Change
 from pollcast.gateway.outbound_frames import Body
+from pollcast.gateway.retained import ROW_BYTES
 from pollcast.gateway.version import Version
 from pollcast.services.clock import rfc3339
 from pollcast.services.delta import Delta, Rows, apply_all, diff
@@ -44,6 +45,9 @@ LARGE_BYTES = 64 * 1024
 
 LARGE_ROWS = 1000
 """Number of rows from which a result is large."""
+
+SAMPLE_ROWS = 1000
+"""Number of rows by which the memory of a result is estimated."""
 
 _text = itemgetter(1)
 
@@ -148,6 +152,14 @@ class Result:
             b",".join([row for _, row in self.rows]),
         )
 
+    @property
+    def size(self) -> int:
+        """The approximate memory of the result in bytes, by a sample of its rows when there are many."""
+        rows = self.rows
+        sample = rows[:: len(rows) // SAMPLE_ROWS] if len(rows) > 2 * SAMPLE_ROWS else rows
+        texts = sum(len(key) + len(row) for key, row in sample) * len(rows) // max(1, len(sample))
+        return texts + len(rows) * ROW_BYTES + (self._body.size if self._body is not None else 0)
+
 
 class History:
     """The present result of one topic, and its log. Without `key` each change reaches clients as a snapshot.
@@ -165,6 +177,11 @@ class History:
         self._bytes = 0
         self._pending = self._pending_bytes = 0  # deltas that have not been applied, and their bytes
         self._known_rows = 0  # rows of the last result that was not made by a delta
+
+    @property
+    def size(self) -> int:
+        """The approximate memory of the present result and the log in bytes."""
+        return self._bytes + (self.present.size if self.present is not None else 0)
 
     def take_snapshot(self, version: Version, polled_at: int, rows: Rows) -> Entry | None:
         """Take an owner's whole result; return the step that it makes, None for a first or outdated result.

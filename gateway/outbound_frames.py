@@ -79,6 +79,11 @@ class Body:
         return self._text
 
     @property
+    def size(self) -> int:
+        """The bytes that are held now."""
+        return sum(len(each) for each in (self._text, self._deflated) if each is not None)
+
+    @property
     def deflated(self) -> bytes:
         """The compressed text, as a sequence of whole deflate blocks that refer to nothing before them."""
         if self._deflated is None:

@@ -97,6 +97,12 @@ class TooManyJoins(PollcastError):
     reason, http, grpc = "too_many_joins", 429, "RESOURCE_EXHAUSTED"
 
 
+class TooLarge(PollcastError):
+    """The result does not fit into one message."""
+
+    reason, http, grpc = "too_large", 500, "RESOURCE_EXHAUSTED"
+
+
 class NoResult(PollcastError):
     """No result arrived in time."""
 
@@ -202,6 +208,10 @@ class EtcdUnknown(EtcdError):
 
 class Compacted(EtcdError):
     """etcd no longer keeps the revision to watch from: list the keys again."""
+
+
+class NewIncarnation(EtcdError):
+    """etcd has lost its data: revisions from before mean nothing. List the keys again."""
 
 
 class LeaseLost(EtcdError):

@@ -5,9 +5,9 @@ first byte on a connection that is kept alive, and have at most MAX_REQUEST_BYTE
 and the connection is closed. A peer that takes nothing of an answer for STUCK_SECONDS is cut off; one that takes a
 little now and then is not. Requests have no body: Pollcast has no endpoint that takes one.
 
-A request that comes before the peer has taken the answer to the last one waits, unparsed, and only so many bytes of it are read that a peer
-cannot make the server hold more than a request of the largest size. A request that upgrades to WebSocket is passed with
-the connection to `upgrade`; any other upgrade is ignored, as RFC 9110 (section 7.8) allows.
+A request that comes before the peer has taken the answer to the last one waits, unparsed, and only so many bytes of it
+are read that a peer cannot make the server hold more than a request of the largest size. A request that upgrades to
+WebSocket is passed with the connection to `upgrade`; any other upgrade is ignored, as RFC 9110 (section 7.8) allows.
 
 This relies on parts of uvicorn that tests/cluster/attacks/ and tests/unit/test_http_guard.py pin: the callbacks of
 HttpToolsProtocol, `cycle`, `headers`, `url`, `timeout_keep_alive_task` (set while a kept connection waits for the next

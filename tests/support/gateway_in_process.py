@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
+from pollcast.gateway.admission import Admission
 from pollcast.gateway.door import Doorkeeper
+from pollcast.gateway.event_stream import EventStream, stream_topic
 from pollcast.gateway.feeds import decode
+from pollcast.gateway.follower import first_result
 from pollcast.gateway.handshake import Offer
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import ANONYMOUS
@@ -108,12 +115,15 @@ class InProcessGateway:
         host, port = self.address
         return f"ws://{host}:{port}/"
 
+    def topic(self, canonical: str) -> topics.Topic:
+        """Return the topic with this canonical spelling."""
+        return topics.parse_canonical(canonical, self.catalog)
+
     def change(self, canonical: str, rows: list[Row], epoch: int = 1) -> None:
         """Give the topic these rows, by the owner of that epoch."""
         owned = self._owned.get(canonical)
         if owned is None or owned.epoch != epoch:
-            topic = topics.parse_canonical(canonical, self.catalog)
-            owned = self._owned[canonical] = OwnedTopic(topic, epoch, 0)
+            owned = self._owned[canonical] = OwnedTopic(self.topic(canonical), epoch, 0)
         self._receive(owned.record_result(rows, time.time_ns() // 1000))
 
     def _attach(self, canonical: str) -> None:
@@ -128,15 +138,26 @@ class InProcessGateway:
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path, limits: Limits | None = None) -> AsyncIterator[InProcessGateway]:
-    """Serve a gateway on a port of its own."""
+async def serving(
+    folder: Path, limits: Limits | None = None, listener: socket.socket | None = None
+) -> AsyncIterator[InProcessGateway]:
+    """Serve a gateway on a port of its own: WebSockets at `/`, and its topic `whole` as `/json` and `/events`."""
     gateway = InProcessGateway(folder, limits)
 
     def admit(_: Offer) -> Callable[[Wire], Receiver]:
         return lambda wire: gateway.sockets.open(wire, ANONYMOUS)
 
     door = Doorkeeper("/", admit, max_frame=64 * 1024)
-    async with web.serve_app(Starlette(), "127.0.0.1:0", door) as gateway.address:
+    admission = Admission(10_000, lambda: len(gateway.sockets))
+
+    async def as_json(_: Request) -> Response:
+        return Response((await first_result(gateway.hub, gateway.topic("whole"))).payload)
+
+    async def as_events(_: Request) -> Response:
+        return EventStream(stream_topic(gateway.hub, gateway.topic("whole"), None, None), admission, {})
+
+    app = Starlette(routes=[Route("/json", as_json), Route("/events", as_events)])
+    async with web.serve_app(app, listener or "127.0.0.1:0", door) as gateway.address:
         yield gateway
 
 
