@@ -27,6 +27,7 @@ from pollcast.gateway.phoenix import Malformed, Message, Ref
 from pollcast.gateway.presence_request import PresenceRequest
 from pollcast.gateway.roster import Member
 from pollcast.gateway.topic import LiveTopic
+from pollcast.gateway.topic_memo import TopicMemo
 from pollcast.gateway.wire import Wire
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
@@ -64,6 +65,7 @@ class SocketContext:
 
     hub: Hub
     catalog: Catalog
+    topics: TopicMemo
     limits: Limits
     identify: Callable[[str], Identity]
     now: Callable[[], float]
@@ -236,7 +238,7 @@ class Socket:
         payload = JoinPayload.parse(message.payload)
         if not message.topic.startswith(topics.PREFIX):
             raise UnknownQuery(f"topics start with {topics.PREFIX!r}, as in 'live:<query>'")
-        topic = topics.parse(message.topic, self._context.catalog, self.identity.values)
+        topic = self._context.topics.parse(message.topic, self.identity.values)
         topics.check_roles(topic.query, self.identity.roles)
         request = PresenceRequest.of(topic, payload.presence, self.identity)
         spelling = phoenix.quote(message.topic)
@@ -282,7 +284,7 @@ class Socket:
         if renewed.subject != self.identity.subject:
             raise Forbidden("the new token belongs to another subject: open a new connection")
         for spelling, joined in self.channels.items():
-            topic = topics.parse(spelling, self._context.catalog, renewed.values)
+            topic = self._context.topics.parse(spelling, renewed.values)
             topics.check_roles(topic.query, renewed.roles)
             if topic.canonical != joined.live.topic.canonical:
                 raise Forbidden("the new token binds a joined topic to other values: open a new connection")

@@ -49,7 +49,7 @@ class Doorkeeper:
     def __init__(self, path: str, admit: Admit, max_frame: int) -> None:
         self._path = path.encode()
         self._admit = admit
-        self._max_frame = max_frame
+        self._pools = {inflates: parser_pool(max_frame, inflates) for inflates in (False, True)}
         self._turns: Turns | None = None  # of the server's loop, once it serves
         self.target = b"%b?" % self._path
         """The beginning of a handshake's target; its query follows."""
@@ -96,9 +96,8 @@ class Doorkeeper:
         negotiated = handshake.negotiate(offer.extensions)
         make_receiver = self._admit(offer)
         transport.write(handshake.accept(offer, negotiated))
-        pool = parser_pool(self._max_frame, negotiated.inflates)
-        loop = asyncio.get_running_loop()
-        wire = Wire(transport, loop, connections, pool, None, negotiated.deflates, make_receiver)
+        pool = self._pools[negotiated.inflates]
+        wire = Wire(transport, asyncio.get_running_loop(), connections, pool, None, negotiated.deflates, make_receiver)
         connections.add(wire)
         transport.set_protocol(wire)
         if rest:

@@ -29,7 +29,8 @@ PLAIN_QUERY = f"vsn={phoenix.VSN}".encode()
 """The query of most handshakes, which needs no parsing."""
 
 
-_foreign = Occasional(logs.get_logger("entrance").warning, "refusing a page of a foreign Origin")
+foreign_page = Occasional(logs.get_logger("entrance").warning, "refusing pages of a foreign Origin")
+"""Writes the log line about refused pages, of WebSockets and of HTTP requests alike."""
 
 
 class Entrance:
@@ -57,7 +58,7 @@ class Entrance:
         try:
             self._check_page(offer.origin, offer.host)
         except Forbidden:
-            _foreign(origin=(offer.origin or "")[:200], host=offer.host[:200])
+            foreign_page(origin=(offer.origin or "")[:200], host=offer.host[:200])
             raise
         vsn, token = _parameters(offer.query)
         if vsn != phoenix.VSN:

@@ -57,10 +57,10 @@ class GatewayGauges:
             hub.retained.bytes,
         )
         yield _gauge("pollcast_gateway_links", "Pollers whose feed is connected.", hub.feeds.connected)
-        yield _gauge("pollcast_gateway_owned_topics", "Topics with an owner, in the whole cluster.", len(hub.owners))
+        yield _gauge("pollcast_gateway_owned_topics", "Topics of this gateway that have an owner.", len(hub.owners))
         yield _counter(
             "pollcast_gateway_takeovers",
-            "Changes of a topic's owner from one poller to another.",
+            "Changes of the owner of a topic of this gateway, from one poller to another.",
             self._cluster.takeovers,
         )
         yield _counter(

@@ -7,7 +7,6 @@ unreachable, owners and streams stay as they were last known.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -54,8 +53,8 @@ class Owner:
 class Hub:
     """The live topics of a gateway. No method blocks; times are monotonic seconds.
 
-    `owners` holds the owner of every topic in the cluster, by canonical topic. Set `coordination_reached` to whether
-    etcd answers now: the reason of a stale topic depends on it.
+    `owners` holds the owner of each topic that is kept here and has one, by canonical topic. Set `coordination_reached`
+    to whether etcd answers now: the reason of a stale topic depends on it.
     """
 
     def __init__(
@@ -73,6 +72,7 @@ class Hub:
         self.retained = Retained()
         self.coordination_reached = True
         self.on_touched: Callable[[str], None] = _ignore  # receives a topic whose clients or state may have changed
+        self.on_kept: Callable[[str, bool], None] = _ignore_kept  # receives a topic that is kept now, or no more
         self._demand = demand
         self._presences = presences
         self._on_broken_link = on_broken_link
@@ -86,9 +86,7 @@ class Hub:
         if live is None:
             live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic)
             live.unreached_since = now
-            owner = self.owners.get(topic.canonical)
-            if owner is not None:
-                self._follow(live, owner, now)
+            self.on_kept(topic.canonical, True)
             self._demand.want(topic.canonical)
         elif live.idle_since is not None:
             live.idle_since = None
@@ -121,14 +119,13 @@ class Hub:
     # --- etcd -------------------------------------------------------------------------------------------------
 
     def on_owner(self, topic: str, owner: Owner | None, now: float) -> None:
-        """Follow the canonical topic's new owner; None means no owner."""
-        self.owners.pop(topic, None)
-        if owner is not None:
-            self.owners[topic] = owner
+        """Follow the canonical topic's new owner; None means no owner. A topic that is not kept here is ignored."""
         live = self.topics.get(topic)
         if live is None:
             return
+        self.owners.pop(topic, None)
         if owner is not None:
+            self.owners[topic] = owner
             self._follow(live, owner, now)
             return
         # The feed stays: an owner that is cut off from etcd loses its key, and goes on polling until it is replaced.
@@ -144,6 +141,7 @@ class Hub:
         for canonical, live in self.topics.items():
             self._detach(live)
             self._demand.unwant(canonical)
+            self.on_kept(canonical, False)
             live.end_followers()
             self.retained.discard(canonical)
         self.topics.clear()
@@ -224,6 +222,8 @@ class Hub:
         self._detach(live)
         self.retained.forget(live.topic.canonical)
         del self.topics[live.topic.canonical]
+        self.owners.pop(live.topic.canonical, None)
+        self.on_kept(live.topic.canonical, False)
 
     def _follow(self, live: LiveTopic, owner: Owner, now: float) -> None:
         live.fence = max(live.fence, owner.epoch)
@@ -268,6 +268,10 @@ class Hub:
     def _known(self, topic: str) -> Version | None:
         live = self.topics.get(topic)
         return live.history.present.version if live is not None and live.history.present is not None else None
+
+
+def _ignore_kept(_: str, kept: bool) -> None:
+    """Ignore a topic that is kept or is not, until somebody follows its owner."""
 
 
 def _ignore(_: str) -> None:

@@ -78,7 +78,7 @@ class Core:
         addresses = PollerAddresses(self.failure_detector)
         self.hub = Hub(settings, self.demand, self.presences, addresses.suspect)
         self.sockets = Sockets(self.hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
-        self.cluster = ClusterOverview(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, self.hub.owners)
+        self.cluster = ClusterOverview(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog)
         self.view = EtcdView(etcd, keys, self.hub, self.cluster, addresses, self.members.mirror, self._start_afresh)
 
     def works(self, readiness: Readiness) -> tuple[Coroutine[Any, Any, None], ...]:

@@ -10,6 +10,7 @@ from pollcast.gateway.close_codes import GOING_AWAY, STUCK, TOKEN_EXPIRED
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Identity
 from pollcast.gateway.limits import Limits
+from pollcast.gateway.topic_memo import TopicMemo
 from pollcast.gateway.wire import Wire
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.serving.progress import Patience
@@ -30,7 +31,8 @@ class Sockets:
         now: Callable[[], float],
     ) -> None:
         self.counts = SocketCounts()
-        self.context = SocketContext(hub, catalog, limits, identify, now, self.counts, self._remove)
+        memo = TopicMemo(catalog)
+        self.context = SocketContext(hub, catalog, memo, limits, identify, now, self.counts, self._remove)
         self._open: set[Socket] = set()
         self._unjoined: dict[Socket, float] = {}  # when they were opened; some may have joined since the last sweep
         self._unswept: list[Socket] = []

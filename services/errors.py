@@ -204,6 +204,10 @@ class Compacted(EtcdError):
     """etcd no longer keeps the revision to watch from: list the keys again."""
 
 
+class NewIncarnation(EtcdError):
+    """etcd has lost its data: revisions from before mean nothing. List the keys again."""
+
+
 class LeaseLost(EtcdError):
     """The lease no longer exists, and neither do its keys."""
 

@@ -27,6 +27,7 @@ from pollcast.services.coordination.keys import Keys
 from pollcast.services.local import ports
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.postgres_server import PostgresServer
+from pollcast.services.process.settings import Role
 
 CATALOG = """
 [queries.item]
@@ -165,6 +166,10 @@ class Cluster:
     def count(self, prefix: str) -> int:
         """Return the number of keys below a prefix, counted by etcd."""
         return int(self._range(prefix, count_only=True).get("count", 0))
+
+    def is_registered(self, role: Role, name: str) -> bool:
+        """Return whether the node has an entry."""
+        return bool(self.count(self.keys.node(role, name)))
 
     def ready_nodes(self) -> int:
         """Return the number of entries of nodes that are ready."""

@@ -114,17 +114,18 @@ class Link:
 
     async def run(self) -> None:
         """Attach topics and note their first updates, until the poller ends the stream."""
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            async with grpc.aio.insecure_channel(self._address, options=rpc.OPTIONS) as channel:
+        try:
+            async with grpc.aio.insecure_channel(self._address, options=rpc.OPTIONS) as channel, asyncio.TaskGroup() as t:
                 call = feed_pb2_grpc.FeedStub(channel).Subscribe()
-                async with asyncio.TaskGroup() as tasks:
-                    writing = tasks.create_task(self._write(call))
-                    async for updates in call:
-                        for update in updates.updates:
-                            topic = feed_pb2.FeedUpdate.FromString(update).topic
-                            if topic in self.attached:
-                                self.seen.add(topic)
-                    writing.cancel()
+                writing = t.create_task(self._write(call))
+                async for updates in call:
+                    for update in updates.updates:
+                        topic = feed_pb2.FeedUpdate.FromString(update).topic
+                        if topic in self.attached:
+                            self.seen.add(topic)
+                writing.cancel()
+        except* (grpc.aio.AioRpcError, asyncio.InvalidStateError) as ended:
+            log.info("link ended", poller=self._address, why=str(ended.exceptions[0]))
 
     async def _write(self, call: Any) -> None:
         await call.write(feed_pb2.FeedRequest(gateway=self._gateway))

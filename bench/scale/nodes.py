@@ -26,9 +26,10 @@ from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys
 from pollcast.services.coordination.node import LeasedPart, Node, Readiness
 from pollcast.services.coordination.registry import node_record
-from pollcast.services.coordination.reporting import Describe, Reporting
+from pollcast.services.coordination.reporting import Reporting
 from pollcast.services.process.settings import Role, ServiceSettings
 from pollcast.services.serving import rpc
+from pollcast.v1 import report_pb2
 
 WATCH = "/etcdserverpb.Watch/Watch"
 
@@ -107,6 +108,48 @@ async def listen(address: str, prefixes: Sequence[str], nodes: int) -> None:
             tasks.create_task(node())
 
 
+Describe = Callable[[], report_pb2.NodeReport]
+"""A function that returns a node's whole report as of now."""
+
+
+class Described:
+    """The Reportable of a simulated node: it finds what has changed by comparing whole reports."""
+
+    def __init__(self, describe: Describe) -> None:
+        self.touch: Callable[[str], None] = lambda _: None
+        self._describe = describe
+        self._polled: dict[str, report_pb2.PolledTopic] = {}
+        self._watched: dict[str, report_pb2.WatchedTopic] = {}
+
+    def topics(self) -> list[str]:
+        """Return the topics of the node."""
+        self.begin()
+        return [*self._polled, *self._watched]
+
+    def begin(self) -> report_pb2.NodeReport:
+        """Return a report as of now, without topics."""
+        whole = self._describe()
+        before = {topic: polled.epoch for topic, polled in self._polled.items()} | dict.fromkeys(self._watched, 0)
+        self._polled = {polled.topic: polled for polled in whole.polled}
+        self._watched = {watched.topic: watched for watched in whole.watched}
+        now = {topic: polled.epoch for topic, polled in self._polled.items()} | dict.fromkeys(self._watched, 0)
+        for topic, _ in before.items() ^ now.items():
+            self.touch(topic)
+        return report_pb2.NodeReport(node=whole.node, role=whole.role, now=whole.now, queries=whole.queries)
+
+    def add(self, report: report_pb2.NodeReport, topic: str) -> bool:
+        """Add the description of a topic; return False when the topic is not the node's."""
+        if topic in self._polled:
+            report.polled.append(self._polled[topic])
+        elif topic in self._watched:
+            report.watched.append(self._watched[topic])
+        return topic in self._polled or topic in self._watched
+
+    def unsettled(self, topic: str) -> bool:
+        """Return False: nothing is about to change."""
+        return False
+
+
 class SimulatedNode:
     """One node of a role, with its parts that run under a session."""
 
@@ -130,7 +173,9 @@ class SimulatedNode:
         self._node = Node(
             etcd, place.keys, record, server, readiness, synced=synced, parts=[self._count, *parts]
         )
-        self._reporting = Reporting(etcd, place.keys, place.settings(name), describe)
+        described = Described(describe)
+        self._reporting = Reporting(etcd, place.keys, place.settings(name), described)
+        described.touch = self._reporting.touch
 
     async def run(self) -> None:
         """Be a node of the cluster until cancelled."""

@@ -1,11 +1,12 @@
 """Simulated pollers: many pollers in one process, without a database. `python -m bench.scale.pollers ORDER`.
 
 They register, claim and release topics by the product's transactions, serve the product's Feed with a result that never
-changes, and report. There are two kinds. `product` runs the product's `Ownership` for each poller, so it does all that
+changes, and report. There are three kinds. `product` runs the product's `Ownership` for each poller, so it does all that
 a real one does but for polling. `light` decides for all pollers of the process together, from one watch of the demand
 and one of the owners: a topic goes to the poller that ranks first among those that are ready, and after CLAIM_SECONDS to
 one of this process when that one, a real poller or one of another process, has not taken it. Light pollers never
-balance loads; they accept what real ones hand over to them.
+balance loads; they accept what real ones hand over to them. The third, `idle`, only is registered, so that the real
+pollers have all topics in the end, and wait for their turn for each.
 """
 
 from __future__ import annotations
@@ -308,7 +309,7 @@ async def main(order: dict[str, Any]) -> None:
     place = Place(tuple(order["etcd"]), order["namespace"], order["ttl"], order["catalog"])
     catalog = catalogue.load(Path(place.catalog))
     watch = LoopWatch(Path(order["stops"]))
-    light = order["kind"] == "light"
+    light, product = order["kind"] == "light", order["kind"] == "product"
     async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         etcd = await stack.enter_async_context(Etcd.open(EtcdSettings(etcd=place.etcd, namespace=place.namespace)))
         crowd = Crowd(place, etcd, tuple(order["share"]))
@@ -319,11 +320,11 @@ async def main(order: dict[str, Any]) -> None:
             address = f"{server.host}:{server.port}"
             client = await stack.enter_async_context(Etcd.open(place.settings(name)))
             report = Report(name, catalog, topics_of)
-            if light:
+            if product:
+                part = Ownership(client, place.keys, name, address, topics_of).run
+            else:
                 poller = crowd.pollers[name] = LightPoller(crowd, name, address, topics_of)
                 part = poller.own
-            else:
-                part = Ownership(client, place.keys, name, address, topics_of).run
             nodes.append(SimulatedNode(place, client, server, "poller", name, [part], report.describe))
             shown.append(topics_of)
 

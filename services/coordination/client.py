@@ -3,25 +3,33 @@
 Open it once per process (`async with Etcd.open(settings) as etcd`). Every call has a deadline. A call fails with
 `EtcdRefused` when it was definitely not carried out, and with `EtcdUnknown` when it is a write without a response: it
 was carried out, was not, or will be. Reads are retried until their deadline and then raise EtcdRefused.
+
+All watches of the process share one stream (watch_stream.py). It resumes by itself whatever breaks, so a watch ends
+only when etcd has compacted what it would go on with, or has lost its data. The latter begins a new **incarnation**
+(history.py): every watch ends, and everyone who asked for it (`on_new_incarnation`) is called at that moment, before
+anything of the new incarnation is delivered to anybody (docs/reference/etcd.md#lost-data).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
 from etcd3 import etcdrpc
 
-from pollcast.services.coordination import metrics
+from pollcast.services.coordination import history, metrics, watch_stream
 from pollcast.services.coordination import operations as op
-from pollcast.services.coordination.endpoints import HAS_LEADER, Endpoints, is_definite, to_etcd_error
+from pollcast.services.coordination.endpoints import DEFINITE, Endpoint, Endpoints, is_definite, metadata, to_etcd_error
+from pollcast.services.coordination.history import History
 from pollcast.services.coordination.keepalive import KeepAliveStream
 from pollcast.services.coordination.operations import Compare, Kv, Listing, Operation, TxnResult, WatchBatch
-from pollcast.services.errors import Compacted, EtcdRefused, EtcdUnknown
+from pollcast.services.coordination.watch_stream import WatchStream
+from pollcast.services.coordination.watches import Ended, Inbox, Message, Received, Watch
+from pollcast.services.errors import EtcdFull, EtcdUnknown, NewIncarnation
 from pollcast.services.process import logs
 from pollcast.services.process.settings import EtcdSettings
 
@@ -33,25 +41,26 @@ CALL_SECONDS = 2.0
 PAGE_KEYS = 5000
 """Maximum number of keys in one response to a listing."""
 
-QUIET_SECONDS = 1.0
-"""Time without a message on a watch after which its progress is requested, in seconds."""
 
-STALL_SECONDS = 2.0
-"""Time without a response to that request after which the watch counts as stalled, in seconds."""
+class Page(NamedTuple):
+    """A part of a listing: its keys (protobuf), the listing's revision, and where the next part starts (None: it is the
+    last)."""
+
+    kvs: Sequence[Any]
+    revision: int
+    next_start: bytes | None
 
 
 class Etcd:
-    """A client of one etcd cluster, safe for any number of tasks of one event loop. Create it with `open`.
+    """A client of one etcd cluster, safe for any number of tasks of one event loop. Create it with `open`."""
 
-    `incarnation` counts the times that etcd was found to have lost its data: revisions read under another incarnation
-    mean nothing. `cluster_id` is 0 until etcd has responded once."""
-
-    def __init__(self, endpoints: Endpoints) -> None:
-        self.cluster_id = 0
-        self.incarnation = 0
+    def __init__(self, endpoints: Endpoints, namespace: str) -> None:
         self._endpoints = endpoints
-        self._revision = 0  # the highest revision of any response
-        self._keepalive = KeepAliveStream(endpoints, self._check_cluster)
+        self._namespace = namespace
+        self._history = History()
+        self._keepalive = KeepAliveStream(endpoints, self._renewed)
+        self._stream = WatchStream(endpoints, self._history, self._verify, self._check_header)
+        self._on_new_incarnation: dict[object, Callable[[], None]] = {}
 
     @staticmethod
     @contextlib.asynccontextmanager
@@ -59,12 +68,38 @@ class Etcd:
         """Yield a client that connects on first use, so that a service can start while etcd is away. Raises OSError
         when a TLS file cannot be read."""
         endpoints = Endpoints.from_settings(settings)
-        etcd = Etcd(endpoints)
+        etcd = Etcd(endpoints, settings.namespace)
+        works = {asyncio.create_task(work) for work in (etcd._stream.run(), endpoints.review())}
         try:
             yield etcd
         finally:
             etcd._keepalive.close()
+            for work in works:
+                work.cancel()
+            await asyncio.wait(works)
             await endpoints.close()
+
+    @property
+    def cluster_id(self) -> int:
+        """The id of the cluster, 0 until etcd has responded once."""
+        return self._history.cluster_id
+
+    @property
+    def incarnation(self) -> int:
+        """The number of times that etcd was found to have lost its data: revisions read under another incarnation mean
+        nothing."""
+        return self._history.incarnation
+
+    @contextlib.contextmanager
+    def on_new_incarnation(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Have `callback` called, inside the scope, at each moment in which a new incarnation begins. It must not
+        block, and nothing of the new incarnation has been delivered to anybody before."""
+        key = object()
+        self._on_new_incarnation[key] = callback
+        try:
+            yield
+        finally:
+            del self._on_new_incarnation[key]
 
     # --- keys ---------------------------------------------------------------------------------------------------
 
@@ -77,14 +112,21 @@ class Etcd:
         """List all keys with the prefix as of `revision` (default: now), page by page. Raises Compacted when the
         revision is compacted, be it between two pages."""
         kvs: list[Kv] = []
-        start = op.to_bytes(prefix)
-        while True:
-            response = await self._call("kv", "Range", op.page_request(prefix, start, PAGE_KEYS, revision or 0))
-            kvs.extend(map(op.parse_kv, response.kvs))
-            revision = revision or response.header.revision
-            if not response.more:
-                return Listing(tuple(kvs), revision)
-            start = response.kvs[-1].key + b"\0"
+        start: bytes | None = op.to_bytes(prefix)
+        while start is not None:
+            page = await self.page(prefix, start, revision)
+            kvs.extend(map(op.parse_kv, page.kvs))
+            revision, start = page.revision, page.next_start
+        assert revision is not None
+        return Listing(tuple(kvs), revision)
+
+    async def page(self, prefix: str, start: bytes, revision: int | None, timeout: float | None = None) -> Page:
+        """List at most PAGE_KEYS keys with the prefix, from the key `start` on, as of `revision` (None: now), within
+        `timeout` seconds (default: CALL_SECONDS). Raises Compacted when the revision is compacted."""
+        request = op.page_request(prefix, start, PAGE_KEYS, revision or 0)
+        response = await self._call("kv", "Range", request, timeout=timeout)
+        next_start = response.kvs[-1].key + b"\0" if response.more else None
+        return Page(response.kvs, revision or response.header.revision, next_start)
 
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Store the value and return the key's new mod_revision. Raises LeaseLost when the lease is gone."""
@@ -109,9 +151,21 @@ class Etcd:
 
     async def read_all(self, keys: Sequence[str]) -> list[Kv | None]:
         """Read at most 128 keys as of one moment. It is a read: it is retried and never raises EtcdUnknown."""
+        return (await self.read_at(keys))[1]
+
+    async def read_at(self, keys: Sequence[str]) -> tuple[int, list[Kv | None]]:
+        """Read at most 128 keys as of one moment, and return its revision as well. Raises Compacted in a rare case."""
         request = etcdrpc.TxnRequest(success=[op.read(key) for key in keys])
-        response = await self._call("kv", "Txn", request)
-        return [op.parse_first(part.response_range.kvs) for part in response.responses]
+        try:
+            response = await self._call("kv", "Txn", request)
+        except EtcdFull:  # an etcd at its space quota refuses transactions that only read, too
+            revision, found = 0, []
+            for key in keys:
+                response = await self._call("kv", "Range", op.range_request(key, revision))
+                revision = revision or response.header.revision
+                found.append(op.parse_first(response.kvs))
+            return revision, found
+        return response.header.revision, [op.parse_first(part.response_range.kvs) for part in response.responses]
 
     # --- leases -------------------------------------------------------------------------------------------------
 
@@ -137,111 +191,184 @@ class Etcd:
 
     # --- watches ------------------------------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def watches(self) -> Iterator[Watches]:
+        """Yield a set of watches with one inbox; they end with the scope."""
+        watches = Watches(self._stream)
+        try:
+            yield watches
+        finally:
+            watches.close()
+
     async def watch(self, prefix: str, start_revision: int) -> AsyncGenerator[WatchBatch, None]:
         """Yield every event under the prefix from a revision on, in order. Use it with contextlib.aclosing.
 
-        It ends only by raising: Compacted when the revision is compacted, else EtcdRefused (the watch broke or stalled,
-        its member has no leader, or etcd lost its data). Do not conclude anything from the revision of a batch without
-        events: etcd before 3.5.8 lets progress overtake events (etcd-io/etcd#15220)."""
-        endpoint = self._endpoints.current
-        incarnation = self.incarnation
-        call: Any = None
-        reading: asyncio.Future[Any] | None = None
-        try:
-            call = endpoint.watch.Watch(metadata=await self._endpoints.metadata(HAS_LEADER))
-            async with asyncio.timeout(CALL_SECONDS):
-                await call.write(op.watch_request(prefix, start_revision))
+        It ends only by raising: Compacted when the revision is compacted, NewIncarnation when etcd has lost its data,
+        EtcdRefused when etcd refuses the watch."""
+        with self.watches() as watches:
+            watches.add_prefix(prefix, start_revision)
             while True:
-                reading = asyncio.ensure_future(call.read())
-                if not await self._responds(call, reading):
-                    raise EtcdRefused(f"the watch of {prefix} stalled at {endpoint.address}")
-                response = reading.result()
-                if response is grpc.aio.EOF:
-                    raise EtcdRefused(f"{endpoint.address} ended the watch of {prefix}: {await call.details()}")
-                self._check_cluster(response.header)
-                if self.incarnation != incarnation:
-                    raise EtcdRefused(f"etcd lost its data during the watch of {prefix}")
-                if response.compact_revision:
-                    raise Compacted(f"revisions below {response.compact_revision} are compacted")
-                if response.canceled:
-                    self._endpoints.forget_token(response.cancel_reason)
-                    raise EtcdRefused(f"etcd cancelled the watch of {prefix}: {response.cancel_reason}")
-                yield WatchBatch(op.parse_events(response.events), response.header.revision)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
-            self._endpoints.leave(endpoint)
-            raise to_etcd_error(error, endpoint) from None
-        except EtcdRefused:
-            self._endpoints.leave(endpoint)
-            raise
-        finally:
-            if call is not None:
-                call.cancel()
-            if reading is not None:
-                reading.cancel()
-                await asyncio.wait({reading})
-
-    async def _responds(self, call: Any, reading: asyncio.Future[Any]) -> bool:
-        """Return whether a message arrives, requesting the watch's progress if need be. The read is never cancelled:
-        that would end the stream."""
-        await asyncio.wait({reading}, timeout=QUIET_SECONDS)
-        if not reading.done():
-            async with asyncio.timeout(STALL_SECONDS):
-                await call.write(etcdrpc.WatchRequest(progress_request=etcdrpc.WatchProgressRequest()))
-            await asyncio.wait({reading}, timeout=STALL_SECONDS)
-        return reading.done()
+                for message in await watches.take():
+                    if isinstance(message, Received):
+                        yield message.batch
+                    elif isinstance(message, Ended):
+                        raise message.error
 
     # --- calls --------------------------------------------------------------------------------------------------
 
-    async def _call(self, stub: str, method: str, request: Any, *, write: bool = False) -> Any:
+    async def _call(
+        self, stub: str, method: str, request: Any, *, write: bool = False, timeout: float | None = None
+    ) -> Any:
         """Send the request and return its response. A read is retried on every endpoint until the deadline; a write is
         repeated only when the attempt was definitely not carried out."""
         with metrics.measure_call(method):
-            return await self._call_until_deadline(stub, method, request, write=write)
+            return await self._call_until_deadline(stub, method, request, write, timeout or CALL_SECONDS)
 
-    async def _call_until_deadline(self, stub: str, method: str, request: Any, *, write: bool) -> Any:
+    async def _call_until_deadline(self, stub: str, method: str, request: Any, write: bool, timeout: float) -> Any:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + CALL_SECONDS
+        deadline = loop.time() + timeout
         attempt = 0
         while True:
             endpoint = self._endpoints.current
-            ends = deadline if write else self._endpoints.attempt_deadline(deadline, CALL_SECONDS)
-            sent, floor, incarnation = False, self._revision, self.incarnation
+            ends = deadline if write else self._endpoints.attempt_deadline(deadline, timeout)
+            sent, token = False, None
             try:
-                metadata = await self._endpoints.metadata()
-                call = getattr(getattr(endpoint, stub), method)
+                async with asyncio.timeout_at(deadline):
+                    token = await self._endpoints.token()
                 sent = True
-                response = await call(request, timeout=max(0.001, ends - loop.time()), metadata=metadata)
+                response = await self._attempt(endpoint, stub, method, request, token, ends)
+            except TimeoutError:
+                raise to_etcd_error(TimeoutError("no login in time"), endpoint) from None
             except grpc.aio.AioRpcError as error:
                 attempt += 1
                 if write and sent and not is_definite(error):
+                    endpoint.doubted.set()
                     self._endpoints.leave(endpoint)
                     raise EtcdUnknown(f"{endpoint.address}: {error.code().name}: {error.details()}") from None
-                await self._endpoints.prepare_retry(error, attempt, deadline, endpoint)
+                await self._endpoints.prepare_retry(error, attempt, deadline, endpoint, token)
             else:
-                self._check_cluster(response.header)
-                if stub == "kv" and incarnation == self.incarnation:
-                    self._check_revision(response.header.revision, floor)
+                if write:
+                    self._history.wrote(request, response)
                 return response
+
+    async def _attempt(
+        self, endpoint: Endpoint, stub: str, method: str, request: Any, token: str | None, ends: float
+    ) -> Any:
+        """Send the request once, to this endpoint, and check what its answer shows of etcd's history. Raises
+        AioRpcError."""
+        loop = asyncio.get_running_loop()
+        began, floor, incarnation = loop.time(), self._history.revision, self.incarnation
+        call = getattr(getattr(endpoint, stub), method)
+        try:
+            response = await call(request, timeout=max(0.001, ends - began), metadata=metadata(token))
+        except grpc.aio.AioRpcError as error:
+            if error.code() in DEFINITE:
+                endpoint.answered(began)
+            raise
+        endpoint.answered(began)
+        self._check_header(response.header)
+        if stub == "kv" and incarnation == self.incarnation:
+            self._lost(self._history.check_revision(response.header.revision, floor))
+        return response
 
     # --- noticing that etcd lost its data -----------------------------------------------------------------------
 
-    def _check_cluster(self, header: Any) -> None:
-        """Begin a new incarnation when a response comes from another cluster than the ones before."""
-        if header.cluster_id == self.cluster_id or not header.cluster_id:
+    def _check_header(self, header: Any) -> bool:
+        """Check the header of any answer, linearizable or not. Return whether etcd's history should be checked."""
+        self._lost(self._history.check_cluster(header.cluster_id))
+        return self._history.hear(header.revision)
+
+    def _renewed(self, header: Any) -> None:
+        if self._check_header(header):
+            self._endpoints.current.doubted.set()
+
+    async def _verify(self, endpoint: Endpoint) -> None:
+        """Check that the endpoint answers, and that etcd's history is still the one that this process knows. Raises
+        EtcdError when it does not answer."""
+        witness, incarnation = self._history.witness, self.incarnation
+        ends = asyncio.get_running_loop().time() + watch_stream.STALL_SECONDS
+        token = None
+        try:
+            async with asyncio.timeout_at(ends):
+                token = await self._endpoints.token()
+            if witness is None:
+                request = op.range_request(f"{self._namespace}/leader")
+                await self._attempt(endpoint, "kv", "Range", request, token, ends)
+                return
+            request = history.witness_request(witness)
+            response = await self._attempt(endpoint, "kv", "Txn", request, token, ends)
+        except TimeoutError as error:
+            raise to_etcd_error(error, endpoint) from None
+        except grpc.aio.AioRpcError as error:
+            details = error.details() or ""
+            if history.FUTURE in details:
+                if incarnation == self.incarnation and witness is self._history.witness:
+                    self._lost(f"etcd has not reached revision {witness.revision if witness else 0} yet: {details}")
+            elif history.COMPACTED in details:
+                if witness is self._history.witness:
+                    self._history.witness = None
+            else:
+                self._endpoints.refused(token, details)
+                raise to_etcd_error(error, endpoint) from None
+        else:
+            if incarnation == self.incarnation and not history.holds(witness, response.responses):
+                self._lost(f"{witness.key!r} was not written at revision {witness.revision}, as it was before")
+
+    def _lost(self, detail: str | None) -> None:
+        """Begin a new incarnation for this reason, if there is one."""
+        if detail is None:
             return
-        before, self.cluster_id = self.cluster_id, header.cluster_id
-        if before:
-            self._begin_incarnation(f"cluster {header.cluster_id:x} answers, before it was {before:x}")
-
-    def _check_revision(self, revision: int, floor: int) -> None:
-        """Begin a new incarnation when a response's revision is below `floor`, the highest that was known when the
-        request was sent. etcd is linearizable, so it only goes back when it lost its data; when it is emptied in place
-        it even keeps its cluster's id."""
-        if revision < floor:
-            self._begin_incarnation(f"revision {revision} is answered, before it was {floor}")
-        self._revision = max(self._revision, revision)
-
-    def _begin_incarnation(self, detail: str) -> None:
         log.warning("etcd lost its data", detail=detail)
-        self._revision = 0
-        self.incarnation += 1
+        metrics.INCARNATIONS.inc()
+        self._history.begin_anew()
+        self._stream.end_all(NewIncarnation())
+        for callback in list(self._on_new_incarnation.values()):
+            callback()
+
+
+class Watches:
+    """A follower's watches and the messages about them. Create it with `Etcd.watches`."""
+
+    def __init__(self, stream: WatchStream) -> None:
+        self._stream = stream
+        self._inbox = Inbox()
+        self._watches: set[Watch] = set()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every watch is served now."""
+        return self._stream.healthy and not self._inbox.unopened
+
+    @property
+    def unopened(self) -> int:
+        """The number of watches that etcd has not confirmed on the present stream."""
+        return self._inbox.unopened
+
+    def add_prefix(self, prefix: str, start_revision: int) -> Watch:
+        """Watch all keys with the prefix from a revision on (0: from now on)."""
+        return self._add(op.to_bytes(prefix), op.range_end(prefix), start_revision)
+
+    def add_key(self, key: str, start_revision: int) -> Watch:
+        """Watch one key from a revision on (0: from now on)."""
+        return self._add(op.to_bytes(key), b"", start_revision)
+
+    def discard(self, watch: Watch) -> None:
+        """End a watch. Messages about it may still come, from before."""
+        self._watches.discard(watch)
+        self._stream.discard(watch)
+
+    async def take(self) -> list[Message]:
+        """Wait for messages and return all of them, in order."""
+        return await self._inbox.take()
+
+    def close(self) -> None:
+        """End all watches."""
+        for watch in self._watches:
+            self._stream.discard(watch)
+        self._watches.clear()
+        self._inbox.clear()
+
+    def _add(self, key: bytes, end: bytes, start_revision: int) -> Watch:
+        watch = self._stream.add(key, end, start_revision, self._inbox)
+        self._watches.add(watch)
+        return watch

@@ -1,6 +1,11 @@
-"""The members of an etcd cluster as a client sees them: one channel each, failover, login, and the meaning of errors.
+"""The members of an etcd cluster as a client sees them: one channel each, failover, and the meaning of errors.
 
-Requests go to the endpoint that answered last; one that is gone, frozen or without a leader is left for the next.
+All calls of a process go to one member at a time. Each process has a **home** among the members, so that the processes
+of a cluster are spread over them; the others stand in an order of its own, so that the clients of a member that dies
+are spread over the rest. A member that is gone, frozen or without a leader is left for the next. While it has left
+home, or home is slow, the process probes the members now and then, and moves to one that is much better, or back home
+once home is about as good (`choose`).
+
 A request can fail in two ways (cf. jepsen-io/etcd): definitely (etcd refused it, or it was never sent) or indefinitely
 (no response: it may have been carried out). `is_definite` distinguishes them.
 """
@@ -8,13 +13,17 @@ A request can fail in two ways (cf. jepsen-io/etcd): definitely (etcd refused it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+import random
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
 from etcd3 import etcdrpc
 
+from pollcast.services.coordination.login import Login
 from pollcast.services.errors import (
     Compacted,
     EtcdError,
@@ -24,16 +33,28 @@ from pollcast.services.errors import (
     EtcdUnreachable,
     LeaseLost,
 )
-from pollcast.services.process.settings import EtcdSettings, HostPort
+from pollcast.services.process.settings import EtcdSettings, HostPort, ServiceSettings
 
 RETRY_SECONDS = 0.05
 """Pause after every endpoint was tried once, in seconds."""
 
-LOGIN_SECONDS = 2.0
-"""Deadline of an Authenticate call, in seconds."""
-
 MAX_LOGIN_RETRIES = 2
 """Maximum number of times that one call is repeated with a new token."""
+
+REVIEW_SECONDS = 15.0
+"""Mean time between two probes of the members, while there is a reason for them, in seconds."""
+
+PROBE_SECONDS = 1.0
+"""Deadline of a probe, in seconds."""
+
+SLOW_SECONDS = 0.2
+"""Typical time of an answer above which a member counts as slow, in seconds."""
+
+MUCH_BETTER = 3.0
+"""Factor by which another member must answer faster to be worth a move."""
+
+ABOUT_AS_GOOD_SECONDS = 0.05
+"""Time by which home may answer later than the present member and still be returned to, in seconds."""
 
 # A frozen member is detected by the deadlines of calls and watches. Keep-alive pings only close its connections: etcd
 # itself closes connections that ping more often than every 5 s (--grpc-keepalive-min-time).
@@ -68,9 +89,6 @@ DEFINITE = frozenset(
 NEVER_SENT = ("failed to connect", "connections to all backends failing", "dns resolution failed")
 """Texts of UNAVAILABLE errors of requests that did not leave this process."""
 
-TOKEN_REFUSED = ("invalid auth token", "revision of auth store is old", "user name is empty")
-"""Texts of errors that a new login may repair."""
-
 
 FULL = "database space exceeded"
 """Text of the errors with which an etcd at its quota refuses puts and transactions."""
@@ -86,10 +104,16 @@ REJECTED = (
 
 
 class Endpoint:
-    """One etcd member: its address, its channel and the stubs on the channel."""
+    """One etcd member: its address, its channel and the stubs on the channel. `heard_at` is the loop time of its last
+    answer of any kind; `typical` the typical time of an answer, in seconds; `doubted` is set when it should be checked
+    at once. `answers_progress` is true once it has answered a request for progress, which a proxy does not."""
 
     def __init__(self, address: HostPort, credentials: grpc.ChannelCredentials | None) -> None:
         self.address = address
+        self.heard_at = 0.0
+        self.typical = 0.0
+        self.doubted = asyncio.Event()
+        self.answers_progress = False
         self.channel = (
             grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
             if credentials is None
@@ -100,15 +124,57 @@ class Endpoint:
         self.watch: Any = etcdrpc.WatchStub(self.channel)
         self.auth: Any = etcdrpc.AuthStub(self.channel)
 
+    def answered(self, sent: float | None = None) -> None:
+        """Note an answer, now; `sent` is the loop time at which its request was sent."""
+        self.heard_at = asyncio.get_running_loop().time()
+        if sent is not None:
+            self.typical += (self.heard_at - sent - self.typical) / 8
+
+    def is_silent(self, since: float) -> bool:
+        """Return whether it has not answered anything since this loop time."""
+        return self.heard_at < since
+
+
+def spread(node: str) -> int:
+    """Return the number, modulo the number of members, of the member that is this node's home. Nodes whose names differ
+    in their last number have neighbouring homes; the salt spreads the nodes of the names that `pollcast up` gives."""
+    match = re.fullmatch(r"(.*?)(\d*)", node)
+    assert match is not None
+    stem, number = match.groups()
+    return zlib.crc32(b"a" + stem.encode()) % 1000 + int(number[-9:] or 0)
+
+
+def in_order(addresses: Sequence[HostPort], node: str | None) -> list[HostPort]:
+    """Return the members in the order in which this node uses them, its home first. Without a name it is random."""
+    rest = sorted(set(addresses))
+    home = rest.pop((random.randrange(10**6) if node is None else spread(node)) % len(rest))
+    random.shuffle(rest)
+    return [home, *rest]
+
+
+def choose(present: int, answers: Mapping[int, float]) -> int:
+    """Return the number of the member to use. `answers` has the time in which each member that answers did so, in
+    seconds; home is number 0."""
+    if not answers:
+        return present
+    best = min(answers, key=lambda member: (answers[member], member))
+    if present not in answers or answers[present] > max(SLOW_SECONDS, MUCH_BETTER * answers[best]):
+        present = best
+    if 0 in answers and answers[0] <= answers[present] + ABOUT_AS_GOOD_SECONDS:
+        return 0
+    return present
+
 
 class Endpoints:
-    """The endpoints of one etcd cluster, the one in use, and the login token that is valid on all of them."""
+    """The endpoints of one etcd cluster, the one in use, and the login that is valid on all of them. `moved` is set
+    when the process should use another endpoint although the one it uses still answers."""
 
     def __init__(self, members: Sequence[Endpoint], user: str | None = None, password: str | None = None) -> None:
-        self._members = members
+        self.moved = asyncio.Event()
+        self._members = members  # home first
         self._current = 0
-        self._login = (user, password) if user is not None and password is not None else None
-        self._token: str | None = None
+        self._user, self._password = user, password
+        self._login = Login(self._authenticate) if user is not None and password is not None else None
 
     @staticmethod
     def from_settings(settings: EtcdSettings) -> Endpoints:
@@ -121,7 +187,8 @@ class Endpoints:
                 settings.etcd_cert.read_bytes() if settings.etcd_cert else None,
             )
         password = settings.etcd_password.get_secret_value() if settings.etcd_password else None
-        members = [Endpoint(address, credentials) for address in settings.etcd]
+        node = settings.node if isinstance(settings, ServiceSettings) else None
+        members = [Endpoint(address, credentials) for address in in_order(settings.etcd, node)]
         return Endpoints(members, settings.etcd_user, password)
 
     @property
@@ -130,7 +197,9 @@ class Endpoints:
         return self._members[self._current]
 
     async def close(self) -> None:
-        """Close every channel."""
+        """End the login and close every channel."""
+        if self._login is not None:
+            await self._login.close()
         for endpoint in self._members:
             await endpoint.channel.close()
 
@@ -140,40 +209,85 @@ class Endpoints:
             self._current = (self._current + 1) % len(self._members)
 
     def attempt_deadline(self, deadline: float, timeout: float) -> float:
-        """Return the loop time at which to give up on a silent endpoint, so that each has a turn before `deadline`."""
-        return min(deadline, asyncio.get_running_loop().time() + timeout / len(self._members))
+        """Return the loop time at which to give up on a silent endpoint: half of the call's time is kept for the next,
+        if there is one."""
+        share = timeout / 2 if len(self._members) > 1 else timeout
+        return min(deadline, asyncio.get_running_loop().time() + share)
 
-    async def prepare_retry(self, error: Exception, attempt: int, deadline: float, endpoint: Endpoint) -> None:
+    async def prepare_retry(
+        self, error: Exception, attempt: int, deadline: float, endpoint: Endpoint, token: str | None
+    ) -> None:
         """Return when a retry makes sense, perhaps on another endpoint. Raises the error's EtcdError when it does not:
-        etcd refused the request, or no time is left before `deadline` (loop time)."""
+        etcd refused the request, or no time is left before `deadline` (loop time). `token` is the one that the request
+        was sent with."""
         now = asyncio.get_running_loop().time()
         if isinstance(error, grpc.aio.AioRpcError) and error.code() in DEFINITE:
-            if not self.forget_token(error.details() or "") or attempt > MAX_LOGIN_RETRIES:
+            if not self.refused(token, error.details() or "") or attempt > MAX_LOGIN_RETRIES:
                 raise to_etcd_error(error, endpoint) from None
             return
+        endpoint.doubted.set()
         self.leave(endpoint)
         if now + RETRY_SECONDS >= deadline:
             raise to_etcd_error(error, endpoint) from None
         if attempt % len(self._members) == 0:
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def metadata(self, *extra: tuple[str, str]) -> tuple[tuple[str, str], ...]:
-        """Return the metadata of a request; log in first when a user is set up and no token is known."""
-        if self._login is None:
-            return extra
-        if self._token is None:
-            user, password = self._login
-            request = etcdrpc.AuthenticateRequest(name=user, password=password)
-            response = await self.current.auth.Authenticate(request, timeout=LOGIN_SECONDS)
-            self._token = str(response.token)
-        return (*extra, ("token", self._token))
+    # --- login
 
-    def forget_token(self, details: str) -> bool:
-        """Forget the token when the error `details` blame it. Return whether a new login may help."""
-        if self._login is not None and any(text in details for text in TOKEN_REFUSED):
-            self._token = None
-            return True
-        return False
+    async def token(self) -> str | None:
+        """Return the token for the next request, after logging in if need be; None when none is needed."""
+        return None if self._login is None else await self._login.token()
+
+    def refused(self, token: str | None, details: str) -> bool:
+        """Note that etcd refused a request with this token. Return whether it may accept it with another."""
+        return self._login is not None and self._login.refused(token, details)
+
+    async def _authenticate(self, timeout: float) -> str:
+        endpoint = self.current
+        request = etcdrpc.AuthenticateRequest(name=self._user, password=self._password)
+        try:
+            response = await endpoint.auth.Authenticate(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in DEFINITE:
+                self.leave(endpoint)
+            raise
+        endpoint.answered()
+        return str(response.token)
+
+    # --- the choice of the member
+
+    async def review(self) -> NoReturn:
+        """Move to a better member now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(REVIEW_SECONDS * random.uniform(0.5, 1.5))
+            if len(self._members) > 1 and (self._current != 0 or self.current.typical > SLOW_SECONDS):
+                await self._move()
+
+    async def _move(self) -> None:
+        before = self._current
+        times = await asyncio.gather(*map(self._probe, self._members))
+        answers = {number: seconds for number, seconds in enumerate(times) if seconds is not None}
+        if self._current == before:
+            self._current = choose(before, answers)
+        if self._current != before:
+            self.moved.set()
+
+    async def _probe(self, endpoint: Endpoint) -> float | None:
+        """Return the time in which the member answers a read that needs the cluster's leader; None without one."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            await endpoint.kv.Range(etcdrpc.RangeRequest(key=b"/", count_only=True), timeout=PROBE_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in DEFINITE:  # a refusal for want of a token is an answer, but not of the leader
+                return None
+        endpoint.answered(began)
+        return loop.time() - began
+
+
+def metadata(token: str | None, *extra: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the metadata of a request with this token."""
+    return extra if token is None else (*extra, ("token", token))
 
 
 def is_definite(error: grpc.aio.AioRpcError) -> bool:

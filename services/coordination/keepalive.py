@@ -9,7 +9,7 @@ from typing import Any
 import grpc.aio
 from etcd3 import etcdrpc
 
-from pollcast.services.coordination.endpoints import HAS_LEADER, Endpoint, Endpoints
+from pollcast.services.coordination.endpoints import HAS_LEADER, Endpoint, Endpoints, metadata
 from pollcast.services.serving import rpc
 
 
@@ -21,6 +21,7 @@ class KeepAliveStream:
         self._endpoints = endpoints
         self._on_header = on_header
         self._open: tuple[Endpoint, Any] | None = None
+        self._token: str | None = None  # the one that the stream was opened with
         self._turn = asyncio.Lock()
 
     async def renew(self, lease: int, timeout: float) -> float:
@@ -31,13 +32,15 @@ class KeepAliveStream:
             deadline = asyncio.get_running_loop().time() + timeout
             attempt = 0
             while True:
-                endpoint = self._open[0] if self._open else self._endpoints.current
+                endpoint = self._endpoints.current
+                if self._open is not None and self._open[0] is not endpoint:
+                    self.close()
                 try:
                     async with asyncio.timeout_at(self._endpoints.attempt_deadline(deadline, timeout)):
                         return await self._renew_once(endpoint, lease)
                 except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
                     attempt += 1
-                    await self._endpoints.prepare_retry(error, attempt, deadline, endpoint)
+                    await self._endpoints.prepare_retry(error, attempt, deadline, endpoint, self._token)
 
     def close(self) -> None:
         """Cancel the open stream, if there is one."""
@@ -49,8 +52,8 @@ class KeepAliveStream:
         answered = False
         try:
             if self._open is None:
-                metadata = await self._endpoints.metadata(HAS_LEADER)
-                self._open = endpoint, endpoint.lease.LeaseKeepAlive(metadata=metadata)
+                self._token = await self._endpoints.token()
+                self._open = endpoint, endpoint.lease.LeaseKeepAlive(metadata=metadata(self._token, HAS_LEADER))
             call = self._open[1]
             with rpc.heeding_cancellation():
                 await call.write(etcdrpc.LeaseKeepAliveRequest(ID=lease))
@@ -61,5 +64,6 @@ class KeepAliveStream:
         finally:
             if not answered:  # a late response must not be taken for that of the next renewal
                 self.close()
+        endpoint.answered()
         self._on_header(response.header)
         return max(0.0, float(response.TTL))

@@ -32,7 +32,18 @@ LEASE_MARGIN = Gauge(
     "pollcast_session_margin_seconds",
     "Time for which the lease is known to hold; negative when it may have expired, NaN without a lease.",
 )
-LISTINGS = Counter("pollcast_mirror_listings", "Listings of etcd by mirrors: one per mirror unless a watch broke.")
+LISTINGS = Counter(
+    "pollcast_mirror_listings",
+    "Listings of etcd by mirrors: one per mirror, one after a compaction that overtook it, one after a loss of data.",
+)
+RESUMES = Counter(
+    "pollcast_watch_resumes",
+    "Times that all watches went on from where they were, on another stream, by reason.",
+    ["why"],
+)
+WATCHES = Gauge("pollcast_watches", "Watches of etcd that this process has, all on one stream.")
+LOGINS = Counter("pollcast_etcd_logins", "Logins at etcd that were attempted.")
+INCARNATIONS = Counter("pollcast_etcd_incarnations", "Times that etcd was found to have lost its data.")
 DEATHS = Counter(
     "pollcast_coroner_deaths", "Dead nodes that this node detected and whose lease it revoked, by role.", ["role"]
 )

@@ -1,60 +1,255 @@
 """A local copy of everything under a prefix that follows etcd.
 
-`run()` lists at a revision and watches from the next one, for as long as its task lives. When the watch breaks or
-stalls, or its revision was compacted, the mirror lists again and compares, so that subscribers receive true changes
-only: a lost connection does not look as if all keys were deleted. Values are passed on as they are, garbled or not.
+`run()` lists the prefix at a revision, watches it from the next one, and goes on for as long as its task lives:
+
+- A watch that breaks resumes from where it was (watches.py), so no change is missed and nothing is listed again.
+- It lists again in two cases only: when etcd has compacted the revision to go on from (`Compacted`), and when etcd has
+  lost its data (`NewIncarnation`).
+- A listing comes in pages of one revision. When a page fails, the pages before it are kept and it is asked for again,
+  after a pause that grows and is random in part; when its revision is compacted meanwhile, the listing begins anew.
+- Subscribers receive true changes only: a lost connection does not look as if all keys were deleted. They get them in
+  slices of at most SLICE events, and other tasks have a turn between two slices.
+
+After each listing, and not only when it shows changes, the subscriber is called: a key that was put and deleted since
+the mirror last looked is in neither state and causes no event, so whoever waits for the effect of a write of its own
+must look again (it is called with an empty list, once `revision` is the listing's).
+
+A new incarnation is reported (`on_new_cluster`) at the moment in which it begins, before any mirror of the process has
+anything of it. Then everything listed is passed on as if it were new, also keys that are equal to before, because
+nobody can rely on what it derived from the incarnation before. Values are passed on as they are, garbled or not.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import NoReturn
+import random
+from collections.abc import Callable, Container, Iterable, Mapping
+from typing import Generic, NoReturn, TypeVar
 
 from pollcast.services.coordination import metrics
-from pollcast.services.coordination.client import Etcd
-from pollcast.services.coordination.operations import KeyEvent, Kv, Listing
-from pollcast.services.coordination.session import backoff
-from pollcast.services.errors import Compacted, EtcdError
+from pollcast.services.coordination import operations as op
+from pollcast.services.coordination.backoff import RETRY_SECONDS, backoff
+from pollcast.services.coordination.client import CALL_SECONDS, Etcd, Page, Watches
+from pollcast.services.coordination.operations import KeyEvent, Kv
+from pollcast.services.coordination.watches import Ended, Received
+from pollcast.services.errors import Compacted, EtcdError, NewIncarnation
 from pollcast.services.process import logs
 
 log = logs.get_logger("mirror")
 
+T = TypeVar("T")
+
 OnChange = Callable[[list[KeyEvent]], None]
-"""A subscriber: it receives changes in batches, synchronously, after the mirror holds them. It must not block."""
+"""A subscriber: it receives changes in batches, synchronously, after the mirror holds them. It must not block. An empty
+batch means that the mirror has listed."""
+
+SLICE = 1000
+"""Maximum number of events that a subscriber gets at once, and that are handled without a turn for other tasks."""
+
+MAX_PAGE_SECONDS = 10.0
+"""Maximum deadline of a page, in seconds: each failure doubles it, because etcd may be slow."""
 
 
-def diff(items: Mapping[str, Kv], listing: Listing) -> list[KeyEvent]:
-    """Return the changes from the items to the listing: deletes, at the listing's revision, then puts by revision."""
-    found = {kv.key: kv for kv in listing.kvs}
-    deletes = [
-        KeyEvent(Kv(key, b"", 0, listing.revision, 0), deleted=True, previous=kv)
-        for key, kv in items.items()
-        if key not in found
+def differing(
+    items: Mapping[str, T], kvs: Iterable[Kv], keep: Callable[[Kv], T], *, anew: bool = False
+) -> list[KeyEvent]:
+    """Return the puts of the listed keys of which something else is kept; with `anew` of all."""
+    return [KeyEvent(kv) for kv in kvs if anew or items.get(kv.key) != keep(kv)]
+
+
+def vanished(items: Mapping[str, T], listed: Container[str], revision: int) -> list[KeyEvent]:
+    """Return the deletes, at this revision, of the items that were not listed."""
+    return [
+        KeyEvent(Kv(key, b"", 0, revision, 0), deleted=True, previous=kept)
+        for key, kept in items.items()
+        if key not in listed
     ]
-    puts = [KeyEvent(kv, previous=items.get(key)) for key, kv in found.items() if items.get(key) != kv]
-    return deletes + sorted(puts, key=lambda event: event.kv.mod_revision)
 
 
-def apply(items: dict[str, Kv], events: Iterable[KeyEvent]) -> list[KeyEvent]:
-    """Apply the events to the items. Return the events that changed something, each with the value that it replaced."""
+def apply(
+    items: dict[str, T], events: Iterable[KeyEvent], keep: Callable[[Kv], T], *, anew: bool = False
+) -> list[KeyEvent]:
+    """Apply the events to the items. Return the events that changed something, each with what was kept of the key
+    before; with `anew` also puts that change nothing."""
     changes = []
     for event in events:
-        previous = items.get(event.kv.key)
-        if event.deleted and previous is not None:
-            del items[event.kv.key]
-        elif not event.deleted and previous != event.kv:
-            items[event.kv.key] = event.kv
+        key = event.kv.key
+        previous = items.get(key)
+        if event.deleted:
+            if previous is None:
+                continue
+            del items[key]
         else:
-            continue
+            kept = keep(event.kv)
+            if previous == kept and not anew:
+                continue
+            items[key] = kept
         changes.append(KeyEvent(event.kv, event.deleted, previous))
     return changes
 
 
-class Mirror:
-    """A mirror of one prefix: `items` by key, and the `revision` of the last change or listing. `synced` is set after
-    the first listing; `healthy` is true while the watch is alive."""
+class KeptMirror(Generic[T]):
+    """A mirror of one prefix that keeps of each key what `keep` returns, and passes on changes of that only. `items` is
+    by key; `revision` is that of the last change or listing; `synced` is set after the first listing."""
+
+    def __init__(
+        self,
+        etcd: Etcd,
+        prefix: str,
+        keep: Callable[[Kv], T],
+        on_change: OnChange,
+        on_new_cluster: Callable[[], None] | None = None,
+        on_listed: Callable[[], None] | None = None,
+    ) -> None:
+        """`keep` returns something small and not None. `on_new_cluster` is called when etcd has lost its data, before
+        any change that follows from that: revisions begin anew. `on_listed` is called after each listing."""
+        self.prefix = prefix
+        self.items: dict[str, T] = {}
+        self.revision = 0
+        self.synced = asyncio.Event()
+        self._etcd = etcd
+        self._incarnation = etcd.incarnation
+        self._keep = keep
+        self._on_change = on_change
+        self._on_new_cluster = on_new_cluster
+        self._on_listed = on_listed
+        self._watches: Watches | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether etcd is followed now."""
+        return self._watches is not None and self._watches.healthy
+
+    async def run(self) -> NoReturn:
+        """Follow etcd until cancelled, whatever etcd does."""
+        failures = 0
+        anew = False
+        with self._etcd.on_new_incarnation(self._begin_anew):
+            if self._incarnation != self._etcd.incarnation:
+                self._begin_anew()
+                anew = True
+            while True:
+                try:
+                    await self._list(anew)
+                    anew, failures = False, 0
+                    await self._follow()
+                except (Compacted, NewIncarnation) as error:
+                    log.info("listing again", prefix=self.prefix, detail=error.detail)
+                    anew = anew or isinstance(error, NewIncarnation)
+                    await asyncio.sleep(RETRY_SECONDS * random.random())
+                except EtcdError as error:
+                    if not failures:
+                        log.warning("not following etcd, retrying", prefix=self.prefix, detail=error.detail)
+                    await asyncio.sleep(backoff(failures))
+                    failures += 1
+
+    def _begin_anew(self) -> None:
+        self._incarnation = self._etcd.incarnation
+        if self._on_new_cluster is not None:
+            self._on_new_cluster()
+
+    # --- listing
+
+    async def _list(self, anew: bool) -> None:
+        """Make the items what etcd holds. Raises Compacted or NewIncarnation.
+
+        The first listing is passed on page by page, and nothing else is kept of it than the items. The changes that a
+        further listing shows are passed on by revision, and only once it is complete: until then the mirror shows one
+        state, the old one, and then never something while it hides something older."""
+        first = not self.synced.is_set() and not self.items
+        listed: set[str] = set()
+        changes: list[KeyEvent] = []
+        start: bytes | None = op.to_bytes(self.prefix)
+        revision: int | None = None
+        incarnation = self._etcd.incarnation
+        metrics.LISTINGS.inc()
+        while start is not None:
+            page = await self._page(start, revision)
+            revision, start = page.revision, page.next_start
+            for at in range(0, len(page.kvs), SLICE):
+                self._check(incarnation)
+                kvs = [op.parse_kv(kv) for kv in page.kvs[at : at + SLICE]]
+                changes += differing(self.items, kvs, self._keep, anew=anew)
+                if first:
+                    self._change(changes, anew=anew)
+                    changes.clear()
+                else:
+                    listed.update(kv.key for kv in kvs)
+                await asyncio.sleep(0)
+        assert revision is not None
+        changes.sort(key=lambda event: event.kv.mod_revision)
+        changes += [] if first else vanished(self.items, listed, revision)
+        for at in range(0, len(changes), SLICE):
+            self._check(incarnation)
+            self._change(changes[at : at + SLICE], anew=anew)
+            await asyncio.sleep(0)
+        self._check(incarnation)
+        self.revision = revision
+        self._on_change([])
+        if self._on_listed is not None:
+            self._on_listed()
+        self.synced.set()
+
+    async def _page(self, start: bytes, revision: int | None) -> Page:
+        """Return the next page, however often it takes to ask."""
+        failures = 0
+        while True:
+            try:
+                timeout = min(MAX_PAGE_SECONDS, CALL_SECONDS * 2.0 ** min(failures, 10))
+                return await self._etcd.page(self.prefix, start, revision, timeout)
+            except Compacted:
+                raise
+            except EtcdError as error:
+                if not failures:
+                    log.warning("not listed, retrying", prefix=self.prefix, detail=error.detail)
+                await asyncio.sleep(backoff(failures))
+                failures += 1
+
+    def _check(self, incarnation: int) -> None:
+        """Raise NewIncarnation when what was read is of another incarnation than the present one."""
+        if self._etcd.incarnation != incarnation:
+            raise NewIncarnation
+
+    # --- following
+
+    async def _follow(self) -> NoReturn:
+        incarnation = self._incarnation
+        with self._etcd.watches() as watches:
+            self._check(incarnation)
+            watches.add_prefix(self.prefix, self.revision + 1)
+            self._watches = watches
+            try:
+                while True:
+                    for message in await watches.take():
+                        if isinstance(message, Ended):
+                            raise message.error
+                        self._check(incarnation)
+                        if isinstance(message, Received):
+                            await self._receive(message.batch, incarnation)
+            finally:
+                self._watches = None
+
+    async def _receive(self, batch: op.WatchBatch, incarnation: int) -> None:
+        before: list[KeyEvent] = []
+        for events in batch.slices(SLICE):
+            if before:
+                await asyncio.sleep(0)
+                self._check(incarnation)
+            self._change(events)
+            # A revision is complete when an event of the next one has come.
+            last = events[-1].kv.mod_revision
+            self.revision = max(self.revision, last - 1)
+            before = events
+        self.revision = batch.revision
+
+    def _change(self, events: list[KeyEvent], *, anew: bool = False) -> None:
+        changes = apply(self.items, events, self._keep, anew=anew)
+        if changes:
+            self._on_change(changes)
+
+
+class Mirror(KeptMirror[Kv]):
+    """A mirror of one prefix that keeps everything of each key."""
 
     def __init__(
         self,
@@ -64,63 +259,9 @@ class Mirror:
         on_new_cluster: Callable[[], None] | None = None,
         on_listed: Callable[[], None] | None = None,
     ) -> None:
-        """`on_new_cluster` is called when etcd has lost its data, before the changes that follow from that: revisions
-        begin anew. `on_listed` is called after each listing: a key that was put and deleted since the previous one is
-        in neither, and causes no change."""
-        self.prefix = prefix
-        self.items: dict[str, Kv] = {}
-        self.revision = 0
-        self.synced = asyncio.Event()
-        self.healthy = False
-        self._etcd = etcd
-        self._incarnation = etcd.incarnation
-        self._on_change = on_change
-        self._on_new_cluster = on_new_cluster
-        self._on_listed = on_listed
+        """See KeptMirror."""
+        super().__init__(etcd, prefix, _whole, on_change, on_new_cluster, on_listed)
 
-    async def run(self) -> NoReturn:
-        """Follow etcd until cancelled, whatever etcd does."""
-        failures = 0
-        while True:
-            try:
-                await self._list()
-                failures = 0
-                await self._follow()
-            except Compacted as error:
-                log.info("listing again", prefix=self.prefix, detail=error.detail)
-            except EtcdError as error:
-                if not failures:
-                    log.warning("not following etcd, retrying", prefix=self.prefix, detail=error.detail)
-                self.healthy = False
-                await asyncio.sleep(backoff(failures))
-                failures += 1
 
-    async def _list(self) -> None:
-        listing = await self._etcd.range(self.prefix)
-        metrics.LISTINGS.inc()
-        if self._incarnation != self._etcd.incarnation:
-            self._incarnation = self._etcd.incarnation
-            if self._on_new_cluster is not None:
-                self._on_new_cluster()
-        self._change(diff(self.items, listing))
-        self.revision = listing.revision
-        if self._on_listed is not None:
-            self._on_listed()
-        self.synced.set()
-
-    async def _follow(self) -> None:
-        if self._incarnation != self._etcd.incarnation:
-            return  # etcd lost its data after the listing
-        async with contextlib.aclosing(self._etcd.watch(self.prefix, self.revision + 1)) as batches:
-            async for batch in batches:
-                if not self.healthy:
-                    log.info("following etcd", prefix=self.prefix, keys=len(self.items))
-                self.healthy = True
-                if batch.events:
-                    self._change(list(batch.events))
-                    self.revision = batch.events[-1].kv.mod_revision
-
-    def _change(self, events: list[KeyEvent]) -> None:
-        changes = apply(self.items, events)
-        if changes:
-            self._on_change(changes)
+def _whole(kv: Kv) -> Kv:
+    return kv

@@ -8,11 +8,12 @@ Reference: https://etcd.io/docs/v3.5/learning/api/.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from etcd3 import etcdrpc
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 # --- values -------------------------------------------------------------------------------------------------------
 
@@ -31,19 +32,41 @@ class Kv:
 @dataclass(frozen=True, slots=True)
 class KeyEvent:
     """A put or a delete of one key. The `kv` of a delete holds only the key and the revision of the delete. `previous`
-    is filled in by the mirror."""
+    is filled in by the mirror: what it kept of the key until now (the whole Kv, unless the mirror keeps less), or None
+    when it had none."""
 
     kv: Kv
     deleted: bool = False
-    previous: Kv | None = None
+    previous: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class WatchBatch:
-    """One message of a watch. A message without events only shows that the watch is alive."""
+    """The events of one watch that etcd sent together: all events of each revision among them. `revision` is the last
+    event's. They are converted from protobuf only when they are taken, so that a batch of any size can be taken in
+    slices."""
 
-    events: tuple[KeyEvent, ...]
+    parts: tuple[Any, ...]  # the protobuf messages, more than one when etcd sent fragments
     revision: int
+
+    @property
+    def events(self) -> tuple[KeyEvent, ...]:
+        """All events, in order."""
+        return tuple(parse_event(event) for part in self.parts for event in part.events)
+
+    def slices(self, size: int) -> Iterator[list[KeyEvent]]:
+        """Yield the events in order, at most `size` at a time."""
+        for part in self.parts:
+            for start in range(0, len(part.events), size):
+                yield [parse_event(event) for event in part.events[start : start + size]]
+
+    def picked(self, wants: Callable[[str], bool], size: int) -> Iterator[list[KeyEvent]]:
+        """Look at the keys of the events in order, at most `size` at a time, and yield the events of those that are
+        wanted; the others are not converted."""
+        for part in self.parts:
+            for start in range(0, len(part.events), size):
+                some = part.events[start : start + size]
+                yield [parse_event(each) for each in some if wants(each.kv.key.decode("utf-8", "surrogateescape"))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +175,9 @@ def range_end(prefix: str) -> bytes:
     return start[:-1] + bytes([start[-1] + 1])
 
 
-def range_request(key: str) -> Any:
-    """Build the request that reads one key."""
-    return etcdrpc.RangeRequest(key=to_bytes(key))
+def range_request(key: str, revision: int = 0) -> Any:
+    """Build the request that reads one key as of a revision (0: now)."""
+    return etcdrpc.RangeRequest(key=to_bytes(key), revision=revision)
 
 
 def page_request(prefix: str, start: bytes, limit: int, revision: int) -> Any:
@@ -162,13 +185,41 @@ def page_request(prefix: str, start: bytes, limit: int, revision: int) -> Any:
     return etcdrpc.RangeRequest(key=start, range_end=range_end(prefix), limit=limit, revision=revision)
 
 
-def watch_request(prefix: str, start_revision: int) -> Any:
-    """Build the request that begins a watch of every key with the prefix."""
-    return etcdrpc.WatchRequest(
-        create_request=etcdrpc.WatchCreateRequest(
-            key=to_bytes(prefix), range_end=range_end(prefix), start_revision=start_revision, progress_notify=True
-        )
-    )
+def watch_request(watch_id: int, key: bytes, end: bytes, start_revision: int) -> Any:
+    """Build the request that begins a watch of the keys from `key` to before `end` (empty: of the one key). A
+    `start_revision` of 0 means: from now on.
+
+    The stubs are older than two fields that etcd has had since 3.4, so these are appended as etcd encodes them:
+    `watch_id` (7), by which the client chooses the watch's number, and `fragment` (8), which allows etcd to divide a
+    batch that is larger than a message may be."""
+    request = etcdrpc.WatchCreateRequest(key=key, range_end=end, start_revision=start_revision)
+    request.MergeFromString(b"\x38" + _varint(watch_id) + b"\x40\x01")
+    return etcdrpc.WatchRequest(create_request=request)
+
+
+def cancel_request(watch_id: int) -> Any:
+    """Build the request that ends a watch."""
+    return etcdrpc.WatchRequest(cancel_request=etcdrpc.WatchCancelRequest(watch_id=watch_id))
+
+
+def progress_request() -> Any:
+    """Build the request to which etcd answers with its revision, on the stream of the watches."""
+    return etcdrpc.WatchRequest(progress_request=etcdrpc.WatchProgressRequest())
+
+
+def is_fragment(response: Any) -> bool:
+    """Return whether more messages of the same batch follow this one (`fragment`, field 7, which the stubs lack)."""
+    fields: Any = UnknownFieldSet(response)
+    return any(field.field_number == 7 and field.data for field in fields)
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def parse_kv(kv: Any) -> Kv:
@@ -182,9 +233,9 @@ def parse_first(kvs: Sequence[Any]) -> Kv | None:
     return parse_kv(kvs[0]) if kvs else None
 
 
-def parse_events(events: Iterable[Any]) -> tuple[KeyEvent, ...]:
-    """Convert the protobuf events of a watch message."""
-    return tuple(KeyEvent(parse_kv(event.kv), deleted=event.type == event.DELETE) for event in events)
+def parse_event(event: Any) -> KeyEvent:
+    """Convert one protobuf event of a watch."""
+    return KeyEvent(parse_kv(event.kv), deleted=event.type == event.DELETE)
 
 
 def parse_txn(response: Any, revision: int = 0) -> TxnResult:

@@ -14,31 +14,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NoReturn, TypeVar
 
 from pollcast.services.coordination import metrics
+from pollcast.services.coordination.backoff import backoff
 from pollcast.services.coordination.client import CALL_SECONDS, Etcd
 from pollcast.services.coordination.keys import lease_hex
 from pollcast.services.errors import EtcdError, LeaseLost, unwrapped
 from pollcast.services.process import logs
 
+__all__ = ["Session", "backoff", "keep_session"]
+
 log = logs.get_logger("session")
 
 T = TypeVar("T")
-
-RETRY_SECONDS = 0.1
-"""Pause before the first retry, in seconds."""
-
-MAX_RETRY_SECONDS = 2.0
-"""Maximum pause before a retry, in seconds."""
-
-
-def backoff(attempt: int) -> float:
-    """Return the pause before retry number `attempt` (from 0), in seconds: it doubles from RETRY_SECONDS up
-    to MAX_RETRY_SECONDS. Up to half of it is left out at random, so that processes do not retry in step."""
-    return min(MAX_RETRY_SECONDS, RETRY_SECONDS * 2.0 ** min(attempt, 10)) * random.uniform(0.5, 1.0)
 
 
 class Session:

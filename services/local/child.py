@@ -66,7 +66,7 @@ class Child:
         """Describe the child. `env` replaces this process's environment; `stop_signal` asks the child to end."""
         self.name = name
         self.log = log
-        self._program = list(program)
+        self.program = list(program)
         self._env = env
         self._user = user
         self._stop_signal = stop_signal
@@ -100,7 +100,7 @@ class Child:
         def popen() -> subprocess.Popen[bytes]:
             with self.log.open("ab") as log:
                 return subprocess.Popen(  # noqa: S603 - programs and arguments are ours
-                    [*leash, *self._program],
+                    [*leash, *self.program],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

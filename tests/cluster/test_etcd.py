@@ -9,10 +9,11 @@ from collections.abc import AsyncGenerator
 import pytest
 from pydantic import SecretStr
 
-from pollcast.services.coordination import client
+from pollcast.services.coordination import client, watch_stream
 from pollcast.services.coordination import operations as op
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.operations import TxnResult, WatchBatch
+from pollcast.services.coordination.watches import Opened, Received
 from pollcast.services.errors import Compacted, EtcdRefused, EtcdUnknown, LeaseLost
 from pollcast.services.local.ports import free_port
 from pollcast.services.process.settings import EtcdSettings
@@ -109,17 +110,29 @@ async def test_a_watch_yields_every_event_from_its_revision_on(etcd: Etcd, names
     assert seen == [(b"1", False), (b"", True), (b"3", False)]
 
 
-async def test_a_quiet_watch_yields_batches_without_events(
-    etcd: Etcd, namespace: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client, "QUIET_SECONDS", 0.05)
-    signs: list[WatchBatch] = []
-    async with contextlib.aclosing(etcd.watch(f"{namespace}/", 1)) as batches:
-        async for batch in batches:
-            signs.append(batch)
-            if len(signs) == 4:
-                break
-    assert not any(batch.events for batch in signs)
+async def test_all_watches_of_a_process_share_one_stream_that_is_quiet_at_rest(own_etcd: BreakableEtcd) -> None:
+    async with Etcd.open(own_etcd.settings) as etcd, contextlib.AsyncExitStack() as stack:
+        for n in range(20):
+            watches = stack.enter_context(etcd.watches())
+            watches.add_prefix(f"/{n}/", 1)
+        await eventually(lambda: watches.healthy)
+        assert own_etcd.metric("etcd_debugging_mvcc_watch_stream_total") == 1
+        assert own_etcd.metric("etcd_debugging_mvcc_watcher_total") == 20
+        before = own_etcd.metric('grpc_server_msg_received_total{grpc_method="Watch"')
+        began = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() < began + 3:
+            await etcd.get("/rest")  # any call shows that the member is alive
+            await asyncio.sleep(0.1)
+        assert own_etcd.metric('grpc_server_msg_received_total{grpc_method="Watch"') == before
+
+
+async def test_a_silent_stream_is_asked_for_progress(own_etcd: BreakableEtcd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_stream, "PROGRESS_SECONDS", 0.1)
+    async with Etcd.open(own_etcd.settings) as etcd:
+        with etcd.watches() as watches:
+            watches.add_prefix("/", 1)
+            await eventually(lambda: own_etcd.metric('grpc_server_msg_received_total{grpc_method="Watch"') >= 5)
+            assert watches.healthy
 
 
 async def test_a_watch_from_a_compacted_revision_raises_compacted(own_etcd: BreakableEtcd) -> None:
@@ -133,26 +146,32 @@ async def test_a_watch_from_a_compacted_revision_raises_compacted(own_etcd: Brea
             await etcd.range("/", revisions[0])
 
 
-async def test_a_frozen_member_makes_a_write_unknown_a_read_refused_and_a_watch_break(
+async def test_a_frozen_member_makes_a_write_unknown_and_a_read_refused_and_a_watch_outlasts_it(
     own_etcd: BreakableEtcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Etcd.open(own_etcd.settings) as etcd:
-        async with contextlib.aclosing(etcd.watch("/", 1)) as batches:
-            assert await anext(batches)
+        with etcd.watches() as watches:
+            watches.add_prefix("/", 1)
+            assert [type(message) for message in await watches.take()] == [Opened]
             own_etcd.server.freeze()
             monkeypatch.setattr(client, "CALL_SECONDS", 0.5)
-            monkeypatch.setattr(client, "QUIET_SECONDS", 0.2)
-            monkeypatch.setattr(client, "STALL_SECONDS", 0.5)
+            monkeypatch.setattr(watch_stream, "QUIET_SECONDS", 0.2)
+            monkeypatch.setattr(watch_stream, "STALL_SECONDS", 0.5)
             with pytest.raises(EtcdUnknown):
                 await etcd.put("/k", b"v")
             with pytest.raises(EtcdRefused):
                 await etcd.get("/k")
             with pytest.raises(EtcdRefused):
                 await etcd.lease_keepalive(1, timeout=0.3)
-            with pytest.raises(EtcdRefused, match="stalled"):
-                await until_it_ends(batches)
-        own_etcd.server.thaw()
-        await until_answers(etcd)
+            await eventually(lambda: not watches.healthy)
+            own_etcd.server.thaw()
+            await until_answers(etcd)
+            await etcd.put("/last", b"v")
+            seen: list[str] = []
+            while seen[-1:] != ["/last"]:
+                received = [message for message in await watches.take() if isinstance(message, Received)]
+                seen += [event.kv.key for message in received for event in message.batch.events]
+            assert seen in (["/last"], ["/k", "/last"])  # nothing twice
 
 
 async def test_a_write_without_any_member_is_definitely_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,13 +245,16 @@ async def test_cancelling_a_watch_leaves_nothing_behind(etcd: Etcd, namespace: s
 
     async def follow() -> None:
         async with contextlib.aclosing(etcd.watch(f"{namespace}/", 1)) as batches:
-            async for _ in batches:
-                started.set()
+            task.get_loop().call_soon(started.set)
+            await anext(batches)
 
-    before = len(asyncio.all_tasks())
-    task = asyncio.ensure_future(follow())
-    await started.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await eventually(lambda: len(asyncio.all_tasks()) <= before)
+    with etcd.watches() as other:
+        other.add_prefix(f"{namespace}/", 1)
+        await eventually(lambda: other.healthy)
+        before = len(asyncio.all_tasks())
+        task = asyncio.ensure_future(follow())
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await eventually(lambda: len(asyncio.all_tasks()) <= before)

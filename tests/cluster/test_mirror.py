@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.services.coordination import client
+from pollcast.services.coordination import client, watch_stream
 from pollcast.services.coordination import operations as op
 from pollcast.services.coordination.client import Etcd
-from pollcast.services.coordination.mirror import Mirror, apply, diff
-from pollcast.services.coordination.operations import KeyEvent, Kv, Listing
+from pollcast.services.coordination.mirror import Mirror, apply, differing, vanished
+from pollcast.services.coordination.operations import KeyEvent, Kv
 from tests.support.breakable_etcd import BreakableEtcd
 from tests.support.waiting import eventually
 
@@ -74,8 +74,9 @@ async def test_a_stalled_watch_is_noticed_and_missed_changes_are_found(
 ) -> None:
     async with Etcd.open(own_etcd.settings) as etcd:
         await etcd.put("/m/a", b"1")
-        for name in ("CALL_SECONDS", "QUIET_SECONDS", "STALL_SECONDS"):
-            monkeypatch.setattr(client, name, 0.3)
+        monkeypatch.setattr(client, "CALL_SECONDS", 0.3)
+        monkeypatch.setattr(watch_stream, "QUIET_SECONDS", 0.3)
+        monkeypatch.setattr(watch_stream, "STALL_SECONDS", 0.3)
         async with running(Mirror(etcd, "/m/", lambda _: None)) as mirror:
             await eventually(lambda: mirror.healthy)
             own_etcd.server.freeze()
@@ -118,10 +119,21 @@ ITEMS = st.lists(KV).map(lambda kvs: {kv.key: kv for kv in kvs})
 
 @given(ITEMS, ITEMS)
 def test_applying_the_difference_gives_the_listing(before: dict[str, Kv], after: dict[str, Kv]) -> None:
-    items = dict(before)
-    events = diff(items, Listing(tuple(after.values()), 10))
-    assert apply(items, events) == events
-    assert items == after
-    assert diff(items, Listing(tuple(after.values()), 10)) == []
+    def keep(kv: Kv) -> tuple[int, bytes]:
+        return kv.mod_revision, kv.value
+
+    def diff(*, anew: bool = False) -> list[KeyEvent]:
+        return differing(items, after.values(), keep, anew=anew) + vanished(items, after, 10)
+
+    items = {key: keep(kv) for key, kv in before.items()}
+    events = diff()
+    changes = apply(items, events, keep)
+    assert [change.kv for change in changes] == [event.kv for event in events]
+    assert [change.previous for change in changes] == [
+        keep(before[change.kv.key]) if change.kv.key in before else None for change in changes
+    ]
+    assert items == {key: keep(kv) for key, kv in after.items()}
+    assert diff() == []
     assert len(events) == len({event.kv.key for event in events})
-    assert apply(items, events) == []
+    assert apply(items, events, keep) == []
+    assert {change.kv.key for change in apply(items, diff(anew=True), keep, anew=True)} == after.keys()
