@@ -1,4 +1,4 @@
-"""What is kept of topics that nobody watches has a budget, and goes back to the operating system."""
+"""Results of topics that nobody watches have a budget in bytes, and their memory goes back to the system."""
 
 from __future__ import annotations
 
