@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from pollcast.gateway.audience import Traffic
 from pollcast.gateway.change import Change
+from pollcast.gateway.cohorts import Traffic
 from pollcast.gateway.feeds import Feeds, Piece, Update
+from pollcast.gateway.offload import INLINE, Offload
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.retained import Retained
 from pollcast.gateway.status import Status
@@ -63,6 +64,7 @@ class Hub:
         demand: DemandSink,
         presences: Presences,
         on_broken_link: OnBrokenLink,
+        offload: Offload = INLINE,
     ) -> None:
         self.topics: dict[str, LiveTopic] = {}
         self.owners: dict[str, Owner] = {}
@@ -73,6 +75,7 @@ class Hub:
         self.coordination_reached = True
         self.on_touched: Callable[[str], None] = _ignore  # receives a topic whose clients or state may have changed
         self.on_kept: Callable[[str, bool], None] = _ignore_kept  # receives a topic that is kept now, or no more
+        self._offload = offload
         self._demand = demand
         self._presences = presences
         self._on_broken_link = on_broken_link
@@ -84,7 +87,7 @@ class Hub:
         self.on_touched(topic.canonical)
         live = self.topics.get(topic.canonical)
         if live is None:
-            live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic)
+            live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic, self._offload)
             live.unreached_since = now
             self.on_kept(topic.canonical, True)
             self._demand.want(topic.canonical)
@@ -213,8 +216,7 @@ class Hub:
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _retain(self, live: LiveTopic) -> None:
-        """Keep a topic without clients within the budget: others may have to be forgotten for it, or the topic itself.
-        """
+        """Keep a topic without clients within the budget: others may have to be forgotten for it, or the topic itself."""
         for canonical in self.retained.put(live.topic.canonical, live.history.size):
             self._forget(self.topics[canonical])
 

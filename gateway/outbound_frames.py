@@ -34,6 +34,9 @@ DEFLATE_MEMORY: Final = 5
 SHARED_BYTES: Final = 4096
 """Size from which a body is compressed once for all spellings, and each head by itself: a few bytes more to send."""
 
+COPIED_BYTES: Final = 1024 * 1024
+"""Size up to which a text that exists is framed, which copies it, without regard to the time that it takes."""
+
 _TEXT: Final = 0x81
 _COMPRESSED_TEXT: Final = 0xC1
 """The first byte of a whole text frame, and of a compressed one."""
@@ -56,7 +59,7 @@ class Body:
     """The part of a message that is the same in every spelling of its topic, with its compressed form, each made once.
 
     `make` returns the text; it is called when the text is first needed. A `large` body takes so long to make and to
-    compress that this should happen outside the event loop (`Framed.prepare`).
+    compress that this should happen outside the event loop.
     """
 
     __slots__ = ("_deflated", "_lock", "_make", "_text", "large")
@@ -130,11 +133,9 @@ class Framed:
 
     def is_ready(self, deflates: bool) -> bool:
         """Return whether `ready` takes next to no time: the message is small, or its frame exists."""
-        return not self.body.large or (self._deflated if deflates else self._plain) is not None
-
-    def prepare(self, deflates: bool) -> None:
-        """Make the frame; may be called in any thread."""
-        self.ready(deflates)
+        if not self.body.large or (self._deflated if deflates else self._plain) is not None:
+            return True
+        return not deflates and 0 < self.body.size < COPIED_BYTES
 
     def _compressed(self) -> bytes:
         text = self.body.text

@@ -15,10 +15,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from pollcast.gateway.assembly import Assembly
-from pollcast.gateway.audience import Audience, Traffic
+from pollcast.gateway.audience import Audience
 from pollcast.gateway.change import Change
+from pollcast.gateway.cohorts import Traffic
 from pollcast.gateway.history import Entry, History, Result
 from pollcast.gateway.metrics import DELTA_AGE_SECONDS
+from pollcast.gateway.offload import INLINE, Offload
 from pollcast.gateway.presence_list import PresenceList
 from pollcast.gateway.spellings import Spellings
 from pollcast.gateway.status import Status
@@ -51,12 +53,12 @@ class LiveTopic:
     `source` is the poller that the topic is attached to; it stays the same while etcd shows no owner.
     """
 
-    def __init__(self, topic: Topic, traffic: Traffic) -> None:
+    def __init__(self, topic: Topic, traffic: Traffic, offload: Offload = INLINE) -> None:
         self.topic = topic
         self.spellings = Spellings(topic)
         self.delta_age = DELTA_AGE_SECONDS.labels(topic.query.name)
         self.history = History(topic.query.key)
-        self.audience = Audience(self.history, traffic)
+        self.audience = Audience(self.history, traffic, offload)
         self.followers: set[TopicListener] = set()
         self.presence: PresenceList | None = None  # of a query with presence, while there are clients
         self.status = Status("live", None, now_us())
