@@ -139,9 +139,7 @@ class Wire(asyncio.Protocol):
         if self.closing or self.transport is None:
             return
         if self.congested:
-            self._answers -= len(frames)
-            if self._answers < 0:
-                self.transport.pause_reading()
+            self._spend(len(frames))
             self.transport.write(frames)
             return
         if not self.outbox.held:
@@ -238,6 +236,12 @@ class Wire(asyncio.Protocol):
 
     # --- inside -----------------------------------------------------------------------------------------------
 
+    def _spend(self, size: int) -> None:
+        """Charge an answer to a congested client; stop reading when it has had enough of them."""
+        self._answers -= size
+        if self._answers < 0 and not self.closing and self.transport is not None:
+            self.transport.pause_reading()
+
     @property
     def _deaf(self) -> bool:
         """Whether no more messages are handled until the connection has drained."""
@@ -329,6 +333,8 @@ class Wire(asyncio.Protocol):
         out = b"".join(parser.protocol.data_to_send())
         if out and self.transport is not None and not self.transport.is_closing():
             self.flush()
+            if self.congested:
+                self._spend(len(out))
             self.transport.write(out)
 
     def _fail(self) -> None:
