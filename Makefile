@@ -6,6 +6,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --progres
 MAYBE_PAGE = $(MAKE) --no-print-directory page || echo "Continuing without the page: a gateway's address / explains what is missing."
 CHROMIUM := $(shell command -v chromium || command -v google-chrome)
 PGBOUNCER := $(shell PATH="$$PATH:/usr/sbin" command -v pgbouncer)
+TEST_WORKERS ?= 2
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 
 .PHONY: install page up test chaos check bench model model-broken proto proto-check fmt lock dist
@@ -42,10 +43,11 @@ gateway/static/index.html: node_modules/.package-lock.json $(shell find clients/
 node_modules/.package-lock.json: package-lock.json | .venv/ready
 	@$(WITH_NODE) npm ci --silent --no-audit --no-fund --fetch-retries=1
 
+# TEST_WORKERS processes run the tests, each with servers of its own; a file's tests stay together.
 test: install tests/support/js/node_modules/.package-lock.json
 	@$(if $(CHROMIUM),,echo "Leaving out tests/browser: there is no Chromium (Debian: apt install chromium).")
 	@$(if $(PGBOUNCER),,echo "Leaving out tests/cluster/test_pgbouncer.py: there is no pgbouncer (Debian: apt install pgbouncer).")
-	$(BIN)/pytest $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/cluster/test_pgbouncer.py) $(ARGS)
+	$(BIN)/pytest $(if $(filter-out 1,$(TEST_WORKERS)),--numprocesses $(TEST_WORKERS) --dist loadfile) $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/cluster/test_pgbouncer.py) $(ARGS)
 
 # The real phoenix.js for the tests. Node.js is a wheel in .venv.
 tests/support/js/node_modules/.package-lock.json: tests/support/js/package-lock.json | install

@@ -1,4 +1,6 @@
-"""The command `python -m bench [name…]`, which runs the named benchmarks, or all of them."""
+"""The command `python -m bench [name…] [--option…]`, which runs the named benchmarks, or all of them.
+
+Options belong to the benchmark that is named last, the only one that takes some being `scale`."""
 
 from __future__ import annotations
 
@@ -13,12 +15,28 @@ import uvloop
 from bench.processes import raise_file_limit
 from pollcast.services.process import logs
 
-ALL = ("fanout", "memory", "latency", "storm", "slow", "compression", "peers", "polling", "takeover", "presence")
+ALL = (
+    "fanout",
+    "memory",
+    "latency",
+    "storm",
+    "slow",
+    "compression",
+    "peers",
+    "polling",
+    "takeover",
+    "presence",
+    "scale",
+)
 
 
 def main() -> None:
     """Run the benchmarks that the command line names, one after the other."""
-    names = sys.argv[1:] or ALL
+    arguments = sys.argv[1:]
+    at = next((at for at, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    names, options = arguments[:at] or ALL, arguments[at:]
+    if options and names != ["scale"]:
+        raise SystemExit("only `scale` takes options, and only alone")
     unknown = [name for name in names if name not in ALL]
     if unknown:
         raise SystemExit(f"there is no benchmark {unknown[0]!r}; choose from {', '.join(ALL)}")
@@ -27,7 +45,8 @@ def main() -> None:
     raise_file_limit()
     for name in names:
         began = time.monotonic()
-        uvloop.run(importlib.import_module(f"bench.{name}").run())
+        run = importlib.import_module(f"bench.{name}").run
+        uvloop.run(run(options) if options else run())
         print(f"({name}: {time.monotonic() - began:.0f} s)\n", flush=True)
 
 

@@ -33,8 +33,19 @@ def masked(text: bytes) -> bytes:
     return head + b"\0\0\0\0" + text
 
 
-def handshake(host: str, path: str, deflate: bool, subprotocol: str | None = None) -> bytes:
-    """Return the HTTP request that opens a WebSocket."""
+BROWSER = [
+    "Pragma: no-cache",
+    "Cache-Control: no-cache",
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36",
+    "Accept-Encoding: gzip, deflate, br, zstd",
+    "Accept-Language: en-GB,en;q=0.9,de;q=0.8",
+    "Cookie: session=0123456789abcdef0123456789abcdef; theme=dark",
+]
+"""Headers that a browser adds to a handshake, beside Origin."""
+
+
+def handshake(host: str, path: str, deflate: bool, subprotocol: str | None = None, browser: bool = False) -> bytes:
+    """Return the HTTP request that opens a WebSocket, perhaps with the headers of a browser."""
     lines = [
         f"GET {path} HTTP/1.1",
         f"Host: {host}",
@@ -42,6 +53,7 @@ def handshake(host: str, path: str, deflate: bool, subprotocol: str | None = Non
         "Connection: Upgrade",
         f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}",
         "Sec-WebSocket-Version: 13",
+        *([f"Origin: http://{host}", *BROWSER] if browser else []),
         *(["Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"] if deflate else []),
         *([f"Sec-WebSocket-Protocol: {subprotocol}"] if subprotocol else []),
     ]
@@ -75,7 +87,13 @@ class Swarm:
         loop = asyncio.get_running_loop()
         todo = deque(range(order["n"]))
         host, port = "127.0.0.1", order["port"]
-        opening = handshake(f"{host}:{port}", order["path"], order.get("deflate", False), order.get("subprotocol"))
+        opening = handshake(
+            f"{host}:{port}",
+            order["path"],
+            order.get("deflate", False),
+            order.get("subprotocol"),
+            order.get("browser", False),
+        )
         messages = [masked(send.encode()) if send else b"" for send in order["send"]]
         began = time.monotonic()
         connected: list[float] = []

@@ -1,10 +1,11 @@
 """The audit: finds what in the cluster breaks a guarantee. A pure function of the view and the time.
 
-The leading coordinator calls `audit(view, now)` every second, and tests call it at their end. Each finding cites the
-section of the manual that it breaks. A condition that may pass by itself becomes a finding only when it has lasted
-longer than it may. Only keys that provably belong to no live node are repaired: keys without a lease, and keys on a
-lease that is no node's. A node that is alive after all puts its keys back, so a wrong verdict costs a hand-over, never
-correctness.
+The leading coordinator audits every second, in slices (`finds`), and tests call `audit(view, now)` at their end. Only
+the topics that the view's tally singles out are looked at, so an audit costs what is wrong and not what there is. Each
+finding cites the section of the manual that it breaks. A condition that may pass by itself becomes a finding only when
+it has lasted longer than it may. Only keys that provably belong to no live node are repaired: keys without a lease, and
+keys on a lease that is no node's. A node that is alive after all puts its keys back, so a wrong verdict costs a
+hand-over, never correctness.
 """
 
 from __future__ import annotations
@@ -98,48 +99,71 @@ class Finding:
 
 def audit(view: View, now: float) -> list[Finding]:
     """Return every finding at loop time `now`. Call it only while the view follows etcd."""
-    findings = list(_keys(view, now))
-    for topic in view.topics.values():
-        findings.extend(_topic(view, topic, now))
-    findings.extend(_nodes(view, now))
-    findings.extend(_load(view, now))
-    return findings
+    return [finding for finding in finds(view, now) if finding is not None]
 
 
-def _topic(view: View, topic: TopicView, now: float) -> Iterator[Finding]:
-    """Find what is wrong with one topic."""
+def finds(view: View, now: float) -> Iterator[Finding | None]:
+    """Yield every finding at loop time `now`, and None after each key, topic or node without one. The view may change
+    between two steps: what is gone by then is left out."""
+    yield from _abandoned(view, now)
+    for key, why in list(view.foreign.items()):
+        yield Finding("foreign", key, why)
+    tally = view.tally
+    for suspects, rule in (
+        (tally.orphaned, _orphaned),
+        (tally.idle, _idle),
+        (tally.unheard, _unheard),
+        (tally.doubled, _doubled),
+    ):
+        for name in list(suspects):
+            topic = view.topics.get(name)
+            yield rule(view, topic, now) if topic is not None else None
+    yield from _nodes(view, now)
+    yield _load(view, now)
+
+
+def _orphaned(view: View, topic: TopicView, now: float) -> Finding | None:
     lasted = now - max(topic.since, view.clear_since)
-    owner, report = topic.owner, topic.report
-    if topic.gateways and owner is None and lasted > ORPHANED_SECONDS:
-        query = topic.name.partition("?")[0]
-        why = "nobody claims it" if view.ready_pollers() else "no poller is ready"
-        if view.ready_pollers() and not _polls_query(view, query):
-            why = f"no poller has query {query} in its catalogue"
-        yield Finding("orphaned", topic.name, f"has demand and no owner for {lasted:.1f} s: {why}")
-    if owner is not None and not topic.gateways and report is not None:
-        linger = report.linger_ms / 1000
-        if lasted > linger + IDLE_SECONDS:
-            yield Finding("idle", topic.name, f"{owner.node} owns it for {lasted:.1f} s without demand")
-    if topic.unheard_since is not None and topic.gateways and owner is not None:
-        unheard = now - max(topic.unheard_since, topic.since, view.clear_since)
-        if unheard > UNHEARD_SECONDS:
-            gateways = ", ".join(sorted(topic.gateways))
-            yield Finding("unheard", topic.name, f"{owner.node} polls it, and none of {gateways} is attached")
-    if len(topic.polled) > 1:
-        yield from _doubled(view, topic)
+    if not topic.gateways or topic.owner is not None or lasted <= ORPHANED_SECONDS:
+        return None
+    why = "nobody claims it"
+    if not view.ready_pollers():
+        why = "no poller is ready"
+    elif not _polls_query(view, topic.query):
+        why = f"no poller has query {topic.query} in its catalogue"
+    return Finding("orphaned", topic.name, f"has demand and no owner for {lasted:.1f} s: {why}")
 
 
-def _doubled(view: View, topic: TopicView) -> Iterator[Finding]:
+def _idle(view: View, topic: TopicView, now: float) -> Finding | None:
+    lasted = now - max(topic.since, view.clear_since)
+    if topic.owner is None or topic.gateways or topic.report is None:
+        return None
+    if lasted <= topic.report.linger_ms / 1000 + IDLE_SECONDS:
+        return None
+    return Finding("idle", topic.name, f"{topic.owner.node} owns it for {lasted:.1f} s without demand")
+
+
+def _unheard(view: View, topic: TopicView, now: float) -> Finding | None:
+    if topic.unheard_since is None or not topic.gateways or topic.owner is None:
+        return None
+    if now - max(topic.unheard_since, topic.since, view.clear_since) <= UNHEARD_SECONDS:
+        return None
+    gateways = ", ".join(sorted(topic.gateways))
+    return Finding("unheard", topic.name, f"{topic.owner.node} polls it, and none of {gateways} is attached")
+
+
+def _doubled(view: View, topic: TopicView, now: float) -> Finding | None:
     """Find pollers that polled during the same time, by this coordinator's clock: from when the later one gained the
     topic to when the earlier one polled it last."""
     spans = []
     for poller, polled in topic.polled.items():
-        ahead = view.reports["poller", poller].ahead
-        spans.append((polled.owned_since / 1e6 - ahead, polled.last_polled_at / 1e6 - ahead, poller))
+        ahead, report = view.reports["poller", poller].ahead, polled.report
+        spans.append((report.owned_since / 1e6 - ahead, report.last_polled_at / 1e6 - ahead, poller))
     spans.sort()
     for (_, last, earlier), (since, later_last, later) in pairwise(spans):
         if (overlap := min(last, later_last) - since) > OVERLAP_SECONDS:
-            yield Finding("doubled", topic.name, f"{earlier} and {later} both polled it for {overlap:.1f} s")
+            return Finding("doubled", topic.name, f"{earlier} and {later} both polled it for {overlap:.1f} s")
+    return None
 
 
 def _polls_query(view: View, query: str) -> bool:
@@ -148,26 +172,32 @@ def _polls_query(view: View, query: str) -> bool:
     return any(reported is None or query in reported.report.queries for reported in reports)
 
 
-def _keys(view: View, now: float) -> Iterator[Finding]:
-    """Find abandoned and foreign keys."""
-    for lease, since in view.leases.without_node():
-        keys = {key: revision for key, revision in view.leases.keys[lease].items() if view.is_known(key)}
+def _abandoned(view: View, now: float) -> Iterator[Finding | None]:
+    """Find the keys that belong to no live node, by their lease or by the lack of one."""
+    for lease, since in list(view.leases.without_node()):
         lasted = now - max(since, view.clear_since)
-        if not lease:
-            for key, revision in keys.items():
-                if now - max(view.leases.since(key), view.clear_since) > LEASELESS_SECONDS:
-                    yield Finding("abandoned", key, "has no lease, so it belongs to no live node", ((key, revision),))
-        elif keys and lasted > UNCLAIMED_LEASE_SECONDS:
-            detail = f"{len(keys)} keys are on it, such as {min(keys)}, and no node is"
-            yield Finding("abandoned", f"lease {lease_hex(lease)}", detail, tuple(keys.items()))
-    for key, why in view.foreign.items():
-        yield Finding("foreign", key, why)
+        if lease and lasted <= UNCLAIMED_LEASE_SECONDS:
+            yield None
+            continue
+        known = []
+        for key, revision in list(view.leases.keys.get(lease, {}).items()):
+            if not view.is_known(key):
+                continue
+            if lease:
+                known.append((key, revision))
+                yield None
+            elif now - max(view.leases.since(key, now), view.clear_since) > LEASELESS_SECONDS:
+                yield Finding("abandoned", key, "has no lease, so it belongs to no live node", ((key, revision),))
+        if known:
+            detail = f"{len(known)} keys are on it, such as {min(known)[0]}, and no node is"
+            yield Finding("abandoned", f"lease {lease_hex(lease)}", detail, tuple(known))
 
 
-def _nodes(view: View, now: float) -> Iterator[Finding]:
+def _nodes(view: View, now: float) -> Iterator[Finding | None]:
     """Find silent nodes, wrong clocks and versions that differ."""
     versions: defaultdict[str, list[str]] = defaultdict(list)
-    for (role, node), entry in view.nodes.items():
+    for (role, node), entry in list(view.nodes.items()):
+        yield None
         versions[entry.record.version].append(node)
         if role == "coordinator":
             continue
@@ -185,13 +215,12 @@ def _nodes(view: View, now: float) -> Iterator[Finding]:
         yield Finding("version", ", ".join(sorted(versions)), listed)
 
 
-def _load(view: View, now: float) -> Iterator[Finding]:
+def _load(view: View, now: float) -> Finding | None:
     """Find a poller that owns more than its share of the topics."""
-    since = view.unfair_since
-    if since is None or now - max(since, view.clear_since) <= UNFAIR_SECONDS:
-        return
-    loads = view.loads()
+    since, loads = view.unfair_since, view.loads()
+    if since is None or not loads or now - max(since, view.clear_since) <= UNFAIR_SECONDS:
+        return None
     most = max(loads, key=lambda node: loads[node])
     mean = sum(loads.values()) / len(loads)
     detail = f"{most} owns {loads[most]} topics, the mean is {mean:.0f}, and {UNFAIR:g} times that is allowed"
-    yield Finding("unfair", most, detail)
+    return Finding("unfair", most, detail)

@@ -1,6 +1,7 @@
 """The auditor: audits while this coordinator leads, logs findings when they begin and end, counts and repairs them.
 
-A coordinator that does not lead, or does not follow etcd at the moment, does not audit.
+A coordinator that does not lead, or does not follow etcd at the moment, does not audit. An audit yields to the event
+loop after every SLICE steps.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ from typing import NoReturn
 
 import prometheus_client
 
-from pollcast.coordinator.audit import BREAKS, Finding, audit
+from pollcast.coordinator.audit import BREAKS, Finding, finds
 from pollcast.coordinator.view import View
-from pollcast.services.coordination import operations as op
-from pollcast.services.coordination.claims import batches
+from pollcast.services.coordination.claims import delete_unchanged
 from pollcast.services.coordination.client import Etcd
-from pollcast.services.coordination.mirror import Mirror
-from pollcast.services.coordination.operations import TxnResult
-from pollcast.services.errors import EtcdError
+from pollcast.services.coordination.mirror import KeptMirror
 from pollcast.services.process import logs
 
 log = logs.get_logger("audit")
 
 PERIOD_SECONDS = 1.0
 """Time between two audits, in seconds."""
+
+SLICE = 500
+"""Number of steps of an audit between two yields to the event loop."""
 
 MAX_LOGGED = 5
 """Maximum number of log lines for findings of one kind that begin, or end, at the same time."""
@@ -53,7 +54,7 @@ class Ledger:
 class Auditor:
     """The auditor of one coordinator. `leads` returns whether this coordinator is the leader now."""
 
-    def __init__(self, etcd: Etcd, view: View, mirror: Mirror, leads: Callable[[], bool]) -> None:
+    def __init__(self, etcd: Etcd, view: View, mirror: KeptMirror[int], leads: Callable[[], bool]) -> None:
         self.ledger = Ledger()
         self._etcd = etcd
         self._view = view
@@ -75,9 +76,18 @@ class Auditor:
             if not self._leads():
                 self._publish([])
             elif followed:
-                findings = audit(self._view, now)
+                findings = await self._audit(now)
                 self._publish(findings)
                 await self._repair([finding for finding in findings if finding.abandoned])
+
+    async def _audit(self, now: float) -> list[Finding]:
+        findings: list[Finding] = []
+        for step, finding in enumerate(finds(self._view, now)):
+            if finding is not None:
+                findings.append(finding)
+            if step % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+        return findings
 
     def _publish(self, findings: list[Finding]) -> None:
         """Log what begins and ends, and update the metrics."""
@@ -96,18 +106,10 @@ class Auditor:
 
     async def _repair(self, findings: list[Finding]) -> None:
         """Delete the abandoned keys, each only if it was not written since it was found."""
-        abandoned = [item for finding in findings for item in finding.abandoned]
-        for batch in batches(abandoned, lambda item: item[0]):
-            try:
-                deletes = [op.nested([op.unchanged(key, revision)], [op.delete(key)]) for key, revision in batch]
-                done = await self._etcd.txn([], deletes)
-            except EtcdError as error:
-                log.warning("abandoned keys not deleted, retrying", keys=len(batch), detail=error.detail)
-                return
-            gone = sum(isinstance(result, TxnResult) and result.succeeded for result in done.results)
-            if gone:
-                REPAIRED.inc(gone)
-                log.info("deleted abandoned keys", keys=gone, such_as=batch[0][0])
+        abandoned = dict(item for finding in findings for item in finding.abandoned)
+        if gone := await delete_unchanged(self._etcd, abandoned):
+            REPAIRED.inc(len(gone))
+            log.info("deleted abandoned keys", keys=len(gone), such_as=gone[0])
 
 
 def _to_log(findings: list[Finding]) -> Iterator[tuple[Finding, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
@@ -17,15 +17,25 @@ import grpc.aio
 from pollcast.coordinator.move_topic import move_topic
 from pollcast.coordinator.reports import SERVICE as REPORT
 from pollcast.coordinator.reports import ReportCollector
-from pollcast.coordinator.view import NodeName, View, ViewChanges
+from pollcast.coordinator.view import View, ViewChanges
+from pollcast.coordinator.watches import TOP_SECONDS, ClusterWatch, Response, TopWatch, node_info
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.drain import request_drain
-from pollcast.services.coordination.keys import Keys, NodeRecord
-from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.keys import Keys
+from pollcast.services.coordination.mirror import KeptMirror
 from pollcast.services.coordination.operations import KeyEvent
-from pollcast.services.errors import Draining, EtcdRefused, EtcdUnknown, PollcastError, UnknownQuery, UnknownTopic
+from pollcast.services.errors import (
+    Draining,
+    EtcdRefused,
+    EtcdUnknown,
+    InvalidParams,
+    PollcastError,
+    TooManyTopics,
+    UnknownQuery,
+    UnknownTopic,
+)
 from pollcast.services.serving import rpc
 from pollcast.v1 import cluster_pb2, cluster_pb2_grpc
 
@@ -40,7 +50,15 @@ REFRESH_SECONDS = 0.5
 SHOWN_SECONDS = 1.0
 """Maximum time that a call that moves a topic waits for the view to show the new owner, in seconds."""
 
-Response = cluster_pb2.WatchClusterResponse
+MAX_PAGE = 5000
+"""Maximum number of topics in one page."""
+
+MAX_UNPAGED = 10_000
+"""Maximum number of topics in an answer without pages."""
+
+SLICE = 200
+"""Number of topics that are converted between two yields to the event loop."""
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -49,12 +67,15 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
 
     def __init__(self, etcd: Etcd, keys: Keys, catalog: Catalog | None) -> None:
         self.view = View(keys)
-        self.mirror = Mirror(etcd, f"{keys.namespace}/", self._etcd_changed)
+        # The view has what it needs of each key; the mirror needs to know only which revision of it was passed on.
+        self.mirror = KeptMirror(etcd, f"{keys.namespace}/", lambda kv: kv.mod_revision, self._etcd_changed)
         self._reports = ReportCollector(self.view, self._notify)
         self._etcd = etcd
         self._keys = keys
         self._catalog = catalog
         self._watches: set[ClusterWatch] = set()
+        self._top_watches: set[TopWatch] = set()
+        self._reports.shown = lambda: {topic for watch in self._top_watches for topic in watch.shown}
         self._closed = asyncio.Event()
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -86,25 +107,18 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
     ) -> cluster_pb2.ListTopicsResponse:
         async with _abort_on_error(context):
             await self._synced()
-            await self._reports.refresh(REFRESH_SECONDS)
+            if not request.page_token:
+                await self._reports.refresh(REFRESH_SECONDS)
             if request.query and not self._knows(request.query):
                 raise UnknownQuery(f"there is no query {request.query!r}")
-        listed = sorted(self.view.listed(), key=lambda topic: topic.name)
-        wanted = (topic for topic in listed if request.query in ("", topic.name.partition("?")[0]))
-        return cluster_pb2.ListTopicsResponse(topics=[topic.info() for topic in wanted])
+            return await self._page(request)
 
     async def WatchCluster(self, request: cluster_pb2.WatchClusterRequest, context: Context) -> AsyncIterator[Response]:
         async with _abort_on_error(context):
             await self._synced()
-        watch = ClusterWatch(self.view)
-        self._watches.add(watch)
-        try:
-            while not self._closed.is_set():
-                for response in watch.take():
-                    yield response
-                await watch.wait_pending()
-        finally:
-            self._watches.discard(watch)
+            top = TopWatch(self.view, request) if request.top else None
+        async for response in self._watch_top(top) if top is not None else self._watch_all():
+            yield response
         await rpc.abort(context, Draining())
 
     async def MoveTopic(self, request: cluster_pb2.MoveTopicRequest, context: Context) -> cluster_pb2.MoveTopicResponse:
@@ -119,6 +133,71 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         async with _abort_on_error(context):
             await request_drain(self._etcd, self._keys, request.node)
         return cluster_pb2.DrainNodeResponse()
+
+    # --- listing and watching -----------------------------------------------------------------------------------
+
+    async def _page(self, request: cluster_pb2.ListTopicsRequest) -> cluster_pb2.ListTopicsResponse:
+        """Return the topics after the page token. Raises TooManyTopics when there are too many for one answer, and
+        InvalidParams for a page size or token that is none."""
+        query, names = request.query, self.view.tally.names
+        count = self.view.tally.queries[query] if query else len(names)
+        if request.page_size < 0 or (request.page_token and not request.page_size):
+            raise InvalidParams("page_size must be positive, and a page_token needs one")
+        if not request.page_size and count > MAX_UNPAGED:
+            raise TooManyTopics(f"there are {count} topics; list them in pages, by page_size and page_token")
+        limit = min(request.page_size or count, MAX_PAGE if request.page_size else MAX_UNPAGED)
+        response = cluster_pb2.ListTopicsResponse()
+        after = self._begin_page(request, response)
+        while len(response.topics) < limit and (found := self._names(query, after, min(SLICE, limit))):
+            found = found[: limit - len(response.topics)]
+            response.topics.extend(self.view.topics[name].info() for name in found)
+            after = found[-1]
+            await asyncio.sleep(0)
+        if request.page_size and response.topics and self._names(query, after, 1):
+            response.next_page_token = after
+        return response
+
+    def _begin_page(self, request: cluster_pb2.ListTopicsRequest, response: cluster_pb2.ListTopicsResponse) -> str:
+        """Return the name after which the page begins. A query's topics lie together, after its name and `?`, but for
+        the topic without parameters, which is added here."""
+        if not request.query:
+            return request.page_token
+        if not request.page_token and self._is_listed(request.query):
+            response.topics.append(self.view.topics[request.query].info())
+        return max(request.page_token, f"{request.query}?")
+
+    def _names(self, query: str, after: str, limit: int) -> list[str]:
+        """Return the next listed topics, of one query or of all."""
+        names = self.view.tally.names.after(after, limit)
+        return [name for name in names if name.startswith(f"{query}?")] if query else names
+
+    def _is_listed(self, topic: str) -> bool:
+        view = self.view.topics.get(topic)
+        return view is not None and view.listed
+
+    async def _watch_all(self) -> AsyncIterator[Response]:
+        watch = ClusterWatch(self.view)
+        self._watches.add(watch)
+        try:
+            while not self._closed.is_set():
+                for response in watch.take():
+                    yield response
+                await watch.wait_pending()
+        finally:
+            self._watches.discard(watch)
+
+    async def _watch_top(self, watch: TopWatch) -> AsyncIterator[Response]:
+        async with watch:
+            self._top_watches.add(watch)
+            try:
+                while not self._closed.is_set():
+                    async for response in watch.changes():
+                        yield response
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(TOP_SECONDS):
+                            await self._closed.wait()
+            finally:
+                self._top_watches.discard(watch)
 
     # --- helpers ----------------------------------------------------------------------------------------------
 
@@ -178,82 +257,6 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
     def _notify(self, changes: ViewChanges) -> None:
         for watch in self._watches:
             watch.note(changes)
-
-
-class ClusterWatch:
-    """One consumer's watch: the names of the nodes and topics whose changes it has not received. Only names are kept,
-    so that a consumer that reads slowly costs little memory."""
-
-    def __init__(self, view: View) -> None:
-        self._view = view
-        self._sent_nodes: dict[NodeName, cluster_pb2.Node] = {}
-        self._sent_topics: dict[str, cluster_pb2.TopicInfo] = {}
-        self._nodes: dict[NodeName, None] = dict.fromkeys(sorted(view.nodes))
-        self._topics: dict[str, None] = dict.fromkeys(sorted(view.topics))
-        self._wake = asyncio.Event()
-
-    def note(self, changes: ViewChanges) -> None:
-        """Add changed nodes and topics."""
-        self._nodes |= dict.fromkeys(sorted(changes.nodes))
-        self._topics |= dict.fromkeys(sorted(changes.topics))
-        self._wake.set()
-
-    def wake(self) -> None:
-        """End the present wait."""
-        self._wake.set()
-
-    async def wait_change(self) -> None:
-        """Return at the next change, or when woken."""
-        self._wake.clear()
-        await self._wake.wait()
-
-    async def wait_pending(self) -> None:
-        """Return when a change is pending, or when woken."""
-        if not self._nodes and not self._topics:
-            self._wake.clear()
-            await self._wake.wait()
-
-    def take(self) -> Iterator[Response]:
-        """Yield a message for each pending change, with the state at that moment. A node or topic that is as it was
-        last sent is left out."""
-        while self._nodes or self._topics:
-            response = self._node(_pop(self._nodes)) if self._nodes else self._topic(_pop(self._topics))
-            if response is not None:
-                yield response
-
-    def _node(self, name: NodeName) -> Response | None:
-        view, sent = self._view.nodes.get(name), self._sent_nodes.pop(name, None)
-        if view is None:
-            return Response(node_down=name[1]) if sent is not None else None
-        info = self._sent_nodes[name] = node_info(view.record)
-        return Response(node_up=info) if info != sent else None
-
-    def _topic(self, name: str) -> Response | None:
-        view, sent = self._view.topics.get(name), self._sent_topics.pop(name, None)
-        if view is None or not view.listed:
-            return Response(topic_gone=name) if sent is not None else None
-        info = self._sent_topics[name] = view.info()
-        return Response(topic=info) if info != sent else None
-
-
-def node_info(record: NodeRecord) -> cluster_pb2.Node:
-    """Convert a node's entry to the API's message."""
-    return cluster_pb2.Node(
-        name=record.node,
-        role=record.role,
-        http=record.http or "",
-        grpc=record.grpc or "",
-        pid=record.pid,
-        version=record.version,
-        started_at=record.started_at,
-        state=record.state,
-    )
-
-
-def _pop(names: dict[Any, None]) -> Any:
-    name = next(iter(names))
-    del names[name]
-    return name
 
 
 @contextlib.asynccontextmanager

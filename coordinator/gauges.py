@@ -1,4 +1,4 @@
-"""The gauges of the cluster that a coordinator exports to Prometheus, computed when it is scraped. Pure.
+"""The gauges of the cluster that a coordinator exports to Prometheus, read from the view's tally at each scrape. Pure.
 
 Every coordinator exports the same values, whether it leads or not: take their maximum, not their sum.
 """
@@ -25,14 +25,10 @@ def gauges(view: View) -> Iterator[Metric]:
         for state in ("starting", "ready", "draining"):
             nodes.add_metric([role, state], states[role, state])
     yield nodes
-    demanded = orphans = owned = 0
-    for topic in view.topics.values():
-        demanded += bool(topic.gateways)
-        owned += topic.owner is not None
-        orphans += bool(topic.gateways) and topic.owner is None
+    tally = view.tally
     for name, description, value in (
-        ("demanded_topics", "Topics that have demand.", demanded),
-        ("owned_topics", "Topics that have an owner.", owned),
-        ("unowned_topics", "Topics that have demand and no owner.", orphans),
+        ("demanded_topics", "Topics that have demand.", tally.demanded),
+        ("owned_topics", "Topics that have an owner.", tally.owned.total()),
+        ("unowned_topics", "Topics that have demand and no owner.", len(tally.orphaned)),
     ):
         yield GaugeMetricFamily(f"pollcast_coordinator_{name}", description, value=value)

@@ -46,9 +46,9 @@ class Leases:
             if lease in self._since:
                 self._since[lease] = now
 
-    def since(self, key: str) -> float:
-        """Return when a key without a lease was written. Raises KeyError when the key has a lease."""
-        return self._leaseless[key]
+    def since(self, key: str, otherwise: float) -> float:
+        """Return when a key without a lease was written; `otherwise` when it has a lease or is gone."""
+        return self._leaseless.get(key, otherwise)
 
     def without_node(self) -> Iterator[tuple[int, float]]:
         """Yield each lease that has keys and belongs to no node, with the time since when that is so."""

@@ -22,6 +22,14 @@ class OwnerView:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """A poller's report of a topic, and the time `made` at which it was made, in microseconds by the poller's clock."""
+
+    report: report_pb2.PolledTopic
+    made: int
+
+
 @dataclass(slots=True)
 class TopicView:
     """A topic. `since` is the time of the last change of its owner, or of whether it has demand."""
@@ -32,10 +40,15 @@ class TopicView:
     gateways: set[str] = field(default_factory=set)  # those with a demand key
     pin: str = ""  # the poller that an operator moved it to
     watched: dict[str, report_pb2.WatchedTopic] = field(default_factory=dict)  # by gateway
-    polled: dict[str, report_pb2.PolledTopic] = field(default_factory=dict)  # by poller
+    polled: dict[str, Polled] = field(default_factory=dict)  # by poller
     polls_per_second: float = 0.0
     changes_per_second: float = 0.0
     unheard_since: float | None = None  # since when the owner reports that no gateway is attached
+
+    @property
+    def query(self) -> str:
+        """The name of the topic's query."""
+        return self.name.partition("?")[0]
 
     @property
     def listed(self) -> bool:
@@ -45,16 +58,41 @@ class TopicView:
     @property
     def report(self) -> report_pb2.PolledTopic | None:
         """The owner's report of the topic."""
-        return self.polled.get(self.owner.node) if self.owner is not None else None
+        polled = self.polled.get(self.owner.node) if self.owner is not None else None
+        return polled.report if polled is not None else None
+
+    @property
+    def clients(self) -> int:
+        """The number of clients on all gateways."""
+        return sum(map(self.clients_on, self.gateways))
+
+    @property
+    def cost(self) -> float:
+        """The approximate time that its polls take of the database, in milliseconds per second."""
+        report = self.report
+        return report.poll_us / 1000 * self.polls_per_second if report is not None else 0.0
+
+    @property
+    def state(self) -> str:
+        """The worst state that its owner and its gateways report; `stale` when it has no owner."""
+        reported = [watched.state for gateway, watched in self.watched.items() if gateway in self.gateways]
+        report = self.report
+        reported.append(report.state if report is not None else "live" if self.owner is not None else "stale")
+        return max(reported, key=lambda state: SEVERITY.get(state, 0))
+
+    def clients_on(self, gateway: str) -> int:
+        """Return the number of clients on a gateway that has demand: at least one, also before it reports it."""
+        watched = self.watched.get(gateway)
+        return max(1, watched.clients) if watched is not None else 1
 
     def info(self) -> cluster_pb2.TopicInfo:
         """Return the topic as the Cluster API shows it (docs/reference/grpc.md#cluster)."""
-        clients = {g: max(1, self.watched[g].clients if g in self.watched else 1) for g in sorted(self.gateways)}
+        clients = {gateway: self.clients_on(gateway) for gateway in sorted(self.gateways)}
         info = cluster_pb2.TopicInfo(
             topic=self.name,
             owner=self.owner.node if self.owner is not None else "",
             epoch=self.owner.epoch if self.owner is not None else 0,
-            state=self._state(),
+            state=self.state,
             clients=sum(clients.values()),
             gateways=[cluster_pb2.GatewayClients(name=name, clients=count) for name, count in clients.items()],
         )
@@ -70,13 +108,6 @@ class TopicView:
                 )
             )
         return info
-
-    def _state(self) -> str:
-        """Return the worst state that its owner and its gateways report; `stale` when it has no owner."""
-        reported = [watched.state for gateway, watched in self.watched.items() if gateway in self.gateways]
-        report = self.report
-        reported.append(report.state if report is not None else "live" if self.owner is not None else "stale")
-        return max(reported, key=lambda state: SEVERITY.get(state, 0))
 
     def set_demand(self, gateway: str, wanted: bool, now: float) -> None:
         """Note whether the gateway has demand for the topic."""
@@ -94,24 +125,23 @@ class TopicView:
             self.owner, self.since, self.unheard_since = owner, now, None
             self.polls_per_second = self.changes_per_second = 0.0
 
-    def add_poll_report(
-        self, poller: str, polled: report_pb2.PolledTopic, now: float, seconds: float, made: int
-    ) -> None:
-        """Note a poller's report, made at `made` by the poller's clock (in microseconds), `seconds` after its previous
-        report (0: it is the first)."""
-        before, self.polled[poller] = self.polled.get(poller), polled
+    def add_poll_report(self, poller: str, report: report_pb2.PolledTopic, now: float, made: int) -> None:
+        """Note a poller's report, made at `made` by the poller's clock, in microseconds."""
+        before, self.polled[poller] = self.polled.get(poller), Polled(report, made)
         if self.owner is None or self.owner.node != poller:
             return
-        owned_for = (made - polled.owned_since) / 1e6
-        if before is not None and before.epoch == polled.epoch and seconds > 0 and owned_for > RATE_SECONDS:
+        seconds = (made - before.made) / 1e6 if before is not None else 0.0
+        owned_for = (made - report.owned_since) / 1e6
+        if before is not None and before.report.epoch == report.epoch and seconds > 0 and owned_for > RATE_SECONDS:
             weight = 1 - math.exp(-seconds / RATE_SECONDS)
-            self.polls_per_second += weight * ((polled.polls - before.polls) / seconds - self.polls_per_second)
-            self.changes_per_second += weight * ((polled.changes - before.changes) / seconds - self.changes_per_second)
+            polls, changes = report.polls - before.report.polls, report.changes - before.report.changes
+            self.polls_per_second += weight * (polls / seconds - self.polls_per_second)
+            self.changes_per_second += weight * (changes / seconds - self.changes_per_second)
         else:
-            self.polls_per_second = polled.polls / max(owned_for, 1.0)
-            changes = max(polled.changes - 1, 0)  # the first result is not a change
+            self.polls_per_second = report.polls / max(owned_for, 1.0)
+            changes = max(report.changes - 1, 0)  # the first result is not a change
             self.changes_per_second = changes / max(owned_for, 1.0)
-        if polled.receivers or not self.gateways:
+        if report.receivers or not self.gateways:
             self.unheard_since = None
         elif self.unheard_since is None:
             self.unheard_since = now

@@ -1,18 +1,20 @@
 """The cluster as etcd and the nodes' reports show it: a pure core. Times are arguments, in seconds of one clock.
 
 `View` takes in the events of the mirror of the namespace (`changed`) and the nodes' reports (`reported`), and returns
-which nodes and topics have changed. coordinator/cluster.py serves it, coordinator/audit.py audits it. A node's last
-report counts until the node's entry is gone.
+which nodes and topics have changed. coordinator/cluster.py serves it, coordinator/audit.py audits it. What a node has
+reported counts until the node's entry is gone. Every count over topics is in `tally`, which each change updates, so
+that no event, report or audit costs a pass over all topics.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pollcast.coordinator.leases import Leases
+from pollcast.coordinator.tally import Tally
 from pollcast.coordinator.topicview import OwnerView, TopicView
 from pollcast.services.coordination.keys import (
     DemandRecord,
@@ -58,7 +60,7 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """A node's report and the time `at` which it arrived. `ahead` is how far the node's clock is ahead of this
+    """A node's last report and the time `at` which it arrived. `ahead` is how far the node's clock is ahead of this
     coordinator's, in seconds, plus or minus `unsure`."""
 
     report: report_pb2.NodeReport
@@ -73,12 +75,15 @@ class View:
     def __init__(self, keys: Keys) -> None:
         self.nodes: dict[NodeName, NodeView] = {}
         self.topics: dict[str, TopicView] = {}
+        self.tally = Tally()
         self.reports: dict[NodeName, Reported] = {}
         self.leases = Leases()
         self.foreign: dict[str, str] = {}  # unknown or garbled keys, with the reason
         self.clear_since = 0.0  # the time since which the mirror follows etcd
         self.unfair_since: float | None = None
         self._keys = keys
+        self._reported: dict[NodeName, set[str]] = {}  # the topics that each node has reported
+        self._unconfirmed: dict[NodeName, set[str]] = {}  # those that it has not repeated since its stream began
 
     # --- input ------------------------------------------------------------------------------------------------
 
@@ -91,17 +96,25 @@ class View:
         return changes
 
     def reported(self, name: NodeName, reported: Reported) -> ViewChanges:
-        """Take in a node's report. A report of a node without an entry in etcd is ignored."""
+        """Take in a node's report. A report of a node without an entry in etcd is ignored, and so is one that continues
+        a report that was ignored or forgotten."""
         changes = ViewChanges()
-        if name not in self.nodes:
+        if name not in self.nodes or (reported.report.partial and name not in self.reports):
             return changes
-        before = self.reports.get(name)
         self.reports[name] = reported
         role, node = name
+        report = reported.report
+        if not report.partial:
+            self._unconfirmed[name] = set(self._reported.get(name, ()))
         if role == "gateway":
-            self._watched(node, reported, before, changes)
+            self._watched(node, reported, changes)
         else:
-            self._polled(node, reported, before, changes)
+            self._polled(node, reported, changes)
+        gone = list(report.gone)
+        if not report.more:
+            gone += self._unconfirmed.pop(name, ())
+        self._unreport(role, node, gone, changes)
+        if role == "poller":
             self._weigh(reported.at)
         return changes
 
@@ -111,15 +124,9 @@ class View:
 
     # --- queries ----------------------------------------------------------------------------------------------
 
-    def listed(self) -> Iterator[TopicView]:
-        """Yield the topics that have an owner or demand."""
-        return (topic for topic in self.topics.values() if topic.listed)
-
     def knows(self, query: str) -> bool:
         """Return whether a node has the query in its catalogue, or a topic of it is listed."""
-        return any(query in reported.report.queries for reported in self.reports.values()) or any(
-            topic.name.partition("?")[0] == query for topic in self.listed()
-        )
+        return query in self.tally.queries or any(query in each.report.queries for each in self.reports.values())
 
     def is_known(self, key: str) -> bool:
         """Return whether Pollcast writes keys of this form."""
@@ -139,11 +146,7 @@ class View:
 
     def loads(self) -> Counter[str]:
         """Count the topics of each ready poller, without those that are pinned to it."""
-        loads = Counter(dict.fromkeys(self.ready_pollers(), 0))
-        for topic in self.topics.values():
-            if topic.owner is not None and topic.owner.node in loads and topic.pin != topic.owner.node:
-                loads[topic.owner.node] += 1
-        return loads
+        return Counter({poller: self.tally.unpinned[poller] for poller in self.ready_pollers()})
 
     # --- etcd -------------------------------------------------------------------------------------------------
 
@@ -198,21 +201,23 @@ class View:
 
     def _demand(self, topic: str, gateway: str, wanted: bool, now: float, changes: ViewChanges) -> None:
         view = self._topic(topic, now)
+        if wanted != (gateway in view.gateways):
+            self.tally.count_demand(gateway, 1 if wanted else -1)
         view.set_demand(gateway, wanted, now)
         changes.topics.add(topic)
-        self._drop_if_empty(view)
+        self._settle(view)
 
     def _owner(self, topic: str, owner: OwnerView | None, now: float, changes: ViewChanges) -> None:
         view = self._topic(topic, now)
         view.set_owner(owner, now)
         changes.topics.add(topic)
-        self._drop_if_empty(view)
+        self._settle(view)
 
     def _pin(self, topic: str, event: KeyEvent, now: float) -> None:
         view = self._topic(topic, now)
         record = _read(event, PinRecord)
         view.pin = record.node if record is not None else ""
-        self._drop_if_empty(view)
+        self._settle(view)
 
     def _topic(self, topic: str, now: float) -> TopicView:
         view = self.topics.get(topic)
@@ -220,7 +225,9 @@ class View:
             view = self.topics[topic] = TopicView(topic, now)
         return view
 
-    def _drop_if_empty(self, view: TopicView) -> None:
+    def _settle(self, view: TopicView) -> None:
+        """Count a topic that has changed, and drop it when nothing is left of it."""
+        self.tally.count(view)
         if not (view.listed or view.watched or view.polled or view.pin):
             self.topics.pop(view.name, None)
 
@@ -233,43 +240,46 @@ class View:
 
     # --- reports ----------------------------------------------------------------------------------------------
 
-    def _watched(self, gateway: str, reported: Reported, before: Reported | None, changes: ViewChanges) -> None:
-        watched_now = {watched.topic: watched for watched in reported.report.watched}
-        for name, watched in watched_now.items():
-            view = self._topic(name, reported.at)
+    def _watched(self, gateway: str, reported: Reported, changes: ViewChanges) -> None:
+        name: NodeName = ("gateway", gateway)
+        for watched in reported.report.watched:
+            view = self._topic(watched.topic, reported.at)
+            self._confirm(name, view.name)
             if view.watched.get(gateway) != watched:
                 view.watched[gateway] = watched
-                changes.topics.add(name)
-        if before is not None:
-            gone = [watched.topic for watched in before.report.watched if watched.topic not in watched_now]
-            self._unreport("gateway", gateway, gone, changes)
+                changes.topics.add(view.name)
+                self._settle(view)
 
-    def _polled(self, poller: str, reported: Reported, before: Reported | None, changes: ViewChanges) -> None:
-        seconds = reported.at - before.at if before is not None else 0.0
-        polled_now = set()
+    def _polled(self, poller: str, reported: Reported, changes: ViewChanges) -> None:
+        name: NodeName = ("poller", poller)
         for polled in reported.report.polled:
-            polled_now.add(polled.topic)
             view = self._topic(polled.topic, reported.at)
-            view.add_poll_report(poller, polled, reported.at, seconds, reported.report.now)
-            changes.topics.add(polled.topic)
-        if before is not None:
-            gone = [polled.topic for polled in before.report.polled if polled.topic not in polled_now]
-            self._unreport("poller", poller, gone, changes)
+            self._confirm(name, view.name)
+            view.add_poll_report(poller, polled, reported.at, reported.report.now)
+            changes.topics.add(view.name)
+            self._settle(view)
+
+    def _confirm(self, name: NodeName, topic: str) -> None:
+        self._reported.setdefault(name, set()).add(topic)
+        if (unconfirmed := self._unconfirmed.get(name)) is not None:
+            unconfirmed.discard(topic)
 
     def _forget_report(self, name: NodeName, changes: ViewChanges) -> None:
-        reported = self.reports.pop(name, None)
-        if reported is not None:
-            report = reported.report
-            names = [*(w.topic for w in report.watched), *(p.topic for p in report.polled)]
-            self._unreport(*name, names, changes)
+        self.reports.pop(name, None)
+        self._unconfirmed.pop(name, None)
+        self._unreport(*name, self._reported.pop(name, ()), changes)
 
     def _unreport(self, role: Role, node: str, topics: Iterable[str], changes: ViewChanges) -> None:
         for name in topics:
+            self._reported.get((role, node), set()).discard(name)
             view = self.topics.get(name)
             if view is not None:
-                (view.watched if role == "gateway" else view.polled).pop(node, None)
+                if role == "gateway":
+                    view.watched.pop(node, None)
+                else:
+                    view.polled.pop(node, None)
                 changes.topics.add(name)
-                self._drop_if_empty(view)
+                self._settle(view)
 
 
 def _read(event: KeyEvent, kind: type[R]) -> R | None:

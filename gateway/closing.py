@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+from collections.abc import Callable
 
+from pollcast.gateway.channels import Socket
 from pollcast.gateway.close_codes import SERVICE_RESTART
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.presence import Presences
@@ -15,7 +18,7 @@ from pollcast.services.process import logs
 log = logs.get_logger("gateway")
 
 DRAIN_SECONDS = 3.0
-"""Time over which a draining gateway spreads the closing of its sockets, in seconds."""
+"""Time over which a draining gateway spreads the closing of its sockets and streams, in seconds."""
 
 DRAIN_STEPS = 100
 """Number of portions in which a draining gateway closes its sockets."""
@@ -44,14 +47,18 @@ def start_afresh(hub: Hub, sockets: Sockets) -> None:
     hub.reset()
 
 
+def _closing(socket: Socket) -> Callable[[], None]:
+    return lambda: socket.wire.close(SERVICE_RESTART, "this gateway is shutting down")
+
+
 async def _close_all(hub: Hub, sockets: Sockets) -> None:
-    """End followers at once and close sockets in portions, then wait until the sockets are gone."""
-    hub.end_followers()
-    leaving = list(sockets)
-    batch = max(1, len(leaving) // DRAIN_STEPS)
-    for start in range(0, len(leaving), batch):
-        for socket in leaving[start : start + batch]:
-            socket.wire.close(SERVICE_RESTART, "this gateway is shutting down")
+    """Close sockets and end followers in portions, then wait until the sockets are gone."""
+    closes = [_closing(socket) for socket in sockets] + [follower.end for follower in hub.followers()]
+    random.shuffle(closes)
+    batch = max(1, len(closes) // DRAIN_STEPS)
+    for start in range(0, len(closes), batch):
+        for close in closes[start : start + batch]:
+            close()
         await asyncio.sleep(DRAIN_SECONDS / DRAIN_STEPS)
     try:
         async with asyncio.timeout(GONE_SECONDS):

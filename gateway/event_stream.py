@@ -6,6 +6,7 @@ The format is described in docs/reference/http.md#server-sent-events.
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -29,6 +30,23 @@ It keeps proxies from closing the stream, and makes the gateway notice a client 
 
 _SEPARATORS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
 """The characters beyond ASCII that some clients take for the end of a line, and the same in JSON's spelling."""
+
+
+RETRY_MILLISECONDS = (1000, 5000)
+"""The least and the greatest time after which clients are asked to connect again, in milliseconds."""
+
+
+def retry_field() -> bytes:
+    """Return the beginning of a stream: the time after which its client connects again when the stream has ended.
+
+    It is random, so that the clients of a gateway that has died do not reach the others all at once. A stream that has
+    only this beginning is the answer of a draining gateway: a browser's EventSource gives up for good on a 503.
+    """
+    return b"retry: %d\n\n" % random.randint(*RETRY_MILLISECONDS)
+
+
+NOTHING = {"type": "http.response.body", "body": b"", "more_body": True}
+"""A message of which nothing is written: to send it means to wait until the client has taken what was written."""
 
 
 class EventStream(Response):
@@ -56,9 +74,12 @@ class EventStream(Response):
             gone.cancel()
 
     async def _stream(self, send: Send) -> None:
+        """Send the events, each only when the client has taken the one before: nothing is held but that one."""
         async with aclosing(self._events):
             async for event in self._events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
+                del event
+                await send(NOTHING)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -71,7 +92,7 @@ async def stream_topic(
     hub: Hub, topic: Topic, since: Version | None, lifetime: float | None
 ) -> AsyncGenerator[bytes, None]:
     """Yield a topic's events as text from `since` on, for at most `lifetime` seconds."""
-    yield b": ok\n\n"
+    yield retry_field()
     known = since
     with following(hub, topic, since=since, lifetime=lifetime) as follower:
         async with aclosing(follower.events(COMMENT_SECONDS)) as events:
@@ -83,7 +104,9 @@ async def stream_topic(
                     known = event.version
                 elif isinstance(event, DeltaEvent):
                     known = event.entry.version
-                yield server_sent(event, known)
+                text = [server_sent(event, known)]
+                del event  # while the client takes the text, the result that it shows may be outdated: hold neither
+                yield text.pop()
 
 
 def server_sent(event: TopicEvent, known: Version | None) -> bytes:

@@ -4,20 +4,29 @@ A link is opened to every registered poller, before any of its topics is wanted,
 connection. A broken link is opened again, after a short, growing pause, as long as its poller is registered or a topic
 is attached to it. On each stream the attachments are sent again, with the version that the gateway has, so that an
 unchanged owner sends only the missing updates. A broken link does nothing to its topics but mark them as unreached.
+
+Every attachment has a number of its own, and an update is applied only when it answers the present attachment of its
+topic: whatever was sent before an attachment, on this stream or another one, is dropped. A poller sends something every
+second. A stream that is silent for SILENT_SECONDS is given up, because its poller or the way to it stands still; the
+link connects anew until the poller answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
+from itertools import repeat
 from typing import NamedTuple, cast
 
 import grpc
 import grpc.aio
 
+from pollcast.gateway.attachments import Attachments, KnownVersion
 from pollcast.gateway.outbox import Outbox
+from pollcast.gateway.silence import Silence
 from pollcast.gateway.status import State, Status
 from pollcast.gateway.topic import LiveTopic
 from pollcast.gateway.version import Version
@@ -36,10 +45,20 @@ CONNECT_SECONDS = 3.0
 RETRY_SECONDS = (0.05, 1.0)
 """The first and the longest pause before a broken link is opened again, in seconds."""
 
+SILENT_SECONDS = 3.3
+"""Silence of a poller after which its topics are unreached, in seconds.
+
+A poller's heartbeat comes every second, and its event loop may stand still for 2 s.
+"""
+
+CHECK_SECONDS = 0.2
+"""Time between two checks for silence, in seconds."""
+
 
 class Piece(NamedTuple):
-    """Consecutive rows of a snapshot; `more` is set on all pieces but the last."""
+    """Consecutive rows of a snapshot, numbered from 0; `more` is set on all pieces but the last."""
 
+    number: int
     rows: list[Row]
     more: bool
 
@@ -49,23 +68,24 @@ class Update:
     """One message of an owner about one topic.
 
     `polled_at` is the start of the poll that gave this result, in microseconds since the Unix epoch. `body` is None for
-    a kind of update that this gateway does not know.
+    a kind of update that this gateway does not know. `attachment` is the number of the attachment that it answers.
     """
 
     topic: str
     version: Version
     polled_at: int
     body: Delta | Piece | Status | None
+    attachment: int
 
 
 OnUpdate = Callable[[HostPort, Update], LiveTopic | None]
 """Applies an update from the poller at that address; returns the topic, or None when the update was dropped."""
 
-OnLink = Callable[[HostPort, bool], None]
-"""Notices that the stream to the poller at that address is up (True) or has broken (False)."""
+OnLink = Callable[[HostPort, bool, float], None]
+"""Notices that the stream to the poller at that address is up (True) or has broken (False).
 
-KnownVersion = Callable[[str], Version | None]
-"""Returns the version that the gateway has of a canonical topic."""
+The last argument is the time since when, in monotonic seconds: a stream breaks as of the last message on it.
+"""
 
 
 def decode(data: bytes) -> Update:
@@ -77,12 +97,20 @@ def decode(data: bytes) -> Update:
         delta = message.delta
         body = Delta(list(delta.deletes), [(upsert.at, upsert.key, upsert.row) for upsert in delta.upserts])
     elif kind == "snapshot":
-        body = Piece([(row.key, row.row) for row in message.snapshot.rows], message.snapshot.more)
+        snapshot = message.snapshot
+        body = Piece(snapshot.number, _rows(snapshot), snapshot.more)
     elif kind == "status":
         status = message.status
         state = cast(State, status.state)
         body = Status(state, None if state == "live" else status.reason, status.since)
-    return Update(message.topic, Version(message.epoch, message.seq), message.polled_at, body)
+    return Update(message.topic, Version(message.epoch, message.seq), message.polled_at, body, message.attachment)
+
+
+def _rows(snapshot: feed_pb2.FeedSnapshot) -> list[Row]:
+    if not snapshot.rows:
+        return []
+    rows = snapshot.rows.split(b"\n")
+    return list(zip(snapshot.keys.split(b"\n"), rows, strict=True) if snapshot.keys else zip(repeat(b""), rows))
 
 
 class Link:
@@ -92,35 +120,38 @@ class Link:
         self, address: HostPort, settings: GatewaySettings, on_update: OnUpdate, on_link: OnLink, known: KnownVersion
     ) -> None:
         self.address = address
-        self.attached: set[str] = set()
+        self.attachments = Attachments()
         self.up = False
         self._settings = settings
         self._on_update = on_update
         self._on_link = on_link
         self._known = known
-        self._attach: dict[str, bool] = {}  # topic → attach (True) or detach (False), not sent yet
         self._change = asyncio.Event()
         self._hurry = asyncio.Event()
         self._turn = 0  # counts the streams, and their ends
+        self._silence = Silence(time.monotonic())
+        self._deadline: asyncio.Timeout | None = None  # of the present stream
 
     def attach(self, topic: str) -> None:
         """Attach the topic, now or once there is a stream. Repeat it to get the missing updates again."""
-        self.attached.add(topic)
-        self._attach[topic] = True
+        self.attachments.attach(topic)
         self._change.set()
         self._hurry.set()
 
     def detach(self, topic: str) -> None:
         """Detach the topic, if it is attached."""
-        if topic in self.attached:
-            self.attached.discard(topic)
-            self._attach[topic] = False
+        if self.attachments.detach(topic):
             self._change.set()
 
     def receive(self, data: bytes) -> None:
-        """Apply one serialised update, and record the age and the trace of a delta that was passed on to clients."""
+        """Apply one serialised update, and record the age and the trace of a delta that was passed on to clients.
+
+        Drop an update that does not answer the present attachment of its topic.
+        """
         received = now_us() if tracing.on else 0
         update = decode(data)
+        if not self.attachments.is_current(update.topic, update.attachment):
+            return
         live = self._on_update(self.address, update)
         if live is None or not isinstance(update.body, Delta):
             return
@@ -130,49 +161,75 @@ class Link:
             query = live.topic.query.name
             tracing.pushed(query, update.topic, *update.version, (received, passed_on), live.clients)
 
+    def check(self, now: float) -> None:
+        """Give the stream up if it has been silent for too long; `now` is monotonic seconds. Call this often."""
+        if self._silence.pass_time(now) > SILENT_SECONDS and self._deadline is not None:
+            self._deadline.reschedule(asyncio.get_running_loop().time())
+            self._deadline = None
+
     async def run(self) -> None:
         """Keep the stream open until cancelled."""
         pause = RETRY_SECONDS[0]
-        async with rpc.channel(self.address, self._settings) as channel:
-            while True:
-                try:
+        while True:
+            try:
+                # Each stream has a connection of its own: gRPC may take a dead one for sound for a minute.
+                async with rpc.channel(self.address, self._settings) as channel:
                     async with asyncio.timeout(CONNECT_SECONDS):
                         await channel.channel_ready()
                     pause = RETRY_SECONDS[0]
                     await self._stream(feed_pb2_grpc.FeedStub(channel))
-                    detail = "ended by the poller"
-                except (grpc.aio.AioRpcError, TimeoutError) as error:
-                    detail = error.code().name if isinstance(error, grpc.aio.AioRpcError) else "no connection"
-                except asyncio.CancelledError:
-                    self._set_up(False)
-                    raise
-                log.info("link broken", poller=self.address, detail=detail, topics=len(self.attached))
+                detail = "ended by the poller"
+            except grpc.aio.AioRpcError as error:
+                detail = error.code().name
+            except TimeoutError:
+                detail = "silent" if self.up else "no connection"
+            except asyncio.CancelledError:
                 self._set_up(False)
-                self._hurry.clear()
-                try:
-                    async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):
-                        await self._hurry.wait()
-                except TimeoutError:
-                    pause = min(pause * 2, RETRY_SECONDS[1])
+                raise
+            if self.up:
+                log.info("link broken", poller=self.address, detail=detail, topics=len(self.attachments))
+            else:
+                log.debug("no link", poller=self.address, detail=detail, topics=len(self.attachments))
+            self._set_up(False)
+            self._hurry.clear()
+            try:
+                async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):
+                    await self._hurry.wait()
+            except TimeoutError:
+                pause = min(pause * 2, RETRY_SECONDS[1])
 
     async def _stream(self, stub: feed_pb2_grpc.FeedAsyncStub) -> None:
+        """Serve one stream until it ends. Raises TimeoutError when it is given up because of its silence."""
         self._turn += 1
         call = stub.Subscribe(self._requests(self._turn))
+        self._silence.end()
         try:
             self._set_up(True)
-            outbox = Outbox.of(asyncio.get_running_loop())
-            with rpc.heeding_cancellation():
-                async for message in call:
-                    if len(message.updates) == 1:
-                        self.receive(message.updates[0])
-                        continue
-                    with outbox:  # a socket may have many of these topics
-                        for data in message.updates:
-                            self.receive(data)
+            async with asyncio.timeout(None) as self._deadline:
+                with rpc.heeding_cancellation():
+                    await self._receive_all(call)
         finally:
+            self._deadline = None
             call.cancel()
             self._turn += 1
             self._change.set()
+
+    async def _receive_all(self, call: AsyncIterable[feed_pb2.FeedUpdates]) -> None:
+        outbox = Outbox.of(asyncio.get_running_loop())
+        parts: list[bytes] = []  # of one update
+        async for message in call:
+            self._silence.end()
+            if message.part:
+                parts.append(message.part)
+                if not message.more_parts:
+                    self.receive(b"".join(parts))
+                    parts = []
+            elif len(message.updates) == 1:
+                self.receive(message.updates[0])
+            else:
+                with outbox:  # a socket may have many of these topics
+                    for data in message.updates:
+                        self.receive(data)
 
     async def _requests(self, turn: int) -> AsyncIterator[feed_pb2.FeedRequest]:
         """Yield the requests of one stream, until the stream is over.
@@ -180,7 +237,7 @@ class Link:
         When a stream breaks by itself, grpc.aio still awaits the next request in a task that nothing else ends:
         the comparison with `turn` ends it.
         """
-        self._attach = dict.fromkeys(self.attached, True)
+        self.attachments.restart()
         yield self._request()
         while True:
             await self._change.wait()
@@ -190,20 +247,12 @@ class Link:
 
     def _request(self) -> feed_pb2.FeedRequest:
         self._change.clear()
-        request = feed_pb2.FeedRequest(gateway=self._settings.node)
-        for topic, attach in self._attach.items():
-            if attach:
-                epoch, seq = self._known(topic) or (0, 0)
-                request.attach.add(topic=topic, epoch=epoch, seq=seq)
-            else:
-                request.detach.append(topic)
-        self._attach = {}
-        return request
+        return self.attachments.request(self._settings.node, self._known)
 
     def _set_up(self, up: bool) -> None:
         if up != self.up:
             self.up = up
-            self._on_link(self.address, up)
+            self._on_link(self.address, up, time.monotonic() - self._silence.seconds)
 
 
 class Feeds:
@@ -225,7 +274,7 @@ class Feeds:
 
     def attach(self, topic: str, address: HostPort) -> None:
         """Subscribe to the topic at that poller. Repeat it to get the missing updates again."""
-        self._link(address).attach(topic)
+        self.link(address).attach(topic)
 
     def detach(self, topic: str, address: HostPort) -> None:
         """Unsubscribe from the topic at that poller."""
@@ -244,7 +293,8 @@ class Feeds:
         """The number of pollers to which there is a stream now."""
         return sum(link.up for link in self._links.values())
 
-    def _link(self, address: HostPort) -> Link:
+    def link(self, address: HostPort) -> Link:
+        """Return the link to the poller at that address; create it when there is none."""
         link = self._links.get(address)
         if link is None:
             link = self._links[address] = Link(address, self._settings, self._on_update, self._on_link, self._known)
@@ -255,15 +305,23 @@ class Feeds:
         """Open and close links as pollers come and go, until cancelled."""
         tasks: dict[HostPort, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._check())
             while True:
                 self._change.clear()
                 for address in self._pollers:
-                    self._link(address)
+                    self.link(address)
                 for address, link in list(self._links.items()):
-                    if address not in self._pollers and not link.attached:
+                    if address not in self._pollers and not link.attachments:
                         del self._links[address]
                         if address in tasks:
                             tasks.pop(address).cancel()
                     elif address not in tasks:
                         tasks[address] = group.create_task(link.run())
                 await self._change.wait()
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            now = time.monotonic()
+            for link in self._links.values():
+                link.check(now)

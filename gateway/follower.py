@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 
+from pollcast.gateway.conditional import Condition
 from pollcast.gateway.history import Entry, Result
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.status import Status
 from pollcast.gateway.topic import LiveTopic
 from pollcast.gateway.version import Version
 from pollcast.services.catalogue.topics import Topic
-from pollcast.services.errors import Draining, NoResult
+from pollcast.services.errors import Draining, NoResult, PollFailed
 
 RESULT_SECONDS = 10.0
 """Maximum time that a request for one snapshot waits for a first result, in seconds.
@@ -49,10 +51,14 @@ TopicEvent = Result | DeltaEvent | Status
 class Follower:
     """One consumer's position in a topic. Create it with `following`, and read `events` once."""
 
-    def __init__(self, topic: LiveTopic, *, since: Version | None = None, deltas: bool = True) -> None:
+    def __init__(
+        self, topic: LiveTopic, *, since: Version | None = None, deltas: bool = True, largest: int | None = None
+    ) -> None:
+        """`largest` is the maximum size of a delta in bytes: instead of a larger one there is a snapshot."""
         self._topic = topic
         self._since = since
         self._deltas = deltas and bool(topic.topic.query.key)
+        self._largest = largest
         self._version: Version | None = None
         self._reported: Status | None = None
         self._wake = asyncio.Event()
@@ -76,13 +82,19 @@ class Follower:
         """Yield each event as it comes, until `end`; yield None after every `silence` seconds without an event."""
         while not self._ended:
             self._wake.clear()
-            for event in self.due():
-                yield event
+            due = deque(self.due())
+            while due:  # the consumer may take long: hold nothing that it has taken
+                yield due.popleft()
             try:
                 async with asyncio.timeout(silence):
                     await self._wake.wait()
             except TimeoutError:
                 yield None
+
+    def knows(self, known: Condition) -> bool:
+        """Return whether the present result is one that the client knows, perhaps by an older version."""
+        history = self._topic.history
+        return known.any or any(history.since(version) == [] for version in known.versions)
 
     def due(self) -> list[TopicEvent]:
         """Return the events that bring the consumer up to date, and count them as delivered."""
@@ -101,6 +113,8 @@ class Follower:
         at = self._version or self._since
         steps = self._topic.history.since(at) if at is not None else None
         lags = self._version is not None and steps is not None and len(steps) > MAX_STEPS
+        if steps and self._largest is not None and max(entry.size for entry in steps) > self._largest:
+            steps = None
         if at is None or steps is None or lags or (steps and not self._deltas):
             events.append(present)
             at = present.version
@@ -114,14 +128,20 @@ class Follower:
 
 @contextlib.contextmanager
 def following(
-    hub: Hub, topic: Topic, *, since: Version | None = None, deltas: bool = True, lifetime: float | None = None
+    hub: Hub,
+    topic: Topic,
+    *,
+    since: Version | None = None,
+    deltas: bool = True,
+    lifetime: float | None = None,
+    largest: int | None = None,
 ) -> Iterator[Follower]:
     """Add a follower to the topic's clients inside the scope.
 
     The follower ends after `lifetime` seconds, when its token expires; None means no limit.
     """
     live = hub.enter(topic, time.monotonic())
-    follower = Follower(live, since=since, deltas=deltas)
+    follower = Follower(live, since=since, deltas=deltas, largest=largest)
     live.followers.add(follower)
     try:
         with ending_after(lifetime, follower.end):
@@ -134,18 +154,45 @@ def following(
 async def first_result(hub: Hub, topic: Topic) -> Result:
     """Return the topic's result as soon as there is one.
 
-    Raises NoResult after RESULT_SECONDS, and Draining when the gateway shuts down first.
+    Raises PollFailed at once when the query failed, NoResult after RESULT_SECONDS, and Draining when the gateway shuts
+    down first.
     """
-    with following(hub, topic) as follower:
-        try:
-            async with asyncio.timeout(RESULT_SECONDS), contextlib.aclosing(follower.events()) as events:
-                async for event in events:
-                    if isinstance(event, Result):
-                        return event
-        except TimeoutError:
-            status = follower.status
-            why = f"the topic is {status.state}: {status.reason}" if status.reason else "no answer to the query yet"
-            raise NoResult(f"no result within {RESULT_SECONDS:g} s; {why}") from None
+    result, _ = await another_result(hub, topic, Condition())
+    return result
+
+
+async def another_result(hub: Hub, topic: Topic, known: Condition) -> tuple[Result, bool]:
+    """Return the topic's result, and whether it is another than the client knows, for which it waits `known.wait`
+    seconds.
+
+    Raises PollFailed at once when the query failed, NoResult when no result comes within RESULT_SECONDS, and Draining
+    when the gateway shuts down first.
+    """
+    with following(hub, topic, deltas=False) as follower:
+        async with contextlib.aclosing(follower.events()) as events:
+            try:
+                async with asyncio.timeout(RESULT_SECONDS):
+                    result = await _next_result(events)
+            except TimeoutError:
+                status = follower.status
+                why = f"the topic is {status.state}: {status.reason}" if status.reason else "no answer to the query yet"
+                raise NoResult(f"no result within {RESULT_SECONDS:g} s; {why}") from None
+            if not follower.knows(known):
+                return result, True
+            try:
+                async with asyncio.timeout(known.wait):
+                    return await _next_result(events), True
+            except TimeoutError:
+                return result, False
+
+
+async def _next_result(events: AsyncGenerator[TopicEvent | None, None]) -> Result:
+    """Return the next result. Raises PollFailed when the query failed, and Draining when the events end."""
+    async for event in events:
+        if isinstance(event, Status) and event.state == "failed":
+            raise PollFailed(event.reason)
+        if isinstance(event, Result):
+            return event
     raise Draining()
 
 

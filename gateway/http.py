@@ -1,28 +1,26 @@
-"""HTTP on a gateway (docs/reference/http.md) and the WebSocket handshake (docs/reference/channels.md#connecting).
+"""HTTP on a gateway (docs/reference/http.md), except for WebSockets, which enter through `pollcast.gateway.door`.
 
 It is a Starlette application around the hub. Errors are JSON `{"reason","detail"}`, which a page of an allowed Origin
-may read. The WebSocket endpoint identifies the client, accepts, attaches a Socket to the connection and returns; from
-then on `pollcast.gateway.channels` handles the connection.
+may read.
 """
 
 from __future__ import annotations
 
 import time
-from typing import cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route, WebSocketRoute
-from starlette.websockets import WebSocket
+from starlette.routing import BaseRoute, Route
 
-from pollcast.gateway import metrics, phoenix
+from pollcast.gateway import metrics
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.cluster_overview import ClusterOverview
-from pollcast.gateway.event_stream import EventStream, stream_topic
-from pollcast.gateway.follower import first_result
-from pollcast.gateway.handshake import SCOPE_KEY, Handshake
+from pollcast.gateway.conditional import Condition, etag
+from pollcast.gateway.entrance import foreign_page
+from pollcast.gateway.event_stream import EventStream, retry_field, stream_topic
+from pollcast.gateway.follower import another_result
 from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
@@ -31,23 +29,19 @@ from pollcast.gateway.responses import (
     error_response,
     http_error_response,
     json_response,
+    preflight_headers,
     token_in_query,
-    without_token,
+    topic_tail,
 )
 from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.version import Version
+from pollcast.gateway.worker_metrics import WorkerMetrics
 from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
+from pollcast.services.catalogue.topics import Topic
 from pollcast.services.coordination.node import Readiness, healthz
 from pollcast.services.errors import Draining, Forbidden, PollcastError
 from pollcast.services.serving import web
-
-PREFLIGHT = {
-    "access-control-allow-methods": "GET",
-    "access-control-allow-headers": "authorization, last-event-id",
-    "access-control-max-age": "600",
-}
-"""Headers of the answer to a preflight request (docs/reference/http.md#cross-origin-requests)."""
 
 
 class GatewayApp:
@@ -62,6 +56,7 @@ class GatewayApp:
         readiness: Readiness,
         page: Page,
         cluster: ClusterOverview,
+        metrics_of_workers: WorkerMetrics | None = None,
     ) -> None:
         self.sockets = sockets
         self.hub = sockets.context.hub
@@ -72,6 +67,7 @@ class GatewayApp:
         self.readiness = readiness
         self.page = page
         self.cluster = cluster
+        self._metrics = web.metrics if metrics_of_workers is None else metrics_of_workers.answer
         metrics.SOCKETS.set_function(lambda: len(sockets))
         metrics.SUBSCRIPTIONS.set_function(lambda: sum(live.clients for live in self.hub.topics.values()))
 
@@ -84,9 +80,7 @@ class GatewayApp:
             Route("/api/queries", self.preflight, methods=["OPTIONS"]),
             Route("/api/cluster", self.show_cluster),
             *web.health_routes(healthz, self.readiness.answer),
-            Route("/metrics", web.metrics),
-            WebSocketRoute("/socket/websocket", self.websocket),
-            WebSocketRoute("/{path:path}", _refuse_websocket),
+            Route("/metrics", self._metrics),
             *self.page.routes(),
         ]
         return Starlette(
@@ -99,29 +93,45 @@ class GatewayApp:
     async def live(self, request: Request) -> Response:
         """Answer `GET /live/<query>?…` with one JSON snapshot or, when the client accepts it, an event stream."""
         self._check_origin(request)
+        as_events = "text/event-stream" in ",".join(request.headers.getlist("accept")).lower()
         if self.readiness.draining:
-            raise Draining()
+            if not as_events:
+                raise Draining()
+            return Response(retry_field(), media_type=EventStream.media_type, headers=_stream_headers(request))
         raw = request.scope["query_string"].decode("latin-1")
         token = auth.from_header(request.headers.get("authorization")) or token_in_query(raw)
         identity = self.authenticator.identify(token)
         query = self.catalog.query(request.path_params["query"])
-        if "token" not in query.params:
-            raw = without_token(raw)
-        topic = topics.parse(f"{query.name}?{raw}", self.catalog, identity.values)
+        tail = topic_tail(raw, token="token" not in query.params)
+        topic = topics.parse(query.name + tail, self.catalog, identity.values)
         topics.check_roles(query, identity.roles)
-        headers = cors_headers(request) | {"cache-control": "no-store", "vary": "Accept, Origin"}
-        if "text/event-stream" not in ",".join(request.headers.getlist("accept")).lower():
-            with self.admission.seat():
-                result = await first_result(self.hub, topic)
-            return Response(result.payload, media_type="application/json", headers=headers)
+        if not as_events:
+            return await self._json_snapshot(request, topic, identity)
         since = Version.parse(request.headers.get("last-event-id", ""))
-        headers |= {"x-accel-buffering": "no"}
+        headers = _stream_headers(request)
         if request.method == "HEAD":  # without a body there is no stream to wait for
             head = Response(media_type=EventStream.media_type, headers=headers)
             del head.headers["content-length"]
             return head
         lifetime = identity.lifetime(time.time() - self.sockets.context.limits.expiry_grace_seconds)
         return EventStream(stream_topic(self.hub, topic, since, lifetime), self.admission, headers=headers)
+
+    async def _json_snapshot(self, request: Request, topic: Topic, identity: Identity) -> Response:
+        """Answer with the topic's result, or with 304 when the client has it still after the time that it waits for
+        another one (docs/reference/http.md#conditional-requests)."""
+        known = Condition.parse(request.headers.get("if-none-match"), request.headers.getlist("prefer"))
+        lifetime = identity.lifetime(time.time())
+        if lifetime is not None:
+            known = known.wait_at_most(lifetime)
+        headers = cors_headers(request) | {"cache-control": "no-cache", "vary": "Accept, Origin"}
+        if known.wait:
+            headers["preference-applied"] = f"wait={known.wait}"
+        with self.admission.seat():
+            result, changed = await another_result(self.hub, topic, known)
+        headers["etag"] = etag(result.version)
+        if not changed:
+            return Response(status_code=304, headers=headers)
+        return Response(result.payload, media_type="application/json", headers=headers)
 
     async def queries(self, request: Request) -> Response:
         """Answer `GET /api/queries` with the part of the catalogue that clients may know."""
@@ -133,31 +143,10 @@ class GatewayApp:
         """Answer `GET /api/cluster` with the nodes, topics and takeovers of the cluster."""
         return json_response(await self.cluster.show(self._identify(request)))
 
-    async def websocket(self, websocket: WebSocket) -> None:
-        """Accept a WebSocket and attach a Socket to it, or refuse it before the upgrade."""
-        try:
-            self._check_origin(websocket)
-            if websocket.query_params.get("vsn") != phoenix.VSN:
-                raise Forbidden(f"this server speaks vsn={phoenix.VSN} only")
-            offered = websocket.scope["subprotocols"]
-            token = auth.bearer_from_subprotocols(offered) or websocket.query_params.get("token")
-            try:
-                identity = self.authenticator.identify(token)
-            except PollcastError as error:
-                raise Forbidden(error.detail) from None
-            if self.readiness.draining:
-                raise Draining()
-            with self.admission.seat():
-                await websocket.accept(subprotocol="phoenix" if "phoenix" in offered else None)
-                handshake = cast(Handshake, websocket.scope["extensions"][SCOPE_KEY])
-                handshake.attach(lambda wire: self.sockets.open(wire, identity))
-        except PollcastError as error:
-            await websocket.send_denial_response(error_response(error))
-
     async def preflight(self, request: Request) -> Response:
-        """Answer a browser that asks whether it may send a token's header from a page of another Origin."""
+        """Answer a browser that asks whether a page of another Origin may send a request with certain headers."""
         self._check_origin(request)
-        return Response(status_code=204, headers=cors_headers(request) | PREFLIGHT)
+        return Response(status_code=204, headers=cors_headers(request) | preflight_headers(request))
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -169,7 +158,12 @@ class GatewayApp:
 
     def _check_origin(self, connection: HTTPConnection) -> None:
         """Raise Forbidden for a page of a foreign Origin."""
-        self.origins.check(connection.headers.get("origin"), connection.headers.get("host", ""))
+        origin, host = connection.headers.get("origin"), connection.headers.get("host", "")
+        try:
+            self.origins.check(origin, host)
+        except Forbidden:
+            foreign_page(origin=(origin or "")[:200], host=host[:200])
+            raise
 
     async def _error_response(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, PollcastError)
@@ -179,6 +173,10 @@ class GatewayApp:
         return error_response(error, headers)
 
 
-async def _refuse_websocket(websocket: WebSocket) -> None:
-    body = {"reason": "not_found", "detail": "WebSockets are served on /socket/websocket"}
-    await websocket.send_denial_response(json_response(body, status=404))
+def _stream_headers(request: Request) -> dict[str, str]:
+    """Return the headers of a stream of server-sent events (docs/reference/http.md#server-sent-events)."""
+    return cors_headers(request) | {
+        "cache-control": "no-store, no-transform",
+        "vary": "Accept, Origin",
+        "x-accel-buffering": "no",
+    }

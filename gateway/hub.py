@@ -7,15 +7,15 @@ unreachable, owners and streams stay as they were last known.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Protocol
 
 from pollcast.gateway.audience import Traffic
 from pollcast.gateway.feeds import Feeds, Piece, Update
 from pollcast.gateway.presence import Presences
+from pollcast.gateway.retained import Retained
 from pollcast.gateway.status import Status
-from pollcast.gateway.topic import RETAIN_SECONDS, UNREACHED_SECONDS, LiveTopic
+from pollcast.gateway.topic import RETAIN_SECONDS, UNREACHED_SECONDS, LiveTopic, TopicListener
 from pollcast.gateway.version import Version
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.clock import now_us
@@ -53,8 +53,8 @@ class Owner:
 class Hub:
     """The live topics of a gateway. No method blocks; times are monotonic seconds.
 
-    `owners` holds the owner of every topic in the cluster, by canonical topic. Set `coordination_reached` to whether
-    etcd answers now: the reason of a stale topic depends on it.
+    `owners` holds the owner of each topic that is kept here and has one, by canonical topic. Set `coordination_reached`
+    to whether etcd answers now: the reason of a stale topic depends on it.
     """
 
     def __init__(
@@ -69,7 +69,10 @@ class Hub:
         self.feeds = Feeds(settings, self.on_update, self.on_link, self._known)
         self.stale_updates = 0  # dropped by the fence, ever
         self.traffic = Traffic()
+        self.retained = Retained()
         self.coordination_reached = True
+        self.on_touched: Callable[[str], None] = _ignore  # receives a topic whose clients or state may have changed
+        self.on_kept: Callable[[str, bool], None] = _ignore_kept  # receives a topic that is kept now, or no more
         self._demand = demand
         self._presences = presences
         self._on_broken_link = on_broken_link
@@ -78,16 +81,16 @@ class Hub:
 
     def enter(self, topic: Topic, now: float) -> LiveTopic:
         """Return the live topic for a client that is about to join it. Match every call by a call of `leave`."""
+        self.on_touched(topic.canonical)
         live = self.topics.get(topic.canonical)
         if live is None:
             live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic)
             live.unreached_since = now
-            owner = self.owners.get(topic.canonical)
-            if owner is not None:
-                self._follow(live, owner, now)
+            self.on_kept(topic.canonical, True)
             self._demand.want(topic.canonical)
         elif live.idle_since is not None:
             live.idle_since = None
+            self.retained.discard(topic.canonical)
             if live.unreached_since is not None:
                 live.unreached_since = now
             self._demand.want(topic.canonical)
@@ -95,8 +98,15 @@ class Hub:
             live.presence = self._presences.of(topic, live.audience)
         return live
 
+    def check_spelling(self, topic: Topic, spelling: bytes) -> None:
+        """Raise InvalidParams when a channel may not join the topic by this spelling, a JSON string."""
+        live = self.topics.get(topic.canonical)
+        if live is not None:
+            live.spellings.check(spelling)
+
     def leave(self, live: LiveTopic, now: float) -> None:
         """Withdraw demand if the client that has just left the topic was its last one."""
+        self.on_touched(live.topic.canonical)
         if live.clients or live.idle_since is not None or self.topics.get(live.topic.canonical) is not live:
             return
         live.idle_since = now
@@ -104,18 +114,18 @@ class Hub:
         if live.topic.canonical not in self.owners:
             self._detach(live)
             live.set_aside()
+        self._retain(live)
 
     # --- etcd -------------------------------------------------------------------------------------------------
 
     def on_owner(self, topic: str, owner: Owner | None, now: float) -> None:
-        """Follow the canonical topic's new owner; None means no owner."""
-        self.owners.pop(topic, None)
-        if owner is not None:
-            self.owners[topic] = owner
+        """Follow the canonical topic's new owner; None means no owner. A topic that is not kept here is ignored."""
         live = self.topics.get(topic)
         if live is None:
             return
+        self.owners.pop(topic, None)
         if owner is not None:
+            self.owners[topic] = owner
             self._follow(live, owner, now)
             return
         # The feed stays: an owner that is cut off from etcd loses its key, and goes on polling until it is replaced.
@@ -131,7 +141,9 @@ class Hub:
         for canonical, live in self.topics.items():
             self._detach(live)
             self._demand.unwant(canonical)
+            self.on_kept(canonical, False)
             live.end_followers()
+            self.retained.discard(canonical)
         self.topics.clear()
 
     # --- owners -----------------------------------------------------------------------------------------------
@@ -141,35 +153,44 @@ class Hub:
         live = self.topics.get(update.topic)
         if live is None:
             return None
-        version, body = update.version, update.body
-        if not live.admits(version.epoch):
+        if not live.admits(update.version.epoch):
             self.stale_updates += 1
             return None
         live.unreached_since = None
-        if isinstance(body, Delta):
-            try:
-                live.take_delta(version, update.polled_at, body)
-            except LookupError as error:
-                log.info("attaching again", topic=update.topic, detail=str(error))
-                live.drop_pieces()
-                self.feeds.attach(update.topic, address)
-                return None
-            if live.status.state == "stale":  # a delta proves that the topic is polled
-                live.take_status(Status("live", None, now_us()))
-        elif isinstance(body, Piece):
-            live.take_piece(version, update.polled_at, body.rows, body.more)
-        elif isinstance(body, Status):
-            live.take_status(body)
+        try:
+            self._apply(live, update)
+        except LookupError as error:
+            log.info("attaching again", topic=update.topic, detail=str(error))
+            live.assembly.drop()
+            self.feeds.attach(update.topic, address)
+            return None
+        if live.idle_since is not None:
+            self._retain(live)
         return live
 
-    def on_link(self, address: HostPort, up: bool) -> None:
+    def _apply(self, live: LiveTopic, update: Update) -> None:
+        """Apply an update to its topic. Raises LookupError when it does not follow what the topic has received."""
+        version, body = update.version, update.body
+        if isinstance(body, Delta):
+            live.take_delta(version, update.polled_at, body)
+            if live.status.state == "stale":  # a delta proves that the topic is polled
+                self._take_status(live, Status("live", None, now_us()))
+        elif isinstance(body, Piece):
+            rows = live.assembly.take(update.attachment, version, body.number, body.rows, body.more)
+            if rows is not None:
+                live.take_snapshot(version, update.polled_at, rows)
+        elif isinstance(body, Status):
+            self._take_status(live, body)
+
+    def on_link(self, address: HostPort, up: bool, since: float) -> None:
         """Mark the topics of the poller at that address as reached (`up`) or as unreached (its stream has broken)."""
-        now = time.monotonic()
         if not up:
             self._on_broken_link(address)
         for canonical, live in self.topics.items():
             if live.source == address:
-                self._set_reached(live, up and canonical in self.owners, now)
+                if not up:
+                    live.assembly.drop()
+                self._set_reached(live, up and canonical in self.owners, since)
 
     # --- time -------------------------------------------------------------------------------------------------
 
@@ -181,31 +202,52 @@ class Hub:
         for canonical, live in list(self.topics.items()):
             if live.idle_since is not None:
                 if now - live.idle_since > RETAIN_SECONDS:
-                    self._detach(live)
-                    del self.topics[canonical]
+                    self._forget(live)
             elif live.unreached_since is not None and now - live.unreached_since > UNREACHED_SECONDS:
-                live.take_status(Status("stale", self._why_unreached(canonical), now_us()))
+                self._take_status(live, Status("stale", self._why_unreached(canonical), now_us()))
 
-    def end_followers(self) -> None:
-        """End the followers of all topics."""
-        for live in self.topics.values():
-            live.end_followers()
+    def followers(self) -> list[TopicListener]:
+        """Return the followers of all topics."""
+        return [follower for live in self.topics.values() for follower in live.followers]
 
     # --- inside -----------------------------------------------------------------------------------------------
 
+    def _retain(self, live: LiveTopic) -> None:
+        """Keep a topic without clients within the budget: others may have to be forgotten for it, or the topic itself.
+        """
+        for canonical in self.retained.put(live.topic.canonical, live.history.size):
+            self._forget(self.topics[canonical])
+
+    def _forget(self, live: LiveTopic) -> None:
+        self._detach(live)
+        canonical = live.topic.canonical
+        self.retained.forget(canonical)
+        del self.topics[canonical]
+        self.owners.pop(canonical, None)
+        self.on_kept(canonical, False)
+
     def _follow(self, live: LiveTopic, owner: Owner, now: float) -> None:
         live.fence = max(live.fence, owner.epoch)
-        live.drop_pieces()
+        # An attachment lasts for every epoch of its poller; attaching again would abandon the snapshot that is coming.
+        # But a topic that was reported as stale, for want of an owner, needs the owner's status.
         if live.source != owner.grpc:
             self._detach(live)
-        live.source = owner.grpc
-        self.feeds.attach(live.topic.canonical, owner.grpc)
+            live.source = owner.grpc
+            self.feeds.attach(live.topic.canonical, owner.grpc)
+        elif live.status.state == "stale":
+            self.feeds.attach(live.topic.canonical, owner.grpc)
         self._set_reached(live, self.feeds.is_up(owner.grpc), now)
+
+    def _take_status(self, live: LiveTopic, status: Status) -> None:
+        if status.state != live.status.state:
+            self.on_touched(live.topic.canonical)
+        live.take_status(status)
 
     def _detach(self, live: LiveTopic) -> None:
         if live.source is not None:
             self.feeds.detach(live.topic.canonical, live.source)
             live.source = None
+            live.assembly.drop()
 
     def _set_reached(self, live: LiveTopic, up: bool, now: float) -> None:
         """Start or stop the time without a stream.
@@ -213,7 +255,6 @@ class Hub:
         A topic that was reported as stale stays so until its owner, to which it is now attached, sends its status.
         """
         if up:
-            live.drop_pieces()
             live.unreached_since = None
         elif live.unreached_since is None:
             live.unreached_since = now
@@ -228,3 +269,11 @@ class Hub:
     def _known(self, topic: str) -> Version | None:
         live = self.topics.get(topic)
         return live.history.present.version if live is not None and live.history.present is not None else None
+
+
+def _ignore_kept(_: str, kept: bool) -> None:
+    """Ignore a topic that is kept or is not, until somebody follows its owner."""
+
+
+def _ignore(_: str) -> None:
+    """Ignore a touched topic, until somebody reports."""

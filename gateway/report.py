@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pollcast.gateway.hub import Hub
 from pollcast.services import clock
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.v1 import report_pb2
 
 
-def describe(node: str, catalog: Catalog, hub: Hub) -> report_pb2.NodeReport:
-    """Return this gateway's report as of now."""
-    watched = [
-        report_pb2.WatchedTopic(topic=canonical, clients=live.clients, state=live.status.state)
-        for canonical, live in hub.topics.items()
-        if live.clients
-    ]
-    return report_pb2.NodeReport(
-        node=node, role="gateway", now=clock.now_us(), queries=catalog.queries, watched=watched
-    )
+class GatewayReport:
+    """The Reportable of a gateway."""
+
+    def __init__(self, node: str, catalog: Catalog, hub: Hub) -> None:
+        self._node = node
+        self._catalog = catalog
+        self._hub = hub
+
+    def topics(self) -> Iterable[str]:
+        """Return the topics that have clients."""
+        return [canonical for canonical, live in self._hub.topics.items() if live.clients]
+
+    def begin(self) -> report_pb2.NodeReport:
+        """Return a report as of now, without topics."""
+        return report_pb2.NodeReport(node=self._node, role="gateway", now=clock.now_us(), queries=self._catalog.queries)
+
+    def add(self, report: report_pb2.NodeReport, topic: str) -> bool:
+        """Add the description of a topic; return False when it has no clients."""
+        live = self._hub.topics.get(topic)
+        if live is None or not live.clients:
+            return False
+        report.watched.add(topic=topic, clients=live.clients, state=live.status.state)
+        return True
+
+    def unsettled(self, topic: str) -> bool:
+        """Return False: every change is touched by the hub."""
+        return False

@@ -33,7 +33,26 @@ async def http_error_response(request: Request, error: Exception) -> Response:
 def cors_headers(request: Request) -> dict[str, str]:
     """Return the headers that let a page of the request's Origin read the response. Check the Origin first."""
     origin = request.headers.get("origin")
-    return {"access-control-allow-origin": origin, "vary": "Origin"} if origin else {}
+    if not origin:
+        return {}
+    return {
+        "access-control-allow-origin": origin,
+        "access-control-expose-headers": "etag, preference-applied",
+        "vary": "Origin",
+    }
+
+
+def preflight_headers(request: Request) -> dict[str, str]:
+    """Return the headers that allow the request that a browser announces, with each header that it names.
+
+    Tracing libraries add headers of their own to every request; none of them has an effect on a gateway.
+    """
+    return {
+        "access-control-allow-methods": "GET",
+        "access-control-allow-headers": request.headers.get("access-control-request-headers", "*, authorization"),
+        "access-control-max-age": "600",
+        "vary": "Origin, Access-Control-Request-Headers",
+    }
 
 
 def token_in_query(query: str) -> str | None:
@@ -45,6 +64,12 @@ def token_in_query(query: str) -> str | None:
     return None
 
 
-def without_token(query: str) -> str:
-    """Return the raw query string without `token=`."""
-    return "&".join(pair for pair in query.split("&") if pair.partition("=")[0] != "token")
+def topic_tail(query: str, *, token: bool) -> str:
+    """Return the part of a topic that a raw query string spells, from `?` on; empty when there is none.
+
+    With `token`, `token=` is not part of it.
+    """
+    pairs = query.split("&") if query else []
+    if token:
+        pairs = [pair for pair in pairs if pair.partition("=")[0] != "token"]
+    return "?" + "&".join(pairs) if pairs else ""

@@ -10,18 +10,21 @@ without draining, its keys expire with its lease, and its clients reconnect to a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import time
 from collections.abc import Coroutine, Iterable
+from pathlib import Path
 from typing import Any
 
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.closing import drain, start_afresh
 from pollcast.gateway.cluster_overview import ClusterOverview
 from pollcast.gateway.demand import Demand
+from pollcast.gateway.door import Doorkeeper
+from pollcast.gateway.entrance import Entrance
 from pollcast.gateway.etcd_view import EtcdView, PollerAddresses
 from pollcast.gateway.gauges import GatewayGauges
-from pollcast.gateway.handshake import Handshake
 from pollcast.gateway.http import GatewayApp
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Authenticator
@@ -31,9 +34,9 @@ from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import PresenceKeys
-from pollcast.gateway.report import describe
+from pollcast.gateway.report import GatewayReport
 from pollcast.gateway.sockets import SWEEPS, Sockets
-from pollcast.gateway.turns import PacedHttp
+from pollcast.gateway.worker_metrics import WorkerMetrics
 from pollcast.services.auth.tokens import Verifier
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.catalog import Catalog
@@ -45,11 +48,15 @@ from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.node import Node, Readiness
 from pollcast.services.coordination.registry import node_record
 from pollcast.services.coordination.reporting import Reporting
-from pollcast.services.process import logs
+from pollcast.services.process import descriptors, logs
+from pollcast.services.process.memory import HeapTrimmer
 from pollcast.services.process.settings import GatewaySettings
 from pollcast.services.serving import rpc, web
 
 log = logs.get_logger("gateway")
+
+SOCKET_PATH = "/socket/websocket"
+"""The path of a gateway's WebSockets."""
 
 SWEEP_SECONDS = 1 / SWEEPS
 """Interval between two sweeps over topics and sockets, in seconds."""
@@ -71,7 +78,7 @@ class Core:
         addresses = PollerAddresses(self.failure_detector)
         self.hub = Hub(settings, self.demand, self.presences, addresses.suspect)
         self.sockets = Sockets(self.hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
-        self.cluster = ClusterOverview(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, self.hub.owners)
+        self.cluster = ClusterOverview(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog)
         self.view = EtcdView(etcd, keys, self.hub, self.cluster, addresses, self.members.mirror, self._start_afresh)
 
     def works(self, readiness: Readiness) -> tuple[Coroutine[Any, Any, None], ...]:
@@ -91,17 +98,20 @@ class Core:
         start_afresh(self.hub, self.sockets)
 
     async def _sweep(self, readiness: Readiness) -> None:
+        trimmer = HeapTrimmer()
         while True:
             readiness.synced = readiness.synced or self.view.synced
             self.hub.coordination_reached = self.view.healthy
             self.hub.sweep(time.monotonic())
             self.sockets.sweep(time.monotonic(), time.time())
+            trimmer.sweep(self.hub.retained.forgotten_bytes, time.monotonic())
             await asyncio.sleep(SWEEP_SECONDS)
 
 
-async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
+async def run(settings: GatewaySettings, stop: asyncio.Event, worker_folder: Path | None = None) -> None:
     """Run a gateway until `stop` is set, then drain it.
 
+    `worker_folder` makes it one of several workers that share the HTTP address and this folder.
     Raises CatalogInvalid, SettingsInvalid or CantListen when it cannot start, and NodeTaken when another live node has
     its name.
     """
@@ -109,29 +119,29 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
     logs.hide_claims_of(catalog)
     authenticator = Authenticator(Verifier.from_settings(settings))
     keys = Keys(settings.namespace)
-    with web.bind(settings.http) as listener:
+    workers = None if worker_folder is None else WorkerMetrics(worker_folder, settings.node)
+    with web.bind(settings.http, shared=workers is not None) as listener:
         http = settings.advertised(*web.address_of(listener))
         async with Etcd.open(settings) as etcd:
             core = Core(settings, catalog, etcd, keys, authenticator)
             readiness = Readiness("gateway", stop, lambda: {"etcd": "reached" if core.view.healthy else "not reached"})
-            admission = Admission(settings.max_connections, lambda: len(core.sockets))
+            room = _room(settings)
+            admission = Admission(room.clients, lambda: len(core.sockets))
             origins, page = OriginPolicy.of(settings), Page.load()
-            app = GatewayApp(core.sockets, authenticator, origins, admission, readiness, page, core.cluster).app()
+            entrance = Entrance(core.sockets, authenticator, origins, admission, readiness)
+            door = Doorkeeper(SOCKET_PATH, entrance.admit, settings.max_frame)
+            app = GatewayApp(
+                core.sockets, authenticator, origins, admission, readiness, page, core.cluster, workers
+            ).app()
             live = LiveQuery(core.hub, catalog, authenticator, readiness, core.presences, admission)
-            reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, core.hub))
+            reporting = Reporting(etcd, keys, settings, GatewayReport(settings.node, catalog, core.hub))
+            core.hub.on_touched = reporting.touch
             gauges = GatewayGauges(core.sockets, core.cluster, core.presences, core.members)
             with counted_on_scrape(gauges):
                 async with (
+                    contextlib.nullcontext() if workers is None else workers.serving(),
                     rpc.serve(settings, [live.add_to], [SERVICE], for_services=False) as server,
-                    web.serve_app(
-                        app,
-                        listener,
-                        http=PacedHttp,
-                        ws=Handshake,
-                        ws_max_size=settings.max_frame,
-                        ws_ping_interval=None,
-                        ws_per_message_deflate=False,
-                    ),
+                    web.serve_app(app, listener, door, room.connections),
                 ):
                     grpc = settings.advertised(server.host, server.port)
                     record = node_record("gateway", settings.node, http, grpc)
@@ -142,6 +152,20 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
                     works = (*core.works(readiness), reporting.run())
                     await _run_until_drained(core, node, works, settings.lease_ttl, stop)
     log.info("drained")
+
+
+def _room(settings: GatewaySettings) -> descriptors.Room:
+    """Return how many clients and connections this gateway can hold."""
+    files = descriptors.limit()
+    room = descriptors.room(files, settings.max_connections)
+    if room.clients < settings.max_connections:
+        log.warning(
+            "the limit of open files allows fewer clients than POLLCAST_MAX_CONNECTIONS",
+            clients=room.clients,
+            wanted=settings.max_connections,
+            open_files=files,
+        )
+    return room
 
 
 async def _run_until_drained(

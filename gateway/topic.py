@@ -14,10 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from pollcast.gateway.assembly import Assembly
 from pollcast.gateway.audience import Audience, Traffic
 from pollcast.gateway.history import Entry, History, Result
 from pollcast.gateway.metrics import DELTA_AGE_SECONDS
 from pollcast.gateway.presence_list import PresenceList
+from pollcast.gateway.spellings import Spellings
 from pollcast.gateway.status import Status
 from pollcast.gateway.version import Version
 from pollcast.services.catalogue.topics import Topic
@@ -50,6 +52,7 @@ class LiveTopic:
 
     def __init__(self, topic: Topic, traffic: Traffic) -> None:
         self.topic = topic
+        self.spellings = Spellings(topic)
         self.delta_age = DELTA_AGE_SECONDS.labels(topic.query.name)
         self.history = History(topic.query.key)
         self.audience = Audience(self.history, traffic)
@@ -60,8 +63,7 @@ class LiveTopic:
         self.source: HostPort | None = None
         self.unreached_since: float | None = None  # monotonic; None while there is a stream from an owner
         self.idle_since: float | None = None  # monotonic; None while it has clients
-        self._pieces: list[Row] = []
-        self._pieces_of: Version | None = None
+        self.assembly = Assembly()
 
     @property
     def present(self) -> Result | None:
@@ -80,15 +82,9 @@ class LiveTopic:
         self.fence = epoch
         return True
 
-    def take_piece(self, version: Version, polled_at: int, rows: Sequence[Row], more: bool) -> None:
-        """Add one piece of a snapshot; the last piece (without `more`) makes the snapshot the present result."""
-        if self._pieces_of != version:
-            self._pieces, self._pieces_of = [], version
-        self._pieces.extend(rows)
-        if more:
-            return
-        whole, self._pieces, self._pieces_of = self._pieces, [], None
-        self._step(self.history.take_snapshot(version, polled_at, whole))
+    def take_snapshot(self, version: Version, polled_at: int, rows: Sequence[Row]) -> None:
+        """Take an owner's whole result and pass the change on."""
+        self._step(self.history.take_snapshot(version, polled_at, rows))
 
     def take_delta(self, version: Version, polled_at: int, delta: Delta) -> None:
         """Apply a delta and pass it on. Raises LookupError when it does not follow on the history: attach again."""
@@ -101,10 +97,6 @@ class LiveTopic:
         before, self.status = self.status, status
         self.audience.broadcast_status(status, before)
         self._wake()
-
-    def drop_pieces(self) -> None:
-        """Discard an incomplete snapshot, because the stream has broken or the snapshot is going to be sent again."""
-        self._pieces, self._pieces_of = [], None
 
     def set_aside(self) -> None:
         """Stop serving the history, which may be out of date from now on: the topic has neither clients nor an owner.

@@ -15,8 +15,6 @@ from collections.abc import Callable
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
-from pollcast.services.serving.http_guard import GuardedHttp
-
 BUDGET_SECONDS = 0.004
 """Time for input in each turn of the event loop, in seconds."""
 
@@ -83,27 +81,3 @@ class Turns:
                 self._expect()
                 break
         self.open = self._left > 0 and not self._waiting
-
-
-class PacedHttp(GuardedHttp):
-    """uvicorn's HTTP protocol, which takes requests and handshakes in turn."""
-
-    _early = b""
-
-    def data_received(self, data: bytes) -> None:
-        turns = Turns.of(self.loop)
-        if turns.open and not self._early:
-            started = time.perf_counter()
-            super().data_received(data)
-            turns.spend(time.perf_counter() - started)
-            return
-        if not self._early:
-            turns.later(self._continue)
-        self._early += data
-        self.transport.pause_reading()
-
-    def _continue(self) -> None:
-        data, self._early = self._early, b""
-        if not self.transport.is_closing():
-            self.transport.resume_reading()
-            super().data_received(data)

@@ -1,13 +1,14 @@
 """The Feed service: the updates of this poller's topics, sent to every gateway (docs/reference/grpc.md#feed).
 
 One stream per gateway lasts as long as both processes do. A gateway may attach a topic before, while or after this
-poller owns it: the topic's updates flow whenever it is owned. Updates are encoded once and forwarded as bytes.
+poller owns it: the topic's updates flow whenever it is owned. Updates are encoded once and forwarded as bytes. A stream
+never falls silent: without updates it carries an empty message every second, so that a gateway notices a poller that
+stands still.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ import grpc
 import grpc.aio
 
 from pollcast.poller import metrics
-from pollcast.poller.gateway_stream import GatewayStream
+from pollcast.poller.gateway_stream import GatewayStream, messages
 from pollcast.poller.owned import OwnedTopic, Updates
 from pollcast.services.process import logs
 from pollcast.v1 import feed_pb2
@@ -47,9 +48,9 @@ class Feed:
         for stream in self._streams:
             stream.forget(name)
 
-    def receivers(self) -> Counter[str]:
-        """Return the number of gateways attached to each topic; topics without any are absent."""
-        return Counter(name for stream in self._streams for name in stream.attached)
+    def receivers(self, topic: str) -> int:
+        """Return the number of gateways attached to the topic."""
+        return sum(topic in stream.attached for stream in self._streams)
 
     def close(self) -> None:
         """End every stream; gateways then look for the topics' next owners at once."""
@@ -87,7 +88,8 @@ class Feed:
 async def _write(stream: GatewayStream, context: grpc.aio.ServicerContext[object, bytes]) -> None:
     async for batch in stream.batches():
         try:
-            await context.write(feed_pb2.FeedUpdates(updates=batch).SerializeToString())
+            for message in messages(batch):
+                await context.write(message)
         except grpc.aio.InternalError:  # raised by grpc.aio when the peer is gone
             return
         metrics.UPDATES.inc(len(batch))
@@ -102,4 +104,4 @@ async def _read(stream: GatewayStream, requests: AsyncIterator[feed_pb2.FeedRequ
         for name in request.detach:
             stream.detach(name)
         for attach in request.attach:
-            stream.attach(attach.topic, attach.epoch, attach.seq)
+            stream.attach(attach.topic, attach.epoch, attach.seq, attach.attachment)

@@ -1,5 +1,8 @@
 """A gateway's stream: the topics that one gateway has attached, and the updates queued for it.
 
+Every update that is sent carries the number of the attachment that it answers. A further attachment of the topic, or
+its loss, abandons what is being sent of it, even in the midst of a snapshot; the gateway drops what still arrives.
+
 A gateway that reads slowly costs this poller at most QUEUE_BYTES and the snapshot being sent. Beyond that, the queued
 updates of a topic are dropped, and the topic's current state is sent instead when its turn comes.
 """
@@ -13,6 +16,7 @@ from dataclasses import dataclass, field
 
 from pollcast.poller import metrics
 from pollcast.poller.owned import OwnedTopic, Updates, followed_by, updates_size
+from pollcast.v1 import feed_pb2
 
 QUEUE_BYTES = 8 * 1024 * 1024
 """Maximum size of the updates queued for one gateway, in bytes."""
@@ -20,8 +24,25 @@ QUEUE_BYTES = 8 * 1024 * 1024
 BATCH_BYTES = 64 * 1024
 """Approximate maximum size of one message to a gateway, in bytes; the gateway handles a message in one go."""
 
+PART_BYTES = 128 * 1024
+"""Maximum size of an update that is sent in one message, in bytes; a larger delta or row is sent in parts."""
+
+HEARTBEAT_SECONDS = 1.0
+"""Maximum time between two messages to a gateway, in seconds."""
+
 UNKNOWN = "unknown"
 """State reported to the gateway when the update that reported it may have been dropped, or was of another epoch."""
+
+
+@dataclass(slots=True)
+class Attachment:
+    """A gateway's attachment of one topic."""
+
+    suffix: bytes
+    """Encoded number of the attachment, to be appended to each serialised FeedUpdate that answers it."""
+
+    reported: str = UNKNOWN
+    """State last reported to the gateway."""
 
 
 @dataclass(slots=True)
@@ -46,22 +67,24 @@ class GatewayStream:
         self.queued = 0  # bytes in `later` of all topics
         self._owned = owned
         self._limit = limit
-        self._reported: dict[str, str] = {}  # attached topic → the state last reported to the gateway
+        self._attached: dict[str, Attachment] = {}  # by topic
         self._queues: dict[str, TopicQueue] = {}  # topics with something to send, in the order of their turns
         self._filled = asyncio.Event()
 
     @property
     def attached(self) -> Iterable[str]:
         """The attached topics."""
-        return self._reported
+        return self._attached
 
-    def attach(self, name: str, epoch: int, seq: int) -> None:
-        """Send the topic's updates from now on. The gateway has the version (epoch, seq), which is not sent again.
+    def attach(self, name: str, epoch: int, seq: int, number: int = 0) -> None:
+        """Send the topic's updates from now on, with the attachment's number.
+
+        The gateway has the version (epoch, seq), which is not sent again.
 
         The state is always sent: the gateway may have set the topic to stale while it could not reach this poller.
         """
         self.detach(name)
-        self._reported[name] = UNKNOWN
+        attachment = self._attached[name] = Attachment(feed_pb2.FeedUpdate(attachment=number).SerializeToString())
         owned = self._owned.get(name)
         if owned is None or (owned.seq == 0 and owned.state == "live"):
             return
@@ -69,25 +92,25 @@ class GatewayStream:
             self._queues[name] = TopicQueue(resync=True)
         else:
             self._enqueue(name, [owned.status()])
-            self._reported[name] = owned.state
+            attachment.reported = owned.state
         self._filled.set()
 
     def detach(self, name: str) -> None:
         """Send no updates of the topic any more."""
         self._drop(name)
-        self._reported.pop(name, None)
+        self._attached.pop(name, None)
 
     def push(self, name: str, updates: Updates) -> None:
         """Queue the updates of an owned topic, whose state is already the new one; ignore a topic not attached."""
-        reported = self._reported.get(name)
-        if reported is None:
+        attachment = self._attached.get(name)
+        if attachment is None:
             return
         queue = self._queues.get(name)
         if queue is not None and queue.resync:
             return
         owned = self._owned[name]
-        self._enqueue(name, followed_by(updates, [owned.status()]) if reported == UNKNOWN else updates)
-        self._reported[name] = owned.state
+        self._enqueue(name, followed_by(updates, [owned.status()]) if attachment.reported == UNKNOWN else updates)
+        attachment.reported = owned.state
         if self.queued > self._limit:
             self._reset(name)
         self._filled.set()
@@ -95,24 +118,37 @@ class GatewayStream:
     def forget(self, name: str) -> None:
         """Drop what is queued of the topic, which this poller has lost; the topic stays attached."""
         self._drop(name)
-        if name in self._reported:
-            self._reported[name] = UNKNOWN
+        if name in self._attached:
+            self._attached[name].reported = UNKNOWN
 
     async def batches(self) -> AsyncIterator[list[bytes]]:
-        """Yield the queued updates, as many at a time as are ready, up to about BATCH_BYTES; never end."""
+        """Yield the queued updates, as many at a time as are ready, up to about BATCH_BYTES; never end.
+
+        Yield an empty batch whenever there has been none for HEARTBEAT_SECONDS.
+        """
         while True:
-            while not self._queues:
+            if not self._queues:
                 self._filled.clear()
-                await self._filled.wait()
-            batch: list[bytes] = []
-            size = 0
-            while self._queues and size < BATCH_BYTES:
-                update = self._next(next(iter(self._queues)))
-                if update is not None:
-                    batch.append(update)
-                    size += len(update)
-            if batch:
+                try:
+                    async with asyncio.timeout(HEARTBEAT_SECONDS):
+                        await self._filled.wait()
+                except TimeoutError:
+                    yield []
+                    continue
+            if batch := self.take():
                 yield batch
+
+    def take(self) -> list[bytes]:
+        """Return the updates whose turn it is, up to about BATCH_BYTES; none when nothing is queued."""
+        batch: list[bytes] = []
+        size = 0
+        while self._queues and size < BATCH_BYTES:
+            name = next(iter(self._queues))
+            update = self._next(name)
+            if update is not None:
+                batch.append(update + self._attached[name].suffix)
+                size += len(update)
+        return batch
 
     def _next(self, name: str) -> bytes | None:
         """Return the next update of the topic, whose turn it is."""
@@ -130,8 +166,8 @@ class GatewayStream:
         if queue.resync:
             owned = self._owned[name]
             queue.resync = False
-            updates = owned.current_updates(self._reported[name])
-            self._reported[name] = owned.state
+            updates = owned.current_updates(self._attached[name].reported)
+            self._attached[name].reported = owned.state
         elif queue.later:
             updates = queue.later.popleft()
             self.queued -= updates_size(updates)
@@ -149,10 +185,28 @@ class GatewayStream:
         self.queued -= sum(map(updates_size, queue.later))
         queue.later.clear()
         queue.resync = True
-        self._reported[name] = UNKNOWN
+        self._attached[name].reported = UNKNOWN
         metrics.RESETS.inc()
 
     def _drop(self, name: str) -> None:
         queue = self._queues.pop(name, None)
         if queue is not None:
             self.queued -= sum(map(updates_size, queue.later))
+
+
+def messages(batch: list[bytes]) -> Iterator[bytes]:
+    """Yield the serialised FeedUpdates messages that carry a batch, each of about PART_BYTES at most. Pure."""
+    together: list[bytes] = []
+    for update in batch:
+        if len(update) <= PART_BYTES:
+            together.append(update)
+            continue
+        if together:
+            yield feed_pb2.FeedUpdates(updates=together).SerializeToString()
+            together = []
+        for start in range(0, len(update), PART_BYTES):
+            end = start + PART_BYTES
+            part = feed_pb2.FeedUpdates(part=update[start:end], more_parts=end < len(update))
+            yield part.SerializeToString()
+    if together or not batch:
+        yield feed_pb2.FeedUpdates(updates=together).SerializeToString()

@@ -19,14 +19,16 @@ from pollcast.services.catalogue.topics import Topic
 from pollcast.services.delta import Delta, Row, diff
 from pollcast.v1 import feed_pb2
 
-PIECE_BYTES = 1024 * 1024
-"""Approximate maximum size of one piece of a snapshot, in bytes."""
+PIECE_BYTES = 96 * 1024
+"""Approximate maximum size of one piece of a snapshot, in bytes: encoding one holds up nobody, on either end."""
 
 LARGEST_DELTA_BYTES = 4 * 1024 * 1024
 """Maximum size of the rows in a delta, in bytes; a larger change is sent as a snapshot, in pieces."""
 
 COST_WEIGHT = 0.2
 """Weight of the latest poll in the smoothed cost of a poll, between 0 and 1."""
+
+_key, _text = itemgetter(0), itemgetter(1)
 
 
 class LargeUpdates:
@@ -174,11 +176,12 @@ class OwnedTopic:
         encode = self._encoder()
 
         def messages() -> Iterator[bytes]:
-            for piece, more in _pieces(rows):
-                piece_rows = [feed_pb2.FeedRow(key=key, row=row) for key, row in piece]
-                yield encode(snapshot=feed_pb2.FeedSnapshot(rows=piece_rows, more=more))
+            for number, (piece, more) in enumerate(_pieces(rows)):
+                keys = b"\n".join(map(_key, piece)) if piece and piece[0][0] else b""
+                texts = b"\n".join(map(_text, piece))
+                yield encode(snapshot=feed_pb2.FeedSnapshot(number=number, more=more, rows=texts, keys=keys))
 
-        size = size_of(rows) + sum(map(len, map(itemgetter(0), rows)))
+        size = size_of(rows) + sum(map(len, map(_key, rows)))
         return list(messages()) if size <= PIECE_BYTES else LargeUpdates(messages, size)
 
     def _encoder(self) -> Callable[..., bytes]:

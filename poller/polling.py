@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from pollcast.poller import metrics
 from pollcast.poller.database import Database
@@ -38,7 +38,9 @@ class Polling:
         rng: random.Random | None = None,
         on_gateway_gone: OnGatewayGone | None = None,
     ) -> None:
+        self.on_touched: Callable[[str], None] = _ignore  # receives a topic that is new or gone, or whose state changed
         self._catalog = catalog
+        self._states: dict[str, str] = {}  # the state of each topic when it was touched last
         self._owned: dict[str, OwnedTopic] = {}
         self.feed = Feed(self._owned, on_gateway_gone)
         self._log = OwnershipLog()
@@ -58,6 +60,16 @@ class Polling:
         for owned in self._owned.values():
             yield owned, self.query_pollers[owned.topic.query.name].current_interval
 
+    @property
+    def names(self) -> Iterable[str]:
+        """The owned topics."""
+        return self._owned
+
+    def find(self, topic: str) -> tuple[OwnedTopic, float] | None:
+        """Return an owned topic and its current polling interval in seconds; None when it is not owned."""
+        owned = self._owned.get(topic)
+        return None if owned is None else (owned, self.query_pollers[owned.topic.query.name].current_interval)
+
     def linger(self, topic: str) -> float | None:
         """Return the seconds to keep polling the topic without demand; None when the catalogue does not have it."""
         try:
@@ -74,6 +86,8 @@ class Polling:
             log.error("gained a topic that is not in the catalogue", topic=topic, epoch=epoch, detail=error.detail)
             return
         self._owned[topic] = owned
+        self._states[topic] = owned.state
+        self.on_touched(topic)
         metrics.GAINED.inc()
         self._log.gained(topic, epoch)
         self.query_pollers[owned.topic.query.name].add(owned)
@@ -82,6 +96,8 @@ class Polling:
         """Stop polling the topic, and send no update of it any more; ignore a topic not owned."""
         owned = self._owned.pop(topic, None)
         if owned is not None:
+            del self._states[topic]
+            self.on_touched(topic)
             metrics.LOST.inc()
             self._log.lost(topic)
             self.query_pollers[owned.topic.query.name].remove(owned)
@@ -97,3 +113,11 @@ class Polling:
     def _publish(self, topic: str, updates: Updates) -> None:
         self._log.published(topic)
         self.feed.publish(topic, updates)
+        owned = self._owned.get(topic)
+        if owned is not None and owned.state != self._states[topic]:
+            self._states[topic] = owned.state
+            self.on_touched(topic)
+
+
+def _ignore(_: str) -> None:
+    """Ignore a touched topic, until somebody reports."""

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pollcast.poller.polling import Polling
 from pollcast.services import clock
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.v1 import report_pb2
 
 
-def describe(node: str, catalog: Catalog, polling: Polling) -> report_pb2.NodeReport:
-    """Return the report of the poller named `node`, as of now."""
-    receivers = polling.feed.receivers()
-    polled = [
-        report_pb2.PolledTopic(
-            topic=owned.name,
+class PollerReport:
+    """The Reportable of a poller."""
+
+    def __init__(self, node: str, catalog: Catalog, polling: Polling) -> None:
+        self._node = node
+        self._catalog = catalog
+        self._polling = polling
+
+    def topics(self) -> Iterable[str]:
+        """Return the topics that this poller owns."""
+        return self._polling.names
+
+    def begin(self) -> report_pb2.NodeReport:
+        """Return a report as of now, without topics."""
+        return report_pb2.NodeReport(node=self._node, role="poller", now=clock.now_us(), queries=self._catalog.queries)
+
+    def add(self, report: report_pb2.NodeReport, topic: str) -> bool:
+        """Add the description of a topic; return False when this poller does not own it."""
+        found = self._polling.find(topic)
+        if found is None:
+            return False
+        owned, interval = found
+        report.polled.add(
+            topic=topic,
             epoch=owned.epoch,
             state=owned.state,
             owned_since=owned.history.gained_at,
@@ -24,8 +44,11 @@ def describe(node: str, catalog: Catalog, polling: Polling) -> report_pb2.NodeRe
             changes=owned.seq,
             rows=len(owned.rows or ()),
             poll_us=round(owned.history.seconds * 1e6),
-            receivers=receivers[owned.name],
+            receivers=self._polling.feed.receivers(topic),
         )
-        for owned, interval in polling.topics
-    ]
-    return report_pb2.NodeReport(node=node, role="poller", now=clock.now_us(), queries=catalog.queries, polled=polled)
+        return True
+
+    def unsettled(self, topic: str) -> bool:
+        """Return whether no gateway is attached, or no poll has ended: both are to change in a moment."""
+        found = self._polling.find(topic)
+        return found is not None and not (found[0].history.count and self._polling.feed.receivers(topic))

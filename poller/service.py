@@ -15,7 +15,7 @@ from pollcast.poller.database import Database
 from pollcast.poller.feed import SERVICE
 from pollcast.poller.ownership import Ownership
 from pollcast.poller.polling import Polling
-from pollcast.poller.report import describe
+from pollcast.poller.report import PollerReport
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.failure_detector import FailureDetector
@@ -49,7 +49,8 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
             polling = Polling(
                 catalog, database, on_gateway_gone=lambda gateway: failure_detector.suspect("gateway", gateway)
             )
-            reporting = Reporting(etcd, keys, settings, lambda: describe(settings.node, catalog, polling))
+            reporting = Reporting(etcd, keys, settings, PollerReport(settings.node, catalog, polling))
+            polling.on_touched = reporting.touch
             async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
                 grpc = settings.advertised(server.host, server.port)

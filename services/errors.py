@@ -97,6 +97,12 @@ class TooManyJoins(PollcastError):
     reason, http, grpc = "too_many_joins", 429, "RESOURCE_EXHAUSTED"
 
 
+class TooLarge(PollcastError):
+    """The result does not fit into one message."""
+
+    reason, http, grpc = "too_large", 500, "RESOURCE_EXHAUSTED"
+
+
 class NoResult(PollcastError):
     """No result arrived in time."""
 
@@ -181,6 +187,15 @@ class EtcdRefused(EtcdError):
 
 class EtcdUnreachable(EtcdRefused):
     """No etcd endpoint answers."""
+
+
+class EtcdFull(EtcdRefused):
+    """etcd has used up its space quota: it takes reads and plain deletes, and no transactions, puts or leases."""
+
+
+class EtcdRejected(EtcdRefused):
+    """etcd rejects the request for what it contains, so repeating it is useless: it is too large, has too many
+    operations, or concerns a key that this user may not write."""
 
 
 class NodeTaken(EtcdRefused):

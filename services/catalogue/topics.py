@@ -6,12 +6,11 @@ of a query with claim-bound parameters contains the claims' values, so that no t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from pollcast.services.catalogue.catalog import NAME, Catalog, Param, Query
 from pollcast.services.catalogue.fields import did_you_mean
@@ -24,8 +23,6 @@ PREFIX: Final = "live:"
 MAX_TOPIC_BYTES: Final = 8 * 1024
 """Maximum size of a spelling in UTF-8, without the prefix, and of a canonical topic, in bytes."""
 
-_ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
-
 
 @dataclass(frozen=True, slots=True)
 class Topic:
@@ -35,6 +32,12 @@ class Topic:
     query: Query = field(compare=False)
     values: Mapping[str, Value] = field(compare=False)
     """The value of each parameter, defaults, claims and absent ones included, sorted by the parameters' names."""
+
+    @property
+    def spelling(self) -> str:
+        """The canonical spelling for clients: the canonical topic with its prefix, without what they cannot send."""
+        params = self.query.params
+        return PREFIX + _text_of(self.query, {n: v for n, v in self.values.items() if params[n].claim is None})
 
 
 def parse(spelling: str, catalog: Catalog, claims: Mapping[str, object] | None) -> Topic:
@@ -90,19 +93,25 @@ def _read(spelling: str, catalog: Catalog) -> tuple[Query, dict[str, list[str]]]
     # Characters are counted first: a text never has more of them than bytes, and encoding a huge one is expensive.
     if len(spelling) > MAX_TOPIC_BYTES or len(spelling.encode(errors="surrogatepass")) > MAX_TOPIC_BYTES:
         raise InvalidParams(f"the topic is too long: at most {MAX_TOPIC_BYTES} bytes")
-    name, _, tail = spelling.partition("?")
+    name, mark, tail = spelling.partition("?")
     if not NAME.fullmatch(name):
         raise UnknownQuery(f"{quoted(name)} is not a query's name: the topic must be live:<query> or live:<query>?…")
     query = catalog.query(name)
     sent: dict[str, list[str]] = {}
-    for piece in tail.split("&"):
-        if not piece:
+    # A list may repeat a value, which changes nothing: each different piece of the text is read once.
+    repeated: set[str] = set()
+    for piece in tail.split("&") if mark else ():
+        if piece in repeated:
             continue
+        if not piece:
+            raise InvalidParams("a parameter is empty: after '?' comes at least one, and '&' stands between two only")
         raw_name, _, raw_value = piece.partition("=")
         param_name = _decode(raw_name, "the name of a parameter")
         if param_name not in query.params:
             raise _unknown(query, param_name)
-        if param_name in sent and not query.params[param_name].is_list:
+        if query.params[param_name].is_list:
+            repeated.add(piece)
+        elif param_name in sent:
             raise InvalidParams(f"parameter {param_name!r} is given twice: give it once")
         sent.setdefault(param_name, []).append(_decode(raw_value, f"parameter {param_name!r}"))
     return query, sent
@@ -115,8 +124,7 @@ def _decode(raw: str, what: str) -> str:
     (docs/reference/topics.md#invalid-topics).
     """
     try:
-        data = raw.replace("+", " ").encode()
-        return _ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), data).decode()
+        return unquote_to_bytes(raw.replace("+", " ").encode()).decode()
     except UnicodeEncodeError:
         raise InvalidParams(f"{what} is not valid Unicode: it holds half of a surrogate pair") from None
     except UnicodeDecodeError:
@@ -159,12 +167,17 @@ def _from_claim(param: Param, claim: str, claims: Mapping[str, object]) -> Value
 def _topic(query: Query, values: Mapping[str, Value]) -> Topic:
     """Return the topic of a query with these canonical values. Raises InvalidParams when it is too long."""
     ordered = {name: values[name] for name in sorted(values)}
-    # quote() keeps exactly RFC 3986's unreserved characters, of which parameters' names consist.
-    tail = "&".join(f"{name}={quote(text, safe='')}" for name, value in ordered.items() for text in _texts(value))
-    canonical = f"{query.name}?{tail}" if tail else query.name
+    canonical = _text_of(query, ordered)
     if len(canonical) > MAX_TOPIC_BYTES:
         raise InvalidParams(f"the canonical topic is too long: at most {MAX_TOPIC_BYTES} bytes")
     return Topic(canonical, query, MappingProxyType(ordered))
+
+
+def _text_of(query: Query, values: Mapping[str, Value]) -> str:
+    """Return the text of a query with these values, in this order."""
+    # quote() keeps exactly RFC 3986's unreserved characters, of which parameters' names consist.
+    tail = "&".join(f"{name}={quote(text, safe='')}" for name, value in values.items() for text in _texts(value))
+    return f"{query.name}?{tail}" if tail else query.name
 
 
 def _texts(value: Value) -> tuple[str, ...]:

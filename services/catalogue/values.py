@@ -149,8 +149,10 @@ def _text(text: str) -> str:
     """Return a `text` unchanged. Raises ValueError when PostgreSQL cannot store it."""
     if "\0" in text:
         raise ValueError("holds a NUL character, which PostgreSQL's text cannot contain")
-    if any("\ud800" <= c <= "\udfff" for c in text):
-        raise ValueError("is not valid Unicode: it holds half of a surrogate pair")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not valid Unicode: it holds half of a surrogate pair") from None
     return text
 
 

@@ -131,13 +131,23 @@ def gateway(
     grpc: GrpcFlag = None,
     advertise: AdvertiseFlag = None,
     lease_ttl: LeaseTtlFlag = None,
+    workers: Annotated[
+        str | None, typer.Option(metavar="N|auto", help="Processes that serve the port; auto: one per core.")
+    ] = None,
+    worker_folder: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run a gateway, which serves clients over WebSocket, server-sent events and gRPC."""
-    settings = load(GatewaySettings, **_given(locals()))
+    flags = _given(locals())
+    flags.pop("worker_folder", None)
+    settings = load(GatewaySettings, **flags)
     _configure_logs("gateway", settings)
+    if settings.worker_count > 1:
+        from pollcast.gateway import workers as parent
+
+        lifecycle.main(lambda stop: parent.run(settings, flags, stop))
     from pollcast.gateway import service
 
-    lifecycle.main(lambda stop: service.run(settings, stop))
+    lifecycle.main(lambda stop: service.run(settings, stop, worker_folder))
 
 
 @app.command(epilog="Example:  pollcast poller --database-url postgresql://me@db/shop --catalog shop.toml")

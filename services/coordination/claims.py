@@ -5,6 +5,11 @@ without a response, which may have been carried out or not, the owner keys are r
 be carried out after that. It is harmless: it holds only under its own comparisons, and the mirror of the owners shows
 it. A topic whose result is not known is missing from the returned dict; the caller tries it again
 (docs/reference/etcd.md#transactions).
+
+An etcd at its space quota refuses every transaction, also one that only deletes, and takes plain deletes. A release is
+then made of plain requests: read the owner key and the demand, delete the owner key. Demand or an owner that is written
+between the two requests loses its owner, which is what `etcdctl del` does: the pollers claim the topic again, and the
+epoch fences.
 """
 
 from __future__ import annotations
@@ -17,9 +22,9 @@ from pollcast.services import clock
 from pollcast.services.coordination import operations as op
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord, OwnerRecord
-from pollcast.services.coordination.operations import Compare, Kv, Operation, TxnResult
+from pollcast.services.coordination.operations import Kv, Operation, TxnResult
 from pollcast.services.coordination.session import Session
-from pollcast.services.errors import EtcdRefused, EtcdUnknown, LeaseLost
+from pollcast.services.errors import EtcdFull, EtcdRefused, EtcdRejected, EtcdUnknown
 from pollcast.services.process import logs
 
 log = logs.get_logger("claims")
@@ -78,13 +83,13 @@ async def claim(
 async def release(etcd: Etcd, keys: Keys, claims: Iterable[Claim]) -> dict[str, bool]:
     """Release each topic that is still ours and has no demand, and delete its pin. The value is True when the topic is
     no longer ours, False when it is kept because it has demand."""
-    return await _release_if(etcd, keys, claims, lambda held: [op.none_under(keys.demands(held.topic))])
+    return await _release_if(etcd, keys, claims, unless_demanded=True)
 
 
 async def let_go(etcd: Etcd, keys: Keys, claims: Iterable[Claim]) -> dict[str, bool]:
     """Release each topic that is still ours, even when it has demand, because this poller cannot poll it. The value is
     True when the topic is no longer ours."""
-    return await _release_if(etcd, keys, claims, lambda _: [])
+    return await _release_if(etcd, keys, claims, unless_demanded=False)
 
 
 async def hand_over(etcd: Etcd, keys: Keys, claims: Iterable[Claim], target: NodeRecord) -> dict[str, int]:
@@ -109,30 +114,55 @@ async def hand_over(etcd: Etcd, keys: Keys, claims: Iterable[Claim], target: Nod
 async def remove(etcd: Etcd, garbage: Mapping[str, int]) -> None:
     """Delete garbage keys, each given with its mod_revision. A key that was written since stays. A key whose deletion
     failed is deleted when it is in the way again."""
-
-    async def attempt(batch: Sequence[str]) -> dict[str, bool]:
-        done = await etcd.txn([], [op.nested([op.unchanged(key, garbage[key])], [op.delete(key)]) for key in batch])
-        return dict.fromkeys(batch, done.succeeded)
-
-    for key in await _in_batches(garbage, lambda key: key, attempt):
+    for key in await delete_unchanged(etcd, garbage):
         log.warning("removed a key that no gateway wrote and that kept a topic from being released", key=key)
 
 
-async def _release_if(
-    etcd: Etcd, keys: Keys, claims: Iterable[Claim], condition: Callable[[Claim], list[Compare]]
-) -> dict[str, bool]:
-    """Delete the owner key and the pin of each topic that is still ours and meets the condition. The value is True when
-    the topic is no longer ours."""
+async def delete_unchanged(etcd: Etcd, keys: Mapping[str, int]) -> list[str]:
+    """Delete each key that was last written at the given mod_revision, and return those that were deleted. A request
+    that fails is logged and ends the attempt."""
+
+    async def attempt(batch: Sequence[str]) -> dict[str, bool]:
+        try:
+            done = await etcd.txn([], [op.nested([op.unchanged(key, keys[key])], [op.delete(key)]) for key in batch])
+        except EtcdFull:
+            return {key: await _delete_if_unchanged(etcd, key, keys[key]) for key in batch}
+        results = zip(batch, done.results, strict=True)
+        return {key: isinstance(result, TxnResult) and result.succeeded for key, result in results}
+
+    return [key for key, deleted in (await _in_batches(keys, lambda key: key, attempt)).items() if deleted]
+
+
+async def _delete_if_unchanged(etcd: Etcd, key: str, revision: int) -> bool:
+    """Delete the key by plain requests if its mod_revision is this one; return whether it was deleted."""
+    found = await etcd.get(key)
+    return found is not None and found.mod_revision == revision and await etcd.delete(key)
+
+
+async def _release_if(etcd: Etcd, keys: Keys, claims: Iterable[Claim], *, unless_demanded: bool) -> dict[str, bool]:
+    """Delete the owner key and the pin of each topic that is still ours, unless it has demand and that matters. The
+    value is True when the topic is no longer ours."""
 
     def operation(held: Claim) -> Operation:
         key = keys.owner(held.topic)
-        compare = [op.unchanged(key, held.epoch), *condition(held)]
+        compare = [op.unchanged(key, held.epoch)]
+        if unless_demanded:
+            compare.append(op.none_under(keys.demands(held.topic)))
         return op.nested(compare, [op.delete(key), op.delete(keys.pin(held.topic))], [op.read(key)])
 
     def outcome(held: Claim, done: bool, _: int, key: Kv | None) -> bool:
         return done or key is None or key.mod_revision != held.epoch
 
-    return await _each(etcd, keys, claims, lambda held: held.topic, operation, outcome)
+    async def plainly(held: Claim) -> bool:
+        key = await etcd.get(keys.owner(held.topic))
+        if key is not None and key.mod_revision == held.epoch:
+            if unless_demanded and (await etcd.range(keys.demands(held.topic))).kvs:
+                return False
+            await etcd.delete(key.key)
+            await etcd.delete(keys.pin(held.topic))
+        return True
+
+    return await _each(etcd, keys, claims, lambda held: held.topic, operation, outcome, plainly)
 
 
 async def _each(
@@ -142,13 +172,19 @@ async def _each(
     topic_of: Callable[[Item], str],
     operation: Callable[[Item], Operation],
     outcome: Callable[[Item, bool, int, Kv | None], ItemResult],
+    plainly: Callable[[Item], Awaitable[ItemResult]] | None = None,
 ) -> dict[str, ItemResult]:
     """Carry out one nested transaction per item. `outcome` receives the item, whether its transaction succeeded, the
-    revision, and, if it did not succeed, the owner key."""
+    revision, and, if it did not succeed, the owner key. `plainly` does the same without a transaction, for an etcd that
+    is full."""
 
     async def attempt(batch: Sequence[Item]) -> dict[str, ItemResult]:
         try:
             done = await etcd.txn([], [operation(item) for item in batch])
+        except EtcdFull:
+            if plainly is None:
+                raise
+            return {topic_of(item): await plainly(item) for item in batch}
         except EtcdUnknown:
             found = await etcd.read_all([keys.owner(topic_of(item)) for item in batch])
             return {topic_of(i): outcome(i, False, 0, key) for i, key in zip(batch, found, strict=True)}
@@ -172,13 +208,25 @@ async def _in_batches(
     text_of: Callable[[Item], str],
     attempt: Callable[[Sequence[Item]], Awaitable[dict[str, ItemResult]]],
 ) -> dict[str, ItemResult]:
-    """Attempt batch by batch. A batch that fails is logged and ends the loop."""
+    """Attempt batch by batch. A batch that fails is logged and ends the loop, except for an item that etcd rejects for
+    what it is: it is left out."""
+
+    async def halving(batch: Sequence[Item]) -> dict[str, ItemResult]:
+        try:
+            return await attempt(batch)
+        except EtcdRejected as error:
+            if len(batch) == 1:
+                log.warning(
+                    "etcd rejects this transaction, the others go on", of=text_of(batch[0]), detail=error.detail
+                )
+                return {}
+            half = len(batch) // 2
+            return await halving(batch[:half]) | await halving(batch[half:])
+
     answers: dict[str, ItemResult] = {}
     for batch in batches(items, text_of):
         try:
-            answers |= await attempt(batch)
-        except LeaseLost:
-            raise
+            answers |= await halving(batch)
         except (EtcdRefused, EtcdUnknown) as error:
             log.warning("batch not confirmed by etcd", topics=len(batch), detail=error.detail)
             break  # the next batch would fail as well

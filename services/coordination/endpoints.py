@@ -24,7 +24,15 @@ import grpc.aio
 from etcd3 import etcdrpc
 
 from pollcast.services.coordination.login import Login
-from pollcast.services.errors import Compacted, EtcdError, EtcdRefused, EtcdUnreachable, LeaseLost
+from pollcast.services.errors import (
+    Compacted,
+    EtcdError,
+    EtcdFull,
+    EtcdRefused,
+    EtcdRejected,
+    EtcdUnreachable,
+    LeaseLost,
+)
 from pollcast.services.process.settings import EtcdSettings, HostPort, ServiceSettings
 
 RETRY_SECONDS = 0.05
@@ -80,6 +88,19 @@ DEFINITE = frozenset(
 
 NEVER_SENT = ("failed to connect", "connections to all backends failing", "dns resolution failed")
 """Texts of UNAVAILABLE errors of requests that did not leave this process."""
+
+
+FULL = "database space exceeded"
+"""Text of the errors with which an etcd at its quota refuses puts and transactions."""
+
+REJECTED = (
+    "request is too large",
+    "larger than max",
+    "too many operations",
+    "duplicate key given",
+    "etcdserver: permission denied",
+)
+"""Texts of errors that are about what the request contains."""
 
 
 class Endpoint:
@@ -287,5 +308,13 @@ def to_etcd_error(error: Exception, endpoint: Endpoint) -> EtcdError:
         return LeaseLost()
     if "compacted" in details:
         return Compacted(details)
-    kind = EtcdRefused if error.code() in DEFINITE else EtcdUnreachable
-    return kind(f"{where}: {error.code().name}: {details}")
+    return _kind_of(error.code(), details)(f"{where}: {error.code().name}: {details}")
+
+
+def _kind_of(code: grpc.StatusCode, details: str) -> type[EtcdRefused]:
+    """Return the kind of a refusal by etcd, or of a request that did not reach it."""
+    if code not in DEFINITE:
+        return EtcdUnreachable
+    if FULL in details:
+        return EtcdFull
+    return EtcdRejected if any(text in details for text in REJECTED) else EtcdRefused

@@ -1,8 +1,8 @@
 """A node's entry under `nodes/`: it exists as long as the node's session, with the node's current state.
 
 The entry is written again when somebody deletes or overwrites it. A name belongs to one live node: when the entry is on
-another lease, the registration waits for that lease to end (the node crashed and was restarted), and raises NodeTaken
-when the lease is renewed instead.
+another lease, the registration waits for that lease to end (the node crashed and was restarted), revokes it when the
+other node's address refuses connections, and raises NodeTaken when the lease is renewed time and again instead.
 """
 
 from __future__ import annotations
@@ -17,22 +17,21 @@ from pollcast.services import clock
 from pollcast.services.coordination import metrics
 from pollcast.services.coordination import operations as op
 from pollcast.services.coordination.client import Etcd
+from pollcast.services.coordination.failure_detector import refuses
 from pollcast.services.coordination.keys import Keys, NodeRecord, NodeState, lease_hex
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.operations import KeyEvent, Kv
+from pollcast.services.coordination.predecessor import Predecessor
 from pollcast.services.coordination.session import Session, backoff
 from pollcast.services.errors import EtcdRefused, EtcdUnknown, LeaseLost, NodeTaken
 from pollcast.services.process import logs
-from pollcast.services.process.settings import HostPort, Role
+from pollcast.services.process.settings import HostPort, Role, split_host_port
 from pollcast.services.process.version import VERSION
 
 log = logs.get_logger("registry")
 
 CHECK_SECONDS = 0.25
 """Time between two checks of another node's lease, in seconds."""
-
-GRACE_SECONDS = 2.0
-"""Time that a lease may exist beyond the time that it had left, in seconds."""
 
 ANNOUNCE_SECONDS = 1.0
 """Maximum time that `announce` waits for etcd, in seconds."""
@@ -53,6 +52,7 @@ class Registration:
         self._etcd = etcd
         self._key = keys.node(record.role, record.node)
         self._wake = asyncio.Event()
+        self._predecessor: Predecessor | None = None
 
     def set_state(self, state: NodeState) -> None:
         """Set the state; `run` writes it."""
@@ -127,14 +127,42 @@ class Registration:
                 return
 
     async def _outlive(self, kv: Kv) -> None:
-        """Wait until the lease of the other node's entry is gone. Raises NodeTaken when it is renewed."""
+        """Return when the lease of the other entry is gone. Raises NodeTaken when somebody keeps renewing it."""
         now = asyncio.get_running_loop().time
-        left = await self._etcd.lease_ttl(kv.lease)
-        until = now() + left + GRACE_SECONDS
-        if left:
-            log.warning("another node has this name, waiting for its lease to end", key=kv.key, seconds=left)
-        while left:
-            await asyncio.sleep(CHECK_SECONDS)
-            before, left = left, await self._etcd.lease_ttl(kv.lease)
-            if left > before or now() > until:
+        other = _decode(kv)
+        if self._predecessor is None or self._predecessor.lease != kv.lease:
+            self._predecessor = Predecessor(kv.lease)
+            log.warning(
+                "another node has this name, waiting for its lease to end", key=kv.key, lease=lease_hex(kv.lease)
+            )
+        predecessor = self._predecessor
+        while True:
+            sent = now()
+            left = await self._etcd.lease_ttl(kv.lease)
+            if not left:
+                return
+            predecessor.observe(sent, now(), left)
+            if predecessor.lives:
                 raise NodeTaken(f"another live node has the name of {kv.key} (lease {lease_hex(kv.lease)})")
+            if other is not None and await self._is_gone(other):
+                log.info("the other node of this name is gone, revoking its lease", lease=lease_hex(kv.lease))
+                with contextlib.suppress(LeaseLost):
+                    await self._etcd.lease_revoke(kv.lease)
+                return
+            await asyncio.sleep(CHECK_SECONDS)
+
+    async def _is_gone(self, other: NodeRecord) -> bool:
+        """Return whether the other entry is a former one of this process, or its address refuses connections."""
+        if (other.pid, other.started_at) == (self.record.pid, self.record.started_at):
+            return True
+        # This process listens at its own address, and may have taken it over from the other one.
+        if other.grpc is None or other.grpc == self.record.grpc:
+            return False
+        return await refuses(*split_host_port(other.grpc))
+
+
+def _decode(kv: Kv) -> NodeRecord | None:
+    try:
+        return NodeRecord.decode(kv.value)
+    except ValueError:
+        return None

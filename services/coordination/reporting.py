@@ -1,13 +1,14 @@
 """A node's end of Report: keeps a stream to every coordinator and sends a report whenever it is asked for one.
 
-A stream that breaks is opened again, with a growing pause, for as long as etcd shows the coordinator. No other part of
-the node depends on the reports.
+Each stream has a `ReportCursor`, which knows what that coordinator was told; `touch` tells all of them what has
+changed. A stream that breaks is opened again, with a growing pause, for as long as etcd shows the coordinator. No other
+part of the node depends on the reports.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import grpc.aio
 
@@ -15,6 +16,7 @@ from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.operations import KeyEvent
+from pollcast.services.coordination.report_cursor import Reportable, ReportCursor
 from pollcast.services.coordination.session import backoff
 from pollcast.services.process import logs
 from pollcast.services.process.settings import HostPort, ServiceSettings
@@ -23,18 +25,21 @@ from pollcast.v1 import report_pb2, report_pb2_grpc
 
 log = logs.get_logger("reporting")
 
-Describe = Callable[[], report_pb2.NodeReport]
-"""A function that returns the node's report as of now."""
-
 
 class Reporting:
     """The streams of one node to all coordinators."""
 
-    def __init__(self, etcd: Etcd, keys: Keys, settings: ServiceSettings, describe: Describe) -> None:
+    def __init__(self, etcd: Etcd, keys: Keys, settings: ServiceSettings, node: Reportable) -> None:
         self._mirror = Mirror(etcd, keys.nodes("coordinator"), self._changed)
         self._settings = settings
-        self._describe = describe
+        self._node = node
+        self._cursors: set[ReportCursor] = set()
         self._wake = asyncio.Event()
+
+    def touch(self, topic: str) -> None:
+        """Note that the topic has changed, is new or is gone; every coordinator is told with the next report."""
+        for cursor in self._cursors:
+            cursor.touch(topic)
 
     async def run(self) -> None:
         """Keep the streams until cancelled."""
@@ -69,19 +74,27 @@ class Reporting:
         async with rpc.channel(address, self._settings) as channel:
             stub = report_pb2_grpc.ReportStub(channel)
             while True:
-                requests: asyncio.Queue[None] = asyncio.Queue()
-                requests.put_nowait(None)  # the first report is sent unasked: it names the node
+                questions: asyncio.Queue[report_pb2.ReportQuestion] = asyncio.Queue()
+                cursor = ReportCursor(self._node)
+                self._cursors.add(cursor)
                 try:
                     with rpc.heeding_cancellation():
-                        async for _ in stub.Attend(self._reports(requests)):
+                        async for question in stub.Attend(_reports(cursor, questions)):
                             failures = 0
-                            requests.put_nowait(None)
+                            questions.put_nowait(question)
                 except grpc.aio.AioRpcError as error:
                     log.info("not reporting, retrying", to=address, code=error.code().name)
+                finally:
+                    self._cursors.discard(cursor)
                 await asyncio.sleep(backoff(failures))
                 failures += 1
 
-    async def _reports(self, requests: asyncio.Queue[None]) -> AsyncIterator[report_pb2.NodeReport]:
-        while True:
-            await requests.get()
-            yield self._describe()
+
+async def _reports(
+    cursor: ReportCursor, questions: asyncio.Queue[report_pb2.ReportQuestion]
+) -> AsyncIterator[report_pb2.NodeReport]:
+    """Yield the reports of one stream. The first one is sent unasked: it names the node."""
+    yield cursor.first()
+    while True:
+        question = await questions.get()
+        yield cursor.changes(question) if question.changes_only else cursor.whole()

@@ -2,7 +2,7 @@
 
 `Child(…).start()` runs a program in a session of its own, so that a Ctrl-C at the terminal reaches this process alone,
 which decides the order in which children stop. Its output goes to a log file. When this process ends without stopping
-it, even by SIGKILL, the kernel sends it `death_signal` (on Linux: services/local/leash.py). Methods block, and may be
+it, even by SIGKILL, the kernel sends it `death_signal` (on Linux: services/process/leash.py). Methods block, and may be
 called from any thread. Children are started with `subprocess`, which does not run the fork handlers of gRPC.
 """
 
@@ -12,7 +12,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pollcast.services.errors import PollcastError
+from pollcast.services.process.leash import leash_command
 
-LEASH = Path(__file__).with_name("leash.py")
 STOP_SECONDS = 10.0
 """Time that a child has to end by itself before it is killed."""
 
@@ -30,6 +29,9 @@ POLL_SECONDS = 0.02
 
 TAIL_LINES = 15
 """Lines of a log that an error message quotes."""
+
+PORT_TAKEN = b"address already in use"
+"""Text that a server logs, in any case, when it cannot listen because another process does."""
 
 # The kernel binds a child to the thread that starts it, so this thread lives until the interpreter ends.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="child-starter")
@@ -70,6 +72,7 @@ class Child:
         self._stop_signal = stop_signal
         self._death_signal = death_signal
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_begin = 0  # size of the log before the last start, in bytes
 
     @property
     def pid(self) -> int:
@@ -92,7 +95,7 @@ class Child:
         """Start the process and return as soon as it exists. Raises ProcessFailed when it cannot be created."""
         assert not self.running, f"{self.name} is running"
         user = "-" if self._user is None else f"{self._user.uid}:{self._user.gid}"
-        leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), str(int(self._death_signal)), user]
+        leash = leash_command(self._death_signal, user)
 
         def popen() -> subprocess.Popen[bytes]:
             with self.log.open("ab") as log:
@@ -107,6 +110,7 @@ class Child:
 
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
+            self._log_begin = self.log.stat().st_size if self.log.exists() else 0
             self._process = _starter.submit(popen).result()
         except OSError as error:
             raise ProcessFailed(f"{self.name} can't be started: {error}") from None
@@ -165,6 +169,15 @@ class Child:
             return True
         self.kill()
         return False
+
+    def lost_its_port(self) -> bool:
+        """Return whether the process ended because another one listens on its address: that one took the port after
+        it was found free."""
+        if self.running or not self.log.exists():
+            return False
+        with self.log.open("rb") as log:
+            log.seek(self._log_begin)
+            return PORT_TAKEN in log.read().lower()
 
     def tail(self, lines: int = TAIL_LINES) -> str:
         """Return the last lines of the log."""

@@ -10,14 +10,16 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from pollcast.services.local.child import Child, ProcessFailed
 from pollcast.services.local.embedded import START_SECONDS, program
-from pollcast.services.local.ports import free_port, is_free
+from pollcast.services.local.ports import PORT_ATTEMPTS, free_port, is_free, listens
 from pollcast.services.process.settings import HostPort, split_host_port
 
 STOP_SECONDS = 0.5
@@ -37,11 +39,19 @@ class EtcdMember(Child):
     """One etcd process of a cluster."""
 
     def __init__(
-        self, name: str, client: HostPort, peer: HostPort, cluster: str, folder: Path, logs: Path, fsync: bool
+        self,
+        name: str,
+        client: HostPort,
+        peer: HostPort,
+        cluster: str,
+        folder: Path,
+        logs: Path,
+        flags: Sequence[str],
     ) -> None:
         """Describe the member.
 
-        `cluster` is the --initial-cluster of all members, which etcd reads on the first start.
+        `cluster` is the --initial-cluster of all members, which etcd reads on the first start. Of a flag that occurs
+        twice, etcd takes the later one, so `flags` may replace any of FLAGS.
         """
         self.client = client
         self.data_dir = folder / name
@@ -55,14 +65,17 @@ class EtcdMember(Child):
             f"--initial-advertise-peer-urls=http://{peer}",
             f"--initial-cluster={cluster}",
             *FLAGS,
-            *([] if fsync else ["--unsafe-no-fsync"]),
+            *flags,
         ]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
         super().__init__(name, command, logs / f"{name}.log", env=environment)
 
     def healthy(self) -> bool:
         """Return whether the member answers and its cluster has a leader."""
-        connection = http.client.HTTPConnection(*split_host_port(self.client), timeout=1.0)
+        host, port = split_host_port(self.client)
+        if not self.running or not listens(self.pid, port):
+            return False  # whoever answers is another process
+        connection = http.client.HTTPConnection(host, port, timeout=1.0)
         try:
             connection.request("GET", "/health")
             answer: dict[str, str] = json.loads(connection.getresponse().read())
@@ -97,34 +110,47 @@ class EtcdServer:
         wanted_port: int | None = None,
         fsync: bool = True,
         log_dir: Path | None = None,
+        flags: Sequence[str] = (),
     ) -> EtcdServer:
         """Start the cluster on `data_dir` and return it when every member is healthy.
 
         The members keep their data and ports from one run to the next; the first takes `wanted_port` if it is free.
-        With `fsync=False` writes are faster, and a crash of the machine loses data. Without `log_dir` the logs are
-        written beside the data. Raises ProcessFailed when a member does not start, or when another process has taken
-        the peer port of one of three members, which then cannot find each other.
+        A port that another process takes in the meantime is replaced by another one. With `fsync=False` writes are
+        faster, and a crash of the machine loses data. Without `log_dir` the logs are written beside the data. `flags`
+        are further flags of etcd. Raises ProcessFailed when a member does not start, or when another process has taken
+        the peer port of one of three members that have data: they would not find each other.
         """
         folder = data_dir.resolve() / f"of-{nodes}"
         folder.mkdir(parents=True, exist_ok=True)
         names = [f"etcd-{i}" for i in range(1, nodes + 1)]
-        ports = _etcd_ports(folder / "ports.json", names, wanted_port)
-        cluster = ",".join(f"{name}=http://127.0.0.1:{peer}" for name, (_, peer) in ports.items())
-        server = cls(
-            [
-                EtcdMember(name, f"127.0.0.1:{client}", f"127.0.0.1:{peer}", cluster, folder, log_dir or folder, fsync)
-                for name, (client, peer) in ports.items()
-            ]
-        )
-        try:
-            for member in server.members:
-                member.start()
-            for member in server.members:
-                member.until(member.healthy, START_SECONDS)
-        except BaseException:
-            server.kill()
-            raise
-        return server
+        file = folder / "ports.json"
+        flags = [*flags, *([] if fsync else ["--unsafe-no-fsync"])]
+        attempts = PORT_ATTEMPTS
+        while True:
+            has_data = file.exists()
+            ports = _etcd_ports(file, names, wanted_port)
+            cluster = ",".join(f"{name}=http://127.0.0.1:{peer}" for name, (_, peer) in ports.items())
+            addresses = {name: [f"127.0.0.1:{port}" for port in both] for name, both in ports.items()}
+            server = cls(
+                [
+                    EtcdMember(name, client, peer, cluster, folder, log_dir or folder, flags)
+                    for name, (client, peer) in addresses.items()
+                ]
+            )
+            attempts -= 1
+            try:
+                server.restart()
+            except BaseException as error:
+                server.kill()
+                taken = any(member.lost_its_port() for member in server.members)
+                if not (isinstance(error, ProcessFailed) and taken and attempts):
+                    raise
+            else:
+                return server
+            if not has_data:  # members that have begun know each other's ports
+                file.unlink()
+                for member in server.members:
+                    shutil.rmtree(member.data_dir, ignore_errors=True)
 
     @property
     def endpoints(self) -> tuple[HostPort, ...]:

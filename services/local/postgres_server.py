@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 
 from pollcast.services.local.child import POLL_SECONDS, Child, ProcessFailed, User
 from pollcast.services.local.embedded import START_SECONDS, program
-from pollcast.services.local.ports import free_port
+from pollcast.services.local.ports import PORT_ATTEMPTS, free_port, listens
 
 if TYPE_CHECKING:
     import psutil
@@ -59,33 +59,38 @@ class PostgresServer:
     ) -> PostgresServer:
         """Start the server on `data_dir`, which is created on its first use; return it when it accepts connections.
 
-        Without `port` it listens on any free one; without `log` it logs to a file beside `data_dir`. Raises
-        ProcessFailed when it does not start.
+        Without `port` it listens on any free one, and on another when that one is taken in the meantime; without `log`
+        it logs to a file beside `data_dir`. Raises ProcessFailed when it does not start.
         """
         data_dir = data_dir.resolve()
         data_dir.mkdir(parents=True, exist_ok=True)
         user = _unprivileged(data_dir) if os.geteuid() == 0 else None
         log = log or data_dir.with_name(f"{data_dir.name}.log")
-        port = port if port is not None else free_port()
         if not (data_dir / "PG_VERSION").exists():
             _initdb(data_dir, user, log)
-        process = Child(
-            "postgres",
-            _command(data_dir, port, fsync),
-            log,
-            env={k: v for k, v in os.environ.items() if not k.startswith("PG")},
-            user=user,
-            stop_signal=signal.SIGINT,  # fast shutdown: ends the connections, writes a checkpoint
-            death_signal=signal.SIGQUIT,  # immediate shutdown: the next start recovers
-        )
-        server = cls(process, port)
-        process.start()
-        try:
-            process.until(server.accepting, START_SECONDS)
-        except BaseException:
-            server.kill()
-            raise
-        return server
+        attempts = PORT_ATTEMPTS if port is None else 1
+        while True:
+            chosen = port if port is not None else free_port()
+            process = Child(
+                "postgres",
+                _command(data_dir, chosen, fsync),
+                log,
+                env={k: v for k, v in os.environ.items() if not k.startswith("PG")},
+                user=user,
+                stop_signal=signal.SIGINT,  # fast shutdown: ends the connections, writes a checkpoint
+                death_signal=signal.SIGQUIT,  # immediate shutdown: the next start recovers
+            )
+            server = cls(process, chosen)
+            attempts -= 1
+            process.start()
+            try:
+                process.until(server.accepting, START_SECONDS)
+            except BaseException as error:
+                server.kill()
+                if not (isinstance(error, ProcessFailed) and process.lost_its_port() and attempts):
+                    raise
+            else:
+                return server
 
     @property
     def pid(self) -> int:
@@ -103,6 +108,8 @@ class PostgresServer:
 
     def accepting(self) -> bool:
         """Return whether the server accepts connections now."""
+        if not self.process.running or not listens(self.pid, self.port):
+            return False  # whoever accepts is another process
         command = [program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port), "-t", "1"]
         return subprocess.run(command, check=False).returncode == 0  # noqa: S603
 

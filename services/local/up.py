@@ -3,7 +3,7 @@
 `run(options, stop)` starts etcd, then PostgreSQL with the demo, then coordinators, pollers and gateways, and waits
 until all of them are ready. Then it writes `cluster.json`, and reports every process that ends until `stop` is set; it
 restarts none. On `stop`, or when a process does not start, it drains the services and then stops the servers. When it
-is killed itself, the kernel ends everything it started (services/local/leash.py). See docs/reference/commands.md#up.
+is killed itself, the kernel ends everything it started (services/process/leash.py). See docs/reference/commands.md#up.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from typing import NoReturn
 import uvloop
 
 from pollcast.services.errors import PollcastError, leaves
-from pollcast.services.process import logs
+from pollcast.services.process import descriptors, logs
+from pollcast.services.process.loop_stops import stops_measured
 from pollcast.services.process.settings import unknown_variables
 
 log = logs.get_logger("lifecycle")
@@ -46,11 +47,16 @@ async def until_stopped(run: Run) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    await run(stop)
+    with stops_measured():
+        await run(stop)
 
 
 def main(run: Run) -> NoReturn:
-    """Run the service until it ends, then exit with the status of its end."""
+    """Run the service until it ends, then exit with the status of its end.
+
+    The soft limit of open files is raised to the hard one first (docs/reference/commands.md#open-files).
+    """
+    descriptors.raise_limit()
     for variable in unknown_variables():
         log.warning("no such setting", variable=variable)
     try:

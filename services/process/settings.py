@@ -209,6 +209,8 @@ class GatewaySettings(ServiceSettings):
     """Required issuer of tokens; None: any."""
     origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Allowed origins of browsers' pages; `*` allows all; empty: the gateway's own host only."""
+    workers: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = 1
+    """Number of processes that serve the HTTP address together; `auto`: one per core."""
     max_topics: int = Field(default=100, ge=1)
     """Maximum number of topics of a socket."""
     max_frame: int = Field(default=64 * 1024, ge=64)
@@ -256,6 +258,11 @@ class GatewaySettings(ServiceSettings):
         yield from super().unusable_files()
         if self.auth_jwks is not None and (reason := keyfiles.key_set_problem(self.auth_jwks)):
             yield "auth_jwks", reason
+
+    @property
+    def worker_count(self) -> int:
+        """The number of worker processes."""
+        return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
 
     @property
     def tokens_required(self) -> bool:

@@ -2,15 +2,17 @@
 
 `serve_app` is a scope: the app answers inside it, at an address that is bound first of all; on leaving, the server
 accepts no more connections, closes the open ones (WebSockets with 1012) and returns. uvicorn handles no signals:
-services/process/lifecycle.py does. serving.http_guard refuses slow and oversized requests. `service_app` is the app of
-services without a user interface: health checks and metrics.
+services/process/lifecycle.py does. serving.http_guard refuses slow and oversized requests, and serving.lobby bounds the
+number of connections. `service_app` is the app of services without a user interface: health checks and metrics.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -23,8 +25,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from pollcast.services.errors import CantListen, unwrapped
+from pollcast.services.process import descriptors
 from pollcast.services.process.settings import HostPort, split_host_port
 from pollcast.services.serving.http_guard import GuardedHttp
+from pollcast.services.serving.lobby import Lobby
 
 BACKLOG = 2048
 """Maximum number of connections that wait to be accepted."""
@@ -67,13 +71,16 @@ class Server(uvicorn.Server):
         self.serving.set()
 
 
-def bind(address: HostPort) -> socket.socket:
-    """Return a listening TCP socket; port 0 lets the system choose. Raises CantListen when the address is in use or not
-    one of this machine."""
+def bind(address: HostPort, *, shared: bool = False) -> socket.socket:
+    """Return a listening TCP socket; port 0 lets the system choose.
+
+    A `shared` address may have other shared listeners, and each connection goes to one of them. Raises CantListen when
+    the address is in use or not one of this machine.
+    """
     host, port = split_host_port(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
     except OSError as error:
         raise CantListen(f"can't serve HTTP on {address}: {error.strerror or error}") from None
 
@@ -86,20 +93,28 @@ def address_of(listener: socket.socket) -> tuple[str, int]:
 
 @contextlib.asynccontextmanager
 async def serve_app(
-    app: ASGIApp, address: HostPort | socket.socket, **uvicorn_config: Any
+    app: ASGIApp,
+    address: HostPort | socket.socket,
+    protocol: Callable[..., asyncio.Protocol] = GuardedHttp,
+    capacity: int | None = None,
 ) -> AsyncIterator[tuple[str, int]]:
     """Serve the app at `host:port`, or on a socket from `bind`, and yield the host and the port that are bound.
 
-    `uvicorn_config` is passed to uvicorn.Config. Raises CantListen when the address cannot be bound. An error of the
-    body is raised as it is, not inside a group.
+    `protocol` makes the protocol of each connection from uvicorn's arguments and `lobby`. `capacity` is the maximum
+    number of connections; by default as many as the limit of open files allows. Raises CantListen when the address
+    cannot be bound. An error of the body is raised as it is, not inside a group.
     """
+    lobby = Lobby(capacity or descriptors.connections_within(descriptors.limit()), time.monotonic)
     given: dict[str, Any] = {"lifespan": "off", "log_config": None, "access_log": False, "backlog": BACKLOG}
-    given |= {"http": GuardedHttp, "timeout_graceful_shutdown": 2, "server_header": False} | uvicorn_config
+    given |= {"http": functools.partial(protocol, lobby=lobby), "ws": "none"}  # handshakes are the protocol's own
+    given |= {"timeout_graceful_shutdown": 2, "server_header": False}
     with bind(address) if isinstance(address, str) else contextlib.nullcontext(address) as listener:
         server = Server(uvicorn.Config(app, **given))
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(server.serve(sockets=[listener]), name="uvicorn")
+                deadlines = tasks.create_task(lobby.run(), name="lobby")
+                serving = tasks.create_task(server.serve(sockets=[listener]), name="uvicorn")
+                serving.add_done_callback(lambda _: deadlines.cancel())
                 try:
                     await server.serving.wait()
                     yield address_of(listener)

@@ -103,6 +103,43 @@ async def test_the_name_of_a_dead_node_is_free_when_its_lease_ends(etcd: Etcd, k
             assert (await node(etcd, keys, "c1")).lease_number == session.lease
 
 
+async def entry_of_another(etcd: Etcd, keys: Keys, ttl: float, grpc: str | None, **other: Any) -> int:
+    """Write the entry of another process with the name c1, and return its lease."""
+    lease, _ = await etcd.lease_grant(ttl)
+    record = dataclasses.replace(node_record("coordinator", "c1", None, grpc), lease=lease_hex(lease), **other)
+    await etcd.put(keys.node("coordinator", "c1"), record.encode(), lease)
+    return lease
+
+
+async def test_a_lease_that_etcd_extends_when_it_changes_its_leader_is_waited_for(etcd: Etcd, keys: Keys) -> None:
+    lease = await entry_of_another(etcd, keys, 2, None, pid=1)
+    async with Session.open(etcd, 5) as session:
+        registration = Registration(etcd, keys, node_record("coordinator", "c1", None, None))
+        async with running(registration.run(session)):
+            for _ in range(2):  # a new leader gives each lease its full time again
+                await asyncio.sleep(1.6)
+                assert await etcd.lease_keepalive(lease) > 0
+            await asyncio.wait_for(registration.registered.wait(), 20)
+            assert (await node(etcd, keys, "c1")).lease_number == session.lease
+
+
+@pytest.mark.parametrize("how", ["killed", "itself"])
+async def test_the_name_of_a_node_that_is_known_to_be_gone_is_taken_at_once(
+    etcd: Etcd, keys: Keys, free_port: int, how: str
+) -> None:
+    record = node_record("coordinator", "c1", None, "127.0.0.1:1")
+    if how == "killed":
+        lease = await entry_of_another(etcd, keys, 60, f"127.0.0.1:{free_port}", pid=1)
+    else:  # an etcd that was restored from a snapshot shows the entry of a former session of this process
+        lease = await entry_of_another(etcd, keys, 60, record.grpc, started_at=record.started_at)
+    async with Session.open(etcd, 5) as session:
+        registration = Registration(etcd, keys, record)
+        async with running(registration.run(session)):
+            await asyncio.wait_for(registration.registered.wait(), 5)
+            assert (await node(etcd, keys, "c1")).lease_number == session.lease
+            assert await etcd.lease_ttl(lease) == 0
+
+
 # --- election
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from pollcast.services.local import etcd_server, postgres_server
 from pollcast.services.local.child import Child, ProcessFailed
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.ports import PortTaken, free_port, is_free, require_free
@@ -77,6 +78,31 @@ def test_an_etcd_uses_the_wanted_port_if_it_is_free(tmp_path: Path) -> None:
         assert first.endpoint == f"127.0.0.1:{port}"
         with EtcdServer.start(tmp_path / "2", wanted_port=port, fsync=False) as second:
             assert second.endpoint != first.endpoint
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_an_etcd_takes_another_port_when_its_own_is_taken_after_it_was_found_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: int
+) -> None:
+    with EtcdServer.start(tmp_path / "1", fsync=False) as first:
+        taken = int(first.endpoint.rpartition(":")[2])
+        found = iter([taken])  # whoever answers there is another etcd, healthy and not ours
+        monkeypatch.setattr(etcd_server, "free_port", lambda wanted=None: next(found, 0) or free_port(wanted=wanted))
+        with EtcdServer.start(tmp_path / "2", members, fsync=False) as second:
+            assert next(found, None) is None
+            assert first.endpoint not in second.endpoints
+            second.etcdctl("put", "mine", "1")
+            assert not first.etcdctl("get", "mine")
+
+
+def test_a_postgres_takes_another_port_when_its_own_is_taken_after_it_was_found_free(
+    tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter([postgres.port])
+    monkeypatch.setattr(postgres_server, "free_port", lambda: next(found, 0) or free_port())
+    with PostgresServer.start(tmp_path / "second", fsync=False) as second:
+        assert next(found, None) is None
+        assert second.port != postgres.port
 
 
 def test_postgres_counts_statements_and_listens_on_loopback_only(postgres: PostgresServer) -> None:

@@ -19,6 +19,7 @@ from tests.support.repository import ROOT
 from tests.support.waiting import eventually
 from tests.support.world import World
 
+COMMON = ("coordination", "http", "loop")
 NODES = {"gateway": "gateway-1", "poller": "poller-1", "coordinator": "coordinator-1"}
 ROW = re.compile(r"\| `(pollcast_\w+)` \| (\w+) \|([^|]*)\| ([^|]+) \|")
 NAME = re.compile(r"\bpollcast_\w+")
@@ -31,7 +32,7 @@ SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), 
 class Documented:
     """A row of docs/reference/metrics.md. `name` is the name in Prometheus, without the suffixes of a histogram."""
 
-    section: str  # a role, or `coordination` for the metrics of all roles
+    section: str  # a role, or one of COMMON for the metrics of all roles
     name: str
     kind: str
     labels: frozenset[str]
@@ -119,7 +120,7 @@ def _summary(family: Metric) -> tuple[str, tuple[str, frozenset[str]]]:
 
 def test_each_exported_metric_is_documented_and_each_documented_metric_is_exported(scraped: Scraped) -> None:
     for role, exported in scraped.exported.items():
-        rows = {row.name: (row.kind, row.labels) for row in documented() if row.section in (role, "coordination")}
+        rows = {row.name: (row.kind, row.labels) for row in documented() if row.section in (role, *COMMON)}
         # A metric with labels that has no sample yet is exported without its labels.
         unused = {name for name, (_, labels) in exported.items() if not labels and rows.get(name, ("", labels))[1]}
         assert {name: summary for name, summary in rows.items() if name not in unused} == {
@@ -148,6 +149,7 @@ def test_metrics_count_what_happened(scraped: Scraped) -> None:
     assert 0 < samples["pollcast_session_margin_seconds"] <= 30  # the sum of three nodes
     assert samples["pollcast_session_opened_total"] == 3
     assert samples["pollcast_etcd_seconds_count"] > 10
+    assert samples["pollcast_loop_longest_work_seconds"] > 0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 from prometheus_client import REGISTRY
 
-from pollcast.poller.report import describe
+from pollcast.poller.report import PollerReport
 from pollcast.services.catalogue import catalog
 from tests.support.polling_setting import Setting, polling_on
 from tests.support.waiting import eventually
@@ -35,8 +35,10 @@ def begin(database: str) -> None:
 
 def reported_interval(poller: Setting, topic: str) -> int:
     """Return the topic's interval in the poller's report, in milliseconds."""
-    report = describe("poller-1", catalog.parse(CATALOG, "test.toml"), poller.polling)
-    return next(polled.interval_ms for polled in report.polled if polled.topic == topic)
+    node = PollerReport("poller-1", catalog.parse(CATALOG, "test.toml"), poller.polling)
+    report = node.begin()
+    assert node.add(report, topic)
+    return report.polled[0].interval_ms
 
 
 def metric() -> float:

@@ -7,24 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import cast
 
 from starlette.applications import Starlette
-from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
+from pollcast.gateway.admission import Admission
+from pollcast.gateway.door import Doorkeeper
+from pollcast.gateway.event_stream import EventStream, stream_topic
 from pollcast.gateway.feeds import decode
-from pollcast.gateway.handshake import SCOPE_KEY, Handshake
+from pollcast.gateway.follower import first_result
+from pollcast.gateway.handshake import Offer
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import ANONYMOUS
 from pollcast.gateway.limits import Limits
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import MemberId
 from pollcast.gateway.sockets import Sockets
-from pollcast.gateway.turns import PacedHttp
+from pollcast.gateway.wire import Receiver, Wire
 from pollcast.poller.owned import OwnedTopic, Updates
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue import topics
@@ -43,6 +48,13 @@ n = { type = "int", default = 0 }
 
 [queries.whole]
 sql = "select text from t"
+
+[queries.room]
+sql = "select id, text from t where n = %(n)s"
+key = ["id"]
+presence = true
+[queries.room.params]
+n = { type = "int", default = 0 }
 """
 
 OWNER = "127.0.0.1:1"
@@ -77,17 +89,25 @@ class NoEtcd:
 class InProcessGateway:
     """A gateway whose topics are owned by the test. `address` is set by `serving`."""
 
-    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limits: Limits | None = None,
+        now: Callable[[], float] = time.monotonic,
+        call_soon: Callable[..., object] | None = None,
+    ) -> None:
+        """Make a gateway; without `call_soon` that of the running loop is used."""
         file = folder / "catalog.toml"
         file.write_text(CATALOG)
         self.catalog = catalogue.load(file)
         etcd = NoEtcd(self._attach)
-        presences = Presences(etcd, time.monotonic)
-        self.hub = Hub(GatewaySettings(catalog=file), etcd, presences, lambda _: None)
+        self.presences = Presences(etcd, now)
+        self.hub = Hub(GatewaySettings(catalog=file), etcd, self.presences, lambda _: None)
         limits = limits or Limits(max_topics=100, join_rate=1e6, max_connections=10_000)
-        self.sockets = Sockets(self.hub, self.catalog, limits, lambda _: ANONYMOUS, time.monotonic)
+        self.sockets = Sockets(self.hub, self.catalog, limits, lambda _: ANONYMOUS, now)
         self.address = ("", 0)
         self._owned: dict[str, OwnedTopic] = {}
+        self._call_soon = call_soon
 
     @property
     def url(self) -> str:
@@ -95,18 +115,22 @@ class InProcessGateway:
         host, port = self.address
         return f"ws://{host}:{port}/"
 
+    def topic(self, canonical: str) -> topics.Topic:
+        """Return the topic with this canonical spelling."""
+        return topics.parse_canonical(canonical, self.catalog)
+
     def change(self, canonical: str, rows: list[Row], epoch: int = 1) -> None:
         """Give the topic these rows, by the owner of that epoch."""
         owned = self._owned.get(canonical)
         if owned is None or owned.epoch != epoch:
-            topic = topics.parse_canonical(canonical, self.catalog)
-            owned = self._owned[canonical] = OwnedTopic(topic, epoch, 0)
+            owned = self._owned[canonical] = OwnedTopic(self.topic(canonical), epoch, 0)
         self._receive(owned.record_result(rows, time.time_ns() // 1000))
 
     def _attach(self, canonical: str) -> None:
         owned = self._owned.get(canonical)
         if owned is not None:
-            asyncio.get_running_loop().call_soon(self._receive, list(owned.current_updates("live")))
+            call_soon = self._call_soon or asyncio.get_running_loop().call_soon
+            call_soon(self._receive, list(owned.current_updates("live")))
 
     def _receive(self, updates: Updates) -> None:
         for update in updates:
@@ -114,24 +138,26 @@ class InProcessGateway:
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path, limits: Limits | None = None) -> AsyncIterator[InProcessGateway]:
-    """Serve a gateway on a port of its own."""
+async def serving(
+    folder: Path, limits: Limits | None = None, listener: socket.socket | None = None
+) -> AsyncIterator[InProcessGateway]:
+    """Serve a gateway on a port of its own: WebSockets at `/`, and its topic `whole` as `/json` and `/events`."""
     gateway = InProcessGateway(folder, limits)
 
-    async def endpoint(websocket: WebSocket) -> None:
-        await websocket.accept()
-        handshake = cast(Handshake, websocket.scope["extensions"][SCOPE_KEY])
-        handshake.attach(lambda wire: gateway.sockets.open(wire, ANONYMOUS))
+    def admit(_: Offer) -> Callable[[Wire], Receiver]:
+        return lambda wire: gateway.sockets.open(wire, ANONYMOUS)
 
-    async with web.serve_app(
-        Starlette(routes=[WebSocketRoute("/", endpoint)]),
-        "127.0.0.1:0",
-        http=PacedHttp,
-        ws=Handshake,
-        ws_max_size=64 * 1024,
-        ws_ping_interval=None,
-        ws_per_message_deflate=False,
-    ) as gateway.address:
+    door = Doorkeeper("/", admit, max_frame=64 * 1024)
+    admission = Admission(10_000, lambda: len(gateway.sockets))
+
+    async def as_json(_: Request) -> Response:
+        return Response((await first_result(gateway.hub, gateway.topic("whole"))).payload)
+
+    async def as_events(_: Request) -> Response:
+        return EventStream(stream_topic(gateway.hub, gateway.topic("whole"), None, None), admission, {})
+
+    app = Starlette(routes=[Route("/json", as_json), Route("/events", as_events)])
+    async with web.serve_app(app, listener or "127.0.0.1:0", door) as gateway.address:
         yield gateway
 
 

@@ -22,6 +22,7 @@ P = TypeVar("P", bound=ProtoMessage)
 
 VARYING = {
     re.compile(r"\d+-\d+"): "<version>",
+    re.compile(r'"\d+-\d+"'): "<entity tag>",
     re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"): "<time>",
     re.compile(r"127\.0\.0\.1:\d+"): "<address>",
     re.compile(r"\d+\.\d+\.\d+"): "<release>",

@@ -16,9 +16,10 @@ from pollcast.v1 import (
     feed_pb2_grpc,
     live_pb2,
 )
+from tests.support import hostile
 from tests.support.observed import events
 from tests.support.shop import Call, Socket, metadata, token
-from tests.support.stage import PATH, TOPIC, Stage, is_event
+from tests.support.stage import EXAMPLES, PATH, TOPIC, Stage, is_event
 from tests.support.waiting import eventually
 
 
@@ -48,6 +49,8 @@ async def everybody_else(stage: Stage) -> None:
     list_queries = found.request("grpc.list_queries.request", live_pb2.ListQueriesRequest)
     found.note("grpc.list_queries.response", await live.ListQueries(list_queries, metadata=metadata()))
     await stage.http("http.snapshot", PATH, 200)
+    _, headers, _ = await hostile.http(stage.gateway, PATH, {"Authorization": f"Bearer {token()}"})
+    found.note("http.snapshot.headers", {name: headers[name] for name in EXAMPLES["http.snapshot.headers"].json()})
     await stage.http("http.queries", "/api/queries", 200)
 
     async def owner() -> str:
@@ -112,7 +115,7 @@ async def changes_and_trouble(stage: Stage) -> None:
     """Play changes: rows change, a client resumes, the table is locked, and is gone for a while."""
     found, socket, database = stage.found, stage.socket, stage.shop.database
     async with event_stream(stage.gateway) as event:
-        stream = [await event(), await event()]  # the comment at the start, and the snapshot
+        stream = [await event(), await event()]  # `retry` at the start, and the snapshot
         with database.transaction():
             database.execute("delete from orders where id = 3")
             database.execute("insert into orders values (4, 'Dov', 300, 'north')")

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+import psycopg
+
 from pollcast.v1 import (
     cluster_pb2,
     live_pb2,
@@ -80,7 +82,8 @@ async def refused_requests(stage: Stage) -> None:
         refused_with, _, body = await hostile.raw(gateway, request.encode())
         assert (refused_with, name) == (status, name)
         found.note(f"http.error.{name}", body)
-    status, headers, _ = await hostile.http(gateway, PATH, {"Origin": ORIGIN}, method="OPTIONS")
+    asked = {"Origin": ORIGIN, "Access-Control-Request-Headers": "authorization, traceparent"}
+    status, headers, _ = await hostile.http(gateway, PATH, asked, method="OPTIONS")
     assert status == 204
     names = EXAMPLES["http.preflight"].json()
     found.note("http.preflight", {name: each for name, each in headers.items() if name in names})
@@ -102,22 +105,31 @@ async def refused_requests(stage: Stage) -> None:
 
 
 async def what_takes_ten_seconds(stage: Stage) -> None:
-    """Play requests that are answered after ten seconds: no result came, or not the whole request."""
+    """Play requests that are answered after ten seconds, as no result came or not the whole request; and then the
+    same requests to a query that fails."""
     finance = token(roles=["finance"])
+    margins = live_pb2.GetRequest(topic="margins")
 
-    async def no_result() -> None:
+    async def answer(name: str, status: int) -> None:
         headers = {"Authorization": f"Bearer {finance}"}
-        status, _, body = await hostile.http(stage.gateway, "/live/margins", headers)
-        assert status == 504
-        stage.found.note("http.error.timeout", body)
+        answered, _, body = await hostile.http(stage.gateway, "/live/margins", headers)
+        assert (answered, name) == (status, name)
+        stage.found.note(f"http.error.{name}", body)
 
     async def half_a_request() -> None:
         status, _, body = await hostile.raw(stage.gateway, b"GET /live/orders HTTP/1.1\r\n")
         assert status == 408
         stage.found.note("http.error.request_timeout", body)
 
-    get = stage.live.Get(live_pb2.GetRequest(topic="margins"), metadata=metadata(roles=["finance"]))
-    await asyncio.gather(no_result(), half_a_request(), stage.fails("grpc.error.timeout", get))
+    async with await psycopg.AsyncConnection.connect(stage.shop.cluster.database_url) as database:
+        await database.execute("create table margins (region text, margin numeric)")
+        await database.commit()
+        await database.execute("lock table margins in access exclusive mode")
+        get = stage.live.Get(margins, metadata=metadata(roles=["finance"]))
+        await asyncio.gather(answer("timeout", 504), half_a_request(), stage.fails("grpc.error.timeout", get))
+        await database.execute("drop table margins")
+    get = stage.live.Get(margins, metadata=metadata(roles=["finance"]))
+    await asyncio.gather(answer("failed", 500), stage.fails("grpc.error.failed", get))
 
 
 async def too_many_connections(stage: Stage) -> None:

@@ -28,6 +28,7 @@ KINDS: dict[str, type[EtcdSettings]] = {"G": GatewaySettings, "P": PollerSetting
 COMMANDS = {"G": "gateway", "P": "poller", "C": "coordinator"}
 
 UNITS = {
+    "workers": "processes",
     "lease_ttl": "seconds",
     "pool": "connections",
     "max_topics": "topics per socket",

@@ -74,7 +74,13 @@ async def test_the_built_page_has_a_strict_policy_and_its_assets_are_cached_fore
 
 def test_a_metric_is_summed_over_its_labels() -> None:
     text = '# HELP polls_total x\npolls_total{query="a b",outcome="x"} 2.0\npolls_total{query="c"} 3\npolls_created 7\n'
-    assert sum_samples(text, ("polls_total", "sockets")) == {"polls_total": 5.0, "sockets": 0.0}
+    assert sum_samples(text, "poller-1", ("polls_total", "sockets")) == {"polls_total": 5.0, "sockets": 0.0}
+
+
+def test_a_sample_of_another_worker_is_not_counted() -> None:
+    text = 'sockets{node="gateway.1"} 2\nsockets{node="gateway.10"} 3\nsockets{node="gateway.2",kind="x"} 4\n'
+    assert sum_samples(text, "gateway.1", ("sockets",)) == {"sockets": 2.0}
+    assert sum_samples(text, "gateway.2", ("sockets",)) == {"sockets": 4.0}
 
 
 async def test_a_node_that_does_not_answer_or_answers_an_error_has_no_metrics() -> None:
@@ -82,8 +88,8 @@ async def test_a_node_that_does_not_answer_or_answers_an_error_has_no_metrics() 
         return Response("sockets 1\n", status_code=500)
 
     async with serve_app(Starlette(routes=[Route("/metrics", broken)]), "127.0.0.1:0") as (host, port):
-        assert await read_totals(f"{host}:{port}", ("sockets",)) is None
-    assert await read_totals(f"{host}:{port}", ("sockets",)) is None
+        assert await read_totals(f"{host}:{port}", "gateway-1", ("sockets",)) is None
+    assert await read_totals(f"{host}:{port}", "gateway-1", ("sockets",)) is None
 
 
 def seen(takeovers: Takeovers) -> list[tuple[str, str, str, float]]:

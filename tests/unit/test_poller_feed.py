@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.poller.gateway_stream import GatewayStream
+from pollcast.gateway.feeds import Piece, decode
+from pollcast.poller.gateway_stream import PART_BYTES, GatewayStream, messages
 from pollcast.poller.owned import PIECE_BYTES, LargeUpdates, OwnedTopic, Updates
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.services.catalogue import catalog
@@ -31,8 +32,19 @@ def rows(*values: int, size: int = 0) -> list[Row]:
     return [(b"[%d]" % n, b'{"id":%d%s}' % (n, b" " * size)) for n in values]
 
 
+def keyless(*values: int, size: int = 0) -> list[Row]:
+    return [(b"", row) for _, row in rows(*values, size=size)]
+
+
 def read(updates: Updates) -> list[feed_pb2.FeedUpdate]:
     return [feed_pb2.FeedUpdate.FromString(update) for update in updates]
+
+
+def rows_of(pieces: list[feed_pb2.FeedUpdate]) -> list[Row]:
+    """Return the rows of a snapshot's pieces, as a gateway reads them."""
+    bodies = [decode(piece.SerializeToString()).body for piece in pieces]
+    assert all(isinstance(body, Piece) for body in bodies)
+    return [row for body in bodies if isinstance(body, Piece) for row in body.rows]
 
 
 def kinds(updates: list[feed_pb2.FeedUpdate]) -> list[str]:
@@ -90,16 +102,17 @@ def test_after_an_error_the_new_result_comes_before_the_status_live() -> None:
 @given(st.lists(st.integers(0, PIECE_BYTES // 2), max_size=6), st.sampled_from(["keyed", "keyless"]))
 def test_the_pieces_of_a_snapshot_add_up_to_the_result(sizes: list[int], name: str) -> None:
     topic = owned(name)
-    result = [(b"[%d]" % n, b"x" * size) for n, size in enumerate(sizes)]
+    result = [(b"[%d]" % n if name == "keyed" else b"", b"{%b}" % (b"x" * size)) for n, size in enumerate(sizes)]
     pieces = read(topic.record_result(result, 1000))
-    assert [(row.key, row.row) for piece in pieces for row in piece.snapshot.rows] == result
+    assert rows_of(pieces) == result
     assert [piece.snapshot.more for piece in pieces] == [True] * (len(pieces) - 1) + [False]
+    assert [piece.snapshot.number for piece in pieces] == list(range(len(pieces)))
     assert all(piece.ByteSize() < PIECE_BYTES * 1.1 for piece in pieces)
 
 
 def test_a_large_snapshot_is_encoded_when_it_is_sent_and_reports_the_result_that_it_was_made_for() -> None:
     topic = owned("keyless")
-    first, second = rows(1, 2, size=PIECE_BYTES), rows(3, size=PIECE_BYTES)
+    first, second = keyless(1, 2, size=PIECE_BYTES), keyless(3, size=PIECE_BYTES)
     updates = topic.record_result(first, 1000)
     assert isinstance(updates, LargeUpdates)
     assert updates.size > 2 * PIECE_BYTES
@@ -108,7 +121,7 @@ def test_a_large_snapshot_is_encoded_when_it_is_sent_and_reports_the_result_that
     assert {(update.seq, update.polled_at) for update in read(changed)} == {(2, 2000)}
     for _ in range(2):  # once for each gateway
         pieces = read(updates)
-        assert [(row.key, row.row) for piece in pieces for row in piece.snapshot.rows] == first
+        assert rows_of(pieces) == first
         assert {(piece.seq, piece.polled_at) for piece in pieces} == {(1, 1000)}
 
 
@@ -119,7 +132,7 @@ def test_applied_updates_give_every_result_of_a_topic(results: list[list[int]]) 
     for at, result in enumerate(results):
         for update in read(topic.record_result(rows(*result), at)):
             if update.WhichOneof("body") == "snapshot":
-                known = [(row.key, row.row) for row in update.snapshot.rows]
+                known = rows_of([update])
             else:
                 upserts = [(u.at, u.key, u.row) for u in update.delta.upserts]
                 known = apply(known, Delta(list(update.delta.deletes), upserts))
@@ -197,6 +210,42 @@ async def test_the_pieces_of_two_snapshots_are_never_mixed(topic: OwnedTopic) ->
         (2, False),
         (5, False),
     ]
+
+
+async def test_an_update_carries_the_number_of_the_attachment_that_it_answers(topic: OwnedTopic) -> None:
+    topic.record_result([(b"[%d]" % n, b"x" * (PIECE_BYTES - 10)) for n in range(3)], 2)
+    stream = GatewayStream({"keyed": topic})
+    stream.attach("keyed", 0, 0, 5)
+    (first,) = read(stream.take())
+    stream.attach("keyed", 0, 0, 6)
+    stream.push("keyed", topic.record_result(rows(1), 3))
+    rest = await waiting(stream)
+    assert (first.attachment, first.snapshot.number) == (5, 0)
+    assert [(f.attachment, f.seq, f.snapshot.number) for f in rest if f.HasField("snapshot")] == [(6, 3, 0)]
+    assert {f.attachment for f in rest} == {6}
+
+
+async def test_a_stream_with_nothing_to_send_has_a_heartbeat() -> None:
+    async with asyncio.timeout(5):
+        assert await anext(GatewayStream({}).batches()) == []
+
+
+@given(st.lists(st.sampled_from([0, 1, 100, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES])))
+def test_the_messages_of_a_batch_add_up_to_it_and_none_is_large(sizes: list[int]) -> None:
+    batch = [bytes([65 + n % 26]) * size for n, size in enumerate(sizes)]
+    received: list[bytes] = []
+    parts = b""
+    sent = list(messages(batch))
+    for data in sent:
+        message = feed_pb2.FeedUpdates.FromString(data)
+        assert len(message.part) <= PART_BYTES
+        received += message.updates
+        parts += message.part
+        if message.part and not message.more_parts:
+            received.append(parts)
+            parts = b""
+    assert received == batch
+    assert sent  # an empty batch is a heartbeat
 
 
 async def test_topics_take_turns(topic: OwnedTopic) -> None:

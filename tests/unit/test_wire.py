@@ -6,13 +6,9 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
-from typing import Any, cast
 
 import pytest
 from starlette.applications import Starlette
-from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import Protocol as SansIO
@@ -20,8 +16,8 @@ from websockets.protocol import Side, State
 from websockets.server import ServerProtocol
 
 from pollcast.gateway import close_codes
+from pollcast.gateway.door import Doorkeeper
 from pollcast.gateway.frame_parsers import is_idle
-from pollcast.gateway.handshake import SCOPE_KEY, Handshake
 from pollcast.gateway.outbound_frames import frame
 from pollcast.gateway.wire import HIGH_WATER_BYTES, Wire
 from pollcast.services.serving import web
@@ -57,18 +53,12 @@ async def serving() -> AsyncIterator[tuple[str, list[Echo]]]:
     """Yield a server's URL, and the receivers of its connections so far."""
     echoes: list[Echo] = []
 
-    async def endpoint(websocket: WebSocket) -> None:
-        await websocket.accept()
+    def echo(wire: Wire) -> Echo:
+        echoes.append(Echo(wire))
+        return echoes[-1]
 
-        def echo(wire: Wire) -> Echo:
-            echoes.append(Echo(wire))
-            return echoes[-1]
-
-        assert cast(Handshake, websocket.scope["extensions"][SCOPE_KEY]).attach(echo)
-
-    app = Starlette(routes=[WebSocketRoute("/", endpoint)])
-    config: dict[str, Any] = {"ws": Handshake, "ws_max_size": 4096, "ws_ping_interval": None}
-    async with web.serve_app(app, "127.0.0.1:0", ws_per_message_deflate=False, **config) as (host, port):
+    door = Doorkeeper("/", lambda _: echo, max_frame=4096)
+    async with web.serve_app(Starlette(), "127.0.0.1:0", door) as (host, port):
         yield f"ws://{host}:{port}/", echoes
 
 
@@ -148,18 +138,6 @@ def test_the_manual_lists_every_close_code() -> None:
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", manual, re.MULTILINE)}
     sent = {value for value in vars(close_codes).values() if isinstance(value, int)}
     assert sent | {1002, 1009} == listed
-
-
-def test_uvicorn_has_the_methods_that_the_handshake_relies_on() -> None:
-    for name in (
-        "run_asgi",
-        "send_receive_event_to_app",
-        "handle_connect",
-        "connection_lost",
-        "pause_writing",
-        "resume_writing",
-    ):
-        assert callable(getattr(WebSocketsSansIOProtocol, name)), name
 
 
 def test_websockets_parser_behaves_as_frame_parsers_relies_on() -> None:

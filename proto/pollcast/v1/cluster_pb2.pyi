@@ -216,16 +216,24 @@ class ListTopicsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     QUERY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """Only topics of this query; empty for all."""
+    page_size: _builtins.int
+    """The maximum number of topics in the answer, at most 5,000; 0 for all topics in one answer."""
+    page_token: _builtins.str
+    """The next_page_token of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
         query: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -236,16 +244,20 @@ class ListTopicsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOPICS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The page_token of the next page; empty on the last page. A topic that comes or goes between two pages may be missed."""
     @_builtins.property
     def topics(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicInfo]: ...
     def __init__(
         self,
         *,
         topics: _abc.Iterable[Global___TopicInfo] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["topics", b"topics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "topics", b"topics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -255,12 +267,31 @@ Global___ListTopicsResponse: _TypeAlias = ListTopicsResponse  # noqa: Y015
 class WatchClusterRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    TOP_FIELD_NUMBER: _builtins.int
+    SORT_FIELD_NUMBER: _builtins.int
+    REVERSE_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    top: _builtins.int
+    """The number of topics to show; 0 for all of them."""
+    sort: _builtins.str
+    """With `top`, the order: topic, owner, state, clients, polls/s, changes/s, rows, lag or cost (the default). Numbers are
+    in descending order.
+    """
+    reverse: _builtins.bool
+    """With `top`, whether the order is reversed."""
+    filter: _builtins.str
+    """With `top`, only topics whose name, owner or state contains this text, in any case."""
     def __init__(
         self,
+        *,
+        top: _builtins.int = ...,
+        sort: _builtins.str = ...,
+        reverse: _builtins.bool = ...,
+        filter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "reverse", b"reverse", "sort", b"sort", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -274,10 +305,11 @@ class WatchClusterResponse(_message.Message):
     NODE_DOWN_FIELD_NUMBER: _builtins.int
     TOPIC_FIELD_NUMBER: _builtins.int
     TOPIC_GONE_FIELD_NUMBER: _builtins.int
+    TOTALS_FIELD_NUMBER: _builtins.int
     node_down: _builtins.str
     """The name of a node that is gone."""
     topic_gone: _builtins.str
-    """A canonical topic that has neither demand nor owner any more."""
+    """A canonical topic that has neither demand nor owner any more; with `top`, one that is not among the first any more."""
     @_builtins.property
     def node_up(self) -> Global___Node:
         """A node that is new or has changed."""
@@ -286,6 +318,10 @@ class WatchClusterResponse(_message.Message):
     def topic(self) -> Global___TopicInfo:
         """A topic that is new or has changed."""
 
+    @_builtins.property
+    def totals(self) -> Global___ClusterTotals:
+        """The cluster in numbers; only with `top`."""
+
     def __init__(
         self,
         *,
@@ -293,16 +329,80 @@ class WatchClusterResponse(_message.Message):
         node_down: _builtins.str = ...,
         topic: Global___TopicInfo | None = ...,
         topic_gone: _builtins.str = ...,
+        totals: Global___ClusterTotals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "node_down", b"node_down", "node_up", b"node_up", "topic", b"topic", "topic_gone", b"topic_gone"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "node_down", b"node_down", "node_up", b"node_up", "topic", b"topic", "topic_gone", b"topic_gone", "totals", b"totals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "node_down", b"node_down", "node_up", b"node_up", "topic", b"topic", "topic_gone", b"topic_gone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "node_down", b"node_down", "node_up", b"node_up", "topic", b"topic", "topic_gone", b"topic_gone", "totals", b"totals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["node_up", "node_down", "topic", "topic_gone"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["node_up", "node_down", "topic", "topic_gone", "totals"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___WatchClusterResponse: _TypeAlias = WatchClusterResponse  # noqa: Y015
+
+@_typing.final
+class ClusterTotals(_message.Message):
+    """The cluster in numbers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPICS_FIELD_NUMBER: _builtins.int
+    CLIENTS_FIELD_NUMBER: _builtins.int
+    POLLS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    topics: _builtins.int
+    """The topics that have demand or an owner."""
+    clients: _builtins.int
+    """The clients on all of them."""
+    polls_per_second: _builtins.float
+    cost: _builtins.float
+    """The approximate time that all polls take of the database, in milliseconds per second."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeTopics]:
+        """The topics of each poller and gateway that has some."""
+
+    def __init__(
+        self,
+        *,
+        topics: _builtins.int = ...,
+        clients: _builtins.int = ...,
+        polls_per_second: _builtins.float = ...,
+        cost: _builtins.float = ...,
+        nodes: _abc.Iterable[Global___NodeTopics] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "cost", b"cost", "nodes", b"nodes", "polls_per_second", b"polls_per_second", "topics", b"topics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClusterTotals: _TypeAlias = ClusterTotals  # noqa: Y015
+
+@_typing.final
+class NodeTopics(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TOPICS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The node's name."""
+    topics: _builtins.int
+    """The number of topics that it owns, or has demand for."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        topics: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "topics", b"topics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeTopics: _TypeAlias = NodeTopics  # noqa: Y015
 
 @_typing.final
 class MoveTopicRequest(_message.Message):

@@ -74,7 +74,9 @@ class ClusterServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTopics(self, request, context):
-        """Lists every topic that has demand or an owner, or those of one query. NOT_FOUND for an unknown query.
+        """Lists every topic that has demand or an owner, or those of one query, in alphabetical order, page by page. NOT_FOUND
+        for an unknown query, INVALID_ARGUMENT for a page token without a page size, RESOURCE_EXHAUSTED for more than 10,000
+        topics without a page size.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,7 +84,7 @@ class ClusterServicer:
 
     def WatchCluster(self, request, context):
         """Streams every node and topic, then each change, until cancelled. Several changes of one node or topic between two
-        reads of a slow consumer arrive as one.
+        reads of a slow consumer arrive as one. With `top`, only the first topics of an order, and the totals, once a second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,10 +36,13 @@ class ClusterStub:
     ListNodes: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListNodesRequest, _cluster_pb2.ListNodesResponse]
     """Lists every node that has an entry in etcd."""
     ListTopics: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListTopicsRequest, _cluster_pb2.ListTopicsResponse]
-    """Lists every topic that has demand or an owner, or those of one query. NOT_FOUND for an unknown query."""
+    """Lists every topic that has demand or an owner, or those of one query, in alphabetical order, page by page. NOT_FOUND
+    for an unknown query, INVALID_ARGUMENT for a page token without a page size, RESOURCE_EXHAUSTED for more than 10,000
+    topics without a page size.
+    """
     WatchCluster: _grpc.UnaryStreamMultiCallable[_cluster_pb2.WatchClusterRequest, _cluster_pb2.WatchClusterResponse]
     """Streams every node and topic, then each change, until cancelled. Several changes of one node or topic between two
-    reads of a slow consumer arrive as one.
+    reads of a slow consumer arrive as one. With `top`, only the first topics of an order, and the totals, once a second.
     """
     MoveTopic: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.MoveTopicRequest, _cluster_pb2.MoveTopicResponse]
     """Moves a topic to a poller, where it stays while that poller lives. NOT_FOUND for an unknown topic or poller."""
@@ -54,10 +57,13 @@ class ClusterAsyncStub(ClusterStub):
     ListNodes: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListNodesRequest, _cluster_pb2.ListNodesResponse]  # type: ignore[assignment]
     """Lists every node that has an entry in etcd."""
     ListTopics: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListTopicsRequest, _cluster_pb2.ListTopicsResponse]  # type: ignore[assignment]
-    """Lists every topic that has demand or an owner, or those of one query. NOT_FOUND for an unknown query."""
+    """Lists every topic that has demand or an owner, or those of one query, in alphabetical order, page by page. NOT_FOUND
+    for an unknown query, INVALID_ARGUMENT for a page token without a page size, RESOURCE_EXHAUSTED for more than 10,000
+    topics without a page size.
+    """
     WatchCluster: _aio.UnaryStreamMultiCallable[_cluster_pb2.WatchClusterRequest, _cluster_pb2.WatchClusterResponse]  # type: ignore[assignment]
     """Streams every node and topic, then each change, until cancelled. Several changes of one node or topic between two
-    reads of a slow consumer arrive as one.
+    reads of a slow consumer arrive as one. With `top`, only the first topics of an order, and the totals, once a second.
     """
     MoveTopic: _aio.UnaryUnaryMultiCallable[_cluster_pb2.MoveTopicRequest, _cluster_pb2.MoveTopicResponse]  # type: ignore[assignment]
     """Moves a topic to a poller, where it stays while that poller lives. NOT_FOUND for an unknown topic or poller."""
@@ -81,7 +87,10 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_pb2.ListTopicsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.ListTopicsResponse, _abc.Awaitable[_cluster_pb2.ListTopicsResponse]]:
-        """Lists every topic that has demand or an owner, or those of one query. NOT_FOUND for an unknown query."""
+        """Lists every topic that has demand or an owner, or those of one query, in alphabetical order, page by page. NOT_FOUND
+        for an unknown query, INVALID_ARGUMENT for a page token without a page size, RESOURCE_EXHAUSTED for more than 10,000
+        topics without a page size.
+        """
 
     @_abc_1.abstractmethod
     def WatchCluster(
@@ -90,7 +99,7 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cluster_pb2.WatchClusterResponse], _abc.AsyncIterator[_cluster_pb2.WatchClusterResponse]]:
         """Streams every node and topic, then each change, until cancelled. Several changes of one node or topic between two
-        reads of a slow consumer arrive as one.
+        reads of a slow consumer arrive as one. With `top`, only the first topics of an order, and the totals, once a second.
         """
 
     @_abc_1.abstractmethod

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pollcast/v1/feed.proto\x12\x0bpollcast.v1\"S\n\x0b\x46\x65\x65\x64Request\x12\x0f\n\x07gateway\x18\x01 \x01(\t\x12#\n\x06\x61ttach\x18\x02 \x03(\x0b\x32\x13.pollcast.v1.Attach\x12\x0e\n\x06\x64\x65tach\x18\x03 \x03(\t\"3\n\x06\x41ttach\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0b\n\x03seq\x18\x03 \x01(\x03\"\x1e\n\x0b\x46\x65\x65\x64Updates\x12\x0f\n\x07updates\x18\x01 \x03(\x0c\"\xd5\x01\n\nFeedUpdate\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12\x11\n\tpolled_at\x18\x04 \x01(\x03\x12-\n\x08snapshot\x18\x05 \x01(\x0b\x32\x19.pollcast.v1.FeedSnapshotH\x00\x12\'\n\x05\x64\x65lta\x18\x06 \x01(\x0b\x32\x16.pollcast.v1.FeedDeltaH\x00\x12)\n\x06status\x18\x07 \x01(\x0b\x32\x17.pollcast.v1.FeedStatusH\x00\x42\x06\n\x04\x62ody\"#\n\x07\x46\x65\x65\x64Row\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0b\n\x03row\x18\x02 \x01(\x0c\"@\n\x0c\x46\x65\x65\x64Snapshot\x12\"\n\x04rows\x18\x01 \x03(\x0b\x32\x14.pollcast.v1.FeedRow\x12\x0c\n\x04more\x18\x02 \x01(\x08\"F\n\tFeedDelta\x12\x0f\n\x07\x64\x65letes\x18\x01 \x03(\x0c\x12(\n\x07upserts\x18\x02 \x03(\x0b\x32\x17.pollcast.v1.FeedUpsert\"2\n\nFeedUpsert\x12\n\n\x02\x61t\x18\x01 \x01(\r\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x0b\n\x03row\x18\x03 \x01(\x0c\":\n\nFeedStatus\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05since\x18\x03 \x01(\x03\x32K\n\x04\x46\x65\x65\x64\x12\x43\n\tSubscribe\x12\x18.pollcast.v1.FeedRequest\x1a\x18.pollcast.v1.FeedUpdates(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pollcast/v1/feed.proto\x12\x0bpollcast.v1\"S\n\x0b\x46\x65\x65\x64Request\x12\x0f\n\x07gateway\x18\x01 \x01(\t\x12#\n\x06\x61ttach\x18\x02 \x03(\x0b\x32\x13.pollcast.v1.Attach\x12\x0e\n\x06\x64\x65tach\x18\x03 \x03(\t\"G\n\x06\x41ttach\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12\x12\n\nattachment\x18\x04 \x01(\x04\"@\n\x0b\x46\x65\x65\x64Updates\x12\x0f\n\x07updates\x18\x01 \x03(\x0c\x12\x0c\n\x04part\x18\x02 \x01(\x0c\x12\x12\n\nmore_parts\x18\x03 \x01(\x08\"\xe9\x01\n\nFeedUpdate\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12\x11\n\tpolled_at\x18\x04 \x01(\x03\x12-\n\x08snapshot\x18\x05 \x01(\x0b\x32\x19.pollcast.v1.FeedSnapshotH\x00\x12\'\n\x05\x64\x65lta\x18\x06 \x01(\x0b\x32\x16.pollcast.v1.FeedDeltaH\x00\x12)\n\x06status\x18\x07 \x01(\x0b\x32\x17.pollcast.v1.FeedStatusH\x00\x12\x12\n\nattachment\x18\x08 \x01(\x04\x42\x06\n\x04\x62ody\"N\n\x0c\x46\x65\x65\x64Snapshot\x12\x0c\n\x04more\x18\x02 \x01(\x08\x12\x0e\n\x06number\x18\x03 \x01(\r\x12\x0c\n\x04rows\x18\x04 \x01(\x0c\x12\x0c\n\x04keys\x18\x05 \x01(\x0cJ\x04\x08\x01\x10\x02\"F\n\tFeedDelta\x12\x0f\n\x07\x64\x65letes\x18\x01 \x03(\x0c\x12(\n\x07upserts\x18\x02 \x03(\x0b\x32\x17.pollcast.v1.FeedUpsert\"2\n\nFeedUpsert\x12\n\n\x02\x61t\x18\x01 \x01(\r\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x0b\n\x03row\x18\x03 \x01(\x0c\":\n\nFeedStatus\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05since\x18\x03 \x01(\x03\x32K\n\x04\x46\x65\x65\x64\x12\x43\n\tSubscribe\x12\x18.pollcast.v1.FeedRequest\x1a\x18.pollcast.v1.FeedUpdates(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,21 +34,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FEEDREQUEST']._serialized_start=39
   _globals['_FEEDREQUEST']._serialized_end=122
   _globals['_ATTACH']._serialized_start=124
-  _globals['_ATTACH']._serialized_end=175
-  _globals['_FEEDUPDATES']._serialized_start=177
-  _globals['_FEEDUPDATES']._serialized_end=207
-  _globals['_FEEDUPDATE']._serialized_start=210
-  _globals['_FEEDUPDATE']._serialized_end=423
-  _globals['_FEEDROW']._serialized_start=425
-  _globals['_FEEDROW']._serialized_end=460
-  _globals['_FEEDSNAPSHOT']._serialized_start=462
-  _globals['_FEEDSNAPSHOT']._serialized_end=526
-  _globals['_FEEDDELTA']._serialized_start=528
-  _globals['_FEEDDELTA']._serialized_end=598
-  _globals['_FEEDUPSERT']._serialized_start=600
-  _globals['_FEEDUPSERT']._serialized_end=650
-  _globals['_FEEDSTATUS']._serialized_start=652
-  _globals['_FEEDSTATUS']._serialized_end=710
-  _globals['_FEED']._serialized_start=712
-  _globals['_FEED']._serialized_end=787
+  _globals['_ATTACH']._serialized_end=195
+  _globals['_FEEDUPDATES']._serialized_start=197
+  _globals['_FEEDUPDATES']._serialized_end=261
+  _globals['_FEEDUPDATE']._serialized_start=264
+  _globals['_FEEDUPDATE']._serialized_end=497
+  _globals['_FEEDSNAPSHOT']._serialized_start=499
+  _globals['_FEEDSNAPSHOT']._serialized_end=577
+  _globals['_FEEDDELTA']._serialized_start=579
+  _globals['_FEEDDELTA']._serialized_end=649
+  _globals['_FEEDUPSERT']._serialized_start=651
+  _globals['_FEEDUPSERT']._serialized_end=701
+  _globals['_FEEDSTATUS']._serialized_start=703
+  _globals['_FEEDSTATUS']._serialized_end=761
+  _globals['_FEED']._serialized_start=763
+  _globals['_FEED']._serialized_end=838
 # @@protoc_insertion_point(module_scope)

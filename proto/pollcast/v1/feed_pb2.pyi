@@ -61,21 +61,27 @@ class Attach(_message.Message):
     TOPIC_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     SEQ_FIELD_NUMBER: _builtins.int
+    ATTACHMENT_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     """The canonical topic."""
     epoch: _builtins.int
     """The version that the gateway has already, so that the same owner need not send it again; 0 and 0 for none."""
     seq: _builtins.int
+    attachment: _builtins.int
+    """The number of this attachment, which the gateway never uses again on the stream. A further attachment of a topic
+    replaces the one before: what is being sent is abandoned, and the present state is sent from its beginning.
+    """
     def __init__(
         self,
         *,
         topic: _builtins.str = ...,
         epoch: _builtins.int = ...,
         seq: _builtins.int = ...,
+        attachment: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "seq", b"seq", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "epoch", b"epoch", "seq", b"seq", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -83,23 +89,37 @@ Global___Attach: _TypeAlias = Attach  # noqa: Y015
 
 @_typing.final
 class FeedUpdates(_message.Message):
-    """Updates that were ready at the same time: one round of polls changes many topics, and the cost is per message."""
+    """Updates that were ready at the same time: one round of polls changes many topics, and the cost is per message.
+
+    The poller sends a message at least every second, an empty one when there are no updates: a gateway that has received
+    none for 3.3 s takes its topics for unreached and opens another stream.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     UPDATES_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    MORE_PARTS_FIELD_NUMBER: _builtins.int
+    part: _builtins.bytes
+    """A part of one serialised FeedUpdate of more than 128 KiB, with nothing else in the message. Its parts follow each
+    other on the stream, so that a slow link is not taken for a dead one.
+    """
+    more_parts: _builtins.bool
+    """Whether the next message has the next part of that update."""
     @_builtins.property
     def updates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Each element is a serialised FeedUpdate, encoded once for all gateways."""
+        """Each element is a serialised FeedUpdate, encoded once for all gateways but for its last field, `attachment`."""
 
     def __init__(
         self,
         *,
         updates: _abc.Iterable[_builtins.bytes] | None = ...,
+        part: _builtins.bytes = ...,
+        more_parts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["updates", b"updates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more_parts", b"more_parts", "part", b"part", "updates", b"updates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -118,6 +138,7 @@ class FeedUpdate(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     DELTA_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    ATTACHMENT_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     """The canonical topic."""
     epoch: _builtins.int
@@ -126,6 +147,10 @@ class FeedUpdate(_message.Message):
     """The number of the result within its epoch, from 1; only results that differ are counted."""
     polled_at: _builtins.int
     """The start of the poll that gave this result, in microseconds since the Unix epoch."""
+    attachment: _builtins.int
+    """The number of the topic's attachment under which the poller sends this. The gateway drops what answers an
+    attachment that has been replaced or has ended.
+    """
     @_builtins.property
     def snapshot(self) -> Global___FeedSnapshot: ...
     @_builtins.property
@@ -142,10 +167,11 @@ class FeedUpdate(_message.Message):
         snapshot: Global___FeedSnapshot | None = ...,
         delta: Global___FeedDelta | None = ...,
         status: Global___FeedStatus | None = ...,
+        attachment: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "delta", b"delta", "snapshot", b"snapshot", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "delta", b"delta", "epoch", b"epoch", "polled_at", b"polled_at", "seq", b"seq", "snapshot", b"snapshot", "status", b"status", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "body", b"body", "delta", b"delta", "epoch", b"epoch", "polled_at", b"polled_at", "seq", b"seq", "snapshot", b"snapshot", "status", b"status", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["snapshot", "delta", "status"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
@@ -154,53 +180,35 @@ class FeedUpdate(_message.Message):
 Global___FeedUpdate: _TypeAlias = FeedUpdate  # noqa: Y015
 
 @_typing.final
-class FeedRow(_message.Message):
-    """One row of a snapshot."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    KEY_FIELD_NUMBER: _builtins.int
-    ROW_FIELD_NUMBER: _builtins.int
-    key: _builtins.bytes
-    """The row's key as a JSON array; empty for a query without a key."""
-    row: _builtins.bytes
-    """A JSON object."""
-    def __init__(
-        self,
-        *,
-        key: _builtins.bytes = ...,
-        row: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "row", b"row"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___FeedRow: _TypeAlias = FeedRow  # noqa: Y015
-
-@_typing.final
 class FeedSnapshot(_message.Message):
-    """A piece of a snapshot. A snapshot is sent in pieces of at most about 1 MiB each, one after the other on the stream;
-    `more` is set on all but the last.
+    """A piece of a snapshot. A snapshot is sent in pieces of about 128 KiB each, in order; pieces of other topics may come
+    between them. The pieces of one snapshot have the same topic, version and attachment, and are numbered from 0; `more`
+    is set on all but the last. A piece that does not continue the one before is never applied.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    ROWS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     more: _builtins.bool
-    @_builtins.property
-    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedRow]: ...
+    number: _builtins.int
+    rows: _builtins.bytes
+    """The rows in the query's order, each a JSON object, with a line feed between two of them: no row or key holds one."""
+    keys: _builtins.bytes
+    """Likewise the key of each row, as a JSON array; empty for a query without a key."""
     def __init__(
         self,
         *,
-        rows: _abc.Iterable[Global___FeedRow] | None = ...,
         more: _builtins.bool = ...,
+        number: _builtins.int = ...,
+        rows: _builtins.bytes = ...,
+        keys: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "more", b"more", "number", b"number", "rows", b"rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -216,7 +224,7 @@ class FeedDelta(_message.Message):
     UPSERTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def deletes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Keys of rows, as in FeedRow."""
+        """Keys of rows, each a JSON array."""
 
     @_builtins.property
     def upserts(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedUpsert]:
@@ -248,7 +256,7 @@ class FeedUpsert(_message.Message):
     at: _builtins.int
     """The index of the row in the new result."""
     key: _builtins.bytes
-    """As in FeedRow."""
+    """The row's key as a JSON array, and the row as a JSON object."""
     row: _builtins.bytes
     def __init__(
         self,

@@ -31,7 +31,7 @@ class LiveQueryStub:
 
     Topics are spelled with or without the prefix "live:". The status message of an error is "<reason>: <detail>":
     NOT_FOUND unknown_query, INVALID_ARGUMENT invalid_params, UNAUTHENTICATED unauthorized, PERMISSION_DENIED forbidden,
-    UNAVAILABLE draining.
+    RESOURCE_EXHAUSTED too_large, FAILED_PRECONDITION failed, UNAVAILABLE draining.
     """
 
     def __init__(self, channel):
@@ -72,19 +72,21 @@ class LiveQueryServicer:
 
     Topics are spelled with or without the prefix "live:". The status message of an error is "<reason>: <detail>":
     NOT_FOUND unknown_query, INVALID_ARGUMENT invalid_params, UNAUTHENTICATED unauthorized, PERMISSION_DENIED forbidden,
-    UNAVAILABLE draining.
+    RESOURCE_EXHAUSTED too_large, FAILED_PRECONDITION failed, UNAVAILABLE draining.
     """
 
     def Watch(self, request, context):
         """Streams one snapshot as soon as a result exists (or the deltas since `since`), then each change, until cancelled.
-        A consumer that reads slowly misses intermediate versions and gets a snapshot when it catches up.
+        A snapshot of more than 1 MiB comes in several responses (`Snapshot.more`), a larger delta as a snapshot. A consumer
+        that reads slowly misses intermediate versions and gets a snapshot when it catches up.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
-        """Returns the present result; fails with UNAVAILABLE when there is none within 10 s.
+        """Returns the present result; fails with UNAVAILABLE when there is none within 10 s, with RESOURCE_EXHAUSTED when it
+        has more than 1 MiB (use Watch), and with FAILED_PRECONDITION when the query has failed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,7 +154,7 @@ class LiveQuery:
 
     Topics are spelled with or without the prefix "live:". The status message of an error is "<reason>: <detail>":
     NOT_FOUND unknown_query, INVALID_ARGUMENT invalid_params, UNAUTHENTICATED unauthorized, PERMISSION_DENIED forbidden,
-    UNAVAILABLE draining.
+    RESOURCE_EXHAUSTED too_large, FAILED_PRECONDITION failed, UNAVAILABLE draining.
     """
 
     @staticmethod

@@ -32,7 +32,7 @@ class LiveQueryStub:
 
     Topics are spelled with or without the prefix "live:". The status message of an error is "<reason>: <detail>":
     NOT_FOUND unknown_query, INVALID_ARGUMENT invalid_params, UNAUTHENTICATED unauthorized, PERMISSION_DENIED forbidden,
-    UNAVAILABLE draining.
+    RESOURCE_EXHAUSTED too_large, FAILED_PRECONDITION failed, UNAVAILABLE draining.
     """
 
     @_typing.overload
@@ -41,10 +41,13 @@ class LiveQueryStub:
     def __new__(cls, channel: _aio.Channel) -> LiveQueryAsyncStub: ...
     Watch: _grpc.UnaryStreamMultiCallable[_live_pb2.WatchRequest, _live_pb2.WatchResponse]
     """Streams one snapshot as soon as a result exists (or the deltas since `since`), then each change, until cancelled.
-    A consumer that reads slowly misses intermediate versions and gets a snapshot when it catches up.
+    A snapshot of more than 1 MiB comes in several responses (`Snapshot.more`), a larger delta as a snapshot. A consumer
+    that reads slowly misses intermediate versions and gets a snapshot when it catches up.
     """
     Get: _grpc.UnaryUnaryMultiCallable[_live_pb2.GetRequest, _types_pb2.Snapshot]
-    """Returns the present result; fails with UNAVAILABLE when there is none within 10 s."""
+    """Returns the present result; fails with UNAVAILABLE when there is none within 10 s, with RESOURCE_EXHAUSTED when it
+    has more than 1 MiB (use Watch), and with FAILED_PRECONDITION when the query has failed.
+    """
     ListQueries: _grpc.UnaryUnaryMultiCallable[_live_pb2.ListQueriesRequest, _live_pb2.ListQueriesResponse]
     """Returns the queries that may be watched, without SQL and without parameters that are bound from a token."""
     ListPresence: _grpc.UnaryUnaryMultiCallable[_live_pb2.ListPresenceRequest, _live_pb2.ListPresenceResponse]
@@ -58,16 +61,19 @@ class LiveQueryAsyncStub(LiveQueryStub):
 
     Topics are spelled with or without the prefix "live:". The status message of an error is "<reason>: <detail>":
     NOT_FOUND unknown_query, INVALID_ARGUMENT invalid_params, UNAUTHENTICATED unauthorized, PERMISSION_DENIED forbidden,
-    UNAVAILABLE draining.
+    RESOURCE_EXHAUSTED too_large, FAILED_PRECONDITION failed, UNAVAILABLE draining.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Watch: _aio.UnaryStreamMultiCallable[_live_pb2.WatchRequest, _live_pb2.WatchResponse]  # type: ignore[assignment]
     """Streams one snapshot as soon as a result exists (or the deltas since `since`), then each change, until cancelled.
-    A consumer that reads slowly misses intermediate versions and gets a snapshot when it catches up.
+    A snapshot of more than 1 MiB comes in several responses (`Snapshot.more`), a larger delta as a snapshot. A consumer
+    that reads slowly misses intermediate versions and gets a snapshot when it catches up.
     """
     Get: _aio.UnaryUnaryMultiCallable[_live_pb2.GetRequest, _types_pb2.Snapshot]  # type: ignore[assignment]
-    """Returns the present result; fails with UNAVAILABLE when there is none within 10 s."""
+    """Returns the present result; fails with UNAVAILABLE when there is none within 10 s, with RESOURCE_EXHAUSTED when it
+    has more than 1 MiB (use Watch), and with FAILED_PRECONDITION when the query has failed.
+    """
     ListQueries: _aio.UnaryUnaryMultiCallable[_live_pb2.ListQueriesRequest, _live_pb2.ListQueriesResponse]  # type: ignore[assignment]
     """Returns the queries that may be watched, without SQL and without parameters that are bound from a token."""
     ListPresence: _aio.UnaryUnaryMultiCallable[_live_pb2.ListPresenceRequest, _live_pb2.ListPresenceResponse]  # type: ignore[assignment]
@@ -80,7 +86,7 @@ class LiveQueryServicer(metaclass=_abc_1.ABCMeta):
 
     Topics are spelled with or without the prefix "live:". The status message of an error is "<reason>: <detail>":
     NOT_FOUND unknown_query, INVALID_ARGUMENT invalid_params, UNAUTHENTICATED unauthorized, PERMISSION_DENIED forbidden,
-    UNAVAILABLE draining.
+    RESOURCE_EXHAUSTED too_large, FAILED_PRECONDITION failed, UNAVAILABLE draining.
     """
 
     @_abc_1.abstractmethod
@@ -90,7 +96,8 @@ class LiveQueryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_live_pb2.WatchResponse], _abc.AsyncIterator[_live_pb2.WatchResponse]]:
         """Streams one snapshot as soon as a result exists (or the deltas since `since`), then each change, until cancelled.
-        A consumer that reads slowly misses intermediate versions and gets a snapshot when it catches up.
+        A snapshot of more than 1 MiB comes in several responses (`Snapshot.more`), a larger delta as a snapshot. A consumer
+        that reads slowly misses intermediate versions and gets a snapshot when it catches up.
         """
 
     @_abc_1.abstractmethod
@@ -99,7 +106,9 @@ class LiveQueryServicer(metaclass=_abc_1.ABCMeta):
         request: _live_pb2.GetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_types_pb2.Snapshot, _abc.Awaitable[_types_pb2.Snapshot]]:
-        """Returns the present result; fails with UNAVAILABLE when there is none within 10 s."""
+        """Returns the present result; fails with UNAVAILABLE when there is none within 10 s, with RESOURCE_EXHAUSTED when it
+        has more than 1 MiB (use Watch), and with FAILED_PRECONDITION when the query has failed.
+        """
 
     @_abc_1.abstractmethod
     def ListQueries(

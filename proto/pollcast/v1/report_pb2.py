@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18pollcast/v1/report.proto\x12\x0bpollcast.v1\"\x10\n\x0eReportQuestion\"\x9c\x01\n\nNodeReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0b\n\x03now\x18\x03 \x01(\x03\x12\x0f\n\x07queries\x18\x04 \x03(\t\x12*\n\x07watched\x18\x05 \x03(\x0b\x32\x19.pollcast.v1.WatchedTopic\x12(\n\x06polled\x18\x06 \x03(\x0b\x32\x18.pollcast.v1.PolledTopic\"=\n\x0cWatchedTopic\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x0f\n\x07\x63lients\x18\x02 \x01(\x03\x12\r\n\x05state\x18\x03 \x01(\t\"\xe1\x01\n\x0bPolledTopic\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\r\n\x05state\x18\x03 \x01(\t\x12\x13\n\x0bowned_since\x18\x04 \x01(\x03\x12\x16\n\x0elast_polled_at\x18\x05 \x01(\x03\x12\x13\n\x0binterval_ms\x18\x06 \x01(\x03\x12\x11\n\tlinger_ms\x18\x07 \x01(\x03\x12\r\n\x05polls\x18\x08 \x01(\x03\x12\x0f\n\x07\x63hanges\x18\t \x01(\x03\x12\x0c\n\x04rows\x18\n \x01(\x03\x12\x0f\n\x07poll_us\x18\x0b \x01(\x03\x12\x11\n\treceivers\x18\x0c \x01(\x03\x32L\n\x06Report\x12\x42\n\x06\x41ttend\x12\x17.pollcast.v1.NodeReport\x1a\x1b.pollcast.v1.ReportQuestion(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18pollcast/v1/report.proto\x12\x0bpollcast.v1\"T\n\x0eReportQuestion\x12\x14\n\x0c\x63hanges_only\x18\x01 \x01(\x08\x12\x0e\n\x06others\x18\x02 \x01(\x03\x12\x0e\n\x06topics\x18\x03 \x03(\t\x12\x0c\n\x04\x61new\x18\x04 \x01(\x08\"\xc9\x01\n\nNodeReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0b\n\x03now\x18\x03 \x01(\x03\x12\x0f\n\x07queries\x18\x04 \x03(\t\x12*\n\x07watched\x18\x05 \x03(\x0b\x32\x19.pollcast.v1.WatchedTopic\x12(\n\x06polled\x18\x06 \x03(\x0b\x32\x18.pollcast.v1.PolledTopic\x12\x0f\n\x07partial\x18\x07 \x01(\x08\x12\x0c\n\x04gone\x18\x08 \x03(\t\x12\x0c\n\x04more\x18\t \x01(\x08\"=\n\x0cWatchedTopic\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x0f\n\x07\x63lients\x18\x02 \x01(\x03\x12\r\n\x05state\x18\x03 \x01(\t\"\xe1\x01\n\x0bPolledTopic\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\r\n\x05state\x18\x03 \x01(\t\x12\x13\n\x0bowned_since\x18\x04 \x01(\x03\x12\x16\n\x0elast_polled_at\x18\x05 \x01(\x03\x12\x13\n\x0binterval_ms\x18\x06 \x01(\x03\x12\x11\n\tlinger_ms\x18\x07 \x01(\x03\x12\r\n\x05polls\x18\x08 \x01(\x03\x12\x0f\n\x07\x63hanges\x18\t \x01(\x03\x12\x0c\n\x04rows\x18\n \x01(\x03\x12\x0f\n\x07poll_us\x18\x0b \x01(\x03\x12\x11\n\treceivers\x18\x0c \x01(\x03\x32L\n\x06Report\x12\x42\n\x06\x41ttend\x12\x17.pollcast.v1.NodeReport\x1a\x1b.pollcast.v1.ReportQuestion(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,13 +32,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pollcast.v1.report_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REPORTQUESTION']._serialized_start=41
-  _globals['_REPORTQUESTION']._serialized_end=57
-  _globals['_NODEREPORT']._serialized_start=60
-  _globals['_NODEREPORT']._serialized_end=216
-  _globals['_WATCHEDTOPIC']._serialized_start=218
-  _globals['_WATCHEDTOPIC']._serialized_end=279
-  _globals['_POLLEDTOPIC']._serialized_start=282
-  _globals['_POLLEDTOPIC']._serialized_end=507
-  _globals['_REPORT']._serialized_start=509
-  _globals['_REPORT']._serialized_end=585
+  _globals['_REPORTQUESTION']._serialized_end=125
+  _globals['_NODEREPORT']._serialized_start=128
+  _globals['_NODEREPORT']._serialized_end=329
+  _globals['_WATCHEDTOPIC']._serialized_start=331
+  _globals['_WATCHEDTOPIC']._serialized_end=392
+  _globals['_POLLEDTOPIC']._serialized_start=395
+  _globals['_POLLEDTOPIC']._serialized_end=620
+  _globals['_REPORT']._serialized_start=622
+  _globals['_REPORT']._serialized_end=698
 # @@protoc_insertion_point(module_scope)

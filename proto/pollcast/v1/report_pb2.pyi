@@ -24,12 +24,31 @@ class ReportQuestion(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    CHANGES_ONLY_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
+    TOPICS_FIELD_NUMBER: _builtins.int
+    ANEW_FIELD_NUMBER: _builtins.int
+    changes_only: _builtins.bool
+    """Whether the report should hold the changes since the previous one on this stream, instead of everything."""
+    others: _builtins.int
+    """The number of further topics to describe, whether they have changed or not, each in its turn."""
+    anew: _builtins.bool
+    """With changes_only, whether to begin again with everything, because nothing is known of the node."""
+    @_builtins.property
+    def topics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Topics to describe in any case, in canonical spelling."""
+
     def __init__(
         self,
+        *,
+        changes_only: _builtins.bool = ...,
+        others: _builtins.int = ...,
+        topics: _abc.Iterable[_builtins.str] | None = ...,
+        anew: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anew", b"anew", "changes_only", b"changes_only", "others", b"others", "topics", b"topics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -37,7 +56,7 @@ Global___ReportQuestion: _TypeAlias = ReportQuestion  # noqa: Y015
 
 @_typing.final
 class NodeReport(_message.Message):
-    """The node as it is now, cheap enough to be sent once a second."""
+    """The node as it is now. The first report on a stream describes every topic; it may be continued by the next ones."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -47,12 +66,19 @@ class NodeReport(_message.Message):
     QUERIES_FIELD_NUMBER: _builtins.int
     WATCHED_FIELD_NUMBER: _builtins.int
     POLLED_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """The node's name."""
     role: _builtins.str
     """gateway or poller."""
     now: _builtins.int
     """The time of this report."""
+    partial: _builtins.bool
+    """Whether topics that are not in this report are as they were reported before."""
+    more: _builtins.bool
+    """Whether more changes are ready than this report holds: ask at once."""
     @_builtins.property
     def queries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names of all queries in the node's catalogue."""
@@ -65,6 +91,10 @@ class NodeReport(_message.Message):
     def polled(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolledTopic]:
         """A poller's topics, as far as it knows that it owns them."""
 
+    @_builtins.property
+    def gone(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Canonical topics that were reported before and do not belong to this node any more."""
+
     def __init__(
         self,
         *,
@@ -74,10 +104,13 @@ class NodeReport(_message.Message):
         queries: _abc.Iterable[_builtins.str] | None = ...,
         watched: _abc.Iterable[Global___WatchedTopic] | None = ...,
         polled: _abc.Iterable[Global___PolledTopic] | None = ...,
+        partial: _builtins.bool = ...,
+        gone: _abc.Iterable[_builtins.str] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "now", b"now", "polled", b"polled", "queries", b"queries", "role", b"role", "watched", b"watched"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone", b"gone", "more", b"more", "node", b"node", "now", b"now", "partial", b"partial", "polled", b"polled", "queries", b"queries", "role", b"role", "watched", b"watched"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17pollcast/v1/types.proto\x12\x0bpollcast.v1\"I\n\x08Snapshot\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tpolled_at\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x03(\t\x12\x0c\n\x04rows\x18\x04 \x03(\x0c\"!\n\x06Upsert\x12\n\n\x02\x61t\x18\x01 \x01(\r\x12\x0b\n\x03row\x18\x02 \x01(\x0c\"p\n\x05\x44\x65lta\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\t\x12\x11\n\tpolled_at\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x65letes\x18\x04 \x03(\x0c\x12$\n\x07upserts\x18\x05 \x03(\x0b\x32\x13.pollcast.v1.Upsert\"F\n\x06Status\x12\r\n\x05state\x18\x01 \x01(\t\x12\x13\n\x06reason\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05since\x18\x03 \x01(\tB\t\n\x07_reasonb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17pollcast/v1/types.proto\x12\x0bpollcast.v1\"W\n\x08Snapshot\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tpolled_at\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x03(\t\x12\x0c\n\x04rows\x18\x04 \x03(\x0c\x12\x0c\n\x04more\x18\x05 \x01(\x08\"!\n\x06Upsert\x12\n\n\x02\x61t\x18\x01 \x01(\r\x12\x0b\n\x03row\x18\x02 \x01(\x0c\"p\n\x05\x44\x65lta\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\t\x12\x11\n\tpolled_at\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x65letes\x18\x04 \x03(\x0c\x12$\n\x07upserts\x18\x05 \x03(\x0b\x32\x13.pollcast.v1.Upsert\"F\n\x06Status\x12\r\n\x05state\x18\x01 \x01(\t\x12\x13\n\x06reason\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05since\x18\x03 \x01(\tB\t\n\x07_reasonb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,11 +32,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pollcast.v1.types_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SNAPSHOT']._serialized_start=40
-  _globals['_SNAPSHOT']._serialized_end=113
-  _globals['_UPSERT']._serialized_start=115
-  _globals['_UPSERT']._serialized_end=148
-  _globals['_DELTA']._serialized_start=150
-  _globals['_DELTA']._serialized_end=262
-  _globals['_STATUS']._serialized_start=264
-  _globals['_STATUS']._serialized_end=334
+  _globals['_SNAPSHOT']._serialized_end=127
+  _globals['_UPSERT']._serialized_start=129
+  _globals['_UPSERT']._serialized_end=162
+  _globals['_DELTA']._serialized_start=164
+  _globals['_DELTA']._serialized_end=276
+  _globals['_STATUS']._serialized_start=278
+  _globals['_STATUS']._serialized_end=348
 # @@protoc_insertion_point(module_scope)

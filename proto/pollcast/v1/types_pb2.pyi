@@ -23,7 +23,8 @@ class Snapshot(_message.Message):
     """The messages that several services share. A topic is a query of the catalogue with its parameters bound. A version is
     "<epoch>-<seq>", ordered by (epoch, seq) as integers and opaque to clients. Times are RFC 3339 in UTC.
 
-    A whole result.
+    A whole result, or one piece of it: on `LiveQuery.Watch` a result of more than 1 MiB comes in pieces, which follow each
+    other and together have its rows. `version`, `polled_at` and `key` are the same on all of them.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -32,10 +33,13 @@ class Snapshot(_message.Message):
     POLLED_AT_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version of this result."""
     polled_at: _builtins.str
     """The start of the poll that first gave this result."""
+    more: _builtins.bool
+    """Whether the next message has the next piece of this result."""
     @_builtins.property
     def key(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names of the key columns; empty for a query without a key."""
@@ -51,10 +55,11 @@ class Snapshot(_message.Message):
         polled_at: _builtins.str = ...,
         key: _abc.Iterable[_builtins.str] | None = ...,
         rows: _abc.Iterable[_builtins.bytes] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "polled_at", b"polled_at", "rows", b"rows", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "more", b"more", "polled_at", b"polled_at", "rows", b"rows", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

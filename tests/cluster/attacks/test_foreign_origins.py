@@ -47,5 +47,8 @@ async def test_a_page_of_an_allowed_origin_reads_results_and_errors(gateway: str
     status, headers, _ = await http(gateway, "/live/beat", page, "OPTIONS")
     assert status == 204
     assert "authorization" in headers["access-control-allow-headers"]
+    asked = "traceparent, baggage, sentry-trace, cache-control"
+    _, headers, _ = await http(gateway, "/live/beat", page | {"Access-Control-Request-Headers": asked}, "OPTIONS")
+    assert headers["access-control-allow-headers"] == asked
     async with connect(socket_url(gateway, token()), origin="https://app.example.org"):  # type: ignore[arg-type]
         pass

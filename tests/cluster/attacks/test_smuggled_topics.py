@@ -35,6 +35,9 @@ SMUGGLED = [
     "mine?least=" + "0" * 9000,
     "mine?" + "&".join(f"p{number}=1" for number in range(500)),
     "mine?tenant=" + "globex" * 2000,
+    "mine?&",
+    "mine?least=0&",
+    "mine?&least=0",
 ]
 
 
@@ -60,6 +63,19 @@ async def test_a_name_that_resembles_a_query_is_refused(gateway: str, name: str)
         assert reason == ("invalid_params" if "?" in name else "unknown_query")
     path = f"/live/{quote(name, safe='')}" if name not in ("", ".") else "/live/x"
     assert (await http(gateway, path, {"Authorization": f"Bearer {bearer}"}))[0] == 404
+
+
+async def test_a_topic_has_at_most_eight_spellings_beside_its_canonical_one(gateway: str) -> None:
+    bearer = token(tenant_id="acme")
+    async with connect(socket_url(gateway, bearer)) as first, connect(socket_url(gateway, bearer)) as second:
+        for zeros in range(1, 9):
+            assert (await join(first, f"live:mine?least=0{'0' * zeros}"))["status"] == "ok"
+        refused = (await join(second, "live:mine"))["response"]
+        assert (refused["reason"], refused["detail"][-24:]) == ("invalid_params", 'join "live:mine?least=0"')
+        assert (await join(second, "live:mine?least=0"))["status"] == "ok"
+        assert (await join(second, "live:mine?least=00"))["status"] == "ok"
+    async with connect(socket_url(gateway, bearer)) as third:
+        assert (await join(third, "live:mine"))["status"] == "ok"
 
 
 async def test_tenants_of_the_same_query_share_no_topic_and_no_row(gateway: str) -> None:

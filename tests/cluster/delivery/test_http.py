@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import http.client
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -95,6 +97,53 @@ def test_the_public_catalogue_holds_no_sql_and_no_claim(running: Cluster) -> Non
     assert queries["mine"]["params"] == []
     assert "select" not in str(body)
     assert get(running, "/healthz")[0] == get(running, "/readyz")[0] == 200
+
+
+def fetch(running: Cluster, path: str, headers: dict[str, str]) -> tuple[int, http.client.HTTPMessage, bytes, float]:
+    """Return status, headers and body of a GET from the first gateway, and the seconds that it took."""
+    connection = http.client.HTTPConnection(running.gateway(0), timeout=20)
+    try:
+        began = time.monotonic()
+        connection.request("GET", path, headers=headers)
+        response = connection.getresponse()
+        return response.status, response.headers, response.read(), time.monotonic() - began
+    finally:
+        connection.close()
+
+
+def test_a_result_that_the_client_has_is_not_sent_again(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+    path = "/live/stock?shelf=b&limit=7"
+    status, first, body, _ = fetch(running, path, {})
+    assert status == 200
+    assert first["etag"] == f'"{orjson.loads(body)["version"]}"'
+    assert first["cache-control"] == "no-cache"
+    for known in (first["etag"], f"W/{first['etag']}", f'"1-1", {first["etag"]}', "*"):
+        status, again, body, _ = fetch(running, path, {"If-None-Match": known})
+        assert (status, again["etag"], body) == (304, first["etag"], b"")
+    stock.execute("update stock set n = n + 1 where id = 3")
+    status, changed, body, _ = fetch(running, path, {"If-None-Match": first["etag"], "Prefer": "wait=15"})
+    assert (status, changed["preference-applied"]) == (200, "wait=15")
+    assert orjson.loads(body)["rows"][0]["n"] == 2
+    assert changed["etag"] != first["etag"]
+
+
+def test_a_request_waits_as_long_as_it_prefers(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+    path = "/live/stock?shelf=b&limit=6"
+    _, first, _, _ = fetch(running, path, {})
+    status, same, _, seconds = fetch(running, path, {"If-None-Match": first["etag"], "Prefer": "wait=1"})
+    assert (status, same["preference-applied"]) == (304, "wait=1")
+    assert seconds >= 1
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        waiting = threads.submit(fetch, running, path, {"If-None-Match": first["etag"], "Prefer": "wait=60"})
+        stock.execute("update stock set n = n + 1 where id = 3")
+        status, _, body, _ = waiting.result(timeout=15)
+    assert (status, orjson.loads(body)["rows"][0]["n"]) == (200, 2)
+
+
+def test_a_request_for_a_query_that_fails_is_answered_at_once(running: Cluster) -> None:
+    status, body = get(running, "/live/broken")
+    assert (status, body["reason"]) == (500, "failed")
+    assert "division" in body["detail"]
 
 
 async def test_server_sent_events_carry_ids_and_resume(running: Cluster, stock: psycopg.Connection[Any]) -> None:

@@ -23,7 +23,7 @@ from tests.support.waiting import eventually
 
 def encoded(**body: Any) -> bytes:
     """An update of topic `a` in version 7-3, polled at 5, as a poller serialises it."""
-    return feed_pb2.FeedUpdate(topic="a", epoch=7, seq=3, polled_at=5, **body).SerializeToString()
+    return feed_pb2.FeedUpdate(topic="a", epoch=7, seq=3, polled_at=5, attachment=8, **body).SerializeToString()
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,15 @@ def encoded(**body: Any) -> bytes:
         ),
         (
             encoded(
-                snapshot=feed_pb2.FeedSnapshot(rows=[feed_pb2.FeedRow(key=b"[2]", row=b'{"id":2}')], more=True),
+                snapshot=feed_pb2.FeedSnapshot(number=4, keys=b"[2]\n[3]", rows=b'{"id":2}\n{"id":3}', more=True),
             ),
-            Piece([(b"[2]", b'{"id":2}')], True),
+            Piece(4, [(b"[2]", b'{"id":2}'), (b"[3]", b'{"id":3}')], True),
         ),
-        (encoded(snapshot=feed_pb2.FeedSnapshot()), Piece([], False)),
+        (
+            encoded(snapshot=feed_pb2.FeedSnapshot(rows=b'{"n":2}\n{"n":3}')),
+            Piece(0, [(b"", b'{"n":2}'), (b"", b'{"n":3}')], False),
+        ),
+        (encoded(snapshot=feed_pb2.FeedSnapshot()), Piece(0, [], False)),
         (
             encoded(status=feed_pb2.FeedStatus(state="stale", reason="the database is not reached", since=9)),
             Status("stale", "the database is not reached", 9),
@@ -53,7 +57,7 @@ def encoded(**body: Any) -> bytes:
     ],
 )
 def test_an_update_decodes_to_the_body_that_it_carries(data: bytes, body: Delta | Piece | Status | None) -> None:
-    assert decode(data) == Update("a", Version(7, 3), 5, body)
+    assert decode(data) == Update("a", Version(7, 3), 5, body, 8)
 
 
 class Poller(feed_pb2_grpc.FeedServicer):

@@ -1,8 +1,8 @@
 """A launcher that ties a program to the process that starts it: `leash.py PARENT SIGNAL UID:GID PROGRAM ARGS…`.
 
 The launcher becomes the user `UID:GID` (`-`: no change), asks the kernel to send it SIGNAL when PARENT ends in whatever
-way (by SIGKILL too), and then becomes PROGRAM under the same process id. services/local/child.py runs it, isolated, so
-it uses nothing but the standard library. The kernel watches a thread: the signal comes when the *thread* that started
+way (by SIGKILL too), and then becomes PROGRAM under the same process id. It runs isolated, so it uses nothing but the
+standard library. The kernel watches a thread: the signal comes when the *thread* that started
 the launcher ends. Other systems than Linux have no such request, and a killed parent leaves its children behind there.
 """
 
@@ -29,6 +29,11 @@ def parent_death_request(number: int) -> Callable[[], None]:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
 
     return request
+
+
+def leash_command(number: int, user: str = "-") -> list[str]:
+    """Return the beginning of a command whose program gets signal `number` when this process ends."""
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(int(number)), user]
 
 
 def main(parent: str, number: str, user: str, *program: str) -> None:

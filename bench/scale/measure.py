@@ -1,0 +1,216 @@
+"""The measurements of one cluster: from nothing to every topic owned, at rest, per event, and listings."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.scale.cluster import Cluster, Usage
+from bench.stage import SOCKET, Stage
+
+START_SECONDS = 300.0
+REST_SECONDS = 10.0
+QUIET_SECONDS = 2.0
+"""Time without a change of a key after which a cluster is at rest, in seconds."""
+
+
+@dataclass
+class Phase:
+    """What one phase took: seconds, CPU seconds by process, etcd's counters, the longest stop of each loop."""
+
+    seconds: float
+    cpu: dict[str, float]
+    etcd: dict[str, float]
+    stops: dict[str, float]
+
+    @property
+    def changes(self) -> float:
+        """The number of keys that were put or deleted."""
+        return self.etcd["puts"] + self.etcd["deletes"]
+
+    def role(self, cluster: Cluster, role: str) -> float:
+        """Return the most CPU seconds that a process of the role used."""
+        return max(self.cpu[name] for name, service in cluster.services.items() if service.role == role)
+
+    def stop(self, cluster: Cluster, role: str) -> float:
+        """Return the longest stop of a loop of the role, in seconds."""
+        return max(self.stops[name] for name, service in cluster.services.items() if service.role == role)
+
+
+@dataclass
+class Result:
+    """The measurements of a cluster."""
+
+    owned_seconds: float = 0.0
+    results_seconds: float = 0.0
+    start: Phase | None = None
+    rest: Phase | None = None
+    churn: Phase | None = None
+    join: Phase | None = None
+    kill: Phase | None = None
+    joined: list[tuple[float, int, int, int]] = field(default_factory=list)
+    """Seconds after a poller joined, its topics, the least and the most topics of a poller."""
+    killed: tuple[int, float] = (0, 0.0)
+    """The topics of a killed poller, and the seconds until all of them have another owner."""
+    rss: dict[str, int] = field(default_factory=dict)
+    empty: dict[str, int] = field(default_factory=dict)
+    owned_by: dict[str, int] = field(default_factory=dict)
+    lost: int = 0
+    watchers: float = 0.0
+
+
+class Meter:
+    """A scope's start: `stop` returns the phase since then."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._began = time.monotonic()
+        cluster.take_stops()
+        self._before = cluster.usage()
+
+    def stop(self) -> Phase:
+        """Return what was used since this meter was made."""
+        seconds = time.monotonic() - self._began
+        after = self._cluster.usage()
+        stops = self._cluster.take_stops()
+        return Phase(seconds, _less(after, self._before, "cpu"), _less(after, self._before, "etcd"), stops)
+
+
+def _less(after: Usage, before: Usage, what: str) -> dict[str, float]:
+    new, old = getattr(after, what), getattr(before, what)
+    return {name: new[name] - old.get(name, 0.0) for name in new}
+
+
+async def start_up(cluster: Cluster, result: Result) -> None:
+    """Want all topics at once, and measure until each has an owner, and a result if its owner is real."""
+    size = cluster.size
+    meter = Meter(cluster)
+    began = time.monotonic()
+
+    async def join(number: int) -> None:
+        topics = size.served_by(number)
+        port = cluster.services[size.gateways_named(real=True)[number]].port
+        await cluster.swarms[number].ask(
+            do="connect", n=len(topics), port=port, path=SOCKET, send=Stage.joins(topics), until='"snapshot"',
+            concurrency=len(topics), beats=True,
+        )  # fmt: skip
+
+    async def owned() -> None:
+        await cluster.until(
+            lambda: cluster.count(cluster.keys.owners) == size.topics, START_SECONDS, "every topic has an owner"
+        )
+        result.owned_seconds = time.monotonic() - began
+
+    async def results() -> None:
+        for gateway in cluster.gateways:
+            await gateway.ask(do="demand", topics=size.others)
+        while any([(await gateway.ask(do="state"))["missing"] for gateway in cluster.gateways]):
+            assert time.monotonic() - began < START_SECONDS, "not every topic has a result"
+            await asyncio.sleep(0.2)
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(len(cluster.swarms)):
+            tasks.create_task(join(number))
+        tasks.create_task(owned())
+        tasks.create_task(results())
+    result.results_seconds = time.monotonic() - began
+    result.start = meter.stop()
+
+
+async def quiet(cluster: Cluster, seconds: float = 60.0) -> None:
+    """Wait until no key has changed for QUIET_SECONDS, at most `seconds`."""
+    ends = time.monotonic() + seconds
+    before = cluster.etcd_metrics()
+    while time.monotonic() < ends:
+        await asyncio.sleep(QUIET_SECONDS)
+        after = cluster.etcd_metrics()
+        if after["puts"] + after["deletes"] == before["puts"] + before["deletes"]:
+            return
+        before = after
+
+
+async def rest(cluster: Cluster, result: Result) -> None:
+    """Measure the cluster while nothing happens but polls."""
+    await quiet(cluster)
+    meter = Meter(cluster)
+    await asyncio.sleep(REST_SECONDS)
+    result.rest = meter.stop()
+    result.rss, result.empty = cluster.rss(), cluster.empty
+    result.owned_by = cluster.owned_by()
+    result.watchers = cluster.etcd_metrics()["watchers"]
+
+
+async def churn(cluster: Cluster, result: Result) -> None:
+    """Let topics go whose demand is simulated, and come back: four changes of keys for each topic."""
+    if not cluster.gateways:
+        return
+    size = cluster.size
+    some = size.others[-min(1000, max(1, len(size.others) // 4)) :]
+    meter = Meter(cluster)
+    await cluster.gateways[0].ask(do="leave", topics=some)
+    left = size.topics - len(some)
+    await cluster.until(lambda: cluster.count(cluster.keys.owners) == left, 60.0, "topics without demand are released")
+    await cluster.gateways[0].ask(do="demand", topics=some)
+    await cluster.until(lambda: cluster.count(cluster.keys.owners) == size.topics, 60.0, "the topics are owned again")
+    await quiet(cluster)
+    result.churn = meter.stop()
+
+
+JOIN_SECONDS = 15.0
+"""Time for which the loads are observed after a poller has joined, in seconds."""
+
+
+async def join(cluster: Cluster, result: Result) -> None:
+    """Let a real poller join, and note the loads every second: its own, the least and the most of all."""
+    name = f"poller-{cluster.size.pollers + 1}"
+    nodes = cluster.ready_nodes()
+    await cluster.start("poller", name)
+    await cluster.until(lambda: cluster.ready_nodes() == nodes + 1, 30.0, f"{name} is ready")
+    began = time.monotonic()
+    meter = Meter(cluster)
+    while (seconds := time.monotonic() - began) < JOIN_SECONDS:
+        loads = await asyncio.to_thread(cluster.owned_by)
+        every = [loads.get(f"poller-{n}", 0) for n in range(1, cluster.size.pollers + 2)]
+        result.joined.append((seconds, loads.get(name, 0), min(every), max(every)))
+        await asyncio.sleep(1.0)
+    result.join = meter.stop()
+
+
+async def kill(cluster: Cluster, result: Result) -> None:
+    """Kill the first real poller, and measure until its topics have other owners."""
+    victim = cluster.services.pop("poller-1")
+    await asyncio.sleep(2.0)
+    mine = cluster.owned_by().get("poller-1", 0)
+    meter = Meter(cluster)
+    began = time.monotonic()
+    victim.process.process.kill()
+
+    def taken() -> bool:
+        gone = not cluster.is_registered("poller", "poller-1")
+        return gone and cluster.count(cluster.keys.owners) == cluster.size.topics
+
+    await cluster.until(taken, 60.0, "the topics of the killed poller are owned again", pause=0.01)
+    result.killed = mine, time.monotonic() - began
+    result.kill = meter.stop()
+
+
+async def measure(cluster: Cluster, *, joins: bool = False, kills: bool = False) -> Result:
+    """Take all measurements, one after the other. With `joins`, a poller joins at last; with `kills`, one dies."""
+    result = Result()
+    await start_up(cluster, result)
+    await rest(cluster, result)
+    await churn(cluster, result)
+    if joins:
+        await join(cluster, result)
+    if kills:
+        await kill(cluster, result)
+    result.lost = await cluster.sessions_lost()
+    return result
+
+
+def as_dict(result: Result) -> dict[str, Any]:
+    """Return the measurements for people who want all of them."""
+    phases = {name: vars(phase) for name in ("start", "rest", "churn") if (phase := getattr(result, name)) is not None}
+    return vars(result) | phases

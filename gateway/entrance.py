@@ -1,0 +1,87 @@
+"""The decision about a WebSocket handshake: whose page, which token, and whether there is room."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from urllib.parse import parse_qsl
+
+from pollcast.gateway import phoenix
+from pollcast.gateway.admission import Admission
+from pollcast.gateway.handshake import Offer
+from pollcast.gateway.identity import Authenticator, Identity
+from pollcast.gateway.origin import OriginPolicy
+from pollcast.gateway.sockets import Sockets
+from pollcast.gateway.wire import Receiver, Wire
+from pollcast.services.auth import tokens as auth
+from pollcast.services.coordination.node import Readiness
+from pollcast.services.errors import Draining, Forbidden, PollcastError
+from pollcast.services.process import logs
+from pollcast.services.process.occasional import Occasional
+
+MAX_TOKEN_CHARS = 8192
+"""Maximum length of a token in a handshake (docs/reference/channels.md#limits)."""
+
+MAX_PAGES = 256
+"""Number of allowed pairs of Origin and Host that are remembered."""
+
+PLAIN_QUERY = f"vsn={phoenix.VSN}".encode()
+"""The query of most handshakes, which needs no parsing."""
+
+
+foreign_page = Occasional(logs.get_logger("entrance").warning, "refusing pages of a foreign Origin")
+"""Writes the log line about refused pages, of WebSockets and of HTTP requests alike."""
+
+
+class Entrance:
+    """A gateway's decision about handshakes."""
+
+    def __init__(
+        self,
+        sockets: Sockets,
+        authenticator: Authenticator,
+        origins: OriginPolicy,
+        admission: Admission,
+        readiness: Readiness,
+    ) -> None:
+        self._sockets = sockets
+        self._authenticator = authenticator
+        self._admission = admission
+        self._readiness = readiness
+        self._check_page = functools.lru_cache(MAX_PAGES)(origins.check)  # an error is not remembered
+
+    def admit(self, offer: Offer) -> Callable[[Wire], Receiver]:
+        """Return a function that opens the client's socket.
+
+        Raises Forbidden for a foreign page, another vsn or a bad token, Draining, and TooManyConnections.
+        """
+        try:
+            self._check_page(offer.origin, offer.host)
+        except Forbidden:
+            foreign_page(origin=(offer.origin or "")[:200], host=offer.host[:200])
+            raise
+        vsn, token = _parameters(offer.query)
+        if vsn != phoenix.VSN:
+            raise Forbidden(f"this server speaks vsn={phoenix.VSN} only")
+        identity = self._identify(auth.bearer_from_subprotocols(offer.subprotocols) or token)
+        if self._readiness.draining:
+            raise Draining()
+        self._admission.check()
+        return lambda wire: self._sockets.open(wire, identity)
+
+    def _identify(self, token: str | None) -> Identity:
+        """Return the identity of the client that sent the token. Raises Forbidden."""
+        if token is not None and len(token) > MAX_TOKEN_CHARS:
+            raise Forbidden(f"a token in a handshake has at most {MAX_TOKEN_CHARS} characters")
+        try:
+            return self._authenticator.identify(token)
+        except PollcastError as error:
+            raise Forbidden(error.detail) from None
+
+
+def _parameters(query: bytes) -> tuple[str | None, str | None]:
+    """Return the values of `vsn` and `token` in a raw query; the last one of each counts."""
+    if query == PLAIN_QUERY:
+        return phoenix.VSN, None
+    found = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+    return found.get("vsn"), found.get("token")
