@@ -1,4 +1,4 @@
-"""What a process knows of etcd's history, and how it notices that etcd has lost its data. Pure.
+"""The history of etcd as a process knows it, by which it notices that etcd has lost its data. Pure.
 
 etcd is linearizable, so its revisions only grow, and what it once held at a revision it holds there for ever. It has
 lost its data, and a new **incarnation** begins, when
@@ -40,7 +40,7 @@ class Witness(NamedTuple):
 
 
 class History:
-    """What is known of etcd's history: `cluster_id` (0 until etcd has answered once), the highest `revision` of a
+    """The known part of etcd's history: `cluster_id` (0 until etcd has answered once), the highest `revision` of a
     linearizable answer or an event, the highest revision `heard` in any answer, and the number of this
     `incarnation`."""
 
