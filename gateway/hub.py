@@ -213,8 +213,7 @@ class Hub:
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _retain(self, live: LiveTopic) -> None:
-        """Keep a topic without clients within the budget: others may have to be forgotten for it, or the topic itself.
-        """
+        """Keep a topic without clients within the budget, for which others or the topic itself may be forgotten."""
         for canonical in self.retained.put(live.topic.canonical, live.history.size):
             self._forget(self.topics[canonical])
 

@@ -24,6 +24,7 @@ from pollcast.gateway.demand import Demand
 from pollcast.gateway.door import Doorkeeper
 from pollcast.gateway.entrance import Entrance
 from pollcast.gateway.etcd_view import EtcdView, PollerAddresses
+from pollcast.gateway.event_stream import EventStreams
 from pollcast.gateway.gauges import GatewayGauges
 from pollcast.gateway.http import GatewayApp
 from pollcast.gateway.hub import Hub
@@ -78,6 +79,7 @@ class Core:
         addresses = PollerAddresses(self.failure_detector)
         self.hub = Hub(settings, self.demand, self.presences, addresses.suspect)
         self.sockets = Sockets(self.hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
+        self.streams = EventStreams(self.hub)
         self.cluster = ClusterOverview(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog)
         self.view = EtcdView(etcd, keys, self.hub, self.cluster, addresses, self.members.mirror, self._start_afresh)
 
@@ -104,6 +106,7 @@ class Core:
             self.hub.coordination_reached = self.view.healthy
             self.hub.sweep(time.monotonic())
             self.sockets.sweep(time.monotonic(), time.time())
+            self.streams.sweep(time.monotonic())
             trimmer.sweep(self.hub.retained.forgotten_bytes, time.monotonic())
             await asyncio.sleep(SWEEP_SECONDS)
 
@@ -131,7 +134,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event, worker_folder: Pat
             entrance = Entrance(core.sockets, authenticator, origins, admission, readiness)
             door = Doorkeeper(SOCKET_PATH, entrance.admit, settings.max_frame)
             app = GatewayApp(
-                core.sockets, authenticator, origins, admission, readiness, page, core.cluster, workers
+                core.sockets, core.streams, authenticator, origins, admission, readiness, page, core.cluster, workers
             ).app()
             live = LiveQuery(core.hub, catalog, authenticator, readiness, core.presences, admission)
             reporting = Reporting(etcd, keys, settings, GatewayReport(settings.node, catalog, core.hub))

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -76,6 +76,10 @@ FULL: Final = Refusal(
 )
 
 
+CONNECTION: Final = "pollcast.connection"
+"""The name of the connection, a GuardedHttp, in an ASGI scope's `extensions`."""
+
+
 class Head(NamedTuple):
     """A request without its body, as it came; the names of its headers are in lower case."""
 
@@ -91,6 +95,9 @@ this one, its lobby, the request, and the bytes that came after it. It sets the 
 
 class GuardedHttp(HttpToolsProtocol):
     """uvicorn's HTTP protocol with a time limit and a size limit for each request."""
+
+    on_drained: Callable[[], None] | None = None
+    """Called when the peer has taken what was written, for an application that writes to the transport itself."""
 
     _check: asyncio.TimerHandle | None = None  # while the peer has not taken what was written: the next check
     _unsent = False  # True once an answer is complete, but not taken yet
@@ -141,6 +148,7 @@ class GuardedHttp(HttpToolsProtocol):
         if upgrades and self._upgrade is not None and _names_websocket(self.headers):
             self._upgrading = True
             return
+        cast(dict[str, Any], self.scope)["extensions"] = {CONNECTION: self}
         super().on_headers_complete()
         if self.parser.should_upgrade():  # the parser reads no body of such a request: what follows it is unknown
             self.cycle.keep_alive = False
@@ -187,6 +195,8 @@ class GuardedHttp(HttpToolsProtocol):
         if self.transport.is_closing():  # what is left may still never be taken
             return
         self._stop_watching()
+        if self.on_drained is not None:
+            self.on_drained()
         if self._unsent:
             self.on_response_complete()
 
@@ -194,6 +204,17 @@ class GuardedHttp(HttpToolsProtocol):
         """Close a connection on which no further request has come."""
         super().timeout_keep_alive_handler()
         self._watch()
+
+    # --- calls by an application that writes a streamed answer itself ------------------------------------------
+
+    @property
+    def blocked(self) -> bool:
+        """Whether nothing should be written now, because the peer has not taken what was written, or is gone."""
+        return bool(self.flow.write_paused) or self.transport.is_closing()
+
+    def write_chunk(self, chunk: bytes) -> None:
+        """Write a chunk (`chunk_of`) of the answer whose headers have been sent."""
+        self.transport.write(chunk)
 
     # --- calls by the lobby -----------------------------------------------------------------------------------
 
@@ -325,6 +346,11 @@ class GuardedHttp(HttpToolsProtocol):
         if not sending:
             self.transport.write(refusal.encode())
         Lingering(self.transport, self.connections, self._lobby)
+
+
+def chunk_of(data: bytes) -> bytes:
+    """Return data, not empty, as one chunk of an answer with `Transfer-Encoding: chunked`."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def _names_websocket(headers: list[tuple[bytes, bytes]]) -> bool:
