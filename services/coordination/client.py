@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
 import grpc.aio
@@ -71,6 +71,8 @@ class Etcd:
         endpoints = Endpoints.from_settings(settings)
         etcd = Etcd(endpoints, settings.namespace)
         works = {asyncio.create_task(work) for work in (etcd._stream.run(), endpoints.review())}
+        for work in works:
+            work.add_done_callback(_report)
         try:
             yield etcd
         finally:
@@ -325,6 +327,12 @@ class Etcd:
         self._stream.end_all(NewIncarnation())
         for callback in list(self._on_new_incarnation.values()):
             callback()
+
+
+def _report(work: asyncio.Task[NoReturn]) -> None:
+    """Log why a task has ended that should not have."""
+    if not work.cancelled():
+        log.error("a part of the client of etcd has failed", exc_info=work.exception())
 
 
 class Watches:

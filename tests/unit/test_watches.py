@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pollcast.services.coordination.history import History, holds, witness_requests
+from pollcast.services.coordination.watch_stream import PROGRESS_SECONDS, RENEW_SECONDS, STALL_SECONDS, Silence
 from pollcast.services.coordination.watches import WINDOW, Ended, Inbox, Message, Opened, Received, WatchTable
 from pollcast.services.errors import Compacted, EtcdRefused, NewIncarnation
 
@@ -238,6 +239,20 @@ async def test_all_watches_end_when_etcd_has_lost_its_data_and_a_crowded_inbox_h
     inbox.fail(KeyError("a bug"))
     with pytest.raises(RuntimeError):
         await inbox.take()
+
+
+def test_a_silent_stream_is_dead_when_it_was_asked_in_vain_although_etcd_has_moved_on() -> None:
+    silence = Silence(0.0, 7)
+    assert silence.due(answers=True) == PROGRESS_SECONDS
+    assert not silence.is_death(9)
+    silence.asked(10.0)
+    assert silence.due(answers=True) == 10.0 + STALL_SECONDS
+    assert silence.due(answers=False) == 10.0 + RENEW_SECONDS  # perhaps a proxy, which does not answer
+    assert not silence.is_death(7)
+    assert silence.is_death(8)
+    silence.broken(11.0, 8)
+    assert not silence.is_death(9)
+    assert silence.due(answers=True) == 11.0 + PROGRESS_SECONDS
 
 
 # --- the history of etcd ------------------------------------------------------------------------------------------
