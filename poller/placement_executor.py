@@ -112,9 +112,11 @@ class PlacementExecutor:
             for batch in left:
                 unknown.extend(await self._claim(batch))
 
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(min(CLAIMS_AT_ONCE, len(topics))):
-                tasks.create_task(claim_batches())
+        # No task group: in Python 3.11 one whose task fails leaves the surrounding task marked as being cancelled.
+        at_once = [claim_batches() for _ in range(min(CLAIMS_AT_ONCE, len(topics)))]
+        for error in await asyncio.gather(*at_once, return_exceptions=True):
+            if error is not None:
+                raise error
         return unknown
 
     async def _claim(self, topics: Sequence[str]) -> list[str]:

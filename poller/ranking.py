@@ -5,9 +5,10 @@ hashing: the order is the same in every process, and a poller that joins or leav
 others. The poller that ranks first claims a free topic at once, and each of the others waits RANK_WAIT_SECONDS longer
 than the one before it, so that pollers do not all claim every topic at once.
 
-`Ranking` counts for each bucket how many ready pollers rank before this one. A poller that joins or leaves costs one
-pass over the buckets, however many topics there are, and the rank of a topic costs one hash of its name, however many
-pollers there are. Times are arguments, in seconds on any one clock.
+`Ranking` counts for each bucket how many ready pollers rank before this one. A count is corrected when it is asked for,
+by the pollers that have joined or left since it was asked for last. So a change of the pollers costs nothing by itself,
+and a rank costs one hash of the topic's name otherwise, however many topics and pollers there are. Times are arguments,
+in seconds on any one clock.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import sys
 import zlib
 from array import array
 from collections.abc import Iterable
-from operator import add, ge, gt
 
 BUCKETS = 4096
 """Number of buckets of topics."""
@@ -60,7 +60,8 @@ class Ranking:
         self.me = me
         self.ready_since: dict[str, float] = {}  # ready poller → time since when it is ready
         self.pins: dict[str, str] = {}  # topic → the poller that should own it while that poller is ready
-        self._before = array("i", bytes(4 * BUCKETS))  # bucket → number of ready pollers that rank before `me`
+        self._changes: list[tuple[array[int], str, int]] = []  # weights and names of those that joined (1) or left (-1)
+        self._counts: dict[int, tuple[int, int]] = {}  # bucket → pollers before `me` after how many of the changes
 
     @property
     def alone(self) -> bool:
@@ -71,8 +72,11 @@ class Ranking:
         """Set the ready pollers, and return whether they are other ones than before."""
         before = self.ready_since
         self.ready_since = {poller: before.get(poller, now) for poller in pollers}
-        for poller in self.ready_since.keys() ^ before.keys():
-            self._count(poller, 1 if poller in self.ready_since else -1)
+        changed = (self.ready_since.keys() ^ before.keys()) - {self.me}
+        self._changes += [(weights(poller), poller, 1 if poller in self.ready_since else -1) for poller in changed]
+        if len(self._changes) > 2 * len(self.ready_since) + 64:  # counting from the beginning is less
+            self._changes = [(weights(poller), poller, 1) for poller in self.ready_since if poller != self.me]
+            self._counts.clear()
         return self.ready_since.keys() != before.keys()
 
     def ready_for(self, seconds: float, now: float) -> set[str]:
@@ -84,7 +88,7 @@ class Ranking:
 
         The poller that the topic is pinned to ranks first while it is ready.
         """
-        before = self._before[bucket(topic)]
+        before = self._count(bucket(topic))
         pinned = self.pins.get(topic)
         if pinned is None or (pinned not in self.ready_since and pinned != self.me):
             return before
@@ -96,8 +100,14 @@ class Ranking:
         """Return the seconds that `me` leaves the free topic to the pollers ranked before it."""
         return self.rank(topic) * RANK_WAIT_SECONDS
 
-    def _count(self, poller: str, change: int) -> None:
-        """Count or stop counting the poller in each bucket in which it ranks before `me`."""
-        if poller != self.me:
-            beats = map(ge if poller > self.me else gt, weights(poller), weights(self.me))
-            self._before = array("i", map(add, self._before, beats if change > 0 else map(int.__neg__, beats)))
+    def _count(self, at: int) -> int:
+        """Return the number of ready pollers that rank before `me` in the bucket."""
+        count, known = self._counts.get(at, (0, 0))
+        if known < len(self._changes):
+            me, mine = self.me, weights(self.me)[at]
+            for theirs, poller, change in self._changes[known:] if known else self._changes:
+                weight = theirs[at]
+                if weight > mine or (weight == mine and poller > me):
+                    count += change
+            self._counts[at] = count, len(self._changes)
+        return count

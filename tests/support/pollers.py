@@ -84,7 +84,7 @@ class SimulatedCluster:
         for name in names:
             lease = self._leases[name] = len(self._leases) + 1
             self.pollers[name] = SimulatedPoller(name, lease)
-            self._show_ready({*self._ready, name})
+        self._show_ready({*self._ready, *names})
 
     def own(self, name: str, *topics: str) -> None:
         """Let the poller own these topics, which have demand."""
@@ -137,7 +137,8 @@ class SimulatedCluster:
             poller.answers.append((at, self._claim(poller, topic)))
         for claim, target in steps.moves:
             poller.answers.append((at, self._hand_over(poller, claim, target)))
-        assert not steps.releases and not steps.surrenders
+        assert not steps.releases
+        assert not steps.surrenders
 
     def _mirror(self, poller: SimulatedPoller, until: int) -> None:
         while poller.shown < until:

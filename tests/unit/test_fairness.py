@@ -58,7 +58,7 @@ def test_thousands_of_topics_on_one_poller_are_spread_over_three_that_join_withi
 
 
 def test_two_hundred_pollers_of_which_half_join_late_end_even() -> None:
-    cluster = started(100, 12)
+    cluster = started(100, 6)
     for number in range(0, 100, 20):
         cluster.join(*(f"new{n}" for n in range(number, number + 20)))
         cluster.run(0.3)
