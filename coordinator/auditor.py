@@ -17,7 +17,7 @@ from pollcast.coordinator.audit import BREAKS, Finding, finds
 from pollcast.coordinator.view import View
 from pollcast.services.coordination.claims import delete_unchanged
 from pollcast.services.coordination.client import Etcd
-from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.mirror import KeptMirror
 from pollcast.services.process import logs
 
 log = logs.get_logger("audit")
@@ -54,7 +54,7 @@ class Ledger:
 class Auditor:
     """The auditor of one coordinator. `leads` returns whether this coordinator is the leader now."""
 
-    def __init__(self, etcd: Etcd, view: View, mirror: Mirror, leads: Callable[[], bool]) -> None:
+    def __init__(self, etcd: Etcd, view: View, mirror: KeptMirror[int], leads: Callable[[], bool]) -> None:
         self.ledger = Ledger()
         self._etcd = etcd
         self._view = view

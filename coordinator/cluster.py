@@ -24,7 +24,7 @@ from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.drain import request_drain
 from pollcast.services.coordination.keys import Keys
-from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.mirror import KeptMirror
 from pollcast.services.coordination.operations import KeyEvent
 from pollcast.services.errors import (
     Draining,
@@ -67,7 +67,8 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
 
     def __init__(self, etcd: Etcd, keys: Keys, catalog: Catalog | None) -> None:
         self.view = View(keys)
-        self.mirror = Mirror(etcd, f"{keys.namespace}/", self._etcd_changed)
+        # The view has what it needs of each key; the mirror needs to know only which revision of it was passed on.
+        self.mirror = KeptMirror(etcd, f"{keys.namespace}/", lambda kv: kv.mod_revision, self._etcd_changed)
         self._reports = ReportCollector(self.view, self._notify)
         self._etcd = etcd
         self._keys = keys

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 
-from pollcast.coordinator.ordered import Ordered
 from pollcast.coordinator.topicview import SEVERITY, TopicView
+from pollcast.services.ordered import Ordered
 
 SortKey = float | str
 
@@ -29,6 +29,8 @@ class Ranking:
 
     def __init__(self, column: str) -> None:
         self.column = column
+        self.users = 0
+        self.complete = False  # whether every topic was taken in once
         self._key_of = COLUMNS[column]
         self._keys: dict[str, SortKey] = {}
         self._order: Ordered[tuple[SortKey, str]] = Ordered()

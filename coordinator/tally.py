@@ -1,4 +1,4 @@
-"""What is counted over all topics, kept up to date per change: a pure core, a part of coordinator/view.py.
+"""Counts over all topics, kept up to date per change: a pure core, a part of coordinator/view.py.
 
 `count` compares what a topic contributes now with what it contributed before, so a change costs the same whatever the
 number of topics. The audit looks at the topics in `orphaned`, `idle`, `unheard` and `doubled` only.
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from pollcast.coordinator.ordered import Ordered
 from pollcast.coordinator.ranking import Ranking
 from pollcast.coordinator.topicview import TopicView
+from pollcast.services.ordered import Ordered
 
 
 class Contribution(NamedTuple):
-    """What one topic contributes to the tally."""
+    """The contribution of one topic to the tally."""
 
     listed: bool = False
     demanded: bool = False
@@ -64,14 +64,14 @@ class Tally:
         self.idle: set[str] = set()  # with an owner, without demand
         self.unheard: set[str] = set()
         self.doubled: set[str] = set()  # reported by several pollers
-        self.rankings: set[Ranking] = set()  # orders that somebody watches
+        self.rankings: dict[str, Ranking] = {}  # orders that somebody watches, by column
         self._counted: dict[str, Contribution] = {}
 
     def count(self, topic: TopicView) -> None:
         """Take in a topic that is new or has changed, or is about to be dropped because nothing is left of it."""
         name, now = topic.name, Contribution.of(topic)
         before = self._counted.get(name, NOTHING)
-        for ranking in self.rankings:
+        for ranking in self.rankings.values():
             ranking.update(topic)
         if now == before:
             return

@@ -21,6 +21,9 @@ Response = cluster_pb2.WatchClusterResponse
 TOP_SECONDS = 1.0
 """Time between two messages of a `TopWatch` that show changed topics or totals, in seconds."""
 
+KEPT_SECONDS = 30.0
+"""Time for which an order that nobody watches any more is kept up to date, in seconds: a new filter needs it again."""
+
 MAX_TOP = 1000
 """Maximum number of topics that a `TopWatch` shows."""
 
@@ -103,21 +106,31 @@ class TopWatch:
         self._limit = request.top
         self._reverse = request.reverse
         self._pattern = request.filter.lower()
+        self._column = column
         self._ranking = Ranking(column)
         self._nodes: dict[str, cluster_pb2.Node] = {}  # as they were sent
         self._topics: dict[str, cluster_pb2.TopicInfo] = {}
         self._totals: cluster_pb2.ClusterTotals | None = None
 
     async def __aenter__(self) -> TopWatch:
-        self._view.tally.rankings.add(self._ranking)
-        for number, topic in enumerate(list(self._view.topics.values())):
-            self._ranking.update(topic)
-            if number % SLICE == SLICE - 1:
-                await asyncio.sleep(0)
+        ranking = self._ranking = self._view.tally.rankings.setdefault(self._column, self._ranking)
+        ranking.users += 1
+        if not ranking.complete:
+            for number, name in enumerate(list(self._view.topics)):
+                if (topic := self._view.topics.get(name)) is not None:
+                    ranking.update(topic)
+                if number % SLICE == SLICE - 1:
+                    await asyncio.sleep(0)
+            ranking.complete = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._view.tally.rankings.discard(self._ranking)
+        self._ranking.users -= 1
+        asyncio.get_running_loop().call_later(KEPT_SECONDS, self._drop_unused)
+
+    def _drop_unused(self) -> None:
+        if not self._ranking.users and self._view.tally.rankings.get(self._column) is self._ranking:
+            del self._view.tally.rankings[self._column]
 
     @property
     def shown(self) -> list[str]:

@@ -5,7 +5,8 @@ get the very same bytes. There is usually one cohort per spelling. A second one 
 change of owner that left the result unchanged; the next change of the result merges the two.
 
 Nothing is written to a channel whose socket is congested, and nothing is queued for it. It falls behind: it leaves its
-cohort until its socket has drained, and then starts again from the present snapshot.
+cohort until its socket has drained, and then starts again from the present snapshot (gateway/backlog.py). Only a
+channel that joined with `since` and has not received all its steps yet goes on with them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from pollcast.gateway import phoenix
+from pollcast.gateway.backlog import PRESENCE, RESULT
 from pollcast.gateway.history import Entry, History
 from pollcast.gateway.outbound_frames import Framed
 from pollcast.gateway.status import Status
@@ -40,19 +42,24 @@ class Outlet(Protocol):
 class Subscriber(Protocol):
     """One join of a topic.
 
-    The audience sets `cohort`, which is None while the channel waits for a result and while it is behind.
+    The audience sets `cohort`, which is None while the channel waits for a result and while it lacks one. `behind` is
+    the sum of the parts of its state (gateway/backlog.py) that it missed.
     """
 
     spelling: bytes
     deltas: bool
     cohort: Cohort | None
+    behind: int
 
     @property
     def wire(self) -> Outlet:
         """The outlet of its socket."""
 
-    def fell_behind(self) -> None:
-        """Notice that it missed a message: call `Audience.catch_up` once the socket has drained."""
+    def fell_behind(self, part: int) -> None:
+        """Notice that it missed a message of this part of its state: send it the part once the socket has drained.
+
+        `Audience.catch_up` sends the part RESULT.
+        """
 
 
 class Cohort:
@@ -94,6 +101,7 @@ class Audience:
         "_cohorts",
         "_history",
         "_last_status",
+        "_reached",
         "_ready",
         "_ready_for",
         "_traffic",
@@ -110,6 +118,7 @@ class Audience:
         self._ready_for: Version | None = None
         self._waiting: dict[Subscriber, Version | None] = {}  # the channels that wait for a result, with their `since`
         self._last_status: dict[Subscriber, Status] = {}  # the status known to each channel that missed a later one
+        self._reached: dict[Subscriber, Version] = {}  # of each channel that is behind with the steps since its join
         self.channels: set[Subscriber] = set()
         self.serving = False
 
@@ -126,6 +135,7 @@ class Audience:
         self.channels.discard(channel)
         self._waiting.pop(channel, None)
         self._last_status.pop(channel, None)
+        self._reached.pop(channel, None)
         self._leave_cohort(channel)
         if not self.channels:
             self._ready.clear()
@@ -158,8 +168,30 @@ class Audience:
                     self._send(group, cohort, b"snapshot", framed)
             self._merge(group, entry.version)
 
-    def broadcast(self, event: bytes, payload: bytes) -> list[Subscriber]:
-        """Push a message to every channel, encoded once per spelling; return the channels that missed it."""
+    def broadcast_presence(self, event: bytes, payload: bytes) -> None:
+        """Push an event of the presence list to every channel, encoded once per spelling."""
+        self._broadcast(event, payload, PRESENCE)
+
+    def broadcast_status(self, status: Status, before: Status) -> None:
+        """Push a new status; `before` is the one that the channels know."""
+        for channel in self._broadcast(b"status", status.payload(), RESULT):
+            self._last_status.setdefault(channel, before)
+
+    def catch_up(self, channel: Subscriber, status: Status) -> None:
+        """Send a channel whose socket has drained the status, if it knows another one, and the present snapshot."""
+        known = self._last_status.pop(channel, status)
+        if not known.same_as(status):
+            channel.wire.write(Framed(phoenix.push(channel.spelling, b"status", status.payload())).plain)
+        since = self._reached.pop(channel, None)
+        if self.serving:
+            self._bring(channel, since)
+        else:
+            self._waiting.setdefault(channel, since)
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _broadcast(self, event: bytes, payload: bytes, part: int) -> list[Subscriber]:
+        """Push a message of one part of the state to every channel; return the channels that missed it."""
         frames: dict[bytes, Framed] = {}
         missed: list[Subscriber] = []
         messages = size = 0
@@ -168,45 +200,37 @@ class Audience:
             if framed is None:
                 framed = frames[channel.spelling] = Framed(phoenix.push(channel.spelling, event, payload))
             wire = channel.wire
-            if wire.blocked:
+            if wire.blocked or channel.behind & part:
                 missed.append(channel)
-                self._leave_behind(channel)
             else:
                 ready = framed.ready(wire.deflates)
                 wire.write(ready)
                 messages += 1
                 size += len(ready)
+        for channel in missed:
+            self._leave_behind(channel, part)
         self._traffic.count(event, messages, size)
         return missed
 
-    def broadcast_status(self, status: Status, before: Status) -> None:
-        """Push a new status; `before` is the one that the channels know."""
-        for channel in self.broadcast(b"status", status.payload()):
-            self._last_status.setdefault(channel, before)
-
-    def catch_up(self, channel: Subscriber, status: Status) -> None:
-        """Send a channel whose socket has drained the status, if it knows another one, and the present snapshot."""
-        self._leave_cohort(channel)  # `serve` may have put it into one meanwhile
-        known = self._last_status.pop(channel, status)
-        if not known.same_as(status):
-            channel.wire.write(Framed(phoenix.push(channel.spelling, b"status", status.payload())).plain)
-        if self.serving:
-            self._bring(channel, None)
-        else:
-            self._waiting[channel] = None
-
-    # --- inside -----------------------------------------------------------------------------------------------
-
     def _bring(self, channel: Subscriber, since: Version | None) -> None:
-        wire = channel.wire
-        if wire.blocked:
-            self._leave_behind(channel)
+        """Bring a channel from `since` to the present result, as far as its socket takes it."""
+        if channel.behind & RESULT:  # it waited for a result and missed a status meanwhile: it gets both later
+            if since is not None:
+                self._reached[channel] = since
             return
         catch_up = self._catch_up(channel.spelling, since, channel.deltas)
-        for framed in catch_up.frames:
+        wire = channel.wire
+        reached = since if catch_up.event != b"snapshot" else None
+        for framed, version in catch_up.frames:
+            if wire.blocked:
+                if reached is not None:
+                    self._reached[channel] = reached
+                self._leave_behind(channel, RESULT)
+                return
             ready = framed.ready(wire.deflates)
             wire.write(ready)
             self._traffic.count(catch_up.event, 1, len(ready))
+            reached = version
         self._enter_cohort(channel, catch_up.to)
 
     def _catch_up(self, spelling: bytes, since: Version | None, with_deltas: bool) -> CatchUp:
@@ -223,14 +247,14 @@ class Audience:
         if catch_up is not None:
             return catch_up
         if since is None or steps is None:
-            catch_up = CatchUp(b"snapshot", [self._snapshot(spelling)], present.version)
+            catch_up = CatchUp(b"snapshot", [(self._snapshot(spelling), present.version)], present.version)
         elif not steps:  # the same result, which the client goes on knowing by its own version
             return CatchUp(b"", [], since)
         else:
             frames = []
             at = since
             for entry in steps:
-                frames.append(Framed(phoenix.push(spelling, b"delta", entry.payload(at))))
+                frames.append((Framed(phoenix.push(spelling, b"delta", entry.payload(at))), entry.version))
                 at = entry.version
             catch_up = CatchUp(b"delta", frames, at)
         if len(self._ready) >= MAX_READY:
@@ -254,11 +278,12 @@ class Audience:
         served = len(cohort.members) - len(behind)
         self._traffic.count(event, served, served * len(ready))
         for wire in behind:
-            self._leave_behind(cohort.members[wire])
+            self._leave_behind(cohort.members[wire], RESULT)
 
-    def _leave_behind(self, channel: Subscriber) -> None:
-        self._leave_cohort(channel)
-        channel.fell_behind()
+    def _leave_behind(self, channel: Subscriber, part: int) -> None:
+        if part == RESULT:
+            self._leave_cohort(channel)
+        channel.fell_behind(part)
 
     def _enter_cohort(self, channel: Subscriber, version: Version) -> None:
         cohorts = self._cohorts.setdefault(_group(channel), [])
@@ -298,11 +323,14 @@ class Audience:
 
 
 class CatchUp:
-    """The encoded messages that bring a client to a result, and the version by which it then knows the result."""
+    """The encoded messages that bring a client to a result, and the version by which it then knows the result.
+
+    Each message stands beside the version that it leads to.
+    """
 
     __slots__ = ("event", "frames", "to")
 
-    def __init__(self, event: bytes, frames: list[Framed], to: Version) -> None:
+    def __init__(self, event: bytes, frames: list[tuple[Framed, Version]], to: Version) -> None:
         self.event = event
         self.frames = frames
         self.to = to

@@ -8,6 +8,7 @@ etcd.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import orjson
 
 from pollcast.gateway import phoenix
 from pollcast.gateway.audience import Cohort
+from pollcast.gateway.backlog import PRESENCE, RESULT, Backlog
 from pollcast.gateway.close_codes import INVALID_MESSAGE
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Identity
@@ -25,6 +27,7 @@ from pollcast.gateway.phoenix import Malformed, Message, Ref
 from pollcast.gateway.presence_request import PresenceRequest
 from pollcast.gateway.roster import Member
 from pollcast.gateway.topic import LiveTopic
+from pollcast.gateway.topic_memo import TopicMemo
 from pollcast.gateway.wire import Wire
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
@@ -37,6 +40,7 @@ from pollcast.services.errors import (
     UnknownEvent,
     UnknownQuery,
 )
+from pollcast.services.serving.progress import Patience
 
 
 class SocketCounts:
@@ -61,6 +65,7 @@ class SocketContext:
 
     hub: Hub
     catalog: Catalog
+    topics: TopicMemo
     limits: Limits
     identify: Callable[[str], Identity]
     now: Callable[[], float]
@@ -71,7 +76,7 @@ class SocketContext:
 class Channel:
     """One join of one socket: the subscriber that a topic's audience and presence list write to."""
 
-    __slots__ = ("cohort", "deltas", "join_ref", "live", "member", "socket", "spelling", "wire")
+    __slots__ = ("behind", "cohort", "deltas", "join_ref", "live", "member", "socket", "spelling", "wire")
 
     def __init__(self, socket: Socket, live: LiveTopic, spelling: bytes, join_ref: Ref, deltas: bool) -> None:
         self.socket = socket
@@ -81,42 +86,53 @@ class Channel:
         self.join_ref = join_ref
         self.deltas = deltas
         self.cohort: Cohort | None = None
+        self.behind = 0
         self.member: Member | None = None
 
-    def write(self, frames: bytes) -> None:
-        """Write frames that are part of the state which a channel gets when it catches up.
-
-        A channel whose socket is congested gets the whole state later instead.
-        """
+    def write_presence(self, frames: bytes) -> None:
+        """Write the presence list as ready frames, or record that the channel lacks it."""
         if self.wire.blocked:
-            self.fell_behind()
+            self.fell_behind(PRESENCE)
         else:
             self.wire.write(frames)
 
-    def fell_behind(self) -> None:
-        """Record that the channel missed a message because its socket is congested."""
-        self.socket.fell_behind(self)
+    def fell_behind(self, part: int) -> None:
+        """Record that the channel lacks a part of its state (gateway/backlog.py), because its socket is congested."""
+        self.socket.fell_behind(self, part)
+
+    def catch_up(self, part: int) -> None:
+        """Send the channel a part of its present state."""
+        if part == RESULT:
+            self.live.audience.catch_up(self, self.live.status)
+        elif self.live.presence is not None:
+            self.live.presence.send_state(self)
 
 
 class Socket:
     """One client's connection (a `pollcast.gateway.wire.Receiver`) with its channels by spelling and its identity.
 
-    `last_heard` and `congested_since` are monotonic seconds, for `pollcast.gateway.sockets`.
+    `last_heard` (monotonic seconds) and `patience`, which it has while it is congested, are for
+    `pollcast.gateway.sockets`.
     """
 
-    __slots__ = ("_behind", "_bucket", "_context", "channels", "congested_since", "identity", "last_heard", "wire")
+    __slots__ = ("_backlog", "_bucket", "_context", "channels", "identity", "last_heard", "patience", "wire")
 
     def __init__(self, wire: Wire, identity: Identity, context: SocketContext) -> None:
         self.wire = wire
         self.identity = identity
         self.channels: dict[str, Channel] = {}
         self.last_heard = context.now()
-        self.congested_since: float | None = None
+        self.patience: Patience | None = None
         self._context = context
         self._bucket: Bucket | None = None
-        self._behind: set[Channel] | None = None
+        self._backlog: Backlog[Channel] | None = None  # None while no channel is behind
 
     # --- calls by the wire ------------------------------------------------------------------------------------
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether the client has ever asked to join a topic."""
+        return self._bucket is not None
 
     def received(self, text: bytes | bytearray | memoryview) -> None:
         """Handle a message; close the socket when it is malformed."""
@@ -139,17 +155,10 @@ class Socket:
         self.last_heard = self._context.now()
 
     def drained(self) -> None:
-        """Bring the channels that missed a message up to date."""
-        self.congested_since = None
+        """Begin to bring the channels that missed a message up to date."""
+        self.patience = None
         self.last_heard = self._context.now()  # its silence proves nothing: the gateway did not read from it
-        behind, self._behind = self._behind, None
-        for channel in behind or ():
-            if self.wire.blocked:
-                self.fell_behind(channel)
-            else:
-                channel.live.audience.catch_up(channel, channel.live.status)
-                if channel.live.presence is not None:
-                    channel.live.presence.send_state(channel)
+        self._catch_up()
 
     def closed(self) -> None:
         """Take all channels off their topics, because the connection is gone."""
@@ -158,14 +167,29 @@ class Socket:
         self.channels.clear()
         self._context.on_closed(self)
 
-    def fell_behind(self, channel: Channel) -> None:
+    def fell_behind(self, channel: Channel, part: int) -> None:
         """Remember to bring the channel up to date once this socket has drained."""
         if self.wire.closing:
             return
-        if self._behind is None:
-            self._behind = set()
+        if self._backlog is None:
+            self._backlog = Backlog()
             self._context.counts.slow += 1
-        self._behind.add(channel)
+        self._backlog.add(channel, part)
+
+    def _catch_up(self) -> None:
+        """Send what channels lack, one message at a time, until the socket is congested or this turn's time is over."""
+        turns = self.wire.turns
+        with self.wire.outbox:
+            while (backlog := self._backlog) is not None and not self.wire.blocked:
+                started = time.perf_counter()
+                channel, part = backlog.pop()
+                channel.catch_up(part)
+                if not backlog:
+                    self._backlog = None
+                turns.spend(time.perf_counter() - started)
+                if self._backlog is not None and not turns.open:
+                    turns.later(self._catch_up)
+                    break
 
     # --- messages ---------------------------------------------------------------------------------------------
 
@@ -207,18 +231,14 @@ class Socket:
             self._send(phoenix.reply_error(message, phoenix.quote(message.topic), error.reason, error.detail))
 
     def _join(self, message: Message) -> None:
-        now = self._context.now()
-        if self._bucket is None:
-            self._bucket = Bucket(self._context.limits.join_rate, now)
-        if not self._bucket.take(now):
-            raise TooManyJoins(f"at most {self._context.limits.join_rate:g} joins a second on one socket: join later")
+        now = self._take_token()
         old = self.channels.get(message.topic)
         if old is None and len(self.channels) >= self._context.limits.max_topics:
             raise TooManyTopics(f"at most {self._context.limits.max_topics} topics on one socket: leave some first")
         payload = JoinPayload.parse(message.payload)
         if not message.topic.startswith(topics.PREFIX):
             raise UnknownQuery(f"topics start with {topics.PREFIX!r}, as in 'live:<query>'")
-        topic = topics.parse(message.topic, self._context.catalog, self.identity.values)
+        topic = self._context.topics.parse(message.topic, self.identity.values)
         topics.check_roles(topic.query, self.identity.roles)
         request = PresenceRequest.of(topic, payload.presence, self.identity)
         spelling = phoenix.quote(message.topic)
@@ -256,6 +276,7 @@ class Socket:
         self._send(phoenix.close(channel.join_ref, channel.spelling))
 
     def _renew(self, message: Message, channel: Channel) -> None:
+        self._take_token()
         token = message.payload.get("token") if isinstance(message.payload, dict) else None
         if not isinstance(token, str):
             raise InvalidPayload('the payload must be {"token": "…"}')
@@ -263,7 +284,7 @@ class Socket:
         if renewed.subject != self.identity.subject:
             raise Forbidden("the new token belongs to another subject: open a new connection")
         for spelling, joined in self.channels.items():
-            topic = topics.parse(spelling, self._context.catalog, renewed.values)
+            topic = self._context.topics.parse(spelling, renewed.values)
             topics.check_roles(topic.query, renewed.roles)
             if topic.canonical != joined.live.topic.canonical:
                 raise Forbidden("the new token binds a joined topic to other values: open a new connection")
@@ -271,6 +292,7 @@ class Socket:
         self._send(phoenix.reply(message, channel.spelling, b"ok"))
 
     def _presence(self, message: Message, channel: Channel) -> None:
+        self._take_token()
         payload = message.payload if message.payload is not None else {}
         if not isinstance(payload, dict) or not isinstance(payload.get("meta"), dict):
             raise InvalidPayload('the payload must be {"meta": {…}}')
@@ -281,12 +303,24 @@ class Socket:
     def _part(self, channel: Channel, *, broken: bool = False) -> None:
         """Take the channel off its topic. With `broken`, its socket is gone, and its client may come back."""
         channel.live.spellings.remove(channel.spelling)
-        if self._behind is not None:
-            self._behind.discard(channel)
+        if self._backlog is not None:
+            self._backlog.discard(channel)
+            if not self._backlog:
+                self._backlog = None
         if channel.live.presence is not None:
             (channel.live.presence.depart if broken else channel.live.presence.leave)(channel)
         channel.live.audience.leave(channel)
         self._context.hub.leave(channel.live, self._context.now())
+
+    def _take_token(self) -> float:
+        """Count a message that costs more than its answer; return the time. Raises TooManyJoins beyond the limit."""
+        now = self._context.now()
+        if self._bucket is None:
+            self._bucket = Bucket(self._context.limits.join_rate, now)
+        if not self._bucket.take(now):
+            most = f"{self._context.limits.join_rate:g}"
+            raise TooManyJoins(f"at most {most} joins, presence and access_token events a second on one socket")
+        return now
 
     def _send(self, message: bytes) -> None:
         self.wire.write(frame(message))

@@ -1,9 +1,10 @@
 """The cluster as the page shows it: `GET /api/cluster`. It is made for that page; programs should use the gRPC API.
 
-Nodes and owners come from the mirrors of etcd that the gateway has anyway. Numbers of clients and polls come from each
-node's metrics, which are read when a client asks, at most once in GATHER_SECONDS whatever the number of clients. A node
-that does not answer in a second is shown without figures. With tokens required, the answer omits the parameters of
-topics and the queries that the token's roles do not allow.
+Nodes come from a mirror of their keys, and the topics that are listed are those of this gateway, at most MAX_TOPICS.
+Numbers of topics, clients and polls come from each node's metrics, which are read when a client asks, at most once in
+GATHER_SECONDS whatever the number of clients. So an answer costs the same whatever the number of topics. A node that
+does not answer in a second is shown without figures. With tokens required, the answer omits the parameters of topics
+and the queries that the token's roles do not allow.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pollcast.services.clock import now_rfc3339
 from pollcast.services.coordination.keys import NodeRecord
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.errors import PollcastError
+from pollcast.services.ordered import Ordered
 from pollcast.services.process.settings import GatewaySettings
 
 GATHER_SECONDS = 0.9
@@ -40,7 +42,8 @@ SOCKETS = "pollcast_gateway_sockets"
 SUBSCRIPTIONS = "pollcast_gateway_subscriptions"
 POLLS = "pollcast_poller_polls_total"
 STATEMENTS = "pollcast_poller_statements_total"
-METRICS = (SOCKETS, SUBSCRIPTIONS, POLLS, STATEMENTS)
+OWNED = "pollcast_poller_owned_topics"
+METRICS = (SOCKETS, SUBSCRIPTIONS, POLLS, STATEMENTS, OWNED)
 """Names of the metrics that are read from each node."""
 
 
@@ -63,17 +66,19 @@ class NodeFigures:
 class ClusterOverview:
     """The cluster as this gateway sees it.
 
-    Run `nodes` as long as the gateway runs, and call `owned` for every change of an owner. `owners` is the hub's
-    mapping of canonical topics to their owners.
+    Run `nodes` as long as the gateway runs, and call `owned` for every change of the owner of a topic that is kept
+    here, and `forget` when it is kept no more.
     """
 
-    def __init__(self, nodes: Mirror, settings: GatewaySettings, catalog: Catalog, owners: Mapping[str, Owner]) -> None:
+    def __init__(self, nodes: Mirror, settings: GatewaySettings, catalog: Catalog) -> None:
         self.nodes = nodes
         self._takeovers = Takeovers()
         self._node = settings.node
         self._hides_parameters = settings.tokens_required
         self._catalog = catalog
-        self._owners = owners
+        self._owners: dict[str, str] = {}  # node names, by topic
+        self._names: Ordered[str] = Ordered()  # of the topics with an owner
+        self._queries: Counter[tuple[str, str]] = Counter()  # their number, by query and owner
         self._figures: dict[str, NodeFigures] = {}
         self._gathered = float("-inf")
         self._gathering = asyncio.Lock()
@@ -81,6 +86,12 @@ class ClusterOverview:
     def owned(self, topic: str, owner: Owner | None, now: float) -> None:
         """Record that the topic has another owner, or none, since `now` (monotonic seconds)."""
         self._takeovers.owned(topic, owner.node if owner is not None else None, now, now_rfc3339())
+        self._set_owner(topic, owner.node if owner is not None else None)
+
+    def forget(self, topic: str) -> None:
+        """Forget a topic that is not kept any more."""
+        self._takeovers.forget(topic)
+        self._set_owner(topic, None)
 
     @property
     def takeovers(self) -> int:
@@ -94,13 +105,12 @@ class ClusterOverview:
             if time.monotonic() - self._gathered >= GATHER_SECONDS:
                 await self._gather(records)
                 self._gathered = time.monotonic()
-        owned = Counter(owner.node for owner in self._owners.values())
-        nodes = [self._public(record, owned) for record in records]
+        nodes = [self._public(record) for record in records]
         return {
             "gateway": self._node,
             "nodes": nodes,
             "topics": self._topics(identity),
-            "topics_total": len(self._owners),
+            "topics_total": round(_sum(nodes, "topics") or 0),
             "polls_per_second": _sum(nodes, "polls_per_second"),
             "statements_per_second": _sum(nodes, "statements_per_second"),
             "subscriptions": round(_sum(nodes, "subscriptions") or 0),
@@ -137,7 +147,7 @@ class ClusterOverview:
             if found is not None
         }
 
-    def _public(self, record: NodeRecord, owned: Mapping[str, int]) -> dict[str, Any]:
+    def _public(self, record: NodeRecord) -> dict[str, Any]:
         figures = self._figures.get(record.node)
         gateway, poller = record.role == "gateway", record.role == "poller"
         return {
@@ -149,21 +159,32 @@ class ClusterOverview:
             "version": record.version,
             "clients": round(figures.totals[SOCKETS]) if figures is not None and gateway else None,
             "subscriptions": round(figures.totals[SUBSCRIPTIONS]) if figures is not None and gateway else None,
-            "topics": owned.get(record.node, 0) if poller else None,
+            "topics": round(figures.totals[OWNED]) if figures is not None and poller else None,
             "polls_per_second": figures.rate(POLLS) if figures is not None and poller else None,
             "statements_per_second": figures.rate(STATEMENTS) if figures is not None and poller else None,
         }
 
+    def _set_owner(self, topic: str, owner: str | None) -> None:
+        query = topic.partition("?")[0]
+        before = self._owners.pop(topic, None)
+        if before is not None:
+            self._names.remove(topic)
+            self._queries[query, before] -= 1
+            if not self._queries[query, before]:
+                del self._queries[query, before]
+        if owner is not None:
+            self._owners[topic] = owner
+            self._names.add(topic)
+            self._queries[query, owner] += 1
+
     def _topics(self, identity: Identity) -> list[dict[str, str]]:
-        counted: Counter[tuple[str, str]] = Counter()
-        for topic, owner in self._owners.items():
-            spelling = self._spelling(topic, identity)
-            if spelling is not None:
-                counted[spelling, owner.node] += 1
+        if not self._hides_parameters:
+            return [{"topic": name, "owner": self._owners[name]} for name in self._names.after("", MAX_TOPICS)]
         return [
-            {"topic": spelling if number == 1 else f"{spelling} ({number} topics)", "owner": owner}
-            for (spelling, owner), number in sorted(counted.items())[:MAX_TOPICS]
-        ]
+            {"topic": query if number == 1 else f"{query} ({number} topics)", "owner": owner}
+            for (query, owner), number in sorted(self._queries.items())
+            if self._spelling(query, identity) is not None
+        ][:MAX_TOPICS]
 
     def _spelling(self, topic: str, identity: Identity) -> str | None:
         """Return the part of a topic's name that this client may see, None when it may see nothing."""

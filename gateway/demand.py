@@ -1,4 +1,7 @@
-"""Demand in etcd: one key for each topic that has clients on this gateway (docs/reference/etcd.md#demand)."""
+"""Demand in etcd: one key for each topic that has clients on this gateway (docs/reference/etcd.md#demand).
+
+The gateway follows its own keys only, so that it notices when somebody deletes or overwrites one.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,7 @@ from pollcast.services import clock
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.desired_keys import DesiredKeys
 from pollcast.services.coordination.keys import DemandRecord, Keys
-from pollcast.services.coordination.mirror import Mirror
-from pollcast.services.coordination.operations import KeyEvent
+from pollcast.services.coordination.selection import Selection
 from pollcast.services.coordination.session import Session
 
 
@@ -55,15 +57,16 @@ class Demand:
 
     async def run(self, session: Session) -> NoReturn:
         """Write the demand on the session's lease. Raises LeaseLost when etcd has ended the session."""
-        mirror = Mirror(self._etcd, self._keys.demands(), self._changed, on_listed=self._desired.listed)
+        suffix = f"/{self._gateway}"
+        own = Selection(
+            self._etcd,
+            self._keys.demands(),
+            lambda key: key.endswith(suffix),
+            lambda: self._desired.wanted,
+            self._desired.changed,
+            on_listed=self._desired.listed,
+        )
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(mirror.run(), name="mirror of demand")
-            await self._desired.run(session, mirror)
+            tasks.create_task(own.run(), name="own demand keys")
+            await self._desired.run(session, own)
         raise AssertionError("unreachable")
-
-    def _changed(self, events: list[KeyEvent]) -> None:
-        self._desired.changed(event for event in events if self._is_ours(event.kv.key))
-
-    def _is_ours(self, key: str) -> bool:
-        parsed = self._keys.parse_demand(key)
-        return parsed is not None and parsed[1] == self._gateway

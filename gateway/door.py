@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -23,10 +22,11 @@ import httptools
 from pollcast.gateway import handshake
 from pollcast.gateway.frame_parsers import parser_pool
 from pollcast.gateway.handshake import BadHandshake, Offer
+from pollcast.gateway.request_head import HeadReader
 from pollcast.gateway.turns import Turns
 from pollcast.gateway.wire import Receiver, Wire
 from pollcast.services.errors import PollcastError
-from pollcast.services.serving.http_guard import FULL, HEAD_END, MAX_REQUEST_BYTES, REQUEST_SECONDS, GuardedHttp, Head
+from pollcast.services.serving.http_guard import FULL, REQUEST_SECONDS, GuardedHttp, Head
 from pollcast.services.serving.lobby import REFUSALS, Lingering, Lobby
 
 Admit = Callable[[Offer], Callable[[Wire], Receiver]]
@@ -47,15 +47,21 @@ class Doorkeeper:
     """
 
     def __init__(self, path: str, admit: Admit, max_frame: int) -> None:
-        self.path = path.encode()
+        self._path = path.encode()
         self._admit = admit
-        self._max_frame = max_frame
-        self.start = b"GET %b" % self.path
-        """The beginning of a handshake's first line."""
+        self._pools = {inflates: parser_pool(max_frame, inflates) for inflates in (False, True)}
+        self._turns: Turns | None = None  # of the server's loop, once it serves
+        self.target = b"%b?" % self._path
+        """The beginning of a handshake's target; its query follows."""
+        self.start = b"GET %b" % self.target
+        """The beginning of a handshake."""
+        self.reader = HeadReader()
 
     def __call__(self, *, lobby: Lobby, **uvicorn: Any) -> Door:
         """Return the protocol of a new connection. `uvicorn` has the arguments of HttpToolsProtocol."""
-        return Door(self, lobby, uvicorn, Turns.of(asyncio.get_running_loop()))
+        if self._turns is None:
+            self._turns = Turns.of(asyncio.get_running_loop())
+        return Door(self, lobby, uvicorn, self._turns)
 
     def upgrade(
         self, transport: asyncio.Transport, connections: set[Any], lobby: Lobby, head: Head, rest: bytes
@@ -69,8 +75,8 @@ class Doorkeeper:
                 raise BadHandshake("a WebSocket handshake is a GET request")
             url = httptools.parse_url(head.target)
             headers = handshake.merged(head.headers)
-            if unquote_to_bytes(url.path or b"") != self.path:
-                raise NotFound(f"WebSockets are served on {self.path.decode()}")
+            if unquote_to_bytes(url.path or b"") != self._path:
+                raise NotFound(f"WebSockets are served on {self._path.decode()}")
             self.open(transport, connections, url.query or b"", headers, rest)
         except PollcastError as error:
             refuse(transport, connections, lobby, error)
@@ -90,9 +96,8 @@ class Doorkeeper:
         negotiated = handshake.negotiate(offer.extensions)
         make_receiver = self._admit(offer)
         transport.write(handshake.accept(offer, negotiated))
-        pool = parser_pool(self._max_frame, negotiated.inflates)
-        loop = asyncio.get_running_loop()
-        wire = Wire(transport, loop, connections, pool, None, negotiated.deflates, make_receiver)
+        pool = self._pools[negotiated.inflates]
+        wire = Wire(transport, asyncio.get_running_loop(), connections, pool, None, negotiated.deflates, make_receiver)
         connections.add(wire)
         transport.set_protocol(wire)
         if rest:
@@ -162,43 +167,17 @@ class Door(asyncio.Protocol):
 
     def _enter(self, data: bytes) -> None:
         """Answer a plain handshake, and leave anything else to HTTP."""
-        plain = self._plain(data) if data.startswith(self._keeper.start) else None
-        if plain is None:
+        keeper = self._keeper
+        head = keeper.reader.read(data) if data.startswith(keeper.start) else None
+        if head is None or not head.target.startswith(keeper.target) or b"#" in head.target:
             self._hand_over().data_received(data)
             return
-        query, headers, rest = plain
         self._leave()
         try:
-            self._keeper.open(self._transport, self._connections, query, headers, rest)
+            query = head.target[len(keeper.target) :]
+            keeper.open(self._transport, self._connections, query, head.headers, head.rest)
         except PollcastError as error:
             refuse(self._transport, self._connections, self._lobby, error)
-
-    def _plain(self, data: bytes) -> tuple[bytes, dict[bytes, bytes], bytes] | None:
-        """Return the query, the headers and the rest of a handshake that needs no second look, else None."""
-        end = data.find(HEAD_END)
-        if not 0 < end < MAX_REQUEST_BYTES:
-            return None
-        found: dict[bytes, bytes] = {}
-        targets: list[bytes] = []
-        listener = SimpleNamespace(on_header=found.__setitem__, on_url=targets.append)
-        parser = httptools.HttpRequestParser(listener)
-        try:
-            parser.feed_data(data[: end + len(HEAD_END)])
-            return None
-        except httptools.HttpParserUpgrade:
-            pass
-        except httptools.HttpParserError:
-            return None
-        headers = {name.lower(): value for name, value in found.items()}
-        path, _, query = b"".join(targets).partition(b"?")
-        plain = (
-            len(headers) == data.count(b"\r\n", 0, end)  # no header comes twice
-            and path == self._keeper.path
-            and b"#" not in query
-            and parser.get_http_version() == "1.1"
-            and headers.get(b"upgrade", b"").lower() == b"websocket"
-        )
-        return (query, headers, data[end + len(HEAD_END) :]) if plain else None
 
     def _hand_over(self) -> PacedHttp:
         """Make HTTP the connection's protocol, and return it."""

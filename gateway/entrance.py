@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from urllib.parse import parse_qsl
 
@@ -15,12 +16,21 @@ from pollcast.gateway.wire import Receiver, Wire
 from pollcast.services.auth import tokens as auth
 from pollcast.services.coordination.node import Readiness
 from pollcast.services.errors import Draining, Forbidden, PollcastError
+from pollcast.services.process import logs
+from pollcast.services.process.occasional import Occasional
 
 MAX_TOKEN_CHARS = 8192
 """Maximum length of a token in a handshake (docs/reference/channels.md#limits)."""
 
+MAX_PAGES = 256
+"""Number of allowed pairs of Origin and Host that are remembered."""
+
 PLAIN_QUERY = f"vsn={phoenix.VSN}".encode()
 """The query of most handshakes, which needs no parsing."""
+
+
+foreign_page = Occasional(logs.get_logger("entrance").warning, "refusing pages of a foreign Origin")
+"""Writes the log line about refused pages, of WebSockets and of HTTP requests alike."""
 
 
 class Entrance:
@@ -36,16 +46,20 @@ class Entrance:
     ) -> None:
         self._sockets = sockets
         self._authenticator = authenticator
-        self._origins = origins
         self._admission = admission
         self._readiness = readiness
+        self._check_page = functools.lru_cache(MAX_PAGES)(origins.check)  # an error is not remembered
 
     def admit(self, offer: Offer) -> Callable[[Wire], Receiver]:
         """Return a function that opens the client's socket.
 
         Raises Forbidden for a foreign page, another vsn or a bad token, Draining, and TooManyConnections.
         """
-        self._origins.check(offer.origin, offer.host)
+        try:
+            self._check_page(offer.origin, offer.host)
+        except Forbidden:
+            foreign_page(origin=(offer.origin or "")[:200], host=offer.host[:200])
+            raise
         vsn, token = _parameters(offer.query)
         if vsn != phoenix.VSN:
             raise Forbidden(f"this server speaks vsn={phoenix.VSN} only")

@@ -1,4 +1,9 @@
-"""The gateway's copy of what etcd shows: the owners of topics, the pollers, and the members on topics."""
+"""The gateway's copy of what etcd shows: the owners of its topics, the pollers, and the members on topics.
+
+Owners are followed for the topics that are kept here, by one watch of all owner keys of which only these are kept: a
+poller that dies frees thousands of topics in a few messages, and the gateway's memory does not grow with the topics of
+others (docs/design/scale.md#what-each-service-watches).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Foreign, Keys, NodeRecord, OwnerRecord
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.operations import KeyEvent
+from pollcast.services.coordination.selection import Selection
 from pollcast.services.process.settings import HostPort
 
 
@@ -48,14 +54,22 @@ class EtcdView:
         members: Mirror,
         on_new_cluster: Callable[[], None],
     ) -> None:
-        self.owners = Mirror(etcd, keys.owners, self._on_owners, on_new_cluster)
+        self.owners = Selection(
+            etcd,
+            keys.owners,
+            lambda key: key.removeprefix(keys.owners) in hub.topics,
+            lambda: map(keys.owner, hub.topics),
+            self._on_owners,
+            on_new_cluster,
+        )
         self.pollers = Mirror(etcd, keys.nodes("poller"), self._on_pollers)
-        self._mirrors = (self.owners, self.pollers, members)
+        self._mirrors: tuple[Selection | Mirror, ...] = (self.owners, self.pollers, members)
         self._keys = keys
         self._hub = hub
         self._cluster = cluster
         self._addresses = addresses
         self._foreign = Foreign()
+        hub.on_kept = self._on_kept
 
     @property
     def synced(self) -> bool:
@@ -72,13 +86,18 @@ class EtcdView:
         """Whether etcd answers every mirror now."""
         return all(mirror.healthy for mirror in self._mirrors)
 
+    def _on_kept(self, topic: str, kept: bool) -> None:
+        if kept:
+            self.owners.read(self._keys.owner(topic))
+        else:
+            self.owners.discard(self._keys.owner(topic))
+            self._cluster.forget(topic)
+
     def _on_owners(self, events: list[KeyEvent]) -> None:
         now = time.monotonic()
         for event in events:
             topic = self._keys.parse_owner(event.kv.key)
-            if topic is None:
-                self._foreign.report(event.kv.key, event.kv.mod_revision, "no owner key of a topic")
-                continue
+            assert topic is not None  # only keys of kept topics are selected
             owner = None
             if not event.deleted:
                 try:

@@ -45,6 +45,10 @@ def retry_field() -> bytes:
     return b"retry: %d\n\n" % random.randint(*RETRY_MILLISECONDS)
 
 
+NOTHING = {"type": "http.response.body", "body": b"", "more_body": True}
+"""A message of which nothing is written: to send it means to wait until the client has taken what was written."""
+
+
 class EventStream(Response):
     """A response that streams until the events end or the client is gone, and then closes the events at once."""
 
@@ -70,9 +74,12 @@ class EventStream(Response):
             gone.cancel()
 
     async def _stream(self, send: Send) -> None:
+        """Send the events, each only when the client has taken the one before: nothing is held but that one."""
         async with aclosing(self._events):
             async for event in self._events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
+                del event
+                await send(NOTHING)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -97,7 +104,9 @@ async def stream_topic(
                     known = event.version
                 elif isinstance(event, DeltaEvent):
                     known = event.entry.version
-                yield server_sent(event, known)
+                text = [server_sent(event, known)]
+                del event  # while the client takes the text, the result that it shows may be outdated: hold neither
+                yield text.pop()
 
 
 def server_sent(event: TopicEvent, known: Version | None) -> bytes:

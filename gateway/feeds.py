@@ -18,12 +18,13 @@ import random
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
-from itertools import count, repeat
+from itertools import repeat
 from typing import NamedTuple, cast
 
 import grpc
 import grpc.aio
 
+from pollcast.gateway.attachments import Attachments, KnownVersion
 from pollcast.gateway.outbox import Outbox
 from pollcast.gateway.silence import Silence
 from pollcast.gateway.status import State, Status
@@ -86,9 +87,6 @@ OnLink = Callable[[HostPort, bool, float], None]
 The last argument is the time since when, in monotonic seconds: a stream breaks as of the last message on it.
 """
 
-KnownVersion = Callable[[str], Version | None]
-"""Returns the version that the gateway has of a canonical topic."""
-
 
 def decode(data: bytes) -> Update:
     """Return the update that a serialised FeedUpdate holds (proto/pollcast/v1/feed.proto). Pure."""
@@ -122,31 +120,27 @@ class Link:
         self, address: HostPort, settings: GatewaySettings, on_update: OnUpdate, on_link: OnLink, known: KnownVersion
     ) -> None:
         self.address = address
-        self.attached: dict[str, int] = {}  # topic → the number of its attachment
+        self.attachments = Attachments()
         self.up = False
         self._settings = settings
         self._on_update = on_update
         self._on_link = on_link
         self._known = known
-        self._attach: dict[str, bool] = {}  # topic → attach (True) or detach (False), not sent yet
         self._change = asyncio.Event()
         self._hurry = asyncio.Event()
         self._turn = 0  # counts the streams, and their ends
-        self._numbers = count(1)
         self._silence = Silence(time.monotonic())
         self._deadline: asyncio.Timeout | None = None  # of the present stream
 
     def attach(self, topic: str) -> None:
         """Attach the topic, now or once there is a stream. Repeat it to get the missing updates again."""
-        self.attached[topic] = next(self._numbers)
-        self._attach[topic] = True
+        self.attachments.attach(topic)
         self._change.set()
         self._hurry.set()
 
     def detach(self, topic: str) -> None:
         """Detach the topic, if it is attached."""
-        if self.attached.pop(topic, None) is not None:
-            self._attach[topic] = False
+        if self.attachments.detach(topic):
             self._change.set()
 
     def receive(self, data: bytes) -> None:
@@ -156,7 +150,7 @@ class Link:
         """
         received = now_us() if tracing.on else 0
         update = decode(data)
-        if update.attachment != self.attached.get(update.topic):
+        if not self.attachments.is_current(update.topic, update.attachment):
             return
         live = self._on_update(self.address, update)
         if live is None or not isinstance(update.body, Delta):
@@ -193,9 +187,9 @@ class Link:
                 self._set_up(False)
                 raise
             if self.up:
-                log.info("link broken", poller=self.address, detail=detail, topics=len(self.attached))
+                log.info("link broken", poller=self.address, detail=detail, topics=len(self.attachments))
             else:
-                log.debug("no link", poller=self.address, detail=detail, topics=len(self.attached))
+                log.debug("no link", poller=self.address, detail=detail, topics=len(self.attachments))
             self._set_up(False)
             self._hurry.clear()
             try:
@@ -243,8 +237,7 @@ class Link:
         When a stream breaks by itself, grpc.aio still awaits the next request in a task that nothing else ends:
         the comparison with `turn` ends it.
         """
-        for topic in list(self.attached):
-            self.attach(topic)
+        self.attachments.restart()
         yield self._request()
         while True:
             await self._change.wait()
@@ -254,15 +247,7 @@ class Link:
 
     def _request(self) -> feed_pb2.FeedRequest:
         self._change.clear()
-        request = feed_pb2.FeedRequest(gateway=self._settings.node)
-        for topic, attach in self._attach.items():
-            if attach:
-                epoch, seq = self._known(topic) or (0, 0)
-                request.attach.add(topic=topic, epoch=epoch, seq=seq, attachment=self.attached[topic])
-            else:
-                request.detach.append(topic)
-        self._attach = {}
-        return request
+        return self.attachments.request(self._settings.node, self._known)
 
     def _set_up(self, up: bool) -> None:
         if up != self.up:
@@ -289,7 +274,7 @@ class Feeds:
 
     def attach(self, topic: str, address: HostPort) -> None:
         """Subscribe to the topic at that poller. Repeat it to get the missing updates again."""
-        self._link(address).attach(topic)
+        self.link(address).attach(topic)
 
     def detach(self, topic: str, address: HostPort) -> None:
         """Unsubscribe from the topic at that poller."""
@@ -308,7 +293,8 @@ class Feeds:
         """The number of pollers to which there is a stream now."""
         return sum(link.up for link in self._links.values())
 
-    def _link(self, address: HostPort) -> Link:
+    def link(self, address: HostPort) -> Link:
+        """Return the link to the poller at that address; create it when there is none."""
         link = self._links.get(address)
         if link is None:
             link = self._links[address] = Link(address, self._settings, self._on_update, self._on_link, self._known)
@@ -323,9 +309,9 @@ class Feeds:
             while True:
                 self._change.clear()
                 for address in self._pollers:
-                    self._link(address)
+                    self.link(address)
                 for address, link in list(self._links.items()):
-                    if address not in self._pollers and not link.attached:
+                    if address not in self._pollers and not link.attachments:
                         del self._links[address]
                         if address in tasks:
                             tasks.pop(address).cancel()

@@ -18,6 +18,11 @@ from websockets.streams import StreamReader
 
 from pollcast.gateway.outbound_frames import WINDOW_BITS
 
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # the library was built without its C module
+    from websockets.utils import apply_mask
+
 
 class FrameParser:
     """A parser of one connection's frames, which also encodes its control frames.
@@ -30,6 +35,10 @@ class FrameParser:
     def __init__(self, protocol: SansIO) -> None:
         self.protocol = protocol
         self.fragments: bytearray | None = None
+
+    def size_with(self, frame: Frame) -> int:
+        """Return the size of the message that the frame belongs to, as far as it has come."""
+        return len(frame.data) + (len(self.fragments) if self.fragments is not None else 0)
 
     def continued(self, frame: Frame) -> bytearray | None:
         """Add a continuation frame, and return the whole message when it is the last one."""
@@ -48,7 +57,7 @@ class ParserPool:
     MAX_SPARE = 8
 
     def __init__(self, max_size: int | None, deflate: bool) -> None:
-        self._max_size = max_size
+        self.max_size = max_size
         self._deflate = deflate
         self._spare: list[FrameParser] = []
 
@@ -56,7 +65,7 @@ class ParserPool:
         """Return a parser that expects the beginning of a message."""
         if self._spare:
             return self._spare.pop()
-        protocol = SansIO(Side.SERVER, state=State.OPEN, max_size=self._max_size)
+        protocol = SansIO(Side.SERVER, state=State.OPEN, max_size=self.max_size)
         if self._deflate:
             protocol.extensions = [PerMessageDeflate(True, True, 15, WINDOW_BITS)]
         return FrameParser(protocol)
@@ -67,6 +76,26 @@ class ParserPool:
             self._spare.append(parser)
         else:
             parser.protocol.parser.close()
+
+
+def whole_text(data: bytes, max_size: int | None) -> bytes | None:
+    """Return the text of one small frame that is all of the data: an uncompressed text message from a client.
+
+    Return None for anything else, which needs a parser.
+    """
+    size = len(data)
+    if size < 6 or data[0] != 0x81:
+        return None
+    length = data[1]
+    if length == size - 6 + 0x80 and length < 0xFE:
+        start = 6
+    elif length == 0xFE and size >= 134 and int.from_bytes(data[2:4]) == size - 8:
+        start = 8
+    else:
+        return None
+    if max_size is not None and size - start > max_size:
+        return None
+    return apply_mask(data[start:], data[start - 4 : start])
 
 
 def is_idle(protocol: SansIO) -> bool:

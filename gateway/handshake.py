@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import http
 import re
@@ -89,7 +90,7 @@ class Offer(NamedTuple):
         if not _is_key(key):
             raise BadHandshake("Sec-WebSocket-Key must be the base64 of 16 bytes")
         host = headers.get(b"host")
-        if host is None or HOST.fullmatch(host) is None:
+        if host is None or not _is_host(host):
             raise BadHandshake("the request needs one valid Host header")
         origin = headers.get(b"origin")
         offered = headers.get(b"sec-websocket-protocol")
@@ -104,13 +105,13 @@ class Offer(NamedTuple):
 
 
 def merged(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Return headers by their names in lower case, with the values of LISTS joined.
+    """Return headers by their names in lower case, values without white space around them, those of LISTS joined.
 
     Raises BadHandshake when one of SINGLE comes twice.
     """
     found: dict[bytes, bytes] = {}
     for name, value in headers:
-        name = name.lower()
+        name, value = name.lower(), value.strip()
         if name not in found:
             found[name] = value
         elif name in LISTS:
@@ -170,6 +171,12 @@ def refusal(error: PollcastError) -> Refusal:
     """Return the answer to a handshake that is refused (docs/reference/channels.md#connecting)."""
     status = b"%d %b" % (error.http, http.HTTPStatus(error.http).phrase.encode())
     return Refusal(status, error.reason, orjson.dumps({"reason": error.reason, "detail": error.detail}))
+
+
+@functools.lru_cache(MAX_MEMO)
+def _is_host(host: bytes) -> bool:
+    """Return whether this is a valid value of the header Host."""
+    return HOST.fullmatch(host) is not None
 
 
 def _is_key(key: bytes) -> bool:

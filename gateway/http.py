@@ -18,6 +18,7 @@ from pollcast.gateway import metrics
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.cluster_overview import ClusterOverview
 from pollcast.gateway.conditional import Condition, etag
+from pollcast.gateway.entrance import foreign_page
 from pollcast.gateway.event_stream import EventStream, retry_field, stream_topic
 from pollcast.gateway.follower import another_result
 from pollcast.gateway.identity import Authenticator, Identity
@@ -39,7 +40,7 @@ from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.coordination.node import Readiness, healthz
-from pollcast.services.errors import Draining, PollcastError
+from pollcast.services.errors import Draining, Forbidden, PollcastError
 from pollcast.services.serving import web
 
 
@@ -157,7 +158,12 @@ class GatewayApp:
 
     def _check_origin(self, connection: HTTPConnection) -> None:
         """Raise Forbidden for a page of a foreign Origin."""
-        self.origins.check(connection.headers.get("origin"), connection.headers.get("host", ""))
+        origin, host = connection.headers.get("origin"), connection.headers.get("host", "")
+        try:
+            self.origins.check(origin, host)
+        except Forbidden:
+            foreign_page(origin=(origin or "")[:200], host=host[:200])
+            raise
 
     async def _error_response(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, PollcastError)

@@ -7,13 +7,13 @@ unreachable, owners and streams stay as they were last known.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Protocol
 
 from pollcast.gateway.audience import Traffic
 from pollcast.gateway.feeds import Feeds, Piece, Update
 from pollcast.gateway.presence import Presences
+from pollcast.gateway.retained import Retained
 from pollcast.gateway.status import Status
 from pollcast.gateway.topic import RETAIN_SECONDS, UNREACHED_SECONDS, LiveTopic, TopicListener
 from pollcast.gateway.version import Version
@@ -53,8 +53,8 @@ class Owner:
 class Hub:
     """The live topics of a gateway. No method blocks; times are monotonic seconds.
 
-    `owners` holds the owner of every topic in the cluster, by canonical topic. Set `coordination_reached` to whether
-    etcd answers now: the reason of a stale topic depends on it.
+    `owners` holds the owner of each topic that is kept here and has one, by canonical topic. Set `coordination_reached`
+    to whether etcd answers now: the reason of a stale topic depends on it.
     """
 
     def __init__(
@@ -69,8 +69,10 @@ class Hub:
         self.feeds = Feeds(settings, self.on_update, self.on_link, self._known)
         self.stale_updates = 0  # dropped by the fence, ever
         self.traffic = Traffic()
+        self.retained = Retained()
         self.coordination_reached = True
         self.on_touched: Callable[[str], None] = _ignore  # receives a topic whose clients or state may have changed
+        self.on_kept: Callable[[str, bool], None] = _ignore_kept  # receives a topic that is kept now, or no more
         self._demand = demand
         self._presences = presences
         self._on_broken_link = on_broken_link
@@ -84,12 +86,11 @@ class Hub:
         if live is None:
             live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic)
             live.unreached_since = now
-            owner = self.owners.get(topic.canonical)
-            if owner is not None:
-                self._follow(live, owner, now)
+            self.on_kept(topic.canonical, True)
             self._demand.want(topic.canonical)
         elif live.idle_since is not None:
             live.idle_since = None
+            self.retained.discard(topic.canonical)
             if live.unreached_since is not None:
                 live.unreached_since = now
             self._demand.want(topic.canonical)
@@ -113,18 +114,18 @@ class Hub:
         if live.topic.canonical not in self.owners:
             self._detach(live)
             live.set_aside()
+        self._retain(live)
 
     # --- etcd -------------------------------------------------------------------------------------------------
 
     def on_owner(self, topic: str, owner: Owner | None, now: float) -> None:
-        """Follow the canonical topic's new owner; None means no owner."""
-        self.owners.pop(topic, None)
-        if owner is not None:
-            self.owners[topic] = owner
+        """Follow the canonical topic's new owner; None means no owner. A topic that is not kept here is ignored."""
         live = self.topics.get(topic)
         if live is None:
             return
+        self.owners.pop(topic, None)
         if owner is not None:
+            self.owners[topic] = owner
             self._follow(live, owner, now)
             return
         # The feed stays: an owner that is cut off from etcd loses its key, and goes on polling until it is replaced.
@@ -140,7 +141,9 @@ class Hub:
         for canonical, live in self.topics.items():
             self._detach(live)
             self._demand.unwant(canonical)
+            self.on_kept(canonical, False)
             live.end_followers()
+            self.retained.discard(canonical)
         self.topics.clear()
 
     # --- owners -----------------------------------------------------------------------------------------------
@@ -161,6 +164,8 @@ class Hub:
             live.assembly.drop()
             self.feeds.attach(update.topic, address)
             return None
+        if live.idle_since is not None:
+            self._retain(live)
         return live
 
     def _apply(self, live: LiveTopic, update: Update) -> None:
@@ -197,8 +202,7 @@ class Hub:
         for canonical, live in list(self.topics.items()):
             if live.idle_since is not None:
                 if now - live.idle_since > RETAIN_SECONDS:
-                    self._detach(live)
-                    del self.topics[canonical]
+                    self._forget(live)
             elif live.unreached_since is not None and now - live.unreached_since > UNREACHED_SECONDS:
                 self._take_status(live, Status("stale", self._why_unreached(canonical), now_us()))
 
@@ -207,6 +211,20 @@ class Hub:
         return [follower for live in self.topics.values() for follower in live.followers]
 
     # --- inside -----------------------------------------------------------------------------------------------
+
+    def _retain(self, live: LiveTopic) -> None:
+        """Keep a topic without clients within the budget: others may have to be forgotten for it, or the topic itself.
+        """
+        for canonical in self.retained.put(live.topic.canonical, live.history.size):
+            self._forget(self.topics[canonical])
+
+    def _forget(self, live: LiveTopic) -> None:
+        self._detach(live)
+        canonical = live.topic.canonical
+        self.retained.forget(canonical)
+        del self.topics[canonical]
+        self.owners.pop(canonical, None)
+        self.on_kept(canonical, False)
 
     def _follow(self, live: LiveTopic, owner: Owner, now: float) -> None:
         live.fence = max(live.fence, owner.epoch)
@@ -251,6 +269,10 @@ class Hub:
     def _known(self, topic: str) -> Version | None:
         live = self.topics.get(topic)
         return live.history.present.version if live is not None and live.history.present is not None else None
+
+
+def _ignore_kept(_: str, kept: bool) -> None:
+    """Ignore a topic that is kept or is not, until somebody follows its owner."""
 
 
 def _ignore(_: str) -> None:

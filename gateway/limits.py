@@ -18,6 +18,7 @@ class Limits:
     join_rate: float  # per second and socket; also the number that may come at once
     max_connections: int
     silent_seconds: float = 60.0
+    unjoined_seconds: float = 60.0
     stuck_seconds: float = 30.0
     expiry_grace_seconds: float = EXPIRY_GRACE_SECONDS
 

@@ -56,8 +56,8 @@ class PresenceChannel(Protocol):
     spelling: bytes
     member: Member | None
 
-    def write(self, frames: bytes) -> None:
-        """Write ready frames to its socket."""
+    def write_presence(self, frames: bytes) -> None:
+        """Write the whole list as ready frames, or have `send_state` called once the socket has drained."""
 
 
 class PresenceStore(Protocol):
@@ -170,10 +170,10 @@ class PresenceList:
         announced = self.roster.announced
         if self._state[0] is not announced:
             self._state = (announced, state_payload(announced.values()))
-        state = phoenix.encode(channel.join_ref, None, channel.spelling, b"presence_state", self._state[1])
-        channel.write(frame(state))
+        frames = frame(phoenix.encode(channel.join_ref, None, channel.spelling, b"presence_state", self._state[1]))
         if self._capped.total is not None:
-            channel.write(frame(phoenix.push(channel.spelling, b"presence_capped", self._capped_payload())))
+            frames += frame(phoenix.push(channel.spelling, b"presence_capped", self._capped_payload()))
+        channel.write_presence(frames)
 
     def unwatch(self, watch: PresenceWatch) -> None:
         """Remove a watch."""
@@ -252,14 +252,14 @@ class PresenceList:
         if diff is not None:
             self._host.count_diff()
             if self._audience is not None:
-                self._audience.broadcast(b"presence_diff", diff.payload())
+                self._audience.broadcast_presence(b"presence_diff", diff.payload())
         for watch in self.watches:
             watch.wake()
 
     def _announce_capped(self, now: float) -> None:
         total = self.roster.more_than_shown()
         if self._capped.update(total, now, lambda when: self._host.schedule(self, when)) and self._audience is not None:
-            self._audience.broadcast(b"presence_capped", self._capped_payload())
+            self._audience.broadcast_presence(b"presence_capped", self._capped_payload())
 
     def _capped_payload(self) -> bytes:
         shown = len(self.roster.announced)

@@ -49,6 +49,7 @@ from pollcast.services.coordination.node import Node, Readiness
 from pollcast.services.coordination.registry import node_record
 from pollcast.services.coordination.reporting import Reporting
 from pollcast.services.process import descriptors, logs
+from pollcast.services.process.memory import HeapTrimmer
 from pollcast.services.process.settings import GatewaySettings
 from pollcast.services.serving import rpc, web
 
@@ -77,7 +78,7 @@ class Core:
         addresses = PollerAddresses(self.failure_detector)
         self.hub = Hub(settings, self.demand, self.presences, addresses.suspect)
         self.sockets = Sockets(self.hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
-        self.cluster = ClusterOverview(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog, self.hub.owners)
+        self.cluster = ClusterOverview(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog)
         self.view = EtcdView(etcd, keys, self.hub, self.cluster, addresses, self.members.mirror, self._start_afresh)
 
     def works(self, readiness: Readiness) -> tuple[Coroutine[Any, Any, None], ...]:
@@ -97,11 +98,13 @@ class Core:
         start_afresh(self.hub, self.sockets)
 
     async def _sweep(self, readiness: Readiness) -> None:
+        trimmer = HeapTrimmer()
         while True:
             readiness.synced = readiness.synced or self.view.synced
             self.hub.coordination_reached = self.view.healthy
             self.hub.sweep(time.monotonic())
             self.sockets.sweep(time.monotonic(), time.time())
+            trimmer.sweep(self.hub.retained.forgotten_bytes, time.monotonic())
             await asyncio.sleep(SWEEP_SECONDS)
 
 

@@ -52,6 +52,11 @@ class Takeovers:
             self.total += 1
             self._latest.append(Takeover(topic, before, owner, at, gap))
 
+    def forget(self, topic: str) -> None:
+        """Forget the owner of a topic that is not followed any more."""
+        self._owners.pop(topic, None)
+        self._left.pop(topic, None)
+
     def latest(self) -> list[Takeover]:
         """Return the remembered takeovers, the latest first."""
         return list(reversed(self._latest))

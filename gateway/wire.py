@@ -7,7 +7,9 @@ together) leave in one system call (`gateway.outbox`).
 
 A connection has a parser only while a frame or a message is half read (`gateway.frame_parsers`). Input is taken in
 slices and in turn (`gateway.turns`), so that a flood or a storm costs the other connections little. While a client does
-not read, the gateway does not read from it either, which bounds the answers that it can cause.
+not read, the gateway handles only a few of its messages, which bounds the answers that it can cause.
+
+Bytes count as waiting from when they are written to the wire, whether the outbox holds them or the transport does.
 """
 
 from __future__ import annotations
@@ -20,16 +22,30 @@ from typing import Any, Protocol, cast
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 
-from pollcast.gateway.close_codes import SERVICE_RESTART, UNSUPPORTED_DATA
-from pollcast.gateway.frame_parsers import FrameParser, ParserPool, is_idle
+from pollcast.gateway.close_codes import SERVICE_RESTART, STUCK, UNSUPPORTED_DATA
+from pollcast.gateway.frame_parsers import FrameParser, ParserPool, is_idle, whole_text
 from pollcast.gateway.outbox import Outbox
 from pollcast.gateway.turns import Turns
+from pollcast.services.serving.progress import bytes_taken
 
-HIGH_WATER_BYTES = 64 * 1024
-"""Size of a connection's write buffer from which it is congested."""
+HELD_BYTES = 64 * 1024
+"""Maximum number of bytes that wait for a connection beside its largest message (docs/reference/guarantees.md)."""
+
+HIGH_WATER_BYTES = 56 * 1024
+"""Number of bytes waiting for a connection from which it is congested.
+
+The rest of HELD_BYTES is for the answers to its messages.
+"""
+
+ANSWER_BYTES = 4 * 1024
+"""Size of the answers for which the messages of a congested client are still handled, in bytes.
+
+Its heartbeats go on and it may leave topics, although it always reads more slowly than results change. Messages of more
+than SLICE_BYTES, whose answers may be large, wait until it has drained.
+"""
 
 LOW_WATER_BYTES = 16 * 1024
-"""Size of a congested connection's write buffer below which it has drained."""
+"""Number of bytes waiting for a congested connection below which it has drained."""
 
 CLOSE_SECONDS = 5.0
 """Maximum time for a client to answer a close frame before its connection is aborted, in seconds."""
@@ -65,20 +81,23 @@ class Wire(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_answers",
         "_buffered",
         "_close_timer",
         "_connections",
-        "_outbox",
         "_parser",
         "_parsers",
         "_receiver",
         "_rest",
-        "_turns",
+        "_room",
+        "_unhandled",
         "blocked",
         "closing",
         "congested",
         "deflates",
+        "outbox",
         "transport",
+        "turns",
     )
 
     def __init__(
@@ -99,14 +118,17 @@ class Wire(asyncio.Protocol):
         """
         self.blocked = self.closing = self.congested = False
         self.deflates = deflates
+        self._answers = 0  # bytes of answers that are still sent while it is congested
         self.transport: asyncio.Transport | None = transport
         self._connections = connections
-        self._outbox = Outbox.of(loop)
-        self._turns = Turns.of(loop)
+        self.outbox = Outbox.of(loop)
+        self.turns = Turns.of(loop)
         self._buffered: bytes | list[bytes] | None = None  # frames written while the outbox is held
+        self._room = 0  # bytes that may still be buffered before they are flushed
         self._parsers = parsers
         self._parser = parser  # only while a frame or a message is half read
         self._rest = b""  # bytes received and not parsed yet
+        self._unhandled: list[Frame] | None = None  # frames parsed before the connection became congested
         self._close_timer: asyncio.TimerHandle | None = None
         transport.set_write_buffer_limits(HIGH_WATER_BYTES, LOW_WATER_BYTES)
         self._receiver: Receiver | None = None  # while it is being made, and after the end
@@ -116,15 +138,26 @@ class Wire(asyncio.Protocol):
         """Write ready frames: at once, or when the outbox is no longer held. Do nothing when the wire is closing."""
         if self.closing or self.transport is None:
             return
-        if not self._outbox.held:
+        if self.congested:
+            self._answers -= len(frames)
+            if self._answers < 0:
+                self.transport.pause_reading()
             self.transport.write(frames)
-        elif self._buffered is None:
+            return
+        if not self.outbox.held:
+            self.transport.write(frames)
+            return
+        if self._buffered is None:
+            self._room = HIGH_WATER_BYTES - self.transport.get_write_buffer_size()
             self._buffered = frames
-            self._outbox.buffering.append(self)
+            self.outbox.buffering.append(self)
         elif isinstance(self._buffered, list):
             self._buffered.append(frames)
         else:
             self._buffered = [self._buffered, frames]
+        self._room -= len(frames)
+        if self._room < 0:  # the kernel may take it; if not, the connection is congested from now on
+            self.flush()
 
     def flush(self) -> None:
         """Write the buffered frames to the transport."""
@@ -155,40 +188,35 @@ class Wire(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    def received_early(self, message: dict[str, Any]) -> None:
-        """Take a message that uvicorn queued as an ASGI event before the receiver was attached."""
-        text = message.get("text")
-        if text is None:
-            self.close(UNSUPPORTED_DATA, TEXT_ONLY)
-        elif not self.closing and self._receiver is not None:
-            self._receiver.received(text.encode())
+    def taken(self) -> int:
+        """Return a number that changes whenever the client takes bytes (`pollcast.services.serving.progress`)."""
+        return 0 if self.transport is None else bytes_taken(self.transport)
 
     # --- calls by the transport -------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self._turns.open and len(data) <= SLICE_BYTES and not self._rest:
+        if self.turns.open and len(data) <= SLICE_BYTES and not self._rest:
             started = time.perf_counter()
             self._parse(data)
-            self._turns.spend(time.perf_counter() - started)
+            self.turns.spend(time.perf_counter() - started)
             return
         if self.transport is not None:
             self.transport.pause_reading()
         if not self._rest:
-            self._turns.later(self._parse_slice)
+            self.turns.later(self._parse_slice)
         self._rest += data
 
     def pause_writing(self) -> None:
         self.congested = self.blocked = True
-        if not self.closing and self.transport is not None:
-            self.transport.pause_reading()
+        self._answers = ANSWER_BYTES
 
     def resume_writing(self) -> None:
         self.congested = False
         self.blocked = self.closing
         if not self.closing and self._receiver is not None:
-            with self._outbox:
+            with self.outbox:
                 self._receiver.drained()
-        if not self.congested:
+        if not self._deaf:
             self._read_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -197,7 +225,7 @@ class Wire(asyncio.Protocol):
             self._close_timer.cancel()
         self.closing = self.blocked = True
         self._rest = b""
-        self._parser = self._close_timer = self._buffered = self.transport = None
+        self._parser = self._unhandled = self._close_timer = self._buffered = self.transport = None
         if self._receiver is not None:
             receiver, self._receiver = self._receiver, None
             receiver.closed()
@@ -210,34 +238,64 @@ class Wire(asyncio.Protocol):
 
     # --- inside -----------------------------------------------------------------------------------------------
 
+    @property
+    def _deaf(self) -> bool:
+        """Whether no more messages are handled until the connection has drained."""
+        return self.congested and self._answers < 0 and not self.closing
+
     def _parse_slice(self) -> None:
-        """Parse a slice of the bytes that wait, and schedule the next one for a later turn of the loop."""
-        if self.transport is None or (self.congested and not self.closing):
+        """Handle a slice of the input that waits, and schedule the next one for a later turn of the loop."""
+        if self.transport is None or self._deaf:
             return  # resume_writing goes on
-        data, self._rest = self._rest[:SLICE_BYTES], self._rest[SLICE_BYTES:]
-        self._parse(data)
-        if not self.congested or self.closing:
+        if self._unhandled is not None and self._parser is not None:
+            frames, self._unhandled = self._unhandled, None
+            self._handle(self._parser, frames)
+        else:
+            data, self._rest = self._rest[:SLICE_BYTES], self._rest[SLICE_BYTES:]
+            self._parse(data)
+        if not self._deaf:
             self._read_on()
 
     def _read_on(self) -> None:
-        if self._rest:
-            self._turns.later(self._parse_slice)
+        if self._rest or self._unhandled is not None:
+            self.turns.later(self._parse_slice)
         elif self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
 
     def _parse(self, data: bytes) -> None:
+        if self._parser is None and not self.closing and self._receiver is not None:
+            text = whole_text(data, self._parsers.max_size)
+            if text is not None:
+                with self.outbox:
+                    self._receiver.received(text)
+                return
         parser = self._parser = self._parser or self._parsers.borrow()
-        protocol = parser.protocol
-        protocol.receive_data(data)
-        with self._outbox:
-            for event in protocol.events_received():
-                self._on_frame(parser, cast(Frame, event))
+        parser.protocol.receive_data(data)
+        self._handle(parser, cast(list[Frame], parser.protocol.events_received()))
+
+    def _handle(self, parser: FrameParser, frames: list[Frame]) -> None:
+        """Handle frames until the connection is congested; the rest waits, if it is not too much."""
+        with self.outbox:
+            for number, frame in enumerate(frames):
+                if self.congested and (self._deaf or parser.size_with(frame) > SLICE_BYTES) and not self.closing:
+                    self._hold(frames[number:])
+                    break
+                self._on_frame(parser, frame)
         self._send_control(parser)
-        if protocol.parser_exc is not None:
+        if parser.protocol.parser_exc is not None:
             self._fail()
-        elif is_idle(protocol):
+        elif self._unhandled is None and is_idle(parser.protocol):
             self._parser = None
             self._parsers.take_back(parser)
+
+    def _hold(self, frames: list[Frame]) -> None:
+        """Keep frames until the connection has drained, and read no more of them."""
+        self._unhandled = frames
+        self._answers = -1
+        if self.transport is not None:
+            self.transport.pause_reading()
+        if len(frames) > 1 and sum(len(frame.data) for frame in frames) > HELD_BYTES:  # they came compressed
+            self.close(STUCK, "sends more than it reads")
 
     def _on_frame(self, parser: FrameParser, frame: Frame) -> None:
         opcode = frame.opcode
@@ -287,6 +345,7 @@ class Wire(asyncio.Protocol):
     def _stop_sending(self) -> None:
         self.flush()
         self.closing = self.blocked = True
+        self._unhandled = None
         if self._parser is not None:
             self._parser.fragments = None
         if self._close_timer is None and self.transport is not None:

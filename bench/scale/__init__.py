@@ -12,8 +12,6 @@ from bench import table
 from bench.scale.cluster import LISTENS, Size, cluster
 from bench.scale.measure import Result, as_dict, measure
 
-ROLES = ("poller", "gateway", "coordinator")
-
 
 def sizes(options: Sequence[str]) -> tuple[list[Size], argparse.Namespace]:
     """Return the sizes that the command line asks for."""
@@ -24,12 +22,14 @@ def sizes(options: Sequence[str]) -> tuple[list[Size], argparse.Namespace]:
     parser.add_argument("--real-pollers", type=int, default=1)
     parser.add_argument("--real-gateways", type=int, default=1)
     parser.add_argument("--served", type=int, default=1000, help="topics with a client, per real gateway")
-    parser.add_argument("--kind", choices=("light", "product"), default="light")
+    parser.add_argument("--kind", choices=("light", "product", "idle"), default="light")
     parser.add_argument("--processes", type=int, default=1, help="processes of simulated pollers")
     parser.add_argument("--ttl", type=int, default=5)
     parser.add_argument("--interval", default="30s")
     parser.add_argument("--listens", default=",".join(LISTENS), help="prefixes that each simulated node watches")
     parser.add_argument("--folder", type=Path, help="keep logs and the stacks of stops here")
+    parser.add_argument("--join", action="store_true", help="let a poller join at last")
+    parser.add_argument("--kill", action="store_true", help="kill a real poller at last")
     parser.add_argument("--details", action="store_true")
     given = parser.parse_args(options)
     size = Size(
@@ -40,7 +40,7 @@ def sizes(options: Sequence[str]) -> tuple[list[Size], argparse.Namespace]:
     return [size], given
 
 
-def show(size: Size, result: Result, running: object, roles: dict[str, str]) -> None:
+def show(size: Size, result: Result) -> None:
     """Print the measurements of one cluster."""
     start, rest, churn = result.start, result.rest, result.churn
     assert start is not None
@@ -48,15 +48,15 @@ def show(size: Size, result: Result, running: object, roles: dict[str, str]) -> 
     title = f"{size.topics:,} topics × {size.pollers} pollers × {size.gateways} gateways"
     table.show(
         f"{title} ({size.real_pollers} and {size.real_gateways} of them real, the others {size.kind})",
-        ("", "seconds", "changes of keys", "proposals", "watch events", "MB from etcd", "requests on watches"),
+        ("", "seconds", "changes of keys", "proposals", "watch events", "MB from etcd", "messages of watches"),
         [
             (name, p.seconds, int(p.changes), int(p.etcd["proposals"]), int(p.etcd["events"]), p.etcd["sent"] / 1e6,
-             int(p.etcd["watch requests"]))
-            for name, p in (("start", start), ("rest", rest), ("churn", churn)) if p is not None
+             int(p.etcd["watch answers"]))
+            for name in ("start", "rest", "churn", "join", "kill") if (p := getattr(result, name)) is not None
         ],
     )  # fmt: skip
     rows = []
-    for name in [*roles, "etcd", "simulated"]:
+    for name in start.cpu:
         mib = result.rss.get(name, 0) / 2**20
         row: list[object] = [name, result.owned_by.get(name, ""), start.cpu[name], start.stops.get(name, 0.0) * 1e3]
         row += [100 * rest.cpu[name] / rest.seconds, rest.stops.get(name, 0.0) * 1e3]
@@ -67,9 +67,17 @@ def show(size: Size, result: Result, running: object, roles: dict[str, str]) -> 
         else:
             row += ["", ""]
         rows.append([*row, mib, mib - result.empty.get(name, 0) / 2**20])
-    head = ("", "topics", "CPU s to start", "stop ms", "rest % of a core", "stop ms", "µs per change", "stop ms", "RSS MiB",
-            "more than empty")  # fmt: skip
+    head = ["", "topics", "CPU s to start", "stop ms", "rest % of a core", "stop ms", "µs per change", "stop ms"]
+    head += ["RSS MiB", "more than empty"]
     table.show("processes", head, rows)
+    if result.joined:
+        table.show(
+            f"a poller joins, whose share is {size.topics / (size.pollers + 1):.0f}",
+            ("seconds after", "its topics", "least", "most"),
+            result.joined,
+        )
+    if result.kill is not None:
+        print(f"a poller with {result.killed[0]:,} topics killed: all owned after {result.killed[1] * 1000:.0f} ms")
     print(
         f"every topic owned after {result.owned_seconds:.1f} s, with results after {result.results_seconds:.1f} s; "
         f"sessions lost: {result.lost}; watchers: {result.watchers:.0f}\n",
@@ -86,7 +94,7 @@ async def run(options: Sequence[str] = ()) -> None:
             given.folder.mkdir(parents=True, exist_ok=True)
         async with cluster(size, given.folder) as running:
             print(f"ready after {time.monotonic() - began:.1f} s", flush=True)
-            result = await measure(running)
-            show(size, result, running, {name: service.role for name, service in running.services.items()})
+            result = await measure(running, joins=given.join, kills=given.kill)
+            show(size, result)
             if given.details:
                 pprint.pprint(as_dict(result), width=160)

@@ -48,6 +48,12 @@ class Result:
     start: Phase | None = None
     rest: Phase | None = None
     churn: Phase | None = None
+    join: Phase | None = None
+    kill: Phase | None = None
+    joined: list[tuple[float, int, int, int]] = field(default_factory=list)
+    """Seconds after a poller joined, its topics, the least and the most topics of a poller."""
+    killed: tuple[int, float] = (0, 0.0)
+    """The topics of a killed poller, and the seconds until all of them have another owner."""
     rss: dict[str, int] = field(default_factory=dict)
     empty: dict[str, int] = field(default_factory=dict)
     owned_by: dict[str, int] = field(default_factory=dict)
@@ -152,12 +158,54 @@ async def churn(cluster: Cluster, result: Result) -> None:
     result.churn = meter.stop()
 
 
-async def measure(cluster: Cluster) -> Result:
-    """Take all measurements, one after the other."""
+JOIN_SECONDS = 15.0
+"""Time for which the loads are observed after a poller has joined, in seconds."""
+
+
+async def join(cluster: Cluster, result: Result) -> None:
+    """Let a real poller join, and note the loads every second: its own, the least and the most of all."""
+    name = f"poller-{cluster.size.pollers + 1}"
+    nodes = cluster.ready_nodes()
+    await cluster.start("poller", name)
+    await cluster.until(lambda: cluster.ready_nodes() == nodes + 1, 30.0, f"{name} is ready")
+    began = time.monotonic()
+    meter = Meter(cluster)
+    while (seconds := time.monotonic() - began) < JOIN_SECONDS:
+        loads = await asyncio.to_thread(cluster.owned_by)
+        every = [loads.get(f"poller-{n}", 0) for n in range(1, cluster.size.pollers + 2)]
+        result.joined.append((seconds, loads.get(name, 0), min(every), max(every)))
+        await asyncio.sleep(1.0)
+    result.join = meter.stop()
+
+
+async def kill(cluster: Cluster, result: Result) -> None:
+    """Kill the first real poller, and measure until its topics have other owners."""
+    victim = cluster.services.pop("poller-1")
+    await asyncio.sleep(2.0)
+    mine = cluster.owned_by().get("poller-1", 0)
+    meter = Meter(cluster)
+    began = time.monotonic()
+    victim.process.process.kill()
+
+    def taken() -> bool:
+        gone = not cluster.is_registered("poller", "poller-1")
+        return gone and cluster.count(cluster.keys.owners) == cluster.size.topics
+
+    await cluster.until(taken, 60.0, "the topics of the killed poller are owned again", pause=0.01)
+    result.killed = mine, time.monotonic() - began
+    result.kill = meter.stop()
+
+
+async def measure(cluster: Cluster, *, joins: bool = False, kills: bool = False) -> Result:
+    """Take all measurements, one after the other. With `joins`, a poller joins at last; with `kills`, one dies."""
     result = Result()
     await start_up(cluster, result)
     await rest(cluster, result)
     await churn(cluster, result)
+    if joins:
+        await join(cluster, result)
+    if kills:
+        await kill(cluster, result)
     result.lost = await cluster.sessions_lost()
     return result
 

@@ -18,6 +18,9 @@ Key = str
 
 Mode = Literal["list", "filter", "move", "drain"]
 
+MAX_TOPICS = 200
+"""Number of topics that the board shows: the first ones in its order."""
+
 PAGE = 10
 """Number of lines that the page keys move by."""
 
@@ -77,10 +80,14 @@ Command = Quit | Move | Drain
 
 @dataclass(slots=True)
 class Board:
-    """Everything that `pollcast top` knows: the cluster, the sort order, the filter, and the dialogue with the user."""
+    """Everything that `pollcast top` knows: the cluster, the sort order, the filter, and the dialogue with the user.
+
+    `topics` holds the first topics of the order, and `totals` the numbers of the whole cluster. A coordinator that does
+    not know of totals sends every topic instead."""
 
     nodes: dict[str, cluster_pb2.Node] = field(default_factory=dict)
     topics: dict[str, cluster_pb2.TopicInfo] = field(default_factory=dict)
+    totals: cluster_pb2.ClusterTotals | None = None
     sort: str = "cost"
     reverse: bool = False
     filter: str = ""
@@ -95,6 +102,11 @@ class Board:
         """Forget the cluster: another coordinator is about to report all of it."""
         self.nodes.clear()
         self.topics.clear()
+        self.totals = None
+
+    def request(self) -> cluster_pb2.WatchClusterRequest:
+        """Return the request for what the board shows."""
+        return cluster_pb2.WatchClusterRequest(top=MAX_TOPICS, sort=self.sort, reverse=self.reverse, filter=self.filter)
 
     def take(self, event: cluster_pb2.WatchClusterResponse) -> None:
         """Apply one event of the coordinator."""
@@ -107,6 +119,25 @@ class Board:
                 self.topics[event.topic.topic] = event.topic
             case "topic_gone":
                 self.topics.pop(event.topic_gone, None)
+            case "totals":
+                self.totals = event.totals
+
+    def count(self) -> cluster_pb2.ClusterTotals:
+        """Return the totals, computed from the topics when the coordinator sends none."""
+        if self.totals is not None:
+            return self.totals
+        owned: dict[str, int] = {}
+        for topic in self.topics.values():
+            for name in [topic.owner, *(gateway.name for gateway in topic.gateways)]:
+                owned[name] = owned.get(name, 0) + 1
+        topics = self.topics.values()
+        return cluster_pb2.ClusterTotals(
+            topics=len(topics),
+            clients=sum(topic.clients for topic in topics),
+            polls_per_second=sum(topic.load.polls_per_second for topic in topics),
+            cost=sum(topic.load.poll_ms * topic.load.polls_per_second for topic in topics),
+            nodes=[cluster_pb2.NodeTopics(name=name, topics=count) for name, count in owned.items() if name],
+        )
 
     # --- lines ------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -16,6 +17,12 @@ from pollcast.services.coordination.keys import Keys, OwnerRecord
 from pollcast.services.coordination.reach import NoCoordinator, etcd_at, read_nodes, some_coordinator
 from pollcast.services.process.settings import EtcdSettings, ServiceSettings
 from pollcast.v1 import cluster_pb2
+
+if TYPE_CHECKING:
+    from pollcast.v1.cluster_pb2_grpc import ClusterAsyncStub
+
+PAGE_TOPICS = 2000
+"""Number of topics that one call lists."""
 
 JsonObject = dict[str, Any]
 """One node or topic, by field name."""
@@ -38,8 +45,7 @@ async def show_topics(settings: ServiceSettings, *, query: str, as_json: bool) -
     """
     try:
         async with some_coordinator(settings) as coordinator:
-            answer = await coordinator.ListTopics(cluster_pb2.ListTopicsRequest(query=query))
-            rows = [topic_row(topic) for topic in answer.topics]
+            rows = [topic_row(topic) async for topic in listed_topics(coordinator, query)]
     except NoCoordinator:
         rows = await read_topics(settings, query)
         print("No coordinator answers: these are the topics in etcd.", file=sys.stderr)
@@ -48,6 +54,18 @@ async def show_topics(settings: ServiceSettings, *, query: str, as_json: bool) -
         for row in rows:
             row["gateways"] = [_counted(gateway) for gateway in row["gateways"]]
     _show("topics", rows, as_json)
+
+
+async def listed_topics(coordinator: ClusterAsyncStub, query: str = "") -> AsyncIterator[cluster_pb2.TopicInfo]:
+    """Yield the topics of `query`, or of all queries when it is empty, page by page."""
+    request = cluster_pb2.ListTopicsRequest(query=query, page_size=PAGE_TOPICS)
+    while True:
+        page = await coordinator.ListTopics(request)
+        for topic in page.topics:
+            yield topic
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
 
 
 def topic_row(topic: cluster_pb2.TopicInfo) -> JsonObject:

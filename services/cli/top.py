@@ -1,5 +1,8 @@
 """The command `pollcast top`: the cluster live, like htop.
 
+The coordinator sends the totals and the first topics in the board's order, so it costs the same whatever the number of
+topics; a change of the order or of the filter is another subscription.
+
 It finds a coordinator in etcd, continues with another one when that one goes away, and runs until `q` or Ctrl-C.
 `Board` decides what to show and to send; this module is its terminal: it draws with rich, reads keys, and calls the
 coordinator. With `--json` it prints one object and ends.
@@ -25,7 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pollcast.services.cli.board import COLUMNS, Board, Command, Drain, Key, Move, Quit, keys_in
-from pollcast.services.cli.listing import topic_row
+from pollcast.services.cli.listing import listed_topics, topic_row
 from pollcast.services.coordination.reach import NoCoordinator, Refused, some_coordinator
 from pollcast.services.errors import PollcastError, unwrapped
 from pollcast.services.process.settings import ServiceSettings
@@ -33,9 +36,6 @@ from pollcast.v1 import cluster_pb2
 
 if TYPE_CHECKING:
     from pollcast.v1.cluster_pb2_grpc import ClusterAsyncStub
-
-COLLECT_SECONDS = 1.0
-"""Time that a coordinator has to report the cluster before `--json` prints it."""
 
 DRAW_SECONDS = 0.25
 RETRY_SECONDS = 1.0
@@ -60,18 +60,33 @@ async def top(settings: ServiceSettings, *, as_json: bool) -> None:
     """
     if not as_json and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise NoTerminal
+    if as_json:
+        await print_json(settings)
+        return
     board = LiveBoard(settings)
     try:
         async with asyncio.TaskGroup() as tasks:
             following = tasks.create_task(board.follow())
             await board.begun.wait()
-            if as_json:
-                await board.print_json()
-            else:
-                await board.draw()
+            await board.draw()
             following.cancel()
     except BaseExceptionGroup as group:
         raise unwrapped(group) from None
+
+
+async def print_json(settings: ServiceSettings) -> None:
+    """Print the cluster as one JSON object."""
+    async with some_coordinator(settings) as stub:
+        topics = [topic async for topic in listed_topics(stub)]
+        board = Board(topics={topic.topic: topic for topic in topics})
+        for node in (await stub.ListNodes(cluster_pb2.ListNodesRequest())).nodes:
+            board.nodes[node.name] = node
+    nodes = [
+        {"name": node.name, "role": node.role, "state": node.state, "topics": owned} for node, owned in _nodes(board)
+    ]
+    at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    rows = [topic_row(topic) for topic in topics]
+    print(orjson.dumps({"at": at, "nodes": nodes, "topics": rows}).decode(), flush=True)
 
 
 class LiveBoard:
@@ -83,18 +98,15 @@ class LiveBoard:
         self._settings = settings
         self._stub: ClusterAsyncStub | None = None
         self._keys: asyncio.Queue[Key] = asyncio.Queue()
+        self._changed = asyncio.Event()  # the board shows something else
 
     async def follow(self) -> None:
         """Follow a coordinator, and another one whenever it goes away. Raises when the first one cannot be found."""
         while True:
             try:
                 async with some_coordinator(self._settings) as stub:
-                    self.board.start_over()
-                    self.board.message = ""
                     self._stub = stub
-                    async for event in stub.WatchCluster(cluster_pb2.WatchClusterRequest()):
-                        self.board.take(event)
-                        self.begun.set()
+                    await self._subscribe(stub)
             except PollcastError as error:
                 if not self.begun.is_set():
                     raise
@@ -103,16 +115,30 @@ class LiveBoard:
                 self._stub = None
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def print_json(self) -> None:
-        """Print the cluster as one JSON object."""
-        await asyncio.sleep(COLLECT_SECONDS)
-        nodes = [
-            {"name": node.name, "role": node.role, "state": node.state, "topics": owned}
-            for node, owned in _nodes(self.board)
-        ]
-        topics = [topic_row(topic) for _, topic in sorted(self.board.topics.items())]
-        at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        print(orjson.dumps({"at": at, "nodes": nodes, "topics": topics}).decode(), flush=True)
+    async def _subscribe(self, stub: ClusterAsyncStub) -> None:
+        """Read what the board shows until the coordinator ends the stream, anew when the board shows something else."""
+        ended = False
+        while not ended:
+            self._changed.clear()
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    reading = tasks.create_task(self._read(stub))
+                    changed = tasks.create_task(self._changed.wait())
+                    await asyncio.wait((reading, changed), return_when=asyncio.FIRST_COMPLETED)
+                    ended = reading.done()
+                    reading.cancel()
+                    changed.cancel()
+            except BaseExceptionGroup as group:
+                raise unwrapped(group) from None
+
+    async def _read(self, stub: ClusterAsyncStub) -> None:
+        first = True
+        async for event in stub.WatchCluster(self.board.request()):
+            if first:
+                self.board.start_over()
+                self.board.message, first = "", False
+            self.board.take(event)
+            self.begun.set()
 
     async def draw(self) -> None:
         """Draw the board and handle keys until the user quits."""
@@ -125,7 +151,10 @@ class LiveBoard:
                         key = await self._keys.get()
                 except TimeoutError:
                     continue
+                shown = self.board.request()
                 command = self.board.press(key, datetime.now(UTC))
+                if self.board.request() != shown:
+                    self._changed.set()
                 if isinstance(command, Quit):
                     return
                 if command is not None:
@@ -204,14 +233,12 @@ def render(board: Board, now: datetime, height: int) -> RenderableType:
 
 
 def _head(board: Board) -> list[Text]:
-    topics = board.topics.values()
-    clients = sum(topic.clients for topic in topics)
-    polls = sum(topic.load.polls_per_second for topic in topics)
-    cost = sum(topic.load.poll_ms * topic.load.polls_per_second for topic in topics)
+    totals = board.count()
     lines = [
         Text.assemble(
             ("pollcast top", "bold"),
-            f"  {len(topics)} topics  {clients} clients  {polls:.1f} polls/s  {cost:.1f} ms/s of the database",
+            f"  {totals.topics} topics  {totals.clients} clients  {totals.polls_per_second:.1f} polls/s"
+            f"  {totals.cost:.1f} ms/s of the database",
         )
     ]
     nodes = _nodes(board)
@@ -238,9 +265,6 @@ def _nodes(board: Board) -> list[tuple[cluster_pb2.Node, int | None]]:
 
     The number is None for a coordinator.
     """
-    owned: dict[str, int] = {}
-    for topic in board.topics.values():
-        for name in [topic.owner, *(gateway.name for gateway in topic.gateways)]:
-            owned[name] = owned.get(name, 0) + 1
+    owned = {each.name: each.topics for each in board.count().nodes}
     nodes = sorted(board.nodes.values(), key=lambda node: (node.role, node.name))
     return [(node, None if node.role == "coordinator" else owned.get(node.name, 0)) for node in nodes]

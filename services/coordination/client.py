@@ -29,7 +29,7 @@ from pollcast.services.coordination.keepalive import KeepAliveStream
 from pollcast.services.coordination.operations import Compare, Kv, Listing, Operation, TxnResult, WatchBatch
 from pollcast.services.coordination.watch_stream import WatchStream
 from pollcast.services.coordination.watches import Ended, Inbox, Message, Received, Watch
-from pollcast.services.errors import EtcdUnknown, NewIncarnation
+from pollcast.services.errors import EtcdFull, EtcdUnknown, NewIncarnation
 from pollcast.services.process import logs
 from pollcast.services.process.settings import EtcdSettings
 
@@ -54,7 +54,8 @@ class Page(NamedTuple):
 class Etcd:
     """A client of one etcd cluster, safe for any number of tasks of one event loop. Create it with `open`."""
 
-    def __init__(self, endpoints: Endpoints, namespace: str) -> None:
+    def __init__(self, endpoints: Endpoints, namespace: str = "/pollcast") -> None:
+        """`namespace` is a prefix that etcd lets this process read."""
         self._endpoints = endpoints
         self._namespace = namespace
         self._history = History()
@@ -154,9 +155,17 @@ class Etcd:
         return (await self.read_at(keys))[1]
 
     async def read_at(self, keys: Sequence[str]) -> tuple[int, list[Kv | None]]:
-        """Read at most 128 keys as of one moment, and return its revision as well."""
+        """Read at most 128 keys as of one moment, and return its revision as well. Raises Compacted in a rare case."""
         request = etcdrpc.TxnRequest(success=[op.read(key) for key in keys])
-        response = await self._call("kv", "Txn", request)
+        try:
+            response = await self._call("kv", "Txn", request)
+        except EtcdFull:  # an etcd at its space quota refuses transactions that only read, too
+            revision, found = 0, []
+            for key in keys:
+                response = await self._call("kv", "Range", op.range_request(key, revision))
+                revision = revision or response.header.revision
+                found.append(op.parse_first(response.kvs))
+            return revision, found
         return response.header.revision, [op.parse_first(part.response_range.kvs) for part in response.responses]
 
     # --- leases -------------------------------------------------------------------------------------------------

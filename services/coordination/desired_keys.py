@@ -1,8 +1,8 @@
 """Keys that etcd should hold on this process's lease: the gateway's demand keys and presence keys.
 
 `put` and `drop` only note the desired state; `run(session, mirror)` writes it, in batches, so a key that is put and
-dropped in between costs nothing. Pass the mirror's events of our keys to `changed`: a key that is deleted or
-overwritten by another process is put back at once. Under a new session every key is written anew.
+dropped in between costs nothing. The mirror has at least our own keys. Pass its events of our keys to `changed`: a key
+that is deleted or overwritten by another process is put back at once. Under a new session every key is written anew.
 
 A write that fails is retried, with a growing pause, and what it says decides what waits (`Backlog`): etcd that is not
 reached holds back everything; etcd at its space quota holds back puts, while deletes go on one by one, because it
@@ -20,11 +20,15 @@ from pollcast.services.coordination.backlog import Backlog, LaneName
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.operations import KeyEvent
+from pollcast.services.coordination.selection import Selection
 from pollcast.services.coordination.session import Session, backoff
 from pollcast.services.errors import EtcdError, EtcdFull, EtcdRefused, EtcdRejected, EtcdUnknown
 from pollcast.services.process import logs
 
 log = logs.get_logger("desired")
+
+KeyMirror = Mirror | Selection
+"""A local copy of our keys as etcd has them."""
 
 BATCH = 100
 """Maximum number of operations in a request: etcd's default --max-txn-ops is 128."""
@@ -80,7 +84,7 @@ class DesiredKeys:
         """Whether the mirror follows etcd now, under a session."""
         return self._shown is not None and self._shown.mirror.healthy
 
-    async def run(self, session: Session, mirror: Mirror) -> NoReturn:
+    async def run(self, session: Session, mirror: KeyMirror) -> NoReturn:
         """Keep etcd as desired. Raises LeaseLost when etcd reports that the session's lease is gone."""
         shown = ShownKeys(self._etcd, mirror, session.lease)
         self._shown = shown
@@ -199,7 +203,7 @@ class DesiredKeys:
 class ShownKeys:
     """The keys that etcd holds under one lease, known from its mirror and from the responses to our writes."""
 
-    def __init__(self, etcd: Etcd, mirror: Mirror, lease: int) -> None:
+    def __init__(self, etcd: Etcd, mirror: KeyMirror, lease: int) -> None:
         self.mirror = mirror
         self._etcd = etcd
         self._lease = lease

@@ -8,7 +8,7 @@ Reference: https://etcd.io/docs/v3.5/learning/api/.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,14 @@ class WatchBatch:
         for part in self.parts:
             for start in range(0, len(part.events), size):
                 yield [parse_event(event) for event in part.events[start : start + size]]
+
+    def picked(self, wants: Callable[[str], bool], size: int) -> Iterator[list[KeyEvent]]:
+        """Look at the keys of the events in order, at most `size` at a time, and yield the events of those that are
+        wanted; the others are not converted."""
+        for part in self.parts:
+            for start in range(0, len(part.events), size):
+                some = part.events[start : start + size]
+                yield [parse_event(each) for each in some if wants(each.kv.key.decode("utf-8", "surrogateescape"))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +175,9 @@ def range_end(prefix: str) -> bytes:
     return start[:-1] + bytes([start[-1] + 1])
 
 
-def range_request(key: str) -> Any:
-    """Build the request that reads one key."""
-    return etcdrpc.RangeRequest(key=to_bytes(key))
+def range_request(key: str, revision: int = 0) -> Any:
+    """Build the request that reads one key as of a revision (0: now)."""
+    return etcdrpc.RangeRequest(key=to_bytes(key), revision=revision)
 
 
 def page_request(prefix: str, start: bytes, limit: int, revision: int) -> Any:

@@ -1,4 +1,4 @@
-"""What a node has yet to report to one coordinator: a pure core.
+"""The reports of a node to one coordinator: a pure core.
 
 A `ReportCursor` belongs to one stream. It describes every topic once, in slices; from then on it describes the topics
 that `touch` names, those that the coordinator asks for, and some others in their turn. So a report costs what has
@@ -49,6 +49,7 @@ class ReportCursor:
 
     def first(self) -> report_pb2.NodeReport:
         """Return the report that begins the stream, with the first slice of all topics."""
+        self._known.clear()
         self._pending = dict.fromkeys(self._node.topics())
         return self._describe_pending(self._node.begin(), ())
 

@@ -2,12 +2,12 @@
 
 See docs/reference/security.md#limits. A request must be complete within REQUEST_SECONDS of the connection, or of its
 first byte on a connection that is kept alive, and have at most MAX_REQUEST_BYTES: otherwise the answer is 408 or 431
-and the connection is closed. A peer that reads nothing of an answer for STUCK_SECONDS is cut off. Requests have no
-body: Pollcast has no endpoint that takes one.
+and the connection is closed. A peer that takes nothing of an answer for STUCK_SECONDS is cut off; one that takes a
+little now and then is not. Requests have no body: Pollcast has no endpoint that takes one.
 
-A request that comes before the last one is answered waits, unparsed, and only so many bytes of it are read that a peer
-cannot make the server hold more than a request of the largest size. A request that upgrades to WebSocket is passed with
-the connection to `upgrade`; any other upgrade is ignored, as RFC 9110 (section 7.8) allows.
+A request that comes before the peer has taken the answer to the last one waits, unparsed, and only so many bytes of it
+are read that a peer cannot make the server hold more than a request of the largest size. A request that upgrades to
+WebSocket is passed with the connection to `upgrade`; any other upgrade is ignored, as RFC 9110 (section 7.8) allows.
 
 This relies on parts of uvicorn that tests/cluster/attacks/ and tests/unit/test_http_guard.py pin: the callbacks of
 HttpToolsProtocol, `cycle`, `headers`, `url`, `timeout_keep_alive_task` (set while a kept connection waits for the next
@@ -25,6 +25,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from pollcast.services.serving.lobby import REFUSALS, Lingering, Lobby
+from pollcast.services.serving.progress import STUCK_SECONDS, Patience, bytes_taken
 
 REQUEST_SECONDS: Final = 10.0
 """Maximum time until a request is complete."""
@@ -32,8 +33,8 @@ REQUEST_SECONDS: Final = 10.0
 MAX_REQUEST_BYTES: Final = 64 * 1024
 """Maximum size of a request, in bytes."""
 
-STUCK_SECONDS: Final = 30.0
-"""Maximum time that a peer may leave its answer unread."""
+PROGRESS_SECONDS: Final = 5.0
+"""Interval between two checks of whether a slow peer has taken something of its answer."""
 
 HEAD_END: Final = b"\r\n\r\n"
 """The end of a request's headers."""
@@ -91,7 +92,8 @@ this one, its lobby, the request, and the bytes that came after it. It sets the 
 class GuardedHttp(HttpToolsProtocol):
     """uvicorn's HTTP protocol with a time limit and a size limit for each request."""
 
-    _stuck: asyncio.TimerHandle | None = None  # ends a connection whose peer does not read
+    _check: asyncio.TimerHandle | None = None  # while the peer has not taken what was written: the next check
+    _unsent = False  # True once an answer is complete, but not taken yet
     _received = 0  # bytes received since the last complete request
     _latest = b""  # the data that the parser is reading
     _early = b""  # data that came before the last request was answered
@@ -115,6 +117,8 @@ class GuardedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all time limits."""
         self._end()
+        self._stop_watching()
+        self._unsent = False
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -149,7 +153,13 @@ class GuardedHttp(HttpToolsProtocol):
         self._stop()
 
     def on_response_complete(self) -> None:
-        """Go on with what came meanwhile, or wait in the lobby for the next request."""
+        """Go on with what came meanwhile, or wait in the lobby for the next request, once the peer took the answer."""
+        if self.transport.is_closing():
+            self._watch()
+            return
+        self._unsent = self.flow.write_paused
+        if self._unsent:
+            return
         super().on_response_complete()
         if self._over or self.transport.is_closing() or self._answering:
             return
@@ -167,17 +177,23 @@ class GuardedHttp(HttpToolsProtocol):
         self._refuse(UNESCAPED if unescaped else BROKEN)
 
     def pause_writing(self) -> None:
-        """Start the time limit for reading an answer."""
+        """Begin to check that the peer takes its answer."""
         super().pause_writing()
-        if self._stuck is None:
-            self._stuck = self.loop.call_later(STUCK_SECONDS, self.transport.abort)
+        self._watch()
 
     def resume_writing(self) -> None:
-        """Stop the time limit for reading an answer."""
+        """Stop to check that the peer takes its answer, and go on when it was complete."""
         super().resume_writing()
-        if self._stuck is not None:
-            self._stuck.cancel()
-            self._stuck = None
+        if self.transport.is_closing():  # what is left may still never be taken
+            return
+        self._stop_watching()
+        if self._unsent:
+            self.on_response_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection on which no further request has come."""
+        super().timeout_keep_alive_handler()
+        self._watch()
 
     # --- calls by the lobby -----------------------------------------------------------------------------------
 
@@ -189,6 +205,7 @@ class GuardedHttp(HttpToolsProtocol):
             REFUSALS.labels("slow").inc()
             self._end()
             self.transport.close()
+            self._watch()
 
     def make_room(self) -> None:
         """Close the connection; a peer that waits for its first answer gets 503."""
@@ -205,8 +222,8 @@ class GuardedHttp(HttpToolsProtocol):
 
     @property
     def _answering(self) -> bool:
-        """True while an answer is not complete."""
-        return self.cycle is not None and not self.cycle.response_complete
+        """True while an answer is not complete, or not taken."""
+        return self._unsent or (self.cycle is not None and not self.cycle.response_complete)
 
     def _feed(self, data: bytes) -> None:
         """Parse data request by request, up to one whose answer the rest must wait for."""
@@ -274,13 +291,29 @@ class GuardedHttp(HttpToolsProtocol):
         self._over = True
         self._stop()
         self._early = b""
-        if self._stuck is not None:
-            self._stuck.cancel()
-            self._stuck = None
+
+    def _watch(self) -> None:
+        """Begin to check that the peer takes what waits for it, if something does."""
+        if self._check is None and self.transport.get_write_buffer_size():
+            self._patience = Patience(bytes_taken(self.transport), self.loop.time())
+            self._check = self.loop.call_later(PROGRESS_SECONDS, self._check_progress)
+
+    def _check_progress(self) -> None:
+        if self._patience.waited(bytes_taken(self.transport), self.loop.time()) >= STUCK_SECONDS:
+            self._check = None
+            self.transport.abort()
+        else:
+            self._check = self.loop.call_later(PROGRESS_SECONDS, self._check_progress)
+
+    def _stop_watching(self) -> None:
+        if self._check is not None:
+            self._check.cancel()
+            self._check = None
 
     def _leave(self) -> None:
         """Give the connection up: a request that is being answered finds its peer gone."""
         self._end()
+        self._stop_watching()
         self._unset_keepalive_if_required()
         super().connection_lost(ConnectionAbortedError())
 

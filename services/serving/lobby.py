@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import prometheus_client
 
 from pollcast.services.process import logs
+from pollcast.services.process.occasional import Occasional
 
 log = logs.get_logger("http")
 
@@ -26,9 +27,6 @@ LINGER_BYTES: Final = 1024 * 1024
 
 SWEEP_SECONDS: Final = 0.25
 """Interval between two checks of the lobby's deadlines."""
-
-LOG_SECONDS: Final = 60.0
-"""Minimum time between two log lines about closed connections."""
 
 REFUSALS = prometheus_client.Counter(
     "pollcast_http_refusals",
@@ -58,10 +56,9 @@ class Lobby:
 
     def __init__(self, capacity: int, now: Callable[[], float]) -> None:
         self.capacity = capacity
-        self.shed = 0  # connections that were closed to make room
         self._now = now
         self._deadlines: dict[Visitor, float] = {}
-        self._logged_at: float | None = None
+        self._log = Occasional(log.warning, "closing connections to make room for others", now)
 
     def __len__(self) -> int:
         return len(self._deadlines)
@@ -78,12 +75,8 @@ class Lobby:
         """Close the oldest connection in the lobby. Call this when a connection in the lobby is one too many."""
         visitor = next(iter(self._deadlines))
         del self._deadlines[visitor]
-        self.shed += 1
         REFUSALS.labels("no_room").inc()
-        now = self._now()
-        if self._logged_at is None or now - self._logged_at >= LOG_SECONDS:
-            self._logged_at = now
-            log.warning("closing connections to make room for others", capacity=self.capacity, closed=self.shed)
+        self._log(capacity=self.capacity)
         visitor.make_room()
 
     def sweep(self, now: float) -> None:

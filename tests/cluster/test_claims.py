@@ -147,7 +147,7 @@ class UnansweringEtcd(Etcd):
     """A client whose writing transactions get no response, whether they are carried out or not."""
 
     def __init__(self, etcd: Etcd, *, carried_out: bool) -> None:
-        super().__init__(etcd._endpoints)
+        super().__init__(etcd._endpoints, etcd._namespace)
         self.carried_out = carried_out
 
     async def txn(

@@ -74,12 +74,12 @@ async def test_a_key_deleted_between_its_write_and_the_next_listing_is_written_a
     desired = DesiredKeys(etcd, "demand")
     mirror = Mirror(etcd, keys.demands(), desired.changed, on_listed=desired.listed)
     async with Session.open(etcd, 2) as session, asyncio.TaskGroup() as tasks:
-        await mirror._list()  # by hand, because a watch would report both the put and the delete
+        await mirror._list(False)  # by hand, because a watch would report both the put and the delete
         running = tasks.create_task(desired.run(session, mirror))
         desired.put(keys.demand("a", "gw"), b"{}")
         await eventually(lambda: desired.requests == 1 and desired.settled)
         assert await etcd.delete(keys.demand("a", "gw"))
-        await mirror._list()
+        await mirror._list(False)
         await eventually(lambda: desired.requests == 2 and desired.settled)
         assert await etcd.get(keys.demand("a", "gw")) is not None
         running.cancel()

@@ -19,7 +19,7 @@ from tests.support.repository import ROOT
 from tests.support.waiting import eventually
 from tests.support.world import World
 
-COMMON = ("coordination", "loop")
+COMMON = ("coordination", "http", "loop")
 NODES = {"gateway": "gateway-1", "poller": "poller-1", "coordinator": "coordinator-1"}
 ROW = re.compile(r"\| `(pollcast_\w+)` \| (\w+) \|([^|]*)\| ([^|]+) \|")
 NAME = re.compile(r"\bpollcast_\w+")

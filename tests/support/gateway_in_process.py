@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
+from pollcast.gateway.admission import Admission
 from pollcast.gateway.door import Doorkeeper
+from pollcast.gateway.event_stream import EventStream, stream_topic
 from pollcast.gateway.feeds import decode
+from pollcast.gateway.follower import first_result
 from pollcast.gateway.handshake import Offer
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import ANONYMOUS
@@ -41,6 +48,13 @@ n = { type = "int", default = 0 }
 
 [queries.whole]
 sql = "select text from t"
+
+[queries.room]
+sql = "select id, text from t where n = %(n)s"
+key = ["id"]
+presence = true
+[queries.room.params]
+n = { type = "int", default = 0 }
 """
 
 OWNER = "127.0.0.1:1"
@@ -75,17 +89,25 @@ class NoEtcd:
 class InProcessGateway:
     """A gateway whose topics are owned by the test. `address` is set by `serving`."""
 
-    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limits: Limits | None = None,
+        now: Callable[[], float] = time.monotonic,
+        call_soon: Callable[..., object] | None = None,
+    ) -> None:
+        """Make a gateway; without `call_soon` that of the running loop is used."""
         file = folder / "catalog.toml"
         file.write_text(CATALOG)
         self.catalog = catalogue.load(file)
         etcd = NoEtcd(self._attach)
-        presences = Presences(etcd, time.monotonic)
-        self.hub = Hub(GatewaySettings(catalog=file), etcd, presences, lambda _: None)
+        self.presences = Presences(etcd, now)
+        self.hub = Hub(GatewaySettings(catalog=file), etcd, self.presences, lambda _: None)
         limits = limits or Limits(max_topics=100, join_rate=1e6, max_connections=10_000)
-        self.sockets = Sockets(self.hub, self.catalog, limits, lambda _: ANONYMOUS, time.monotonic)
+        self.sockets = Sockets(self.hub, self.catalog, limits, lambda _: ANONYMOUS, now)
         self.address = ("", 0)
         self._owned: dict[str, OwnedTopic] = {}
+        self._call_soon = call_soon
 
     @property
     def url(self) -> str:
@@ -93,18 +115,22 @@ class InProcessGateway:
         host, port = self.address
         return f"ws://{host}:{port}/"
 
+    def topic(self, canonical: str) -> topics.Topic:
+        """Return the topic with this canonical spelling."""
+        return topics.parse_canonical(canonical, self.catalog)
+
     def change(self, canonical: str, rows: list[Row], epoch: int = 1) -> None:
         """Give the topic these rows, by the owner of that epoch."""
         owned = self._owned.get(canonical)
         if owned is None or owned.epoch != epoch:
-            topic = topics.parse_canonical(canonical, self.catalog)
-            owned = self._owned[canonical] = OwnedTopic(topic, epoch, 0)
+            owned = self._owned[canonical] = OwnedTopic(self.topic(canonical), epoch, 0)
         self._receive(owned.record_result(rows, time.time_ns() // 1000))
 
     def _attach(self, canonical: str) -> None:
         owned = self._owned.get(canonical)
         if owned is not None:
-            asyncio.get_running_loop().call_soon(self._receive, list(owned.current_updates("live")))
+            call_soon = self._call_soon or asyncio.get_running_loop().call_soon
+            call_soon(self._receive, list(owned.current_updates("live")))
 
     def _receive(self, updates: Updates) -> None:
         for update in updates:
@@ -112,15 +138,26 @@ class InProcessGateway:
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path, limits: Limits | None = None) -> AsyncIterator[InProcessGateway]:
-    """Serve a gateway on a port of its own."""
+async def serving(
+    folder: Path, limits: Limits | None = None, listener: socket.socket | None = None
+) -> AsyncIterator[InProcessGateway]:
+    """Serve a gateway on a port of its own: WebSockets at `/`, and its topic `whole` as `/json` and `/events`."""
     gateway = InProcessGateway(folder, limits)
 
     def admit(_: Offer) -> Callable[[Wire], Receiver]:
         return lambda wire: gateway.sockets.open(wire, ANONYMOUS)
 
     door = Doorkeeper("/", admit, max_frame=64 * 1024)
-    async with web.serve_app(Starlette(), "127.0.0.1:0", door) as gateway.address:
+    admission = Admission(10_000, lambda: len(gateway.sockets))
+
+    async def as_json(_: Request) -> Response:
+        return Response((await first_result(gateway.hub, gateway.topic("whole"))).payload)
+
+    async def as_events(_: Request) -> Response:
+        return EventStream(stream_topic(gateway.hub, gateway.topic("whole"), None, None), admission, {})
+
+    app = Starlette(routes=[Route("/json", as_json), Route("/events", as_events)])
+    async with web.serve_app(app, listener or "127.0.0.1:0", door) as gateway.address:
         yield gateway
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import orjson
 
 from pollcast.gateway.audience import Cohort, Traffic
+from pollcast.gateway.backlog import PRESENCE, RESULT
 from pollcast.gateway.phoenix import Ref
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import Change, MemberId
@@ -62,7 +63,7 @@ class Client:
         self.cohort: Cohort | None = None
         self.wire = self
         self.blocked = self.deflates = False
-        self.behind = False
+        self.behind = 0
         self.member: Member | None = None
         self.request: PresenceRequest | None = None
         self.presence = PhoenixPresence()
@@ -74,15 +75,22 @@ class Client:
             assert message[0] == (self.join_ref if message[3] == "presence_state" else None)
             self.presence.on_message(message[3], message[4])
 
-    def fell_behind(self) -> None:
-        self.behind = True
+    def write_presence(self, frames: bytes) -> None:
+        if self.blocked:
+            self.fell_behind(PRESENCE)
+        else:
+            self.write(frames)
+
+    def fell_behind(self, part: int) -> None:
+        self.behind |= part
 
     def drain(self) -> None:
-        """Read everything, and catch up when a message was missed."""
+        """Read everything, and catch up with what was missed."""
         self.blocked = False
-        if self.behind:
-            self.behind = False
+        behind, self.behind = self.behind, 0
+        if behind & RESULT:
             self.gateway.live.audience.catch_up(self, Status("live", None, 0))
+        if behind & PRESENCE:
             self.gateway.presence.send_state(self)
 
 

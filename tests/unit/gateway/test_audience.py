@@ -26,7 +26,7 @@ class Client:
         self.cohort: Cohort | None = None
         self.wire = self
         self.blocked = self.deflates = False
-        self.behind = False
+        self.behind = 0
         self.version: str | None = None
         self.rows: list[dict[str, Any]] | None = None
         self.events: list[str] = []
@@ -47,9 +47,16 @@ class Client:
                 self._forward(payload["version"])
                 self._apply(payload)
 
-    def fell_behind(self) -> None:
+    def fell_behind(self, part: int) -> None:
         """Remember to catch up."""
-        self.behind = True
+        self.behind |= part
+
+    def drain(self, audience: Audience, status: Status) -> None:
+        """Read everything, and catch up with what it missed."""
+        self.blocked = False
+        if self.behind:
+            self.behind = 0
+            audience.catch_up(self, status)
 
     def _forward(self, version: str) -> None:
         new = Version.parse(version)
@@ -121,8 +128,7 @@ def test_a_congested_client_gets_nothing_until_it_catches_up_with_one_snapshot()
     assert slow.behind
     assert slow.events == ["snapshot"]
     assert quick.events == ["snapshot", *["delta"] * 4]
-    slow.blocked = False
-    audience.catch_up(slow, Status("live", None, 0))
+    slow.drain(audience, Status("live", None, 0))
     assert slow.events == ["snapshot", "snapshot"]
     assert slow.rows == quick.rows == json_rows(rows((1, 5)))
 
@@ -164,8 +170,7 @@ def test_a_channel_that_catches_up_gets_the_status_if_it_knows_another(
     for new in meanwhile:
         audience.broadcast_status(new, status)
         status = new
-    slow.blocked = False
-    audience.catch_up(slow, status)
+    slow.drain(audience, status)
     assert slow.events == ["snapshot", *pushed, "snapshot"]
 
 
@@ -216,7 +221,7 @@ def test_every_client_ends_at_the_present_rows_whatever_joins_leaves_or_lags(
             continue
         elif action == "rejoin with since":
             audience.leave(client)
-            client.blocked = client.behind = False
+            client.blocked, client.behind = False, 0
             since = Version.parse(client.version) if client.version is not None else None
             audience.join(client, since)
         elif action == "leave":
@@ -225,10 +230,7 @@ def test_every_client_ends_at_the_present_rows_whatever_joins_leaves_or_lags(
         elif action == "congest":
             client.blocked = True
         elif client.blocked:
-            client.blocked = False
-            if client.behind:
-                client.behind = False
-                audience.catch_up(client, Status("live", None, 0))
+            client.drain(audience, Status("live", None, 0))
     for client in clients:
         if history.present is not None and not client.behind:
             assert client.rows == json_rows(list(history.present.rows))
