@@ -220,10 +220,11 @@ class Hub:
 
     def _forget(self, live: LiveTopic) -> None:
         self._detach(live)
-        self.retained.forget(live.topic.canonical)
-        del self.topics[live.topic.canonical]
-        self.owners.pop(live.topic.canonical, None)
-        self.on_kept(live.topic.canonical, False)
+        canonical = live.topic.canonical
+        self.retained.forget(canonical)
+        del self.topics[canonical]
+        self.owners.pop(canonical, None)
+        self.on_kept(canonical, False)
 
     def _follow(self, live: LiveTopic, owner: Owner, now: float) -> None:
         live.fence = max(live.fence, owner.epoch)
