@@ -139,8 +139,7 @@ class Wire(asyncio.Protocol):
         if self.closing or self.transport is None:
             return
         if self.congested:
-            self._spend(len(frames))
-            self.transport.write(frames)
+            self._answer(self.transport, frames)
             return
         if not self.outbox.held:
             self.transport.write(frames)
@@ -236,12 +235,6 @@ class Wire(asyncio.Protocol):
 
     # --- inside -----------------------------------------------------------------------------------------------
 
-    def _spend(self, size: int) -> None:
-        """Charge an answer to a congested client; stop reading when it has had enough of them."""
-        self._answers -= size
-        if self._answers < 0 and not self.closing and self.transport is not None:
-            self.transport.pause_reading()
-
     @property
     def _deaf(self) -> bool:
         """Whether no more messages are handled until the connection has drained."""
@@ -259,6 +252,14 @@ class Wire(asyncio.Protocol):
             self._parse(data)
         if not self._deaf:
             self._read_on()
+
+    def _answer(self, transport: asyncio.Transport, frames: bytes) -> None:
+        """Write frames that the client has caused; read no more from it when it is congested and these are too many."""
+        if self.congested:
+            self._answers -= len(frames)
+            if self._answers < 0 and not self.closing:
+                transport.pause_reading()
+        transport.write(frames)
 
     def _read_on(self) -> None:
         if self._rest or self._unhandled is not None:
@@ -333,9 +334,7 @@ class Wire(asyncio.Protocol):
         out = b"".join(parser.protocol.data_to_send())
         if out and self.transport is not None and not self.transport.is_closing():
             self.flush()
-            if self.congested:
-                self._spend(len(out))
-            self.transport.write(out)
+            self._answer(self.transport, out)
 
     def _fail(self) -> None:
         """Stop after input that is not a WebSocket's; the close frame is written already.
