@@ -15,7 +15,19 @@ import uvloop
 from bench.processes import raise_file_limit
 from pollcast.services.process import logs
 
-ALL = ("fanout", "memory", "latency", "storm", "slow", "compression", "peers", "polling", "takeover", "presence", "scale")
+ALL = (
+    "fanout",
+    "memory",
+    "latency",
+    "storm",
+    "slow",
+    "compression",
+    "peers",
+    "polling",
+    "takeover",
+    "presence",
+    "scale",
+)
 
 
 def main() -> None:

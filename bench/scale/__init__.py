@@ -48,10 +48,10 @@ def show(size: Size, result: Result) -> None:
     title = f"{size.topics:,} topics × {size.pollers} pollers × {size.gateways} gateways"
     table.show(
         f"{title} ({size.real_pollers} and {size.real_gateways} of them real, the others {size.kind})",
-        ("", "seconds", "changes of keys", "proposals", "watch events", "MB from etcd", "requests on watches"),
+        ("", "seconds", "changes of keys", "proposals", "watch events", "MB from etcd", "messages of watches"),
         [
             (name, p.seconds, int(p.changes), int(p.etcd["proposals"]), int(p.etcd["events"]), p.etcd["sent"] / 1e6,
-             int(p.etcd["watch requests"]))
+             int(p.etcd["watch answers"]))
             for name in ("start", "rest", "churn", "join", "kill") if (p := getattr(result, name)) is not None
         ],
     )  # fmt: skip
@@ -67,8 +67,8 @@ def show(size: Size, result: Result) -> None:
         else:
             row += ["", ""]
         rows.append([*row, mib, mib - result.empty.get(name, 0) / 2**20])
-    head = ("", "topics", "CPU s to start", "stop ms", "rest % of a core", "stop ms", "µs per change", "stop ms", "RSS MiB",
-            "more than empty")  # fmt: skip
+    head = ["", "topics", "CPU s to start", "stop ms", "rest % of a core", "stop ms", "µs per change", "stop ms"]
+    head += ["RSS MiB", "more than empty"]
     table.show("processes", head, rows)
     if result.joined:
         table.show(

@@ -124,17 +124,25 @@ class Usage:
     etcd: dict[str, float]
 
 
+def _calls(what: str, service: str, method: str, kind: str) -> str:
+    return (
+        f'grpc_server_{what}_total{{grpc_method="{method}",grpc_service="etcdserverpb.{service}",grpc_type="{kind}"}}'
+    )
+
+
 ETCD_COUNTERS = {
     "proposals": "etcd_server_proposals_committed_total",
     "events": "etcd_debugging_mvcc_events_total",
     "puts": "etcd_mvcc_put_total",
     "deletes": "etcd_mvcc_delete_total",
+    "ranges": "etcd_mvcc_range_total",
     "sent": "etcd_network_client_grpc_sent_bytes_total",
     "received": "etcd_network_client_grpc_received_bytes_total",
-    "ranges": "etcd_mvcc_range_total",
-    "watch requests": 'grpc_server_msg_received_total{grpc_method="Watch",grpc_service="etcdserverpb.Watch",grpc_type="bidi_stream"}',
-    "logins": 'grpc_server_started_total{grpc_method="Authenticate",grpc_service="etcdserverpb.Auth",grpc_type="unary"}',
+    "watch requests": _calls("msg_received", "Watch", "Watch", "bidi_stream"),
+    "watch answers": _calls("msg_sent", "Watch", "Watch", "bidi_stream"),
+    "logins": _calls("started", "Auth", "Authenticate", "unary"),
 }
+"""etcd's counters by short names."""
 
 
 @dataclass

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,39 +43,51 @@ GATHER_SECONDS = 0.01
 
 
 class LightGateway:
-    """One simulated gateway and its topics."""
+    """One simulated gateway and its topics, and the Reportable of them. `touch` is called with each that changes."""
 
-    def __init__(self, etcd: Etcd, place: Place, name: str, catalog: Catalog) -> None:
-        self.topics: dict[str, None] = {}
+    def __init__(self, etcd: Etcd, place: Place, name: str, catalog: Catalog, touch: Callable[[str], None]) -> None:
+        self.watched: dict[str, None] = {}
         self.name = name
         self._etcd = etcd
         self._keys = place.keys
         self._session: Session | None = None
-        self._report = report_pb2.NodeReport(node=name, role="gateway", queries=catalog.queries)
+        self._queries = list(catalog.queries)
+        self._touch = touch
+
+    def topics(self) -> Iterable[str]:
+        """Return the topics that this gateway watches."""
+        return list(self.watched)
 
     async def hold(self, session: Session) -> None:
         """Use this session from now on, and write the demand of its topics under it."""
         self._session = session
-        await self._write(list(self.topics), put=True)
+        await self._write(list(self.watched), put=True)
         await asyncio.Event().wait()
 
     async def demand(self, topics: list[str], *, wanted: bool) -> None:
         """Write or delete the demand for these topics."""
         for topic in topics:
             if wanted:
-                self.topics[topic] = None
+                self.watched[topic] = None
             else:
-                self.topics.pop(topic, None)
+                self.watched.pop(topic, None)
         await self._write(topics, put=wanted)
-        del self._report.watched[:]
-        self._report.watched.extend(
-            report_pb2.WatchedTopic(topic=topic, clients=1, state="live") for topic in self.topics
-        )
+        for topic in topics:
+            self._touch(topic)
 
-    def describe(self) -> report_pb2.NodeReport:
-        """Return the report as of now."""
-        self._report.now = clock.now_us()
-        return self._report
+    def begin(self) -> report_pb2.NodeReport:
+        """Return a report as of now, without topics."""
+        return report_pb2.NodeReport(node=self.name, role="gateway", now=clock.now_us(), queries=self._queries)
+
+    def add(self, report: report_pb2.NodeReport, topic: str) -> bool:
+        """Add the description of a topic; return False when this gateway does not watch it."""
+        if topic in self.watched:
+            report.watched.add(topic=topic, clients=1, state="live")
+        return topic in self.watched
+
+    def unsettled(self, _topic: str) -> bool:
+        """Return False: nothing changes by itself."""
+        return False
 
     async def _write(self, topics: list[str], *, put: bool) -> None:
         assert self._session is not None
@@ -116,7 +130,7 @@ class Link:
         """Attach topics and note their first updates, until the poller ends the stream."""
         try:
             async with (
-                grpc.aio.insecure_channel(self._address, options=rpc.VIGILANT) as channel,
+                grpc.aio.insecure_channel(self._address, options=rpc.OPTIONS) as channel,
                 asyncio.TaskGroup() as t,
             ):
                 call = feed_pb2_grpc.FeedStub(channel).Subscribe()
@@ -180,7 +194,7 @@ class Gateways:
         if record.node in self._real:
             self._owner[topic] = record.grpc
             for gateway in self.gateways:
-                if topic in gateway.topics:
+                if topic in gateway.watched:
                     self._link(gateway, record.grpc).attach(topic)
 
     def _owner_deleted(self, key: str) -> None:
@@ -200,13 +214,19 @@ async def main(order: dict[str, Any]) -> None:
     watch = LoopWatch(Path(order["stops"]))
     async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         crowd = Gateways(place, order["real"], tasks)
-        nodes = []
+        nodes: list[SimulatedNode] = []
+        by_name: dict[str, SimulatedNode] = {}
+
+        def touch(name: str, topic: str) -> None:
+            by_name[name].reporting.touch(topic)
+
         for name in order["names"]:
             server = await stack.enter_async_context(served(place, name, None, ""))
             client = await stack.enter_async_context(Etcd.open(place.settings(name)))
-            gateway = LightGateway(client, place, name, catalog)
+            gateway = LightGateway(client, place, name, catalog, partial(touch, name))
             crowd.gateways.append(gateway)
-            nodes.append(SimulatedNode(place, client, server, "gateway", name, [gateway.hold], gateway.describe))
+            by_name[name] = SimulatedNode(place, client, server, "gateway", name, [gateway.hold], gateway)
+            nodes.append(by_name[name])
 
         async def execute(what: dict[str, Any]) -> dict[str, Any]:
             """Carry out an order: `start` registers the gateways, `demand` and `leave` change the demand of each for
@@ -237,7 +257,7 @@ async def main(order: dict[str, Any]) -> None:
 
         running: list[asyncio.Task[None]] = []
         await obey(execute, watch)
-        for task in (*running,):
+        for task in running:
             task.cancel()
         raise SystemExit(0)  # links have no end of their own
 

@@ -1,7 +1,7 @@
 """What simulated pollers and gateways have in common: many nodes of a cluster in one process.
 
 A simulated node is registered with a lease of its own by the product's code (`Node`), follows drain requests and
-reports to coordinators. It is called by orders: JSON objects, one a line on the standard input, each answered by a line.
+reports to coordinators. Orders for it are JSON objects, one a line on the standard input, each answered by a line.
 
 `KeyWatch` follows the keys below a prefix for all nodes of the process, with a fraction of the work of a mirror; it
 does not go on after a fault of etcd, as there is none in these measurements. `Listeners` stand for the watches that
@@ -26,10 +26,10 @@ from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys
 from pollcast.services.coordination.node import LeasedPart, Node, Readiness
 from pollcast.services.coordination.registry import node_record
+from pollcast.services.coordination.report_cursor import Reportable
 from pollcast.services.coordination.reporting import Reporting
 from pollcast.services.process.settings import Role, ServiceSettings
 from pollcast.services.serving import rpc
-from pollcast.v1 import report_pb2
 
 WATCH = "/etcdserverpb.Watch/Watch"
 
@@ -61,11 +61,19 @@ def _watch_request(prefix: str, revision: int) -> etcdrpc.WatchRequest:
     return etcdrpc.WatchRequest(create_request=create)
 
 
+OnPut = Callable[[str, bytes, int, int], None]
+"""Callback for a key that was put: its name, value, lease and revision."""
+
+
 class KeyWatch:
-    """A watch of all keys below a prefix from now on. `on_put(key, value, lease, revision)` and `on_delete(key)`."""
+    """A watch of all keys below a prefix, from etcd's first revision on."""
 
     def __init__(
-        self, address: str, prefix: str, on_put: Callable[[str, bytes, int, int], None], on_delete: Callable[[str], None]
+        self,
+        address: str,
+        prefix: str,
+        on_put: Callable[[str, bytes, int, int], None],
+        on_delete: Callable[[str], None],
     ) -> None:
         self.following = asyncio.Event()
         self.events = 0
@@ -77,8 +85,8 @@ class KeyWatch:
     async def run(self) -> None:
         """Follow the keys until cancelled."""
         async with grpc.aio.insecure_channel(self._address, options=OPTIONS) as channel:
-            call = etcdrpc.WatchStub(channel).Watch()
-            await call.write(_watch_request(self._prefix, 0))
+            call: Any = etcdrpc.WatchStub(channel).Watch()
+            await call.write(_watch_request(self._prefix, 1))
             async for response in call:
                 assert not response.canceled, response.cancel_reason
                 self.following.set()
@@ -97,7 +105,7 @@ async def listen(address: str, prefixes: Sequence[str], nodes: int) -> None:
     async def node() -> None:
         options = [*OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.insecure_channel(address, options=options) as channel:
-            call = channel.stream_stream(WATCH, request_serializer=etcdrpc.WatchRequest.SerializeToString)()
+            call: Any = channel.stream_stream(WATCH, request_serializer=etcdrpc.WatchRequest.SerializeToString)()
             for prefix in prefixes:
                 await call.write(_watch_request(prefix, 0))
             async for _ in call:
@@ -106,48 +114,6 @@ async def listen(address: str, prefixes: Sequence[str], nodes: int) -> None:
     async with asyncio.TaskGroup() as tasks:
         for _ in range(nodes if prefixes else 0):
             tasks.create_task(node())
-
-
-Describe = Callable[[], report_pb2.NodeReport]
-"""A function that returns a node's whole report as of now."""
-
-
-class Described:
-    """The Reportable of a simulated node: it finds what has changed by comparing whole reports."""
-
-    def __init__(self, describe: Describe) -> None:
-        self.touch: Callable[[str], None] = lambda _: None
-        self._describe = describe
-        self._polled: dict[str, report_pb2.PolledTopic] = {}
-        self._watched: dict[str, report_pb2.WatchedTopic] = {}
-
-    def topics(self) -> list[str]:
-        """Return the topics of the node."""
-        self.begin()
-        return [*self._polled, *self._watched]
-
-    def begin(self) -> report_pb2.NodeReport:
-        """Return a report as of now, without topics."""
-        whole = self._describe()
-        before = {topic: polled.epoch for topic, polled in self._polled.items()} | dict.fromkeys(self._watched, 0)
-        self._polled = {polled.topic: polled for polled in whole.polled}
-        self._watched = {watched.topic: watched for watched in whole.watched}
-        now = {topic: polled.epoch for topic, polled in self._polled.items()} | dict.fromkeys(self._watched, 0)
-        for topic, _ in before.items() ^ now.items():
-            self.touch(topic)
-        return report_pb2.NodeReport(node=whole.node, role=whole.role, now=whole.now, queries=whole.queries)
-
-    def add(self, report: report_pb2.NodeReport, topic: str) -> bool:
-        """Add the description of a topic; return False when the topic is not the node's."""
-        if topic in self._polled:
-            report.polled.append(self._polled[topic])
-        elif topic in self._watched:
-            report.watched.append(self._watched[topic])
-        return topic in self._polled or topic in self._watched
-
-    def unsettled(self, topic: str) -> bool:
-        """Return False: nothing is about to change."""
-        return False
 
 
 class SimulatedNode:
@@ -161,8 +127,7 @@ class SimulatedNode:
         role: Role,
         name: str,
         parts: Sequence[LeasedPart],
-        describe: Describe,
-        synced: Callable[[], Awaitable[object]] | None = None,
+        report: Reportable,
     ) -> None:
         self.sessions = 0
         self._stop = asyncio.Event()
@@ -170,17 +135,13 @@ class SimulatedNode:
         readiness = Readiness(role, self._stop, dict)
         address = f"{server.host}:{server.port}"
         record = node_record(role, name, None, address)
-        self._node = Node(
-            etcd, place.keys, record, server, readiness, synced=synced, parts=[self._count, *parts]
-        )
-        described = Described(describe)
-        self._reporting = Reporting(etcd, place.keys, place.settings(name), described)
-        described.touch = self._reporting.touch
+        self._node = Node(etcd, place.keys, record, server, readiness, parts=[self._count, *parts])
+        self.reporting = Reporting(etcd, place.keys, place.settings(name), report)
 
     async def run(self) -> None:
         """Be a node of the cluster until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._reporting.run())
+            tasks.create_task(self.reporting.run())
             tasks.create_task(self._node.run(self._ttl, self._stop))
 
     async def _count(self, _: object) -> None:
@@ -188,7 +149,9 @@ class SimulatedNode:
 
 
 @contextlib.asynccontextmanager
-async def served(place: Place, name: str, add: Callable[[grpc.aio.Server], None] | None, service: str) -> AsyncIterator[rpc.RpcServer]:
+async def served(
+    place: Place, name: str, add: Callable[[grpc.aio.Server], None] | None, service: str
+) -> AsyncIterator[rpc.RpcServer]:
     """Serve gRPC for one simulated node."""
     async with rpc.serve(place.settings(name), [add] if add else [], [service] if service else []) as server:
         await server.set_serving(True)
