@@ -276,20 +276,21 @@ class Cluster:
 
 
 @contextlib.asynccontextmanager
-async def cluster(size: Size, folder: Path | None = None) -> AsyncIterator[Cluster]:
-    """Run a cluster of this size until all its nodes are ready."""
+async def cluster(size: Size, folder: Path | None = None, database_url: str | None = None) -> AsyncIterator[Cluster]:
+    """Run a cluster of this size until all its nodes are ready, on a PostgreSQL of its own unless a URL is given."""
     async with contextlib.AsyncExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pollcast-scale-")))
         file = folder / "catalog.toml"
         file.write_text(CATALOG.format(interval=size.interval))
         etcd = stack.enter_context(EtcdServer.start(folder / "etcd", fsync=size.fsync))
-        postgres = stack.enter_context(PostgresServer.start(folder / "pg"))
+        if database_url is None:
+            database_url = stack.enter_context(PostgresServer.start(folder / "pg")).url
         environment = {
             "POLLCAST_ETCD": etcd.endpoint,
             "POLLCAST_NAMESPACE": "/scale",
             "POLLCAST_CATALOG": str(file),
-            "POLLCAST_DATABASE_URL": postgres.url,
+            "POLLCAST_DATABASE_URL": database_url,
             "POLLCAST_LEASE_TTL": str(size.ttl),
         }
         services = await stack.enter_async_context(contextlib.AsyncExitStack())

@@ -54,6 +54,8 @@ class Result:
     """Seconds after a poller joined, its topics, the least and the most topics of a poller."""
     killed: tuple[int, float] = (0, 0.0)
     """The topics of a killed poller, and the seconds until all of them have another owner."""
+    listings: tuple[float, float] = (0.0, 0.0)
+    """Listings of mirrors by all real services, when nothing was wanted yet and in the end."""
     rss: dict[str, int] = field(default_factory=dict)
     empty: dict[str, int] = field(default_factory=dict)
     owned_by: dict[str, int] = field(default_factory=dict)
@@ -131,11 +133,11 @@ async def quiet(cluster: Cluster, seconds: float = 60.0) -> None:
         before = after
 
 
-async def rest(cluster: Cluster, result: Result) -> None:
-    """Measure the cluster while nothing happens but polls."""
+async def rest(cluster: Cluster, result: Result, seconds: float = REST_SECONDS) -> None:
+    """Measure the cluster for some seconds while nothing happens but polls."""
     await quiet(cluster)
     meter = Meter(cluster)
-    await asyncio.sleep(REST_SECONDS)
+    await asyncio.sleep(seconds)
     result.rest = meter.stop()
     result.rss, result.empty = cluster.rss(), cluster.empty
     result.owned_by = cluster.owned_by()
@@ -196,12 +198,21 @@ async def kill(cluster: Cluster, result: Result) -> None:
     result.kill = meter.stop()
 
 
-async def measure(cluster: Cluster, *, joins: bool = False, kills: bool = False) -> Result:
+def listings(cluster: Cluster) -> float:
+    """Return the number of listings of mirrors by all real services so far."""
+    return sum(service.metrics()["pollcast_mirror_listings_total"] for service in cluster.services.values())
+
+
+async def measure(
+    cluster: Cluster, *, joins: bool = False, kills: bool = False, rest_seconds: float = REST_SECONDS
+) -> Result:
     """Take all measurements, one after the other. With `joins`, a poller joins at last; with `kills`, one dies."""
     result = Result()
+    before = listings(cluster)
     await start_up(cluster, result)
-    await rest(cluster, result)
+    await rest(cluster, result, rest_seconds)
     await churn(cluster, result)
+    result.listings = before, listings(cluster)
     if joins:
         await join(cluster, result)
     if kills:
