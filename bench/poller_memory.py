@@ -118,7 +118,7 @@ async def _watch_loop(pauses: list[float]) -> None:
 
 async def follow(address: str) -> None:
     """Attach all topics, as a gateway, and read their updates until terminated."""
-    async with grpc.aio.insecure_channel(address, options=rpc.OPTIONS) as channel:
+    async with grpc.aio.insecure_channel(address, options=rpc.VIGILANT) as channel:
         call = feed_pb2_grpc.FeedStub(channel).Subscribe()
         attach = [feed_pb2.Attach(topic=f"wide?topic={topic}") for topic in range(1, TOPICS + 1)]
         await call.write(feed_pb2.FeedRequest(gateway="gateway-1", attach=attach))

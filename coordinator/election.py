@@ -50,7 +50,7 @@ class Election:
                 if leading != self.leading:
                     log.info("leading" if leading else "not leading any more")
                 self.leading = leading
-                self._wake.set()
+        self._wake.set()  # also when the mirror has merely listed: a key that was written may be gone without an event
 
     async def _campaign(self, session: Session, mirror: Mirror) -> NoReturn:
         """Write the key each time the mirror shows that it is free."""

@@ -2,8 +2,9 @@
 
 Each node opens a stream to each coordinator. A report holds what has changed since the previous one, and so many other
 topics in their turn that this coordinator takes in TURNS_PER_SECOND of them, whatever the number of nodes and topics:
-with fewer topics, all figures are renewed every second. A node that takes long to report is asked less often, so that
-reporting takes at most about a twentieth of its time. What a node has reported counts until its entry in etcd is gone.
+with up to 4,000 topics, all figures are renewed every second. A node that takes long to report is asked less often, so
+that reporting takes at most about a twentieth of its time. What a node has reported counts until its entry in etcd is
+gone.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ PERIOD_SECONDS = 1.0
 MIN_PERIOD_SECONDS = 0.1
 """Minimum time between two requests to one node, however many calls wait for a new report."""
 
-TURNS_PER_SECOND = 4000
-"""Number of topics whose figures all pollers together renew per second, and all gateways together."""
+TURNS_PER_SECOND: dict[Role, int] = {"poller": 4000, "gateway": 400}
+"""Number of topics that all nodes of a role together describe per second although they have not changed: pollers renew
+figures, gateways only what was missed."""
 
 SLICE_SECONDS = 0.02
 """Time between two slices of a report that is continued, in seconds."""
@@ -121,7 +123,7 @@ class ReportCollector(report_pb2_grpc.ReportServicer):
         question = report_pb2.ReportQuestion(changes_only=True, anew=name not in self._view.reports)
         if turns:
             nodes = sum(each == role for each, _ in self._streams)
-            question.others = TURNS_PER_SECOND // max(nodes, 1)
+            question.others = TURNS_PER_SECOND.get(role, 0) // max(nodes, 1)
             for topic in self.shown() if role == "poller" else ():
                 view = self._view.topics.get(topic)
                 if view is not None and view.owner is not None and view.owner.node == node:

@@ -51,10 +51,14 @@ TopicEvent = Result | DeltaEvent | Status
 class Follower:
     """One consumer's position in a topic. Create it with `following`, and read `events` once."""
 
-    def __init__(self, topic: LiveTopic, *, since: Version | None = None, deltas: bool = True) -> None:
+    def __init__(
+        self, topic: LiveTopic, *, since: Version | None = None, deltas: bool = True, largest: int | None = None
+    ) -> None:
+        """`largest` is the maximum size of a delta in bytes: instead of a larger one there is a snapshot."""
         self._topic = topic
         self._since = since
         self._deltas = deltas and bool(topic.topic.query.key)
+        self._largest = largest
         self._version: Version | None = None
         self._reported: Status | None = None
         self._wake = asyncio.Event()
@@ -109,6 +113,8 @@ class Follower:
         at = self._version or self._since
         steps = self._topic.history.since(at) if at is not None else None
         lags = self._version is not None and steps is not None and len(steps) > MAX_STEPS
+        if steps and self._largest is not None and max(entry.size for entry in steps) > self._largest:
+            steps = None
         if at is None or steps is None or lags or (steps and not self._deltas):
             events.append(present)
             at = present.version
@@ -122,14 +128,20 @@ class Follower:
 
 @contextlib.contextmanager
 def following(
-    hub: Hub, topic: Topic, *, since: Version | None = None, deltas: bool = True, lifetime: float | None = None
+    hub: Hub,
+    topic: Topic,
+    *,
+    since: Version | None = None,
+    deltas: bool = True,
+    lifetime: float | None = None,
+    largest: int | None = None,
 ) -> Iterator[Follower]:
     """Add a follower to the topic's clients inside the scope.
 
     The follower ends after `lifetime` seconds, when its token expires; None means no limit.
     """
     live = hub.enter(topic, time.monotonic())
-    follower = Follower(live, since=since, deltas=deltas)
+    follower = Follower(live, since=since, deltas=deltas, largest=largest)
     live.followers.add(follower)
     try:
         with ending_after(lifetime, follower.end):

@@ -51,6 +51,11 @@ class GatewayGauges:
             for state in ("live", "stale", "failed"):
                 topics.add_metric([name, state], watched[name, state])
         yield topics
+        yield _gauge(
+            "pollcast_gateway_retained_bytes",
+            "Memory of the results and logs that are kept of topics without clients.",
+            hub.retained.bytes,
+        )
         yield _gauge("pollcast_gateway_links", "Pollers whose feed is connected.", hub.feeds.connected)
         yield _gauge("pollcast_gateway_owned_topics", "Topics of this gateway that have an owner.", len(hub.owners))
         yield _counter(
@@ -72,7 +77,7 @@ class GatewayGauges:
         )
         yield _counter("pollcast_gateway_slow_readers", "Number of times that a socket fell behind.", counts.slow)
         yield _counter(
-            "pollcast_gateway_stuck_sockets", "Sockets closed because the client did not read.", counts.stuck
+            "pollcast_gateway_stuck_sockets", "Sockets closed because the client took nothing.", counts.stuck
         )
         yield _counter(
             "pollcast_gateway_malformed_messages",

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import orjson
 
+from pollcast.gateway.retained import ROW_BYTES
 from pollcast.gateway.version import Version
 from pollcast.services.clock import rfc3339
 from pollcast.services.delta import Delta, Row, apply, diff
@@ -75,6 +76,12 @@ class Result:
             )
         return self._payload
 
+    @property
+    def size(self) -> int:
+        """The approximate memory of the result in bytes."""
+        rows = sum(len(key) + len(row) for key, row in self.rows) + len(self.rows) * ROW_BYTES
+        return rows + (len(self._payload) if self._payload is not None else 0)
+
 
 class History:
     """The present result of one topic, and its log. Without `key` each change reaches clients as a snapshot.
@@ -89,6 +96,11 @@ class History:
         self.present: Result | None = None
         self._log: deque[Entry] = deque()
         self._bytes = 0
+
+    @property
+    def size(self) -> int:
+        """The approximate memory of the present result and the log in bytes; takes time for each row."""
+        return self._bytes + (self.present.size if self.present is not None else 0)
 
     def take_snapshot(self, version: Version, polled_at: int, rows: Sequence[Row]) -> Entry | None:
         """Take an owner's whole result; return the step that it makes, None for a first or outdated result.

@@ -13,6 +13,7 @@ from typing import Protocol
 from pollcast.gateway.audience import Traffic
 from pollcast.gateway.feeds import Feeds, Piece, Update
 from pollcast.gateway.presence import Presences
+from pollcast.gateway.retained import Retained
 from pollcast.gateway.status import Status
 from pollcast.gateway.topic import RETAIN_SECONDS, UNREACHED_SECONDS, LiveTopic, TopicListener
 from pollcast.gateway.version import Version
@@ -68,6 +69,7 @@ class Hub:
         self.feeds = Feeds(settings, self.on_update, self.on_link, self._known)
         self.stale_updates = 0  # dropped by the fence, ever
         self.traffic = Traffic()
+        self.retained = Retained()
         self.coordination_reached = True
         self.on_touched: Callable[[str], None] = _ignore  # receives a topic whose clients or state may have changed
         self.on_kept: Callable[[str, bool], None] = _ignore_kept  # receives a topic that is kept now, or no more
@@ -88,6 +90,7 @@ class Hub:
             self._demand.want(topic.canonical)
         elif live.idle_since is not None:
             live.idle_since = None
+            self.retained.discard(topic.canonical)
             if live.unreached_since is not None:
                 live.unreached_since = now
             self._demand.want(topic.canonical)
@@ -111,6 +114,7 @@ class Hub:
         if live.topic.canonical not in self.owners:
             self._detach(live)
             live.set_aside()
+        self._retain(live)
 
     # --- etcd -------------------------------------------------------------------------------------------------
 
@@ -139,6 +143,7 @@ class Hub:
             self._demand.unwant(canonical)
             self.on_kept(canonical, False)
             live.end_followers()
+            self.retained.discard(canonical)
         self.topics.clear()
 
     # --- owners -----------------------------------------------------------------------------------------------
@@ -159,6 +164,8 @@ class Hub:
             live.assembly.drop()
             self.feeds.attach(update.topic, address)
             return None
+        if live.idle_since is not None:
+            self._retain(live)
         return live
 
     def _apply(self, live: LiveTopic, update: Update) -> None:
@@ -195,10 +202,7 @@ class Hub:
         for canonical, live in list(self.topics.items()):
             if live.idle_since is not None:
                 if now - live.idle_since > RETAIN_SECONDS:
-                    self._detach(live)
-                    del self.topics[canonical]
-                    self.owners.pop(canonical, None)
-                    self.on_kept(canonical, False)
+                    self._forget(live)
             elif live.unreached_since is not None and now - live.unreached_since > UNREACHED_SECONDS:
                 self._take_status(live, Status("stale", self._why_unreached(canonical), now_us()))
 
@@ -207,6 +211,20 @@ class Hub:
         return [follower for live in self.topics.values() for follower in live.followers]
 
     # --- inside -----------------------------------------------------------------------------------------------
+
+    def _retain(self, live: LiveTopic) -> None:
+        """Keep a topic without clients within the budget: others may have to be forgotten for it, or the topic itself.
+        """
+        for canonical in self.retained.put(live.topic.canonical, live.history.size):
+            self._forget(self.topics[canonical])
+
+    def _forget(self, live: LiveTopic) -> None:
+        self._detach(live)
+        canonical = live.topic.canonical
+        self.retained.forget(canonical)
+        del self.topics[canonical]
+        self.owners.pop(canonical, None)
+        self.on_kept(canonical, False)
 
     def _follow(self, live: LiveTopic, owner: Owner, now: float) -> None:
         live.fence = max(live.fence, owner.epoch)

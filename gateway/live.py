@@ -1,13 +1,14 @@
 """The LiveQuery service: live results over gRPC, for internal consumers (docs/reference/grpc.md#livequery).
 
 A call follows its topic as a stream of server-sent events does, at the pace of gRPC's flow control. Nothing is buffered
-for a slow consumer: it skips intermediate versions.
+for a slow consumer: it skips intermediate versions. A snapshot goes out in pieces, each encoded when the one before has
+been sent; a delta that is larger than a piece goes out as a snapshot.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -15,21 +16,23 @@ import grpc
 import grpc.aio
 
 from pollcast.gateway.admission import Admission
-from pollcast.gateway.follower import DeltaEvent, TopicEvent, ending_after, first_result, following
+from pollcast.gateway.follower import DeltaEvent, ending_after, first_result, following
 from pollcast.gateway.history import Result
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.limits import EXPIRY_GRACE_SECONDS
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.roster import Diff, Member, Shown, metas_by_key
+from pollcast.gateway.status import Status
 from pollcast.gateway.version import Version
 from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog, Param, Query
 from pollcast.services.clock import rfc3339
 from pollcast.services.coordination.node import Readiness
-from pollcast.services.errors import Draining, InvalidPayload, PollcastError, Unauthorized
+from pollcast.services.errors import Draining, InvalidPayload, PollcastError, TooLarge, Unauthorized
 from pollcast.services.serving import rpc
+from pollcast.services.serving.snapshots import PIECE_BYTES, fits, pieces
 from pollcast.v1 import live_pb2, live_pb2_grpc, types_pb2
 
 CLOCK_SECONDS = 0.5
@@ -73,12 +76,20 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
             with (
                 self._admission.seat(),
                 following(
-                    self._hub, topic, since=Version.parse(request.since), deltas=not snapshots, lifetime=lifetime
+                    self._hub,
+                    topic,
+                    since=Version.parse(request.since),
+                    deltas=not snapshots,
+                    lifetime=lifetime,
+                    largest=PIECE_BYTES,
                 ) as follower,
             ):
                 async with aclosing(follower.events()) as events:
                     async for event in events:
-                        if event is not None:
+                        if isinstance(event, Result):
+                            for snapshot in _snapshots(event):
+                                yield live_pb2.WatchResponse(snapshot=snapshot)
+                        elif event is not None:
                             yield _response(event)
             raise _reason_of_end(identity)
         except PollcastError as error:
@@ -87,11 +98,16 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
     async def Get(
         self, request: live_pb2.GetRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> types_pb2.Snapshot:
-        """Return the topic's present result, waiting for a first one."""
+        """Return the topic's present result, waiting for a first one. One of more than a piece is refused."""
         try:
             topic = self._topic(request.topic, self._identify(context))
             with self._admission.seat():
-                return _snapshot(await first_result(self._hub, topic))
+                result = await first_result(self._hub, topic)
+            rows = [row for _, row in result.rows]
+            if not fits(rows):
+                size = sum(map(len, rows))
+                raise TooLarge(f"the result has {size} bytes, more than fit into one message: use Watch")
+            return _snapshot(result, rows)
         except PollcastError as error:
             await rpc.abort(context, error)
         raise AssertionError("abort raises")
@@ -179,9 +195,7 @@ def _presence_response(event: Shown | Diff, total: int) -> live_pb2.WatchPresenc
     return live_pb2.WatchPresenceResponse(state=state)
 
 
-def _response(event: TopicEvent) -> live_pb2.WatchResponse:
-    if isinstance(event, Result):
-        return live_pb2.WatchResponse(snapshot=_snapshot(event))
+def _response(event: DeltaEvent | Status) -> live_pb2.WatchResponse:
     if isinstance(event, DeltaEvent):
         return live_pb2.WatchResponse(delta=_delta(event))
     return live_pb2.WatchResponse(
@@ -189,12 +203,15 @@ def _response(event: TopicEvent) -> live_pb2.WatchResponse:
     )
 
 
-def _snapshot(result: Result) -> types_pb2.Snapshot:
+def _snapshots(result: Result) -> Iterator[types_pb2.Snapshot]:
+    """Yield the pieces of a result. Raises TooLarge when one of its rows is."""
+    for rows, more in pieces([row for _, row in result.rows]):
+        yield _snapshot(result, rows, more)
+
+
+def _snapshot(result: Result, rows: Sequence[bytes], more: bool = False) -> types_pb2.Snapshot:
     return types_pb2.Snapshot(
-        version=str(result.version),
-        polled_at=rfc3339(result.polled_at),
-        key=result.key,
-        rows=[row for _, row in result.rows],
+        version=str(result.version), polled_at=rfc3339(result.polled_at), key=result.key, rows=rows, more=more
     )
 
 

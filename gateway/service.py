@@ -49,6 +49,7 @@ from pollcast.services.coordination.node import Node, Readiness
 from pollcast.services.coordination.registry import node_record
 from pollcast.services.coordination.reporting import Reporting
 from pollcast.services.process import descriptors, logs
+from pollcast.services.process.memory import HeapTrimmer
 from pollcast.services.process.settings import GatewaySettings
 from pollcast.services.serving import rpc, web
 
@@ -97,11 +98,13 @@ class Core:
         start_afresh(self.hub, self.sockets)
 
     async def _sweep(self, readiness: Readiness) -> None:
+        trimmer = HeapTrimmer()
         while True:
             readiness.synced = readiness.synced or self.view.synced
             self.hub.coordination_reached = self.view.healthy
             self.hub.sweep(time.monotonic())
             self.sockets.sweep(time.monotonic(), time.time())
+            trimmer.sweep(self.hub.retained.forgotten_bytes, time.monotonic())
             await asyncio.sleep(SWEEP_SECONDS)
 
 

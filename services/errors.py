@@ -97,6 +97,12 @@ class TooManyJoins(PollcastError):
     reason, http, grpc = "too_many_joins", 429, "RESOURCE_EXHAUSTED"
 
 
+class TooLarge(PollcastError):
+    """The result does not fit into one message."""
+
+    reason, http, grpc = "too_large", 500, "RESOURCE_EXHAUSTED"
+
+
 class NoResult(PollcastError):
     """No result arrived in time."""
 

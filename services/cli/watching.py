@@ -30,6 +30,7 @@ from pollcast.services.errors import PollcastError
 from pollcast.services.process.settings import HostPort, ServiceSettings, without_scheme
 from pollcast.services.row_keys import Number, parsed, spelled
 from pollcast.services.serving import rpc
+from pollcast.services.serving.snapshots import whole
 from pollcast.v1 import live_pb2, live_pb2_grpc
 
 RETRY_SECONDS = 0.5
@@ -137,7 +138,8 @@ async def _responses(
         request = live_pb2.WatchRequest(topic=topic, since=rows.version)
         async with rpc.channel(address, settings) as channel:
             try:
-                async for response in live_pb2_grpc.LiveQueryStub(channel).Watch(request, metadata=metadata):
+                call = live_pb2_grpc.LiveQueryStub(channel).Watch(request, metadata=metadata)
+                async for response in whole(call):
                     yield response
             except grpc.aio.AioRpcError as error:
                 if error.code() not in TRANSIENT or (gateway and not rows.version):

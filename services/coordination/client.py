@@ -54,7 +54,8 @@ class Page(NamedTuple):
 class Etcd:
     """A client of one etcd cluster, safe for any number of tasks of one event loop. Create it with `open`."""
 
-    def __init__(self, endpoints: Endpoints, namespace: str) -> None:
+    def __init__(self, endpoints: Endpoints, namespace: str = "/pollcast") -> None:
+        """`namespace` is a prefix that etcd lets this process read."""
         self._endpoints = endpoints
         self._namespace = namespace
         self._history = History()

@@ -150,7 +150,7 @@ class KeptMirror(Generic[T]):
 
     # --- listing
 
-    async def _list(self, anew: bool) -> None:
+    async def _list(self, anew: bool = False) -> None:
         """Make the items what etcd holds. Raises Compacted or NewIncarnation.
 
         The first listing is passed on page by page, and nothing else is kept of it than the items. The changes that a

@@ -2,10 +2,12 @@
 
 `async with Session.open(etcd, ttl) as session` grants a lease and renews it every third of its time to live. While etcd
 cannot be reached, the body goes on, and `margin()` returns for how long the lease is known to hold, counted on the
-monotonic clock from when the last renewal was *sent*. Only etcd's own report that the lease is gone ends the scope: the
-body is cancelled and LeaseLost raised. On leaving the scope the lease is revoked, so that peers see all its keys go in
-one event; if that fails, the keys go when the lease expires. `keep_session` starts over with a new session for as long
-as the service lives.
+monotonic clock from when the last renewal was *sent*. Only etcd's own report that the lease is gone ends the scope, and
+the loss of etcd's data: the body is cancelled and LeaseLost raised. The lease may have survived in the data that etcd
+was restored from. It is then given back and another one granted, so that whatever the body knew of its keys is gone
+with it (docs/reference/etcd.md#lost-data). On leaving the scope the lease is revoked, so that peers see all its keys go
+in one event; if that fails, the keys go when the lease expires. `keep_session` starts over with a new session for as
+long as the service lives.
 
 Modelled on etcd's client/v3/concurrency/session.go.
 """
@@ -34,12 +36,13 @@ T = TypeVar("T")
 class Session:
     """A lease that is being renewed. Create it with `open`."""
 
-    def __init__(self, etcd: Etcd, lease: int, ttl: float, sent: float) -> None:
+    def __init__(self, etcd: Etcd, lease: int, ttl: float, sent: float, incarnation: int | None = None) -> None:
         self.lease = lease
         self.ttl = ttl  # seconds
         self.valid_until = sent + ttl  # loop time
         self.reachable = True  # whether etcd responded to the last renewal
         self._etcd = etcd
+        self._incarnation = etcd.incarnation if incarnation is None else incarnation
         self._renew_now = asyncio.Event()
 
     def margin(self) -> float:
@@ -61,9 +64,9 @@ class Session:
 
     @staticmethod
     async def _grant(etcd: Etcd, ttl: float) -> Session:
-        sent = asyncio.get_running_loop().time()
+        sent, incarnation = asyncio.get_running_loop().time(), etcd.incarnation
         lease, granted = await etcd.lease_grant(ttl)
-        return Session(etcd, lease, granted, sent)
+        return Session(etcd, lease, granted, sent, incarnation)
 
     @contextlib.asynccontextmanager
     async def _scope(self) -> AsyncIterator[None]:
@@ -85,6 +88,11 @@ class Session:
                 await self._revoke()
 
     async def _renew(self) -> NoReturn:
+        with self._etcd.on_new_incarnation(self.verify):
+            await self._renew_until_lost()
+        raise AssertionError("unreachable")
+
+    async def _renew_until_lost(self) -> NoReturn:
         loop = asyncio.get_running_loop()
         failures = 0
         while True:
@@ -93,6 +101,9 @@ class Session:
                 async with asyncio.timeout(pause):
                     await self._renew_now.wait()
             self._renew_now.clear()
+            if self._etcd.incarnation != self._incarnation:
+                await self._revoke()
+                raise LeaseLost(f"etcd has lost its data since it granted lease {lease_hex(self.lease)}")
             sent = loop.time()
             try:
                 ttl = await self._etcd.lease_keepalive(self.lease, timeout=min(CALL_SECONDS, self.ttl / 3))

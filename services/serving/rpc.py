@@ -27,19 +27,43 @@ log = logs.get_logger("rpc")
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Maximum size of a message between services, in bytes."""
 
-OPTIONS: list[tuple[str, int | str]] = [
+SIZES: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 2_000),
-    ("grpc.keepalive_timeout_ms", 2_000),
+]
+"""Options of servers and channels that limit the size of a message."""
+
+# In gRPC's core "keepalive_timeout" is the TCP_USER_TIMEOUT of the socket, and nothing else: the kernel gives up a
+# connection whose peer has not acknowledged anything, or has had no room for more, for that long. A ping that is not
+# answered is "ping_timeout", which a process that stands still, or an answer behind much data, may exceed.
+PATIENT: list[tuple[str, int | str]] = [
+    *SIZES,
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 180_000),
+    ("grpc.http2.ping_timeout_ms", 180_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
     ("grpc.http2.max_ping_strikes", 0),
 ]
+"""Options of a server: it gives up a client that has taken nothing for 3 minutes, or is gone, and never a slow one."""
 
-"""Options of servers and channels: size limits, and pings every 2 s, so that a dead peer is noticed within 4 s."""
+VIGILANT: list[tuple[str, int | str]] = [
+    *SIZES,
+    ("grpc.keepalive_time_ms", 2_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 60_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # This one is the timeout of connecting as well: a lost SYN would cost 20 s otherwise.
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # A new channel to an address is a new connection, even while a former one is being closed.
+    ("grpc.use_local_subchannel_pool", 1),
+]
+"""Options of a channel between services: a ping every 2 s, which the peer's kernel acknowledges, so that a dead link is
+given up within 7 s and a slow one never. A peer that stands still is noticed by the silence of its streams."""
 
 DRAIN_SECONDS = 1.0
 """Time that running calls have to end when a server stops."""
@@ -75,7 +99,7 @@ async def serve(
     With TLS, peers must have a certificate of the CA; a server that is not `for_services` asks for none, as clients
     authenticate with tokens there. Raises CantListen when the address cannot be bound.
     """
-    server = grpc.aio.server(options=[*OPTIONS, ("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(options=[*PATIENT, ("grpc.so_reuseport", 0)])
     health = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     for each in add:
@@ -105,21 +129,14 @@ async def serve(
 
 def channel(address: HostPort, settings: ServiceSettings) -> grpc.aio.Channel:
     """Return a channel to another service of the cluster. Its calls fail at once (UNAVAILABLE) if it cannot connect."""
-    options = [
-        *OPTIONS,
-        # This one is the timeout of connecting as well: a lost SYN would cost 20 s otherwise.
-        ("grpc.min_reconnect_backoff_ms", 1_000),
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 1_000),
-    ]
     if settings.tls_ca is None:
-        return grpc.aio.insecure_channel(address, options=options)
+        return grpc.aio.insecure_channel(address, options=VIGILANT)
     assert settings.tls_cert is not None
     assert settings.tls_key is not None
     credentials = grpc.ssl_channel_credentials(
         settings.tls_ca.read_bytes(), settings.tls_key.read_bytes(), settings.tls_cert.read_bytes()
     )
-    return grpc.aio.secure_channel(address, credentials, options=options)
+    return grpc.aio.secure_channel(address, credentials, options=VIGILANT)
 
 
 @contextlib.contextmanager

@@ -155,3 +155,30 @@ async def test_a_cancellation_during_the_loss_of_the_lease_is_not_swallowed(etcd
     keeping.cancel()
     await asyncio.wait({keeping}, timeout=20)
     assert keeping.cancelled()
+
+
+async def test_a_session_ends_with_the_history_of_etcd_even_when_its_lease_survives(
+    own_etcd: BreakableEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "CALL_SECONDS", 0.5)
+    sessions: list[Session] = []
+
+    async def body(session: Session) -> None:
+        await etcd.put(f"/k{len(sessions)}", b"", session.lease)
+        sessions.append(session)
+        await asyncio.Event().wait()
+
+    async with Etcd.open(own_etcd.settings) as etcd:
+        task = asyncio.ensure_future(keep_session(etcd, 30, body))
+        await eventually(lambda: sessions)
+        own_etcd.save()
+        await etcd.put("/lost", b"")
+        own_etcd.restore()
+        with etcd.watches() as watches:  # a service has watches, so it notices at once
+            watches.add_prefix("/", 1)
+            await eventually(lambda: len(sessions) == 2)
+        assert await etcd.get("/k0") is None
+        assert await etcd.get("/k1") is not None
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task

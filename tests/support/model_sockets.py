@@ -17,6 +17,7 @@ import orjson
 
 from pollcast.gateway.frame_parsers import parser_pool
 from pollcast.gateway.identity import ANONYMOUS
+from pollcast.gateway.limits import Limits
 from pollcast.gateway.outbox import Outbox
 from pollcast.gateway.turns import BUDGET_SECONDS, Turns
 from pollcast.gateway.version import Version
@@ -190,6 +191,7 @@ class ModelPeer:
         self.wire = Wire(self.transport, loop, set(), pool, None, deflates, lambda wire: sockets.open(wire, ANONYMOUS))
         self.transport.protocol = self.wire
         self.screens: dict[str, Screen] = {}
+        self.errors: list[str] = []  # the reasons of error replies
         self._unsent = b""
         self._received = b""
         self._refs = 0
@@ -252,8 +254,9 @@ class ModelPeer:
         join_ref, _, topic, event, payload = message
         screen = self.screens.get(topic)
         if event == "phx_reply":
-            assert payload["status"] == "ok", payload
-            if screen is not None and join_ref == screen.join_ref:
+            if payload["status"] == "error":
+                self.errors.append(payload["response"]["reason"])
+            elif screen is not None and join_ref == screen.join_ref:
                 screen.joined = True
         elif screen is not None and screen.joined and event != "phx_close":  # otherwise it belongs to an earlier join
             screen.apply(event, payload)
@@ -262,12 +265,12 @@ class ModelPeer:
 class ModelGateway:
     """A gateway with its peers; `folder` holds its catalogue."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
         self.loop = ModelLoop()
         loop = cast(asyncio.AbstractEventLoop, self.loop)
         self.turns = Turns._of[loop] = ModelTurns(loop)
         self.outbox = Outbox.of(loop)
-        self.served = InProcessGateway(folder, now=lambda: self.loop.now, call_soon=self.loop.call_soon)
+        self.served = InProcessGateway(folder, limits, now=lambda: self.loop.now, call_soon=self.loop.call_soon)
         self.peers: list[ModelPeer] = []
 
     def connect(self, capacity: int, deflates: bool = False) -> ModelPeer:

@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc.aio
 import psycopg
 
+from pollcast.gateway.feeds import Piece, decode
 from pollcast.poller.database import Database
 from pollcast.poller.feed import SERVICE
 from pollcast.poller.polling import Polling
@@ -20,6 +21,13 @@ from pollcast.services.delta import Delta, Row, apply
 from pollcast.services.process.settings import PollerSettings
 from pollcast.services.serving import rpc
 from pollcast.v1 import feed_pb2, feed_pb2_grpc
+
+
+def rows_of(update: feed_pb2.FeedUpdate) -> list[Row]:
+    """Return the rows of a piece of a snapshot."""
+    body = decode(update.SerializeToString()).body
+    assert isinstance(body, Piece)
+    return body.rows
 
 
 @dataclass
@@ -38,7 +46,7 @@ class Followed:
         version = (update.epoch, update.seq)
         match update.WhichOneof("body"):
             case "snapshot":
-                self.pieces += [(row.key, row.row) for row in update.snapshot.rows]
+                self.pieces += rows_of(update)
                 if not update.snapshot.more:
                     self.rows, self.pieces, self.version = self.pieces, [], version
             case "delta":
@@ -88,7 +96,7 @@ class Setting:
     @contextlib.asynccontextmanager
     async def gateway(self) -> AsyncIterator[Gateway]:
         async with (
-            grpc.aio.insecure_channel(self.address, options=rpc.OPTIONS) as channel,
+            grpc.aio.insecure_channel(self.address, options=rpc.VIGILANT) as channel,
             asyncio.TaskGroup() as tasks,
         ):
             call = feed_pb2_grpc.FeedStub(channel).Subscribe()

@@ -87,6 +87,12 @@ async def operators(stage: Stage) -> None:
     found.note("grpc.list_topics.response", await eventually(loaded))
     change = await stage.changes.until(lambda each: each.HasField("topic") and is_loaded(each.topic))
     found.note("grpc.watch_cluster.topic", change)
+    top = cluster.WatchCluster(cluster_pb2.WatchClusterRequest(top=1))
+    async for event in top:
+        if event.totals.cost and event.totals.clients:
+            found.note("grpc.watch_cluster.totals", event)
+            break
+    top.cancel()
     move = found.request("grpc.move_topic.request", cluster_pb2.MoveTopicRequest)
     found.note("grpc.move_topic.response", await cluster.MoveTopic(move))
 
@@ -136,7 +142,7 @@ async def reports(stage: Stage) -> None:
     with stage.shop.in_etcd(record):
         for role in ("gateway", "poller"):
             await keep_report_of(role)
-    stage.found.note("grpc.report.question", report_pb2.ReportQuestion())
+    stage.found.note("grpc.report.question", report_pb2.ReportQuestion(changes_only=True, others=200))
     await server.stop(0)
 
 

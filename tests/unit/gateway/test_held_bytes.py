@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pollcast.gateway.backlog import PRESENCE, RESULT, Backlog
+from pollcast.gateway.limits import Limits
 from pollcast.gateway.outbound_frames import deflated
 from pollcast.gateway.status import Status
 from pollcast.gateway.wire import HELD_BYTES
@@ -79,6 +80,7 @@ class Script:
         for peer in self.gateway.peers:
             assert peer.held == 0
             assert not peer.wire.blocked
+            assert not peer.errors
             for spelling, screen in peer.screens.items():
                 live = self.gateway.served.hub.topics[spelling.removeprefix("live:")]
                 present = live.present
@@ -278,6 +280,36 @@ def test_the_changes_of_twenty_topics_reach_a_client_in_one_write(folder: Path) 
     before = peer.transport.writes
     gateway.change({topic: result(1, 1_000, 1) for topic in names})
     assert peer.transport.writes == before + 1
+
+
+def test_joins_presence_and_access_tokens_share_the_rate_of_a_socket(folder: Path) -> None:
+    gateway = ModelGateway(folder, Limits(max_topics=100, join_rate=10, max_connections=10))
+    peer = gateway.connect(1 << 30)
+    screen = peer.join("live:room?n=0", {"presence": {"key": "me"}})
+
+    def send(event: str, payload: dict[str, Any]) -> None:
+        peer.send([screen.join_ref, "0", "live:room?n=0", event, payload])
+        gateway.settle()
+
+    for number in range(4):
+        send("presence", {"meta": {"n": number}})
+        send("access_token", {"token": "any"})
+    peer.join("live:room?n=1", {})
+    gateway.settle()
+    assert peer.errors == []
+    for refused in (
+        lambda: send("presence", {"meta": {}}),
+        lambda: send("access_token", {"token": "any"}),
+        lambda: peer.join("live:keyed?n=1", {}),
+    ):
+        refused()
+        gateway.settle()
+        assert peer.errors.pop() == "too_many_joins"
+    send("phx_leave", {})  # what costs nothing is never refused
+    gateway.loop.now += 0.1
+    peer.join("live:keyed?n=1", {})
+    gateway.settle()
+    assert peer.errors == []
 
 
 def test_a_backlog_serves_channels_in_turn_and_results_before_presence() -> None:

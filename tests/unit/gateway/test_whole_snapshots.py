@@ -205,9 +205,12 @@ class World:
         """Let the gateway see the next changes of the owner key."""
         for _ in range(min(changes, len(self.history) - self.seen)):
             epoch, owner = self.history[self.seen]
-            poller = None if owner is None else self.pollers[owner]
             self.seen += 1
-            self.hub.on_owner("q", poller and Owner(poller.name, poller.address, epoch), self.now)
+            if owner is None:
+                self.hub.on_owner("q", None, self.now)
+            else:
+                poller = self.pollers[owner]
+                self.hub.on_owner("q", Owner(poller.name, poller.address, epoch), self.now)
 
     def sweep(self) -> None:
         """Let a second pass."""
@@ -216,7 +219,7 @@ class World:
 
     def check(self) -> None:
         """Assert that what is served is the whole result of its version."""
-        present = self.live and self.live.history.present
+        present = None if self.live is None else self.live.history.present
         if present is not None:
             assert list(present.rows) == self.results[present.version]
 
