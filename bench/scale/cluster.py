@@ -184,6 +184,11 @@ class Cluster:
         found = self._range(self.keys.nodes()).get("kvs", [])
         return sum(b'"ready"' in base64.b64decode(kv["value"]) for kv in found)
 
+    def address_of(self, role: Role, name: str) -> str:
+        """Return the address of the node's gRPC server."""
+        (kv,) = self._range(self.keys.node(role, name))["kvs"]
+        return str(json.loads(base64.b64decode(kv["value"]))["grpc"])
+
     def owned_by(self) -> dict[str, int]:
         """Return the number of topics of each poller, as etcd has it."""
         counts: dict[str, int] = {}
