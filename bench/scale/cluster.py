@@ -39,8 +39,11 @@ linger = "1s"
 params.n = "int"
 """
 
-LISTENS = ("nodes", "pins", "owners", "demand")
-"""The prefixes that each simulated poller listens to, and each simulated gateway but for demand, as real ones do."""
+LISTENS = ("nodes", "pins", "owners", "demand", "presence")
+"""The prefixes that simulated nodes listen to, each of them those of its role."""
+
+WATCHED = {"poller": {"nodes", "pins", "owners", "demand"}, "gateway": {"nodes", "owners", "demand", "presence"}}
+"""The prefixes that a real node watches, by role (docs/design/scale.md#what-each-service-watches)."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +253,7 @@ class Cluster:
 
     async def simulate(self, role: str, names: Sequence[str], number: int, **more: Any) -> Process:
         """Start a process of simulated nodes."""
-        listens = [p for p in self.size.listens if role == "poller" or p != "demand"]
+        listens = [prefix for prefix in self.size.listens if prefix in WATCHED[role]]
         order = {
             "etcd": self.etcd.endpoints,
             "namespace": self.keys.namespace,
