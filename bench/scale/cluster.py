@@ -180,7 +180,7 @@ class Cluster:
 
     def is_registered(self, role: Role, name: str) -> bool:
         """Return whether the node has an entry."""
-        return bool(self.count(self.keys.node(role, name)))
+        return bool(self._ask(self.keys.node(role, name), None).get("kvs"))
 
     def ready_nodes(self) -> int:
         """Return the number of entries of nodes that are ready."""
@@ -189,7 +189,7 @@ class Cluster:
 
     def address_of(self, role: Role, name: str) -> str:
         """Return the address of the node's gRPC server."""
-        (kv,) = self._range(self.keys.node(role, name))["kvs"]
+        (kv,) = self._ask(self.keys.node(role, name), None)["kvs"]
         return str(json.loads(base64.b64decode(kv["value"]))["grpc"])
 
     def owned_by(self) -> dict[str, int]:
@@ -201,8 +201,10 @@ class Cluster:
         return counts
 
     def _range(self, prefix: str, **more: Any) -> dict[str, Any]:
-        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        body = {"key": base64.b64encode(prefix.encode()).decode(), "range_end": base64.b64encode(end.encode()).decode()}
+        return self._ask(prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1), **more)
+
+    def _ask(self, key: str, end: str | None, **more: Any) -> dict[str, Any]:
+        body = {name: base64.b64encode(k.encode()).decode() for name, k in (("key", key), ("range_end", end)) if k}
         request = urllib.request.Request(
             f"http://{self.etcd.endpoint}/v3/kv/range", orjson.dumps(body | more), method="POST"
         )
