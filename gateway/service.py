@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import time
 from collections.abc import Coroutine, Iterable
 from pathlib import Path
@@ -49,7 +48,7 @@ from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.node import Node, Readiness
 from pollcast.services.coordination.registry import node_record
 from pollcast.services.coordination.reporting import Reporting
-from pollcast.services.process import descriptors, logs
+from pollcast.services.process import descriptors, garbage, logs
 from pollcast.services.process.memory import HeapTrimmer
 from pollcast.services.process.settings import GatewaySettings
 from pollcast.services.serving import rpc, web
@@ -61,9 +60,6 @@ SOCKET_PATH = "/socket/websocket"
 
 SWEEP_SECONDS = 1 / SWEEPS
 """Interval between two sweeps over topics and sockets, in seconds."""
-
-GC_THRESHOLDS = (20_000, 20, 50)
-"""Thresholds of the garbage collector, by generation: rare, because results and messages are freed without it."""
 
 
 class Core:
@@ -150,7 +146,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event, worker_folder: Pat
                     record = node_record("gateway", settings.node, http, grpc)
                     parts = [core.demand.run, core.members.run]
                     node = Node(etcd, keys, record, server, readiness, synced=core.view.wait_synced, parts=parts)
-                    _tune_garbage_collector()
+                    garbage.tune()
                     log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))
                     works = (*core.works(readiness), reporting.run())
                     await _run_until_drained(core, node, works, settings.lease_ttl, stop)
@@ -186,13 +182,3 @@ async def _run_until_drained(
         await membership
         for task in running:
             task.cancel()
-
-
-def _tune_garbage_collector() -> None:
-    """Exclude the objects that exist now from garbage collection, and collect less often than by default.
-
-    Clients and results are freed by their reference counts.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)

@@ -298,8 +298,8 @@ class Etcd:
                 request = op.range_request(f"{self._namespace}/leader")
                 await self._attempt(endpoint, "kv", "Range", request, token, ends)
                 return
-            request = history.witness_request(witness)
-            response = await self._attempt(endpoint, "kv", "Txn", request, token, ends)
+            requests = history.witness_requests(witness)
+            responses = [await self._attempt(endpoint, "kv", "Range", each, token, ends) for each in requests]
         except TimeoutError as error:
             raise to_etcd_error(error, endpoint) from None
         except grpc.aio.AioRpcError as error:
@@ -314,7 +314,7 @@ class Etcd:
                 self._endpoints.refused(token, details)
                 raise to_etcd_error(error, endpoint) from None
         else:
-            if incarnation == self.incarnation and not history.holds(witness, response.responses):
+            if incarnation == self.incarnation and not history.holds(witness, responses):
                 self._lost(f"{witness.key!r} was not written at revision {witness.revision}, as it was before")
 
     def _lost(self, detail: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.services.coordination.history import History, holds, witness_request
+from pollcast.services.coordination.history import History, holds, witness_requests
 from pollcast.services.coordination.watch_stream import PROGRESS_SECONDS, RENEW_SECONDS, STALL_SECONDS, Silence
 from pollcast.services.coordination.watches import WINDOW, Ended, Inbox, Message, Opened, Received, WatchTable
 from pollcast.services.errors import Compacted, EtcdRefused, NewIncarnation
@@ -280,12 +281,9 @@ class Store:
         self.states.append(state)
         return etcdrpc.WatchResponse(events=[event]).events[0]
 
-    def answer(self, request: Any) -> list[Any]:
-        ranges = [operation.request_range for operation in request.success]
-        found = [self.states[each.revision].get(each.key) for each in ranges]
-        return list(
-            etcdrpc.TxnResponse(responses=[{"response_range": {"kvs": [kv] if kv else []}} for kv in found]).responses
-        )
+    def answer(self, requests: Sequence[Any]) -> list[Any]:
+        found = [self.states[each.revision].get(each.key) for each in requests]
+        return [etcdrpc.RangeResponse(kvs=[kv] if kv else []) for kv in found]
 
 
 WRITES = st.lists(
@@ -304,7 +302,7 @@ def test_a_restored_etcd_is_known_by_its_witness_unless_it_has_the_same_history(
             history.saw(event)
     if history.witness is None:
         return
-    assert holds(history.witness, etcd.answer(witness_request(history.witness)))
+    assert holds(history.witness, etcd.answer(witness_requests(history.witness)))
     restored = Store(etcd.states[: max(2, min(kept, len(etcd.states)))])
     for key, value in after:
         restored.write(key, value)
@@ -316,7 +314,7 @@ def test_a_restored_etcd_is_known_by_its_witness_unless_it_has_the_same_history(
         differs = [state.get(key) for state in restored.states[revision - 1 : revision + 1]] != [
             state.get(key) for state in etcd.states[revision - 1 : revision + 1]
         ]
-        if not holds(history.witness, restored.answer(witness_request(history.witness))):
+        if not holds(history.witness, restored.answer(witness_requests(history.witness))):
             assert differs
         elif history.witness.value is not None:  # the same write happened at the same revision
             assert restored.states[revision][key] == etcd.states[revision][key]
