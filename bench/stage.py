@@ -45,6 +45,11 @@ n = { type = "int", default = 0 }
 [queries.whole]
 sql = "select text from bench"
 interval = "1s"
+
+[queries.room]
+sql = "select text from bench"
+interval = "1s"
+presence = true
 """
 
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "jetty", "knoll", "larch"]
