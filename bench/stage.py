@@ -46,6 +46,12 @@ n = { type = "int", default = 0 }
 sql = "select text from bench"
 interval = "1s"
 
+[queries.plain]
+sql = "select text from bench where n = %(n)s"
+interval = "1s"
+[queries.plain.params]
+n = { type = "int", default = 0 }
+
 [queries.room]
 sql = "select text from bench"
 interval = "1s"
