@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import orjson
 
 from pollcast.gateway import phoenix
-from pollcast.gateway.audience import Cohort
 from pollcast.gateway.backlog import PRESENCE, RESULT, Backlog
 from pollcast.gateway.close_codes import INVALID_MESSAGE
+from pollcast.gateway.cohorts import Cohort
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Identity
 from pollcast.gateway.join_payload import JoinPayload

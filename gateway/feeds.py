@@ -25,6 +25,7 @@ import grpc
 import grpc.aio
 
 from pollcast.gateway.attachments import Attachments, KnownVersion
+from pollcast.gateway.change import Change
 from pollcast.gateway.outbox import Outbox
 from pollcast.gateway.silence import Silence
 from pollcast.gateway.status import State, Status
@@ -74,7 +75,7 @@ class Update:
     topic: str
     version: Version
     polled_at: int
-    body: Delta | Piece | Status | None
+    body: Change | Piece | Status | None
     attachment: int
 
 
@@ -91,11 +92,10 @@ The last argument is the time since when, in monotonic seconds: a stream breaks 
 def decode(data: bytes) -> Update:
     """Return the update that a serialised FeedUpdate holds (proto/pollcast/v1/feed.proto). Pure."""
     message = feed_pb2.FeedUpdate.FromString(data)
-    body: Delta | Piece | Status | None = None
+    body: Change | Piece | Status | None = None
     kind = message.WhichOneof("body")
     if kind == "delta":
-        delta = message.delta
-        body = Delta(list(delta.deletes), [(upsert.at, upsert.key, upsert.row) for upsert in delta.upserts])
+        body = change_of(message.delta)
     elif kind == "snapshot":
         snapshot = message.snapshot
         body = Piece(snapshot.number, _rows(snapshot), snapshot.more)
@@ -104,6 +104,18 @@ def decode(data: bytes) -> Update:
         state = cast(State, status.state)
         body = Status(state, None if state == "live" else status.reason, status.since)
     return Update(message.topic, Version(message.epoch, message.seq), message.polled_at, body, message.attachment)
+
+
+def change_of(delta: feed_pb2.FeedDelta) -> Change:
+    """Return the change that a FeedDelta holds. Pure."""
+    text, data = delta.text, delta.change
+
+    def read() -> Delta:
+        change = feed_pb2.FeedChange.FromString(data)
+        places = zip(change.at, change.keys, change.start, change.size, strict=True)
+        return Delta(list(change.deletes), [(at, key, text[start : start + size]) for at, key, start, size in places])
+
+    return Change(text, read)
 
 
 def _rows(snapshot: feed_pb2.FeedSnapshot) -> list[Row]:
@@ -153,7 +165,7 @@ class Link:
         if not self.attachments.is_current(update.topic, update.attachment):
             return
         live = self._on_update(self.address, update)
-        if live is None or not isinstance(update.body, Delta):
+        if live is None or not isinstance(update.body, Change):
             return
         passed_on = now_us()
         live.delta_age.observe((passed_on - update.polled_at) / 1e6)

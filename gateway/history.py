@@ -5,7 +5,7 @@ that each of them makes for the clients. It outlives owners: the first result of
 present one, so that clients get a delta or nothing, never a snapshot that they did not need. It ends with the gateway,
 or some time after the last client left.
 
-Every entry of the log leads from `base` to `version`, without a gap between entries. An entry without a delta records
+Every entry of the log leads from `base` to `version`, without a gap between entries. An entry without a change records
 that both versions are the same result (a new owner, nothing changed). The log holds the last `LOG_VERSIONS` entries
 within `LOG_BYTES`, at least what docs/reference/channels.md#resuming promises.
 """
@@ -14,14 +14,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from operator import itemgetter, ne
 
 import orjson
 
+from pollcast.gateway.change import Change
+from pollcast.gateway.outbound_frames import Body
 from pollcast.gateway.retained import ROW_BYTES
 from pollcast.gateway.version import Version
 from pollcast.services.clock import rfc3339
-from pollcast.services.delta import Delta, Row, apply, diff
+from pollcast.services.delta import Delta, Rows, apply_all, diff
 
 LOG_VERSIONS = 128
 """Maximum number of entries in a log."""
@@ -29,106 +31,194 @@ LOG_VERSIONS = 128
 LOG_BYTES = 1024 * 1024
 """Maximum size of a log, in bytes of JSON."""
 
+ENTRY_BYTES = 128
+"""Bytes of an entry beside its text."""
 
-class Entry(NamedTuple):
-    """One step of the log. `size` estimates its bytes as JSON."""
+PENDING_CHANGES = 64
+"""Maximum number of deltas that wait to be applied."""
 
-    base: Version
-    version: Version
-    polled_at: int  # microseconds since the Unix epoch
-    delta: Delta | None
-    size: int
+PENDING_ROWS = 16_384
+"""Maximum number of steps that waiting deltas may take, as the product of their number and the result's rows."""
+
+LARGE_BYTES = 64 * 1024
+"""Size from which the JSON of a result or a change is large: compressing it may hold up the event loop, in bytes."""
+
+LARGE_ROWS = 1000
+"""Number of rows from which a result is large."""
+
+SAMPLE_ROWS = 1000
+"""Number of rows by which the memory of a result is estimated."""
+
+_text = itemgetter(1)
+
+
+class Entry:
+    """One step of the log. `change` is None when both versions are the same result."""
+
+    __slots__ = ("_body", "base", "change", "polled_at", "version")
+
+    def __init__(self, base: Version, version: Version, polled_at: int, change: Change | None) -> None:
+        self.base = base
+        self.version = version
+        self.polled_at = polled_at  # microseconds since the Unix epoch
+        self.change = change
+        self._body: Body | None = None
+
+    @property
+    def size(self) -> int:
+        """Estimated bytes that the entry takes."""
+        return ENTRY_BYTES if self.change is None else ENTRY_BYTES + len(self.change.text)
+
+    def head(self, base: Version) -> bytes:
+        """Return the beginning of the JSON of event `delta` for a client at `base`, a version of the same result as
+        `self.base`; `body` is the rest."""
+        return b'{"version":"%d-%d","base":"%d-%d","polled_at":"%b",' % (
+            *self.version,
+            *base,
+            rfc3339(self.polled_at).encode(),
+        )
+
+    @property
+    def body(self) -> Body:
+        """The JSON of event `delta` after `head`."""
+        if self._body is None:
+            assert self.change is not None
+            text = self.change.text
+            self._body = Body(lambda: text, large=len(text) > LARGE_BYTES)
+        return self._body
 
     def payload(self, base: Version) -> bytes:
         """Return the JSON of event `delta` for a client at `base`, a version of the same result as `self.base`."""
-        assert self.delta is not None
-        upserts = b",".join([b'{"at":%d,"row":%b}' % (at, row) for at, _, row in self.delta.upserts])
-        return b'{"version":"%b","base":"%b","polled_at":"%b","deletes":[%b],"upserts":[%b]}' % (
-            b"%d-%d" % self.version,
-            b"%d-%d" % base,
-            rfc3339(self.polled_at).encode(),
-            b",".join(self.delta.deletes),
-            upserts,
-        )
+        return self.head(base) + self.body.text
 
 
 class Result:
-    """One immutable result of a topic. `key` holds the names of the query's key columns and may be empty."""
+    """One immutable result of a topic, whose rows may be made only when they are first needed.
 
-    __slots__ = ("_payload", "key", "polled_at", "rows", "version")
+    `key` holds the names of the query's key columns and may be empty.
+    """
 
-    def __init__(self, version: Version, polled_at: int, key: Sequence[str], rows: Sequence[Row]) -> None:
+    __slots__ = ("_before", "_body", "_change", "_rows", "key", "polled_at", "version")
+
+    def __init__(self, version: Version, polled_at: int, key: Sequence[str], rows: Rows) -> None:
         self.version = version
         self.polled_at = polled_at  # microseconds since the Unix epoch
         self.key = key
-        self.rows = rows
-        self._payload: bytes | None = None
+        self._rows: Rows | None = rows
+        self._before: Result | None = None  # the result before, until the rows have been made from it by the change
+        self._change: Change | None = None
+        self._body: Body | None = None
+
+    def after(self, version: Version, polled_at: int, change: Change) -> Result:
+        """Return the result that follows on this one by a change."""
+        result = Result(version, polled_at, self.key, ())
+        result._rows, result._before, result._change = None, self, change
+        return result
+
+    @property
+    def rows(self) -> Rows:
+        """The rows with their keys, in the query's order."""
+        if self._rows is None:
+            changes: list[Change] = []
+            result = self
+            while result._rows is None:
+                assert result._before is not None
+                assert result._change is not None
+                changes.append(result._change)
+                result = result._before
+            self._rows = apply_all(result._rows, (change.delta for change in reversed(changes)))
+            self._before = self._change = None
+        return self._rows
+
+    @property
+    def body(self) -> Body:
+        """The JSON of event `snapshot`."""
+        if self._body is None:
+            rows = self.rows
+            large = len(rows) > LARGE_ROWS or sum(map(len, map(_text, rows))) > LARGE_BYTES
+            self._body = Body(self._encode, large=large)
+        return self._body
 
     @property
     def payload(self) -> bytes:
         """The JSON of event `snapshot`; encoded on first use."""
-        if self._payload is None:
-            self._payload = b'{"version":"%b","polled_at":"%b","key":%b,"rows":[%b]}' % (
-                str(self.version).encode(),
-                rfc3339(self.polled_at).encode(),
-                orjson.dumps(self.key),
-                b",".join([row for _, row in self.rows]),
-            )
-        return self._payload
+        return self.body.text
+
+    def _encode(self) -> bytes:
+        return b'{"version":"%d-%d","polled_at":"%b","key":%b,"rows":[%b]}' % (
+            *self.version,
+            rfc3339(self.polled_at).encode(),
+            orjson.dumps(self.key),
+            b",".join([row for _, row in self.rows]),
+        )
 
     @property
     def size(self) -> int:
-        """The approximate memory of the result in bytes."""
-        rows = sum(len(key) + len(row) for key, row in self.rows) + len(self.rows) * ROW_BYTES
-        return rows + (len(self._payload) if self._payload is not None else 0)
+        """The approximate memory of the result in bytes, by a sample of its rows when there are many."""
+        rows = self.rows
+        sample = rows[:: len(rows) // SAMPLE_ROWS] if len(rows) > 2 * SAMPLE_ROWS else rows
+        texts = sum(len(key) + len(row) for key, row in sample) * len(rows) // max(1, len(sample))
+        return texts + len(rows) * ROW_BYTES + (self._body.size if self._body is not None else 0)
 
 
 class History:
     """The present result of one topic, and its log. Without `key` each change reaches clients as a snapshot.
 
-    `present` is None before the first result.
+    `present` is None before the first result. Deltas of owners are not applied before the rows are needed, or the
+    deltas that wait for it are many: PENDING_CHANGES, or fewer of a result with many rows or of large deltas.
     """
 
-    __slots__ = ("_bytes", "_log", "key", "present")
+    __slots__ = ("_bytes", "_known_rows", "_log", "_pending", "_pending_bytes", "key", "present")
 
     def __init__(self, key: Sequence[str]) -> None:
         self.key = tuple(key)
         self.present: Result | None = None
         self._log: deque[Entry] = deque()
         self._bytes = 0
+        self._pending = self._pending_bytes = 0  # deltas that have not been applied, and their bytes
+        self._known_rows = 0  # rows of the last result that was not made by a delta
 
     @property
     def size(self) -> int:
-        """The approximate memory of the present result and the log in bytes; takes time for each row."""
+        """The approximate memory of the present result and the log in bytes."""
         return self._bytes + (self.present.size if self.present is not None else 0)
 
-    def take_snapshot(self, version: Version, polled_at: int, rows: Sequence[Row]) -> Entry | None:
+    def take_snapshot(self, version: Version, polled_at: int, rows: Rows) -> Entry | None:
         """Take an owner's whole result; return the step that it makes, None for a first or outdated result.
 
         `rows` is kept, not copied. A step of a history without a key has an empty delta when the result differs.
         """
-        if self.present is None:
-            self.present = Result(version, polled_at, self.key, rows)
+        before = self.present
+        if before is None:
+            self._set_rows(version, polled_at, rows)
             return None
-        if version <= self.present.version:
+        if version <= before.version:
             return None
-        if self.key:
-            delta = diff(self.present.rows, rows)
-        else:
-            delta = None if [row for _, row in rows] == [row for _, row in self.present.rows] else Delta([], [])
-        return self._step(self.present, Result(version, polled_at, self.key, rows), delta)
+        delta = diff(before.rows, rows) if self.key else _changed(before.rows, rows)
+        self._set_rows(version, polled_at, rows)
+        return self._step(before.version, version, polled_at, None if delta is None else Change.of(delta))
 
-    def take_delta(self, version: Version, polled_at: int, delta: Delta) -> Entry | None:
-        """Apply an owner's delta from its seq - 1; return the step that it makes, None for an outdated delta.
+    def take_delta(self, version: Version, polled_at: int, change: Change) -> Entry | None:
+        """Take an owner's delta from its seq - 1; return the step that it makes, None for an outdated delta.
 
         Raises LookupError when it does not follow on the present result: attach to the owner again.
         """
-        if self.present is not None and version <= self.present.version:
+        before = self.present
+        if before is not None and version <= before.version:
             return None
-        if self.present is None or self.present.version != (version.epoch, version.seq - 1):
-            raise LookupError(f"{version} does not follow {self.present and self.present.version}")
-        result = Result(version, polled_at, self.key, apply(self.present.rows, delta))
-        return self._step(self.present, result, delta)
+        if before is None or before.version != (version.epoch, version.seq - 1):
+            raise LookupError(f"{version} does not follow {before and before.version}")
+        self.present = before.after(version, polled_at, change)
+        self._pending += 1
+        self._pending_bytes += len(change.text)
+        if (
+            self._pending >= PENDING_CHANGES
+            or self._pending * self._known_rows > PENDING_ROWS
+            or self._pending_bytes > LOG_BYTES
+        ):
+            self._known_rows = len(self.present.rows)
+            self._pending = self._pending_bytes = 0
+        return self._step(before.version, version, polled_at, change)
 
     def since(self, version: Version) -> list[Entry] | None:
         """Return the steps from `version` to the present result: empty when they are the same result.
@@ -139,14 +229,17 @@ class History:
             return []
         for i, entry in enumerate(self._log):
             if entry.base == version:
-                return [e for e in list(self._log)[i:] if e.delta is not None]
+                return [e for e in list(self._log)[i:] if e.change is not None]
         return None
 
-    def _step(self, old: Result, new: Result, delta: Delta | None) -> Entry:
-        size = 0 if delta is None else sum(map(len, delta.deletes)) + sum(len(row) + 16 for _, _, row in delta.upserts)
-        entry = Entry(old.version, new.version, new.polled_at, delta, size + 128)
-        self.present = new
-        if delta is not None and not self.key:  # without a key there is no delta that would lead across the change
+    def _set_rows(self, version: Version, polled_at: int, rows: Rows) -> None:
+        self.present = Result(version, polled_at, self.key, rows)
+        self._pending = self._pending_bytes = 0
+        self._known_rows = len(rows)
+
+    def _step(self, base: Version, version: Version, polled_at: int, change: Change | None) -> Entry:
+        entry = Entry(base, version, polled_at, change)
+        if change is not None and not self.key:  # without a key there is no delta that would lead across the change
             self._log.clear()
             self._bytes = 0
             return entry
@@ -155,3 +248,8 @@ class History:
         while len(self._log) > LOG_VERSIONS or self._bytes > LOG_BYTES:
             self._bytes -= self._log.popleft().size
         return entry
+
+
+def _changed(old: Rows, new: Rows) -> Delta | None:
+    """Return an empty delta when the rows of two results without a key differ, else None."""
+    return None if len(old) == len(new) and not any(map(ne, map(_text, old), map(_text, new))) else Delta()

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from pollcast.gateway.audience import Traffic
+from pollcast.gateway.change import Change
+from pollcast.gateway.cohorts import Traffic
 from pollcast.gateway.feeds import Feeds, Piece, Update
+from pollcast.gateway.offload import INLINE, Offload
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.retained import Retained
 from pollcast.gateway.status import Status
@@ -19,7 +21,6 @@ from pollcast.gateway.topic import RETAIN_SECONDS, UNREACHED_SECONDS, LiveTopic,
 from pollcast.gateway.version import Version
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.clock import now_us
-from pollcast.services.delta import Delta
 from pollcast.services.process import logs
 from pollcast.services.process.settings import GatewaySettings, HostPort
 
@@ -63,6 +64,7 @@ class Hub:
         demand: DemandSink,
         presences: Presences,
         on_broken_link: OnBrokenLink,
+        offload: Offload = INLINE,
     ) -> None:
         self.topics: dict[str, LiveTopic] = {}
         self.owners: dict[str, Owner] = {}
@@ -73,6 +75,7 @@ class Hub:
         self.coordination_reached = True
         self.on_touched: Callable[[str], None] = _ignore  # receives a topic whose clients or state may have changed
         self.on_kept: Callable[[str, bool], None] = _ignore_kept  # receives a topic that is kept now, or no more
+        self._offload = offload
         self._demand = demand
         self._presences = presences
         self._on_broken_link = on_broken_link
@@ -84,7 +87,7 @@ class Hub:
         self.on_touched(topic.canonical)
         live = self.topics.get(topic.canonical)
         if live is None:
-            live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic)
+            live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic, self._offload)
             live.unreached_since = now
             self.on_kept(topic.canonical, True)
             self._demand.want(topic.canonical)
@@ -171,7 +174,7 @@ class Hub:
     def _apply(self, live: LiveTopic, update: Update) -> None:
         """Apply an update to its topic. Raises LookupError when it does not follow what the topic has received."""
         version, body = update.version, update.body
-        if isinstance(body, Delta):
+        if isinstance(body, Change):
             live.take_delta(version, update.polled_at, body)
             if live.status.state == "stale":  # a delta proves that the topic is polled
                 self._take_status(live, Status("live", None, now_us()))

@@ -217,13 +217,14 @@ def _snapshot(result: Result, rows: Sequence[bytes], more: bool = False) -> type
 
 def _delta(event: DeltaEvent) -> types_pb2.Delta:
     entry = event.entry
-    assert entry.delta is not None
+    assert entry.change is not None
+    delta = entry.change.delta
     return types_pb2.Delta(
         version=str(entry.version),
         base=str(event.base),
         polled_at=rfc3339(entry.polled_at),
-        deletes=entry.delta.deletes,
-        upserts=[types_pb2.Upsert(at=at, row=row) for at, _, row in entry.delta.upserts],
+        deletes=delta.deletes,
+        upserts=[types_pb2.Upsert(at=at, row=row) for at, _, row in delta.upserts],
     )
 
 

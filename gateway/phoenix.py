@@ -66,6 +66,11 @@ def push(topic: bytes, event: bytes, payload: bytes) -> bytes:
     return b'[null,null,%b,"%b",%b]' % (topic, event, payload)
 
 
+def push_head(topic: bytes, event: bytes) -> bytes:
+    """Return the beginning of a push, which its payload and a closing bracket follow."""
+    return b'[null,null,%b,"%b",' % (topic, event)
+
+
 def quote(topic: str) -> bytes:
     """Return a topic as a JSON string, quotes included."""
     return compact(_json(topic))

@@ -30,6 +30,7 @@ from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Authenticator
 from pollcast.gateway.limits import Limits
 from pollcast.gateway.live import SERVICE, LiveQuery
+from pollcast.gateway.offload import Thread
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
 from pollcast.gateway.presence import Presences
@@ -73,7 +74,7 @@ class Core:
         self.presences = Presences(self.members, time.monotonic)
         self.failure_detector = FailureDetector(etcd, keys)
         addresses = PollerAddresses(self.failure_detector)
-        self.hub = Hub(settings, self.demand, self.presences, addresses.suspect)
+        self.hub = Hub(settings, self.demand, self.presences, addresses.suspect, Thread())
         self.sockets = Sockets(self.hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
         self.streams = EventStreams(self.hub)
         self.cluster = ClusterOverview(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog)

@@ -15,16 +15,19 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from pollcast.gateway.assembly import Assembly
-from pollcast.gateway.audience import Audience, Traffic
+from pollcast.gateway.audience import Audience
+from pollcast.gateway.change import Change
+from pollcast.gateway.cohorts import Traffic
 from pollcast.gateway.history import Entry, History, Result
 from pollcast.gateway.metrics import DELTA_AGE_SECONDS
+from pollcast.gateway.offload import INLINE, Offload
 from pollcast.gateway.presence_list import PresenceList
 from pollcast.gateway.spellings import Spellings
 from pollcast.gateway.status import Status
 from pollcast.gateway.version import Version
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.clock import now_us
-from pollcast.services.delta import Delta, Row
+from pollcast.services.delta import Row
 from pollcast.services.process.settings import HostPort
 
 RETAIN_SECONDS = 30.0
@@ -50,12 +53,12 @@ class LiveTopic:
     `source` is the poller that the topic is attached to; it stays the same while etcd shows no owner.
     """
 
-    def __init__(self, topic: Topic, traffic: Traffic) -> None:
+    def __init__(self, topic: Topic, traffic: Traffic, offload: Offload = INLINE) -> None:
         self.topic = topic
         self.spellings = Spellings(topic)
         self.delta_age = DELTA_AGE_SECONDS.labels(topic.query.name)
         self.history = History(topic.query.key)
-        self.audience = Audience(self.history, traffic)
+        self.audience = Audience(self.history, traffic, offload)
         self.followers: set[TopicListener] = set()
         self.presence: PresenceList | None = None  # of a query with presence, while there are clients
         self.status = Status("live", None, now_us())
@@ -86,9 +89,9 @@ class LiveTopic:
         """Take an owner's whole result and pass the change on."""
         self._step(self.history.take_snapshot(version, polled_at, rows))
 
-    def take_delta(self, version: Version, polled_at: int, delta: Delta) -> None:
+    def take_delta(self, version: Version, polled_at: int, change: Change) -> None:
         """Apply a delta and pass it on. Raises LookupError when it does not follow on the history: attach again."""
-        self._step(self.history.take_delta(version, polled_at, delta))
+        self._step(self.history.take_delta(version, polled_at, change))
 
     def take_status(self, status: Status) -> None:
         """Set the status, and notify every client unless state and reason are the same as before."""
@@ -112,7 +115,7 @@ class LiveTopic:
             follower.end()
 
     def _step(self, entry: Entry | None) -> None:
-        if entry is not None and entry.delta is not None:
+        if entry is not None and entry.change is not None:
             self.audience.step(entry)
         if not self.audience.serving:
             self.audience.serve()

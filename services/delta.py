@@ -8,7 +8,7 @@ are unique within a result (the poller refuses any other result), so a query wit
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress, count
 from operator import ne
@@ -87,9 +87,41 @@ def _kept(before: Rows, after: Rows) -> set[int]:
     return kept
 
 
+def delta_text(delta: Delta) -> bytes:
+    """Return the JSON of an event `delta` from `"deletes"` to the closing brace (docs/reference/channels.md#delta)."""
+    upserts = b",".join([b'{"at":%d,"row":%b}' % (at, row) for at, _, row in delta.upserts])
+    return b'"deletes":[%b],"upserts":[%b]}' % (b",".join(delta.deletes), upserts)
+
+
+def row_starts(delta: Delta) -> list[int]:
+    """Return the place of each upserted row in `delta_text(delta)`."""
+    starts = []
+    at_row = len(b'"deletes":[],"upserts":[') + sum(map(len, delta.deletes)) + max(0, len(delta.deletes) - 1)
+    for at, _, row in delta.upserts:
+        at_row += len(b'{"at":,"row":') + len(str(at))
+        starts.append(at_row)
+        at_row += len(row) + len(b"},")
+    return starts
+
+
+def apply_all(rows: Rows, deltas: Iterable[Delta]) -> list[Row]:
+    """Return the result after one delta after the other. `rows` is not changed."""
+    result = list(rows)
+    for delta in deltas:
+        if delta.deletes or not _replaces(result, delta):
+            result = apply(result, delta)
+        else:
+            for at, key, row in delta.upserts:
+                result[at] = (key, row)
+    return result
+
+
 def apply(rows: Rows, delta: Delta) -> list[Row]:
     """Return the result after the delta. `rows` is not changed."""
-    if not delta.deletes and (replaced := _replaced(rows, delta)) is not None:
+    if not delta.deletes and _replaces(rows, delta):
+        replaced = list(rows)
+        for at, key, row in delta.upserts:
+            replaced[at] = (key, row)
         return replaced
     gone = {key for _, key, _ in delta.upserts}
     gone.update(delta.deletes)
@@ -107,12 +139,7 @@ def apply(rows: Rows, delta: Delta) -> list[Row]:
     return result
 
 
-def _replaced(rows: Rows, delta: Delta) -> list[Row] | None:
-    """Apply a delta that only replaces rows at their index, which most deltas do; return None for any other."""
-    result = list(rows)
-    size = len(result)
-    for at, key, row in delta.upserts:
-        if at >= size or result[at][0] != key:
-            return None
-        result[at] = (key, row)
-    return result
+def _replaces(rows: Rows, delta: Delta) -> bool:
+    """Return whether each upsert of a delta replaces the row at its index, which is so in most deltas."""
+    size = len(rows)
+    return all(at < size and rows[at][0] == key for at, key, _ in delta.upserts)

@@ -9,7 +9,7 @@ A request that comes before the peer has taken the answer to the last one waits,
 are read that a peer cannot make the server hold more than a request of the largest size. A request that upgrades to
 WebSocket is passed with the connection to `upgrade`; any other upgrade is ignored, as RFC 9110 (section 7.8) allows.
 
-This relies on parts of uvicorn that tests/cluster/attacks/ and tests/unit/test_http_guard.py pin: the callbacks of
+This relies on parts of uvicorn that tests/cluster/attacks/ and tests/unit/gateway/test_door.py pin: the callbacks of
 HttpToolsProtocol, `cycle`, `headers`, `url`, `timeout_keep_alive_task` (set while a kept connection waits for the next
 request), `on_response_complete`, and `response_started`, `keep_alive`, `more_body` and `disconnected` of a cycle; a
 disconnected cycle sends nothing more.
@@ -103,6 +103,7 @@ class GuardedHttp(HttpToolsProtocol):
     _unsent = False  # True once an answer is complete, but not taken yet
     _received = 0  # bytes received since the last complete request
     _latest = b""  # the data that the parser is reading
+    _tail = b""  # the end of that data, which may be the beginning of HEAD_END
     _early = b""  # data that came before the last request was answered
     _timed = False  # True while the lobby's deadline is the one of a request that is arriving
     _upgrading = False  # True once the headers of a WebSocket handshake are complete
@@ -249,11 +250,13 @@ class GuardedHttp(HttpToolsProtocol):
     def _feed(self, data: bytes) -> None:
         """Parse data request by request, up to one whose answer the rest must wait for."""
         self._unset_keepalive_if_required()
-        at = 0
+        at = len(self._tail)
+        data, start = self._tail + data, 0
         while at < len(data) and not self._over:
-            end = data.find(HEAD_END, at) + len(HEAD_END)
-            part = data[at : end if end >= len(HEAD_END) else len(data)]
-            at += len(part)
+            found = data.find(HEAD_END, start)
+            start = len(data) if found < 0 else found + len(HEAD_END)
+            self._tail = data[1 - len(HEAD_END) :] if found < 0 else b""
+            part, at = data[at:start], start
             self._received += len(part)
             if self._received > MAX_REQUEST_BYTES:
                 self._refuse(LARGE)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from pollcast.gateway.audience import Traffic
+from pollcast.gateway.cohorts import Traffic
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import Change, PresenceKeys
 from pollcast.gateway.presence_list import PresenceList

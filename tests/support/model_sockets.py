@@ -143,7 +143,7 @@ class ModelTransport(asyncio.Transport):
 
 
 class Screen:
-    """What a peer shows of one channel."""
+    """The state of one channel as a peer shows it."""
 
     def __init__(self, join_ref: str) -> None:
         self.join_ref = join_ref

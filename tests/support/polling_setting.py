@@ -12,12 +12,12 @@ from pathlib import Path
 import grpc.aio
 import psycopg
 
-from pollcast.gateway.feeds import Piece, decode
+from pollcast.gateway.feeds import Piece, change_of, decode
 from pollcast.poller.database import Database
 from pollcast.poller.feed import SERVICE
 from pollcast.poller.polling import Polling
 from pollcast.services.catalogue import catalog as catalogue
-from pollcast.services.delta import Delta, Row, apply
+from pollcast.services.delta import Row, apply
 from pollcast.services.process.settings import PollerSettings
 from pollcast.services.serving import rpc
 from pollcast.v1 import feed_pb2, feed_pb2_grpc
@@ -52,8 +52,7 @@ class Followed:
             case "delta":
                 assert self.rows is not None
                 assert version == (self.version[0], self.version[1] + 1)
-                upserts = [(u.at, u.key, u.row) for u in update.delta.upserts]
-                self.rows, self.version = apply(self.rows, Delta(list(update.delta.deletes), upserts)), version
+                self.rows, self.version = apply(self.rows, change_of(update.delta).delta), version
             case "status":
                 self.state, self.reason = update.status.state, update.status.reason
 

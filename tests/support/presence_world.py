@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import orjson
 
-from pollcast.gateway.audience import Cohort, Traffic
 from pollcast.gateway.backlog import PRESENCE, RESULT
+from pollcast.gateway.cohorts import Cohort, Traffic
 from pollcast.gateway.phoenix import Ref
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import Change, MemberId

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.gateway.feeds import Piece, decode
+from pollcast.gateway.feeds import Piece, change_of, decode
 from pollcast.poller.gateway_stream import PART_BYTES, GatewayStream, messages
 from pollcast.poller.owned import PIECE_BYTES, LargeUpdates, OwnedTopic, Updates
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.topics import Topic
-from pollcast.services.delta import Delta, Row, apply
+from pollcast.services.delta import Row, apply
 from pollcast.services.errors import PollFailed, PollStale
 from pollcast.v1 import feed_pb2
 
@@ -134,8 +134,7 @@ def test_applied_updates_give_every_result_of_a_topic(results: list[list[int]]) 
             if update.WhichOneof("body") == "snapshot":
                 known = rows_of([update])
             else:
-                upserts = [(u.at, u.key, u.row) for u in update.delta.upserts]
-                known = apply(known, Delta(list(update.delta.deletes), upserts))
+                known = apply(known, change_of(update.delta).delta)
         assert known == rows(*result)
 
 

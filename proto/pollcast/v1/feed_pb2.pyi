@@ -216,62 +216,73 @@ Global___FeedSnapshot: _TypeAlias = FeedSnapshot  # noqa: Y015
 
 @_typing.final
 class FeedDelta(_message.Message):
-    """The change from the result seq - 1 to the result seq of the same epoch."""
+    """The change from the result seq - 1 to the result seq of the same epoch. It is never empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    DELETES_FIELD_NUMBER: _builtins.int
-    UPSERTS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def deletes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Keys of rows, each a JSON array."""
-
-    @_builtins.property
-    def upserts(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedUpsert]:
-        """`at` strictly ascends."""
-
+    TEXT_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    text: _builtins.bytes
+    """The JSON of a client's event `delta` from `"deletes"` to the closing brace, with a delta's upserts and deletes."""
+    change: _builtins.bytes
+    """A serialised FeedChange: a gateway reads it only when it needs the rows."""
     def __init__(
         self,
         *,
-        deletes: _abc.Iterable[_builtins.bytes] | None = ...,
-        upserts: _abc.Iterable[Global___FeedUpsert] | None = ...,
+        text: _builtins.bytes = ...,
+        change: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deletes", b"deletes", "upserts", b"upserts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeedDelta: _TypeAlias = FeedDelta  # noqa: Y015
 
 @_typing.final
-class FeedUpsert(_message.Message):
-    """One row that is new, changed or moved."""
+class FeedChange(_message.Message):
+    """What a gateway needs to apply the text of a FeedDelta to its rows."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    DELETES_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
-    KEY_FIELD_NUMBER: _builtins.int
-    ROW_FIELD_NUMBER: _builtins.int
-    at: _builtins.int
-    """The index of the row in the new result."""
-    key: _builtins.bytes
-    """The row's key as a JSON array, and the row as a JSON object."""
-    row: _builtins.bytes
+    KEYS_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deletes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Keys of rows that are gone, each a JSON array."""
+
+    @_builtins.property
+    def at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of each row that is new, changed or moved: its index in the new result, which strictly ascends; its key as a JSON
+        array; the place of the row, a JSON object, in the text; and its size in bytes.
+        """
+
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    @_builtins.property
+    def start(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def size(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
-        at: _builtins.int = ...,
-        key: _builtins.bytes = ...,
-        row: _builtins.bytes = ...,
+        deletes: _abc.Iterable[_builtins.bytes] | None = ...,
+        at: _abc.Iterable[_builtins.int] | None = ...,
+        keys: _abc.Iterable[_builtins.bytes] | None = ...,
+        start: _abc.Iterable[_builtins.int] | None = ...,
+        size: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "key", b"key", "row", b"row"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "deletes", b"deletes", "keys", b"keys", "size", b"size", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___FeedUpsert: _TypeAlias = FeedUpsert  # noqa: Y015
+Global___FeedChange: _TypeAlias = FeedChange  # noqa: Y015
 
 @_typing.final
 class FeedStatus(_message.Message):

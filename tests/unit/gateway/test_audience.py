@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -9,11 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.gateway.audience import Audience, Cohort, Traffic
+from pollcast.gateway.audience import Audience
+from pollcast.gateway.change import Change
+from pollcast.gateway.cohorts import Cohort, Traffic
 from pollcast.gateway.history import History
+from pollcast.gateway.offload import Call
 from pollcast.gateway.status import Status
 from pollcast.gateway.version import Version
-from pollcast.services.delta import Row
+from pollcast.services.delta import Row, diff
 from tests.support.keyed_rows import rows
 
 
@@ -174,42 +180,101 @@ def test_a_channel_that_catches_up_gets_the_status_if_it_knows_another(
     assert slow.events == ["snapshot", *pushed, "snapshot"]
 
 
+class Later:
+    """An Offload whose work is done when the test says so."""
+
+    def __init__(self) -> None:
+        self.works: deque[tuple[Call, Call]] = deque()
+        self.calls: deque[Call] = deque()
+
+    def run(self, work: Call, then: Call) -> None:
+        """Queue work for the thread."""
+        self.works.append((work, then))
+
+    def soon(self, call: Call) -> None:
+        """Queue a call for a later turn."""
+        self.calls.append(call)
+
+    def go_on(self) -> bool:
+        """Do the next work, or else the next call; return whether there was one."""
+        if self.works:
+            work, then = self.works.popleft()
+            work()
+            then()
+        elif self.calls:
+            self.calls.popleft()()
+        else:
+            return False
+        return True
+
+
+RESULTS = st.dictionaries(st.integers(0, 4), st.integers(0, 3), max_size=4)
 actions = st.lists(
     st.one_of(
-        st.tuples(st.just("change"), st.dictionaries(st.integers(0, 4), st.integers(0, 3), max_size=4)),
-        st.tuples(st.just("takeover"), st.dictionaries(st.integers(0, 4), st.integers(0, 3), max_size=4)),
+        st.tuples(st.just("change"), RESULTS),
+        st.tuples(st.just("delta"), RESULTS),
+        st.tuples(st.just("takeover"), RESULTS),
         st.tuples(st.just("takeover unchanged"), st.none()),
         st.tuples(st.just("join"), st.tuples(st.booleans(), st.sampled_from([b'"live:q"', b'"live:q?"']))),
         st.tuples(st.just("rejoin with since"), st.integers(0, 7)),
         st.tuples(st.just("leave"), st.integers(0, 7)),
         st.tuples(st.just("congest"), st.integers(0, 7)),
         st.tuples(st.just("drain"), st.integers(0, 7)),
+        st.tuples(st.just("go on"), st.none()),
     ),
     max_size=60,
 )
 
 
-@given(actions)
+@contextlib.contextmanager
+def limits(*, large: bool) -> Iterator[None]:
+    """Make every message large, and every cohort of more than two members, inside the scope."""
+    with pytest.MonkeyPatch.context() as patch:
+        if large:
+            patch.setattr("pollcast.gateway.history.LARGE_ROWS", -1)
+            patch.setattr("pollcast.gateway.history.LARGE_BYTES", 0)
+            patch.setattr("pollcast.gateway.outbound_frames.COPIED_BYTES", 0)
+            patch.setattr("pollcast.gateway.cohorts.SLICE_MEMBERS", 2)
+        yield
+
+
+@given(actions, st.booleans())
 def test_every_client_ends_at_the_present_rows_whatever_joins_leaves_or_lags(
-    script: list[tuple[str, Any]],
+    script: list[tuple[str, Any]], large: bool
 ) -> None:
-    history = History(["id"])
-    audience = Audience(history, Traffic())
+    with limits(large=large):
+        history, offload = History(["id"]), Later()
+        audience = Audience(history, Traffic(), offload)
+        clients = play(script, history, audience, offload)
+        while offload.go_on():
+            pass
+    for client in clients:
+        if history.present is not None and not client.behind:
+            assert client.rows == json_rows(list(history.present.rows))
+            if not client.deltas:
+                assert "delta" not in client.events
+
+
+def play(script: list[tuple[str, Any]], history: History, audience: Audience, offload: Later) -> list[Client]:
+    """Do what the script says, and return the clients. Whatever is applied late equals what is applied at once."""
     clients: list[Client] = []
     epoch, seq = 1, 0
+    known: list[Row] | None = None
     for action, argument in script:
         client = clients[argument % len(clients)] if isinstance(argument, int) and clients else None
-        if action in ("change", "takeover", "takeover unchanged"):
-            if action == "change":
+        if action in ("change", "delta", "takeover", "takeover unchanged"):
+            if action in ("change", "delta"):
                 seq += 1
             else:
                 epoch, seq = epoch + 3, 1
-            if action == "takeover unchanged":
-                result = list(history.present.rows) if history.present is not None else []
+            result = rows(*argument.items()) if argument is not None else known or []
+            delta = diff(known, result) if known is not None else None
+            if action == "delta" and delta is not None:
+                entry = history.take_delta(Version(epoch, seq), 0, Change.of(delta))
             else:
-                result = rows(*argument.items())
-            entry = history.take_snapshot(Version(epoch, seq), 0, result)
-            if entry is not None and entry.delta is not None:
+                entry = history.take_snapshot(Version(epoch, seq), 0, result)
+            known = result
+            if entry is not None and entry.change is not None:
                 audience.step(entry)
             if not audience.serving:
                 audience.serve()
@@ -217,6 +282,8 @@ def test_every_client_ends_at_the_present_rows_whatever_joins_leaves_or_lags(
             client = Client(argument[1], argument[0])
             clients.append(client)
             audience.join(client, None)
+        elif action == "go on":
+            offload.go_on()
         elif client is None:
             continue
         elif action == "rejoin with since":
@@ -231,8 +298,29 @@ def test_every_client_ends_at_the_present_rows_whatever_joins_leaves_or_lags(
             client.blocked = True
         elif client.blocked:
             client.drain(audience, Status("live", None, 0))
-    for client in clients:
-        if history.present is not None and not client.behind:
-            assert client.rows == json_rows(list(history.present.rows))
-            if not client.deltas:
-                assert "delta" not in client.events
+    assert known == (None if history.present is None else history.present.rows)
+    return clients
+
+
+def test_a_topic_that_changes_faster_than_it_is_encoded_starves_nobody() -> None:
+    with limits(large=True):
+        history, offload = History([]), Later()
+        audience = Audience(history, Traffic(), offload)
+        history.take_snapshot(Version(1, 1), 0, rows((1, 0)))
+        audience.serve()
+        first, late = Client(), Client()
+        audience.join(first, None)
+        for seq in range(2, 50):
+            entry = history.take_snapshot(Version(1, seq), 0, rows((1, seq)))
+            assert entry is not None
+            audience.step(entry)
+            if seq == 10:
+                audience.join(late, None)
+            if seq % 5 == 0:
+                offload.go_on()
+                assert len(offload.works) == 1
+        assert len(first.events) >= 4
+        assert len(late.events) >= 3
+        while offload.go_on():
+            pass
+        assert first.rows == late.rows == json_rows(rows((1, 49)))

@@ -10,15 +10,23 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from pollcast.gateway.change import Change
 from pollcast.gateway.feeds import Link, Piece, Update, decode
 from pollcast.gateway.status import Status
 from pollcast.gateway.version import Version
+from pollcast.poller.owned import feed_delta
 from pollcast.services.delta import Delta
 from pollcast.services.process.settings import GatewaySettings
 from pollcast.v1 import feed_pb2, feed_pb2_grpc
 from tests.support.waiting import eventually
+
+KEYS = st.lists(st.integers(-9, 10**9) | st.text(max_size=5), max_size=2).map(orjson.dumps)
+ROWS = st.dictionaries(st.text(max_size=3), st.text(max_size=30)).map(orjson.dumps)
 
 
 def encoded(**body: Any) -> bytes:
@@ -29,14 +37,6 @@ def encoded(**body: Any) -> bytes:
 @pytest.mark.parametrize(
     ("data", "body"),
     [
-        (
-            encoded(
-                delta=feed_pb2.FeedDelta(
-                    deletes=[b"[1]"], upserts=[feed_pb2.FeedUpsert(at=4, key=b"[2]", row=b'{"id":2}')]
-                )
-            ),
-            Delta([b"[1]"], [(4, b"[2]", b'{"id":2}')]),
-        ),
         (
             encoded(
                 snapshot=feed_pb2.FeedSnapshot(number=4, keys=b"[2]\n[3]", rows=b'{"id":2}\n{"id":3}', more=True),
@@ -56,8 +56,22 @@ def encoded(**body: Any) -> bytes:
         (encoded(), None),
     ],
 )
-def test_an_update_decodes_to_the_body_that_it_carries(data: bytes, body: Delta | Piece | Status | None) -> None:
+def test_an_update_decodes_to_the_body_that_it_carries(data: bytes, body: Piece | Status | None) -> None:
     assert decode(data) == Update("a", Version(7, 3), 5, body, 8)
+
+
+@given(st.lists(KEYS, unique=True), st.lists(st.tuples(st.integers(0, 2**31), KEYS, ROWS)))
+def test_a_delta_arrives_as_it_was_sent_with_its_text_ready_for_clients(
+    deletes: list[bytes], upserts: list[tuple[int, bytes, bytes]]
+) -> None:
+    delta = Delta(deletes, upserts)
+    change = decode(encoded(delta=feed_delta(delta))).body
+    assert isinstance(change, Change)
+    assert change.delta == delta
+    assert orjson.loads(b"{" + change.text) == {
+        "deletes": [orjson.loads(key) for key in deletes],
+        "upserts": [{"at": at, "row": orjson.loads(row)} for at, _, row in upserts],
+    }
 
 
 class Poller(feed_pb2_grpc.FeedServicer):

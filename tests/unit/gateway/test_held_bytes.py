@@ -1,4 +1,4 @@
-"""What a gateway holds for a peer that does not read: one message and 64 KiB, whatever the peer does."""
+"""A gateway holds at most one message and 64 KiB for a peer that does not read, whatever the peer does."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_a_slow_socket_serves_every_topic_in_turn_although_all_change_all_the_ti
         peer.read(71_000)
         peer.deliver()
         gateway.loop.settle()
-    shown = [screen.rows and screen.rows[0]["stamp"] for screen in peer.screens.values()]
+    shown = [screen.rows[0]["stamp"] if screen.rows else 0 for screen in peer.screens.values()]
     assert min(shown) > 100 - 2 * len(names)
 
 
@@ -235,6 +235,17 @@ async def test_compressed_messages_with_large_answers_wait_until_the_client_read
     several.wire.data_received(echo * 5)  # in one segment
     assert several.held <= several.transport.largest + HELD_BYTES
     assert several.wire.closing
+
+
+def test_pings_of_a_client_that_does_not_read_wait(folder: Path) -> None:
+    gateway = ModelGateway(folder)
+    peer = gateway.connect(1_000)
+    ping = frame(b"x" * 100, 0x89) * 9
+    for _ in range(1000):
+        if peer.transport.reading:
+            peer.wire.data_received(ping)
+        assert peer.held <= HELD_BYTES
+    assert not peer.transport.reading
 
 
 def masked(data: bytes) -> bytes:

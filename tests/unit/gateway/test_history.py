@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pollcast.gateway.change import Change
 from pollcast.gateway.history import LOG_VERSIONS, History
 from pollcast.gateway.version import Version
 from pollcast.services.delta import diff
@@ -15,7 +16,7 @@ def test_a_new_owner_with_the_same_result_adds_no_delta_and_both_versions_are_kn
     history.take_snapshot(Version(5, 1), 0, rows((1, 1)))
     entry = history.take_snapshot(Version(9, 1), 0, rows((1, 1)))
     assert entry is not None
-    assert entry.delta is None
+    assert entry.change is None
     assert history.since(Version(5, 1)) == []
     assert history.since(Version(9, 1)) == []
 
@@ -26,9 +27,9 @@ def test_a_delta_that_does_not_follow_is_refused() -> None:
     change = diff(rows((1, 1)), rows((1, 2)))
     assert change is not None
     with pytest.raises(LookupError):
-        history.take_delta(Version(5, 3), 0, change)
+        history.take_delta(Version(5, 3), 0, Change.of(change))
     with pytest.raises(LookupError):
-        history.take_delta(Version(6, 2), 0, change)
+        history.take_delta(Version(6, 2), 0, Change.of(change))
 
 
 def test_a_result_older_than_the_present_changes_nothing() -> None:

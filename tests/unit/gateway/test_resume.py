@@ -74,7 +74,7 @@ async def test_clients_that_resume_together_share_encoded_messages(gateway: InPr
         for client in clients:
             await join(client, payload={"since": "1-2"})
         assert [(await heard(client))[4]["version"] for client in clients] == ["1-3"] * 4
-        assert sorted(audience._ready) == [(b'"live:keyed"', Version(1, 2))]
+        assert sorted(audience._cohorts._catch_ups._ready) == [(b'"live:keyed"', Version(1, 2))]
         for client in (first, *clients):
             await client.close()
         await eventually(lambda: not audience.channels)
