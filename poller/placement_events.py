@@ -182,7 +182,7 @@ def _owner(value: bytes) -> str | None:
 def _invalid_because(kv: Kv, kind: type[Record]) -> str | None:
     if not kv.lease:
         return "hangs on no lease"
-    return _garbled_because(kv.value, kind)
+    return _garbled_because(kv.value, cast(Any, kind))  # a class is hashable
 
 
 @functools.lru_cache(maxsize=4096)
