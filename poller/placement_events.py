@@ -11,6 +11,7 @@ import asyncio
 import functools
 import sys
 from collections.abc import Callable, Container, Iterable
+from typing import Any, cast
 
 from pollcast.poller.placement import Placement, PlacementChanges
 from pollcast.services.coordination.keys import DemandRecord, Foreign, Keys, NodeRecord, OwnerRecord, PinRecord, Record
