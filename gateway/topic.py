@@ -59,7 +59,7 @@ class LiveTopic:
         topic: Topic,
         traffic: Traffic,
         offload: Offload = INLINE,
-        on_gap: Callable[[LiveTopic], None] | None = None,
+        on_gap: Callable[[LiveTopic], None] = lambda live: None,
     ) -> None:
         """Create the state of a topic without a result.
 
