@@ -121,7 +121,7 @@ def summed(text: str) -> dict[str, float]:
 
 @dataclass
 class Usage:
-    """What was used up to a moment: CPU seconds by name of the process, and etcd's counters."""
+    """The resources used up to a moment: CPU seconds by name of the process, and etcd's counters."""
 
     cpu: dict[str, float]
     etcd: dict[str, float]

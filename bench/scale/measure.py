@@ -22,7 +22,7 @@ QUIET_SECONDS = 2.0
 
 @dataclass
 class Phase:
-    """What one phase took: seconds, CPU seconds by process, etcd's counters, the longest stop of each loop."""
+    """The cost of one phase: seconds, CPU seconds by process, etcd's counters, the longest stop of each loop."""
 
     seconds: float
     cpu: dict[str, float]
@@ -45,7 +45,7 @@ class Phase:
 
 @dataclass
 class Views:
-    """What views of the cluster cost the coordinator, in CPU seconds, and how long they took, in seconds."""
+    """The cost of views of the cluster: the coordinator's CPU seconds, and their duration, in seconds."""
 
     page: tuple[float, float] = (0.0, 0.0)
     """The first PAGE topics: CPU, time."""
@@ -165,7 +165,7 @@ async def rest(cluster: Cluster, result: Result, seconds: float = REST_SECONDS) 
 
 async def churn(cluster: Cluster, result: Result) -> None:
     """Let topics go whose demand is simulated, and come back: four changes of keys for each topic."""
-    if not cluster.gateways:
+    if not cluster.gateways or cluster.size.kind == "idle":  # which release nothing
         return
     size = cluster.size
     some = size.others[-min(1000, max(1, len(size.others) // 4)) :]

@@ -158,7 +158,9 @@ class Etcd:
 
     async def read_at(self, keys: Sequence[str]) -> tuple[int, list[Kv | None]]:
         """Read at most 128 keys as of one moment, and return its revision as well. Raises Compacted in a rare case."""
-        request = etcdrpc.TxnRequest(success=[op.read(key) for key in keys])
+        # etcd before 3.5.5 crashes when a client gives up, or dies, while etcd executes a transaction that only reads
+        # (etcd-io/etcd#14110). This one may write, by a branch that is never taken, for there is no comparison to fail.
+        request = etcdrpc.TxnRequest(success=[op.read(key) for key in keys], failure=[op.delete(keys[0])])
         try:
             response = await self._call("kv", "Txn", request)
         except EtcdFull:  # an etcd at its space quota refuses transactions that only read, too
