@@ -27,7 +27,9 @@ def sizes(options: Sequence[str]) -> tuple[list[Size], argparse.Namespace]:
     parser.add_argument("--ttl", type=int, default=5)
     parser.add_argument("--interval", default="30s")
     parser.add_argument("--listens", default=",".join(LISTENS), help="prefixes that each simulated node watches")
-    parser.add_argument("--folder", type=Path, help="keep logs and the stacks of stops here")
+    parser.add_argument(
+        "--folder", type=Path, help="keep logs and stacks of stops here, at some cost of CPU"
+    )
     parser.add_argument("--join", action="store_true", help="let a poller join at last")
     parser.add_argument("--kill", action="store_true", help="kill a real poller at last")
     parser.add_argument("--details", action="store_true")
@@ -35,7 +37,7 @@ def sizes(options: Sequence[str]) -> tuple[list[Size], argparse.Namespace]:
     size = Size(
         given.topics, given.pollers, given.gateways, min(given.real_pollers, given.pollers),
         min(given.real_gateways, given.gateways), given.served, given.kind, given.processes, given.ttl, given.interval,
-        tuple(filter(None, given.listens.split(","))),
+        tuple(filter(None, given.listens.split(","))), stacks=given.folder is not None,
     )  # fmt: skip
     return [size], given
 

@@ -88,14 +88,15 @@ class Meter:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._began = time.monotonic()
-        cluster.take_stops()
+        self._stops = cluster.stops()
         self._before = cluster.usage()
 
     def stop(self) -> Phase:
         """Return what was used since this meter was made."""
         seconds = time.monotonic() - self._began
         after = self._cluster.usage()
-        stops = self._cluster.take_stops()
+        now = self._cluster.stops()
+        stops = {name: now[name].since(before) for name, before in self._stops.items() if name in now}
         return Phase(seconds, _less(after, self._before, "cpu"), _less(after, self._before, "etcd"), stops)
 
 
