@@ -299,9 +299,6 @@ class Cluster:
         log = self.folder / f"simulated-{role}s-{number}.log"
         process = await self.stack.enter_async_context(running(*command, errors=log))
         (self.pollers if role == "poller" else self.gateways).append(process)
-        if role == "poller" and self.size.kind == "light":
-            every = [f"poller-{n}" for n in range(1, self.size.pollers + 1)]
-            await process.ask(do="prepare", topics=self.size.names, pollers=every)
         await process.ask(do="start", listens=[f"{self.keys.namespace}/{listen}/" for listen in listens])
         return process
 

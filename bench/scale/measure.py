@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc.aio
 
-from bench.scale.cluster import Cluster, Usage
+from bench.scale.cluster import Cluster, Size, Usage
 from bench.stage import SOCKET, Stage
 from pollcast.v1 import cluster_pb2, cluster_pb2_grpc
 
@@ -20,7 +20,7 @@ QUIET_SECONDS = 2.0
 """Time without a change of a key after which a cluster is at rest, in seconds."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Phase:
     """What one phase took: seconds, CPU seconds by process, etcd's counters, the longest stop of each loop."""
 
@@ -33,14 +33,6 @@ class Phase:
     def changes(self) -> float:
         """The number of keys that were put or deleted."""
         return self.etcd["puts"] + self.etcd["deletes"]
-
-    def role(self, cluster: Cluster, role: str) -> float:
-        """Return the most CPU seconds that a process of the role used."""
-        return max(self.cpu[name] for name, service in cluster.services.items() if service.role == role)
-
-    def stop(self, cluster: Cluster, role: str) -> float:
-        """Return the longest stop of a loop of the role, in seconds."""
-        return max(self.stops[name] for name, service in cluster.services.items() if service.role == role)
 
 
 @dataclass
@@ -57,14 +49,19 @@ class Views:
     """Bytes per second of that watch."""
 
 
+NOTHING = Phase(1.0, {}, {"puts": 0.0, "deletes": 0.0}, {})
+"""A phase that was not measured."""
+
+
 @dataclass
 class Result:
-    """The measurements of a cluster."""
+    """The measurements of a cluster of one size."""
 
+    size: Size
     owned_seconds: float = 0.0
     results_seconds: float = 0.0
-    start: Phase | None = None
-    rest: Phase | None = None
+    start: Phase = NOTHING
+    rest: Phase = NOTHING
     churn: Phase | None = None
     join: Phase | None = None
     kill: Phase | None = None
@@ -80,6 +77,14 @@ class Result:
     owned_by: dict[str, int] = field(default_factory=dict)
     lost: int = 0
     watchers: float = 0.0
+
+    def per_change(self, name: str) -> float:
+        """Return the CPU of a process per change of a key while topics came and went, in microseconds, beyond what the
+        process uses at rest."""
+        if self.churn is None or not self.churn.changes:
+            return 0.0
+        idle = self.rest.cpu[name] / self.rest.seconds * self.churn.seconds
+        return 1e6 * (self.churn.cpu[name] - idle) / self.churn.changes
 
 
 class Meter:
@@ -187,7 +192,6 @@ TOP_SECONDS = 5.0
 
 async def view(cluster: Cluster, result: Result) -> None:
     """List the topics as `pollcast topics` does, and watch them as `pollcast top` and the page do."""
-    assert result.rest is not None
     coordinator = cluster.services["coordinator-1"].process
     async with grpc.aio.insecure_channel(cluster.address_of("coordinator", "coordinator-1")) as channel:
         stub = cluster_pb2_grpc.ClusterStub(channel)
@@ -250,6 +254,19 @@ async def kill(cluster: Cluster, result: Result) -> None:
     result.kill = meter.stop()
 
 
+async def empty(cluster: Cluster) -> None:
+    """Let all clients leave, and wait until nothing is left of the topics."""
+    for clients in cluster.swarms:
+        await clients.ask(do="drop")
+    for gateway in cluster.gateways:
+        await gateway.ask(do="leave", topics=cluster.size.others)
+    await cluster.until(
+        lambda: not cluster.count(cluster.keys.owners) and not cluster.count(cluster.keys.demands()),
+        60.0,
+        "no topic is left",
+    )
+
+
 def listings(cluster: Cluster) -> float:
     """Return the number of listings of mirrors by all real services so far."""
     return sum(service.metrics()["pollcast_mirror_listings_total"] for service in cluster.services.values())
@@ -259,7 +276,7 @@ async def measure(
     cluster: Cluster, *, joins: bool = False, kills: bool = False, rest_seconds: float = REST_SECONDS
 ) -> Result:
     """Take all measurements, one after the other. With `joins`, a poller joins at last; with `kills`, one dies."""
-    result = Result()
+    result = Result(cluster.size)
     before = listings(cluster)
     await start_up(cluster, result)
     await rest(cluster, result, rest_seconds)
