@@ -50,7 +50,7 @@ TopicEvent = Result | DeltaEvent | Status
 
 
 class Position(NamedTuple):
-    """What a consumer has of a topic: a version (None before the first result), and the status that it knows.
+    """The part of a topic that a consumer has: a version (None before the first result), and the status that it knows.
 
     `since` is the version with which it came. `reported` is None before the consumer's first event.
     """

@@ -65,6 +65,8 @@ class ClaimQueue:
         due = self._at.take_due(now, CLAIM_TOPICS)
         for topic in due:
             del self._free_since[topic]
+        if not self._free_since:
+            self._free_since = {}  # without the room for those that are gone
         return due
 
     def next_at(self) -> float | None:

@@ -108,9 +108,10 @@ class LeaseTerm:
             etcd,
             keys.owners,
             events.kept_owner,
-            events.owners_changed,
+            lambda changes: (
+                events.owners_changed(changes) if changes else events.owners_listed(owners.items, owners.revision)
+            ),
             events.new_cluster,
-            lambda: events.owners_listed(owners.items, owners.revision),
         )
         demand = KeptMirror(etcd, keys.demands(), events.kept_demand, events.demand_changed)
         # Started in this order, so that a topic is claimed only once its owner and the other pollers are known.

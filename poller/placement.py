@@ -6,7 +6,7 @@ to run. It does no I/O, reads no clock and uses no randomness; poller/ownership.
 
 What a call costs does not depend on the number of topics, and on the number of pollers only where these change: times
 are kept in heaps, loads are counted, ranks are counted per bucket (poller/ranking.py), and `due` returns a bounded
-number of steps. Of a topic of others it keeps two entries: the gateways that demand it, and the name of its owner.
+number of steps. Of a topic of others it keeps one entry (poller/topic_table.py).
 
 Each `reset` begins another generation. What was asked of etcd before it says nothing about the etcd of now: report no
 answer to steps of an older generation. All that holds now is told again after a reset, also what is as before it.
@@ -23,16 +23,15 @@ At any moment a topic is in one of these states:
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from pollcast.poller.claim_queue import ClaimQueue
-from pollcast.poller.demand import Demand
 from pollcast.poller.held_topics import HeldTopics, Linger
 from pollcast.poller.ranking import Ranking
 from pollcast.poller.rebalancing import Rebalancing
 from pollcast.poller.revision_order import RevisionOrder
+from pollcast.poller.topic_table import TopicTable
 from pollcast.services.coordination.claims import Claim
 
 RETRY_SECONDS = 0.5
@@ -63,14 +62,13 @@ class Placement:
     """The cluster as the poller `me` sees it under one lease. All times are seconds on any one clock."""
 
     def __init__(self, me: str, lease: int, linger: Linger) -> None:
-        self.owners: dict[str, str] = {}  # topic → the poller that owns it
         self.generation = 0
         self.draining = False
         self.ranking = Ranking(me)
         self.rebalancing = Rebalancing(self.ranking)
         self._held = HeldTopics(lease, linger)
         self._claims = ClaimQueue(self.ranking)
-        self._demand = Demand()
+        self._topics = TopicTable()
         self._revisions = RevisionOrder()
 
     @property
@@ -78,11 +76,15 @@ class Placement:
         """The epoch of each topic that this poller holds."""
         return self._held.epochs
 
+    def owner(self, topic: str) -> str | None:
+        """Return the poller that owns the topic; None when none does."""
+        return self._topics.owner(topic)
+
     # --- what etcd shows
 
     def add_demand(self, topic: str, gateway: str, now: float) -> None:
         """Record that the gateway demands the topic."""
-        self._demand.add(topic, gateway)
+        self._topics.add_demand(topic, gateway)
         if topic in self.held:
             self._held.cancel_release(topic)
             self._update_movable(topic)
@@ -91,7 +93,8 @@ class Placement:
 
     def remove_demand(self, topic: str, gateway: str, now: float) -> None:
         """Record that the gateway does not demand the topic any more."""
-        if self._demand.remove(topic, gateway):
+        self._topics.remove_demand(topic, gateway)
+        if not self._topics.is_demanded(topic):
             self._claims.cancel(topic)
             if topic in self.held:
                 self._held.release_after_linger(topic, now)
@@ -118,8 +121,7 @@ class Placement:
             return PlacementChanges()
         mine = lease == self._held.lease
         self._claims.cancel(topic)
-        before = self.owners.get(topic)
-        self._set_owner(topic, self.ranking.me if mine else node, now)
+        before = self._set_owner(topic, self.ranking.me if mine else node, now)
         self.rebalancing.confirm_owner(topic, node)
         if not mine:
             return PlacementChanges(lost=self._lose(topic))
@@ -131,10 +133,10 @@ class Placement:
         """Record that the owner key was deleted, or overwritten with an invalid value, at `revision`."""
         if self._revisions.is_outdated(topic, revision):
             return PlacementChanges()
-        self._set_free(topic, now)
+        self._set_owner(topic, None, now)
         changes = PlacementChanges(lost=self._lose(topic))
         receiver = self.rebalancing.take_surrender(topic, now)
-        if receiver is not None and topic in self._demand:
+        if receiver is not None and self._topics.is_demanded(topic):
             self.rebalancing.balance.exclude(receiver, topic)
         self._plan_claim(topic, now, delay=None if receiver is None else 0.0)
         return changes
@@ -182,11 +184,11 @@ class Placement:
             linger = self._held.linger(topic)
             if linger is None:
                 self._held.surrender_at(topic, now + RETRY_SECONDS)
-            elif topic not in self._demand:
+            elif not self._topics.is_demanded(topic):
                 self._held.release_at(topic, now + max(RETRY_SECONDS, linger))
             return PlacementChanges()
         self._revisions.record_answer(topic, claim.epoch + 1)
-        self._set_free(topic, now)
+        self._set_owner(topic, None, now)
         changes = PlacementChanges(lost=self._lose(topic))
         self._plan_claim(topic, now)
         return changes
@@ -208,7 +210,7 @@ class Placement:
         for topic in steps.claims:
             self._plan_claim(topic, now, delay=wait)
         for claim in steps.releases:
-            if self._held.is_held(claim) and claim.topic not in self._demand:
+            if self._held.is_held(claim) and not self._topics.is_demanded(claim.topic):
                 self._held.release_at(claim.topic, now + wait)
         for claim in steps.surrenders:
             if self._held.is_held(claim):
@@ -245,7 +247,7 @@ class Placement:
         """Lose all topics and forget all owners and revisions, because the lease is lost or another etcd answers."""
         self.generation += 1
         lost = self._held.clear()
-        self.owners.clear()
+        self._topics.clear_owners()
         self._claims.clear()
         self.rebalancing.reset()
         self._revisions.reset()
@@ -258,31 +260,26 @@ class Placement:
 
         Topics that others should claim are looked up in the catalogue only when their claim is due after all.
         """
-        if topic in self.owners or topic not in self._demand or topic in self._claims:
+        if self._topics.owner(topic) is not None or not self._topics.is_demanded(topic) or topic in self._claims:
             return
         if delay is None:
             delay = self.ranking.claim_delay(topic)
         if delay > 0 or self._held.linger(topic) is not None:
             self._claims.plan(topic, now, delay)
 
-    def _set_owner(self, topic: str, node: str, now: float) -> None:
-        before = self.owners.get(topic)
+    def _set_owner(self, topic: str, node: str | None, now: float) -> str | None:
+        """Record the owner of the topic, None for none, and return the one before."""
+        before = self._topics.set_owner(topic, node)
         if node != before:
-            self.owners[topic] = node = sys.intern(node)
             self.rebalancing.balance.move(before, node)
             self.rebalancing.step_later(now)
-
-    def _set_free(self, topic: str, now: float) -> None:
-        before = self.owners.pop(topic, None)
-        if before is not None:
-            self.rebalancing.balance.move(before, None)
-            self.rebalancing.step_later(now)
+        return before
 
     def _gain(self, topic: str, epoch: int, now: float) -> PlacementChanges:
         if self.held.get(topic) == epoch:
             return PlacementChanges()
         changes = PlacementChanges({topic: epoch}, self._held.remove(topic))
-        self._held.add(topic, epoch, now, demanded=topic in self._demand)
+        self._held.add(topic, epoch, now, demanded=self._topics.is_demanded(topic))
         self._update_movable(topic)
         return changes
 
@@ -296,6 +293,6 @@ class Placement:
         self.rebalancing.movable.update(
             topic,
             held=topic in self.held,
-            demanded=topic in self._demand,
+            demanded=self._topics.is_demanded(topic),
             pinned=self.ranking.pins.get(topic),
         )

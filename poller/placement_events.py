@@ -11,6 +11,7 @@ import asyncio
 import functools
 import sys
 from collections.abc import Callable, Container, Iterable
+from typing import Any, cast
 
 from pollcast.poller.placement import Placement, PlacementChanges
 from pollcast.services.coordination.keys import DemandRecord, Foreign, Keys, NodeRecord, OwnerRecord, PinRecord, Record
@@ -182,10 +183,14 @@ def _owner(value: bytes) -> str | None:
 def _invalid_because(kv: Kv, kind: type[Record]) -> str | None:
     if not kv.lease:
         return "hangs on no lease"
-    if kind is OwnerRecord and _owner(kv.value) is not None:
-        return None
+    return _garbled_because(kv.value, cast(Any, kind))  # a class is hashable
+
+
+@functools.lru_cache(maxsize=4096)
+def _garbled_because(value: bytes, kind: type[Record]) -> str | None:
+    """Return why this is no value of that kind. A mirror and a callback ask for each value of a slice."""
     try:
-        kind.decode(kv.value)
+        kind.decode(value)
     except ValueError as error:
         return f"invalid value: {error}"
     return None

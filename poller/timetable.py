@@ -72,5 +72,6 @@ class Timetable:
 
     def _tidy(self) -> None:
         if len(self._heap) > 2 * len(self._at) + SLACK_ENTRIES:
+            self._at = dict(self._at)  # without the room for those that are gone
             self._heap = [(at, key) for key, at in self._at.items()]
             heapq.heapify(self._heap)

@@ -152,7 +152,7 @@ class Stops:
 
 @dataclass
 class Usage:
-    """What was used up to a moment: CPU seconds by name of the process, and etcd's counters."""
+    """The resources used up to a moment: CPU seconds by name of the process, and etcd's counters."""
 
     cpu: dict[str, float]
     etcd: dict[str, float]

@@ -22,7 +22,7 @@ QUIET_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Phase:
-    """What one phase took: seconds, CPU seconds by process, etcd's counters, the longest stop of each loop."""
+    """The cost of one phase: seconds, CPU seconds by process, etcd's counters, the longest stop of each loop."""
 
     seconds: float
     cpu: dict[str, float]
@@ -37,7 +37,7 @@ class Phase:
 
 @dataclass
 class Views:
-    """What views of the cluster cost the coordinator, in CPU seconds, and how long they took, in seconds."""
+    """The cost of views of the cluster: the coordinator's CPU seconds, and their duration, in seconds."""
 
     page: tuple[float, float] = (0.0, 0.0)
     """The first PAGE topics: CPU, time."""

@@ -279,7 +279,7 @@ async def test_topics_are_listed_in_pages_and_the_first_of_an_order_are_watched(
         await eventually(all_listed)
         for query, expected in (("", ["broken", *names]), ("clock", names), ("broken", ["broken"])):
             request = cluster_pb2.ListTopicsRequest(query=query, page_size=3)
-            pages = []
+            pages: list[list[str]] = []
             while not pages or request.page_token:
                 page = await coordinator.ListTopics(request)
                 pages.append([topic.topic for topic in page.topics])

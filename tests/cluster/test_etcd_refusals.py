@@ -61,7 +61,7 @@ async def small(tmp_path: Path) -> AsyncIterator[SmallEtcd]:
 @contextlib.asynccontextmanager
 async def desired_keys(etcd: Etcd, session: Session, prefix: str = "/t/") -> AsyncIterator[DesiredKeys]:
     desired = DesiredKeys(etcd, "demand")
-    mirror = Mirror(etcd, prefix, desired.changed, on_listed=desired.listed)
+    mirror = Mirror(etcd, prefix, desired.changed)
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(mirror.run()), tasks.create_task(desired.run(session, mirror))]
         await mirror.synced.wait()

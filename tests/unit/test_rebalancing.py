@@ -30,7 +30,7 @@ def test_excess_topics_are_moved_after_the_settling_time() -> None:
     assert {to for _, to in moves} == {"you"}
     claim, to = moves[0]
     assert view.moved(claim, to, 100, 0.1) == PlacementChanges(lost=[claim.topic])
-    assert view.owners[claim.topic] == "you"
+    assert view.owner(claim.topic) == "you"
     assert view.owner_set(claim.topic, 100, OTHERS, 0.2, "you") == PlacementChanges()
     assert view.due(STEP_SECONDS).moves != []  # for the topics that have not been moved yet
 

@@ -234,6 +234,8 @@ def limits(*, large: bool) -> Iterator[None]:
             patch.setattr("pollcast.gateway.history.LARGE_ROWS", -1)
             patch.setattr("pollcast.gateway.history.LARGE_BYTES", 0)
             patch.setattr("pollcast.gateway.outbound_frames.COPIED_BYTES", 0)
+            patch.setattr("pollcast.gateway.cohorts.AT_ONCE_MEMBERS", 2)
+            patch.setattr("pollcast.gateway.audience.AT_ONCE_MEMBERS", 2)
             patch.setattr("pollcast.gateway.cohorts.SLICE_MEMBERS", 2)
         yield
 
