@@ -53,9 +53,11 @@ test: install tests/support/js/node_modules/.package-lock.json
 tests/support/js/node_modules/.package-lock.json: tests/support/js/package-lock.json | install
 	@cd tests/support/js && $(WITH_NODE) npm ci --silent --no-audit --no-fund
 
-# Random faults in a cluster, for longer than in `make test`: make chaos SECONDS=600 SEED=7
+# Random faults in a cluster, for longer than in `make test`, or in a larger one:
+# make chaos SECONDS=600 SEED=7 POLLERS=20 TOPICS=2000
 chaos: install
-	CHAOS_SECONDS=$(or $(SECONDS),600) CHAOS_SEED=$(or $(SEED),1) $(BIN)/pytest -s tests/faults/test_chaos.py
+	CHAOS_SECONDS=$(or $(SECONDS),600) CHAOS_SEED=$(or $(SEED),1) CHAOS_POLLERS=$(or $(POLLERS),3) \
+		CHAOS_TOPICS=$(or $(TOPICS),4) $(BIN)/pytest -s tests/faults/test_chaos.py
 
 check: install proto-check
 	$(BIN)/ruff format --check .

@@ -9,8 +9,9 @@ from bench import table
 from bench.processes import module, running, swarm
 from bench.stage import SOCKET, rows, stage, topic_names
 
-SHAPES = ((1_000, 1), (10_000, 1), (2_000, 200))
-"""Shapes to measure: the number of clients and the number of topics that they are spread over."""
+SHAPES = ((1_000, 1, False), (10_000, 1, False), (2_000, 200, False), (1_000, 1, True), (10_000, 1, True))
+"""Shapes to measure: the number of clients, the number of topics that they are spread over, and whether they are event
+streams instead of WebSockets."""
 
 ROWS = 5
 ROW_BYTES = 180
@@ -23,10 +24,11 @@ RUNS = 3
 async def run() -> None:
     """Print the CPU cost of a message for each of SHAPES."""
     lines = []
-    for clients, topics in SHAPES:
-        ours, size = await gateway_cost(clients, topics)
+    for clients, topics, events in SHAPES:
+        ours, size = await gateway_cost(clients, topics, events=events)
         bare = await yardstick_cost(clients, topics, size)
-        lines.append((f"{clients:,} clients, {topics} topic{'s'[: topics - 1]}", size, bare, ours, ours / bare))
+        kind = "event streams" if events else "clients"
+        lines.append((f"{clients:,} {kind}, {topics} topic{'s'[: topics - 1]}", size, bare, ours, ours / bare))
     table.show(
         "Fan-out: CPU-seconds of the server per million delivered messages",
         ("shape", "bytes", "bare transport.write", "gateway", "ratio"),
@@ -34,18 +36,22 @@ async def run() -> None:
     )
 
 
-async def gateway_cost(clients: int, topics: int, deflate: bool = False) -> tuple[float, int]:
-    """Return a gateway's CPU-seconds per million messages, and the bytes of one message."""
+async def gateway_cost(clients: int, topics: int, deflate: bool = False, events: bool = False) -> tuple[float, int]:
+    """Return a gateway's CPU-seconds per million messages, and the bytes of one message.
+
+    With `events` the clients are event streams of the first topic.
+    """
     names = topic_names(topics)
     async with stage(names, rows(ROWS, ROW_BYTES)) as on, swarm() as crowd:
         await crowd.ask(
             do="connect",
             port=on.port,
-            path=SOCKET,
+            path=f"/live/{names[0]}" if events else SOCKET,
             n=clients,
-            send=on.joins(names),
-            until='"interval_ms"',
+            send=[""] if events else on.joins(names),
+            until="event: snapshot" if events else '"interval_ms"',
             deflate=deflate,
+            events=events,
         )
         await asyncio.sleep(0.5)
         await crowd.ask(do="reset")

@@ -1,10 +1,13 @@
-"""Benchmark of memory: a gateway's per joined client, idle and busy, and a poller's peak (bench/poller_memory.py)."""
+"""Benchmark of memory: a gateway's per joined client, idle, busy or stuck, and a poller's peak.
+
+Stuck sockets are in bench/stuck.py, pollers in bench/poller_memory.py.
+"""
 
 from __future__ import annotations
 
 import asyncio
 
-from bench import poller_memory, table
+from bench import poller_memory, stuck, table
 from bench.processes import swarm
 from bench.stage import SOCKET, rows, stage, topic_names
 
@@ -14,7 +17,8 @@ BUSY_SECONDS = 30
 
 
 async def run() -> None:
-    """Print the memory per client, with and without permessage-deflate, and a poller's."""
+    """Print the memory per client, with and without permessage-deflate, of stuck sockets, and of a poller."""
+    await stuck.run()
     await poller_memory.run()
     lines = []
     for deflate in (False, True):

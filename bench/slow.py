@@ -1,11 +1,14 @@
-"""Benchmark of slow readers: 100 clients do not read, on a topic that sends a snapshot of 100 KB with each change."""
+"""Benchmark of slow readers: the memory of stuck sockets by pattern (bench/stuck.py), and the life of 100 of them.
+
+These clients do not read, on a topic that sends a snapshot of 100 KB with each change.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import http.client
 
-from bench import table
+from bench import stuck, table
 from bench.processes import swarm
 from bench.stage import SOCKET, WHOLE, noise, stage
 
@@ -18,7 +21,8 @@ STUCK_SECONDS = 30.0
 
 
 async def run() -> None:
-    """Print the gateway's memory while half of the clients do not read, and what becomes of those clients."""
+    """Print the memory of stuck sockets by pattern, and what becomes of clients that do not read."""
+    await stuck.run()
     async with stage([WHOLE], noise(SNAPSHOT_BYTES)) as on, swarm() as slow, swarm() as quick:
         everybody = {"do": "connect", "port": on.port, "path": SOCKET, "send": on.joins([WHOLE]), "until": '"snapshot"'}
         await slow.ask(**everybody, n=SLOW)

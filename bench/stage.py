@@ -45,6 +45,17 @@ n = { type = "int", default = 0 }
 [queries.whole]
 sql = "select text from bench"
 interval = "1s"
+
+[queries.plain]
+sql = "select text from bench where n = %(n)s"
+interval = "1s"
+[queries.plain.params]
+n = { type = "int", default = 0 }
+
+[queries.room]
+sql = "select text from bench"
+interval = "1s"
+presence = true
 """
 
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "jetty", "knoll", "larch"]

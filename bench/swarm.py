@@ -60,6 +60,11 @@ def handshake(host: str, path: str, deflate: bool, subprotocol: str | None = Non
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
+def event_stream(host: str, path: str) -> bytes:
+    """Return the HTTP request that opens a stream of server-sent events."""
+    return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n\r\n".encode()
+
+
 class Swarm:
     """All clients of this process, and the commands for them."""
 
@@ -80,6 +85,8 @@ class Swarm:
     async def connect(self, order: dict[str, Any]) -> dict[str, Any]:
         """Connect `n` clients to `port`, `concurrency` of them at a time, and wait until all have arrived.
 
+        They open WebSockets, or with `events` streams of server-sent events.
+
         Client i sends `send[i % len(send)]` once it is connected, and has arrived when it has received `until`. With
         `beats` clients send heartbeats from then on; the answers are counted like all other bytes. The answer has
         percentiles of the seconds from TCP (`connect_…`) and from `send` (`join_…`) to the arrival.
@@ -87,13 +94,16 @@ class Swarm:
         loop = asyncio.get_running_loop()
         todo = deque(range(order["n"]))
         host, port = "127.0.0.1", order["port"]
-        opening = handshake(
-            f"{host}:{port}",
-            order["path"],
-            order.get("deflate", False),
-            order.get("subprotocol"),
-            order.get("browser", False),
-        )
+        if order.get("events", False):
+            opening = event_stream(f"{host}:{port}", order["path"])
+        else:
+            opening = handshake(
+                f"{host}:{port}",
+                order["path"],
+                order.get("deflate", False),
+                order.get("subprotocol"),
+                order.get("browser", False),
+            )
         messages = [masked(send.encode()) if send else b"" for send in order["send"]]
         began = time.monotonic()
         connected: list[float] = []
@@ -236,7 +246,7 @@ class Client(asyncio.BufferedProtocol):
             end = self.head.find(b"\r\n\r\n")
             if end < 0:
                 return
-            if not self.head.startswith(b"HTTP/1.1 101"):
+            if not self.head.startswith((b"HTTP/1.1 101", b"HTTP/1.1 200")):
                 self.arrived.set_exception(ConnectionError(self.head[:60].decode(errors="replace")))
                 return
             self.upgraded = True

@@ -21,7 +21,7 @@ from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys
 from pollcast.services.coordination.node import Node, Readiness, healthz
 from pollcast.services.coordination.registry import node_record
-from pollcast.services.process import logs
+from pollcast.services.process import garbage, logs
 from pollcast.services.process.settings import CoordinatorSettings
 from pollcast.services.serving import rpc
 from pollcast.services.serving.web import address_of, bind, serve_app, service_app
@@ -59,6 +59,7 @@ async def run(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
                 node = Node(etcd, keys, record, server, readiness, synced=synced, parts=[election.run])
                 auditor = Auditor(etcd, cluster.view, cluster.mirror, lambda: election.leading)
                 forever = [tasks.create_task(work) for work in (cluster.run(), auditor.run())]
+                garbage.tune()
                 async with serve_app(service_app(healthz, readiness.answer), listener):
                     await node.run(settings.lease_ttl, stop, node.start_draining)
                 cluster.close()

@@ -89,7 +89,7 @@ class Traffic:
 
 
 class State(enum.Enum):
-    """What a cohort does: it is up to date, waits in the queue, or is being served."""
+    """The state of a cohort: it is up to date, waits in the queue, or is being served."""
 
     IDLE = enum.auto()
     QUEUED = enum.auto()

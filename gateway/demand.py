@@ -64,7 +64,6 @@ class Demand:
             lambda key: key.endswith(suffix),
             lambda: self._desired.wanted,
             self._desired.changed,
-            on_listed=self._desired.listed,
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(own.run(), name="own demand keys")

@@ -1,39 +1,54 @@
-"""Server-sent events: a topic's events as text, and the response that streams them.
+"""Server-sent events: the response that streams a topic's events (docs/reference/http.md#server-sent-events).
 
-The format is described in docs/reference/http.md#server-sent-events.
+An event is encoded once for all streams of its topic at the same position, and the same bytes are written straight to
+their connections when the topic changes; no coroutine runs for it. A stream whose client has not taken the last event
+gets nothing, and nothing is kept for it: once its connection has drained, it is brought up to date, with a snapshot if
+it has missed much. The coroutine of the response only waits for the end: the client leaves, its token expires, the
+gateway drains, or etcd has lost its data.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import re
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pollcast.gateway.admission import Admission
-from pollcast.gateway.follower import DeltaEvent, TopicEvent, following
-from pollcast.gateway.history import Result
+from pollcast.gateway.event_text import EventTexts
+from pollcast.gateway.follower import Position, ending_after
 from pollcast.gateway.hub import Hub
+from pollcast.gateway.topic import LiveTopic
 from pollcast.gateway.version import Version
 from pollcast.services.catalogue.topics import Topic
+from pollcast.services.serving.http_guard import CONNECTION, GuardedHttp, chunk_of
 
 COMMENT_SECONDS = 15.0
-"""Time without an event after which a comment is sent, in seconds.
+"""Maximum time without an event before a comment is sent, in seconds.
 
 It keeps proxies from closing the stream, and makes the gateway notice a client that is gone.
 """
 
-
-_SEPARATORS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
-"""The characters beyond ASCII that some clients take for the end of a line, and the same in JSON's spelling."""
-
-
 RETRY_MILLISECONDS = (1000, 5000)
 """The least and the greatest time after which clients are asked to connect again, in milliseconds."""
+
+COMMENT = chunk_of(b": still here\n\n")
+
+
+class StreamConnection(Protocol):
+    """The connection of a stream (`pollcast.services.serving.http_guard.GuardedHttp`)."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether nothing should be written now."""
+
+    def write_chunk(self, chunk: bytes) -> None:
+        """Write a chunk of the answer; must not block."""
 
 
 def retry_field() -> bytes:
@@ -45,81 +60,128 @@ def retry_field() -> bytes:
     return b"retry: %d\n\n" % random.randint(*RETRY_MILLISECONDS)
 
 
-NOTHING = {"type": "http.response.body", "body": b"", "more_body": True}
-"""A message of which nothing is written: to send it means to wait until the client has taken what was written."""
+class Stream:
+    """One client's stream of a topic, as the topic sees it."""
+
+    __slots__ = ("_connection", "_position", "_texts", "ended", "silent")
+
+    def __init__(self, texts: EventTexts, connection: StreamConnection, since: Version | None) -> None:
+        self._texts = texts
+        self._connection = connection
+        self._position = Position(since=since)
+        self.ended = asyncio.Event()
+        self.silent = False  # whether nothing was written since the last call of `EventStreams.sweep`
+
+    def wake(self) -> None:
+        """Write what is new, unless the client has not taken what was written before."""
+        if self.ended.is_set() or self._connection.blocked:
+            return
+        chunk, self._position = self._texts.after(self._position)
+        if chunk:
+            self._connection.write_chunk(chunk)
+            self.silent = False
+
+    def comment(self) -> None:
+        """Write a comment, unless something else was or waits to be written."""
+        if not self.ended.is_set() and not self._connection.blocked:
+            self._connection.write_chunk(COMMENT)
+
+    def end(self) -> None:
+        """Write nothing more, and end the response."""
+        self.ended.set()
+
+
+class EventStreams:
+    """The event streams of a gateway."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._texts: dict[LiveTopic, EventTexts] = {}
+        self._open: set[Stream] = set()
+        self._swept = 0.0
+
+    @contextmanager
+    def opened(self, topic: Topic, connection: GuardedHttp, since: Version | None) -> Iterator[Stream]:
+        """Add a stream to the topic's clients inside the scope; its answer's headers have been sent."""
+        live = self._hub.enter(topic, time.monotonic())
+        texts = self._texts.get(live)
+        if texts is None:
+            texts = self._texts[live] = EventTexts(live)
+        texts.streams += 1
+        stream = Stream(texts, connection, since)
+        connection.on_drained = stream.wake
+        live.followers.add(stream)
+        self._open.add(stream)
+        try:
+            stream.wake()
+            yield stream
+        finally:
+            stream.end()
+            connection.on_drained = None
+            self._open.discard(stream)
+            live.followers.discard(stream)
+            texts.streams -= 1
+            if not texts.streams:
+                del self._texts[live]
+            self._hub.leave(live, time.monotonic())
+
+    def sweep(self, now: float) -> None:
+        """Send a comment on each stream that has been silent; call it several times in COMMENT_SECONDS."""
+        if now - self._swept < COMMENT_SECONDS / 2:
+            return
+        self._swept = now
+        for stream in self._open:
+            if stream.silent:
+                stream.comment()
+            stream.silent = True
 
 
 class EventStream(Response):
-    """A response that streams until the events end or the client is gone, and then closes the events at once."""
+    """A response that streams a topic's events until its stream ends or the client is gone."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], admission: Admission, headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        streams: EventStreams,
+        topic: Topic,
+        since: Version | None,
+        lifetime: float | None,
+        admission: Admission,
+        headers: dict[str, str],
+    ) -> None:
+        """Describe the response: `since` is the version that the client has, `lifetime` its maximum time in seconds."""
         super().__init__(headers=headers)
-        self._admission = admission
         del self.headers["content-length"]
-        self._events = events
+        self._streams = streams
+        self._topic = topic
+        self._since = since
+        self._lifetime = lifetime
+        self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._admission.seat():
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await self._until_over(receive, send)
+            await send({"type": "http.response.body", "body": retry_field(), "more_body": True})
+            connection = scope["extensions"][CONNECTION]
+            with (
+                self._streams.opened(self._topic, connection, self._since) as stream,
+                ending_after(self._lifetime, stream.end),
+            ):
+                await _until_over(stream, receive)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _until_over(self, receive: Receive, send: Send) -> None:
-        async with asyncio.TaskGroup() as group:
-            streaming = group.create_task(self._stream(send))
-            gone = group.create_task(_until_disconnected(receive))
-            await asyncio.wait([streaming, gone], return_when=asyncio.FIRST_COMPLETED)
-            streaming.cancel()
-            gone.cancel()
 
-    async def _stream(self, send: Send) -> None:
-        """Send the events, each only when the client has taken the one before: nothing is held but that one."""
-        async with aclosing(self._events):
-            async for event in self._events:
-                await send({"type": "http.response.body", "body": event, "more_body": True})
-                del event
-                await send(NOTHING)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+async def _until_over(stream: Stream, receive: Receive) -> None:
+    """Wait until the stream has ended or its client is gone."""
+    async with asyncio.TaskGroup() as group:
+        ended = group.create_task(stream.ended.wait())
+        gone = group.create_task(_until_disconnected(receive))
+        await asyncio.wait([ended, gone], return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        gone.cancel()
 
 
 async def _until_disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def stream_topic(
-    hub: Hub, topic: Topic, since: Version | None, lifetime: float | None
-) -> AsyncGenerator[bytes, None]:
-    """Yield a topic's events as text from `since` on, for at most `lifetime` seconds."""
-    yield retry_field()
-    known = since
-    with following(hub, topic, since=since, lifetime=lifetime) as follower:
-        async with aclosing(follower.events(COMMENT_SECONDS)) as events:
-            async for event in events:
-                if event is None:
-                    yield b": still here\n\n"
-                    continue
-                if isinstance(event, Result):
-                    known = event.version
-                elif isinstance(event, DeltaEvent):
-                    known = event.entry.version
-                text = [server_sent(event, known)]
-                del event  # while the client takes the text, the result that it shows may be outdated: hold neither
-                yield text.pop()
-
-
-def server_sent(event: TopicEvent, known: Version | None) -> bytes:
-    """Return one server-sent event; `known` is the version that the client has after it."""
-    if isinstance(event, Result):
-        name, payload = b"snapshot", event.payload
-    elif isinstance(event, DeltaEvent):
-        name, payload = b"delta", event.entry.payload(event.base)
-    else:
-        name, payload = b"status", event.payload()
-    identifier = b"id: %b\n" % str(known).encode() if known is not None else b""
-    for character, escape in _SEPARATORS:  # in JSON they occur in strings only
-        payload = payload.replace(character, escape)
-    # JSON may contain line breaks as white space: each line becomes a data line.
-    data = b"".join(b"data: %b\n" % line for line in re.split(rb"\r\n|\r|\n", payload))
-    return b"event: %b\n%b%b\n" % (name, identifier, data)

@@ -1,4 +1,4 @@
-"""Clients of a topic that are served by a coroutine each: server-sent events, JSON requests and gRPC calls.
+"""Clients of a topic that are served by a coroutine each: JSON requests and gRPC calls.
 
 A follower has no queue. Whenever the topic changes it is woken and reads what its consumer needs from the topic: the
 deltas if the log holds them and they are few, else the present snapshot. A consumer that reads slowly thereby skips
@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pollcast.gateway.conditional import Condition
 from pollcast.gateway.history import Entry, Result
@@ -48,6 +49,52 @@ TopicEvent = Result | DeltaEvent | Status
 """One message to a consumer: a snapshot, a delta or a status."""
 
 
+class Position(NamedTuple):
+    """The part of a topic that a consumer has: a version (None before the first result), and the status that it knows.
+
+    `since` is the version with which it came. `reported` is None before the consumer's first event.
+    """
+
+    version: Version | None = None
+    since: Version | None = None
+    reported: Status | None = None
+
+
+def due(
+    topic: LiveTopic, position: Position, deltas: bool, largest: int | None = None
+) -> tuple[list[TopicEvent], Position]:
+    """Return the events that bring a consumer up to date, and its position after them.
+
+    Without `deltas` each change is a snapshot, and likewise a change with a delta of more than `largest` bytes.
+    """
+    events: list[TopicEvent] = []
+    version, since, reported = position
+    status = topic.status
+    if reported is None:
+        if status.state != "live":
+            events.append(status)
+        reported = status
+    elif not status.same_as(reported):
+        events.append(status)
+        reported = status
+    present = topic.present
+    if present is None or present.version == version:
+        return events, Position(version, since, reported)
+    at = version or since
+    steps = topic.history.since(at) if at is not None else None
+    lags = version is not None and steps is not None and len(steps) > MAX_STEPS
+    if steps and largest is not None and max(entry.size for entry in steps) > largest:
+        steps = None
+    if at is None or steps is None or lags or (steps and not deltas):
+        events.append(present)
+        at = present.version
+    else:  # without steps it is the same result, which the consumer goes on knowing by its own version
+        for entry in steps:
+            events.append(DeltaEvent(entry, at))
+            at = entry.version
+    return events, Position(at, since, reported)
+
+
 class Follower:
     """One consumer's position in a topic. Create it with `following`, and read `events` once."""
 
@@ -56,11 +103,9 @@ class Follower:
     ) -> None:
         """`largest` is the maximum size of a delta in bytes: instead of a larger one there is a snapshot."""
         self._topic = topic
-        self._since = since
+        self._position = Position(since=since)
         self._deltas = deltas and bool(topic.topic.query.key)
         self._largest = largest
-        self._version: Version | None = None
-        self._reported: Status | None = None
         self._wake = asyncio.Event()
         self._ended = False
 
@@ -82,9 +127,9 @@ class Follower:
         """Yield each event as it comes, until `end`; yield None after every `silence` seconds without an event."""
         while not self._ended:
             self._wake.clear()
-            due = deque(self.due())
-            while due:  # the consumer may take long: hold nothing that it has taken
-                yield due.popleft()
+            events = deque(self.due())
+            while events:  # the consumer may take long: hold nothing that it has taken
+                yield events.popleft()
             try:
                 async with asyncio.timeout(silence):
                     await self._wake.wait()
@@ -98,31 +143,7 @@ class Follower:
 
     def due(self) -> list[TopicEvent]:
         """Return the events that bring the consumer up to date, and count them as delivered."""
-        events: list[TopicEvent] = []
-        status = self._topic.status
-        if self._reported is None:
-            if status.state != "live":
-                events.append(status)
-            self._reported = status
-        elif not status.same_as(self._reported):
-            events.append(status)
-            self._reported = status
-        present = self._topic.present
-        if present is None or present.version == self._version:
-            return events
-        at = self._version or self._since
-        steps = self._topic.history.since(at) if at is not None else None
-        lags = self._version is not None and steps is not None and len(steps) > MAX_STEPS
-        if steps and self._largest is not None and max(entry.size for entry in steps) > self._largest:
-            steps = None
-        if at is None or steps is None or lags or (steps and not self._deltas):
-            events.append(present)
-            at = present.version
-        else:  # without steps it is the same result, which the consumer goes on knowing by its own version
-            for entry in steps:
-                events.append(DeltaEvent(entry, at))
-                at = entry.version
-        self._version = at
+        events, self._position = due(self._topic, self._position, self._deltas, self._largest)
         return events
 
 

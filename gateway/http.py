@@ -19,7 +19,7 @@ from pollcast.gateway.admission import Admission
 from pollcast.gateway.cluster_overview import ClusterOverview
 from pollcast.gateway.conditional import Condition, etag
 from pollcast.gateway.entrance import foreign_page
-from pollcast.gateway.event_stream import EventStream, retry_field, stream_topic
+from pollcast.gateway.event_stream import EventStream, EventStreams, retry_field
 from pollcast.gateway.follower import another_result
 from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.origin import OriginPolicy
@@ -50,6 +50,7 @@ class GatewayApp:
     def __init__(
         self,
         sockets: Sockets,
+        streams: EventStreams,
         authenticator: Authenticator,
         origins: OriginPolicy,
         admission: Admission,
@@ -59,6 +60,7 @@ class GatewayApp:
         metrics_of_workers: WorkerMetrics | None = None,
     ) -> None:
         self.sockets = sockets
+        self.streams = streams
         self.hub = sockets.context.hub
         self.catalog = sockets.context.catalog
         self.authenticator = authenticator
@@ -114,7 +116,7 @@ class GatewayApp:
             del head.headers["content-length"]
             return head
         lifetime = identity.lifetime(time.time() - self.sockets.context.limits.expiry_grace_seconds)
-        return EventStream(stream_topic(self.hub, topic, since, lifetime), self.admission, headers=headers)
+        return EventStream(self.streams, topic, since, lifetime, self.admission, headers)
 
     async def _json_snapshot(self, request: Request, topic: Topic, identity: Identity) -> Response:
         """Answer with the topic's result, or with 304 when the client has it still after the time that it waits for

@@ -216,7 +216,7 @@ class Hub:
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _retain(self, live: LiveTopic) -> None:
-        """Keep a topic without clients within the budget, for which others may be forgotten, or the topic itself."""
+        """Keep a topic without clients within the budget, for which others or the topic itself may be forgotten."""
         for canonical in self.retained.put(live.topic.canonical, live.history.size):
             self._forget(self.topics[canonical])
 

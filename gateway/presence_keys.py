@@ -52,7 +52,7 @@ class PresenceKeys:
         self.gateway = gateway
         self._keys = keys
         self._desired = DesiredKeys(etcd, "presence", GATHER_SECONDS)
-        self.mirror = Mirror(etcd, keys.presences(), self._changed, on_listed=self._desired.listed)
+        self.mirror = Mirror(etcd, keys.presences(), self._changed)
         self._others: dict[str, dict[MemberId, Kv]] = {}
         self._foreign = Foreign()
         self._on_changes: OnChanges | None = None

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import time
 from collections.abc import Coroutine, Iterable
 from pathlib import Path
@@ -24,6 +23,7 @@ from pollcast.gateway.demand import Demand
 from pollcast.gateway.door import Doorkeeper
 from pollcast.gateway.entrance import Entrance
 from pollcast.gateway.etcd_view import EtcdView, PollerAddresses
+from pollcast.gateway.event_stream import EventStreams
 from pollcast.gateway.gauges import GatewayGauges
 from pollcast.gateway.http import GatewayApp
 from pollcast.gateway.hub import Hub
@@ -49,7 +49,7 @@ from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.node import Node, Readiness
 from pollcast.services.coordination.registry import node_record
 from pollcast.services.coordination.reporting import Reporting
-from pollcast.services.process import descriptors, logs
+from pollcast.services.process import descriptors, garbage, logs
 from pollcast.services.process.memory import HeapTrimmer
 from pollcast.services.process.settings import GatewaySettings
 from pollcast.services.serving import rpc, web
@@ -61,9 +61,6 @@ SOCKET_PATH = "/socket/websocket"
 
 SWEEP_SECONDS = 1 / SWEEPS
 """Interval between two sweeps over topics and sockets, in seconds."""
-
-GC_THRESHOLDS = (20_000, 20, 50)
-"""Thresholds of the garbage collector, by generation: rare, because results and messages are freed without it."""
 
 
 class Core:
@@ -79,6 +76,7 @@ class Core:
         addresses = PollerAddresses(self.failure_detector)
         self.hub = Hub(settings, self.demand, self.presences, addresses.suspect, Thread())
         self.sockets = Sockets(self.hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
+        self.streams = EventStreams(self.hub)
         self.cluster = ClusterOverview(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog)
         self.view = EtcdView(etcd, keys, self.hub, self.cluster, addresses, self.members.mirror, self._start_afresh)
 
@@ -105,6 +103,7 @@ class Core:
             self.hub.coordination_reached = self.view.healthy
             self.hub.sweep(time.monotonic())
             self.sockets.sweep(time.monotonic(), time.time())
+            self.streams.sweep(time.monotonic())
             trimmer.sweep(self.hub.retained.forgotten_bytes, time.monotonic())
             await asyncio.sleep(SWEEP_SECONDS)
 
@@ -132,7 +131,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event, worker_folder: Pat
             entrance = Entrance(core.sockets, authenticator, origins, admission, readiness)
             door = Doorkeeper(SOCKET_PATH, entrance.admit, settings.max_frame)
             app = GatewayApp(
-                core.sockets, authenticator, origins, admission, readiness, page, core.cluster, workers
+                core.sockets, core.streams, authenticator, origins, admission, readiness, page, core.cluster, workers
             ).app()
             live = LiveQuery(core.hub, catalog, authenticator, readiness, core.presences, admission)
             reporting = Reporting(etcd, keys, settings, GatewayReport(settings.node, catalog, core.hub))
@@ -148,7 +147,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event, worker_folder: Pat
                     record = node_record("gateway", settings.node, http, grpc)
                     parts = [core.demand.run, core.members.run]
                     node = Node(etcd, keys, record, server, readiness, synced=core.view.wait_synced, parts=parts)
-                    _tune_garbage_collector()
+                    garbage.tune()
                     log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))
                     works = (*core.works(readiness), reporting.run())
                     await _run_until_drained(core, node, works, settings.lease_ttl, stop)
@@ -184,13 +183,3 @@ async def _run_until_drained(
         await membership
         for task in running:
             task.cancel()
-
-
-def _tune_garbage_collector() -> None:
-    """Exclude the objects that exist now from garbage collection, and collect less often than by default.
-
-    Clients and results are freed by their reference counts.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)

@@ -139,10 +139,7 @@ class Wire(asyncio.Protocol):
         if self.closing or self.transport is None:
             return
         if self.congested:
-            self._answers -= len(frames)
-            if self._answers < 0:
-                self.transport.pause_reading()
-            self.transport.write(frames)
+            self._answer(self.transport, frames)
             return
         if not self.outbox.held:
             self.transport.write(frames)
@@ -256,6 +253,14 @@ class Wire(asyncio.Protocol):
         if not self._deaf:
             self._read_on()
 
+    def _answer(self, transport: asyncio.Transport, frames: bytes) -> None:
+        """Write frames that the client has caused; read no more from it when it is congested and these are too many."""
+        if self.congested:
+            self._answers -= len(frames)
+            if self._answers < 0 and not self.closing:
+                transport.pause_reading()
+        transport.write(frames)
+
     def _read_on(self) -> None:
         if self._rest or self._unhandled is not None:
             self.turns.later(self._parse_slice)
@@ -329,7 +334,7 @@ class Wire(asyncio.Protocol):
         out = b"".join(parser.protocol.data_to_send())
         if out and self.transport is not None and not self.transport.is_closing():
             self.flush()
-            self.transport.write(out)
+            self._answer(self.transport, out)
 
     def _fail(self) -> None:
         """Stop after input that is not a WebSocket's; the close frame is written already.

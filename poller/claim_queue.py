@@ -1,6 +1,8 @@
 """The claims that one poller plans: free topics with demand, each with the time at which to claim it. Pure.
 
-Times are arguments, in seconds on any one clock.
+Other ready pollers than before change this poller's ranks and thereby the times of all planned claims. They are
+recomputed in slices: `review` begins, and each `take_due` goes on with REVIEW_TOPICS of them. Times are arguments, in
+seconds on any one clock.
 """
 
 from __future__ import annotations
@@ -8,6 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from pollcast.poller.ranking import Ranking
+from pollcast.poller.timetable import Timetable
+
+REVIEW_TOPICS = 1000
+"""Maximum number of planned claims whose times are recomputed in one step."""
+
+CLAIM_TOPICS = 1000
+"""Maximum number of claims that are due in one step."""
 
 
 class ClaimQueue:
@@ -15,44 +24,57 @@ class ClaimQueue:
 
     def __init__(self, ranking: Ranking) -> None:
         self._ranking = ranking
-        self._planned: dict[str, tuple[float, float]] = {}  # topic → (when it was found free, when to claim it)
+        self._at = Timetable()
+        self._free_since: dict[str, float] = {}  # topic with a planned claim → when it was found free
+        self._to_review: list[str] = []
 
     def __contains__(self, topic: str) -> bool:
-        return topic in self._planned
+        return topic in self._at
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._planned)
+        return iter(self._at)
 
-    def plan(self, topic: str, now: float, delay: float | None = None) -> None:
-        """Plan to claim the free topic after `delay` seconds, by default the delay of this poller's rank."""
-        self._planned[topic] = now, now + (self._ranking.claim_delay(topic) if delay is None else delay)
+    def plan(self, topic: str, now: float, delay: float) -> None:
+        """Plan to claim the topic, which was found free `now`, after `delay` seconds."""
+        self._free_since[topic] = now
+        self._at.set(topic, now + delay)
 
     def reschedule(self, topics: Iterable[str], now: float) -> None:
-        """Recompute when to claim these topics, unless their claim is due already."""
+        """Recompute when to claim these topics, unless their claim is not planned or is due already."""
         for topic in topics:
-            free_since, at = self._planned.get(topic, (now, now))
-            if at > now:
-                self._planned[topic] = free_since, free_since + self._ranking.claim_delay(topic)
+            at = self._at.at(topic)
+            if at is not None and at > now:
+                due = self._free_since[topic] + self._ranking.claim_delay(topic)
+                if due != at:
+                    self._at.set(topic, due)
 
-    def reschedule_all(self, now: float) -> None:
-        """Recompute when to claim each planned topic, unless its claim is due already."""
-        self.reschedule(list(self._planned), now)
+    def review(self) -> None:
+        """Recompute when to claim each planned topic, in the next calls of `take_due`."""
+        self._to_review = list(self._at)
 
     def cancel(self, topic: str) -> None:
         """Drop the planned claim of the topic, if there is one."""
-        self._planned.pop(topic, None)
+        if self._free_since.pop(topic, None) is not None:
+            self._at.cancel(topic)
 
     def take_due(self, now: float) -> list[str]:
-        """Remove and return the topics to claim now."""
-        due = [topic for topic, (_, at) in self._planned.items() if at <= now]
+        """Remove and return topics to claim now, at most CLAIM_TOPICS."""
+        if self._to_review:
+            self.reschedule(self._to_review[-REVIEW_TOPICS:], now)
+            del self._to_review[-REVIEW_TOPICS:]
+        due = self._at.take_due(now, CLAIM_TOPICS)
         for topic in due:
-            del self._planned[topic]
+            del self._free_since[topic]
+        if not self._free_since:
+            self._free_since = {}  # without the room for those that are gone
         return due
 
-    def times(self) -> list[float]:
-        """Return the times of all planned claims."""
-        return [at for _, at in self._planned.values()]
+    def next_at(self) -> float | None:
+        """Return the time at which `take_due` has something to do next; None when no claim is planned."""
+        return float("-inf") if self._to_review else self._at.next_at()
 
     def clear(self) -> None:
         """Drop all planned claims."""
-        self._planned.clear()
+        self._at.clear()
+        self._free_since.clear()
+        self._to_review.clear()

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from pollcast.poller.timetable import Timetable
 from pollcast.services.coordination.claims import Claim
+
+GIVE_UP_TOPICS = 500
+"""Maximum number of releases, and of surrenders, that are due in one step."""
 
 Linger = Callable[[str], float | None]
 """Function from a topic to its query's linger in seconds; None when the catalogue does not have the query."""
@@ -22,8 +26,8 @@ class HeldTopics:
         self.lease = lease
         self.linger = linger
         self.epochs: dict[str, int] = {}
-        self._releases: dict[str, float] = {}  # topic without demand → when to release it
-        self._surrenders: dict[str, float] = {}  # topic of an unknown query → when to surrender it
+        self._releases = Timetable()  # topics without demand
+        self._surrenders = Timetable()  # topics of unknown queries
 
     def is_held(self, claim: Claim) -> bool:
         """Return whether the claim's topic is held under the claim's epoch."""
@@ -37,14 +41,14 @@ class HeldTopics:
         """Hold the topic under this epoch from now on."""
         self.epochs[topic] = epoch
         if self.linger(topic) is None:
-            self._surrenders[topic] = now
+            self._surrenders.set(topic, now)
         elif not demanded:
             self.release_after_linger(topic, now)
 
     def remove(self, topic: str) -> list[str]:
         """Remove the topic with its plans. Return a list with the topic if it was held, otherwise an empty one."""
-        self._releases.pop(topic, None)
-        self._surrenders.pop(topic, None)
+        self._releases.cancel(topic)
+        self._surrenders.cancel(topic)
         return [topic] if self.epochs.pop(topic, None) is not None else []
 
     def clear(self) -> list[str]:
@@ -60,35 +64,29 @@ class HeldTopics:
     def release_after_linger(self, topic: str, now: float) -> None:
         """Plan the release of the topic, which has no demand, for the end of its linger; ignore a topic not held."""
         if topic in self.epochs and topic not in self._surrenders:
-            self._releases[topic] = now + (self.linger(topic) or 0.0)
+            self._releases.set(topic, now + (self.linger(topic) or 0.0))
 
     def release_at(self, topic: str, at: float) -> None:
         """Plan the release of the topic for this time."""
-        self._releases[topic] = at
+        self._releases.set(topic, at)
 
     def surrender_at(self, topic: str, at: float) -> None:
         """Plan the surrender of the topic for this time."""
-        self._surrenders[topic] = at
+        self._surrenders.set(topic, at)
 
     def cancel_release(self, topic: str) -> None:
         """Drop the planned release of the topic, if there is one."""
-        self._releases.pop(topic, None)
+        self._releases.cancel(topic)
 
     def take_due_releases(self, now: float) -> list[Claim]:
-        """Remove the plans of releases that are due, and return the claims to release."""
-        return self.claims(_take_due(self._releases, now))
+        """Remove plans of releases that are due, and return the claims to release, at most GIVE_UP_TOPICS."""
+        return self.claims(self._releases.take_due(now, GIVE_UP_TOPICS))
 
     def take_due_surrenders(self, now: float) -> list[Claim]:
-        """Remove the plans of surrenders that are due, and return the claims to surrender."""
-        return self.claims(_take_due(self._surrenders, now))
+        """Remove plans of surrenders that are due, and return the claims to surrender, at most GIVE_UP_TOPICS."""
+        return self.claims(self._surrenders.take_due(now, GIVE_UP_TOPICS))
 
-    def times(self) -> list[float]:
-        """Return the times of all planned releases and surrenders."""
-        return [*self._releases.values(), *self._surrenders.values()]
-
-
-def _take_due(planned: dict[str, float], now: float) -> list[str]:
-    due = [topic for topic, at in planned.items() if at <= now]
-    for topic in due:
-        del planned[topic]
-    return due
+    def next_at(self) -> float | None:
+        """Return the time of the next release or surrender; None when none is planned."""
+        times = [at for at in (self._releases.next_at(), self._surrenders.next_at()) if at is not None]
+        return min(times, default=None)

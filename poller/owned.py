@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
-from pollcast.poller.answer import Result, size_of
+from pollcast.poller.answer import LARGE_ROWS, Result, size_of
 from pollcast.poller.poll_error import PollError
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.delta import Delta, Row, delta_text, diff, row_starts
@@ -126,7 +126,7 @@ class OwnedTopic:
         self.history.count += 1
         self.history.result_at = polled_at
         updates: Updates = []
-        if rows is not self.rows and rows != self.rows:
+        if rows is not self.rows and (_is_compared(rows, self.rows) or rows != self.rows):
             updates = self._set_rows(rows, polled_at)
         return followed_by(updates, self._set_state("live", "", polled_at))
 
@@ -153,6 +153,8 @@ class OwnedTopic:
         self.seq += 1
         self.polled_at = polled_at
         if before is None or not self.topic.query.key:
+            if isinstance(rows, Result):
+                rows.change = None
             return self._snapshot(rows)
         delta = _change(before, rows)
         rows_changed = len(delta.upserts) + len(delta.deletes)
@@ -186,7 +188,7 @@ class OwnedTopic:
                 texts = b"\n".join(map(_text, piece))
                 yield encode(snapshot=feed_pb2.FeedSnapshot(number=number, more=more, rows=texts, keys=keys))
 
-        size = size_of(rows) + sum(map(len, map(_key, rows)))
+        size = size_of(rows) + sum(map(len, map(_key, rows[:LARGE_ROWS])))  # an estimate for more rows
         return list(messages()) if size <= PIECE_BYTES else LargeUpdates(messages, size)
 
     def _encoder(self) -> Callable[..., bytes]:
@@ -206,6 +208,11 @@ def feed_delta(delta: Delta) -> feed_pb2.FeedDelta:
     starts, sizes = row_starts(delta), map(len, rows)
     change = feed_pb2.FeedChange(deletes=delta.deletes, at=at, keys=keys, start=starts, size=sizes)
     return feed_pb2.FeedDelta(text=delta_text(delta), change=change.SerializeToString())
+
+
+def _is_compared(rows: list[Row], before: list[Row] | None) -> bool:
+    """Return whether it is known already that two results differ."""
+    return isinstance(rows, Result) and rows.change is not None and rows.change[0] is before
 
 
 def _change(before: list[Row], rows: list[Row]) -> Delta:

@@ -21,7 +21,7 @@ from pollcast.poller.placement_executor import PlacementExecutor
 from pollcast.services import clock
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, OwnerRecord
-from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.mirror import KeptMirror, Mirror
 from pollcast.services.coordination.session import Session
 from pollcast.services.process.settings import HostPort
 
@@ -81,6 +81,20 @@ class Ownership:
             await self._term.drain()
 
 
+class Followed(Protocol):
+    """A mirror, whatever it keeps of its keys."""
+
+    prefix: str
+    synced: asyncio.Event
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the mirror follows etcd now."""
+
+    async def run(self) -> NoReturn:
+        """Follow etcd until cancelled."""
+
+
 class LeaseTerm:
     """Ownership under one lease: the placement, the mirrors that inform it, and the executor of its steps."""
 
@@ -90,19 +104,22 @@ class LeaseTerm:
         wake = asyncio.Event()
         self.placement = Placement(record.node, session.lease, listener.linger)
         events = PlacementEvents(keys, session, self.placement, self._notify, wake)
-        owners = Mirror(
+        owners = KeptMirror(
             etcd,
             keys.owners,
-            events.owners_changed,
+            events.kept_owner,
+            lambda changes: (
+                events.owners_changed(changes) if changes else events.owners_listed(owners.items, owners.revision)
+            ),
             events.new_cluster,
-            lambda: events.owners_listed(owners.items, owners.revision),
         )
+        demand = KeptMirror(etcd, keys.demands(), events.kept_demand, events.demand_changed)
         # Started in this order, so that a topic is claimed only once its owner and the other pollers are known.
-        self.mirrors = (
+        self.mirrors: tuple[Followed, ...] = (
             Mirror(etcd, keys.nodes("poller"), events.pollers_changed),
             Mirror(etcd, keys.pins, events.pins_changed),
             owners,
-            Mirror(etcd, keys.demands(), events.demand_changed),
+            demand,
         )
         self._listener = listener
         self._executor = PlacementExecutor(etcd, keys, session, record, self.placement, events, self._notify, wake)

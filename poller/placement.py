@@ -4,6 +4,13 @@
 hand-overs, and the time. It returns at once the topics that were gained and lost, and from `due(now)` the transactions
 to run. It does no I/O, reads no clock and uses no randomness; poller/ownership.py runs it against etcd.
 
+What a call costs does not depend on the number of topics, and on the number of pollers only where these change: times
+are kept in heaps, loads are counted, ranks are counted per bucket (poller/ranking.py), and `due` returns a bounded
+number of steps. Of a topic of others it keeps one entry (poller/topic_table.py).
+
+Each `reset` begins another generation. What was asked of etcd before it says nothing about the etcd of now: report no
+answer to steps of an older generation. All that holds now is told again after a reset, also what is as before it.
+
 At any moment a topic is in one of these states:
 
 - without demand, or owned by another poller: nothing to do;
@@ -24,6 +31,7 @@ from pollcast.poller.held_topics import HeldTopics, Linger
 from pollcast.poller.ranking import Ranking
 from pollcast.poller.rebalancing import Rebalancing
 from pollcast.poller.revision_order import RevisionOrder
+from pollcast.poller.topic_table import TopicTable
 from pollcast.services.coordination.claims import Claim
 
 RETRY_SECONDS = 0.5
@@ -54,13 +62,13 @@ class Placement:
     """The cluster as the poller `me` sees it under one lease. All times are seconds on any one clock."""
 
     def __init__(self, me: str, lease: int, linger: Linger) -> None:
-        self.owners: dict[str, int] = {}  # the epoch of each owned topic, whichever poller owns it
+        self.generation = 0
         self.draining = False
         self.ranking = Ranking(me)
         self.rebalancing = Rebalancing(self.ranking)
         self._held = HeldTopics(lease, linger)
         self._claims = ClaimQueue(self.ranking)
-        self._demand: dict[str, set[str]] = {}  # topic → the gateways that demand it
+        self._topics = TopicTable()
         self._revisions = RevisionOrder()
 
     @property
@@ -68,34 +76,43 @@ class Placement:
         """The epoch of each topic that this poller holds."""
         return self._held.epochs
 
+    def owner(self, topic: str) -> str | None:
+        """Return the poller that owns the topic; None when none does."""
+        return self._topics.owner(topic)
+
     # --- what etcd shows
 
     def add_demand(self, topic: str, gateway: str, now: float) -> None:
         """Record that the gateway demands the topic."""
-        self._demand.setdefault(topic, set()).add(gateway)
-        self._held.cancel_release(topic)
-        self._plan_claim(topic, now)
+        self._topics.add_demand(topic, gateway)
+        if topic in self.held:
+            self._held.cancel_release(topic)
+            self._update_movable(topic)
+        else:
+            self._plan_claim(topic, now)
 
     def remove_demand(self, topic: str, gateway: str, now: float) -> None:
         """Record that the gateway does not demand the topic any more."""
-        gateways = self._demand.get(topic, set())
-        gateways.discard(gateway)
-        if not gateways:
-            self._demand.pop(topic, None)
+        self._topics.remove_demand(topic, gateway)
+        if not self._topics.is_demanded(topic):
             self._claims.cancel(topic)
-            self._held.release_after_linger(topic, now)
+            if topic in self.held:
+                self._held.release_after_linger(topic, now)
+                self._update_movable(topic)
 
     def set_pin(self, topic: str, poller: str, now: float) -> None:
         """Record that the topic should be owned by that poller while the poller is ready."""
         self.ranking.pins[topic] = poller
-        self._claims.reschedule({topic}, now)
+        self._claims.reschedule((topic,), now)
+        self._update_movable(topic)
         if topic in self.held and poller != self.ranking.me:
             self.rebalancing.step_at = now
 
     def remove_pin(self, topic: str, now: float) -> None:
         """Record that the topic is not pinned any more."""
         if self.ranking.pins.pop(topic, None) is not None:
-            self._claims.reschedule({topic}, now)
+            self._claims.reschedule((topic,), now)
+            self._update_movable(topic)
 
     def owner_set(self, topic: str, epoch: int, lease: int, now: float, node: str = "") -> PlacementChanges:
         """Record that the owner key was written. Its `lease` decides whether this poller owns the topic; `node` names
@@ -104,18 +121,22 @@ class Placement:
             return PlacementChanges()
         mine = lease == self._held.lease
         self._claims.cancel(topic)
-        self._set_owner(topic, epoch, self.ranking.me if mine else node, now)
+        before = self._set_owner(topic, self.ranking.me if mine else node, now)
         self.rebalancing.confirm_owner(topic, node)
-        return self._gain(topic, epoch, now) if mine else PlacementChanges(lost=self._held.remove(topic))
+        if not mine:
+            return PlacementChanges(lost=self._lose(topic))
+        if before is not None and before != self.ranking.me:
+            self.rebalancing.movable.receive(topic)
+        return self._gain(topic, epoch, now)
 
     def owner_deleted(self, topic: str, revision: int, now: float) -> PlacementChanges:
         """Record that the owner key was deleted, or overwritten with an invalid value, at `revision`."""
         if self._revisions.is_outdated(topic, revision):
             return PlacementChanges()
-        self._set_free(topic, now)
-        changes = PlacementChanges(lost=self._held.remove(topic))
+        self._set_owner(topic, None, now)
+        changes = PlacementChanges(lost=self._lose(topic))
         receiver = self.rebalancing.take_surrender(topic, now)
-        if receiver is not None and topic in self._demand:
+        if receiver is not None and self._topics.is_demanded(topic):
             self.rebalancing.balance.exclude(receiver, topic)
         self._plan_claim(topic, now, delay=None if receiver is None else 0.0)
         return changes
@@ -126,19 +147,19 @@ class Placement:
         An owner known only from an answer, whose key was deleted before this list, was never shown by the mirror; it is
         treated as deleted (docs/design/model.md).
         """
-        self._revisions.record_list(revision)
         changes = PlacementChanges()
-        for topic in [topic for topic, epoch in self.owners.items() if epoch <= revision and topic not in present]:
-            changes.lost += self.owner_deleted(topic, revision, now).lost
+        for topic in self._revisions.record_list(revision):
+            if topic not in present:
+                changes.lost += self.owner_deleted(topic, revision, now).lost
         return changes
 
     def set_pollers(self, pollers: Iterable[str], now: float) -> None:
-        """Set the ready pollers and reschedule the planned claims."""
-        changed = self.ranking.set_ready(pollers, now)
-        self.rebalancing.balance.forget_absent(self.ranking.ready_since)
-        self._claims.reschedule_all(now)
-        if changed:
-            self.rebalancing.set_ready_changed(now)
+        """Set the ready pollers; the planned claims are rescheduled by the next calls of `due`."""
+        if self.ranking.set_ready(pollers, now):
+            self.rebalancing.balance.forget_absent(self.ranking.ready_since)
+            self._claims.review()
+            for topic in self.rebalancing.set_ready_changed(now):
+                self._update_movable(topic)
 
     # --- results of transactions
 
@@ -150,7 +171,7 @@ class Placement:
             return PlacementChanges()
         self._revisions.record_answer(topic, claim.epoch)
         self._claims.cancel(topic)
-        self._set_owner(topic, claim.epoch, self.ranking.me, now)
+        self._set_owner(topic, self.ranking.me, now)
         return self._gain(topic, claim.epoch, now)
 
     def released(self, claim: Claim, gone: bool, now: float) -> PlacementChanges:
@@ -163,12 +184,12 @@ class Placement:
             linger = self._held.linger(topic)
             if linger is None:
                 self._held.surrender_at(topic, now + RETRY_SECONDS)
-            elif topic not in self._demand:
+            elif not self._topics.is_demanded(topic):
                 self._held.release_at(topic, now + max(RETRY_SECONDS, linger))
             return PlacementChanges()
         self._revisions.record_answer(topic, claim.epoch + 1)
-        self._set_free(topic, now)
-        changes = PlacementChanges(lost=self._held.remove(topic))
+        self._set_owner(topic, None, now)
+        changes = PlacementChanges(lost=self._lose(topic))
         self._plan_claim(topic, now)
         return changes
 
@@ -180,8 +201,8 @@ class Placement:
             return PlacementChanges()
         self.rebalancing.record_hand_over(claim.topic, to, now)
         self._revisions.record_answer(claim.topic, epoch)
-        self._set_owner(claim.topic, epoch, to, now)
-        return PlacementChanges(lost=self._held.remove(claim.topic))
+        self._set_owner(claim.topic, to, now)
+        return PlacementChanges(lost=self._lose(claim.topic))
 
     def unanswered(self, steps: PlacementSteps, now: float, wait: float) -> None:
         """Plan these steps again in `wait` seconds, because their outcome is unknown. The mirrors cancel those that
@@ -189,7 +210,7 @@ class Placement:
         for topic in steps.claims:
             self._plan_claim(topic, now, delay=wait)
         for claim in steps.releases:
-            if self._held.is_held(claim) and claim.topic not in self._demand:
+            if self._held.is_held(claim) and not self._topics.is_demanded(claim.topic):
                 self._held.release_at(claim.topic, now + wait)
         for claim in steps.surrenders:
             if self._held.is_held(claim):
@@ -201,37 +222,32 @@ class Placement:
 
     def due(self, now: float) -> PlacementSteps:
         """Return the steps to take now. Each is returned once: report its result by `claimed`, `released` or `moved`,
-        or by `unanswered`."""
-        claims = [] if self.draining else self._claims.take_due(now)
+        or by `unanswered`. There may be more for the same time: call this again once they are."""
+        due = [] if self.draining else self._claims.take_due(now)
+        claims = [topic for topic in due if self._held.linger(topic) is not None]
         releases = self._held.take_due_releases(now)
         surrenders = self._held.take_due_surrenders(now)
-        moves = {} if self.draining else self.rebalancing.next_moves(self.held, self._demand, now)
+        moves = {} if self.draining else self.rebalancing.next_moves(now)
         handed_over = [(claim, moves[claim.topic]) for claim in self._held.claims(moves)]
         return PlacementSteps(claims, releases, handed_over, surrenders)
 
     def next_due(self) -> float | None:
         """Return the time at which `due` has its next steps; None when nothing is planned."""
-        times = self._held.times()
+        times = [self._held.next_at()]
         if not self.draining:
-            times += self._claims.times()
-            if self.rebalancing.step_at is not None:
-                times.append(self.rebalancing.step_at)
-        return min(times, default=None)
+            times += [self._claims.next_at(), self.rebalancing.step_at]
+        return min((at for at in times if at is not None), default=None)
 
     def drain_targets(self, pollers: Iterable[str]) -> dict[str, list[Claim]]:
         """Return the pollers to leave the held topics to, each with its claims; empty when `pollers` is."""
-        pollers = list(pollers)
-        targets: dict[str, list[Claim]] = {}
-        for claim in self._held.claims(self.held):
-            target = self.rebalancing.drain_target(claim.topic, pollers)
-            if target is not None:
-                targets.setdefault(target, []).append(claim)
-        return targets
+        targets = self.rebalancing.drain_targets(self.held, pollers)
+        return {target: self._held.claims(topics) for target, topics in targets.items()}
 
     def reset(self) -> PlacementChanges:
         """Lose all topics and forget all owners and revisions, because the lease is lost or another etcd answers."""
+        self.generation += 1
         lost = self._held.clear()
-        self.owners.clear()
+        self._topics.clear_owners()
         self._claims.clear()
         self.rebalancing.reset()
         self._revisions.reset()
@@ -240,23 +256,43 @@ class Placement:
     # --- inside
 
     def _plan_claim(self, topic: str, now: float, delay: float | None = None) -> None:
-        """Plan a claim if the topic is free, demanded, known to the catalogue and not planned yet."""
-        if topic in self.owners or topic not in self._demand or topic in self._claims:
+        """Plan a claim if the topic is free, demanded, known to the catalogue and not planned yet.
+
+        Topics that others should claim are looked up in the catalogue only when their claim is due after all.
+        """
+        if self._topics.owner(topic) is not None or not self._topics.is_demanded(topic) or topic in self._claims:
             return
-        if self._held.linger(topic) is not None:
+        if delay is None:
+            delay = self.ranking.claim_delay(topic)
+        if delay > 0 or self._held.linger(topic) is not None:
             self._claims.plan(topic, now, delay)
 
-    def _set_owner(self, topic: str, epoch: int, node: str, now: float) -> None:
-        self.owners[topic] = epoch
-        self.rebalancing.set_owner(topic, node, now)
-
-    def _set_free(self, topic: str, now: float) -> None:
-        self.owners.pop(topic, None)
-        self.rebalancing.set_owner(topic, None, now)
+    def _set_owner(self, topic: str, node: str | None, now: float) -> str | None:
+        """Record the owner of the topic, None for none, and return the one before."""
+        before = self._topics.set_owner(topic, node)
+        if node != before:
+            self.rebalancing.balance.move(before, node)
+            self.rebalancing.step_later(now)
+        return before
 
     def _gain(self, topic: str, epoch: int, now: float) -> PlacementChanges:
         if self.held.get(topic) == epoch:
             return PlacementChanges()
         changes = PlacementChanges({topic: epoch}, self._held.remove(topic))
-        self._held.add(topic, epoch, now, demanded=topic in self._demand)
+        self._held.add(topic, epoch, now, demanded=self._topics.is_demanded(topic))
+        self._update_movable(topic)
         return changes
+
+    def _lose(self, topic: str) -> list[str]:
+        lost = self._held.remove(topic)
+        if lost:
+            self._update_movable(topic)
+        return lost
+
+    def _update_movable(self, topic: str) -> None:
+        self.rebalancing.movable.update(
+            topic,
+            held=topic in self.held,
+            demanded=self._topics.is_demanded(topic),
+            pinned=self.ranking.pins.get(topic),
+        )

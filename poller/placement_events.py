@@ -8,7 +8,9 @@ demand blocks its release.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import functools
+import sys
+from collections.abc import Callable, Container, Iterable
 
 from pollcast.poller.placement import Placement, PlacementChanges
 from pollcast.services.coordination.keys import DemandRecord, Foreign, Keys, NodeRecord, OwnerRecord, PinRecord, Record
@@ -37,6 +39,11 @@ class InvalidKeys:
             self._reported.report(event.kv.key, event.kv.mod_revision, why)
         return not why
 
+    @property
+    def has_demand(self) -> bool:
+        """Whether there is an invalid key below any topic's demand."""
+        return bool(self._demand)
+
     def set_demand(self, topic: str, kv: Kv, *, invalid: bool) -> None:
         """Remember or forget the key below the topic's demand."""
         if invalid:
@@ -52,7 +59,11 @@ class InvalidKeys:
 
 
 class PlacementEvents:
-    """The callbacks of the mirrors. Each updates the placement, notifies of gained and lost topics, and sets `wake`."""
+    """The callbacks of the mirrors. Each updates the placement, notifies of gained and lost topics, and sets `wake`.
+
+    `kept_demand` and `kept_owner` say what the mirrors keep of a key: as little as shows whether it matters that the
+    key has changed. Of a topic of another poller that is the poller's name, of a topic of this one the revision.
+    """
 
     def __init__(self, keys: Keys, session: Session, placement: Placement, notify: Notify, wake: asyncio.Event) -> None:
         self.invalid = InvalidKeys()
@@ -63,15 +74,25 @@ class PlacementEvents:
         self._notify = notify
         self._wake = wake
 
+    def kept_demand(self, kv: Kv) -> int:
+        """Return what to keep of a demand key: that it is valid (0), or the revision of an invalid one."""
+        return 0 if _invalid_because(kv, DemandRecord) is None else kv.mod_revision
+
+    def kept_owner(self, kv: Kv) -> str | int:
+        """Return what to keep of an owner key: its poller, or the revision of one that is invalid or this poller's."""
+        if kv.lease == self._session.lease:
+            return kv.mod_revision
+        return _owner(kv.value) or kv.mod_revision if kv.lease else kv.mod_revision
+
     def demand_changed(self, events: list[KeyEvent]) -> None:
         """Handle changes below the prefix of demand."""
         now = _now()
         for event in events:
             parsed = self._keys.parse_demand(event.kv.key)
             valid = self.invalid.check(event, parsed is not None, DemandRecord)
-            self.invalid.set_demand(
-                self._keys.demanded(event.kv.key), event.kv, invalid=not valid and not event.deleted
-            )
+            if not valid or parsed is None or self.invalid.has_demand:
+                topic = self._keys.demanded(event.kv.key)
+                self.invalid.set_demand(topic, event.kv, invalid=not valid and not event.deleted)
             if valid and parsed:
                 self._placement.add_demand(*parsed, now)
             elif parsed:
@@ -87,8 +108,8 @@ class PlacementEvents:
             if topic is None:
                 continue
             self.invalid.owners.pop(topic, None)
-            if valid:
-                node = OwnerRecord.decode(event.kv.value).node
+            node = _owner(event.kv.value) if valid else None
+            if node is not None:
                 self._notify(self._placement.owner_set(topic, event.kv.mod_revision, event.kv.lease, now, node))
                 continue
             if not event.deleted:
@@ -96,9 +117,9 @@ class PlacementEvents:
             self._owners_deleted(self._placement.owner_deleted(topic, event.kv.mod_revision, now))
         self._wake.set()
 
-    def owners_listed(self, keys: Iterable[str], revision: int) -> None:
-        """Handle a complete list of the owner keys as of this revision."""
-        present = {topic for key in keys if (topic := self._keys.parse_owner(key))}
+    def owners_listed(self, keys: Container[str], revision: int) -> None:
+        """Handle the end of a listing: `keys` holds all owner keys as of this revision."""
+        present = _Topics(keys, self._keys)
         self._owners_deleted(self._placement.owners_listed(present, revision, _now()))
         self._wake.set()
 
@@ -138,11 +159,37 @@ class PlacementEvents:
             self._session.verify()  # deleted by an operator, or because the lease has ended
 
 
+class _Topics:
+    """The topics that have an owner key among these."""
+
+    def __init__(self, keys: Container[str], names: Keys) -> None:
+        self._keys = keys
+        self._names = names
+
+    def __contains__(self, topic: object) -> bool:
+        return isinstance(topic, str) and self._names.owner(topic) in self._keys
+
+
+@functools.lru_cache(maxsize=1024)
+def _owner(value: bytes) -> str | None:
+    """Return the poller that an owner key names; None when the value is invalid. Many keys have the same value."""
+    try:
+        return sys.intern(OwnerRecord.decode(value).node)
+    except ValueError:
+        return None
+
+
 def _invalid_because(kv: Kv, kind: type[Record]) -> str | None:
     if not kv.lease:
         return "hangs on no lease"
+    return _garbled_because(kv.value, kind)
+
+
+@functools.lru_cache(maxsize=4096)
+def _garbled_because(value: bytes, kind: type[Record]) -> str | None:
+    """Return why this is no value of that kind. A mirror and a callback ask for each value of a slice."""
     try:
-        kind.decode(kv.value)
+        kind.decode(value)
     except ValueError as error:
         return f"invalid value: {error}"
     return None

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import NoReturn
 
-from pollcast.poller.placement import Placement, PlacementSteps
+from pollcast.poller.placement import Placement, PlacementChanges, PlacementSteps
 from pollcast.poller.placement_events import Notify, PlacementEvents
 from pollcast.services import clock
 from pollcast.services.coordination.claims import Claim, batches, claim, hand_over, let_go, release, remove
@@ -24,6 +25,9 @@ log = logs.get_logger("ownership")
 
 DRAIN_SECONDS = 3.0
 """Maximum time to hand topics over in a drain, in seconds; topics not handed over by then are freed with the lease."""
+
+CLAIMS_AT_ONCE = 2
+"""Number of batches of claims that etcd works on at a time: while it commits one, the next one is built and sent."""
 
 GiveUp = Callable[[Etcd, Keys, Sequence[Claim]], Awaitable[dict[str, bool]]]
 """`release` or `let_go`: returns for each topic whether its owner key is gone; topics of unknown outcome are absent."""
@@ -57,15 +61,17 @@ class PlacementExecutor:
         failures = 0
         while True:
             await self._until_due()
+            generation = self._placement.generation
             steps = self._placement.due(_now())
             unknown = PlacementSteps(
-                [topic for batch in batches(steps.claims, str) for topic in await self._claim(batch)],
+                await self._claim_all(steps.claims),
                 await self._give_up(release, steps.releases),
                 await self._hand_over(steps.moves),
                 await self._give_up(let_go, steps.surrenders),
             )
             if unknown != PlacementSteps([], []):
-                self._placement.unanswered(unknown, _now(), backoff(failures))
+                if generation == self._placement.generation:
+                    self._placement.unanswered(unknown, _now(), backoff(failures))
                 failures += 1
             elif steps != unknown:
                 failures = 0
@@ -82,31 +88,58 @@ class PlacementExecutor:
             log.warning("drain timed out, the lease frees the remaining topics", topics=len(self._placement.held))
 
     async def _until_due(self) -> None:
+        """Wait for steps, and in any case give other tasks a turn: there are as many in a row as there is work."""
+        await asyncio.sleep(0)
         due = self._placement.next_due()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(due):
-                await self._wake.wait()
+        if due is None or due > _now():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await self._wake.wait()
         self._wake.clear()
+
+    def _report(self, generation: int, changes: Iterable[Callable[[], PlacementChanges]]) -> None:
+        """Record answers, and notify of what they change. Ignore answers of an etcd that has lost its data since."""
+        for change in changes:
+            if generation == self._placement.generation:
+                self._notify(change())
+
+    async def _claim_all(self, topics: Sequence[str]) -> list[str]:
+        """Claim the topics, CLAIMS_AT_ONCE batches at a time, and return those whose outcome is unknown."""
+        left = batches(topics, str)
+        unknown: list[str] = []
+
+        async def claim_batches() -> None:
+            for batch in left:
+                unknown.extend(await self._claim(batch))
+
+        # No task group: in Python 3.11 one whose task fails leaves the surrounding task marked as being cancelled.
+        at_once = [claim_batches() for _ in range(min(CLAIMS_AT_ONCE, len(topics)))]
+        for error in await asyncio.gather(*at_once, return_exceptions=True):
+            if error is not None:
+                raise error
+        return unknown
 
     async def _claim(self, topics: Sequence[str]) -> list[str]:
         """Claim the topics, and return those whose outcome is unknown."""
+        generation = self._placement.generation
         invalid = self._events.invalid.owners
         garbled = {topic: invalid[topic] for topic in topics if topic in invalid}
         record = OwnerRecord(self._record.node, self._record.grpc, clock.now_rfc3339())
         answers = await claim(self._etcd, self._keys, self._session, record, topics, garbled)
-        for topic, held in answers.items():
-            self._notify(self._placement.claimed(topic, held, _now()))
+        claimed = self._placement.claimed
+        self._report(generation, (partial(claimed, topic, held, _now()) for topic, held in answers.items()))
         return [topic for topic in topics if topic not in answers]
 
     async def _give_up(self, how: GiveUp, claims: Sequence[Claim]) -> list[Claim]:
         """Release or let go of the claims, and return those whose outcome is unknown."""
         if not claims:
             return []
+        generation = self._placement.generation
         await remove(self._etcd, self._events.invalid.demand(held.topic for held in claims))
         answers = await how(self._etcd, self._keys, claims)
-        for held in claims:
-            if held.topic in answers:
-                self._notify(self._placement.released(held, answers[held.topic], _now()))
+        released = self._placement.released
+        known = [held for held in claims if held.topic in answers]
+        self._report(generation, (partial(released, held, answers[held.topic], _now()) for held in known))
         return [held for held in claims if held.topic not in answers]
 
     async def _hand_over(self, moves: Sequence[tuple[Claim, str]]) -> list[tuple[Claim, str]]:
@@ -115,16 +148,20 @@ class PlacementExecutor:
         Claims for a receiver that is not ready any more are skipped.
         """
         unknown: list[tuple[Claim, str]] = []
-        ready = self._events.ready
-        receivers = {node: ready[node] for _, node in moves if node in ready}
-        for node, record in receivers.items():
-            for batch in batches([held for held, to in moves if to == node], lambda held: held.topic):
+        generation = self._placement.generation
+        moved = self._placement.moved
+        by_receiver: dict[str, list[Claim]] = {}
+        for held, to in moves:
+            by_receiver.setdefault(to, []).append(held)
+        for node, claims in by_receiver.items():
+            record = self._events.ready.get(node)
+            if record is None:
+                continue
+            for batch in batches(claims, lambda held: held.topic):
                 answers = await hand_over(self._etcd, self._keys, batch, record)
-                for held in batch:
-                    if held.topic in answers:
-                        self._notify(self._placement.moved(held, node, answers[held.topic], _now()))
-                    else:
-                        unknown.append((held, node))
+                known = [held for held in batch if held.topic in answers]
+                self._report(generation, (partial(moved, held, node, answers[held.topic], _now()) for held in known))
+                unknown += [(held, node) for held in batch if held.topic not in answers]
         return unknown
 
 

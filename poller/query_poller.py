@@ -103,10 +103,12 @@ class QueryPoller:
         interval = self._query.interval
         phase = schedule.phase(self._query.name, interval)
         regular = self._groups.regular
-        turn, failures = schedule.next_round(interval, phase, loop.time(), loop.time()), 0
-        await self._rest(turn - loop.time(), watchful=True)
+        turn, failures = loop.time(), 0
         while True:
-            await regular.filled()
+            if not regular.topics:
+                await regular.filled()
+                turn = max(turn, schedule.first_round(interval, phase, loop.time()))
+                await self._rest(turn - loop.time(), watchful=True)
             started = loop.time()
             on_turn = started >= turn
             result = await self._poll_due(started, on_turn)

@@ -1,22 +1,37 @@
 """The hand-overs by which one poller evens out loads and follows pins. Pure.
 
-A poller that holds more than its share hands the excess to pollers that hold less (poller/balance.py), a few topics per
-step, once loads have been uneven for SETTLE_SECONDS. A poller that joins gets its share this way. A pinned topic goes
-to its poller at once. Times are arguments, in seconds on any one clock.
+Once the loads of ready pollers have been too uneven for SETTLE_SECONDS, each poller carries out its part of the plan
+that evens them out (poller/balance.py), in steps of STEP_SECONDS. It takes about STEPS steps, however many topics move.
+A poller that joins gets its share this way, and the topics of one that died are evened out among the others, if they
+need it. A pinned topic goes to its poller at once. Times are arguments, in seconds on any one clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Iterable
+from itertools import cycle
 
-from pollcast.poller.balance import Balance, rank
-from pollcast.poller.ranking import Ranking
+from pollcast.poller.balance import Balance, is_uneven, part_of_plan
+from pollcast.poller.movable import MovableTopics
+from pollcast.poller.ranking import Ranking, rank
 
 SETTLE_SECONDS = 2.0
-"""Time that loads must be uneven before topics move, and a poller be ready before it receives any, in seconds."""
+"""Time that loads must be uneven before topics move, and since when no poller has joined or left, in seconds."""
+
+MAX_SETTLE_SECONDS = 3.0
+"""Maximum time that pollers which join or leave one after the other keep topics from moving, in seconds."""
 
 STEP_SECONDS = 0.1
 """Time between two steps of moving topics, in seconds."""
+
+STEPS = 25
+"""Number of steps in which a poller hands its surplus over."""
+
+STEP_TOPICS = 20
+"""Minimum number of topics to hand over in one step, if the surplus is as large."""
+
+MAX_STEP_TOPICS = 500
+"""Maximum number of topics handed over in one step, to even out loads, and for pins."""
 
 SURRENDER_SECONDS = 5.0
 """Time after a hand-over within which a topic without an owner was surrendered by its receiver, in seconds.
@@ -29,69 +44,98 @@ class Rebalancing:
     """The loads of all pollers as one poller sees them, and its own recent hand-overs."""
 
     def __init__(self, ranking: Ranking) -> None:
-        self.balance = Balance(ranking.me)
+        self.balance = Balance()
+        self.movable = MovableTopics(ranking.me)
         self.step_at: float | None = None  # when to compute the next moves; None while nothing has changed
         self._ranking = ranking
+        self._latest_step_at: float | None = None  # the latest time of the first step, while it is put off
+        self._size = 0  # number of topics in one step; 0 while no topics are moved to even out loads
+        self._fruitless = 0  # number of movable topics looked at since one was moved
         self._handed_over: dict[str, tuple[str, float]] = {}  # topic → (receiver, when)
 
-    def set_owner(self, topic: str, poller: str | None, now: float) -> None:
-        """Record the owner of the topic, or None when it has no owner."""
-        self.balance.set_owner(topic, poller)
-        self.step_later(now)
+    def set_ready_changed(self, now: float) -> list[str]:
+        """Start the settling time again, because other pollers are ready than before.
 
-    def set_ready_changed(self, now: float) -> None:
-        """Start the settling time again, because other pollers are ready than before."""
-        self.step_at = None
-        self.step_later(now)
+        Return the topics that may be moved again; call `movable.update` for each.
+        """
+        if self.step_at is None or self._latest_step_at is None or self._size:
+            self._latest_step_at = now + MAX_SETTLE_SECONDS
+        self._size = 0
+        self.step_at = None if self._ranking.alone else min(now + SETTLE_SECONDS, self._latest_step_at)
+        return self.movable.settle()
 
     def step_later(self, now: float) -> None:
         """Compute moves after the settling time, because loads have changed; do nothing without other pollers."""
-        if self.step_at is None and self._ranking.others:
+        if self.step_at is None and not self._ranking.alone:
             self.step_at = now + SETTLE_SECONDS
 
-    def next_moves(self, held: Collection[str], demanded: Container[str], now: float) -> dict[str, str]:
-        """Return the topics to hand over now, each with its receiver, and plan the next step.
-
-        `held` are the topics of this poller. Those without demand are not moved to even out loads.
-        """
+    def next_moves(self, now: float) -> dict[str, str]:
+        """Return the topics to hand over now, each with its receiver, and plan the next step."""
         if self.step_at is None or self.step_at > now:
             return {}
-        ranking, others = self._ranking, self._ranking.others
-        moves: dict[str, str] = {}
+        ranking, self._latest_step_at = self._ranking, None
+        moves = self.movable.misplaced(ranking.ready_since, MAX_STEP_TOPICS)
+        looked_at = 0
         if ranking.me in ranking.ready_since:
-            movable = {topic for topic in held if topic in demanded and topic not in ranking.pins}
-            takers = ranking.ready_for(SETTLE_SECONDS, now)
-            moves = self.balance.next_moves(movable, ranking.ready_since, takers)
-        for topic, poller in ranking.pins.items():
-            if topic in held and poller in others:
-                moves[topic] = poller
-        self.step_at = now + STEP_SECONDS if moves else None
+            amounts = part_of_plan(self.balance.load, ranking.ready_since, ranking.me)
+            if not amounts:
+                self._size = 0
+            elif not self._size and is_uneven(self.balance.load, ranking.ready_since):
+                self._size = min(MAX_STEP_TOPICS, max(STEP_TOPICS, -(-sum(amounts.values()) // STEPS)))
+                self._fruitless = 0
+            settled = ranking.ready_for(SETTLE_SECONDS, now)
+            if self._size and (amounts := {poller: n for poller, n in amounts.items() if poller in settled}):
+                looked_at = self._size
+                moves |= self.movable.choose(amounts, self._size, self.balance.can_take)
+        self._fruitless = 0 if moves else self._fruitless + looked_at
+        if not moves and self._fruitless >= len(self.movable):
+            self._size = 0
+        self.step_at = now + STEP_SECONDS if moves or self._size else None
         return moves
 
     def record_hand_over(self, topic: str, receiver: str, now: float) -> None:
         """Record that this poller has handed the topic over."""
+        self._handed_over.pop(topic, None)
         self._handed_over[topic] = receiver, now
+        oldest = next(iter(self._handed_over))
+        if now - self._handed_over[oldest][1] >= SURRENDER_SECONDS:
+            del self._handed_over[oldest]
 
     def confirm_owner(self, topic: str, poller: str) -> None:
         """Forget the hand-over of the topic if it has another owner than its receiver."""
-        if self._handed_over.get(topic, ("",))[0] != poller:
-            self._handed_over.pop(topic, None)
+        if topic in self._handed_over and self._handed_over[topic][0] != poller:
+            del self._handed_over[topic]
 
     def take_surrender(self, topic: str, now: float) -> str | None:
         """Return the receiver that has just surrendered the topic, which has no owner now; None if there is none."""
         receiver, when = self._handed_over.pop(topic, ("", 0.0))
         return receiver if receiver in self._ranking.ready_since and now - when < SURRENDER_SECONDS else None
 
-    def drain_target(self, topic: str, pollers: Iterable[str]) -> str | None:
-        """Return the poller to leave the topic to: the first in rank that has its query, otherwise the first in rank.
-
-        Return None when `pollers` is empty.
+    def drain_targets(self, topics: Iterable[str], pollers: Iterable[str]) -> dict[str, list[str]]:
+        """Divide these topics, which are all that this poller holds, among `pollers` by the plan of a cluster without
+        this poller. A topic that its receiver cannot take goes to the first in rank that can, otherwise to the first.
         """
-        order = rank(topic, pollers)
-        return next((poller for poller in order if self.balance.can_take(poller, topic)), order[0] if order else None)
+        ready = sorted(set(pollers) - {self._ranking.me})
+        targets: dict[str, list[str]] = {}
+        amounts = part_of_plan(self.balance.load, ready, self._ranking.me)
+        turns = cycle(ready)
+        for topic in topics if ready else ():
+            target = next(iter(amounts)) if amounts else next(turns)
+            if not self.balance.can_take(target, topic):
+                order = rank(topic, ready)
+                target = next((poller for poller in order if self.balance.can_take(poller, topic)), order[0])
+            targets.setdefault(target, []).append(topic)
+            if target in amounts:
+                amounts[target] -= 1
+                if not amounts[target]:
+                    del amounts[target]
+        return targets
 
     def reset(self) -> None:
         """Forget all loads and hand-overs."""
-        self.balance = Balance(self._ranking.me)
+        self.balance = Balance()
+        self.movable.clear()
         self.step_at = None
+        self._latest_step_at = None
+        self._size = 0
         self._handed_over.clear()

@@ -1,4 +1,4 @@
-"""The order between the mirror of owner keys and etcd's answers to this poller's own transactions."""
+"""The order between the mirror of owner keys and etcd's answers to this poller's own transactions. Pure."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ class RevisionOrder:
         self.answered.pop(topic, None)
         return False
 
-    def record_list(self, revision: int) -> None:
-        """Record that the mirror has listed all owner keys as of this revision."""
+    def record_list(self, revision: int) -> list[str]:
+        """Record that the mirror has listed all owner keys as of this revision. Return the topics that it has caught up
+        with only now: their keys may have been written and deleted without an event."""
         self.mirrored = max(self.mirrored, revision)
+        return [topic for topic, answered in self.answered.items() if answered <= revision]
 
     def record_answer(self, topic: str, revision: int) -> None:
         """Record that an answer described the topic's owner key as of this revision."""

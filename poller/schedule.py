@@ -21,6 +21,10 @@ MAX_REST_SECONDS = 5.0
 """Maximum rest after a slow round of topics that are polled alone, in seconds."""
 
 
+NEGLIGIBLE_SECONDS = 0.1
+"""Time before a regular round within which a topic must have been polled to be left out of the round, in seconds."""
+
+
 def phase(name: str, interval: float) -> float:
     """Return the offset of the query's polls within its interval, in [0, interval), so that queries are spread out."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
@@ -30,6 +34,25 @@ def phase(name: str, interval: float) -> float:
 def stretched(interval: float, took: float) -> float:
     """Return the current interval after a round that took this long: polling fills at most half of the time."""
     return interval if took <= interval / 2 else min(2 * took, max(interval, LONGEST_STRETCH_SECONDS))
+
+
+def first_round(interval: float, phase: float, now: float) -> float:
+    """Return the first turn of the query's phase that is not before `now`.
+
+    Rounds begin here when the query's first topic comes. It was just polled, so its next poll is at most one interval
+    later.
+    """
+    turn = phase + math.ceil((now - phase) / interval) * interval
+    return turn if turn >= now else turn + interval
+
+
+def polled_before(interval: float, now: float) -> float:
+    """Return the time before which a topic was polled last if it is due in a regular round that starts `now`.
+
+    A topic that came since the last round was polled when it came. It is polled again on its first turn all the same,
+    so that no change of its owner stretches its interval by more than NEGLIGIBLE_SECONDS.
+    """
+    return now - min(interval / 2, NEGLIGIBLE_SECONDS)
 
 
 def next_round(interval: float, phase: float, started: float, ended: float) -> float:

@@ -23,7 +23,7 @@ from pollcast.services.coordination.keys import Keys
 from pollcast.services.coordination.node import Node, Readiness, healthz
 from pollcast.services.coordination.registry import node_record
 from pollcast.services.coordination.reporting import Reporting
-from pollcast.services.process import logs
+from pollcast.services.process import garbage, logs
 from pollcast.services.process.database_url import checked_url
 from pollcast.services.process.settings import PollerSettings
 from pollcast.services.serving import rpc
@@ -69,6 +69,7 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
 
                 works = (polling.run(), failure_detector.run(), reporting.run())
                 forever = [tasks.create_task(work) for work in works]
+                garbage.tune()
                 async with serve_app(service_app(healthz, readiness.answer), listener):
                     log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))
                     await node.run(settings.lease_ttl, stop, leave)

@@ -7,7 +7,7 @@ import contextlib
 
 from pollcast.poller.apart import Conduct
 from pollcast.poller.owned import OwnedTopic
-from pollcast.poller.schedule import LONGEST_RETRY_SECONDS
+from pollcast.poller.schedule import LONGEST_RETRY_SECONDS, polled_before
 
 
 class TopicGroup:
@@ -41,16 +41,19 @@ class TopicGroup:
         Rounds start once per interval, or every LONGEST_RETRY_SECONDS if that is shorter; a topic for which the next
         round is nearer to its turn is polled then. For a topic that is not live, or has no result, `retry` counts
         where it is shorter than the interval. `on_turn` is True for the regular round of a query, for which all topics
-        are due that were not polled in the last half of the interval, False between these rounds, in which only topics
+        are due that were not polled just before it (schedule.py), False between these rounds, in which only topics
         without a result are due, and None for groups without such rounds. Times are in seconds on the loop's clock.
         """
-        pace = interval if on_turn else min(interval, LONGEST_RETRY_SECONDS)
-        polled_before = float("-inf") if on_turn is False else now - interval + pace / 2
+        if on_turn:
+            before = polled_before(interval, now)
+        else:
+            pace = min(interval, LONGEST_RETRY_SECONDS)
+            before = float("-inf") if on_turn is False else now - interval + pace / 2
         tried_before = now - min(interval, retry) / 2
         due = [
             topic
             for topic in self.topics.values()
-            if topic.history.started <= (polled_before if _is_well(topic) else tried_before)
+            if topic.history.started <= (before if _is_well(topic) else tried_before)
         ]
         return sorted(due, key=lambda topic: topic.history.started)
 

@@ -70,6 +70,12 @@ def show(size: Size, result: Result) -> None:
     head = ["", "topics", "CPU s to start", "stop ms", "rest % of a core", "stop ms", "µs per change", "stop ms"]
     head += ["RSS MiB", "more than empty"]
     table.show("processes", head, rows)
+    views = result.views
+    print(
+        f"the coordinator: first page {views.page[0] * 1e3:.0f} ms of CPU in {views.page[1] * 1e3:.0f} ms; all topics "
+        f"{views.listing[0] * 1e3:.0f} ms of CPU in {views.listing[1]:.2f} s; `top` {100 * views.top:.1f} % of a core "
+        f"and {views.top_bytes / 1e3:.1f} KB/s"
+    )
     if result.joined:
         table.show(
             f"a poller joins, whose share is {size.topics / (size.pollers + 1):.0f}",

@@ -39,8 +39,11 @@ linger = "1s"
 params.n = "int"
 """
 
-LISTENS = ("nodes", "pins", "owners", "demand")
-"""The prefixes that each simulated poller listens to, and each simulated gateway but for demand, as real ones do."""
+LISTENS = ("nodes", "pins", "owners", "demand", "presence")
+"""The prefixes that simulated nodes listen to, each of them those of its role."""
+
+WATCHED = {"poller": {"nodes", "pins", "owners", "demand"}, "gateway": {"nodes", "owners", "demand", "presence"}}
+"""The prefixes that a real node watches, by role (docs/design/scale.md#what-each-service-watches)."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def summed(text: str) -> dict[str, float]:
 
 @dataclass
 class Usage:
-    """What was used up to a moment: CPU seconds by name of the process, and etcd's counters."""
+    """The resources used up to a moment: CPU seconds by name of the process, and etcd's counters."""
 
     cpu: dict[str, float]
     etcd: dict[str, float]
@@ -177,12 +180,17 @@ class Cluster:
 
     def is_registered(self, role: Role, name: str) -> bool:
         """Return whether the node has an entry."""
-        return bool(self.count(self.keys.node(role, name)))
+        return bool(self._ask(self.keys.node(role, name), None).get("kvs"))
 
     def ready_nodes(self) -> int:
         """Return the number of entries of nodes that are ready."""
         found = self._range(self.keys.nodes()).get("kvs", [])
         return sum(b'"ready"' in base64.b64decode(kv["value"]) for kv in found)
+
+    def address_of(self, role: Role, name: str) -> str:
+        """Return the address of the node's gRPC server."""
+        (kv,) = self._ask(self.keys.node(role, name), None)["kvs"]
+        return str(json.loads(base64.b64decode(kv["value"]))["grpc"])
 
     def owned_by(self) -> dict[str, int]:
         """Return the number of topics of each poller, as etcd has it."""
@@ -193,8 +201,10 @@ class Cluster:
         return counts
 
     def _range(self, prefix: str, **more: Any) -> dict[str, Any]:
-        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        body = {"key": base64.b64encode(prefix.encode()).decode(), "range_end": base64.b64encode(end.encode()).decode()}
+        return self._ask(prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1), **more)
+
+    def _ask(self, key: str, end: str | None, **more: Any) -> dict[str, Any]:
+        body = {name: base64.b64encode(k.encode()).decode() for name, k in (("key", key), ("range_end", end)) if k}
         request = urllib.request.Request(
             f"http://{self.etcd.endpoint}/v3/kv/range", orjson.dumps(body | more), method="POST"
         )
@@ -245,7 +255,7 @@ class Cluster:
 
     async def simulate(self, role: str, names: Sequence[str], number: int, **more: Any) -> Process:
         """Start a process of simulated nodes."""
-        listens = [p for p in self.size.listens if role == "poller" or p != "demand"]
+        listens = [prefix for prefix in self.size.listens if prefix in WATCHED[role]]
         order = {
             "etcd": self.etcd.endpoints,
             "namespace": self.keys.namespace,
@@ -276,20 +286,21 @@ class Cluster:
 
 
 @contextlib.asynccontextmanager
-async def cluster(size: Size, folder: Path | None = None) -> AsyncIterator[Cluster]:
-    """Run a cluster of this size until all its nodes are ready."""
+async def cluster(size: Size, folder: Path | None = None, database_url: str | None = None) -> AsyncIterator[Cluster]:
+    """Run a cluster of this size until all its nodes are ready, on a PostgreSQL of its own unless a URL is given."""
     async with contextlib.AsyncExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pollcast-scale-")))
         file = folder / "catalog.toml"
         file.write_text(CATALOG.format(interval=size.interval))
         etcd = stack.enter_context(EtcdServer.start(folder / "etcd", fsync=size.fsync))
-        postgres = stack.enter_context(PostgresServer.start(folder / "pg"))
+        if database_url is None:
+            database_url = stack.enter_context(PostgresServer.start(folder / "pg")).url
         environment = {
             "POLLCAST_ETCD": etcd.endpoint,
             "POLLCAST_NAMESPACE": "/scale",
             "POLLCAST_CATALOG": str(file),
-            "POLLCAST_DATABASE_URL": postgres.url,
+            "POLLCAST_DATABASE_URL": database_url,
             "POLLCAST_LEASE_TTL": str(size.ttl),
         }
         services = await stack.enter_async_context(contextlib.AsyncExitStack())

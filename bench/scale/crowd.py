@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from bench.scale.nodes import KeyWatch, Place
 from bench.scale.served_topics import Served
+from pollcast.poller.ranking import bucket, weights
 from pollcast.services import clock
 from pollcast.services.coordination import claims
 from pollcast.services.coordination.claims import Claim
@@ -212,6 +213,6 @@ class Crowd:
 
 
 def _first(topic: str, pollers: list[str]) -> str:
-    """Return the poller that ranks first (poller/balance.py)."""
-    text = f"\0{topic}"
-    return max(pollers, key=lambda p: (hashlib.blake2b((p + text).encode(), digest_size=8).digest(), p))
+    """Return the poller that ranks first (poller/ranking.py)."""
+    at = bucket(topic)
+    return max(pollers, key=lambda poller: (weights(poller)[at], poller))

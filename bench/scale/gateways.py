@@ -20,7 +20,7 @@ import orjson
 import uvloop
 
 from bench.scale.loop_watch import LoopWatch
-from bench.scale.nodes import KeyWatch, Place, SimulatedNode, listen, obey, served
+from bench.scale.nodes import OPTIONS, KeyWatch, Place, SimulatedNode, listen, obey, served
 from pollcast.services import clock
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.catalog import Catalog
@@ -30,7 +30,6 @@ from pollcast.services.coordination.keys import DemandRecord, OwnerRecord
 from pollcast.services.coordination.session import Session
 from pollcast.services.errors import EtcdUnknown
 from pollcast.services.process import logs
-from pollcast.services.serving import rpc
 from pollcast.v1 import feed_pb2, feed_pb2_grpc, report_pb2
 
 log = logs.get_logger("gateways")
@@ -130,7 +129,7 @@ class Link:
         """Attach topics and note their first updates, until the poller ends the stream."""
         try:
             async with (
-                grpc.aio.insecure_channel(self._address, options=rpc.OPTIONS) as channel,
+                grpc.aio.insecure_channel(self._address, options=OPTIONS) as channel,
                 asyncio.TaskGroup() as t,
             ):
                 call = feed_pb2_grpc.FeedStub(channel).Subscribe()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc.aio
+
 from bench.scale.cluster import Cluster, Usage
 from bench.stage import SOCKET, Stage
+from pollcast.v1 import cluster_pb2, cluster_pb2_grpc
 
 START_SECONDS = 300.0
 REST_SECONDS = 10.0
@@ -18,7 +22,7 @@ QUIET_SECONDS = 2.0
 
 @dataclass
 class Phase:
-    """What one phase took: seconds, CPU seconds by process, etcd's counters, the longest stop of each loop."""
+    """The cost of one phase: seconds, CPU seconds by process, etcd's counters, the longest stop of each loop."""
 
     seconds: float
     cpu: dict[str, float]
@@ -40,6 +44,20 @@ class Phase:
 
 
 @dataclass
+class Views:
+    """The cost of views of the cluster: the coordinator's CPU seconds, and their duration, in seconds."""
+
+    page: tuple[float, float] = (0.0, 0.0)
+    """The first PAGE topics: CPU, time."""
+    listing: tuple[float, float] = (0.0, 0.0)
+    """All topics, page by page: CPU, time."""
+    top: float = 0.0
+    """CPU per second of a watch of the TOP first topics, beyond that of the coordinator at rest."""
+    top_bytes: float = 0.0
+    """Bytes per second of that watch."""
+
+
+@dataclass
 class Result:
     """The measurements of a cluster."""
 
@@ -52,8 +70,11 @@ class Result:
     kill: Phase | None = None
     joined: list[tuple[float, int, int, int]] = field(default_factory=list)
     """Seconds after a poller joined, its topics, the least and the most topics of a poller."""
+    views: Views = field(default_factory=Views)
     killed: tuple[int, float] = (0, 0.0)
     """The topics of a killed poller, and the seconds until all of them have another owner."""
+    listings: tuple[float, float] = (0.0, 0.0)
+    """Listings of mirrors by all real services, when nothing was wanted yet and in the end."""
     rss: dict[str, int] = field(default_factory=dict)
     empty: dict[str, int] = field(default_factory=dict)
     owned_by: dict[str, int] = field(default_factory=dict)
@@ -131,11 +152,11 @@ async def quiet(cluster: Cluster, seconds: float = 60.0) -> None:
         before = after
 
 
-async def rest(cluster: Cluster, result: Result) -> None:
-    """Measure the cluster while nothing happens but polls."""
+async def rest(cluster: Cluster, result: Result, seconds: float = REST_SECONDS) -> None:
+    """Measure the cluster for some seconds while nothing happens but polls."""
     await quiet(cluster)
     meter = Meter(cluster)
-    await asyncio.sleep(REST_SECONDS)
+    await asyncio.sleep(seconds)
     result.rest = meter.stop()
     result.rss, result.empty = cluster.rss(), cluster.empty
     result.owned_by = cluster.owned_by()
@@ -156,6 +177,38 @@ async def churn(cluster: Cluster, result: Result) -> None:
     await cluster.until(lambda: cluster.count(cluster.keys.owners) == size.topics, 60.0, "the topics are owned again")
     await quiet(cluster)
     result.churn = meter.stop()
+
+
+PAGE = 1000
+TOP = 20
+TOP_SECONDS = 5.0
+
+
+async def view(cluster: Cluster, result: Result) -> None:
+    """List the topics as `pollcast topics` does, and watch them as `pollcast top` and the page do."""
+    assert result.rest is not None
+    coordinator = cluster.services["coordinator-1"].process
+    async with grpc.aio.insecure_channel(cluster.address_of("coordinator", "coordinator-1")) as channel:
+        stub = cluster_pb2_grpc.ClusterStub(channel)
+        began, used = time.monotonic(), coordinator.cpu
+        token, listed = "", 0
+        while True:
+            page = await stub.ListTopics(cluster_pb2.ListTopicsRequest(page_size=PAGE, page_token=token))
+            listed += len(page.topics)
+            if not token:
+                result.views.page = coordinator.cpu - used, time.monotonic() - began
+            if not (token := page.next_page_token):
+                break
+        result.views.listing = coordinator.cpu - used, time.monotonic() - began
+        assert listed == cluster.size.topics, f"{listed} topics are listed"
+        used, received = coordinator.cpu, 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TOP_SECONDS):
+                async for event in stub.WatchCluster(cluster_pb2.WatchClusterRequest(top=TOP)):
+                    received += event.ByteSize()
+        idle = result.rest.cpu["coordinator-1"] / result.rest.seconds
+        result.views.top = (coordinator.cpu - used) / TOP_SECONDS - idle
+        result.views.top_bytes = received / TOP_SECONDS
 
 
 JOIN_SECONDS = 15.0
@@ -196,12 +249,22 @@ async def kill(cluster: Cluster, result: Result) -> None:
     result.kill = meter.stop()
 
 
-async def measure(cluster: Cluster, *, joins: bool = False, kills: bool = False) -> Result:
+def listings(cluster: Cluster) -> float:
+    """Return the number of listings of mirrors by all real services so far."""
+    return sum(service.metrics()["pollcast_mirror_listings_total"] for service in cluster.services.values())
+
+
+async def measure(
+    cluster: Cluster, *, joins: bool = False, kills: bool = False, rest_seconds: float = REST_SECONDS
+) -> Result:
     """Take all measurements, one after the other. With `joins`, a poller joins at last; with `kills`, one dies."""
     result = Result()
+    before = listings(cluster)
     await start_up(cluster, result)
-    await rest(cluster, result)
+    await rest(cluster, result, rest_seconds)
+    await view(cluster, result)
     await churn(cluster, result)
+    result.listings = before, listings(cluster)
     if joins:
         await join(cluster, result)
     if kills:

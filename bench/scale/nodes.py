@@ -1,4 +1,4 @@
-"""What simulated pollers and gateways have in common: many nodes of a cluster in one process.
+"""The common parts of simulated pollers and gateways: many nodes of a cluster in one process.
 
 A simulated node is registered with a lease of its own by the product's code (`Node`), follows drain requests and
 reports to coordinators. Orders for it are JSON objects, one a line on the standard input, each answered by a line.
@@ -38,7 +38,7 @@ OPTIONS = [("grpc.max_receive_message_length", 256 * 1024 * 1024)]
 
 @dataclass(frozen=True)
 class Place:
-    """Where simulated nodes live: the addresses of etcd, the namespace, and the time to live of their leases."""
+    """The surroundings of simulated nodes: the addresses of etcd, the namespace, and the time to live of their leases."""
 
     etcd: tuple[str, ...]
     namespace: str

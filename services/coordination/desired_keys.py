@@ -63,15 +63,14 @@ class DesiredKeys:
             self._check(key)
 
     def changed(self, events: Iterable[KeyEvent]) -> None:
-        """Take in the mirror's events of our keys."""
-        if self._shown is not None:
-            for key in self._shown.changed(events):
-                self._check(key)
-
-    def listed(self) -> None:
-        """Note that the mirror has listed: a key that we wrote may have been deleted without an event
-        (docs/design/model.md)."""
-        if self._shown is not None:
+        """Take in the mirror's events of our keys. Without any, the mirror may have listed: a key that we wrote may
+        have been deleted without an event (docs/design/model.md)."""
+        if self._shown is None:
+            return
+        events = list(events)
+        for key in self._shown.changed(events):
+            self._check(key)
+        if not events:
             self._check_overtaken(self._shown)
 
     @property

@@ -1,4 +1,4 @@
-"""What a process knows of etcd's history, and how it notices that etcd has lost its data. Pure.
+"""The history of etcd as a process knows it, by which it notices that etcd has lost its data. Pure.
 
 etcd is linearizable, so its revisions only grow, and what it once held at a revision it holds there for ever. It has
 lost its data, and a new **incarnation** begins, when
@@ -40,7 +40,7 @@ class Witness(NamedTuple):
 
 
 class History:
-    """What is known of etcd's history: `cluster_id` (0 until etcd has answered once), the highest `revision` of a
+    """The known part of etcd's history: `cluster_id` (0 until etcd has answered once), the highest `revision` of a
     linearizable answer or an event, the highest revision `heard` in any answer, and the number of this
     `incarnation`."""
 
@@ -114,15 +114,15 @@ def first_put(request: Any, response: Any) -> Any | None:
     return None
 
 
-def witness_request(witness: Witness) -> Any:
-    """Build the transaction that reads the witness's key as of its revision and as of the one before."""
-    ranges = [etcdrpc.RangeRequest(key=witness.key, revision=witness.revision - back) for back in (0, 1)]
-    return etcdrpc.TxnRequest(success=[etcdrpc.RequestOp(request_range=each) for each in ranges])
+def witness_requests(witness: Witness) -> list[Any]:
+    """Build the requests that read the witness's key as of its revision and as of the one before. They are no
+    transaction, because an etcd at its space quota refuses those."""
+    return [etcdrpc.RangeRequest(key=witness.key, revision=witness.revision - back) for back in (0, 1)]
 
 
 def holds(witness: Witness, responses: Sequence[Any]) -> bool:
-    """Return whether etcd's answer to `witness_request` shows that the witness happened at its revision."""
-    now, before = (op.parse_first(part.response_range.kvs) for part in responses)
+    """Return whether etcd's answers to `witness_requests` show that the witness happened at its revision."""
+    now, before = (op.parse_first(response.kvs) for response in responses)
     if witness.value is None:
         return now is None and before is not None
     return now is not None and (now.mod_revision, now.value, now.lease) == (

@@ -99,10 +99,9 @@ class KeptMirror(Generic[T]):
         keep: Callable[[Kv], T],
         on_change: OnChange,
         on_new_cluster: Callable[[], None] | None = None,
-        on_listed: Callable[[], None] | None = None,
     ) -> None:
         """`keep` returns something small and not None. `on_new_cluster` is called when etcd has lost its data, before
-        any change that follows from that: revisions begin anew. `on_listed` is called after each listing."""
+        any change that follows from that: revisions begin anew."""
         self.prefix = prefix
         self.items: dict[str, T] = {}
         self.revision = 0
@@ -112,7 +111,6 @@ class KeptMirror(Generic[T]):
         self._keep = keep
         self._on_change = on_change
         self._on_new_cluster = on_new_cluster
-        self._on_listed = on_listed
         self._watches: Watches | None = None
 
     @property
@@ -186,8 +184,6 @@ class KeptMirror(Generic[T]):
         self._check(incarnation)
         self.revision = revision
         self._on_change([])
-        if self._on_listed is not None:
-            self._on_listed()
         self.synced.set()
 
     async def _page(self, start: bytes, revision: int | None) -> Page:
@@ -257,10 +253,9 @@ class Mirror(KeptMirror[Kv]):
         prefix: str,
         on_change: OnChange,
         on_new_cluster: Callable[[], None] | None = None,
-        on_listed: Callable[[], None] | None = None,
     ) -> None:
         """See KeptMirror."""
-        super().__init__(etcd, prefix, _whole, on_change, on_new_cluster, on_listed)
+        super().__init__(etcd, prefix, _whole, on_change, on_new_cluster)
 
 
 def _whole(kv: Kv) -> Kv:

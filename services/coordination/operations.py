@@ -186,8 +186,7 @@ def page_request(prefix: str, start: bytes, limit: int, revision: int) -> Any:
 
 
 def watch_request(watch_id: int, key: bytes, end: bytes, start_revision: int) -> Any:
-    """Build the request that begins a watch of the keys from `key` to before `end` (empty: of the one key). A
-    `start_revision` of 0 means: from now on.
+    """Build the request that begins a watch of the keys from `key` to before `end`.
 
     The stubs are older than two fields that etcd has had since 3.4, so these are appended as etcd encodes them:
     `watch_id` (7), by which the client chooses the watch's number, and `fragment` (8), which allows etcd to divide a

@@ -90,6 +90,8 @@ class Registration:
         for event in events:
             if event.kv.key == self._key and not self._is_mine(event.kv, session):
                 self._stale()
+        if not events:  # the mirror has listed: the entry may have been deleted without an event
+            self._wake.set()
 
     def _is_mine(self, kv: Kv, session: Session) -> bool:
         return kv.lease == session.lease and kv.value == self.record.encode()

@@ -108,11 +108,11 @@ class Selection:
         selected: Callable[[], Iterable[str]],
         on_change: OnChange,
         on_new_cluster: Callable[[], None] | None = None,
-        on_listed: Callable[[], None] | None = None,
     ) -> None:
         """`wants` returns whether a key is selected, and must not block; `selected` returns the keys to read when the
         watch begins anew. `on_change` gets the changes of selected keys. `on_new_cluster` is called when etcd has lost
-        its data, before any change that follows from that, and `on_listed` when all keys were read again."""
+        its data, before any change that follows from that. When all keys were read again, `on_change` gets an empty
+        list, as from a mirror (mirror.py)."""
         self.prefix = prefix
         self.revision = 0
         self.synced = asyncio.Event()
@@ -121,11 +121,10 @@ class Selection:
         self._selected = selected
         self._on_change = on_change
         self._on_new_cluster = on_new_cluster
-        self._on_listed = on_listed
         self._keys = SelectedKeys()
         self._unread: dict[str, None] = {}
         self._reading = 0
-        self._listing = False  # whether `on_listed` is due once everything is read
+        self._listing = False  # whether an empty batch is due once everything is read
         self._wake = asyncio.Event()
         self._watches: Watches | None = None
         self._anew = False
@@ -222,8 +221,7 @@ class Selection:
             if not self._unread:
                 if self._listing:
                     self._listing = False
-                    if self._on_listed is not None:
-                        self._on_listed()
+                    self._on_change([])
                 self._wake.clear()
                 await self._wake.wait()
             keys = list(islice(self._unread, BATCH))

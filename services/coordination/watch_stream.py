@@ -66,6 +66,7 @@ class WatchStream:
         """`verify` checks that the member is alive and holds the history as it is known; it raises EtcdError. After
         each message `on_header` gets the header."""
         self.healthy = False
+        self._failure: BaseException | None = None
         self._endpoints = endpoints
         self._history = history
         self._verify = verify
@@ -75,6 +76,8 @@ class WatchStream:
 
     def add(self, key: bytes, end: bytes, next_revision: int, inbox: Inbox) -> Watch:
         """Begin a watch (see WatchTable.add)."""
+        if self._failure is not None:
+            inbox.fail(self._failure)
         watch = self._table.add(key, end, next_revision, inbox)
         self._changed()
         return watch
@@ -94,6 +97,7 @@ class WatchStream:
         try:
             await self._serve()
         except BaseException as error:
+            self._failure = error
             for inbox in self._table.inboxes():
                 inbox.fail(error)
             raise
@@ -132,6 +136,34 @@ class WatchStream:
             failures += 1
 
 
+class Silence:
+    """The time since a stream's last message, and what follows from it. Pure: `now` is any clock, in seconds."""
+
+    def __init__(self, now: float, revision: int) -> None:
+        """`revision` is etcd's, as far as it is known."""
+        self._heard_at = now
+        self._asked_at: float | None = None  # when progress was requested, if that is not answered yet
+        self._revision = revision
+
+    def broken(self, now: float, revision: int) -> None:
+        """Note a message."""
+        self._heard_at, self._asked_at, self._revision = now, None, revision
+
+    def asked(self, now: float) -> None:
+        """Note that progress was requested."""
+        self._asked_at = now
+
+    def due(self, *, answers: bool) -> float:
+        """Return when to ask, or to judge the want of an answer. `answers`: whether the member has ever answered."""
+        if self._asked_at is None:
+            return self._heard_at + PROGRESS_SECONDS
+        return self._asked_at + (STALL_SECONDS if answers else RENEW_SECONDS)
+
+    def is_death(self, revision: int) -> bool:
+        """Return whether the stream is dead, now that it is due: asked in vain, although etcd has moved on."""
+        return self._asked_at is not None and revision > self._revision
+
+
 class OneStream:
     """One Watch stream to one member. `was_useful` once a message has been received."""
 
@@ -154,9 +186,7 @@ class OneStream:
         self._token: str | None = None
         self._call: Any = None
         self._waits: dict[str, asyncio.Future[Any]] = {}
-        self._heard_at = 0.0  # loop time of the last message
-        self._asked_at = 0.0  # loop time of the last request for progress that was not answered, or 0
-        self._revision = 0  # etcd's revision, as known at the last message
+        self._silence = Silence(asyncio.get_running_loop().time(), history.heard)
         self._incarnation = history.incarnation
 
     async def run(self, verify: Callable[[Endpoint], Awaitable[None]]) -> NoReturn:
@@ -164,7 +194,6 @@ class OneStream:
         loop = asyncio.get_running_loop()
         self._token = await self._endpoints.token()
         self._call = self._endpoint.watch.Watch(metadata=metadata(self._token, HAS_LEADER))
-        self._heard_at, self._revision = loop.time(), self._history.heard
         self._endpoint.doubted.clear()
         self._endpoints.moved.clear()
         await self._ask()
@@ -229,9 +258,8 @@ class OneStream:
         self.was_useful = True
         if response.watch_id == PROGRESS:
             self._endpoint.answers_progress = True
-        self._heard_at, self._asked_at = asyncio.get_running_loop().time(), 0.0
         self._on_header(response.header)
-        self._revision = self._history.heard
+        self._silence.broken(asyncio.get_running_loop().time(), self._history.heard)
         if response.canceled and self._endpoints.refused(self._token, response.cancel_reason):
             raise EtcdRefused(f"etcd refuses the token: {response.cancel_reason}")
         if response.events:
@@ -247,25 +275,18 @@ class OneStream:
     async def _ask(self) -> None:
         """Request progress."""
         await self._write(op.progress_request())
-        self._asked_at = asyncio.get_running_loop().time()
+        self._silence.asked(asyncio.get_running_loop().time())
 
     def _pause(self) -> float:
         """Return the seconds until something is to be checked."""
-        now = asyncio.get_running_loop().time()
-        due = [self._endpoint.heard_at + QUIET_SECONDS] if "verified" not in self._waits else []
-        due.append(self._asked_at + self._patience() if self._asked_at else self._heard_at + PROGRESS_SECONDS)
-        return max(0.01, min(due) - now)
-
-    def _patience(self) -> float:
-        """Return the seconds that an answer about progress may take."""
-        return STALL_SECONDS if self._endpoint.answers_progress else RENEW_SECONDS
+        due = self._silence.due(answers=self._endpoint.answers_progress)
+        if "verified" not in self._waits:
+            due = min(due, self._endpoint.heard_at + QUIET_SECONDS)
+        return max(0.01, due - asyncio.get_running_loop().time())
 
     async def _check_progress(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if not self._asked_at:
-            if now >= self._heard_at + PROGRESS_SECONDS:
-                await self._ask()
-        elif now >= self._asked_at + self._patience():
-            if self._history.heard > self._revision:
-                raise EtcdRefused(f"the watches are silent at {self._endpoint.address}, although etcd moved on")
-            await self._ask()
+        if asyncio.get_running_loop().time() < self._silence.due(answers=self._endpoint.answers_progress):
+            return
+        if self._silence.is_death(self._history.heard):
+            raise EtcdRefused(f"the watches are silent at {self._endpoint.address}, although etcd moved on")
+        await self._ask()

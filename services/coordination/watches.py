@@ -13,10 +13,6 @@ messages of the stream that is open now. A watch goes through these states on ea
   because etcd before 3.5.8 lets such a message overtake events (etcd-io/etcd#15220).
 - On the next stream, be it to another member, the watch begins at its `next_revision`. So each event of a range is
   delivered exactly once and in order, whatever breaks, and nothing needs to be listed again.
-- A watch with `next_revision` 0 begins "from now on": the confirmation carries the revision R of the member, and the
-  first event delivered is the first after R. Such a watch hears at once of what follows, whereas one that begins in the
-  past waits until etcd has caught it up, up to 0.1 s. It begins "from now on" again on each further stream. Whoever
-  needs the state as well reads it *after* each confirmation (interest.py).
 - When etcd has compacted `next_revision`, the watch ends with `Compacted`, and its follower lists.
 - When etcd has lost its data (client.py), all watches end with `NewIncarnation`: revisions mean nothing any more.
 
@@ -49,10 +45,9 @@ CROWDED = 64
 
 
 class Opened(NamedTuple):
-    """etcd has confirmed the watch: it delivers what follows after `revision` if it began "from now on"."""
+    """etcd has confirmed the watch."""
 
     watch: Watch
-    revision: int
 
 
 class Received(NamedTuple):
@@ -115,16 +110,15 @@ class Inbox:
 
 
 class Watch:
-    """One watched range: the keys from `key` to before `end`, or the one key when `end` is empty."""
+    """One watched range: the keys from `key` to before `end`."""
 
-    __slots__ = ("denied", "end", "from_now", "inbox", "key", "next_revision", "number", "open", "server_number")
+    __slots__ = ("denied", "end", "inbox", "key", "next_revision", "number", "open", "server_number")
 
     def __init__(self, number: int, key: bytes, end: bytes, next_revision: int, inbox: Inbox) -> None:
         self.number = number
         self.key = key
         self.end = end
         self.next_revision = next_revision
-        self.from_now = not next_revision
         self.inbox = inbox
         self.open = False
         self.denied = False  # whether etcd refused it on the stream before
@@ -148,7 +142,7 @@ class WatchTable:
         return len(self._watches)
 
     def add(self, key: bytes, end: bytes, next_revision: int, inbox: Inbox) -> Watch:
-        """Add a watch of a range from a revision on (0: from now on)."""
+        """Add a watch of a range from a revision on."""
         watch = Watch(self._next_number, key, end, next_revision, inbox)
         self._next_number += 1
         self._watches[watch.number] = watch
@@ -211,8 +205,6 @@ class WatchTable:
             if watch.open:
                 watch.open, watch.server_number = False, None
                 watch.inbox.unopened += 1
-            if watch.from_now:
-                watch.next_revision = 0
         self._queued = deque(self._watches.values())
         self._requested.clear()
         self._open.clear()
@@ -245,8 +237,7 @@ class WatchTable:
         watch.open, watch.denied, watch.server_number = True, False, response.watch_id
         watch.inbox.unopened -= 1
         self._open[response.watch_id] = watch
-        watch.next_revision = watch.next_revision or response.header.revision + 1
-        watch.inbox.put(Opened(watch, response.header.revision))
+        watch.inbox.put(Opened(watch))
         return watch.inbox
 
     def _received(self, watch: Watch, response: Any) -> Inbox | None:

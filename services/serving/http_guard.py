@@ -9,7 +9,7 @@ A request that comes before the peer has taken the answer to the last one waits,
 are read that a peer cannot make the server hold more than a request of the largest size. A request that upgrades to
 WebSocket is passed with the connection to `upgrade`; any other upgrade is ignored, as RFC 9110 (section 7.8) allows.
 
-This relies on parts of uvicorn that tests/cluster/attacks/ and tests/unit/test_http_guard.py pin: the callbacks of
+This relies on parts of uvicorn that tests/cluster/attacks/ and tests/unit/gateway/test_door.py pin: the callbacks of
 HttpToolsProtocol, `cycle`, `headers`, `url`, `timeout_keep_alive_task` (set while a kept connection waits for the next
 request), `on_response_complete`, and `response_started`, `keep_alive`, `more_body` and `disconnected` of a cycle; a
 disconnected cycle sends nothing more.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -76,6 +76,10 @@ FULL: Final = Refusal(
 )
 
 
+CONNECTION: Final = "pollcast.connection"
+"""The name of the connection, a GuardedHttp, in an ASGI scope's `extensions`."""
+
+
 class Head(NamedTuple):
     """A request without its body, as it came; the names of its headers are in lower case."""
 
@@ -92,10 +96,14 @@ this one, its lobby, the request, and the bytes that came after it. It sets the 
 class GuardedHttp(HttpToolsProtocol):
     """uvicorn's HTTP protocol with a time limit and a size limit for each request."""
 
+    on_drained: Callable[[], None] | None = None
+    """Called when the peer has taken what was written, for an application that writes to the transport itself."""
+
     _check: asyncio.TimerHandle | None = None  # while the peer has not taken what was written: the next check
     _unsent = False  # True once an answer is complete, but not taken yet
     _received = 0  # bytes received since the last complete request
     _latest = b""  # the data that the parser is reading
+    _tail = b""  # the end of that data, which may be the beginning of HEAD_END
     _early = b""  # data that came before the last request was answered
     _timed = False  # True while the lobby's deadline is the one of a request that is arriving
     _upgrading = False  # True once the headers of a WebSocket handshake are complete
@@ -141,6 +149,7 @@ class GuardedHttp(HttpToolsProtocol):
         if upgrades and self._upgrade is not None and _names_websocket(self.headers):
             self._upgrading = True
             return
+        cast(dict[str, Any], self.scope)["extensions"] = {CONNECTION: self}
         super().on_headers_complete()
         if self.parser.should_upgrade():  # the parser reads no body of such a request: what follows it is unknown
             self.cycle.keep_alive = False
@@ -187,6 +196,8 @@ class GuardedHttp(HttpToolsProtocol):
         if self.transport.is_closing():  # what is left may still never be taken
             return
         self._stop_watching()
+        if self.on_drained is not None:
+            self.on_drained()
         if self._unsent:
             self.on_response_complete()
 
@@ -194,6 +205,17 @@ class GuardedHttp(HttpToolsProtocol):
         """Close a connection on which no further request has come."""
         super().timeout_keep_alive_handler()
         self._watch()
+
+    # --- calls by an application that writes a streamed answer itself ------------------------------------------
+
+    @property
+    def blocked(self) -> bool:
+        """Whether nothing should be written now, because the peer has not taken what was written, or is gone."""
+        return bool(self.flow.write_paused) or self.transport.is_closing()
+
+    def write_chunk(self, chunk: bytes) -> None:
+        """Write a chunk (`chunk_of`) of the answer whose headers have been sent."""
+        self.transport.write(chunk)
 
     # --- calls by the lobby -----------------------------------------------------------------------------------
 
@@ -228,11 +250,13 @@ class GuardedHttp(HttpToolsProtocol):
     def _feed(self, data: bytes) -> None:
         """Parse data request by request, up to one whose answer the rest must wait for."""
         self._unset_keepalive_if_required()
-        at = 0
+        at = len(self._tail)
+        data, start = self._tail + data, 0
         while at < len(data) and not self._over:
-            end = data.find(HEAD_END, at) + len(HEAD_END)
-            part = data[at : end if end >= len(HEAD_END) else len(data)]
-            at += len(part)
+            found = data.find(HEAD_END, start)
+            start = len(data) if found < 0 else found + len(HEAD_END)
+            self._tail = data[1 - len(HEAD_END) :] if found < 0 else b""
+            part, at = data[at:start], start
             self._received += len(part)
             if self._received > MAX_REQUEST_BYTES:
                 self._refuse(LARGE)
@@ -325,6 +349,11 @@ class GuardedHttp(HttpToolsProtocol):
         if not sending:
             self.transport.write(refusal.encode())
         Lingering(self.transport, self.connections, self._lobby)
+
+
+def chunk_of(data: bytes) -> bytes:
+    """Return data, not empty, as one chunk of an answer with `Transfer-Encoding: chunked`."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def _names_websocket(headers: list[tuple[bytes, bytes]]) -> bool:

@@ -33,6 +33,13 @@ from pollcast.services.serving.lobby import Lobby
 BACKLOG = 2048
 """Maximum number of connections that wait to be accepted."""
 
+RECEIVE_BYTES = 16 * 1024
+"""Size of the kernel's buffer for what a peer sends; Linux doubles it.
+
+One read takes up to a whole buffer, which is 256 KB for a peer that floods by default. What is read of a peer that does
+not take its answers has to be held until it does.
+"""
+
 # Otherwise every counter would have a second series with the time of its creation.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -80,9 +87,11 @@ def bind(address: HostPort, *, shared: bool = False) -> socket.socket:
     host, port = split_host_port(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
     except OSError as error:
         raise CantListen(f"can't serve HTTP on {address}: {error.strerror or error}") from None
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+    return listener
 
 
 def address_of(listener: socket.socket) -> tuple[str, int]:

@@ -268,6 +268,43 @@ async def test_the_leader_deletes_abandoned_keys(up: Cluster, coordinator: Stub)
         await eventually(lambda: not seen.findings())
 
 
+async def test_topics_are_listed_in_pages_and_the_first_of_an_order_are_watched(up: Cluster, coordinator: Stub) -> None:
+    names = [f"clock?zone=z{number}" for number in range(7)]
+    async with watching(up, *names), watching(up, "broken", "clock?zone=z3"):
+
+        async def all_listed() -> bool:
+            found = await topics(coordinator)
+            return set(found) == {*names, "broken"} and found["clock?zone=z3"].clients == 2
+
+        await eventually(all_listed)
+        for query, expected in (("", ["broken", *names]), ("clock", names), ("broken", ["broken"])):
+            request = cluster_pb2.ListTopicsRequest(query=query, page_size=3)
+            pages: list[list[str]] = []
+            while not pages or request.page_token:
+                page = await coordinator.ListTopics(request)
+                pages.append([topic.topic for topic in page.topics])
+                request.page_token = page.next_page_token
+            assert [name for page in pages for name in page] == expected
+            assert [len(page) for page in pages[:-1]] == [3] * (len(pages) - 1)
+            assert pages[-1]
+        with pytest.raises(grpc.aio.AioRpcError, match="page_token needs one"):
+            await coordinator.ListTopics(cluster_pb2.ListTopicsRequest(page_token="a"))
+        call = coordinator.WatchCluster(cluster_pb2.WatchClusterRequest(top=2, sort="clients", filter="zone"))
+        shown: list[str] = []
+        totals = cluster_pb2.ClusterTotals()
+        async for event in call:
+            totals = event.totals if event.HasField("totals") else totals
+            shown += [event.topic.topic] if event.HasField("topic") else []
+            if len(shown) >= 2 and totals.topics == 8 and totals.clients == 9:
+                break
+        call.cancel()
+        assert shown[:2] == ["clock?zone=z3", "clock?zone=z0"]
+        assert {each.name: each.topics for each in totals.nodes}["gateway-1"] == 8
+        with pytest.raises(grpc.aio.AioRpcError, match="there is no column 'size'"):
+            await coordinator.WatchCluster(cluster_pb2.WatchClusterRequest(top=2, sort="size")).read()
+    await wait_until_unwatched(coordinator)
+
+
 async def test_a_cluster_at_work_has_no_findings(up: Cluster, coordinator: Stub) -> None:
     names = [f"clock?zone=z{number}" for number in range(60)]
     async with oracle(up.etcd, up.namespace) as seen, watching(up, *names), watching(up, *names[30:], gateway=1):

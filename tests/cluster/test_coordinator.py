@@ -20,7 +20,7 @@ from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, LeaderRecord, NodeRecord, lease_hex
 from pollcast.services.coordination.registry import Registration, node_record
 from pollcast.services.coordination.session import Session
-from pollcast.services.errors import LeaseLost, NodeTaken
+from pollcast.services.errors import Compacted, LeaseLost, NodeTaken
 from pollcast.services.process.settings import CoordinatorSettings
 from tests.support.breakable_etcd import BreakableEtcd
 from tests.support.waiting import eventually
@@ -183,6 +183,28 @@ async def test_a_candidate_without_a_lease_does_not_lead(etcd: Etcd, keys: Keys)
 
     with pytest.raises(LeaseLost):
         await campaign()
+
+
+async def test_an_election_goes_on_when_its_key_is_gone_before_the_mirror_lists_again(
+    etcd: Etcd, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, writes = etcd.txn, 0
+
+    async def write_and_miss_it(*arguments: Any) -> Any:
+        nonlocal writes
+        writes += 1
+        if writes > 1:
+            return await write(*arguments)
+        etcd._stream.end_all(Compacted())
+        done = await write(*arguments)
+        await etcd.delete(keys.leader)
+        return done
+
+    monkeypatch.setattr(etcd, "txn", write_and_miss_it)
+    election = Election(etcd, keys, "a")
+    async with Session.open(etcd, 5) as session, running(election.run(session)):
+        await eventually(lambda: election.leading)
+        assert writes == 2
 
 
 # --- the service

@@ -72,7 +72,7 @@ async def test_a_topic_s_demand_is_written_once_and_deleted_with_its_last_client
 
 async def test_a_key_deleted_between_its_write_and_the_next_listing_is_written_again(etcd: Etcd, keys: Keys) -> None:
     desired = DesiredKeys(etcd, "demand")
-    mirror = Mirror(etcd, keys.demands(), desired.changed, on_listed=desired.listed)
+    mirror = Mirror(etcd, keys.demands(), desired.changed)
     async with Session.open(etcd, 2) as session, asyncio.TaskGroup() as tasks:
         await mirror._list(False)  # by hand, because a watch would report both the put and the delete
         running = tasks.create_task(desired.run(session, mirror))

@@ -72,6 +72,25 @@ async def test_nested_transactions_succeed_or_fail_independently(etcd: Etcd, nam
     assert [kv and kv.value for kv in found] == [b"new", b"old", None]
 
 
+async def test_etcd_survives_clients_that_give_up_reading_many_keys(own_etcd: BreakableEtcd) -> None:
+    keys = [f"/pollcast/owners/{n}" for n in range(100)]
+    async with Etcd.open(own_etcd.settings) as etcd:
+        before = await etcd.txn([], [op.put(key, b"x" * 100) for key in keys])
+
+        async def give_up(seconds: float) -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await etcd.read_all(keys)
+
+        for round_ in range(20):
+            async with asyncio.TaskGroup() as tasks:
+                for number in range(20):
+                    tasks.create_task(give_up(0.0005 * (round_ + number)))
+        revision, found = await etcd.read_at(keys)
+        assert len([kv for kv in found if kv is not None]) == len(keys)
+        assert revision == before.revision, "reading wrote something"
+
+
 async def test_a_lease_that_is_gone_raises_lease_lost(etcd: Etcd, namespace: str) -> None:
     lease, ttl = await etcd.lease_grant(60)
     assert ttl == 60

@@ -59,7 +59,7 @@ async def mirrored(etcd: Etcd, *prefixes: str) -> AsyncIterator[list[Mirror]]:
 
 
 def listings() -> float:
-    return metrics.LISTINGS._value.get()
+    return float(metrics.LISTINGS._value.get())
 
 
 async def test_behind_a_proxy_that_drops_requests_for_progress_nothing_is_listed_again(

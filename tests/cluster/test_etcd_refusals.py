@@ -14,7 +14,9 @@ from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.desired_keys import DesiredKeys
 from pollcast.services.coordination.keys import DemandRecord, Keys, OwnerRecord
 from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.operations import KeyEvent
 from pollcast.services.coordination.registry import Registration, node_record
+from pollcast.services.coordination.selection import Selection
 from pollcast.services.coordination.session import Session
 from pollcast.services.errors import EtcdFull
 from pollcast.services.local.etcd_server import EtcdServer
@@ -59,7 +61,7 @@ async def small(tmp_path: Path) -> AsyncIterator[SmallEtcd]:
 @contextlib.asynccontextmanager
 async def desired_keys(etcd: Etcd, session: Session, prefix: str = "/t/") -> AsyncIterator[DesiredKeys]:
     desired = DesiredKeys(etcd, "demand")
-    mirror = Mirror(etcd, prefix, desired.changed, on_listed=desired.listed)
+    mirror = Mirror(etcd, prefix, desired.changed)
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(mirror.run()), tasks.create_task(desired.run(session, mirror))]
         await mirror.synced.wait()
@@ -162,6 +164,24 @@ async def test_one_topic_that_is_too_large_does_not_keep_the_others_from_being_c
         found = await claims.claim(etcd, keys, session, OwnerRecord("p1", "h:1", "then"), [large, "a", "b"])
         assert set(found) == {"a", "b"}
         assert None not in found.values()
+
+
+async def test_selected_keys_are_read_while_etcd_is_full(small: SmallEtcd) -> None:
+    await small.etcd.put(KEYS.owner("a"), b"1")
+    await small.fill()
+    selected = {KEYS.owner(topic): None for topic in "ab"}
+    changes: list[KeyEvent] = []
+    selection = Selection(small.etcd, KEYS.owners, selected.__contains__, lambda: selected, changes.extend)
+    running = asyncio.ensure_future(selection.run())
+    try:
+        await eventually(lambda: selection.healthy)
+        assert [event.kv.key for event in changes] == [KEYS.owner("a")]
+        await small.make_room()
+        await small.etcd.put(KEYS.owner("b"), b"1")
+        await eventually(lambda: len(changes) == 2)
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
 
 
 async def test_a_node_that_starts_while_etcd_is_full_registers_when_it_has_room(small: SmallEtcd) -> None:

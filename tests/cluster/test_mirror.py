@@ -105,6 +105,29 @@ async def test_a_new_cluster_is_reported_before_its_changes(own_etcd: BreakableE
     assert reported == ["False", "new", "True"]
 
 
+async def test_a_restored_etcd_whose_revision_has_grown_beyond_is_noticed_and_everything_is_passed_on(
+    own_etcd: BreakableEtcd,
+) -> None:
+    told: list[str] = []
+
+    def changed(events: list[KeyEvent]) -> None:
+        told.extend(f"{'delete' if event.deleted else 'put'} {event.kv.key}" for event in events)
+
+    async with Etcd.open(own_etcd.settings) as etcd:
+        await etcd.put("/m/a", b"1")
+        async with running(Mirror(etcd, "/m/", changed, lambda: told.append("new"))) as mirror:
+            await eventually(lambda: mirror.healthy)
+            own_etcd.save()
+            await etcd.put("/m/b", b"2")
+            await eventually(lambda: told == ["put /m/a", "put /m/b"])
+            own_etcd.restore()  # the loop stands still, so the client sees nothing before the writes that follow
+            for n in range(5):
+                own_etcd.server.etcdctl("put", "/m/c", str(n))
+            await eventually(lambda: len(told) == 6)
+            assert told[2:] == ["new", "put /m/a", "put /m/c", "delete /m/b"]
+            assert etcd.incarnation == 1
+
+
 async def test_garbled_content_is_mirrored_as_it_is(etcd: Etcd, namespace: str) -> None:
     await etcd.put(namespace + b"/\xff".decode("utf-8", "surrogateescape"), b"\x00\xff")
     async with running(Mirror(etcd, f"{namespace}/", lambda _: None)) as mirror:

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from pollcast.coordinator.move_topic import move_topic
-from pollcast.poller.balance import rank
 from pollcast.poller.ownership import Ownership
+from pollcast.poller.ranking import rank
 from pollcast.services.coordination import operations as op
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import DemandRecord, Keys, NodeRecord, OwnerRecord, lease_hex

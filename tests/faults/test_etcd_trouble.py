@@ -8,12 +8,14 @@ import json
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from pollcast.services.local.etcd_server import EtcdMember, EtcdServer
 from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process.settings import Role
+from tests.support.breakable_etcd import restore
 from tests.support.client import Client
 from tests.support.waiting import eventually, stood_still
 from tests.support.world import LEASE_TTL, World, now, own_database, start_world
@@ -142,6 +144,44 @@ async def test_all_services_start_over_when_etcd_has_lost_its_data(world: World,
                 await client.join(*TICKS)
                 await client.has_results(*TICKS)
                 await all_topics_flow(client)
+
+
+@pytest.mark.parametrize("lost", ["joins", "owners", "leaves"])
+async def test_all_topics_are_live_again_soon_after_etcd_was_restored_from_a_snapshot(
+    world: World, three: EtcdServer, tmp_path: Path, lost: str
+) -> None:
+    others = [f"tick?n={len(lost)}{n}0" for n in range(10)]
+    async with ticking(world) as (one, two):
+        gateways = [await world.http(name) for name in ("gateway-1", "gateway-2")]
+        snapshot = tmp_path / "snapshot"
+        save = EtcdServer(three.members[:1]).etcdctl
+        if lost == "leaves":  # demand that the snapshot has, and nobody any more
+            async with Client.open(await world.http("gateway-1")) as third:
+                await third.join(*others)
+                await third.has_results(*others)
+                save("snapshot", "save", str(snapshot))
+        else:
+            save("snapshot", "save", str(snapshot))
+        if lost == "joins":  # demand and owners that the snapshot does not have
+            await one.join(*others)
+            await one.has_results(*others)
+        if lost == "owners":
+            three.etcdctl("del", "--prefix", world.keys.owners)
+        await world.etcd.put(f"{world.keys.namespace}/later", b"")
+        three.kill()
+        restore(three, snapshot)
+        three.restart()
+        back_at = time.monotonic()
+        await eventually(lambda: (one.closed, two.closed) == (1012, 1012))
+        for gateway in gateways:
+            async with Client.open(gateway) as client:
+                await client.join(*TICKS, *others)
+                await client.has_results(*TICKS, *others)
+                assert time.monotonic() - back_at - stood_still(back_at) < LEASE_TTL + 5
+                await all_topics_flow(client)
+                client.noticed_nothing(*TICKS)
+    await world.nothing_owned()
+    assert not [key for key in await world.keys_left() if "/demand/" in key or "/owners/" in key]
 
 
 @pytest.mark.parametrize("role", ["gateway", "poller"])

@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -35,11 +37,31 @@ HOSTS = ("poller-1", "poller-2", "gateway-1", "gateway-2")
 FLOWS_SECONDS = 1.5
 """Maximum time between two polls of a topic without an interruption: 0.1 s, and more on a loaded machine."""
 
-NOTICED_SECONDS = 6.0
-"""Maximum time until a silent cut makes a topic stale: keep-alive takes 4 s, and the status a second more."""
+NOTICED_SECONDS = 4.0
+"""Maximum time until a silent cut makes a topic stale: a poller sends something every second."""
+
+CONSUMER = "consumer"
+"""The host of a consumer of LiveQuery."""
 
 HEALED_SECONDS = 4.0
 """Maximum time until connections are restored: an attempt takes at most a second, with a second between two."""
+
+
+PROGRAM = """
+import asyncio, datetime, sys
+import grpc.aio
+from pollcast.v1 import live_pb2, live_pb2_grpc
+
+async def main():
+    async with grpc.aio.insecure_channel(sys.argv[1]) as channel:
+        async for event in live_pb2_grpc.LiveQueryStub(channel).Watch(live_pb2.WatchRequest(topic=sys.argv[2])):
+            at = event.snapshot.polled_at or event.delta.polled_at
+            if at:
+                print(datetime.datetime.fromisoformat(at).timestamp(), flush=True)
+
+asyncio.run(main())
+"""
+"""A consumer with gRPC's default options, which prints when each of its results was polled."""
 
 
 class Divided:
@@ -69,7 +91,7 @@ async def divided(
     folder = tmp_path_factory.mktemp("divided")
     with contextlib.ExitStack() as stack:
         net = stack.enter_context(network())
-        for name in ("etcd", *HOSTS):
+        for name in ("etcd", CONSUMER, *HOSTS):
             net.host(name)
         etcd = _etcd(folder, net)
         etcd.start()
@@ -231,6 +253,29 @@ async def test_a_poller_and_a_gateway_cut_off_together_keep_serving_each_other(
     for client in clients:
         await client.hears_more(TICK)
         assert client.seen[TICK].snapshots == 1
+
+
+async def test_a_consumer_without_a_network_for_four_seconds_goes_on(divided: Divided) -> None:
+    record = await divided.world.ready("gateway-1")
+    assert record.grpc is not None
+    program = [sys.executable, "-c", PROGRAM, record.grpc, TICK]
+    consumer = await asyncio.create_subprocess_exec(*divided.net.on(CONSUMER), *program, stdout=subprocess.PIPE)
+    assert consumer.stdout is not None
+    try:
+        async with asyncio.timeout(40):
+            assert await consumer.stdout.readline()
+            cut_at = now()
+            divided.net.cut([CONSUMER], ["gateway-1"])
+            await asyncio.sleep(4)  # the length of the cut
+            divided.net.heal()
+            at = 0.0
+            while at < cut_at + 4:  # `tick` has the time of its poll
+                line = await consumer.stdout.readline()
+                assert line, "the stream has ended"
+                at = float(line)
+    finally:
+        consumer.kill()
+        await consumer.wait()
 
 
 def _epoch(client: Client) -> int:

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.door import Doorkeeper
-from pollcast.gateway.event_stream import EventStream, stream_topic
+from pollcast.gateway.event_stream import EventStream, EventStreams
 from pollcast.gateway.feeds import decode
 from pollcast.gateway.follower import first_result
 from pollcast.gateway.handshake import Offer
@@ -149,12 +149,13 @@ async def serving(
 
     door = Doorkeeper("/", admit, max_frame=64 * 1024)
     admission = Admission(10_000, lambda: len(gateway.sockets))
+    streams = EventStreams(gateway.hub)
 
     async def as_json(_: Request) -> Response:
         return Response((await first_result(gateway.hub, gateway.topic("whole"))).payload)
 
     async def as_events(_: Request) -> Response:
-        return EventStream(stream_topic(gateway.hub, gateway.topic("whole"), None, None), admission, {})
+        return EventStream(streams, gateway.topic("whole"), None, None, admission, {})
 
     app = Starlette(routes=[Route("/json", as_json), Route("/events", as_events)])
     async with web.serve_app(app, listener or "127.0.0.1:0", door) as gateway.address:

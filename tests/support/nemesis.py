@@ -17,7 +17,6 @@ from pollcast.services.local.etcd_server import EtcdMember, EtcdServer
 from tests.support.waiting import eventually
 from tests.support.world import LEASE_TTL, Service, World
 
-MIN_POLLERS, MAX_POLLERS = 2, 4
 MEMBER_BACK_SECONDS = 15.0
 """Maximum time until a member of etcd is healthy again."""
 
@@ -39,13 +38,16 @@ def any_gateway(world: World, rng: random.Random) -> Callable[[], Awaitable[str]
 
 
 class Nemesis:
-    """A source of random faults for a world and its etcd, with the number of faults of each kind in `faults`."""
+    """A source of random faults for a world and its etcd, with the number of faults of each kind in `faults`.
 
-    def __init__(self, world: World, etcd: EtcdServer, seed: int) -> None:
+    The world has `pollers` pollers, or one more or less when one has joined or left."""
+
+    def __init__(self, world: World, etcd: EtcdServer, seed: int, pollers: int) -> None:
         self.faults: Counter[str] = Counter()
         self._world = world
         self._etcd = etcd
         self._rng = random.Random(seed)
+        self._fewest, self._most = pollers - 1, pollers + 1
         self._added = 0  # number of pollers that it has added
         self._choices: list[Callable[[], Awaitable[str]]] = [
             self._kill,
@@ -100,14 +102,14 @@ class Nemesis:
         return f"{service.role} stopped"
 
     async def _scale_out(self) -> str:
-        if len(self._pollers()) >= MAX_POLLERS:
+        if len(self._pollers()) >= self._most:
             return await self._scale_in()
         self._added += 1
         await self._world.start("poller", f"poller-new-{self._added}")
         return "poller joined"
 
     async def _scale_in(self) -> str:
-        if len(self._pollers()) <= MIN_POLLERS:
+        if len(self._pollers()) <= self._fewest:
             return await self._scale_out()
         service = self._pick("poller")
         service.ask_to_stop()

@@ -66,15 +66,21 @@ async def feed_of(stage: Stage, poller: str) -> AsyncGenerator[feed_pb2.FeedUpda
     names = ("grpc.feed.attach", "grpc.feed.detach", "grpc.feed.reattach")
     requests = [stage.found.request(name, feed_pb2.FeedRequest) for name in names]
 
+    answered = asyncio.Event()
+
     async def send() -> AsyncIterator[feed_pb2.FeedRequest]:
-        for request in requests:
+        yield requests[0]
+        await answered.wait()
+        for request in requests[1:]:
             yield request
         await asyncio.Event().wait()
 
     async with grpc.aio.insecure_channel(poller) as channel:
         async for response in feed_pb2_grpc.FeedStub(channel).Subscribe(send()):
-            for each in response.updates:
-                yield feed_pb2.FeedUpdate.FromString(each)
+            for each in map(feed_pb2.FeedUpdate.FromString, response.updates):
+                if each.HasField("snapshot"):
+                    answered.set()
+                yield each
 
 
 async def update(feed: Call, body: str, state: str = "") -> Any:

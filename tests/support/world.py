@@ -94,7 +94,7 @@ class World:
         self.services: dict[str, Service] = {}
         self.catalog = folder / "catalog.toml"
         self._folder = folder
-        self._endpoints = endpoints
+        self.etcd_endpoints = endpoints
 
     async def start(self, role: Role, name: str, *flags: str, wrap: Sequence[str] = (), wait: bool = True) -> Service:
         """Start a service under this name, and return when it is ready (with `wait`).
@@ -102,7 +102,7 @@ class World:
         `flags` are further flags of its command; `wrap` is a command that runs it, in another network namespace say.
         """
         command = [sys.executable, "-m", "pollcast", role, "--node", name, "--lease-ttl", str(LEASE_TTL)]
-        command += ["--etcd", ",".join(self._endpoints), "--namespace", self.keys.namespace]
+        command += ["--etcd", ",".join(self.etcd_endpoints), "--namespace", self.keys.namespace]
         command += ["--http", "127.0.0.1:0"] if "--http" not in flags else []
         command += ["--catalog", str(self.catalog)] if "--catalog" not in flags else []
         command += ["--database-url", self.url] if role == "poller" and "--database-url" not in flags else []

@@ -1,111 +1,128 @@
-"""The ranking of pollers, and the moves that even out their loads."""
+"""The plan that evens out the loads of pollers (poller/balance.py), carried out by pollers that learn of it late."""
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.poller.balance import STEP_TOPICS, Balance, rank
+from pollcast.poller.balance import Balance, is_uneven, part_of_plan, shares
+from pollcast.poller.movable import MovableTopics
+from pollcast.poller.ranking import rank
 
-NODES = st.sets(st.from_regex(r"\Ap[0-9]{1,2}\Z"), min_size=1, max_size=6)
-
-
-@given(st.text(max_size=20), NODES)
-def test_the_ranking_holds_all_pollers_whatever_their_order(topic: str, nodes: set[str]) -> None:
-    assert sorted(rank(topic, nodes)) == sorted(nodes)
-    assert rank(topic, sorted(nodes)) == rank(topic, sorted(nodes, reverse=True))
+NAMES = [f"p{number}" for number in range(12)]
+LOADS = st.dictionaries(st.sampled_from(NAMES), st.integers(0, 60), min_size=2)
 
 
-@given(st.text(max_size=20), NODES, st.just("new"))
-def test_a_new_poller_does_not_change_the_order_of_the_others(topic: str, nodes: set[str], new: str) -> None:
-    assert [poller for poller in rank(topic, nodes | {new}) if poller != new] == rank(topic, nodes)
+@given(LOADS, st.data())
+def test_the_plan_gives_every_poller_its_share(loads: dict[str, int], data: st.DataObject) -> None:
+    ready = data.draw(st.sets(st.sampled_from(sorted(loads)), min_size=1), "ready")
+    after = Counter(loads)
+    for giver in loads:
+        for taker, amount in part_of_plan(loads, ready, giver).items():
+            after[giver] -= amount
+            after[taker] += amount
+    assert after == Counter(shares(loads, ready))
+    assert not is_uneven(after, ready)
+    assert all(after[poller] == 0 for poller in loads.keys() - ready)
 
 
-def test_the_ranking_is_the_same_in_every_process() -> None:
-    assert rank("orders?region=eu", ["p1", "p2", "p3"]) == ["p2", "p1", "p3"]
+@given(LOADS, st.data())
+def test_what_remains_of_a_plan_is_the_plan_of_what_remains(loads: dict[str, int], data: st.DataObject) -> None:
+    ready = data.draw(st.sets(st.sampled_from(sorted(loads)), min_size=1), "ready")
+    plan = {giver: part_of_plan(loads, ready, giver) for giver in loads}
+    after = Counter(loads)
+    for giver, part in plan.items():
+        for taker, amount in part.items():
+            done = data.draw(st.integers(0, amount), f"{giver} to {taker}")
+            after[giver] -= done
+            after[taker] += done
+            part[taker] -= done
+    for giver, part in plan.items():
+        assert part_of_plan(after, ready, giver) == {taker: amount for taker, amount in part.items() if amount}
 
 
-def test_the_ranking_spreads_topics_evenly() -> None:
-    load = Counter(rank(f"q?n={i}", ["p1", "p2", "p3"])[0] for i in range(3000))
-    assert max(load.values()) / 1000 < 1.1
+@pytest.mark.parametrize(
+    "loads", [{"a": 4, "b": 0}, {"a": 52, "b": 50, "c": 48}, {"a": 1, "b": 0}, {"a": 105, "b": 95}]
+)
+def test_nearly_even_loads_are_left_as_they_are(loads: dict[str, int]) -> None:
+    assert not is_uneven(loads, list(loads))
 
 
-class World:
-    """Pollers that learn at once which topics each of them owns."""
-
-    def __init__(self, loads: dict[str, int]) -> None:
-        self.owner = {f"orders?region={poller}-{i}": poller for poller, load in loads.items() for i in range(load)}
-        self.pollers = list(loads)
-        self.balances = {poller: Balance(poller) for poller in loads}
-        for topic, poller in self.owner.items():
-            self.own(topic, poller)
-
-    def own(self, topic: str, poller: str) -> None:
-        self.owner[topic] = poller
-        for balance in self.balances.values():
-            balance.set_owner(topic, poller)
-
-    def step(self) -> int:
-        """Take one step of all pollers at once, and return the number of topics moved."""
-        steps: dict[str, str] = {}
-        for poller, balance in self.balances.items():
-            mine = {topic for topic, owner in self.owner.items() if owner == poller}
-            steps |= balance.next_moves(mine, self.pollers, self.pollers)
-        for topic, poller in steps.items():
-            self.own(topic, poller)
-        return len(steps)
-
-    def loads(self) -> list[int]:
-        loads = Counter(self.owner.values())
-        return [loads[poller] for poller in self.pollers]
+@pytest.mark.parametrize("pollers", [10, 12, 50])
+def test_a_newcomer_among_many_pollers_with_few_topics_each_gets_its_share(pollers: int) -> None:
+    loads = {f"p{number}": 24 for number in range(pollers)} | {"new": 0}
+    assert is_uneven(loads, list(loads))
+    received = sum(part_of_plan(loads, list(loads), poller).get("new", 0) for poller in loads)
+    assert received >= 24 * pollers // (pollers + 1)
 
 
-def test_a_new_poller_gets_its_share_in_small_steps() -> None:
-    world = World({"poller-1": 104, "poller-2": 96, "poller-3": 0})
-    steps = 0
-    while moved := world.step():
-        assert moved <= 2 * STEP_TOPICS
-        steps += 1
-    assert max(world.loads()) / (200 / 3) <= 1.1
-    assert steps <= 5
-
-
-@given(st.dictionaries(st.sampled_from(["a", "b", "c", "d", "e"]), st.integers(0, 60), min_size=2))
-def test_moving_ends_and_leaves_loads_even(loads: dict[str, int]) -> None:
-    world = World(loads)
-    for _ in range(30):
-        if not world.step():
-            break
-    else:
-        raise AssertionError(f"moving does not end: {world.loads()}")
-    mean = sum(loads.values()) / len(loads)
-    assert max(world.loads()) <= max(1.1 * mean, -(-mean // 1)) or max(world.loads()) - min(world.loads()) < 4
-
-
-@pytest.mark.parametrize("loads", [{"a": 3, "b": 0}, {"a": 53, "b": 50, "c": 47}, {"a": 1, "b": 0, "c": 0}])
-def test_nearly_even_loads_are_not_changed(loads: dict[str, int]) -> None:
-    assert World(loads).step() == 0
+def moved(topics: list[str], amounts: dict[str, int], limit: int, balance: Balance) -> dict[str, str]:
+    """Return the topics that `me`, which holds these, hands over in one step."""
+    movable = MovableTopics("me")
+    for topic in topics:
+        movable.update(topic, held=True, demanded=True, pinned=None)
+    return movable.choose(amounts, limit, balance.can_take)
 
 
 def test_topics_that_rank_the_receiver_before_the_giver_move_first() -> None:
-    world = World({"a": 40, "b": 0})
-    home = {topic for topic in world.owner if rank(topic, world.pollers)[0] == "b"}
-    world.step()
-    moved = {topic for topic, owner in world.owner.items() if owner == "b"}
-    assert len(moved) == 20
-    assert len(moved & home) == min(20, len(home))
+    topics = [f"orders?region={number}" for number in range(40)]
+    home = {topic for topic in topics if rank(topic, ["me", "you"])[0] == "you"}
+    chosen = moved(topics, {"you": 20}, 20, Balance())
+    assert len(chosen) == 20
+    assert len(chosen.keys() & home) == min(20, len(home))
 
 
 def test_a_poller_receives_no_topics_of_queries_that_it_does_not_have() -> None:
-    balance = Balance("me")
-    topics = {f"{query}?n={i}" for query in ("orders", "stock") for i in range(10)}
-    for topic in topics:
-        balance.set_owner(topic, "me")
+    balance = Balance()
+    topics = [f"{query}?n={number}" for query in ("orders", "stock") for number in range(10)]
     balance.exclude("you", "orders?n=1")
-    moved = balance.next_moves(topics, ["me", "you"], ["you"])
-    assert len(moved) == 10
-    assert all(topic.startswith("stock") for topic in moved)
-    assert balance.next_moves(topics, ["me", "you"], []) == {}
+    assert not balance.can_take("you", "orders?n=2")
+    chosen = moved(topics, {"you": 20}, 20, balance)
+    assert sorted(chosen) == sorted(topic for topic in topics if topic.startswith("stock"))
+    assert len(moved(topics, {"them": 3}, 20, balance)) == 3
+    balance.forget_absent(["you"])
+    assert not balance.can_take("you", "orders?n=2")
+    balance.forget_absent([])
+    assert balance.can_take("you", "orders?n=2")
+
+
+def test_topics_that_nobody_can_take_do_not_hide_those_behind_them() -> None:
+    balance, movable = Balance(), MovableTopics("me")
+    balance.exclude("you", "orders")
+    for number in range(100):
+        movable.update(f"orders?n={number}", held=True, demanded=True, pinned=None)
+    movable.update("stock", held=True, demanded=True, pinned=None)
+    steps = [movable.choose({"you": 2}, 5, balance.can_take) for _ in range(20)]
+    assert {"stock": "you"} in steps
+
+
+@given(st.randoms(use_true_random=False))
+def test_movable_topics_are_the_held_demanded_unpinned_ones_that_were_not_received_lately(rng: random.Random) -> None:
+    movable = MovableTopics("me")
+    state: dict[str, tuple[bool, bool, str | None]] = {}
+    received: set[str] = set()
+    for _ in range(60):
+        topic = f"t{rng.randrange(6)}"
+        held, demanded, pinned = rng.random() < 0.7, rng.random() < 0.7, rng.choice([None, None, "me", "you", "they"])
+        if held and rng.random() < 0.3:
+            movable.receive(topic)
+            received.add(topic)
+        if not held:
+            received.discard(topic)
+        state[topic] = held, demanded, pinned
+        movable.update(topic, held=held, demanded=demanded, pinned=pinned)
+        if rng.random() < 0.05:
+            assert set(movable.settle()) == received
+            received.clear()
+            for known, (held, demanded, pinned) in state.items():
+                movable.update(known, held=held, demanded=demanded, pinned=pinned)
+    free = {t for t, (held, demanded, pinned) in state.items() if held and demanded and not pinned} - received
+    assert movable.choose({"x": 100}, 100, lambda *_: True).keys() == free
+    assert movable.misplaced({"you"}, 100) == {
+        topic: "you" for topic, (held, _, pinned) in state.items() if held and pinned == "you"
+    }
+    assert len(movable.misplaced({"you", "they"}, 1)) <= 1

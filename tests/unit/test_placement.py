@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from pollcast.poller.balance import rank
 from pollcast.poller.placement import RETRY_SECONDS, PlacementChanges, PlacementSteps
-from pollcast.poller.ranking import RANK_WAIT_SECONDS, claim_delay
+from pollcast.poller.ranking import RANK_WAIT_SECONDS, Ranking, rank
 from pollcast.services.coordination.claims import Claim
 from tests.support.placements import LINGER, MINE, OTHERS, holding, placement
+
+
+def claim_delay(topic: str, me: str, pollers: list[str]) -> float:
+    """Return the seconds that `me` leaves the topic to these pollers."""
+    ranking = Ranking(me)
+    ranking.set_ready(pollers, 0)
+    return ranking.claim_delay(topic)
 
 
 def test_each_poller_waits_for_those_ranked_before_it() -> None:

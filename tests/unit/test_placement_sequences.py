@@ -1,4 +1,4 @@
-"""A property of Placement over any sequence of events, late answers and lost answers."""
+"""A property of Placement over any sequence of events, late answers, lost answers and restored snapshots of etcd."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pollcast.services.coordination.claims import Claim
 from tests.support.placements import MINE, OTHERS
 
 STEPS = ["demand", "undemand", "steal", "drop", "transact", "answer", "silence", "mirror", "tick"]
+RESTORING = [*STEPS, "save", "restore", "restore, demand first"]
 
 
 class World:
@@ -28,7 +29,8 @@ class World:
         self.demand = False
         self.epoch, self.lease = 0, 0  # no epoch: no owner
         self.events: list[tuple[str, int, int]] = []
-        self.answers: list[tuple[PlacementSteps, Callable[[], PlacementChanges]]] = []
+        self.answers: list[tuple[int, PlacementSteps, Callable[[], PlacementChanges]]] = []
+        self.saved = (self.revision, self.demand, self.epoch, self.lease)
         self.listener: dict[str, int] = {}
         self.highest = 0
 
@@ -51,27 +53,45 @@ class World:
             case "transact":
                 self.transact()
             case "answer" if self.answers:
-                self.apply(self.answers.pop(0)[1]())
+                generation, _, answer = self.answers.pop(0)
+                if generation == self.view.generation:
+                    self.apply(answer())
             case "silence" if self.answers:
-                self.view.unanswered(self.answers.pop(0)[0], self.now, 0.5)
+                generation, steps, _ = self.answers.pop(0)
+                if generation == self.view.generation:
+                    self.view.unanswered(steps, self.now, 0.5)
+            case "save":
+                self.saved = (self.revision, self.demand, self.epoch, self.lease)
+            case "restore" | "restore, demand first":
+                self.restore(demand_first=what != "restore")
             case "mirror" if self.events:
                 self.mirror()
             case "tick":
                 self.now += 1.0
         assert self.listener == self.view.held
 
+    def restore(self, *, demand_first: bool) -> None:
+        """Restore etcd from the snapshot: the mirrors report a new incarnation, then everything that they list."""
+        self.revision, self.demand, self.epoch, self.lease = self.saved
+        self.apply(self.view.reset())
+        self.highest = 0
+        owner = ("owner", self.epoch, self.lease) if self.epoch else ("none", self.revision, 0)
+        demand = ("demand" if self.demand else "undemand", self.revision, 0)
+        self.events = [demand, owner] if demand_first else [owner, demand]
+
     def transact(self) -> None:
+        generation = self.view.generation
         work = self.view.due(self.now)
         for topic in work.claims:
             if not self.epoch and self.demand:
                 self.write("owner", MINE)
             mine = Claim(topic, self.epoch, MINE) if self.lease == MINE else None
-            self.answers.append((PlacementSteps([topic], []), partial(self.claimed, mine)))
+            self.answers.append((generation, PlacementSteps([topic], []), partial(self.claimed, mine)))
         for held in work.releases:
             if self.epoch == held.epoch and not self.demand:
                 self.write("none")
             gone = self.epoch != held.epoch
-            self.answers.append((PlacementSteps([], [held]), partial(self.released, held, gone)))
+            self.answers.append((generation, PlacementSteps([], [held]), partial(self.released, held, gone)))
 
     def claimed(self, mine: Claim | None) -> PlacementChanges:
         return self.view.claimed("t", mine, self.now)
@@ -106,7 +126,18 @@ class World:
 def test_the_listener_ends_with_the_topics_that_etcd_shows_whatever_is_late_or_lost(
     linger: float, steps: list[str]
 ) -> None:
-    world = World(linger)
+    play(World(linger), steps)
+
+
+@pytest.mark.parametrize("linger", [0.0, 2.0])
+@settings(max_examples=500)
+@given(steps=st.lists(st.sampled_from(RESTORING), max_size=60))
+def test_the_same_holds_when_etcd_is_restored_from_a_snapshot_in_between(linger: float, steps: list[str]) -> None:
+    play(World(linger), steps)
+
+
+def play(world: World, steps: list[str]) -> None:
+    """Take the steps, then let everything come to rest, and compare."""
     for step in steps:
         world.step(step)
     if world.lease == OTHERS:  # the other poller dies

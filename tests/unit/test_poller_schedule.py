@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pollcast.poller.schedule import (
     LONGEST_RETRY_SECONDS,
     LONGEST_STRETCH_SECONDS,
+    NEGLIGIBLE_SECONDS,
     alone_delay,
+    first_round,
     next_round,
     phase,
+    polled_before,
     retry_delay,
     stretched,
 )
@@ -80,3 +85,33 @@ def test_topics_polled_alone_rest_as_long_as_their_round_took() -> None:
     assert alone_delay(10.0, 1.0) == 4.0
     assert alone_delay(3600.0, 0.0) == 5.0
     assert alone_delay(10.0, 60.0) == 5.0
+
+
+@given(INTERVALS, SHARES, st.floats(0, 1e6))
+def test_the_first_round_is_within_one_interval(interval: float, at: float, now: float) -> None:
+    first = first_round(interval, at * interval, now)
+    assert now <= first <= now + interval + 1e-6 * max(1, now)
+    assert abs(next_round(interval, at * interval, first, first) - first - interval) < 1e-6 * max(1, now)
+
+
+@given(st.floats(0.05, 60), SHARES, SHARES, st.booleans(), st.integers(0, 20))
+def test_a_change_of_owner_stretches_no_interval(
+    interval: float, at: float, moved_at: float, has_others: bool, earlier: int
+) -> None:
+    """The new owner polls the topic when it gains it, and then in its regular rounds."""
+    own_phase = at * interval
+    gained = 1000.0 + moved_at * interval
+    turn = first_round(interval, own_phase, gained)
+    if has_others:  # the rounds of the query's other topics go on, on the same turns
+        turn = first_round(interval, own_phase, 1000.0 - earlier * interval)
+        while turn < gained:
+            turn = next_round(interval, own_phase, turn, turn)
+    polls = [gained]
+    for _ in range(4):
+        if polls[-1] <= polled_before(interval, turn):
+            polls.append(turn)
+        turn = next_round(interval, own_phase, turn, turn)
+    assert len(polls) >= 4
+    gaps = [after - before for before, after in itertools.pairwise(polls)]
+    assert max(gaps) <= interval + NEGLIGIBLE_SECONDS + 1e-6
+    assert gaps[1:] == [gap for gap in gaps[1:] if abs(gap - interval) < 1e-6]  # one more poll at most

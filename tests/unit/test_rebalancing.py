@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pollcast.poller.balance import rank
 from pollcast.poller.placement import RETRY_SECONDS, Placement, PlacementChanges, PlacementSteps
-from pollcast.poller.ranking import claim_delay
+from pollcast.poller.ranking import rank
 from pollcast.poller.rebalancing import SETTLE_SECONDS, STEP_SECONDS
 from pollcast.services.coordination.claims import Claim
 from tests.support.placements import MINE, OTHERS, placement
@@ -31,7 +30,7 @@ def test_excess_topics_are_moved_after_the_settling_time() -> None:
     assert {to for _, to in moves} == {"you"}
     claim, to = moves[0]
     assert view.moved(claim, to, 100, 0.1) == PlacementChanges(lost=[claim.topic])
-    assert view.owners[claim.topic] == 100
+    assert view.owner(claim.topic) == "you"
     assert view.owner_set(claim.topic, 100, OTHERS, 0.2, "you") == PlacementChanges()
     assert view.due(STEP_SECONDS).moves != []  # for the topics that have not been moved yet
 
@@ -124,4 +123,5 @@ def test_a_free_topic_is_left_to_the_poller_it_is_pinned_to() -> None:
     assert view.due(0).claims == []
     view.remove_pin(topic, 0.05)
     assert view.due(0.05).claims == [topic]
-    assert claim_delay(topic, "me", pollers, "gone") == 0
+    view.set_pin(topic, "gone", 0.06)
+    assert view.ranking.claim_delay(topic) == 0

@@ -42,6 +42,17 @@ interval = "100ms"
 [queries.mine.params]
 tenant = { type = "text", claim = "tenant_id" }
 
+[queries.large]
+sql = "select n, repeat(md5(n::text), %(width)s) as text from generate_series(1, %(rows)s) n"
+key = ["n"]
+max_bytes = "128MiB"
+interval = "5s"
+timeout = "20s"
+max_rows = 1000000
+[queries.large.params]
+rows = "int"
+width = "int"
+
 [queries.sales]
 sql = "select 1 as one"
 roles = ["sales"]

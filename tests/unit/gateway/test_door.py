@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -177,11 +177,9 @@ def test_an_upgrade_to_another_protocol_is_ignored_and_nothing_after_it_is_read(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    cuts=st.sets(st.integers(1, 200), max_size=6),
-    before=st.integers(0, 3),
-    odd=st.booleans(),
-)
+@given(cuts=st.sets(st.integers(1, 300), max_size=6), before=st.integers(0, 3), odd=st.booleans())
+@example(cuts={99}, before=3, odd=False)  # within the end of a head
+@example(cuts=set(range(1, 300)), before=2, odd=True)
 def test_wherever_a_handshake_is_cut_and_whatever_request_precedes_it_the_answers_are_the_same(
     server: DoorServer, cuts: set[int], before: int, odd: bool
 ) -> None:

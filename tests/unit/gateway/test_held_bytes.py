@@ -237,6 +237,17 @@ async def test_compressed_messages_with_large_answers_wait_until_the_client_read
     assert several.wire.closing
 
 
+def test_pings_of_a_client_that_does_not_read_wait(folder: Path) -> None:
+    gateway = ModelGateway(folder)
+    peer = gateway.connect(1_000)
+    ping = frame(b"x" * 100, 0x89) * 9
+    for _ in range(1000):
+        if peer.transport.reading:
+            peer.wire.data_received(ping)
+        assert peer.held <= HELD_BYTES
+    assert not peer.transport.reading
+
+
 def masked(data: bytes) -> bytes:
     """Return a server's frame as a client would send it."""
     assert data[1] <= 126

@@ -1,0 +1,91 @@
+"""The text of server-sent events, made once for all streams of a topic that are at the same position.
+
+`EventTexts.after` is a memo over `pollcast.gateway.follower.due`: it holds the texts of the present result and status
+only, so that it grows with the number of different positions, and not with clients or time.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pollcast.gateway.follower import DeltaEvent, Position, TopicEvent, due
+from pollcast.gateway.history import Result
+from pollcast.gateway.status import Status
+from pollcast.gateway.topic import LiveTopic
+from pollcast.gateway.version import Version
+from pollcast.services.serving.http_guard import chunk_of
+
+MAX_TEXTS = 16
+"""Maximum number of texts that are kept for a topic."""
+
+_SEPARATORS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
+"""The characters beyond ASCII that some clients take for the end of a line, and the same in JSON's spelling."""
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+
+
+class EventTexts:
+    """The texts that lead the streams of one topic to its present state. `streams` is the number of streams."""
+
+    __slots__ = ("_deltas", "_last", "_status", "_texts", "_topic", "_version", "streams")
+
+    def __init__(self, topic: LiveTopic) -> None:
+        self.streams = 0
+        self._topic = topic
+        self._deltas = bool(topic.topic.query.key)
+        self._version: Version | None = None  # what the texts lead to, with the status
+        self._status: Status | None = None
+        self._texts: dict[Position, tuple[bytes, Position]] = {}
+        self._last: tuple[Position, tuple[bytes, Position]] | None = None  # most streams are at the same position
+
+    def after(self, position: Position) -> tuple[bytes, Position]:
+        """Return what a stream at a position is sent, as a chunk of its answer, and its position after that.
+
+        The chunk is empty when nothing is new.
+        """
+        topic = self._topic
+        present = topic.present
+        version = None if present is None else present.version
+        if version is not self._version or topic.status is not self._status:
+            self._version, self._status = version, topic.status
+            self._texts.clear()
+        elif self._last is not None and self._last[0] is position:
+            return self._last[1]
+        found = self._texts.get(position)
+        if found is None:
+            if len(self._texts) >= MAX_TEXTS:
+                self._texts.clear()
+            events, after = due(topic, position, self._deltas)
+            text = encoded(events, position.version or position.since)
+            found = self._texts[position] = (chunk_of(text) if text else b"", after)
+        self._last = position, found
+        return found
+
+
+def encoded(events: list[TopicEvent], known: Version | None) -> bytes:
+    """Return events as text, for a client that has the version `known` before them."""
+    texts = []
+    for event in events:
+        if isinstance(event, Result):
+            known = event.version
+        elif isinstance(event, DeltaEvent):
+            known = event.entry.version
+        texts.append(server_sent(event, known))
+    return b"".join(texts)
+
+
+def server_sent(event: TopicEvent, known: Version | None) -> bytes:
+    """Return one server-sent event; `known` is the version that the client has after it."""
+    if isinstance(event, Result):
+        name, payload = b"snapshot", event.payload
+    elif isinstance(event, DeltaEvent):
+        name, payload = b"delta", event.entry.payload(event.base)
+    else:
+        name, payload = b"status", event.payload()
+    identifier = b"id: %b\n" % str(known).encode() if known is not None else b""
+    if not payload.isascii():
+        for character, escape in _SEPARATORS:  # in JSON they occur in strings only
+            payload = payload.replace(character, escape)
+    # JSON may contain line breaks as white space: each line becomes a data line.
+    data = b"".join([b"data: %b\n" % line for line in _LINE_END.split(payload)])
+    return b"event: %b\n%b%b\n" % (name, identifier, data)
