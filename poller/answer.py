@@ -29,6 +29,9 @@ MAX_PARSED_BYTES = 16 * 1024
 LARGE_ROWS = 4096
 """Number of new rows from which an answer is checked, and its deltas are computed, outside the event loop."""
 
+LARGEST_DELTA_ROWS = 16_384
+"""Maximum number of rows in a delta; a larger change is sent as a snapshot, in pieces. Encoding so many takes 10 ms."""
+
 Piece = list[tuple[int, bytes, bytes]]
 """Rows of a statement (poller/statement.py), each with the number of its topic from 1, its key and its JSON text.
 
@@ -47,8 +50,9 @@ class Result(list[Row]):
         super().__init__(rows)
         self.size = sum(map(len, map(_text, self)))
         """Size of the rows' JSON text, without their keys, in bytes."""
-        self.change: tuple[list[Row], Delta] | None = None
-        """A former result and the delta from it to this one, empty without a key, where that was computed in advance."""
+        self.change: tuple[list[Row], Delta | None] | None = None
+        """A former result and the delta from it to this one, if computed in advance: empty without a key, None when it
+        has more than LARGEST_DELTA_ROWS."""
 
 
 Outcome = list[Row] | PollError
@@ -176,7 +180,7 @@ class Answer:
             delta = diff(before, rows) if query.key else _difference(before, rows)
             if delta is None:
                 return before
-            rows.change = before, delta
+            rows.change = before, delta if len(delta.upserts) + len(delta.deletes) <= LARGEST_DELTA_ROWS else None
         return rows
 
 
