@@ -49,7 +49,7 @@ class Client:
         """Return the event of the latest message, and the number of rows in it."""
         frame = self.frames[-1]
         text = frame[10 if frame[1] == 127 else 4 if frame[1] == 126 else 2 :]
-        if self.deflates:
+        if frame[0] == 0xC1:
             text = zlib.decompressobj(wbits=-12).decompress(text)
         _, _, topic, event, payload = orjson.loads(text)
         assert topic == orjson.loads(self.spelling)
