@@ -8,7 +8,7 @@ what real ones hand over to them.
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import zlib
 from collections import deque
 from itertools import islice
 from typing import NoReturn
@@ -96,16 +96,12 @@ class LightPoller:
     async def _claim(self, session: Session, batch: list[str]) -> None:
         if batch:
             record = OwnerRecord(self.name, self._address, clock.now_rfc3339())
-            found = await claims.claim(self._crowd.etcd, self._crowd.keys, session, record, batch)
-            for claim in filter(None, found.values()):
-                self._crowd.owners.setdefault(claim.topic, claim.lease)
-                self.gained(claim)
+            # The watch of the owners shows what was claimed, in the order of the other changes.
+            await claims.claim(self._crowd.etcd, self._crowd.keys, session, record, batch)
 
     async def _release(self, batch: list[Claim]) -> None:
         if batch:
-            found = await claims.release(self._crowd.etcd, self._crowd.keys, batch)
-            for topic in [topic for topic, gone in found.items() if gone]:
-                self.lost(topic)
+            await claims.release(self._crowd.etcd, self._crowd.keys, batch)
 
 
 class Crowd:
@@ -121,6 +117,7 @@ class Crowd:
         self.first: dict[str, str] = {}
         self._demand: dict[str, set[str]] = {}  # topic → keys
         self._free: dict[str, float] = {}
+        self._planned: dict[str, LightPoller] = {}  # free topic → the poller of this process that is to claim it
         self._ended: deque[tuple[float, str]] = deque()
         self._ready: dict[str, str] = {}  # key → name
         self._share = share
@@ -139,19 +136,20 @@ class Crowd:
             await asyncio.sleep(SWEEP_SECONDS)
             while self._ended and self._ended[0][0] <= now():
                 topic = self._ended.popleft()[1]
-                if (
-                    topic not in self._demand
-                    and topic in self.owners
-                    and (poller := self.leases.get(self.owners[topic]))
-                ):
-                    poller.give_up(topic)
+                holder = self.leases.get(self.owners.get(topic, 0))
+                if topic not in self._demand and holder is not None:
+                    holder.give_up(topic)
+            pollers = list(self.pollers.values())
             for topic in [topic for topic, since in self._free.items() if since < now() - CLAIM_SECONDS]:
                 self._free[topic] = now()
-                if any(poller.wants(topic) for poller in self.pollers.values()):
-                    continue
-                dice = int.from_bytes(hashlib.blake2b(topic.encode(), digest_size=4).digest())
-                if self.pollers and dice % processes == number:
-                    list(self.pollers.values())[dice // processes % len(self.pollers)].want(topic)
+                dice = zlib.crc32(topic.encode())
+                planned = self._planned.get(topic)
+                if dice % processes == number and (planned is None or not planned.wants(topic)):
+                    self._want(pollers[dice // processes % len(pollers)], topic)
+
+    def _want(self, poller: LightPoller, topic: str) -> None:
+        self._planned[topic] = poller
+        poller.want(topic)
 
     def prepare(self, names: list[str], pollers: list[str]) -> None:
         """Note who ranks first for each topic among these pollers. For 100,000 topics and 100 pollers it takes 10 s."""
@@ -164,7 +162,7 @@ class Crowd:
         if first not in ready:
             first = _first(topic, list(ready)) if ready else ""
         if first in self.pollers:
-            self.pollers[first].want(topic)
+            self._want(self.pollers[first], topic)
 
     def _node_put(self, key: str, value: bytes, _lease: int, _revision: int) -> None:
         record = NodeRecord.decode(value)
@@ -190,6 +188,7 @@ class Crowd:
         if not keys:
             self._demand.pop(topic, None)
             self._free.pop(topic, None)
+            self._planned.pop(topic, None)
             self._ended.append((asyncio.get_running_loop().time() + LINGER_SECONDS, topic))
 
     def _owner_put(self, key: str, _value: bytes, lease: int, revision: int) -> None:
@@ -197,6 +196,7 @@ class Crowd:
         before = self.leases.get(self.owners.get(topic, 0))
         self.owners[topic] = lease
         self._free.pop(topic, None)
+        self._planned.pop(topic, None)
         if before is not None and before.lease != lease:
             before.lost(topic)
         if poller := self.leases.get(lease):
