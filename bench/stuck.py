@@ -1,8 +1,9 @@
 """Memory that sockets hold which do not read, or read by fits and starts, by the pattern of what they ask for.
 
 Every pattern has a gateway of its own. A reader that takes everything has joined all topics before, so that their
-results are in the gateway's memory already. What is added by STUCK peers is theirs: at most one message and 64 KiB
-each (docs/reference/guarantees.md#bounded-memory), and 3 KiB for the connection.
+results are in the gateway's memory already, and the results have changed for as long as they do afterwards. What is
+added to the peak by STUCK peers is theirs: at most one message and 64 KiB each
+(docs/reference/guarantees.md#bounded-memory), and 3 KiB for the connection.
 """
 
 from __future__ import annotations
@@ -137,15 +138,21 @@ async def measure(pattern: Pattern) -> tuple[float, int]:
             await _round(on, replace(pattern, share=1.0), [], dice)
             async with reader(on.port, joins(pattern.topics)):  # which makes the gateway frame every snapshot
                 await asyncio.sleep(1.0)
-        before = on.gateway.rss
+        before = await _peak(on, pattern, [], dice)
         stuck = [
             await open_peers.enter_async_context(peer(on.port, pattern.request(number))) for number in range(STUCK)
         ]
-        most = 0
-        for _ in range(ROUNDS):
-            await _round(on, pattern, stuck, dice)
-            most = max(most, on.gateway.rss - before)
+        most = max(0, await _peak(on, pattern, stuck, dice) - before)
     return most / STUCK, max(pattern.size, MEMBERS * 1000 if pattern.prepare is not None else 0)
+
+
+async def _peak(on: Stage, pattern: Pattern, peers: list[socket.socket], dice: random.Random) -> int:
+    """Return the largest RSS of the gateway in ROUNDS rounds, in bytes."""
+    most = 0
+    for _ in range(ROUNDS):
+        await _round(on, pattern, peers, dice)
+        most = max(most, on.gateway.rss)
+    return most
 
 
 async def _round(on: Stage, pattern: Pattern, peers: list[socket.socket], dice: random.Random) -> None:

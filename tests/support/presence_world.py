@@ -84,6 +84,9 @@ class Client:
     def fell_behind(self, part: int) -> None:
         self.behind |= part
 
+    def served(self) -> None:
+        pass
+
     def drain(self) -> None:
         """Read everything, and catch up with what was missed."""
         self.blocked = False
