@@ -58,4 +58,4 @@ async def test_an_interval_is_not_stretched_whenever_in_it_the_owner_changes(dat
         times = sorted(polls[topic])
         gap, at = max((after - before, before) for before, after in itertools.pairwise(times))
         assert gap <= 1.0 + NEGLIGIBLE_SECONDS + NOISE + stood_still(at), (topic, times)
-            assert len(times) <= 5 + 2, (topic, times)  # one on each turn, and one whenever it is gained
+        assert len(times) <= 5 + 2, (topic, times)  # one on each turn, and one whenever it is gained
