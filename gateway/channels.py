@@ -9,7 +9,7 @@ etcd.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -22,7 +22,7 @@ from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Identity
 from pollcast.gateway.join_payload import JoinPayload
 from pollcast.gateway.limits import Bucket, Limits
-from pollcast.gateway.outbound_frames import frame
+from pollcast.gateway.outbound_frames import Framed, frame
 from pollcast.gateway.phoenix import Malformed, Message, Ref
 from pollcast.gateway.presence_request import PresenceRequest
 from pollcast.gateway.roster import Member
@@ -89,12 +89,12 @@ class Channel:
         self.behind = 0
         self.member: Member | None = None
 
-    def write_presence(self, frames: bytes) -> None:
-        """Write the presence list as ready frames, or record that the channel lacks it."""
+    def write_presence(self, messages: Sequence[Framed]) -> None:
+        """Write the messages of the presence list, or record that the channel lacks it."""
         if self.wire.blocked:
             self.fell_behind(PRESENCE)
         else:
-            self.wire.write(frames)
+            self.wire.write(b"".join([message.ready(self.wire.deflates) for message in messages]))
 
     def fell_behind(self, part: int) -> None:
         """Record that the channel lacks a part of its state (gateway/backlog.py), because its socket is congested."""

@@ -53,6 +53,8 @@ class Check:
 CHECKS = [
     Check("demand: etcd shows the gateway's demand", "demand", 3, 5),
     Check("demand: no run is endless", "demand", 3, 5, mode="cycles"),
+    Check("keys: a refusal holds back nothing else", "keys", 3, 6),
+    Check("keys: no run is endless", "keys", 3, 6, mode="cycles"),
     Check("ownership: no faults, many changes of demand", "ownership", 0, 5),
     Check("ownership: one fault", "ownership", 1, 3),
     Check("ownership: two faults", "ownership", 2, 2),
@@ -75,6 +77,9 @@ BROKEN = [
     Check("an answer counts although the mirror is past it", "ownership", 1, 1, ("NO_OVERTAKING",)),
     Check("a listing gives pollers differences only", "ownership", 2, 1, ("LIST_DIFFERENCES_ONLY",)),
     Check("a listing gives gateways differences only", "demand", 2, 1, ("LIST_DIFFERENCES_ONLY",)),
+    Check("at its quota, etcd holds back deletes with the puts", "keys", 1, 4, ("HELD_TOGETHER",)),
+    Check("at its quota, etcd gets deletes in transactions", "keys", 1, 4, ("DELETES_IN_TRANSACTIONS",), "cycles"),
+    Check("a rejected key sets aside its whole transaction", "keys", 0, 2, ("ASIDE_TOGETHER",)),
 ]
 
 
@@ -157,7 +162,7 @@ def _missing() -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Check the models of ownership and demand with spin.")
+    parser = argparse.ArgumentParser(description="Check the models of coordination with spin.")
     parser.add_argument("--long", action="store_true", help="check the largest configurations as well (minutes)")
     parser.add_argument("--broken", action="store_true", help="only break the protocol, and print how it fails")
     arguments = parser.parse_args()

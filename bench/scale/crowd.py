@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from bench.scale.nodes import KeyWatch, Place
 from bench.scale.served_topics import Served
+from pollcast.poller.claim_queue import FEW_TOPICS, GATHER_SECONDS
 from pollcast.poller.ranking import bucket, rank
 from pollcast.services import clock
 from pollcast.services.coordination import claims
@@ -86,6 +87,8 @@ class LightPoller:
             await self._wake.wait()
             self._wake.clear()
             while self._wanted or self._unwanted:
+                if len(self._wanted) < FEW_TOPICS <= self._crowd.free:
+                    await asyncio.sleep(GATHER_SECONDS)  # as the claim queue of a real poller does
                 unwanted = [self._unwanted.pop(topic) for topic in list(islice(self._unwanted, BATCH))]
                 await self._release(unwanted)
                 wanted = list(islice(self._wanted, BATCH))
@@ -127,6 +130,11 @@ class Crowd:
             KeyWatch(address, self.keys.owners, self._owner_put, self._owner_deleted),
             KeyWatch(address, self.keys.demands(), self._demand_put, self._demand_deleted),
         )
+
+    @property
+    def free(self) -> int:
+        """The number of topics that have demand and no owner."""
+        return len(self._free)
 
     async def sweep(self) -> None:
         """Claim what others have left free, and release what has lingered, until cancelled."""
