@@ -8,8 +8,7 @@ import time
 
 from bench import table
 from bench.processes import swarm
-from bench.slow import counter
-from bench.stage import SOCKET, WHOLE, Stage, noise, rows, stage, topic_names
+from bench.stage import SOCKET, WHOLE, Stage, counter, noise, rows, stage, topic_names
 
 CHANGES = 4
 SPELLINGS = ("live:bench?n=0", *(f"live:bench?n=0{'0' * zeros}" for zeros in range(1, 9)))

@@ -45,6 +45,9 @@ class Client:
     def fell_behind(self, part: int) -> None:
         """Do nothing, which never happens here."""
 
+    def served(self) -> None:
+        """Do nothing: no message waits for this one."""
+
     def message(self) -> tuple[str, int]:
         """Return the event of the latest message, and the number of rows in it."""
         frame = self.frames[-1]
