@@ -8,8 +8,6 @@ owner is followed or when another snapshot begins is dropped, and the next answe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pollcast.gateway.version import Version
 from pollcast.services.delta import Row
 
@@ -24,9 +22,7 @@ class Assembly:
         self._of: tuple[int, Version] | None = None  # attachment and version; None while no snapshot is being received
         self._next = 0  # number of the next piece
 
-    def take(
-        self, attachment: int, version: Version, number: int, rows: Sequence[Row], more: bool
-    ) -> Sequence[Row] | None:
+    def take(self, attachment: int, version: Version, number: int, rows: list[Row], more: bool) -> list[Row] | None:
         """Take one piece; return the rows of the whole snapshot with its last piece (without `more`), else None.
 
         Raises LookupError when the piece does not continue the one before: attach to the owner again.

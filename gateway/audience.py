@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pollcast.gateway import phoenix
 from pollcast.gateway.backlog import PRESENCE, RESULT
-from pollcast.gateway.cohorts import SLICE_MEMBERS, Cohorts, Subscriber, Traffic
+from pollcast.gateway.cohorts import AT_ONCE_MEMBERS, Cohorts, Subscriber, Traffic
 from pollcast.gateway.history import Entry, History
 from pollcast.gateway.offload import INLINE, Offload
 from pollcast.gateway.outbound_frames import Framed
@@ -51,7 +51,7 @@ class Audience:
         """Start serving the history's present result, beginning with the channels that wait for it."""
         self.serving = True
         waiting, self._waiting = self._waiting, {}
-        at_once = len(waiting) <= SLICE_MEMBERS
+        at_once = len(waiting) <= AT_ONCE_MEMBERS
         for channel, since in waiting.items():
             self._cohorts.join(channel, since, at_once=at_once)
 

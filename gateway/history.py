@@ -23,7 +23,7 @@ from pollcast.gateway.outbound_frames import Body
 from pollcast.gateway.retained import ROW_BYTES
 from pollcast.gateway.version import Version
 from pollcast.services.clock import rfc3339
-from pollcast.services.delta import Delta, Rows, apply_all, diff
+from pollcast.services.delta import Delta, Row, Rows, apply_all, diff, joined, share
 
 LOG_VERSIONS = 128
 """Maximum number of entries in a log."""
@@ -98,44 +98,46 @@ class Result:
     `key` holds the names of the query's key columns and may be empty.
     """
 
-    __slots__ = ("_before", "_body", "_change", "_rows", "key", "polled_at", "version")
+    __slots__ = ("_body", "_link", "_rows", "key", "many", "polled_at", "version")
 
-    def __init__(self, version: Version, polled_at: int, key: Sequence[str], rows: Rows) -> None:
+    def __init__(self, version: Version, polled_at: int, key: Sequence[str], rows: Rows | None) -> None:
         self.version = version
         self.polled_at = polled_at  # microseconds since the Unix epoch
         self.key = key
-        self._rows: Rows | None = rows
-        self._before: Result | None = None  # the result before, until the rows have been made from it by the change
-        self._change: Change | None = None
+        self.many = rows is not None and len(rows) > LARGE_ROWS  # whether it has many rows, or had before some deltas
+        self._rows = rows
+        self._link: tuple[Result, Change] | None = None  # the result before and the change, while there are no rows
         self._body: Body | None = None
 
     def after(self, version: Version, polled_at: int, change: Change) -> Result:
         """Return the result that follows on this one by a change."""
-        result = Result(version, polled_at, self.key, ())
-        result._rows, result._before, result._change = None, self, change
+        result = Result(version, polled_at, self.key, None)
+        result.many = self.many
+        result._link = self, change
         return result
 
     @property
     def rows(self) -> Rows:
-        """The rows with their keys, in the query's order."""
-        if self._rows is None:
+        """The rows with their keys, in the query's order; may be used in any thread."""
+        rows = self._rows
+        if rows is None:
             changes: list[Change] = []
             result = self
-            while result._rows is None:
-                assert result._before is not None
-                assert result._change is not None
-                changes.append(result._change)
-                result = result._before
-            self._rows = apply_all(result._rows, (change.delta for change in reversed(changes)))
-            self._before = self._change = None
-        return self._rows
+            while (rows := result._rows) is None:
+                link = result._link
+                if link is not None:  # otherwise another thread has just made the rows
+                    result = link[0]
+                    changes.append(link[1])
+            rows = self._rows = apply_all(rows, (change.delta for change in reversed(changes)))
+            self.many = len(rows) > LARGE_ROWS
+            self._link = None
+        return rows
 
     @property
     def body(self) -> Body:
         """The JSON of event `snapshot`."""
         if self._body is None:
-            rows = self.rows
-            large = len(rows) > LARGE_ROWS or sum(map(len, map(_text, rows))) > LARGE_BYTES
+            large = self.many or len(self.rows) > LARGE_ROWS or sum(map(len, map(_text, self.rows))) > LARGE_BYTES
             self._body = Body(self._encode, large=large)
         return self._body
 
@@ -149,7 +151,7 @@ class Result:
             *self.version,
             rfc3339(self.polled_at).encode(),
             orjson.dumps(self.key),
-            b",".join([row for _, row in self.rows]),
+            joined([row for _, row in self.rows]),
         )
 
     @property
@@ -165,7 +167,8 @@ class History:
     """The present result of one topic, and its log. Without `key` each change reaches clients as a snapshot.
 
     `present` is None before the first result. Deltas of owners are not applied before the rows are needed, or the
-    deltas that wait for it are many: PENDING_CHANGES, or fewer of a result with many rows or of large deltas.
+    deltas that wait for it are many: PENDING_CHANGES, or fewer of a result with many rows or of large deltas. Then they
+    are `due`.
     """
 
     __slots__ = ("_bytes", "_known_rows", "_log", "_pending", "_pending_bytes", "key", "present")
@@ -183,20 +186,41 @@ class History:
         """The approximate memory of the present result and the log in bytes."""
         return self._bytes + (self.present.size if self.present is not None else 0)
 
-    def take_snapshot(self, version: Version, polled_at: int, rows: Rows) -> Entry | None:
+    def take_snapshot(self, version: Version, polled_at: int, rows: list[Row]) -> Entry | None:
         """Take an owner's whole result; return the step that it makes, None for a first or outdated result.
 
-        `rows` is kept, not copied. A step of a history without a key has an empty delta when the result differs.
+        `rows` is kept, not copied, and equal rows in it become those of the present result. A step of a history without
+        a key has an empty delta when the result differs.
         """
         before = self.present
-        if before is None:
-            self._set_rows(version, polled_at, rows)
+        if before is not None and version <= before.version:
             return None
-        if version <= before.version:
+        found: list[Change | None] = [None]
+        if before is not None:
+            self.compare(rows, found)
+        return self.adopt(version, polled_at, rows, found[-1])
+
+    def compare(self, rows: list[Row], found: list[Change | None]) -> None:
+        """Append the change from the present result to these rows, None when they are equal.
+
+        Rows that are equal become the same objects. May be called in any thread, while nothing else is taken.
+        """
+        assert self.present is not None
+        before = self.present.rows
+        share(before, rows)
+        delta = diff(before, rows) if self.key else _changed(before, rows)
+        found.append(None if delta is None else Change.of(delta))
+
+    def adopt(self, version: Version, polled_at: int, rows: Rows, change: Change | None) -> Entry | None:
+        """Make these rows the present result, to which the change leads; return the step, None for a first or outdated
+        result."""
+        before = self.present
+        if before is not None and version <= before.version:
             return None
-        delta = diff(before.rows, rows) if self.key else _changed(before.rows, rows)
-        self._set_rows(version, polled_at, rows)
-        return self._step(before.version, version, polled_at, None if delta is None else Change.of(delta))
+        self.present = Result(version, polled_at, self.key, rows)
+        self._pending = self._pending_bytes = 0
+        self._known_rows = len(rows)
+        return self._step(before.version, version, polled_at, change) if before is not None else None
 
     def take_delta(self, version: Version, polled_at: int, change: Change) -> Entry | None:
         """Take an owner's delta from its seq - 1; return the step that it makes, None for an outdated delta.
@@ -211,14 +235,22 @@ class History:
         self.present = before.after(version, polled_at, change)
         self._pending += 1
         self._pending_bytes += len(change.text)
-        if (
+        return self._step(before.version, version, polled_at, change)
+
+    @property
+    def due(self) -> bool:
+        """Whether so many deltas wait to be applied that `settle` should be called."""
+        return (
             self._pending >= PENDING_CHANGES
             or self._pending * self._known_rows > PENDING_ROWS
             or self._pending_bytes > LOG_BYTES
-        ):
-            self._known_rows = len(self.present.rows)
+        )
+
+    def settle(self) -> None:
+        """Apply the deltas that wait for it; may be called in any thread."""
+        if self.present is not None:
             self._pending = self._pending_bytes = 0
-        return self._step(before.version, version, polled_at, change)
+            self._known_rows = len(self.present.rows)
 
     def since(self, version: Version) -> list[Entry] | None:
         """Return the steps from `version` to the present result: empty when they are the same result.
@@ -231,11 +263,6 @@ class History:
             if entry.base == version:
                 return [e for e in list(self._log)[i:] if e.change is not None]
         return None
-
-    def _set_rows(self, version: Version, polled_at: int, rows: Rows) -> None:
-        self.present = Result(version, polled_at, self.key, rows)
-        self._pending = self._pending_bytes = 0
-        self._known_rows = len(rows)
 
     def _step(self, base: Version, version: Version, polled_at: int, change: Change | None) -> Entry:
         entry = Entry(base, version, polled_at, change)

@@ -87,7 +87,7 @@ class Hub:
         self.on_touched(topic.canonical)
         live = self.topics.get(topic.canonical)
         if live is None:
-            live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic, self._offload)
+            live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic, self._offload, self._attach_again)
             live.unreached_since = now
             self.on_kept(topic.canonical, True)
             self._demand.want(topic.canonical)
@@ -244,6 +244,13 @@ class Hub:
         if status.state != live.status.state:
             self.on_touched(live.topic.canonical)
         live.take_status(status)
+
+    def _attach_again(self, live: LiveTopic) -> None:
+        """Get the present result of a topic again, because updates had to be dropped."""
+        if live.source is not None:
+            log.info("attaching again", topic=live.topic.canonical, detail="a large result took too long")
+            live.assembly.drop()
+            self.feeds.attach(live.topic.canonical, live.source)
 
     def _detach(self, live: LiveTopic) -> None:
         if live.source is not None:

@@ -11,7 +11,7 @@ client until an owner has sent an update.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from pollcast.gateway.assembly import Assembly
@@ -19,6 +19,7 @@ from pollcast.gateway.audience import Audience
 from pollcast.gateway.change import Change
 from pollcast.gateway.cohorts import Traffic
 from pollcast.gateway.history import Entry, History, Result
+from pollcast.gateway.intake import Intake
 from pollcast.gateway.metrics import DELTA_AGE_SECONDS
 from pollcast.gateway.offload import INLINE, Offload
 from pollcast.gateway.presence_list import PresenceList
@@ -53,12 +54,23 @@ class LiveTopic:
     `source` is the poller that the topic is attached to; it stays the same while etcd shows no owner.
     """
 
-    def __init__(self, topic: Topic, traffic: Traffic, offload: Offload = INLINE) -> None:
+    def __init__(
+        self,
+        topic: Topic,
+        traffic: Traffic,
+        offload: Offload = INLINE,
+        on_gap: Callable[[LiveTopic], None] = lambda live: None,
+    ) -> None:
+        """Create the state of a topic without a result.
+
+        `on_gap` is called when a result that had to wait does not follow on the history: attach to the owner again.
+        """
         self.topic = topic
         self.spellings = Spellings(topic)
         self.delta_age = DELTA_AGE_SECONDS.labels(topic.query.name)
         self.history = History(topic.query.key)
         self.audience = Audience(self.history, traffic, offload)
+        self._intake = Intake(self.history, offload, self._step, lambda: on_gap(self))
         self.followers: set[TopicListener] = set()
         self.presence: PresenceList | None = None  # of a query with presence, while there are clients
         self.status = Status("live", None, now_us())
@@ -85,13 +97,13 @@ class LiveTopic:
         self.fence = epoch
         return True
 
-    def take_snapshot(self, version: Version, polled_at: int, rows: Sequence[Row]) -> None:
-        """Take an owner's whole result and pass the change on."""
-        self._step(self.history.take_snapshot(version, polled_at, rows))
+    def take_snapshot(self, version: Version, polled_at: int, rows: list[Row]) -> None:
+        """Take an owner's whole result and pass the change on, perhaps later."""
+        self._intake.take_snapshot(version, polled_at, rows)
 
     def take_delta(self, version: Version, polled_at: int, change: Change) -> None:
-        """Apply a delta and pass it on. Raises LookupError when it does not follow on the history: attach again."""
-        self._step(self.history.take_delta(version, polled_at, change))
+        """Take a delta and pass it on. Raises LookupError when it does not follow on the history: attach again."""
+        self._intake.take_delta(version, polled_at, change)
 
     def take_status(self, status: Status) -> None:
         """Set the status, and notify every client unless state and reason are the same as before."""
@@ -107,6 +119,7 @@ class LiveTopic:
         The status of that owner is forgotten as well.
         """
         self.audience.serving = False
+        self._intake.drop()
         self.status = Status("live", None, now_us())
 
     def end_followers(self) -> None:

@@ -76,7 +76,7 @@ class Ownership:
         return self._term is not None and all(mirror.healthy for mirror in self._term.mirrors)
 
     async def drain(self) -> None:
-        """Claim nothing more, and hand each owned topic to the next poller in rank, within DRAIN_SECONDS."""
+        """Claim nothing more, and divide the owned topics among the other ready pollers, within DRAIN_SECONDS."""
         if self._term is not None:
             await self._term.drain()
 

@@ -11,6 +11,7 @@ import asyncio
 import functools
 import sys
 from collections.abc import Callable, Container, Iterable
+from typing import Any, cast
 
 from pollcast.poller.placement import Placement, PlacementChanges
 from pollcast.services.coordination.keys import DemandRecord, Foreign, Keys, NodeRecord, OwnerRecord, PinRecord, Record
@@ -182,7 +183,7 @@ def _owner(value: bytes) -> str | None:
 def _invalid_because(kv: Kv, kind: type[Record]) -> str | None:
     if not kv.lease:
         return "hangs on no lease"
-    return _garbled_because(kv.value, kind)
+    return _garbled_because(kv.value, cast(Any, kind))  # a class is hashable
 
 
 @functools.lru_cache(maxsize=4096)

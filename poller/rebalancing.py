@@ -30,6 +30,9 @@ STEPS = 25
 STEP_TOPICS = 20
 """Minimum number of topics to hand over in one step, if the surplus is as large."""
 
+TRIAL_STEPS = 3
+"""Number of first steps of STEP_TOPICS each: a receiver whose catalogue lacks a query shows that meanwhile."""
+
 MAX_STEP_TOPICS = 500
 """Maximum number of topics handed over in one step, to even out loads, and for pins."""
 
@@ -50,6 +53,7 @@ class Rebalancing:
         self._ranking = ranking
         self._latest_step_at: float | None = None  # the latest time of the first step, while it is put off
         self._size = 0  # number of topics in one step; 0 while no topics are moved to even out loads
+        self._steps = 0  # number of steps with moves so far
         self._fruitless = 0  # number of movable topics looked at since one was moved
         self._handed_over: dict[str, tuple[str, float]] = {}  # topic → (receiver, when)
 
@@ -82,11 +86,12 @@ class Rebalancing:
                 self._size = 0
             elif not self._size and is_uneven(self.balance.load, ranking.ready_since):
                 self._size = min(MAX_STEP_TOPICS, max(STEP_TOPICS, -(-sum(amounts.values()) // STEPS)))
-                self._fruitless = 0
+                self._steps = self._fruitless = 0
             settled = ranking.ready_for(SETTLE_SECONDS, now)
             if self._size and (amounts := {poller: n for poller, n in amounts.items() if poller in settled}):
-                looked_at = self._size
-                moves |= self.movable.choose(amounts, self._size, self.balance.can_take)
+                looked_at = self._size if self._steps >= TRIAL_STEPS else STEP_TOPICS
+                moves |= self.movable.choose(amounts, looked_at, self.balance.can_take)
+                self._steps += bool(moves)
         self._fruitless = 0 if moves else self._fruitless + looked_at
         if not moves and self._fruitless >= len(self.movable):
             self._size = 0

@@ -3,7 +3,7 @@
 A poller starts without a database (its topics are stale until the database can be reached) and without etcd (it owns no
 topics until it has read the cluster). It is ready after the first sync with etcd. When it loses its session it loses
 its topics, and claims topics again under the next session. SIGTERM drains it: it claims nothing more, hands its topics
-to the next pollers in rank, revokes its lease, so that no key is left, and ends its streams. When it dies without
+to the other pollers, revokes its lease, so that no key is left, and ends its streams. When it dies without
 draining, other pollers take over once its keys are gone.
 """
 

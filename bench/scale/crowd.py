@@ -8,14 +8,15 @@ what real ones hand over to them.
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import zlib
 from collections import deque
 from itertools import islice
 from typing import NoReturn
 
 from bench.scale.nodes import KeyWatch, Place
 from bench.scale.served_topics import Served
-from pollcast.poller.ranking import bucket, weights
+from pollcast.poller.claim_queue import FEW_TOPICS, GATHER_SECONDS
+from pollcast.poller.ranking import bucket, rank
 from pollcast.services import clock
 from pollcast.services.coordination import claims
 from pollcast.services.coordination.claims import Claim
@@ -86,6 +87,8 @@ class LightPoller:
             await self._wake.wait()
             self._wake.clear()
             while self._wanted or self._unwanted:
+                if len(self._wanted) < FEW_TOPICS <= self._crowd.free:
+                    await asyncio.sleep(GATHER_SECONDS)  # as the claim queue of a real poller does
                 unwanted = [self._unwanted.pop(topic) for topic in list(islice(self._unwanted, BATCH))]
                 await self._release(unwanted)
                 wanted = list(islice(self._wanted, BATCH))
@@ -96,16 +99,12 @@ class LightPoller:
     async def _claim(self, session: Session, batch: list[str]) -> None:
         if batch:
             record = OwnerRecord(self.name, self._address, clock.now_rfc3339())
-            found = await claims.claim(self._crowd.etcd, self._crowd.keys, session, record, batch)
-            for claim in filter(None, found.values()):
-                self._crowd.owners.setdefault(claim.topic, claim.lease)
-                self.gained(claim)
+            # The watch of the owners shows what was claimed, in the order of the other changes.
+            await claims.claim(self._crowd.etcd, self._crowd.keys, session, record, batch)
 
     async def _release(self, batch: list[Claim]) -> None:
         if batch:
-            found = await claims.release(self._crowd.etcd, self._crowd.keys, batch)
-            for topic in [topic for topic, gone in found.items() if gone]:
-                self.lost(topic)
+            await claims.release(self._crowd.etcd, self._crowd.keys, batch)
 
 
 class Crowd:
@@ -118,9 +117,10 @@ class Crowd:
         self.pollers: dict[str, LightPoller] = {}
         self.leases: dict[int, LightPoller] = {}
         self.owners: dict[str, int] = {}
-        self.first: dict[str, str] = {}
+        self._first: dict[int, str] = {}  # bucket → the ready poller that ranks first
         self._demand: dict[str, set[str]] = {}  # topic → keys
         self._free: dict[str, float] = {}
+        self._planned: dict[str, LightPoller] = {}  # free topic → the poller of this process that is to claim it
         self._ended: deque[tuple[float, str]] = deque()
         self._ready: dict[str, str] = {}  # key → name
         self._share = share
@@ -131,6 +131,11 @@ class Crowd:
             KeyWatch(address, self.keys.demands(), self._demand_put, self._demand_deleted),
         )
 
+    @property
+    def free(self) -> int:
+        """The number of topics that have demand and no owner."""
+        return len(self._free)
+
     async def sweep(self) -> None:
         """Claim what others have left free, and release what has lingered, until cancelled."""
         number, processes = self._share
@@ -139,35 +144,33 @@ class Crowd:
             await asyncio.sleep(SWEEP_SECONDS)
             while self._ended and self._ended[0][0] <= now():
                 topic = self._ended.popleft()[1]
-                if (
-                    topic not in self._demand
-                    and topic in self.owners
-                    and (poller := self.leases.get(self.owners[topic]))
-                ):
-                    poller.give_up(topic)
+                holder = self.leases.get(self.owners.get(topic, 0))
+                if topic not in self._demand and holder is not None:
+                    holder.give_up(topic)
+            pollers = list(self.pollers.values())
             for topic in [topic for topic, since in self._free.items() if since < now() - CLAIM_SECONDS]:
                 self._free[topic] = now()
-                if any(poller.wants(topic) for poller in self.pollers.values()):
-                    continue
-                dice = int.from_bytes(hashlib.blake2b(topic.encode(), digest_size=4).digest())
-                if self.pollers and dice % processes == number:
-                    list(self.pollers.values())[dice // processes % len(self.pollers)].want(topic)
+                dice = zlib.crc32(topic.encode())
+                planned = self._planned.get(topic)
+                if dice % processes == number and (planned is None or not planned.wants(topic)):
+                    self._want(pollers[dice // processes % len(pollers)], topic)
 
-    def prepare(self, names: list[str], pollers: list[str]) -> None:
-        """Note who ranks first for each topic among these pollers. For 100,000 topics and 100 pollers it takes 10 s."""
-        self.first = {name: _first(name, pollers) for name in names}
+    def _want(self, poller: LightPoller, topic: str) -> None:
+        self._planned[topic] = poller
+        poller.want(topic)
 
     def _plan(self, topic: str) -> None:
         self._free[topic] = asyncio.get_running_loop().time()
-        first = self.first.get(topic, "")
-        ready = self._ready.values()
-        if first not in ready:
-            first = _first(topic, list(ready)) if ready else ""
+        at = bucket(topic)
+        first = self._first.get(at)
+        if first is None:
+            first = self._first[at] = next(iter(rank(topic, self._ready.values())), "")
         if first in self.pollers:
-            self.pollers[first].want(topic)
+            self._want(self.pollers[first], topic)
 
     def _node_put(self, key: str, value: bytes, _lease: int, _revision: int) -> None:
         record = NodeRecord.decode(value)
+        self._first.clear()
         if record.state == "ready":
             self._ready[key] = record.node
         else:
@@ -175,6 +178,7 @@ class Crowd:
 
     def _node_deleted(self, key: str) -> None:
         self._ready.pop(key, None)
+        self._first.clear()
 
     def _demand_put(self, key: str, _value: bytes, _lease: int, _revision: int) -> None:
         topic = self.keys.demanded(key)
@@ -190,6 +194,7 @@ class Crowd:
         if not keys:
             self._demand.pop(topic, None)
             self._free.pop(topic, None)
+            self._planned.pop(topic, None)
             self._ended.append((asyncio.get_running_loop().time() + LINGER_SECONDS, topic))
 
     def _owner_put(self, key: str, _value: bytes, lease: int, revision: int) -> None:
@@ -197,6 +202,7 @@ class Crowd:
         before = self.leases.get(self.owners.get(topic, 0))
         self.owners[topic] = lease
         self._free.pop(topic, None)
+        self._planned.pop(topic, None)
         if before is not None and before.lease != lease:
             before.lost(topic)
         if poller := self.leases.get(lease):
@@ -210,9 +216,3 @@ class Crowd:
             poller.lost(topic)
         if topic in self._demand:
             self._plan(topic)
-
-
-def _first(topic: str, pollers: list[str]) -> str:
-    """Return the poller that ranks first (poller/ranking.py)."""
-    at = bucket(topic)
-    return max(pollers, key=lambda poller: (weights(poller)[at], poller))

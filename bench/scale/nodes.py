@@ -38,7 +38,7 @@ OPTIONS = [("grpc.max_receive_message_length", 256 * 1024 * 1024)]
 
 @dataclass(frozen=True)
 class Place:
-    """The surroundings of simulated nodes: the addresses of etcd, the namespace, and the time to live of their leases."""
+    """The surroundings of simulated nodes: the addresses of etcd, the namespace, and their leases' time to live."""
 
     etcd: tuple[str, ...]
     namespace: str

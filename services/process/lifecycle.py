@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
@@ -25,6 +26,9 @@ log = logs.get_logger("lifecycle")
 
 DUPLICATE_SECONDS = 1.0
 """Time after the first signal within which another one counts as its duplicate."""
+
+SWITCH_SECONDS = 0.001
+"""Time after which a thread that computes hands the interpreter to the event loop's, in seconds."""
 
 Run = Callable[[asyncio.Event], Awaitable[None]]
 """A service: it serves until the event is set, then drains and returns."""
@@ -56,6 +60,7 @@ def main(run: Run) -> NoReturn:
 
     The soft limit of open files is raised to the hard one first (docs/reference/commands.md#open-files).
     """
+    sys.setswitchinterval(SWITCH_SECONDS)
     descriptors.raise_limit()
     for variable in unknown_variables():
         log.warning("no such setting", variable=variable)

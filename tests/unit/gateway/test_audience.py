@@ -57,6 +57,9 @@ class Client:
         """Remember to catch up."""
         self.behind |= part
 
+    def served(self) -> None:
+        """Do nothing."""
+
     def drain(self, audience: Audience, status: Status) -> None:
         """Read everything, and catch up with what it missed."""
         self.blocked = False
@@ -234,6 +237,8 @@ def limits(*, large: bool) -> Iterator[None]:
             patch.setattr("pollcast.gateway.history.LARGE_ROWS", -1)
             patch.setattr("pollcast.gateway.history.LARGE_BYTES", 0)
             patch.setattr("pollcast.gateway.outbound_frames.COPIED_BYTES", 0)
+            patch.setattr("pollcast.gateway.cohorts.AT_ONCE_MEMBERS", 2)
+            patch.setattr("pollcast.gateway.audience.AT_ONCE_MEMBERS", 2)
             patch.setattr("pollcast.gateway.cohorts.SLICE_MEMBERS", 2)
         yield
 

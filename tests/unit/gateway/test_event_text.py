@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.gateway.audience import Traffic
+from pollcast.gateway.cohorts import Traffic
 from pollcast.gateway.event_text import EventTexts, encoded
 from pollcast.gateway.follower import Position, due
 from pollcast.gateway.status import State, Status

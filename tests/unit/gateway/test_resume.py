@@ -78,7 +78,7 @@ async def test_clients_that_resume_together_share_encoded_messages(gateway: InPr
         for client in (first, *clients):
             await client.close()
         await eventually(lambda: not audience.channels)
-        assert not audience._ready
+        assert not audience._cohorts._catch_ups._ready
 
 
 async def test_a_follower_resumes_like_a_channel(tmp_path: Path) -> None:
