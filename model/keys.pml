@@ -44,7 +44,10 @@ hidden byte k;
 #define PART_OF(k) (part[k] -> value[k] : 2)
 #define REJECTED   (part[0] && value[0] && bad)
 
-inline clear_part() { part[0] = false; part[1] = false; answer = idle; if :: ATTEMPTING -> skip :: else -> plain = false fi }
+inline clear_part() {
+    part[0] = false; part[1] = false; answer = idle;
+    if :: ATTEMPTING -> skip :: else -> plain = false fi
+}
 
 inline finish(key) { batch[key] = false; value[key] = false }
 

@@ -1,11 +1,11 @@
-/* A mirror of two keys, as implemented by services/coordination/{watches,mirror,history}.py: watches that resume, and an
- * etcd that is restored from a snapshot.
+/* A mirror of two keys, as implemented by services/coordination/{watches,mirror,history}.py: watches that resume, and
+ * an etcd that is restored from a snapshot.
  *
- * One process, one etcd. Others write CHANGES times: key 0 (an owner key, whose revision is an epoch), key 1, or both in
- * one transaction. Each fault costs one of FAULTS: the stream of watches breaks, or etcd compacts everything. A snapshot is saved at any moment, and etcd may be restored from it once: revisions go back, the
- * cluster's id stays, and others may write on before the process is back. Each write has a number of its own, so two
- * writes are the same only when the snapshot has both. `make model` checks this model. docs/design/model.md describes
- * what is left out.
+ * One process, one etcd. Others write CHANGES times: key 0 (an owner key, whose revision is an epoch), key 1, or both
+ * in one transaction. Each fault costs one of FAULTS: the stream of watches breaks, or etcd compacts everything. A
+ * snapshot is saved at any moment, and etcd may be restored from it once: revisions go back, the cluster's id stays,
+ * and others may write on before the process is back. Each write has a number of its own, so two writes are the same
+ * only when the snapshot has both. `make model` checks this model. docs/design/model.md describes what is left out.
  */
 
 #ifndef FAULTS
@@ -221,7 +221,8 @@ end:
         k = 0;
         revision = saved_revision; id[0] = saved_id[0]; id[1] = saved_id[1]; epoch = saved_epoch;
         if :: compacted > revision -> compacted = revision :: else fi;
-        restored = true; unnoticed = (known != 0); saved = false; saved_revision = 0; saved_id[0] = 0; saved_id[1] = 0; saved_epoch = 0;
+        restored = true; unnoticed = (known != 0); saved = false;
+        saved_revision = 0; saved_id[0] = 0; saved_id[1] = 0; saved_epoch = 0;
         printf("etcd is killed and restored from the snapshot: revision %d, keys %d %d\n", revision, id[0], id[1]) }
 #endif
     od
