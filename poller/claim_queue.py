@@ -7,7 +7,7 @@ seconds on any one clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from pollcast.poller.ranking import Ranking
 from pollcast.poller.timetable import Timetable
@@ -31,8 +31,8 @@ class ClaimQueue:
     def __contains__(self, topic: str) -> bool:
         return topic in self._at
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._at)
+    def __len__(self) -> int:
+        return len(self._at)
 
     def plan(self, topic: str, now: float, delay: float) -> None:
         """Plan to claim the topic, which was found free `now`, after `delay` seconds."""
