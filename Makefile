@@ -71,7 +71,7 @@ check: install proto-check
 bench: install
 	$(BIN)/python -m bench $(ARGS)
 
-# Check the models of ownership and demand exhaustively with spin (docs/design/model.md). MODEL=--long takes minutes.
+# Check the models of coordination exhaustively with spin (docs/design/model.md). MODEL=--long takes minutes.
 model:
 	@$(PYTHON) model/check.py $(MODEL)
 

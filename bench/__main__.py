@@ -26,6 +26,7 @@ ALL = (
     "polling",
     "takeover",
     "presence",
+    "workers",
     "scale",
 )
 

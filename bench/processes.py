@@ -39,6 +39,12 @@ class Process:
         return float(times.user + times.system)
 
     @property
+    def cpu_of_workers(self) -> list[float]:
+        """The CPU time of each child process that runs now, in seconds."""
+        times = [child.cpu_times() for child in self._seen.children(recursive=True)]
+        return [float(each.user + each.system) for each in times]
+
+    @property
     def rss(self) -> int:
         """The resident memory, in bytes."""
         return int(self._seen.memory_info().rss)

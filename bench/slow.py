@@ -6,11 +6,10 @@ These clients do not read, on a topic that sends a snapshot of 100 KB with each 
 from __future__ import annotations
 
 import asyncio
-import http.client
 
 from bench import stuck, table
 from bench.processes import swarm
-from bench.stage import SOCKET, WHOLE, noise, stage
+from bench.stage import SOCKET, WHOLE, counter, noise, stage
 
 SLOW = 100
 QUICK = 100
@@ -54,14 +53,3 @@ async def run() -> None:
         f"Sockets that fell behind: {fell:.0f}. Each of those that read again received {caught_up:.1f} of {CHANGES} "
         f"snapshots, most from the kernel's buffers. Closed with 1013 after {STUCK_SECONDS:.0f} s: {closed:.0f}."
     )
-
-
-def counter(port: int, name: str) -> float:
-    """Return the current value of a metric of the gateway, summed over its labels."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
-    try:
-        connection.request("GET", "/metrics")
-        lines = connection.getresponse().read().decode().splitlines()
-    finally:
-        connection.close()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))

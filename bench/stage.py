@@ -181,6 +181,17 @@ async def stage(
                         feed.close()
 
 
+def counter(port: int, name: str) -> float:
+    """Return the current value of a metric of the gateway, summed over its labels."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
+    try:
+        connection.request("GET", "/metrics")
+        lines = connection.getresponse().read().decode().splitlines()
+    finally:
+        connection.close()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
 async def _until_ready(port: int) -> None:
     """Wait until the gateway on this port is ready; raises TimeoutError after START_SECONDS."""
     async with asyncio.timeout(START_SECONDS):

@@ -27,7 +27,11 @@ async def run() -> None:
         ("a change of 1 KB to 10,000 clients", _many_clients),
     ):
         lines.append((name, *await measure()))
-    table.show("Stops of a gateway's loop, in ms", ("meanwhile", "longest", "of its own work", "a small topic, p50", "worst"), lines)
+    table.show(
+        "Stops of a gateway's loop, in ms",
+        ("meanwhile", "longest", "of its own work", "a small topic, p50", "worst"),
+        lines,
+    )
 
 
 async def _beside(on: Stage, small: str, change: asyncio.Task[None] | None = None) -> list[float]:

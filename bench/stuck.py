@@ -1,8 +1,9 @@
 """Memory that sockets hold which do not read, or read by fits and starts, by the pattern of what they ask for.
 
 Every pattern has a gateway of its own. A reader that takes everything has joined all topics before, so that their
-results are in the gateway's memory already. What is added by STUCK peers is theirs: at most one message and 64 KiB
-each (docs/reference/guarantees.md#bounded-memory), and 3 KiB for the connection.
+results are in the gateway's memory already, and the results have changed for as long as they do afterwards. What is
+added to the peak by STUCK peers is theirs: at most one message and 64 KiB each
+(docs/reference/guarantees.md#bounded-memory), and 3 KiB for the connection.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 import orjson
 
 from bench import table
-from bench.stage import SOCKET, WHOLE, Stage, noise, stage
+from bench.stage import SOCKET, WHOLE, Stage, counter, noise, stage
 from bench.swarm import handshake, masked
 
 STUCK = 20
@@ -119,13 +120,15 @@ async def run() -> None:
     """Print the memory that a stuck peer adds to a gateway, for each of PATTERNS."""
     lines = []
     for pattern in PATTERNS:
-        most, size = await measure(pattern)
-        lines.append((pattern.name, most / 1024, (size + 64 * 1024) / 1024))
-    table.show(f"Memory: KiB of a gateway's RSS per stuck peer ({STUCK} of them)", ("pattern", "most", "bound"), lines)
+        most, waiting, size = await measure(pattern)
+        lines.append((pattern.name, most / 1024, waiting / 1024, (size + 64 * 1024) / 1024))
+    head = ("pattern", "RSS", "waiting for a socket", "bound")
+    table.show(f"Memory: KiB of a gateway per stuck peer ({STUCK} of them), at most", head, lines)
 
 
-async def measure(pattern: Pattern) -> tuple[float, int]:
-    """Return the largest growth of the gateway's RSS in bytes per peer, and the size of the largest message."""
+async def measure(pattern: Pattern) -> tuple[float, float, int]:
+    """Return the growth of the peak of the gateway's RSS and the most bytes that wait for sockets, per peer, and the
+    size of the largest message, all in bytes."""
     dice = random.Random(1)
     async with contextlib.AsyncExitStack() as open_peers:
         on = await open_peers.enter_async_context(stage(pattern.topics, noise(pattern.size)))
@@ -137,15 +140,26 @@ async def measure(pattern: Pattern) -> tuple[float, int]:
             await _round(on, replace(pattern, share=1.0), [], dice)
             async with reader(on.port, joins(pattern.topics)):  # which makes the gateway frame every snapshot
                 await asyncio.sleep(1.0)
-        before = on.gateway.rss
+        before, _ = await _peak(on, pattern, [], dice)
         stuck = [
             await open_peers.enter_async_context(peer(on.port, pattern.request(number))) for number in range(STUCK)
         ]
-        most = 0
-        for _ in range(ROUNDS):
-            await _round(on, pattern, stuck, dice)
-            most = max(most, on.gateway.rss - before)
-    return most / STUCK, max(pattern.size, MEMBERS * 1000 if pattern.prepare is not None else 0)
+        after, waiting = await _peak(on, pattern, stuck, dice)
+    return (
+        max(0, after - before) / STUCK,
+        waiting / STUCK,
+        max(pattern.size, MEMBERS * 1000 if pattern.prepare is not None else 0),
+    )
+
+
+async def _peak(on: Stage, pattern: Pattern, peers: list[socket.socket], dice: random.Random) -> tuple[int, float]:
+    """Return the largest RSS of the gateway in ROUNDS rounds, and the most bytes that wait for its sockets."""
+    rss, waiting = 0, 0.0
+    for _ in range(ROUNDS):
+        await _round(on, pattern, peers, dice)
+        rss = max(rss, on.gateway.rss)
+        waiting = max(waiting, counter(on.port, "pollcast_gateway_waiting_bytes"))
+    return rss, waiting
 
 
 async def _round(on: Stage, pattern: Pattern, peers: list[socket.socket], dice: random.Random) -> None:

@@ -9,7 +9,7 @@ etcd.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -22,7 +22,7 @@ from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Identity
 from pollcast.gateway.join_payload import JoinPayload
 from pollcast.gateway.limits import Bucket, Limits
-from pollcast.gateway.outbound_frames import frame
+from pollcast.gateway.outbound_frames import Framed, frame
 from pollcast.gateway.phoenix import Malformed, Message, Ref
 from pollcast.gateway.presence_request import PresenceRequest
 from pollcast.gateway.roster import Member
@@ -89,16 +89,20 @@ class Channel:
         self.behind = 0
         self.member: Member | None = None
 
-    def write_presence(self, frames: bytes) -> None:
-        """Write the presence list as ready frames, or record that the channel lacks it."""
+    def write_presence(self, messages: Sequence[Framed]) -> None:
+        """Write the messages of the presence list, or record that the channel lacks it."""
         if self.wire.blocked:
             self.fell_behind(PRESENCE)
         else:
-            self.wire.write(frames)
+            self.wire.write(b"".join([message.ready(self.wire.deflates) for message in messages]))
 
     def fell_behind(self, part: int) -> None:
         """Record that the channel lacks a part of its state (gateway/backlog.py), because its socket is congested."""
         self.socket.fell_behind(self, part)
+
+    def served(self) -> None:
+        """Let the socket go on to bring its channels up to date, if it waited for this one."""
+        self.socket.served(self)
 
     def catch_up(self, part: int) -> None:
         """Send the channel a part of its present state."""
@@ -115,7 +119,17 @@ class Socket:
     `pollcast.gateway.sockets`.
     """
 
-    __slots__ = ("_backlog", "_bucket", "_context", "channels", "identity", "last_heard", "patience", "wire")
+    __slots__ = (
+        "_awaited",
+        "_backlog",
+        "_bucket",
+        "_context",
+        "channels",
+        "identity",
+        "last_heard",
+        "patience",
+        "wire",
+    )
 
     def __init__(self, wire: Wire, identity: Identity, context: SocketContext) -> None:
         self.wire = wire
@@ -125,6 +139,7 @@ class Socket:
         self.patience: Patience | None = None
         self._context = context
         self._bucket: Bucket | None = None
+        self._awaited: Channel | None = None  # while its message is made outside the event loop: the one caught up last
         self._backlog: Backlog[Channel] | None = None  # None while no channel is behind
 
     # --- calls by the wire ------------------------------------------------------------------------------------
@@ -158,6 +173,7 @@ class Socket:
         """Begin to bring the channels that missed a message up to date."""
         self.patience = None
         self.last_heard = self._context.now()  # its silence proves nothing: the gateway did not read from it
+        self._awaited = None
         self._catch_up()
 
     def closed(self) -> None:
@@ -175,19 +191,32 @@ class Socket:
             self._backlog = Backlog()
             self._context.counts.slow += 1
         self._backlog.add(channel, part)
+        self.served(channel)
+
+    def served(self, channel: Channel) -> None:
+        """Go on to bring channels up to date when the one that was waited for has its message, or is gone."""
+        if channel is self._awaited:
+            self._awaited = None
+            if self._backlog is not None:
+                self.wire.turns.later(self._catch_up)
 
     def _catch_up(self) -> None:
-        """Send what channels lack, one message at a time, until the socket is congested or this turn's time is over."""
+        """Send what channels lack, one message at a time, until the socket is congested or this turn's time is over.
+
+        A large message is made outside the event loop: the next one waits for it.
+        """
         turns = self.wire.turns
         with self.wire.outbox:
-            while (backlog := self._backlog) is not None and not self.wire.blocked:
+            while (backlog := self._backlog) is not None and not self.wire.blocked and self._awaited is None:
                 started = time.perf_counter()
                 channel, part = backlog.pop()
                 channel.catch_up(part)
                 if not backlog:
                     self._backlog = None
                 turns.spend(time.perf_counter() - started)
-                if self._backlog is not None and not turns.open:
+                if channel.cohort is not None and channel.cohort.waits:
+                    self._awaited = channel
+                elif self._backlog is not None and not turns.open:
                     turns.later(self._catch_up)
                     break
 
@@ -307,6 +336,7 @@ class Socket:
             self._backlog.discard(channel)
             if not self._backlog:
                 self._backlog = None
+        self.served(channel)
         if channel.live.presence is not None:
             (channel.live.presence.depart if broken else channel.live.presence.leave)(channel)
         channel.live.audience.leave(channel)

@@ -72,6 +72,9 @@ class Subscriber(Protocol):
         `Audience.catch_up` sends the part RESULT.
         """
 
+    def served(self) -> None:
+        """Notice that a message for which it waited in the queue is written."""
+
 
 class Traffic:
     """Counters of the messages and bytes pushed to channels since the gateway started."""
@@ -112,6 +115,11 @@ class Cohort:
         self.state = State.IDLE
         self.due: CatchUp | None = None
         self.resumes = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether its members wait for a message in the queue."""
+        return self.state is not State.IDLE
 
 
 Group = tuple[bytes, bool, bool]
@@ -233,7 +241,10 @@ class Cohorts:
         for _ in range(min(SLICE_MEMBERS, len(members))):
             channel = members.popleft()
             if channel.cohort is cohort:  # otherwise it has left meanwhile
-                room -= min(self._write(channel, catch_up)[1], SLICE_BYTES)
+                whole, written = self._write(channel, catch_up)
+                if whole:
+                    channel.served()
+                room -= min(written, SLICE_BYTES)
                 if room <= 0:
                     break
         if members:

@@ -75,6 +75,12 @@ class GatewayGauges:
             "Sockets whose write buffer is full because the client does not read.",
             congested,
         )
+        waiting = sum(socket.wire.waiting for socket in self._sockets)
+        yield _gauge(
+            "pollcast_gateway_waiting_bytes",
+            "Bytes that wait in this process for sockets that read slowly; a message is counted for each of them.",
+            waiting,
+        )
         yield _counter("pollcast_gateway_slow_readers", "Number of times that a socket fell behind.", counts.slow)
         yield _counter(
             "pollcast_gateway_stuck_sockets", "Sockets closed because the client took nothing.", counts.stuck

@@ -23,7 +23,7 @@ from pollcast.gateway.outbound_frames import Body
 from pollcast.gateway.retained import ROW_BYTES
 from pollcast.gateway.version import Version
 from pollcast.services.clock import rfc3339
-from pollcast.services.delta import Delta, Row, Rows, apply_all, diff, share
+from pollcast.services.delta import Delta, Row, Rows, apply_all, diff, joined, share
 
 LOG_VERSIONS = 128
 """Maximum number of entries in a log."""
@@ -151,7 +151,7 @@ class Result:
             *self.version,
             rfc3339(self.polled_at).encode(),
             orjson.dumps(self.key),
-            b",".join([row for _, row in self.rows]),
+            joined([row for _, row in self.rows]),
         )
 
     @property

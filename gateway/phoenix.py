@@ -58,7 +58,12 @@ def decode(text: bytes | bytearray | memoryview) -> Message:
 
 def encode(join_ref: Ref, ref: Ref, topic: bytes, event: bytes, payload: bytes) -> bytes:
     """Return a message as text. `topic` is a JSON string (see `quote`), `event` a plain word, `payload` JSON."""
-    return b'[%b,%b,%b,"%b",%b]' % (_json(join_ref), _json(ref), topic, event, payload)
+    return b"%b%b]" % (head(join_ref, ref, topic, event), payload)
+
+
+def head(join_ref: Ref, ref: Ref, topic: bytes, event: bytes) -> bytes:
+    """Return the beginning of a message, which its payload and a closing bracket follow."""
+    return b'[%b,%b,%b,"%b",' % (_json(join_ref), _json(ref), topic, event)
 
 
 def push(topic: bytes, event: bytes, payload: bytes) -> bytes:

@@ -1,6 +1,8 @@
 """The presence list of one topic on one gateway, and its followers (docs/reference/channels.md#presence).
 
-Changes are gathered for WINDOW_SECONDS and sent as one `presence_diff`, which is encoded once.
+Changes are gathered for a window (`window_seconds`) and sent as one `presence_diff`, which is encoded once. The window
+grows with the number of clients, so that presence costs a tenth of a core at most, whatever the churn. The list that
+joining clients get is encoded and compressed once per announcement.
 
 A member whose socket closes without leaving stays for HOLD_SECONDS, in etcd too, and goes at once when its key joins
 again on any gateway. A client sees both changes in one diff or, from another gateway, the new member first, so that
@@ -8,21 +10,21 @@ phoenix.js never sees the key go. A member that leaves its channel is gone at on
 that dies, when its lease does.
 
 Of more than MAX_SHOWN members, that many are listed. The event `presence_capped` `{"shown":1000,"total":2345}` reports
-it after `presence_state` and whenever the number changes, at most once a second; `shown` equals `total` once all are
-listed again. A client that does not know the event (phoenix.js does not) ignores it.
+it after `presence_state` and whenever the number changes, at most once a second and a window; `shown` equals `total`
+once all are listed again. A client that does not know the event (phoenix.js does not) ignores it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import orjson
 
 from pollcast.gateway import phoenix
 from pollcast.gateway.audience import Audience
-from pollcast.gateway.outbound_frames import frame
+from pollcast.gateway.outbound_frames import Body, Framed
 from pollcast.gateway.phoenix import Ref
 from pollcast.gateway.presence_keys import MemberId
 from pollcast.gateway.presence_request import PresenceRequest, check_key, check_meta
@@ -34,7 +36,13 @@ from pollcast.services.coordination.operations import Kv
 from pollcast.services.errors import InvalidPayload
 
 WINDOW_SECONDS = 0.1
-"""Time for which changes are gathered, in seconds; it bounds the diffs to ten a second."""
+"""Minimum time for which changes are gathered, in seconds; it bounds the diffs to ten a second."""
+
+CLIENT_SECONDS = 250e-6
+"""Time by which each client makes the window longer, in seconds.
+
+A message costs about 10 µs of CPU per client, and a window has at most two: the diff and `presence_capped`.
+"""
 
 HOLD_SECONDS = 2.0
 """Time for which a member stays listed after its socket closed, in seconds."""
@@ -46,7 +54,7 @@ Nothing of a topic may be left in etcd a second after its end (docs/reference/gu
 """
 
 CAPPED_SECONDS = 1.0
-"""Minimum time between two `presence_capped` events of a topic, in seconds."""
+"""Minimum time between two `presence_capped` events of a topic, in seconds; a longer window counts instead."""
 
 
 class PresenceChannel(Protocol):
@@ -56,8 +64,13 @@ class PresenceChannel(Protocol):
     spelling: bytes
     member: Member | None
 
-    def write_presence(self, frames: bytes) -> None:
-        """Write the whole list as ready frames, or have `send_state` called once the socket has drained."""
+    def write_presence(self, messages: Sequence[Framed]) -> None:
+        """Write the messages of the whole list, or have `send_state` called once the socket has drained."""
+
+
+def window_seconds(clients: int) -> float:
+    """Return the time for which the changes of a list with so many clients on this gateway are gathered, in seconds."""
+    return max(WINDOW_SECONDS, clients * CLIENT_SECONDS)
 
 
 class PresenceStore(Protocol):
@@ -108,7 +121,7 @@ class PresenceList:
         self.watches: set[PresenceWatch] = set()
         self._audience: Audience | None = None
         self._host = host
-        self._state: tuple[Shown, bytes] = ({}, b"{}")
+        self._state: tuple[Shown, Body] = ({}, Body(lambda: b"{}"))
         self._flush_at: float | None = None
         self._expire_at: float | None = None
         self._capped = CappedCount()
@@ -169,11 +182,12 @@ class PresenceList:
         """Send the list as it was announced last; the next diff continues from there."""
         announced = self.roster.announced
         if self._state[0] is not announced:
-            self._state = (announced, state_payload(announced.values()))
-        frames = frame(phoenix.encode(channel.join_ref, None, channel.spelling, b"presence_state", self._state[1]))
+            self._state = (announced, Body(lambda: state_payload(announced.values())))
+        head = phoenix.head(channel.join_ref, None, channel.spelling, b"presence_state")
+        messages = [Framed(head, self._state[1], b"]")]
         if self._capped.total is not None:
-            frames += frame(phoenix.push(channel.spelling, b"presence_capped", self._capped_payload()))
-        channel.write_presence(frames)
+            messages.append(Framed(phoenix.push(channel.spelling, b"presence_capped", self._capped_payload())))
+        channel.write_presence(messages)
 
     def unwatch(self, watch: PresenceWatch) -> None:
         """Remove a watch."""
@@ -239,7 +253,7 @@ class PresenceList:
 
     def _expect_flush(self) -> None:
         if self._flush_at is None:
-            self._flush_at = self._host.now() + WINDOW_SECONDS
+            self._flush_at = self._host.now() + self._window()
             self._host.schedule(self, self._flush_at)
 
     def _expect_expiry(self, now: float) -> None:
@@ -258,12 +272,17 @@ class PresenceList:
 
     def _announce_capped(self, now: float) -> None:
         total = self.roster.more_than_shown()
-        if self._capped.update(total, now, lambda when: self._host.schedule(self, when)) and self._audience is not None:
+        least = max(CAPPED_SECONDS, self._window())
+        due = self._capped.update(total, now, least, lambda when: self._host.schedule(self, when))
+        if due and self._audience is not None:
             self._audience.broadcast_presence(b"presence_capped", self._capped_payload())
 
     def _capped_payload(self) -> bytes:
         shown = len(self.roster.announced)
         return orjson.dumps({"shown": shown, "total": shown if self._capped.total is None else self._capped.total})
+
+    def _window(self) -> float:
+        return window_seconds(len(self._audience.channels) if self._audience is not None else 0)
 
     def _hold_seconds(self) -> float:
         clients = len(self._audience.channels) if self._audience is not None else 0
@@ -288,8 +307,8 @@ class CappedCount:
         self._next_at = 0.0  # the earliest time of the next announcement
         self._scheduled = False  # whether a tick is scheduled for that time
 
-    def update(self, total: int | None, now: float, schedule: Callable[[float], None]) -> bool:
-        """Return whether a changed number should be announced now.
+    def update(self, total: int | None, now: float, least: float, schedule: Callable[[float], None]) -> bool:
+        """Return whether a changed number should be announced now, at least `least` seconds before the next one.
 
         When it is too early for that, schedule a tick for the earliest time instead.
         """
@@ -300,7 +319,7 @@ class CappedCount:
                 self._scheduled = True
                 schedule(self._next_at)
             return False
-        self.total, self._next_at, self._scheduled = total, now + CAPPED_SECONDS, False
+        self.total, self._next_at, self._scheduled = total, now + least, False
         return True
 
 

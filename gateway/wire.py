@@ -185,6 +185,11 @@ class Wire(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
+    @property
+    def waiting(self) -> int:
+        """The bytes that the kernel has not taken, as far as they left the outbox."""
+        return 0 if self.transport is None else self.transport.get_write_buffer_size()
+
     def taken(self) -> int:
         """Return a number that changes whenever the client takes bytes (`pollcast.services.serving.progress`)."""
         return 0 if self.transport is None else bytes_taken(self.transport)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from operator import itemgetter
+from collections.abc import Iterable, Iterator, Sequence
+from operator import eq, itemgetter
 from typing import Any
 
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.services.catalogue.catalog import Query
-from pollcast.services.delta import Delta, Row, diff
+from pollcast.services.delta import STEP_ROWS, Delta, Row, diff
 from pollcast.services.errors import PollFailed
 from pollcast.services.row_keys import with_canonical_keys
 
@@ -28,6 +28,9 @@ MAX_PARSED_BYTES = 16 * 1024
 
 LARGE_ROWS = 4096
 """Number of new rows from which an answer is checked, and its deltas are computed, outside the event loop."""
+
+LARGEST_DELTA_ROWS = 16_384
+"""Maximum number of rows in a delta; a larger change is sent as a snapshot, in pieces. Encoding so many takes 10 ms."""
 
 Piece = list[tuple[int, bytes, bytes]]
 """Rows of a statement (poller/statement.py), each with the number of its topic from 1, its key and its JSON text.
@@ -47,8 +50,9 @@ class Result(list[Row]):
         super().__init__(rows)
         self.size = sum(map(len, map(_text, self)))
         """Size of the rows' JSON text, without their keys, in bytes."""
-        self.change: tuple[list[Row], Delta] | None = None
-        """A former result and the delta from it to this one, where that was computed in advance."""
+        self.change: tuple[list[Row], Delta | None] | None = None
+        """A former result and the delta from it to this one, if computed in advance: empty without a key, None when it
+        has more than LARGEST_DELTA_ROWS."""
 
 
 Outcome = list[Row] | PollError
@@ -166,16 +170,38 @@ class Answer:
         query = self._query
         if len(rows) > query.max_rows:
             return _failed(f"the result has more than {query.max_rows} rows")
-        if query.key and len(set(map(_key, rows))) != len(rows):
+        if query.key and _repeats_a_key(rows):
             return _failed(f"two rows of the result have the same key ({', '.join(query.key)})")
-        if rows and max(map(len, map(_text, rows))) > MAX_ROW_BYTES:
+        if any(max(map(len, map(_text, part))) > MAX_ROW_BYTES for part in _parts(rows)):
             return _failed(f"a row of the result is larger than {_bytes(MAX_ROW_BYTES)}")
         if rows and (not before or len(rows[0][1]) <= MAX_PARSED_BYTES) and (name := _repeated_column(rows[0][1])):
             return _failed(f"two columns of the result have the same name ({name})")
-        if before is not None and query.key and self.large and isinstance(rows, Result):
-            delta = diff(before, rows)
-            rows.change = None if delta is None else (before, delta)
+        if before is not None and self.large and isinstance(rows, Result):
+            delta = diff(before, rows) if query.key else _difference(before, rows)
+            if delta is None:
+                return before
+            rows.change = before, delta if len(delta.upserts) + len(delta.deletes) <= LARGEST_DELTA_ROWS else None
         return rows
+
+
+def _parts(rows: list[Row]) -> Iterator[list[Row]]:
+    """Yield the rows in parts, between which other threads may run."""
+    for start in range(0, len(rows), STEP_ROWS):
+        yield rows[start : start + STEP_ROWS]
+
+
+def _repeats_a_key(rows: list[Row]) -> bool:
+    """Return whether two rows have the same key."""
+    keys: set[bytes] = set()
+    for part in _parts(rows):
+        keys.update(map(_key, part))
+    return len(keys) != len(rows)
+
+
+def _difference(before: list[Row], rows: list[Row]) -> Delta | None:
+    """Return an empty delta when two results of a query without a key differ, else None."""
+    same = len(before) == len(rows) and all(map(eq, _parts(before), _parts(rows)))
+    return None if same else Delta()
 
 
 def _repeated_column(row: bytes) -> str | None:

@@ -3,6 +3,9 @@
 Other ready pollers than before change this poller's ranks and thereby the times of all planned claims. They are
 recomputed in slices: `review` begins, and each `take_due` goes on with REVIEW_TOPICS of them. Times are arguments, in
 seconds on any one clock.
+
+While many topics become free one after the other, the few that fall to this poller are claimed together, at most every
+GATHER_SECONDS: each transaction is a message to every service. A topic that becomes free alone is claimed at once.
 """
 
 from __future__ import annotations
@@ -19,6 +22,13 @@ CLAIM_TOPICS = 1000
 """Maximum number of claims that are due in one step."""
 
 
+FEW_TOPICS = 50
+"""Number of claims below which more are waited for, if as many as that are planned."""
+
+GATHER_SECONDS = 0.025
+"""Time for which more claims are waited for, in seconds."""
+
+
 class ClaimQueue:
     """The planned claims of one poller."""
 
@@ -27,6 +37,7 @@ class ClaimQueue:
         self._at = Timetable()
         self._free_since: dict[str, float] = {}  # topic with a planned claim → when it was found free
         self._to_review: list[str] = []
+        self._not_before = float("-inf")
 
     def __contains__(self, topic: str) -> bool:
         return topic in self._at
@@ -62,7 +73,11 @@ class ClaimQueue:
         if self._to_review:
             self.reschedule(self._to_review[-REVIEW_TOPICS:], now)
             del self._to_review[-REVIEW_TOPICS:]
+        if now < self._not_before:
+            return []
         due = self._at.take_due(now, CLAIM_TOPICS)
+        gathers = 0 < len(due) < FEW_TOPICS <= len(self._at)
+        self._not_before = now + GATHER_SECONDS if gathers else float("-inf")
         for topic in due:
             del self._free_since[topic]
         if not self._free_since:
@@ -71,10 +86,14 @@ class ClaimQueue:
 
     def next_at(self) -> float | None:
         """Return the time at which `take_due` has something to do next; None when no claim is planned."""
-        return float("-inf") if self._to_review else self._at.next_at()
+        if self._to_review:
+            return float("-inf")
+        at = self._at.next_at()
+        return None if at is None else max(at, self._not_before)
 
     def clear(self) -> None:
         """Drop all planned claims."""
         self._at.clear()
         self._free_since.clear()
         self._to_review.clear()
+        self._not_before = float("-inf")

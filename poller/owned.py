@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
-from pollcast.poller.answer import Result, size_of
+from pollcast.poller.answer import LARGE_ROWS, LARGEST_DELTA_ROWS, Result, size_of
 from pollcast.poller.poll_error import PollError
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.delta import Delta, Row, delta_text, diff, row_starts
@@ -24,9 +24,6 @@ PIECE_BYTES = 96 * 1024
 
 LARGEST_DELTA_BYTES = 4 * 1024 * 1024
 """Maximum size of the rows in a delta, in bytes; a larger change is sent as a snapshot, in pieces."""
-
-LARGEST_DELTA_ROWS = 16_384
-"""Maximum number of rows in a delta; likewise. Encoding so many takes about 10 ms."""
 
 COST_WEIGHT = 0.2
 """Weight of the latest poll in the smoothed cost of a poll, between 0 and 1."""
@@ -126,7 +123,7 @@ class OwnedTopic:
         self.history.count += 1
         self.history.result_at = polled_at
         updates: Updates = []
-        if rows is not self.rows and rows != self.rows:
+        if rows is not self.rows and (_is_compared(rows, self.rows) or rows != self.rows):
             updates = self._set_rows(rows, polled_at)
         return followed_by(updates, self._set_state("live", "", polled_at))
 
@@ -153,10 +150,11 @@ class OwnedTopic:
         self.seq += 1
         self.polled_at = polled_at
         if before is None or not self.topic.query.key:
+            if isinstance(rows, Result):
+                rows.change = None
             return self._snapshot(rows)
         delta = _change(before, rows)
-        rows_changed = len(delta.upserts) + len(delta.deletes)
-        if rows_changed > LARGEST_DELTA_ROWS:
+        if delta is None or len(delta.upserts) + len(delta.deletes) > LARGEST_DELTA_ROWS:
             return self._snapshot(rows)
         size = sum(len(row) + len(key) for _, key, row in delta.upserts) + sum(map(len, delta.deletes))
         return self._snapshot(rows) if size > LARGEST_DELTA_BYTES else self._delta(delta, size)
@@ -186,7 +184,7 @@ class OwnedTopic:
                 texts = b"\n".join(map(_text, piece))
                 yield encode(snapshot=feed_pb2.FeedSnapshot(number=number, more=more, rows=texts, keys=keys))
 
-        size = size_of(rows) + sum(map(len, map(_key, rows)))
+        size = size_of(rows) + sum(map(len, map(_key, rows[:LARGE_ROWS])))  # an estimate for more rows
         return list(messages()) if size <= PIECE_BYTES else LargeUpdates(messages, size)
 
     def _encoder(self) -> Callable[..., bytes]:
@@ -208,8 +206,13 @@ def feed_delta(delta: Delta) -> feed_pb2.FeedDelta:
     return feed_pb2.FeedDelta(text=delta_text(delta), change=change.SerializeToString())
 
 
-def _change(before: list[Row], rows: list[Row]) -> Delta:
-    """Return the delta between two results that differ, which may have been computed in advance."""
+def _is_compared(rows: list[Row], before: list[Row] | None) -> bool:
+    """Return whether it is known already that two results differ."""
+    return isinstance(rows, Result) and rows.change is not None and rows.change[0] is before
+
+
+def _change(before: list[Row], rows: list[Row]) -> Delta | None:
+    """Return the delta between two results that differ, perhaps computed in advance; None for a large one."""
     if isinstance(rows, Result) and rows.change is not None:
         (known, delta), rows.change = rows.change, None
         if known is before:

@@ -120,8 +120,15 @@ def _kept(before: Rows, after: Rows) -> set[int]:
 
 def delta_text(delta: Delta) -> bytes:
     """Return the JSON of an event `delta` from `"deletes"` to the closing brace (docs/reference/channels.md#delta)."""
-    upserts = b",".join([b'{"at":%d,"row":%b}' % (at, row) for at, _, row in delta.upserts])
-    return b'"deletes":[%b],"upserts":[%b]}' % (b",".join(delta.deletes), upserts)
+    upserts = joined([b'{"at":%d,"row":%b}' % (at, row) for at, _, row in delta.upserts])
+    return b'"deletes":[%b],"upserts":[%b]}' % (joined(delta.deletes), upserts)
+
+
+def joined(texts: Sequence[bytes]) -> bytes:
+    """Return the texts with commas between them; other threads may run while many are joined."""
+    if len(texts) <= STEP_ROWS:
+        return b",".join(texts)
+    return b",".join([b",".join(texts[start : start + STEP_ROWS]) for start in range(0, len(texts), STEP_ROWS)])
 
 
 def row_starts(delta: Delta) -> list[int]:

@@ -1,106 +1,105 @@
-"""Benchmark of size: a cluster of up to a hundred nodes on one machine, most of them simulated."""
+"""Benchmark of size: clusters of up to a hundred pollers on one machine, most of them simulated.
+
+`python -m bench scale` measures all of TOPICS × POLLERS × GATEWAYS, as many of them as BUDGET_SECONDS allow, the
+smallest first. With options it measures one size (`--topics 20000 --pollers 50 --gateways 2`), or several
+(`--topics 100,100000`), in detail.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
 import pprint
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import table
+from bench.scale import tables
 from bench.scale.cluster import LISTENS, Size, cluster
-from bench.scale.measure import Result, as_dict, measure
+from bench.scale.measure import REST_SECONDS, Result, as_dict, empty, measure
+
+TOPICS = (1_000, 10_000, 100_000)
+POLLERS = (3, 20, 100)
+GATEWAYS = (2, 20)
+
+BUDGET_SECONDS = 570.0
+"""Time for a run without options, in seconds."""
+
+SECONDS_PER_TOPIC = 0.0008
+"""Time that a size is expected to take at most for each of its topics, in seconds: one without time left is skipped."""
 
 
-def sizes(options: Sequence[str]) -> tuple[list[Size], argparse.Namespace]:
-    """Return the sizes that the command line asks for."""
-    parser = argparse.ArgumentParser(prog="python -m bench scale")
-    parser.add_argument("--topics", type=int, default=1000)
-    parser.add_argument("--pollers", type=int, default=3)
-    parser.add_argument("--gateways", type=int, default=2)
-    parser.add_argument("--real-pollers", type=int, default=1)
-    parser.add_argument("--real-gateways", type=int, default=1)
-    parser.add_argument("--served", type=int, default=1000, help="topics with a client, per real gateway")
-    parser.add_argument("--kind", choices=("light", "product", "idle"), default="light")
-    parser.add_argument("--processes", type=int, default=1, help="processes of simulated pollers")
-    parser.add_argument("--ttl", type=int, default=5)
-    parser.add_argument("--interval", default="30s")
-    parser.add_argument("--listens", default=",".join(LISTENS), help="prefixes that each simulated node watches")
-    parser.add_argument("--folder", type=Path, help="keep logs and the stacks of stops here")
-    parser.add_argument("--join", action="store_true", help="let a poller join at last")
-    parser.add_argument("--kill", action="store_true", help="kill a real poller at last")
-    parser.add_argument("--details", action="store_true")
-    given = parser.parse_args(options)
-    size = Size(
-        given.topics, given.pollers, given.gateways, min(given.real_pollers, given.pollers),
-        min(given.real_gateways, given.gateways), given.served, given.kind, given.processes, given.ttl, given.interval,
-        tuple(filter(None, given.listens.split(","))),
-    )  # fmt: skip
-    return [size], given
+def numbers(text: str) -> list[int]:
+    """Parse numbers that are separated by commas."""
+    return [int(number) for number in text.split(",")]
 
 
-def show(size: Size, result: Result) -> None:
-    """Print the measurements of one cluster."""
-    start, rest, churn = result.start, result.rest, result.churn
-    assert start is not None
-    assert rest is not None
-    title = f"{size.topics:,} topics × {size.pollers} pollers × {size.gateways} gateways"
-    table.show(
-        f"{title} ({size.real_pollers} and {size.real_gateways} of them real, the others {size.kind})",
-        ("", "seconds", "changes of keys", "proposals", "watch events", "MB from etcd", "messages of watches"),
-        [
-            (name, p.seconds, int(p.changes), int(p.etcd["proposals"]), int(p.etcd["events"]), p.etcd["sent"] / 1e6,
-             int(p.etcd["watch answers"]))
-            for name in ("start", "rest", "churn", "join", "kill") if (p := getattr(result, name)) is not None
-        ],
-    )  # fmt: skip
-    rows = []
-    for name in start.cpu:
-        mib = result.rss.get(name, 0) / 2**20
-        row: list[object] = [name, result.owned_by.get(name, ""), start.cpu[name], start.stops.get(name, 0.0) * 1e3]
-        row += [100 * rest.cpu[name] / rest.seconds, rest.stops.get(name, 0.0) * 1e3]
-        if churn is not None:
-            idle = rest.cpu[name] / rest.seconds * churn.seconds
-            row.append(1e6 * (churn.cpu[name] - idle) / max(1.0, churn.changes))
-            row.append(churn.stops.get(name, 0.0) * 1e3)
-        else:
-            row += ["", ""]
-        rows.append([*row, mib, mib - result.empty.get(name, 0) / 2**20])
-    head = ["", "topics", "CPU s to start", "stop ms", "rest % of a core", "stop ms", "µs per change", "stop ms"]
-    head += ["RSS MiB", "more than empty"]
-    table.show("processes", head, rows)
-    views = result.views
-    print(
-        f"the coordinator: first page {views.page[0] * 1e3:.0f} ms of CPU in {views.page[1] * 1e3:.0f} ms; all topics "
-        f"{views.listing[0] * 1e3:.0f} ms of CPU in {views.listing[1]:.2f} s; `top` {100 * views.top:.1f} % of a core "
-        f"and {views.top_bytes / 1e3:.1f} KB/s"
-    )
-    if result.joined:
-        table.show(
-            f"a poller joins, whose share is {size.topics / (size.pollers + 1):.0f}",
-            ("seconds after", "its topics", "least", "most"),
-            result.joined,
-        )
-    if result.kill is not None:
-        print(f"a poller with {result.killed[0]:,} topics killed: all owned after {result.killed[1] * 1000:.0f} ms")
-    print(
-        f"every topic owned after {result.owned_seconds:.1f} s, with results after {result.results_seconds:.1f} s; "
-        f"sessions lost: {result.lost}; watchers: {result.watchers:.0f}\n",
-        flush=True,
-    )
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    options = argparse.ArgumentParser(prog="python -m bench scale")
+    options.add_argument("--topics", type=numbers, default=[1000])
+    options.add_argument("--pollers", type=numbers, default=[3])
+    options.add_argument("--gateways", type=numbers, default=[2])
+    options.add_argument("--real-pollers", type=int, default=1)
+    options.add_argument("--real-gateways", type=int, default=1)
+    options.add_argument("--served", type=int, default=1000, help="topics with a client, per real gateway")
+    options.add_argument("--kind", choices=("light", "product", "idle"), default="light", help="bench/scale/pollers.py")
+    options.add_argument("--processes", type=int, default=1, help="processes of simulated pollers")
+    options.add_argument("--ttl", type=int, default=5, help="time to live of leases, in seconds")
+    options.add_argument("--interval", default="30s")
+    options.add_argument("--listens", default=",".join(LISTENS), help="prefixes that simulated nodes watch")
+    options.add_argument("--folder", type=Path, help="keep logs and stacks of stops here, at some cost of CPU")
+    options.add_argument("--join", action="store_true", help="let a poller join at last")
+    options.add_argument("--kill", action="store_true", help="kill a real poller at last")
+    options.add_argument("--details", action="store_true")
+    return options
+
+
+async def several(size: Size, topics: Sequence[int], given: argparse.Namespace, ends: float) -> list[Result]:
+    """Measure a cluster with each number of topics in turn, those that are expected to end in time."""
+    results: list[Result] = []
+    rest_seconds = REST_SECONDS if ends == float("inf") else REST_SECONDS / 2
+    began = time.monotonic()
+    async with cluster(size, given.folder) as running:
+        nodes = f"{size.pollers} pollers and {size.gateways} gateways"
+        print(f"{nodes} are ready after {time.monotonic() - began:.1f} s", flush=True)
+        for number, count in enumerate(topics):
+            if time.monotonic() + count * SECONDS_PER_TOPIC > ends:
+                print(f"left out for want of time: {tables.title(dataclasses.replace(size, topics=count))}", flush=True)
+                continue
+            running.size = dataclasses.replace(size, topics=count)
+            last = number == len(topics) - 1
+            result = await measure(
+                running, joins=given.join and last, kills=given.kill and last, rest_seconds=rest_seconds
+            )
+            results.append(result)
+            if not last:
+                await empty(running)
+    return results
 
 
 async def run(options: Sequence[str] = ()) -> None:
     """Measure clusters of the sizes that the command line asks for."""
-    wanted, given = sizes(options)
-    for size in wanted:
-        began = time.monotonic()
-        if given.folder is not None:
-            given.folder.mkdir(parents=True, exist_ok=True)
-        async with cluster(size, given.folder) as running:
-            print(f"ready after {time.monotonic() - began:.1f} s", flush=True)
-            result = await measure(running, joins=given.join, kills=given.kill)
-            show(size, result)
+    given = parser().parse_args(options)
+    pollers, gateways, topics, ends = given.pollers, given.gateways, given.topics, float("inf")
+    if not options:
+        pollers, gateways, topics = POLLERS, GATEWAYS, TOPICS
+        ends = time.monotonic() + BUDGET_SECONDS
+    if given.folder is not None:
+        given.folder.mkdir(parents=True, exist_ok=True)
+    all_results: list[Result] = []
+    for of_pollers, of_gateways in itertools.product(pollers, gateways):
+        size = Size(
+            topics[-1], of_pollers, of_gateways, min(given.real_pollers, of_pollers),
+            min(given.real_gateways, of_gateways), given.served, given.kind,
+            given.processes if options else 1 + (of_pollers > 20), given.ttl, given.interval,
+            tuple(filter(None, given.listens.split(","))), stacks=given.folder is not None,
+        )  # fmt: skip
+        for result in await several(size, topics, given, ends):
+            all_results.append(result)
+            if options:
+                tables.show_one(result)
             if given.details:
                 pprint.pprint(as_dict(result), width=160)
+    tables.show_all(all_results)

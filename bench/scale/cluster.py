@@ -64,6 +64,8 @@ class Size:
     interval: str = "30s"
     listens: tuple[str, ...] = LISTENS
     fsync: bool = False
+    stacks: bool = False
+    """Whether to note the stacks of stops, which costs each loop about half a percent of a core."""
 
     def pollers_named(self, *, real: bool) -> list[str]:
         """Return the names of the real or of the simulated pollers."""
@@ -117,6 +119,35 @@ def summed(text: str) -> dict[str, float]:
             if labels:
                 found[name + labels] = float(value)
     return found
+
+
+@dataclass
+class Stops:
+    """The stops of a service's loop: their number by the upper bound of their length, and the longest of the last
+    minute, of CPU time if that was less. Lengths are in seconds."""
+
+    counts: dict[float, float]
+    longest: float
+
+    @staticmethod
+    def read(metrics: Mapping[str, float]) -> Stops:
+        """Read the service's own measurements (docs/reference/metrics.md#event-loop)."""
+        counts: dict[float, float] = {}
+        for name, value in metrics.items():
+            if match := re.fullmatch(r'pollcast_loop_stop_seconds_bucket\{le="(.*)"\}', name):
+                counts[float(match[1])] = value
+        longest = ("pollcast_loop_longest_stop_seconds", "pollcast_loop_longest_work_seconds")
+        return Stops(counts, min(metrics[name] for name in longest))
+
+    def since(self, before: Stops) -> float:
+        """Return an upper bound of the longest stop since then, which is exact if that was the longest of the last
+        minute; 0.01 when there was none of more than 10 ms."""
+        # The counts are cumulative: those of longer stops only are what one bound has more than the next lower one.
+        lower, longest = 0.0, 0.01
+        for bound in sorted(self.counts):
+            grown = self.counts[bound] - before.counts.get(bound, 0.0)
+            longest, lower = (bound, grown) if grown > lower else (longest, lower)
+        return min(longest, self.longest)
 
 
 @dataclass
@@ -225,9 +256,9 @@ class Cluster:
         found = {name: service.process.rss for name, service in self.services.items()}
         return found | {"etcd": int(psutil.Process(self.etcd.members[0].pid).memory_info().rss)}
 
-    def take_stops(self) -> dict[str, float]:
-        """Return the longest stop of each real service's loop since the last call, in seconds."""
-        return {name: service.metrics()["scale_loop_stop_seconds"] for name, service in self.services.items()}
+    def stops(self) -> dict[str, Stops]:
+        """Return the stops of the loop of each real service so far."""
+        return {name: Stops.read(service.metrics()) for name, service in self.services.items()}
 
     async def sessions_lost(self) -> int:
         """Return the number of sessions that any node has lost."""
@@ -247,7 +278,7 @@ class Cluster:
             "POLLCAST_HTTP": f"127.0.0.1:{port}",
             "SCALE_STOPS": str(self.folder / f"{name}.stops"),
         }
-        command = module("bench.scale.loop_watch", role)
+        command = module("bench.scale.loop_watch" if self.size.stacks else "pollcast", role)
         log = self.folder / f"{name}.log"
         process = await self.stack.enter_async_context(running(*command, environment=environment, errors=log))
         self.services[name] = Service(name, role, process, port)
@@ -268,9 +299,6 @@ class Cluster:
         log = self.folder / f"simulated-{role}s-{number}.log"
         process = await self.stack.enter_async_context(running(*command, errors=log))
         (self.pollers if role == "poller" else self.gateways).append(process)
-        if role == "poller" and self.size.kind == "light":
-            every = [f"poller-{n}" for n in range(1, self.size.pollers + 1)]
-            await process.ask(do="prepare", topics=self.size.names, pollers=every)
         await process.ask(do="start", listens=[f"{self.keys.namespace}/{listen}/" for listen in listens])
         return process
 

@@ -15,7 +15,8 @@ from typing import NoReturn
 
 from bench.scale.nodes import KeyWatch, Place
 from bench.scale.served_topics import Served
-from pollcast.poller.ranking import bucket, weights
+from pollcast.poller.claim_queue import FEW_TOPICS, GATHER_SECONDS
+from pollcast.poller.ranking import bucket, rank
 from pollcast.services import clock
 from pollcast.services.coordination import claims
 from pollcast.services.coordination.claims import Claim
@@ -86,6 +87,8 @@ class LightPoller:
             await self._wake.wait()
             self._wake.clear()
             while self._wanted or self._unwanted:
+                if len(self._wanted) < FEW_TOPICS <= self._crowd.free:
+                    await asyncio.sleep(GATHER_SECONDS)  # as the claim queue of a real poller does
                 unwanted = [self._unwanted.pop(topic) for topic in list(islice(self._unwanted, BATCH))]
                 await self._release(unwanted)
                 wanted = list(islice(self._wanted, BATCH))
@@ -114,7 +117,7 @@ class Crowd:
         self.pollers: dict[str, LightPoller] = {}
         self.leases: dict[int, LightPoller] = {}
         self.owners: dict[str, int] = {}
-        self.first: dict[str, str] = {}
+        self._first: dict[int, str] = {}  # bucket → the ready poller that ranks first
         self._demand: dict[str, set[str]] = {}  # topic → keys
         self._free: dict[str, float] = {}
         self._planned: dict[str, LightPoller] = {}  # free topic → the poller of this process that is to claim it
@@ -127,6 +130,11 @@ class Crowd:
             KeyWatch(address, self.keys.owners, self._owner_put, self._owner_deleted),
             KeyWatch(address, self.keys.demands(), self._demand_put, self._demand_deleted),
         )
+
+    @property
+    def free(self) -> int:
+        """The number of topics that have demand and no owner."""
+        return len(self._free)
 
     async def sweep(self) -> None:
         """Claim what others have left free, and release what has lingered, until cancelled."""
@@ -151,21 +159,18 @@ class Crowd:
         self._planned[topic] = poller
         poller.want(topic)
 
-    def prepare(self, names: list[str], pollers: list[str]) -> None:
-        """Note who ranks first for each topic among these pollers. For 100,000 topics and 100 pollers it takes 10 s."""
-        self.first = {name: _first(name, pollers) for name in names}
-
     def _plan(self, topic: str) -> None:
         self._free[topic] = asyncio.get_running_loop().time()
-        first = self.first.get(topic, "")
-        ready = self._ready.values()
-        if first not in ready:
-            first = _first(topic, list(ready)) if ready else ""
+        at = bucket(topic)
+        first = self._first.get(at)
+        if first is None:
+            first = self._first[at] = next(iter(rank(topic, self._ready.values())), "")
         if first in self.pollers:
             self._want(self.pollers[first], topic)
 
     def _node_put(self, key: str, value: bytes, _lease: int, _revision: int) -> None:
         record = NodeRecord.decode(value)
+        self._first.clear()
         if record.state == "ready":
             self._ready[key] = record.node
         else:
@@ -173,6 +178,7 @@ class Crowd:
 
     def _node_deleted(self, key: str) -> None:
         self._ready.pop(key, None)
+        self._first.clear()
 
     def _demand_put(self, key: str, _value: bytes, _lease: int, _revision: int) -> None:
         topic = self.keys.demanded(key)
@@ -210,9 +216,3 @@ class Crowd:
             poller.lost(topic)
         if topic in self._demand:
             self._plan(topic)
-
-
-def _first(topic: str, pollers: list[str]) -> str:
-    """Return the poller that ranks first (poller/ranking.py)."""
-    at = bucket(topic)
-    return max(pollers, key=lambda poller: (weights(poller)[at], poller))

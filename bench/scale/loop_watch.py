@@ -2,8 +2,8 @@
 
 A task of the loop beats every BEAT_SECONDS. A beat that comes late shows that the loop stood still: its other callbacks
 waited as long. On a machine that is shared, most of a delay may be that another process had the core, so a stop counts
-only for the CPU time that the loop's thread used meanwhile. `/metrics` exports the longest stop since it was read last.
-While the loop stands still, a thread samples its stack; SCALE_STOPS names the file for stops and their stacks.
+only for the CPU time that the loop's thread used meanwhile. While the loop stands still, a thread samples its stack;
+SCALE_STOPS names the file for stops and their stacks.
 """
 
 from __future__ import annotations
@@ -15,15 +15,11 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-import prometheus_client
 import uvloop
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 BEAT_SECONDS = 0.02
 """Interval between two beats, in seconds."""
@@ -35,8 +31,8 @@ FRAMES = 9
 """Number of frames of a stack, the innermost ones, that are written."""
 
 
-class LoopWatch(Collector):
-    """The watch of one event loop, and the collector that exports it."""
+class LoopWatch:
+    """The watch of one event loop."""
 
     def __init__(self, file: Path | None = None) -> None:
         self.longest = 0.0
@@ -49,10 +45,6 @@ class LoopWatch(Collector):
         """Return the longest stop since the last call, in seconds of CPU time."""
         longest, self.longest = self.longest, 0.0
         return longest
-
-    def collect(self) -> Iterator[Metric]:
-        """Export the longest stop since the last call."""
-        yield GaugeMetricFamily("scale_loop_stop_seconds", "Longest stop since the last scrape.", value=self.take())
 
     async def run(self) -> None:
         """Beat until cancelled."""
@@ -92,7 +84,6 @@ def main() -> None:
     def run(service: Coroutine[Any, Any, None]) -> None:
         async def watched() -> None:
             watch = LoopWatch(Path(os.environ["SCALE_STOPS"]) if "SCALE_STOPS" in os.environ else None)
-            prometheus_client.REGISTRY.register(watch)
             beating = asyncio.create_task(watch.run())
             await service
             beating.cancel()

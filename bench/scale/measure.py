@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc.aio
 
-from bench.scale.cluster import Cluster, Usage
+from bench.scale.cluster import Cluster, Size, Usage
 from bench.stage import SOCKET, Stage
 from pollcast.v1 import cluster_pb2, cluster_pb2_grpc
 
@@ -20,7 +20,7 @@ QUIET_SECONDS = 2.0
 """Time without a change of a key after which a cluster is at rest, in seconds."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Phase:
     """The cost of one phase: seconds, CPU seconds by process, etcd's counters, the longest stop of each loop."""
 
@@ -33,14 +33,6 @@ class Phase:
     def changes(self) -> float:
         """The number of keys that were put or deleted."""
         return self.etcd["puts"] + self.etcd["deletes"]
-
-    def role(self, cluster: Cluster, role: str) -> float:
-        """Return the most CPU seconds that a process of the role used."""
-        return max(self.cpu[name] for name, service in cluster.services.items() if service.role == role)
-
-    def stop(self, cluster: Cluster, role: str) -> float:
-        """Return the longest stop of a loop of the role, in seconds."""
-        return max(self.stops[name] for name, service in cluster.services.items() if service.role == role)
 
 
 @dataclass
@@ -57,14 +49,19 @@ class Views:
     """Bytes per second of that watch."""
 
 
+NOTHING = Phase(1.0, {}, {"puts": 0.0, "deletes": 0.0}, {})
+"""A phase that was not measured."""
+
+
 @dataclass
 class Result:
-    """The measurements of a cluster."""
+    """The measurements of a cluster of one size."""
 
+    size: Size
     owned_seconds: float = 0.0
     results_seconds: float = 0.0
-    start: Phase | None = None
-    rest: Phase | None = None
+    start: Phase = NOTHING
+    rest: Phase = NOTHING
     churn: Phase | None = None
     join: Phase | None = None
     kill: Phase | None = None
@@ -81,6 +78,14 @@ class Result:
     lost: int = 0
     watchers: float = 0.0
 
+    def per_change(self, name: str) -> float:
+        """Return the CPU of a process per change of a key while topics came and went, in microseconds, beyond what the
+        process uses at rest."""
+        if self.churn is None or not self.churn.changes:
+            return 0.0
+        idle = self.rest.cpu[name] / self.rest.seconds * self.churn.seconds
+        return 1e6 * (self.churn.cpu[name] - idle) / self.churn.changes
+
 
 class Meter:
     """A scope's start: `stop` returns the phase since then."""
@@ -88,14 +93,15 @@ class Meter:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._began = time.monotonic()
-        cluster.take_stops()
+        self._stops = cluster.stops()
         self._before = cluster.usage()
 
     def stop(self) -> Phase:
         """Return what was used since this meter was made."""
         seconds = time.monotonic() - self._began
         after = self._cluster.usage()
-        stops = self._cluster.take_stops()
+        now = self._cluster.stops()
+        stops = {name: now[name].since(before) for name, before in self._stops.items() if name in now}
         return Phase(seconds, _less(after, self._before, "cpu"), _less(after, self._before, "etcd"), stops)
 
 
@@ -186,7 +192,6 @@ TOP_SECONDS = 5.0
 
 async def view(cluster: Cluster, result: Result) -> None:
     """List the topics as `pollcast topics` does, and watch them as `pollcast top` and the page do."""
-    assert result.rest is not None
     coordinator = cluster.services["coordinator-1"].process
     async with grpc.aio.insecure_channel(cluster.address_of("coordinator", "coordinator-1")) as channel:
         stub = cluster_pb2_grpc.ClusterStub(channel)
@@ -249,6 +254,19 @@ async def kill(cluster: Cluster, result: Result) -> None:
     result.kill = meter.stop()
 
 
+async def empty(cluster: Cluster) -> None:
+    """Let all clients leave, and wait until nothing is left of the topics."""
+    for clients in cluster.swarms:
+        await clients.ask(do="drop")
+    for gateway in cluster.gateways:
+        await gateway.ask(do="leave", topics=cluster.size.others)
+    await cluster.until(
+        lambda: not cluster.count(cluster.keys.owners) and not cluster.count(cluster.keys.demands()),
+        60.0,
+        "no topic is left",
+    )
+
+
 def listings(cluster: Cluster) -> float:
     """Return the number of listings of mirrors by all real services so far."""
     return sum(service.metrics()["pollcast_mirror_listings_total"] for service in cluster.services.values())
@@ -258,7 +276,7 @@ async def measure(
     cluster: Cluster, *, joins: bool = False, kills: bool = False, rest_seconds: float = REST_SECONDS
 ) -> Result:
     """Take all measurements, one after the other. With `joins`, a poller joins at last; with `kills`, one dies."""
-    result = Result()
+    result = Result(cluster.size)
     before = listings(cluster)
     await start_up(cluster, result)
     await rest(cluster, result, rest_seconds)

@@ -73,8 +73,6 @@ async def main(order: dict[str, Any]) -> None:
                 for key_watch in crowd.watches if light else ():
                     await key_watch.following.wait()
                 running.extend(tasks.create_task(node.run()) for node in nodes)
-            elif what["do"] == "prepare" and light:
-                crowd.prepare(what["topics"], what["pollers"])
             lost = sum(node.sessions - 1 for node in nodes if node.sessions)
             return {"owned": [len(each) for each in shown], "lost": lost}
 

@@ -19,10 +19,10 @@ from prometheus_client import Gauge, Histogram
 BEAT_SECONDS = 0.01
 """Time between two beats, in seconds."""
 
-WINDOW_SECONDS = 6.0
+WINDOW_SECONDS = 60.0
 """Time for which the longest stop is remembered, in seconds."""
 
-SLOT_SECONDS = 1.0
+SLOT_SECONDS = 5.0
 """Resolution of that time, in seconds."""
 
 STOPS = Histogram(

@@ -26,6 +26,7 @@ from pollcast.gateway.handshake import Offer
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import ANONYMOUS
 from pollcast.gateway.limits import Limits
+from pollcast.gateway.offload import INLINE, Offload
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import MemberId
 from pollcast.gateway.sockets import Sockets
@@ -95,6 +96,7 @@ class InProcessGateway:
         limits: Limits | None = None,
         now: Callable[[], float] = time.monotonic,
         call_soon: Callable[..., object] | None = None,
+        offload: Offload = INLINE,
     ) -> None:
         """Make a gateway; without `call_soon` that of the running loop is used."""
         file = folder / "catalog.toml"
@@ -102,7 +104,7 @@ class InProcessGateway:
         self.catalog = catalogue.load(file)
         etcd = NoEtcd(self._attach)
         self.presences = Presences(etcd, now)
-        self.hub = Hub(GatewaySettings(catalog=file), etcd, self.presences, lambda _: None)
+        self.hub = Hub(GatewaySettings(catalog=file), etcd, self.presences, lambda _: None, offload)
         limits = limits or Limits(max_topics=100, join_rate=1e6, max_connections=10_000)
         self.sockets = Sockets(self.hub, self.catalog, limits, lambda _: ANONYMOUS, now)
         self.address = ("", 0)

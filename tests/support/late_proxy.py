@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 
 
 class LateProxy:
-    """A proxy on a port of its own. `seconds` is how late the server's bytes arrive at the client, and may change."""
+    """A proxy on a port of its own. The server's bytes arrive `seconds` late, and not while `passing` is cleared."""
 
     def __init__(self, target: str) -> None:
         self.seconds = 0.0
+        self.passing = asyncio.Event()
+        self.passing.set()
         self.address = ""
         host, _, port = target.rpartition(":")
         self._target = host, int(port)
@@ -51,6 +53,7 @@ class LateProxy:
             while True:
                 due, data = await late.get()
                 await asyncio.sleep(due - loop.time())
+                await self.passing.wait()
                 writer.write(data)
 
         try:

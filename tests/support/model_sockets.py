@@ -18,6 +18,7 @@ import orjson
 from pollcast.gateway.frame_parsers import parser_pool
 from pollcast.gateway.identity import ANONYMOUS
 from pollcast.gateway.limits import Limits
+from pollcast.gateway.offload import INLINE, Call
 from pollcast.gateway.outbox import Outbox
 from pollcast.gateway.turns import BUDGET_SECONDS, Turns
 from pollcast.gateway.version import Version
@@ -57,6 +58,26 @@ class ModelTurns(Turns):
 
     def spend(self, seconds: float) -> None:
         super().spend(BUDGET_SECONDS / self.JOBS)
+
+
+class ModelOffload:
+    """An Offload whose thread is the model's loop: work is done in a later turn, and its end comes in another."""
+
+    def __init__(self, loop: ModelLoop) -> None:
+        self._loop = loop
+
+    def run(self, work: Call, then: Call) -> None:
+        """Run both later."""
+
+        def finish() -> None:
+            work()
+            self._loop.call_soon(then)
+
+        self._loop.call_soon(finish)
+
+    def soon(self, call: Call) -> None:
+        """Run the call later."""
+        self._loop.call_soon(call)
 
 
 class ModelTransport(asyncio.Transport):
@@ -265,12 +286,19 @@ class ModelPeer:
 class ModelGateway:
     """A gateway with its peers; `folder` holds its catalogue."""
 
-    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
+    def __init__(self, folder: Path, limits: Limits | None = None, *, offload: bool = False) -> None:
+        """Make a gateway; with `offload` large messages are made outside the present turn."""
         self.loop = ModelLoop()
         loop = cast(asyncio.AbstractEventLoop, self.loop)
         self.turns = Turns._of[loop] = ModelTurns(loop)
         self.outbox = Outbox.of(loop)
-        self.served = InProcessGateway(folder, limits, now=lambda: self.loop.now, call_soon=self.loop.call_soon)
+        self.served = InProcessGateway(
+            folder,
+            limits,
+            now=lambda: self.loop.now,
+            call_soon=self.loop.call_soon,
+            offload=ModelOffload(self.loop) if offload else INLINE,
+        )
         self.peers: list[ModelPeer] = []
 
     def connect(self, capacity: int, deflates: bool = False) -> ModelPeer:

@@ -6,13 +6,14 @@ entry. Time is a number.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import orjson
 
 from pollcast.gateway.backlog import PRESENCE, RESULT
 from pollcast.gateway.cohorts import Cohort, Traffic
+from pollcast.gateway.outbound_frames import Framed
 from pollcast.gateway.phoenix import Ref
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import Change, MemberId
@@ -75,14 +76,17 @@ class Client:
             assert message[0] == (self.join_ref if message[3] == "presence_state" else None)
             self.presence.on_message(message[3], message[4])
 
-    def write_presence(self, frames: bytes) -> None:
+    def write_presence(self, messages: Sequence[Framed]) -> None:
         if self.blocked:
             self.fell_behind(PRESENCE)
         else:
-            self.write(frames)
+            self.write(b"".join(message.plain for message in messages))
 
     def fell_behind(self, part: int) -> None:
         self.behind |= part
+
+    def served(self) -> None:
+        pass
 
     def drain(self) -> None:
         """Read everything, and catch up with what was missed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from model.check import parse, steps_of
+from model.check import BROKEN, CHECKS, LONG, MODELS, parse, steps_of
 
 HOLDS = """
 State-vector 148 byte, depth reached 57, errors: 0
@@ -48,3 +48,14 @@ def test_a_counterexample_has_its_steps_and_the_violated_rule() -> None:
         "spin: trail ends after 13 steps\n"
     )
     assert steps_of(trail, "first\n    assert(DEMANDED);\n") == ("poller 0 sends a claim", "WRONG: assert(DEMANDED);")
+
+
+def test_each_model_is_checked_and_each_broken_rule_is_one_of_its_model() -> None:
+    assert {check.model for check in CHECKS} == {path.stem for path in MODELS.glob("*.pml")}
+    for check in CHECKS + LONG + BROKEN:
+        source = (MODELS / f"{check.model}.pml").read_text()
+        assert all(f"def {name}" in source or f"defined({name})" in source for name in check.defines), check.what
+
+
+def test_each_model_has_a_counterexample() -> None:
+    assert {check.model for check in BROKEN} == {check.model for check in CHECKS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from pollcast.gateway import presence_list
 from pollcast.gateway.identity import ANONYMOUS, Identity
 from pollcast.gateway.presence_keys import MemberId
+from pollcast.gateway.presence_list import WINDOW_SECONDS, window_seconds
 from pollcast.gateway.presence_request import RESERVED_KEYS, PresenceRequest, check_key, check_meta
-from pollcast.gateway.roster import Diff, Member, Roster, difference
+from pollcast.gateway.roster import Diff, Member, Roster, difference, state_payload
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.errors import InvalidPayload
@@ -72,12 +75,14 @@ def apply_to_client(world: World, client: Client, action: str, *rest: int) -> No
 
 
 @settings(max_examples=100, phases=[Phase.explicit, Phase.reuse, Phase.generate])
-@given(STEPS)
-def test_every_list_equals_the_truth_whatever_happens(steps: list[tuple[Any, ...]]) -> None:
+@given(STEPS, st.sampled_from((0.0, 0.02, 0.3)))
+def test_every_list_equals_the_truth_whatever_happens(steps: list[tuple[Any, ...]], client_seconds: float) -> None:
     world = World()
-    for step in steps:
-        apply(world, step)
-    world.settle()
+    with pytest.MonkeyPatch.context() as patch:  # windows as of thousands of clients
+        patch.setattr(presence_list, "CLIENT_SECONDS", client_seconds)
+        for step in steps:
+            apply(world, step)
+        world.settle()
     for client in world.clients:
         assert client.presence.listed("name") == world.truth()
     refs = {frozenset(client.presence.refs) for client in world.clients}
@@ -86,6 +91,34 @@ def test_every_list_equals_the_truth_whatever_happens(steps: list[tuple[Any, ...
         assert len(gateway.shown) == sum(
             client.request is not None and client.gateway is gateway for client in world.clients
         )
+
+
+def test_presence_costs_at_most_a_tenth_of_a_core_whatever_the_churn() -> None:
+    write_seconds = 10e-6  # of CPU, for one message to one client
+    for clients in (1, 100, 1_000, 8_000, 100_000):
+        assert 2 * clients * write_seconds <= 0.1 * window_seconds(clients)
+    assert window_seconds(400) == WINDOW_SECONDS
+
+
+def test_a_list_is_encoded_and_compressed_once_for_all_that_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = 0
+    encode = state_payload
+
+    def counted(members: Iterable[Member]) -> bytes:
+        nonlocal encoded
+        encoded += 1
+        return encode(members)
+
+    monkeypatch.setattr(presence_list, "state_payload", counted)
+    world = World()
+    for number in range(50):
+        world.join(0, f"key-{number}", 0)
+    world.settle()
+    before, encoded = encoded, 0
+    for _ in range(20):
+        world.join(0, None)
+    assert before
+    assert encoded == 1
 
 
 @settings(max_examples=200)

@@ -57,6 +57,9 @@ class Client:
         """Remember to catch up."""
         self.behind |= part
 
+    def served(self) -> None:
+        """Do nothing."""
+
     def drain(self, audience: Audience, status: Status) -> None:
         """Read everything, and catch up with what it missed."""
         self.blocked = False

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pollcast.gateway.backlog import PRESENCE, RESULT, Backlog
+from pollcast.gateway.catch_ups import CatchUp
 from pollcast.gateway.limits import Limits
 from pollcast.gateway.outbound_frames import deflated
 from pollcast.gateway.status import Status
@@ -59,8 +60,8 @@ actions = st.lists(
 class Script:
     """A run of actions on a model gateway."""
 
-    def __init__(self, folder: Path, capacity: int) -> None:
-        self.gateway = ModelGateway(folder)
+    def __init__(self, folder: Path, capacity: int, offload: bool) -> None:
+        self.gateway = ModelGateway(folder, offload=offload)
         for _ in range(3):
             self.gateway.connect(capacity)
         self._stamp = 0
@@ -141,11 +142,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=200)
-@given(actions, st.sampled_from([1_000, 30_000, 200_000]))
+@given(actions, st.sampled_from([1_000, 30_000, 200_000]), st.booleans())
 def test_a_socket_holds_one_message_and_64_kib_at_most_and_ends_at_the_newest_state(
-    folder: Path, script: list[Any], capacity: int
+    folder: Path, script: list[Any], capacity: int, offload: bool
 ) -> None:
-    run = Script(folder, capacity)
+    run = Script(folder, capacity, offload)
     for step in script:
         run.step(*step)
     run.finish()
@@ -278,6 +279,29 @@ def peer_state(peer: ModelPeer) -> tuple[Any, Any]:
     """Return the version and the rows that a peer shows of its first topic."""
     screen = next(iter(peer.screens.values()))
     return screen.version, screen.rows
+
+
+def test_messages_that_are_made_outside_the_loop_are_made_one_at_a_time_for_a_socket(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    gateway = ModelGateway(folder, offload=True)
+    peer = gateway.connect(1_000)
+    names = HUNDRED[:20]
+    gateway.change({topic: [(b"[0]", b'{"id":0,"text":"%b"}' % (FILLER * 4))] for topic in names})
+    for topic in names:
+        peer.join(f"live:{topic}", {})
+    gateway.loop.settle()
+    prepare = CatchUp.prepare
+
+    def counting(self: CatchUp, deflates: bool) -> None:
+        made.append(1)
+        prepare(self, deflates)
+
+    monkeypatch.setattr(CatchUp, "prepare", counting)
+    gateway.settle()
+    assert all(screen.rows for screen in peer.screens.values())
+    assert 15 <= len(made) <= 40  # without waiting for each there are 200
 
 
 def test_the_changes_of_twenty_topics_reach_a_client_in_one_write(folder: Path) -> None:
