@@ -10,7 +10,7 @@ GATHER_SECONDS: each transaction is a message to every service. A topic that bec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from pollcast.poller.ranking import Ranking
 from pollcast.poller.timetable import Timetable
@@ -42,8 +42,8 @@ class ClaimQueue:
     def __contains__(self, topic: str) -> bool:
         return topic in self._at
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._at)
+    def __len__(self) -> int:
+        return len(self._at)
 
     def plan(self, topic: str, now: float, delay: float) -> None:
         """Plan to claim the topic, which was found free `now`, after `delay` seconds."""

@@ -227,7 +227,7 @@ class Placement:
         claims = [topic for topic in due if self._held.linger(topic) is not None]
         releases = self._held.take_due_releases(now)
         surrenders = self._held.take_due_surrenders(now)
-        moves = {} if self.draining else self.rebalancing.next_moves(now)
+        moves = {} if self.draining else self.rebalancing.next_moves(now, claiming=len(self._claims) > 0)
         handed_over = [(claim, moves[claim.topic]) for claim in self._held.claims(moves)]
         return PlacementSteps(claims, releases, handed_over, surrenders)
 

@@ -21,6 +21,9 @@ SETTLE_SECONDS = 2.0
 MAX_SETTLE_SECONDS = 3.0
 """Maximum time that pollers which join or leave one after the other keep topics from moving, in seconds."""
 
+MAX_WAIT_SECONDS = 3.0
+"""Maximum time for which free topics, which change the loads when they are claimed, keep others from moving."""
+
 STEP_SECONDS = 0.1
 """Time between two steps of moving topics, in seconds."""
 
@@ -53,6 +56,7 @@ class Rebalancing:
         self._ranking = ranking
         self._latest_step_at: float | None = None  # the latest time of the first step, while it is put off
         self._size = 0  # number of topics in one step; 0 while no topics are moved to even out loads
+        self._wait_until: float | None = None  # how long to wait for free topics to be claimed
         self._steps = 0  # number of steps with moves so far
         self._fruitless = 0  # number of movable topics looked at since one was moved
         self._handed_over: dict[str, tuple[str, float]] = {}  # topic → (receiver, when)
@@ -73,14 +77,20 @@ class Rebalancing:
         if self.step_at is None and not self._ranking.alone:
             self.step_at = now + SETTLE_SECONDS
 
-    def next_moves(self, now: float) -> dict[str, str]:
-        """Return the topics to hand over now, each with its receiver, and plan the next step."""
+    def next_moves(self, now: float, *, claiming: bool = False) -> dict[str, str]:
+        """Return the topics to hand over now, each with its receiver, and plan the next step.
+
+        `claiming` is true while free topics are about to be claimed.
+        """
         if self.step_at is None or self.step_at > now:
             return {}
         ranking, self._latest_step_at = self._ranking, None
         moves = self.movable.misplaced(ranking.ready_since, MAX_STEP_TOPICS)
         looked_at = 0
-        if ranking.me in ranking.ready_since:
+        waiting = claiming and not self._size
+        self._wait_until = (self._wait_until or now + MAX_WAIT_SECONDS) if waiting else None
+        waiting = self._wait_until is not None and now < self._wait_until
+        if ranking.me in ranking.ready_since and not waiting:
             amounts = part_of_plan(self.balance.load, ranking.ready_since, ranking.me)
             if not amounts:
                 self._size = 0
@@ -95,7 +105,7 @@ class Rebalancing:
         self._fruitless = 0 if moves else self._fruitless + looked_at
         if not moves and self._fruitless >= len(self.movable):
             self._size = 0
-        self.step_at = now + STEP_SECONDS if moves or self._size else None
+        self.step_at = now + STEP_SECONDS if moves or self._size or waiting else None
         return moves
 
     def record_hand_over(self, topic: str, receiver: str, now: float) -> None:
@@ -142,5 +152,6 @@ class Rebalancing:
         self.movable.clear()
         self.step_at = None
         self._latest_step_at = None
+        self._wait_until = None
         self._size = 0
         self._handed_over.clear()

@@ -46,6 +46,9 @@ batch means that the mirror has listed."""
 SLICE = 1000
 """Maximum number of events that a subscriber gets at once, and that are handled without a turn for other tasks."""
 
+TURN_SECONDS = 0.02
+"""Time for which the messages of a watch are handled without a turn for other tasks, in seconds."""
+
 MAX_PAGE_SECONDS = 10.0
 """Maximum deadline of a page, in seconds: each failure doubles it, because etcd may be slow."""
 
@@ -215,8 +218,13 @@ class KeptMirror(Generic[T]):
             watches.add_prefix(self.prefix, self.revision + 1)
             self._watches = watches
             try:
+                now = asyncio.get_running_loop().time
                 while True:
+                    began = now()
                     for message in await watches.take():
+                        if now() - began > TURN_SECONDS:
+                            await asyncio.sleep(0)
+                            began = now()
                         if isinstance(message, Ended):
                             raise message.error
                         self._check(incarnation)

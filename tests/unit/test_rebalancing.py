@@ -125,3 +125,23 @@ def test_a_free_topic_is_left_to_the_poller_it_is_pinned_to() -> None:
     assert view.due(0.05).claims == [topic]
     view.set_pin(topic, "gone", 0.06)
     assert view.ranking.claim_delay(topic) == 0
+
+
+def test_topics_do_not_move_while_others_are_being_claimed() -> None:
+    view = crowd(30, 0)
+    free = next(f"free?n={n}" for n in range(100) if rank(f"free?n={n}", ["me", "you"])[0] == "you")
+    for now in (0.0, 2.9):
+        view.add_demand(free, "gw", now)
+        assert view.due(now).moves == []
+        view.remove_demand(free, "gw", now)
+    view.add_demand(free, "gw", 2.95)
+    assert len(view.due(3.0).moves) == 15  # at last
+
+
+def test_topics_move_once_the_others_are_claimed() -> None:
+    view = crowd(30, 0)
+    free = next(f"free?n={n}" for n in range(100) if rank(f"free?n={n}", ["me", "you"])[0] == "you")
+    view.add_demand(free, "gw", 0)
+    assert view.due(0).moves == []
+    view.owner_set(free, 1000, OTHERS, 0.05, "you")
+    assert len(view.due(STEP_SECONDS).moves) == 14
