@@ -4,8 +4,8 @@ Other ready pollers than before change this poller's ranks and thereby the times
 recomputed in slices: `review` begins, and each `take_due` goes on with REVIEW_TOPICS of them. Times are arguments, in
 seconds on any one clock.
 
-While many topics become free one after the other, the few that fall to this poller are claimed together, at most every
-GATHER_SECONDS: each transaction is a message to every service. A topic that becomes free alone is claimed at once.
+While many topics become free, the few that fall to this poller at once wait for more, for GATHER_SECONDS, because each
+transaction is a message to every service. A topic that becomes free alone, or with many of this poller, waits for none.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class ClaimQueue:
         self._at = Timetable()
         self._free_since: dict[str, float] = {}  # topic with a planned claim → when it was found free
         self._to_review: list[str] = []
-        self._not_before = float("-inf")
+        self._at_once = 0  # topics planned to be claimed at once since claims were taken last
+        self._gathers_until = 0.0
 
     def __contains__(self, topic: str) -> bool:
         return topic in self._at
@@ -49,6 +50,10 @@ class ClaimQueue:
         """Plan to claim the topic, which was found free `now`, after `delay` seconds."""
         self._free_since[topic] = now
         self._at.set(topic, now + delay)
+        if delay <= 0.0:
+            if not self._at_once:
+                self._gathers_until = now + GATHER_SECONDS
+            self._at_once += 1
 
     def reschedule(self, topics: Iterable[str], now: float) -> None:
         """Recompute when to claim these topics, unless their claim is not planned or is due already."""
@@ -73,11 +78,10 @@ class ClaimQueue:
         if self._to_review:
             self.reschedule(self._to_review[-REVIEW_TOPICS:], now)
             del self._to_review[-REVIEW_TOPICS:]
-        if now < self._not_before:
+        if self._gathers and now < self._gathers_until:
             return []
         due = self._at.take_due(now, CLAIM_TOPICS)
-        gathers = 0 < len(due) < FEW_TOPICS <= len(self._at)
-        self._not_before = now + GATHER_SECONDS if gathers else float("-inf")
+        self._at_once = 0
         for topic in due:
             del self._free_since[topic]
         if not self._free_since:
@@ -89,11 +93,16 @@ class ClaimQueue:
         if self._to_review:
             return float("-inf")
         at = self._at.next_at()
-        return None if at is None else max(at, self._not_before)
+        return max(at, self._gathers_until) if at is not None and self._gathers else at
 
     def clear(self) -> None:
         """Drop all planned claims."""
         self._at.clear()
         self._free_since.clear()
         self._to_review.clear()
-        self._not_before = float("-inf")
+        self._at_once = 0
+
+    @property
+    def _gathers(self) -> bool:
+        """Whether few topics of many are to be claimed at once."""
+        return 0 < self._at_once < FEW_TOPICS <= len(self._at)

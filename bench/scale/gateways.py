@@ -19,8 +19,9 @@ import grpc.aio
 import orjson
 import uvloop
 
+from bench.scale.listeners import listen
 from bench.scale.loop_watch import LoopWatch
-from bench.scale.nodes import OPTIONS, KeyWatch, Place, SimulatedNode, listen, obey, served
+from bench.scale.nodes import OPTIONS, KeyWatch, Place, SimulatedNode, obey, served
 from pollcast.services import clock
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.catalog import Catalog

@@ -4,8 +4,7 @@ A simulated node is registered with a lease of its own by the product's code (`N
 reports to coordinators. Orders for it are JSON objects, one a line on the standard input, each answered by a line.
 
 `KeyWatch` follows the keys below a prefix for all nodes of the process, with a fraction of the work of a mirror; it
-does not go on after a fault of etcd, as there is none in these measurements. `Listeners` stand for the watches that
-every node would have: they receive everything and look at nothing, so that etcd has the work of a cluster of a hundred.
+does not go on after a fault of etcd, as there is none in these measurements.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import grpc.aio
 import orjson
 from etcd3 import etcdrpc
 
+from bench.scale.listeners import watch_request
 from bench.scale.loop_watch import LoopWatch
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys
@@ -30,8 +30,6 @@ from pollcast.services.coordination.report_cursor import Reportable
 from pollcast.services.coordination.reporting import Reporting
 from pollcast.services.process.settings import Role, ServiceSettings
 from pollcast.services.serving import rpc
-
-WATCH = "/etcdserverpb.Watch/Watch"
 
 OPTIONS = [("grpc.max_receive_message_length", 256 * 1024 * 1024)]
 
@@ -53,12 +51,6 @@ class Place:
     def settings(self, node: str) -> ServiceSettings:
         """Return the settings of a node."""
         return ServiceSettings(etcd=self.etcd, namespace=self.namespace, node=node, lease_ttl=self.ttl)
-
-
-def _watch_request(prefix: str, revision: int) -> etcdrpc.WatchRequest:
-    end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-    create = etcdrpc.WatchCreateRequest(key=prefix.encode(), range_end=end.encode(), start_revision=revision)
-    return etcdrpc.WatchRequest(create_request=create)
 
 
 OnPut = Callable[[str, bytes, int, int], None]
@@ -86,7 +78,7 @@ class KeyWatch:
         """Follow the keys until cancelled."""
         async with grpc.aio.insecure_channel(self._address, options=OPTIONS) as channel:
             call: Any = etcdrpc.WatchStub(channel).Watch()
-            await call.write(_watch_request(self._prefix, 1))
+            await call.write(watch_request(self._prefix, 1))
             async for response in call:
                 assert not response.canceled, response.cancel_reason
                 self.following.set()
@@ -97,23 +89,6 @@ class KeyWatch:
                         self._on_delete(kv.key.decode())
                     else:
                         self._on_put(kv.key.decode(), kv.value, kv.lease, kv.mod_revision)
-
-
-async def listen(address: str, prefixes: Sequence[str], nodes: int) -> None:
-    """Receive what the watches of `nodes` nodes receive, each with a connection of its own, and drop it."""
-
-    async def node() -> None:
-        options = [*OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
-        async with grpc.aio.insecure_channel(address, options=options) as channel:
-            call: Any = channel.stream_stream(WATCH, request_serializer=etcdrpc.WatchRequest.SerializeToString)()
-            for prefix in prefixes:
-                await call.write(_watch_request(prefix, 0))
-            async for _ in call:
-                pass
-
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(nodes if prefixes else 0):
-            tasks.create_task(node())
 
 
 class SimulatedNode:

@@ -19,8 +19,9 @@ import orjson
 import uvloop
 
 from bench.scale.crowd import Crowd, LightPoller
+from bench.scale.listeners import listen
 from bench.scale.loop_watch import LoopWatch
-from bench.scale.nodes import Place, SimulatedNode, listen, obey, served
+from bench.scale.nodes import Place, SimulatedNode, obey, served
 from bench.scale.served_topics import Report, Served
 from pollcast.poller.feed import SERVICE
 from pollcast.poller.ownership import Ownership

@@ -25,12 +25,11 @@ def test_topics_that_become_free_one_after_the_other_are_claimed_at_once_when_th
 def test_few_of_many_topics_that_become_free_are_claimed_together() -> None:
     queue = queue_with(FEW_TOPICS)
     queue.plan("first", 1.0, 0.0)
-    assert queue.take_due(1.0) == ["first"]
     queue.plan("second", 1.001, 0.0)
-    queue.plan("third", 1.002, 0.0)
-    assert queue.take_due(1.003) == []
+    assert queue.take_due(1.002) == []
     assert queue.next_at() == 1.0 + GATHER_SECONDS
-    assert queue.take_due(1.0 + GATHER_SECONDS) == ["second", "third"]
+    assert queue.take_due(1.0 + GATHER_SECONDS) == ["first", "second"]
+    assert queue.next_at() == 100.0
 
 
 def test_many_topics_that_become_free_are_claimed_at_once() -> None:
@@ -41,10 +40,15 @@ def test_many_topics_that_become_free_are_claimed_at_once() -> None:
         assert len(queue.take_due(at)) == FEW_TOPICS
 
 
+def test_a_topic_whose_turn_comes_after_others_waits_for_no_more() -> None:
+    queue = queue_with(FEW_TOPICS)
+    queue.plan("after others", 1.0, 0.2)
+    assert queue.take_due(1.2) == ["after others"]
+
+
 def test_a_queue_that_forgets_everything_waits_for_nothing() -> None:
     queue = queue_with(FEW_TOPICS)
     queue.plan("first", 1.0, 0.0)
-    queue.take_due(1.0)
     queue.clear()
     queue.plan("second", 1.001, 0.0)
     assert queue.take_due(1.001) == ["second"]
