@@ -88,5 +88,6 @@ def test_the_delta_of_a_large_result_is_computed_in_advance() -> None:
     (outcome,) = answer.outcomes
     assert isinstance(outcome, Result)
     assert outcome.change is not None
+    assert outcome.change[1] is not None
     assert outcome.change == (before, diff(before, after))
     assert apply(before, outcome.change[1]) == after
