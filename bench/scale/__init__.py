@@ -60,6 +60,7 @@ async def several(size: Size, topics: Sequence[int], given: argparse.Namespace, 
     """Measure a cluster with each number of topics in turn, those that are expected to end in time."""
     results: list[Result] = []
     rest_seconds = REST_SECONDS if ends == float("inf") else REST_SECONDS / 2
+    failed = False
     began = time.monotonic()
     async with cluster(size, given.folder) as running:
         nodes = f"{size.pollers} pollers and {size.gateways} gateways"
@@ -70,12 +71,18 @@ async def several(size: Size, topics: Sequence[int], given: argparse.Namespace, 
                 continue
             running.size = dataclasses.replace(size, topics=count)
             last = number == len(topics) - 1
-            result = await measure(
-                running, joins=given.join and last, kills=given.kill and last, rest_seconds=rest_seconds
-            )
-            results.append(result)
-            if not last:
-                await empty(running)
+            try:
+                result = await measure(
+                    running, joins=given.join and last, kills=given.kill and last, rest_seconds=rest_seconds
+                )
+                results.append(result)
+                if not last:
+                    await empty(running)
+            except* TimeoutError as late:
+                print(f"{tables.title(running.size)}: {late.exceptions[0]}", flush=True)
+                failed = True
+            if failed:
+                break
     return results
 
 

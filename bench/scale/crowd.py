@@ -8,9 +8,9 @@ what real ones hand over to them.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import zlib
 from collections import deque
-from itertools import islice
 from typing import NoReturn
 
 from bench.scale.nodes import KeyWatch, Place
@@ -89,9 +89,9 @@ class LightPoller:
             while self._wanted or self._unwanted:
                 if len(self._wanted) < FEW_TOPICS <= self._crowd.free:
                     await asyncio.sleep(GATHER_SECONDS)  # as the claim queue of a real poller does
-                unwanted = [self._unwanted.pop(topic) for topic in list(islice(self._unwanted, BATCH))]
+                unwanted = [self._unwanted.pop(topic) for topic in list(itertools.islice(self._unwanted, BATCH))]
                 await self._release(unwanted)
-                wanted = list(islice(self._wanted, BATCH))
+                wanted = list(itertools.islice(self._wanted, BATCH))
                 await self._claim(session, wanted)
                 for topic in wanted:
                     self._wanted.pop(topic, None)
@@ -148,7 +148,9 @@ class Crowd:
                 if topic not in self._demand and holder is not None:
                     holder.give_up(topic)
             pollers = list(self.pollers.values())
-            for topic in [topic for topic, since in self._free.items() if since < now() - CLAIM_SECONDS]:
+            late = list(itertools.takewhile(lambda free: free[1] < now() - CLAIM_SECONDS, self._free.items()))
+            for topic, _ in late:  # the first ones have been free for the longest time
+                del self._free[topic]
                 self._free[topic] = now()
                 dice = zlib.crc32(topic.encode())
                 planned = self._planned.get(topic)
@@ -160,6 +162,7 @@ class Crowd:
         poller.want(topic)
 
     def _plan(self, topic: str) -> None:
+        self._free.pop(topic, None)
         self._free[topic] = asyncio.get_running_loop().time()
         at = bucket(topic)
         first = self._first.get(at)

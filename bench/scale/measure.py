@@ -14,7 +14,8 @@ from bench.scale.cluster import Cluster, Size, Usage
 from bench.stage import SOCKET, Stage
 from pollcast.v1 import cluster_pb2, cluster_pb2_grpc
 
-START_SECONDS = 300.0
+START_SECONDS = 120.0
+"""Time within which every topic must have an owner and a result, in seconds."""
 REST_SECONDS = 10.0
 QUIET_SECONDS = 2.0
 """Time without a change of a key after which a cluster is at rest, in seconds."""
