@@ -21,6 +21,7 @@ ALL = (
     "latency",
     "storm",
     "slow",
+    "stops",
     "compression",
     "peers",
     "polling",

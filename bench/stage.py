@@ -183,13 +183,18 @@ async def stage(
 
 def counter(port: int, name: str) -> float:
     """Return the current value of a metric of the gateway, summed over its labels."""
+    return sum(value for sample, value in samples(port) if sample.startswith(name))
+
+
+def samples(port: int) -> list[tuple[str, float]]:
+    """Return the samples of the gateway's metrics: the name with its labels, and the value."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
     try:
         connection.request("GET", "/metrics")
         lines = connection.getresponse().read().decode().splitlines()
     finally:
         connection.close()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+    return [(name, float(value)) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")]
 
 
 async def _until_ready(port: int) -> None:

@@ -84,7 +84,7 @@ class Entry:
         if self._body is None:
             assert self.change is not None
             text = self.change.text
-            self._body = Body(lambda: text, large=len(text) > LARGE_BYTES)
+            self._body = Body(None, large=len(text) > LARGE_BYTES, text=text)
         return self._body
 
     def payload(self, base: Version) -> bytes:

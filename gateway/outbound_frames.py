@@ -58,23 +58,25 @@ def frame(payload: bytes, first: int = _TEXT) -> bytes:
 class Body:
     """The part of a message that is the same in every spelling of its topic, with its compressed form, each made once.
 
-    `make` returns the text; it is called when the text is first needed. A `large` body takes so long to make and to
-    compress that this should happen outside the event loop.
+    `make` returns the text, unless it is given; it is called when the text is first needed. A `large` body takes so
+    long to make and to compress that this should happen outside the event loop.
     """
 
     __slots__ = ("_deflated", "_lock", "_make", "_text", "large")
 
-    def __init__(self, make: Callable[[], bytes], *, large: bool = False) -> None:
+    def __init__(self, make: Callable[[], bytes] | None, *, large: bool = False, text: bytes | None = None) -> None:
         self.large = large
-        self._make: Callable[[], bytes] | None = make
-        self._text: bytes | None = None
+        self._make = make
+        self._text = text
         self._deflated: bytes | None = None
         self._lock = threading.Lock() if large else None
 
     @property
     def text(self) -> bytes:
         """The text, without anything that depends on a spelling."""
-        if self._text is None:
+        if self._text is not None:
+            return self._text
+        if self._make is not None:
             with self._lock or contextlib.nullcontext():
                 if self._make is not None:
                     self._text, self._make = self._make(), None
@@ -97,7 +99,7 @@ class Body:
         return self._deflated
 
 
-NO_BODY: Final = Body(bytes)
+NO_BODY: Final = Body(None, text=b"")
 """The body of a message that is framed as a whole."""
 
 
