@@ -40,18 +40,19 @@ class QueryPoller:
         self._statements = StatementRunner(query, database)
         self._rng = rng
         self._groups = TopicGroups()
+        self._owned_topics = metrics.OWNED_TOPICS.labels(query.name)
         self._rounds = RoundRunner(query, self._statements, self._groups, self.batching, publish)
 
     def add(self, topic: OwnedTopic) -> None:
         """Poll the topic from now on."""
         self._groups.new.add(topic)
-        metrics.OWNED_TOPICS.labels(self._query.name).inc()
+        self._owned_topics.inc()
 
     def remove(self, topic: OwnedTopic) -> None:
         """Stop polling the topic, and discard the outcome of a poll under way."""
         self._statements.forget(topic.name)
         if self._groups.remove(topic):
-            metrics.OWNED_TOPICS.labels(self._query.name).dec()
+            self._owned_topics.dec()
             self._rounds.show_apart()
 
     async def run(self) -> None:

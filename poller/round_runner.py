@@ -68,6 +68,10 @@ class RoundRunner:
         self._was_alone = batching.together.alone
         outcomes = ("changed", "unchanged", "stale", "failed")
         self._polls = {outcome: metrics.POLLS.labels(query.name, outcome) for outcome in outcomes}
+        self._apart = [
+            (metrics.APART_TOPICS.labels(query.name, why), group)
+            for why, group in (("failing", groups.failing), ("slow", groups.slow))
+        ]
         self._show()
 
     async def run(
@@ -171,8 +175,8 @@ class RoundRunner:
 
     def show_apart(self) -> None:
         """Update the metric of the topics that are set apart."""
-        for why, group in (("failing", self._groups.failing), ("slow", self._groups.slow)):
-            metrics.APART_TOPICS.labels(self._query.name, why).set(len(group.topics))
+        for gauge, group in self._apart:
+            gauge.set(len(group.topics))
 
 
 class OneRound:
