@@ -252,7 +252,9 @@ class Etcd:
                     raise EtcdUnknown(f"{endpoint.address}: {error.code().name}: {error.details()}") from None
                 await self._endpoints.prepare_retry(error, attempt, deadline, endpoint, token)
             else:
-                if write:
+                # A witness that the next stream has to check must not be replaced by a write to an etcd that may have
+                # been restored meanwhile.
+                if write and (self._stream.healthy or self._history.witness is None):
                     self._history.wrote(request, response)
                 return response
 

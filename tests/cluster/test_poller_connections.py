@@ -306,7 +306,7 @@ async def test_a_result_beyond_max_bytes_is_never_received(db: Database) -> None
     (bad,) = answer.outcomes
     assert isinstance(bad, PollError)
     assert (bad.state, bad.scope, bad.cause.detail) == ("failed", Scope.TOPIC, "the result has more than 1 MiB")
-    one = query("select repeat('x', 200000000) as v")
+    one = query("select repeat('x', 40000000) as v")
     assert (await poll_error(db, one)).cause.detail == "the result has more than 16 MiB"
 
 

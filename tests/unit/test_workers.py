@@ -115,7 +115,11 @@ def test_each_worker_is_a_node_with_a_grpc_port_of_its_own(tmp_path: Path) -> No
 
 
 def test_merged_metrics_are_one_valid_text_in_which_each_sample_names_its_worker() -> None:
-    text = prometheus_client.generate_latest().decode() + (
+    registry = prometheus_client.CollectorRegistry()
+    prometheus_client.Counter("polls", "Polls by query.", ["query"], registry=registry).labels('a "b" {c}').inc()
+    prometheus_client.Histogram("seconds", "Seconds.", buckets=(0.1, 1), registry=registry).observe(0.5)
+    prometheus_client.Gauge("sockets", "Sockets.", registry=registry).set(3)
+    text = prometheus_client.generate_latest(registry).decode() + (
         '# HELP seen_total Things.\n# TYPE seen_total counter\nseen_total{what="a } b",node="elsewhere"} 1.0\n'
     )
     families = {family.name: family for family in text_string_to_metric_families(merge({"g.1": text, "g.2": text}))}
