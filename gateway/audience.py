@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pollcast.gateway import phoenix
 from pollcast.gateway.backlog import PRESENCE, RESULT
+from pollcast.gateway.broadcasts import Broadcast, Broadcasts
 from pollcast.gateway.cohorts import AT_ONCE_MEMBERS, Cohorts, Subscriber, Traffic
 from pollcast.gateway.history import Entry, History
 from pollcast.gateway.offload import INLINE, Offload
@@ -20,10 +21,10 @@ from pollcast.gateway.version import Version
 class Audience:
     """The channels of one topic. `serving` is whether the history's present result may be given to them."""
 
-    __slots__ = ("_cohorts", "_last_status", "_traffic", "_waiting", "channels", "serving")
+    __slots__ = ("_broadcasts", "_cohorts", "_last_status", "_waiting", "channels", "serving")
 
     def __init__(self, history: History, traffic: Traffic, offload: Offload = INLINE) -> None:
-        self._traffic = traffic
+        self._broadcasts = Broadcasts(traffic, offload, self._missed)
         self._cohorts = Cohorts(history, traffic, offload)
         self._waiting: dict[Subscriber, Version | None] = {}  # the channels that wait for a result, with their `since`
         self._last_status: dict[Subscriber, Status] = {}  # the status known to each channel that missed a later one
@@ -44,6 +45,7 @@ class Audience:
         self._waiting.pop(channel, None)
         self._last_status.pop(channel, None)
         self._cohorts.leave(channel)
+        self._broadcasts.leave_out(channel, RESULT | PRESENCE)
         if not self.channels:
             self._cohorts.forget_encoded()
 
@@ -60,16 +62,22 @@ class Audience:
         self._cohorts.step(entry)
 
     def broadcast_presence(self, event: bytes, payload: bytes) -> None:
-        """Push an event of the presence list to every channel, encoded once per spelling."""
-        self._broadcast(event, payload, PRESENCE)
+        """Push an event of the presence list to every channel."""
+        self._broadcasts.send(Broadcast(self.channels, PRESENCE, event, payload))
+
+    def skip_presence(self, channel: Subscriber) -> None:
+        """Leave a channel out of the presence events that are still to be written: it gets the whole list instead."""
+        self._broadcasts.leave_out(channel, PRESENCE)
 
     def broadcast_status(self, status: Status, before: Status) -> None:
         """Push a new status; `before` is the one that the channels know."""
-        for channel in self._broadcast(b"status", status.payload(), RESULT):
-            self._last_status.setdefault(channel, before)
+        self._broadcasts.send(Broadcast(self.channels, RESULT, b"status", status.payload(), before))
 
     def catch_up(self, channel: Subscriber, status: Status) -> None:
         """Send a channel whose socket has drained the status, if it knows another one, and the present snapshot."""
+        for broadcast in self._broadcasts.leave_out(channel, RESULT):
+            if broadcast.before is not None:
+                self._last_status.setdefault(channel, broadcast.before)
         known = self._last_status.pop(channel, status)
         if not known.same_as(status):
             channel.wire.write(Framed(phoenix.push(channel.spelling, b"status", status.payload())).plain)
@@ -79,26 +87,8 @@ class Audience:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
-    def _broadcast(self, event: bytes, payload: bytes, part: int) -> list[Subscriber]:
-        """Push a message of one part of the state to every channel; return the channels that missed it."""
-        frames: dict[bytes, Framed] = {}
-        missed: list[Subscriber] = []
-        messages = size = 0
-        for channel in self.channels:
-            framed = frames.get(channel.spelling)
-            if framed is None:
-                framed = frames[channel.spelling] = Framed(phoenix.push(channel.spelling, event, payload))
-            wire = channel.wire
-            if wire.blocked or channel.behind & part:
-                missed.append(channel)
-            else:
-                ready = framed.ready(wire.deflates)
-                wire.write(ready)
-                messages += 1
-                size += len(ready)
-        for channel in missed:
-            if part == RESULT:
-                self._cohorts.drop_out(channel)
-            channel.fell_behind(part)
-        self._traffic.count(event, messages, size)
-        return missed
+    def _missed(self, channel: Subscriber, broadcast: Broadcast) -> None:
+        if broadcast.before is not None:
+            self._last_status.setdefault(channel, broadcast.before)
+            self._cohorts.drop_out(channel)
+        channel.fell_behind(broadcast.part)

@@ -109,6 +109,7 @@ class Channel:
         if part == RESULT:
             self.live.audience.catch_up(self, self.live.status)
         elif self.live.presence is not None:
+            self.live.audience.skip_presence(self)
             self.live.presence.send_state(self)
 
 

@@ -36,16 +36,15 @@ class Condition:
     wait: int = 0
 
     @classmethod
-    def parse(cls, if_none_match: str | None, prefer: Sequence[str]) -> Self:
-        """Return the condition of a request; `prefer` has the values of its `Prefer` headers.
+    def parse(cls, if_none_match: Sequence[str], prefer: Sequence[str]) -> Self:
+        """Return the condition of a request, from the values of its headers `If-None-Match` and `Prefer`.
 
         Malformed tags and preferences count as absent, as does `wait` without a result that the client has.
         """
-        if if_none_match is None:
-            return cls()
-        tags = _ETAG.findall(if_none_match)[:MAX_ETAGS]
+        text = ", ".join(if_none_match)
+        tags = _ETAG.findall(text)[:MAX_ETAGS]
         versions = tuple(version for tag in tags if (version := Version.parse(tag)) is not None)
-        known = cls(versions, any=if_none_match.strip() == "*")
+        known = cls(versions, any=text.strip() == "*")
         return dataclasses.replace(known, wait=parse_wait(prefer)) if known else known
 
     def wait_at_most(self, seconds: float) -> Self:

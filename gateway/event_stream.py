@@ -161,9 +161,10 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._admission.seat():
+            connection: GuardedHttp = scope["extensions"][CONNECTION]
+            connection.begin_stream()
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await send({"type": "http.response.body", "body": retry_field(), "more_body": True})
-            connection = scope["extensions"][CONNECTION]
+            connection.write_chunk(chunk_of(retry_field()))
             with (
                 self._streams.opened(self._topic, connection, self._since) as stream,
                 ending_after(self._lifetime, stream.end),

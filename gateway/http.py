@@ -121,7 +121,7 @@ class GatewayApp:
     async def _json_snapshot(self, request: Request, topic: Topic, identity: Identity) -> Response:
         """Answer with the topic's result, or with 304 when the client has it still after the time that it waits for
         another one (docs/reference/http.md#conditional-requests)."""
-        known = Condition.parse(request.headers.get("if-none-match"), request.headers.getlist("prefer"))
+        known = Condition.parse(request.headers.getlist("if-none-match"), request.headers.getlist("prefer"))
         lifetime = identity.lifetime(time.time())
         if lifetime is not None:
             known = known.wait_at_most(lifetime)

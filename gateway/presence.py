@@ -15,6 +15,7 @@ from itertools import count
 from typing import NoReturn
 
 from pollcast.gateway.audience import Audience
+from pollcast.gateway.pace import ALLOWANCE_SECONDS, Pace
 from pollcast.gateway.presence_keys import Change, MemberId
 from pollcast.gateway.presence_list import WINDOW_SECONDS, PresenceList, PresenceStore, PresenceWatch
 from pollcast.gateway.presence_schedule import Schedule
@@ -27,6 +28,7 @@ class Presences:
     def __init__(self, store: PresenceStore, now: Callable[[], float]) -> None:
         self.store = store
         self.now = now
+        self.pace = Pace(ALLOWANCE_SECONDS)
         self.diffs = 0  # the number of differences broadcast since the gateway started
         self._lists: dict[str, PresenceList] = {}
         self._schedule = Schedule[PresenceList](now)

@@ -1,8 +1,8 @@
 """The presence list of one topic on one gateway, and its followers (docs/reference/channels.md#presence).
 
-Changes are gathered for a window (`window_seconds`) and sent as one `presence_diff`, which is encoded once. The window
-grows with the number of clients, so that presence costs a tenth of a core at most, whatever the churn. The list that
-joining clients get is encoded and compressed once per announcement.
+Changes are gathered for WINDOW_SECONDS, and for longer while broadcasts have taken their share of a core
+(gateway/pace.py), and sent as one `presence_diff`, which is encoded once. The list that joining clients get is encoded
+and compressed once per announcement.
 
 A member whose socket closes without leaving stays for HOLD_SECONDS, in etcd too, and goes at once when its key joins
 again on any gateway. A client sees both changes in one diff or, from another gateway, the new member first, so that
@@ -10,8 +10,8 @@ phoenix.js never sees the key go. A member that leaves its channel is gone at on
 that dies, when its lease does.
 
 Of more than MAX_SHOWN members, that many are listed. The event `presence_capped` `{"shown":1000,"total":2345}` reports
-it after `presence_state` and whenever the number changes, at most once a second and a window; `shown` equals `total`
-once all are listed again. A client that does not know the event (phoenix.js does not) ignores it.
+it after `presence_state` and whenever the number changes, at most once a second and at that pace; `shown` equals
+`total` once all are listed again. A client that does not know the event (phoenix.js does not) ignores it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import orjson
 from pollcast.gateway import phoenix
 from pollcast.gateway.audience import Audience
 from pollcast.gateway.outbound_frames import Body, Framed
+from pollcast.gateway.pace import Pace, cost
 from pollcast.gateway.phoenix import Ref
 from pollcast.gateway.presence_keys import MemberId
 from pollcast.gateway.presence_request import PresenceRequest, check_key, check_meta
@@ -38,12 +39,6 @@ from pollcast.services.errors import InvalidPayload
 WINDOW_SECONDS = 0.1
 """Minimum time for which changes are gathered, in seconds; it bounds the diffs to ten a second."""
 
-CLIENT_SECONDS = 250e-6
-"""Time by which each client makes the window longer, in seconds.
-
-A message costs about 10 µs of CPU per client, and a window has at most two: the diff and `presence_capped`.
-"""
-
 HOLD_SECONDS = 2.0
 """Time for which a member stays listed after its socket closed, in seconds."""
 
@@ -54,7 +49,7 @@ Nothing of a topic may be left in etcd a second after its end (docs/reference/gu
 """
 
 CAPPED_SECONDS = 1.0
-"""Minimum time between two `presence_capped` events of a topic, in seconds; a longer window counts instead."""
+"""Minimum time between two `presence_capped` events of a topic, in seconds."""
 
 
 class PresenceChannel(Protocol):
@@ -66,11 +61,6 @@ class PresenceChannel(Protocol):
 
     def write_presence(self, messages: Sequence[Framed]) -> None:
         """Write the messages of the whole list, or have `send_state` called once the socket has drained."""
-
-
-def window_seconds(clients: int) -> float:
-    """Return the time for which the changes of a list with so many clients on this gateway are gathered, in seconds."""
-    return max(WINDOW_SECONDS, clients * CLIENT_SECONDS)
 
 
 class PresenceStore(Protocol):
@@ -102,6 +92,10 @@ class PresenceHost(Protocol):
     def now(self) -> Callable[[], float]:
         """The clock, in monotonic seconds."""
 
+    @property
+    def pace(self) -> Pace:
+        """The pace of all lists together."""
+
     def new_member_id(self) -> MemberId:
         """Return an id that no member of the cluster has had."""
 
@@ -125,6 +119,7 @@ class PresenceList:
         self._flush_at: float | None = None
         self._expire_at: float | None = None
         self._capped = CappedCount()
+        self._pace = Pace()
 
     @property
     def idle(self) -> bool:
@@ -222,11 +217,15 @@ class PresenceList:
                 self._expect_flush()
             if self.roster.departing:
                 self._expect_expiry(now)
+        ready_at = self._ready_at  # the number of members may go with a diff, so it never waits behind many of them
         if self._flush_at is not None and now >= self._flush_at:
             self._flush_at = None
-            self._flush()
+            if now >= ready_at:
+                self._flush(now)
+            else:  # other lists have broadcast meanwhile
+                self._expect_flush(0.0)
         if self._flush_at is None:  # otherwise the shown members are about to change
-            self._announce_capped(now)
+            self._announce_capped(now, ready_at)
 
     def skip_announcement(self) -> None:
         """Count the present members as announced, because there is no client yet to announce them to."""
@@ -251,9 +250,14 @@ class PresenceList:
         if self.roster.leave(member_id):
             self._expect_flush()
 
-    def _expect_flush(self) -> None:
+    @property
+    def _ready_at(self) -> float:
+        """The time from which the list may broadcast again."""
+        return max(self._pace.ready_at, self._host.pace.ready_at)
+
+    def _expect_flush(self, window: float = WINDOW_SECONDS) -> None:
         if self._flush_at is None:
-            self._flush_at = self._host.now() + self._window()
+            self._flush_at = max(self._host.now() + window, self._ready_at)
             self._host.schedule(self, self._flush_at)
 
     def _expect_expiry(self, now: float) -> None:
@@ -261,28 +265,30 @@ class PresenceList:
             self._expire_at = now + WINDOW_SECONDS
             self._host.schedule(self, self._expire_at)
 
-    def _flush(self) -> None:
+    def _flush(self, now: float) -> None:
         diff = self.roster.flush()
         if diff is not None:
             self._host.count_diff()
-            if self._audience is not None:
-                self._audience.broadcast_presence(b"presence_diff", diff.payload())
+            self._broadcast(b"presence_diff", diff.payload(), now)
         for watch in self.watches:
             watch.wake()
 
-    def _announce_capped(self, now: float) -> None:
+    def _announce_capped(self, now: float, ready_at: float) -> None:
         total = self.roster.more_than_shown()
-        least = max(CAPPED_SECONDS, self._window())
-        due = self._capped.update(total, now, least, lambda when: self._host.schedule(self, when))
-        if due and self._audience is not None:
-            self._audience.broadcast_presence(b"presence_capped", self._capped_payload())
+        if self._capped.update(total, now, ready_at, lambda when: self._host.schedule(self, when)):
+            self._broadcast(b"presence_capped", self._capped_payload(), now)
 
     def _capped_payload(self) -> bytes:
         shown = len(self.roster.announced)
         return orjson.dumps({"shown": shown, "total": shown if self._capped.total is None else self._capped.total})
 
-    def _window(self) -> float:
-        return window_seconds(len(self._audience.channels) if self._audience is not None else 0)
+    def _broadcast(self, event: bytes, payload: bytes, now: float) -> None:
+        if self._audience is None or not self._audience.channels:
+            return
+        self._audience.broadcast_presence(event, payload)
+        seconds = cost(len(self._audience.channels), len(payload))
+        self._pace.spend(now, seconds)
+        self._host.pace.spend(now, seconds)
 
     def _hold_seconds(self) -> float:
         clients = len(self._audience.channels) if self._audience is not None else 0
@@ -300,26 +306,27 @@ class CappedCount:
     `total` is None when all members are shown.
     """
 
-    __slots__ = ("_next_at", "_scheduled", "total")
+    __slots__ = ("_next_at", "_scheduled_at", "total")
 
     def __init__(self) -> None:
         self.total: int | None = None
         self._next_at = 0.0  # the earliest time of the next announcement
-        self._scheduled = False  # whether a tick is scheduled for that time
+        self._scheduled_at = float("-inf")  # the time for which a tick was scheduled
 
-    def update(self, total: int | None, now: float, least: float, schedule: Callable[[float], None]) -> bool:
-        """Return whether a changed number should be announced now, at least `least` seconds before the next one.
+    def update(self, total: int | None, now: float, ready_at: float, schedule: Callable[[float], None]) -> bool:
+        """Return whether a changed number should be announced now, which must not happen before `ready_at`.
 
         When it is too early for that, schedule a tick for the earliest time instead.
         """
         if total == self.total:
             return False
-        if now < self._next_at:
-            if not self._scheduled:
-                self._scheduled = True
-                schedule(self._next_at)
+        earliest = max(self._next_at, ready_at)
+        if now < earliest:
+            if self._scheduled_at <= now:
+                self._scheduled_at = earliest
+                schedule(earliest)
             return False
-        self.total, self._next_at, self._scheduled = total, now + least, False
+        self.total, self._next_at = total, now + CAPPED_SECONDS
         return True
 
 

@@ -213,8 +213,19 @@ class GuardedHttp(HttpToolsProtocol):
         """Whether nothing should be written now, because the peer has not taken what was written, or is gone."""
         return bool(self.flow.write_paused) or self.transport.is_closing()
 
+    def begin_stream(self) -> None:
+        """Prepare an answer of unknown length, before its headers are sent.
+
+        A client that speaks HTTP/1.0 knows no chunks: it gets the answer as it is, until the connection is closed
+        (RFC 9112, section 6.1).
+        """
+        if self.scope["http_version"] == "1.0":
+            self.cycle.chunked_encoding = False
+
     def write_chunk(self, chunk: bytes) -> None:
         """Write a chunk (`chunk_of`) of the answer whose headers have been sent."""
+        if self.cycle.chunked_encoding is False:
+            chunk = chunk[chunk.index(b"\r\n") + 2 : -2]
         self.transport.write(chunk)
 
     # --- calls by the lobby -----------------------------------------------------------------------------------

@@ -90,6 +90,7 @@ async def operators(stage: Stage) -> None:
     top = cluster.WatchCluster(cluster_pb2.WatchClusterRequest(top=1))
     async for event in top:
         if event.totals.cost and event.totals.clients:
+            del event.totals.nodes[2:]  # another scene may have a topic on the other poller
             found.note("grpc.watch_cluster.totals", event)
             break
     top.cancel()

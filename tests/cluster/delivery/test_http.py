@@ -140,6 +140,25 @@ def test_a_request_waits_as_long_as_it_prefers(running: Cluster, stock: psycopg.
     assert (status, orjson.loads(body)["rows"][0]["n"]) == (200, 2)
 
 
+async def test_an_event_stream_for_http_1_0_is_not_chunked(running: Cluster, stock: psycopg.Connection[Any]) -> None:
+    host, _, port = running.gateway(0).rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    with contextlib.closing(writer):
+        writer.write(b"GET /live/stock?shelf=b&limit=5 HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n")
+        async with asyncio.timeout(20):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"chunked" not in head.lower()
+            assert (await reader.readline()).startswith(b"retry: ")
+            assert await reader.readline() == b"\n"
+            lines = [await reader.readline() for _ in range(4)]
+            while lines[0] != b"event: snapshot\n":  # a slow first result is reported as stale
+                lines = [*lines[lines.index(b"\n") + 1 :], await reader.readline()]
+            while len(lines) < 4:
+                lines.append(await reader.readline())
+            stock.execute("update stock set n = n + 1 where id = 3")
+            assert await reader.readline() == b"event: delta\n"
+
+
 def test_a_request_for_a_query_that_fails_is_answered_at_once(running: Cluster) -> None:
     status, body = get(running, "/live/broken")
     assert (status, body["reason"]) == (500, "failed")
