@@ -2,7 +2,8 @@
 
 1. the requests to etcd of 5,000 joins in a second (100 sockets on two gateways, 50 topics each) and of as many leaves;
 2. the messages and bytes that 2,000 clients receive which join one topic within a second, until all have the list;
-3. the time from a join until other clients see the new member.
+3. the time from a join until other clients see the new member;
+4. the CPU time and the bytes that CHANGES members a second who come or go cost a gateway, by size of the audience.
 
 The third is measured with `pollcast_client`. The others count the bytes of thousands of sockets: their clients in this
 process implement just enough of WebSocket, so that they use little of the machine.
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import cast
 
 import orjson
+import psutil
 from tests.support.cluster import Cluster, cluster
 
 from pollcast_client import Change, Connected, Event, watch
@@ -38,6 +40,9 @@ params.id = "int"
 
 SOCKETS, TOPICS = 100, 50
 CLIENTS = 2000
+AUDIENCES = (100, 1000, 8000)
+CHANGES = 30
+CHURN_SECONDS = 15
 
 
 class Client(asyncio.Protocol):
@@ -126,11 +131,13 @@ def are_in_etcd(running: Cluster, number: int) -> bool:
     return members(running) == number
 
 
-async def open_sockets(running: Cluster, number: int, totals: Counter[str], sizes: Counter[str]) -> list[Client]:
-    """Open WebSockets on both gateways in turn; all of them count into `totals` (messages) and `sizes` (bytes)."""
+async def open_sockets(
+    running: Cluster, number: int, totals: Counter[str], sizes: Counter[str], gateways: int = 2
+) -> list[Client]:
+    """Open WebSockets on the gateways in turn; all of them count into `totals` (messages) and `sizes` (bytes)."""
     clients = []
     for each in range(number):
-        host, _, port = running.gateway(each % 2).rpartition(":")
+        host, _, port = running.gateway(each % gateways).rpartition(":")
         loop = asyncio.get_running_loop()
         _, client = await loop.create_connection(lambda: Client(totals, sizes), host, int(port))
         clients.append(client)
@@ -192,6 +199,39 @@ async def one_topic(running: Cluster) -> None:
         client.close()
 
 
+async def churn(running: Cluster) -> None:
+    """Print what members who come and go cost the first gateway, for each of AUDIENCES."""
+    gateway = psutil.Process(next(node["pid"] for node in running.info["nodes"] if node["name"] == "gateway-1"))
+    for topic, number in enumerate(AUDIENCES, 3000):
+        totals: Counter[str] = Counter()
+        sizes: Counter[str] = Counter()
+        clients = await open_sockets(running, number, totals, sizes, gateways=1)
+        for each, client in enumerate(clients):
+            client.join(f"live:room?id={topic}", f"user {each}")
+            if each % 20 == 19:
+                await asyncio.sleep(0.02)
+        await until(lambda clients=clients: all(client.listed >= min(len(clients), 1000) for client in clients))  # type: ignore[misc]
+        await asyncio.sleep(3.0)
+        before, received, began = gateway.cpu_times(), sizes.total(), time.monotonic()
+        for change in range(CHANGES * CHURN_SECONDS):
+            if change % 2:
+                clients.pop(0).close()
+            else:
+                (client,) = await open_sockets(running, 1, totals, sizes, gateways=1)
+                client.join(f"live:room?id={topic}", f"late {change}")
+                clients.append(client)
+            await asyncio.sleep(max(0.0, began + (change + 1) / CHANGES - time.monotonic()))
+        took, after = time.monotonic() - began, gateway.cpu_times()
+        cpu = after.user + after.system - before.user - before.system
+        print(
+            f"{number:5} clients, {CHANGES} changes a second: {cpu / took:.3f} of a core, "
+            f"{(sizes.total() - received) / took / 1e6:.2f} MB/s"
+        )
+        for client in clients:
+            client.close()
+        await until(partial(are_in_etcd, running, 0))
+
+
 async def latency(running: Cluster) -> None:
     """Print the time from a join until a client of the same gateway, and one of the other gateway, see the member."""
     topic = "live:room?id=2000"
@@ -238,6 +278,7 @@ async def measure(running: Cluster) -> None:
     await latency(running)
     await joins_in_etcd(running)
     await one_topic(running)
+    await churn(running)
 
 
 async def run() -> None:
