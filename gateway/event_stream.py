@@ -76,7 +76,10 @@ class Stream:
         """Write what is new, unless the client has not taken what was written before."""
         if self.ended.is_set() or self._connection.blocked:
             return
-        chunk, self._position = self._texts.after(self._position)
+        before = self._position
+        chunk, after = self._texts.after(before)
+        if after is not before:
+            self._position = after
         if chunk:
             self._connection.write_chunk(chunk)
             self.silent = False
@@ -106,7 +109,7 @@ class EventStreams:
         live = self._hub.enter(topic, time.monotonic())
         texts = self._texts.get(live)
         if texts is None:
-            texts = self._texts[live] = EventTexts(live)
+            texts = self._texts[live] = EventTexts(live, self._hub.offload)
         texts.streams += 1
         stream = Stream(texts, connection, since)
         connection.on_drained = stream.wake

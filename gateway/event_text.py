@@ -1,7 +1,8 @@
 """The text of server-sent events, made once for all streams of a topic that are at the same position.
 
 `EventTexts.after` is a memo over `pollcast.gateway.follower.due`: it holds the texts of the present result and status
-only, so that it grows with the number of different positions, and not with clients or time.
+only, so that it grows with the number of different positions, and not with clients or time. A large text is made
+outside the event loop (gateway/offload.py).
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ import re
 
 from pollcast.gateway.follower import DeltaEvent, Position, TopicEvent, due
 from pollcast.gateway.history import Result
+from pollcast.gateway.offload import Offload
 from pollcast.gateway.status import Status
 from pollcast.gateway.topic import LiveTopic
 from pollcast.gateway.version import Version
 from pollcast.services.serving.http_guard import chunk_of
+
+Step = tuple[bytes, Position]
+"""What a stream is sent, as a chunk of its answer, and its position after that."""
 
 MAX_TEXTS = 16
 """Maximum number of texts that are kept for a topic."""
@@ -27,21 +32,25 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 class EventTexts:
     """The texts that lead the streams of one topic to its present state. `streams` is the number of streams."""
 
-    __slots__ = ("_deltas", "_last", "_status", "_texts", "_topic", "_version", "streams")
+    __slots__ = ("_deltas", "_last", "_offload", "_prepared", "_preparing", "_status", "_texts", "_topic", "_version",
+                 "streams")  # fmt: skip
 
-    def __init__(self, topic: LiveTopic) -> None:
+    def __init__(self, topic: LiveTopic, offload: Offload) -> None:
         self.streams = 0
         self._topic = topic
+        self._offload = offload
         self._deltas = bool(topic.topic.query.key)
         self._version: Version | None = None  # what the texts lead to, with the status
         self._status: Status | None = None
-        self._texts: dict[Position, tuple[bytes, Position]] = {}
-        self._last: tuple[Position, tuple[bytes, Position]] | None = None  # most streams are at the same position
+        self._texts: dict[Position, Step] = {}
+        self._last: tuple[Position, Step] | None = None  # most streams are at the same position
+        self._preparing = False
+        self._prepared: tuple[Position, Step] | None = None  # a large step while streams are woken for it
 
-    def after(self, position: Position) -> tuple[bytes, Position]:
-        """Return what a stream at a position is sent, as a chunk of its answer, and its position after that.
+    def after(self, position: Position) -> Step:
+        """Return what a stream at a position is sent next.
 
-        The chunk is empty when nothing is new.
+        The chunk is empty when nothing is new, and while a large text is made: the topic's streams are woken then.
         """
         topic = self._topic
         present = topic.present
@@ -49,17 +58,49 @@ class EventTexts:
         if version is not self._version or topic.status is not self._status:
             self._version, self._status = version, topic.status
             self._texts.clear()
+            self._last = None
         elif self._last is not None and self._last[0] is position:
             return self._last[1]
+        if self._prepared is not None and self._prepared[0] == position:
+            return self._prepared[1]
         found = self._texts.get(position)
         if found is None:
             if len(self._texts) >= MAX_TEXTS:
                 self._texts.clear()
             events, after = due(topic, position, self._deltas)
-            text = encoded(events, position.version or position.since)
-            found = self._texts[position] = (chunk_of(text) if text else b"", after)
+            if any(map(_is_large, events)):
+                self._prepare(events, position, after)
+                return b"", position
+            found = self._texts[position] = _step(events, position, after)
         self._last = position, found
         return found
+
+    def _prepare(self, events: list[TopicEvent], position: Position, after: Position) -> None:
+        """Make a large step outside the event loop, one at a time, and then wake the streams."""
+        if self._preparing:
+            return
+        self._preparing = True
+        made: list[Step] = []
+
+        def done() -> None:
+            self._preparing, self._prepared = False, (position, made[0])
+            self._topic.wake_followers()  # even when the topic has changed meanwhile: no stream waits for ever
+            self._prepared = None
+            if after.version == self._version:
+                self._texts[position] = made[0]
+
+        self._offload.run(lambda: made.append(_step(events, position, after)), done)
+
+
+def _is_large(event: TopicEvent) -> bool:
+    if isinstance(event, Result):
+        return event.body.large
+    return isinstance(event, DeltaEvent) and event.entry.body.large
+
+
+def _step(events: list[TopicEvent], position: Position, after: Position) -> Step:
+    text = encoded(events, position.version or position.since)
+    return chunk_of(text) if text else b"", after
 
 
 def encoded(events: list[TopicEvent], known: Version | None) -> bytes:
@@ -86,6 +127,6 @@ def server_sent(event: TopicEvent, known: Version | None) -> bytes:
     if not payload.isascii():
         for character, escape in _SEPARATORS:  # in JSON they occur in strings only
             payload = payload.replace(character, escape)
-    # JSON may contain line breaks as white space: each line becomes a data line.
-    data = b"".join([b"data: %b\n" % line for line in _LINE_END.split(payload)])
-    return b"event: %b\n%b%b\n" % (name, identifier, data)
+    if b"\n" in payload or b"\r" in payload:  # white space in JSON: each line becomes a data line
+        payload = b"\ndata: ".join(_LINE_END.split(payload))
+    return b"event: %b\n%bdata: %b\n\n" % (name, identifier, payload)

@@ -6,6 +6,7 @@ may read.
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from starlette.applications import Starlette
@@ -133,7 +134,9 @@ class GatewayApp:
         headers["etag"] = etag(result.version)
         if not changed:
             return Response(status_code=304, headers=headers)
-        return Response(result.payload, media_type="application/json", headers=headers)
+        body = result.body
+        text = await asyncio.to_thread(lambda: body.text) if body.large else body.text
+        return Response(text, media_type="application/json", headers=headers)
 
     async def queries(self, request: Request) -> Response:
         """Answer `GET /api/queries` with the part of the catalogue that clients may know."""

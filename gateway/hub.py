@@ -75,7 +75,7 @@ class Hub:
         self.coordination_reached = True
         self.on_touched: Callable[[str], None] = _ignore  # receives a topic whose clients or state may have changed
         self.on_kept: Callable[[str, bool], None] = _ignore_kept  # receives a topic that is kept now, or no more
-        self._offload = offload
+        self.offload = offload
         self._demand = demand
         self._presences = presences
         self._on_broken_link = on_broken_link
@@ -87,7 +87,7 @@ class Hub:
         self.on_touched(topic.canonical)
         live = self.topics.get(topic.canonical)
         if live is None:
-            live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic, self._offload, self._attach_again)
+            live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic, self.offload, self._attach_again)
             live.unreached_since = now
             self.on_kept(topic.canonical, True)
             self._demand.want(topic.canonical)

@@ -111,7 +111,7 @@ class LiveTopic:
             return
         before, self.status = self.status, status
         self.audience.broadcast_status(status, before)
-        self._wake()
+        self.wake_followers()
 
     def set_aside(self) -> None:
         """Stop serving the history, which may be out of date from now on: the topic has neither clients nor an owner.
@@ -132,8 +132,9 @@ class LiveTopic:
             self.audience.step(entry)
         if not self.audience.serving:
             self.audience.serve()
-        self._wake()
+        self.wake_followers()
 
-    def _wake(self) -> None:
+    def wake_followers(self) -> None:
+        """Make every follower look for what is new."""
         for follower in self.followers:
             follower.wake()

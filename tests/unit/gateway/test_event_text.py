@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pollcast.gateway.cohorts import Traffic
+from pollcast.gateway.event_stream import Stream
 from pollcast.gateway.event_text import EventTexts, encoded
 from pollcast.gateway.follower import Position, due
+from pollcast.gateway.offload import INLINE, Inline
 from pollcast.gateway.status import State, Status
 from pollcast.gateway.topic import LiveTopic
 from pollcast.gateway.version import Version
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.serving.http_guard import chunk_of
+from tests.support.audience_clients import Later
 
 TOPIC = Topic("q", Query("q", "select 1 as id", key=("id",)), {})
 
@@ -34,7 +40,7 @@ STEPS = st.lists(
 @given(STEPS)
 def test_streams_that_share_texts_get_what_each_would_get_alone(steps: list[tuple[str, object]]) -> None:
     live = LiveTopic(TOPIC, Traffic())
-    texts = EventTexts(live)
+    texts = EventTexts(live, INLINE)
     shared = [Position() for _ in range(4)]
     alone = list(shared)
     epoch, seq = 1, 0
@@ -59,3 +65,47 @@ def test_streams_that_share_texts_get_what_each_would_get_alone(steps: list[tupl
             alone[value] = after
             assert chunk == (chunk_of(text) if text else b"")
             assert shared[value] == after
+
+
+class Connection:
+    """A connection that keeps the chunks that are written to it."""
+
+    def __init__(self) -> None:
+        self.blocked = False
+        self.chunks: list[bytes] = []
+
+    def write_chunk(self, chunk: bytes) -> None:
+        """Keep a chunk."""
+        self.chunks.append(chunk)
+
+    @property
+    def seqs(self) -> list[int]:
+        """The sequence numbers of the versions that were sent."""
+        return [int(found) for chunk in self.chunks for found in re.findall(rb"^id: 1-(\d+)$", chunk, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("offload", [Later(), INLINE])
+def test_a_large_text_is_made_outside_the_loop_and_starves_no_stream(
+    monkeypatch: pytest.MonkeyPatch, offload: Later | Inline
+) -> None:
+    monkeypatch.setattr("pollcast.gateway.history.LARGE_ROWS", -1)
+    monkeypatch.setattr("pollcast.gateway.history.LARGE_BYTES", 0)
+    live = LiveTopic(TOPIC, Traffic())
+    texts = EventTexts(live, offload)
+    first, late = Connection(), Connection()
+    live.followers.add(Stream(texts, first, None))
+    for seq in range(1, 20):  # the topic changes faster than its texts are made
+        live.take_snapshot(Version(1, seq), 0, [(b"[1]", b'{"id":1,"n":%d}' % seq)])
+        if isinstance(offload, Later):
+            assert len(offload.works) == 1
+            if seq % 3 == 0:
+                offload.go_on()
+    assert len(first.chunks) >= 4
+    stream = Stream(texts, late, None)
+    live.followers.add(stream)
+    stream.wake()
+    while isinstance(offload, Later) and offload.go_on():
+        pass
+    for connection in (first, late):
+        assert connection.seqs == sorted(set(connection.seqs))
+        assert connection.seqs[-1] == 19
