@@ -145,6 +145,7 @@ class Hub:
             self._detach(live)
             self._demand.unwant(canonical)
             self.on_kept(canonical, False)
+            live.set_aside()
             live.end_followers()
             self.retained.discard(canonical)
         self.topics.clear()
@@ -222,6 +223,7 @@ class Hub:
 
     def _forget(self, live: LiveTopic) -> None:
         self._detach(live)
+        live.set_aside()
         canonical = live.topic.canonical
         self.retained.forget(canonical)
         del self.topics[canonical]
