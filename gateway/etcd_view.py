@@ -69,7 +69,6 @@ class EtcdView:
         self._cluster = cluster
         self._addresses = addresses
         self._foreign = Foreign()
-        hub.on_kept = self._on_kept
 
     @property
     def synced(self) -> bool:
@@ -86,7 +85,8 @@ class EtcdView:
         """Whether etcd answers every mirror now."""
         return all(mirror.healthy for mirror in self._mirrors)
 
-    def _on_kept(self, topic: str, kept: bool) -> None:
+    def on_kept(self, topic: str, kept: bool) -> None:
+        """Follow the owner of a canonical topic that is kept now, or no longer the one of a topic that is not."""
         if kept:
             self.owners.read(self._keys.owner(topic))
         else:

@@ -156,11 +156,20 @@ class Result:
 
     @property
     def size(self) -> int:
-        """The approximate memory of the result in bytes, by a sample of its rows when there are many."""
-        rows = self.rows
+        """The approximate memory of the result in bytes, by a sample of its rows when there are many.
+
+        Deltas that have not been applied count with their text: applying them takes too long to do it for this.
+        """
+        unapplied = 0
+        result = self
+        while (rows := result._rows) is None:
+            link = result._link
+            if link is not None:  # otherwise another thread has just made the rows
+                result = link[0]
+                unapplied += len(link[1].text)
         sample = rows[:: len(rows) // SAMPLE_ROWS] if len(rows) > 2 * SAMPLE_ROWS else rows
         texts = sum(len(key) + len(row) for key, row in sample) * len(rows) // max(1, len(sample))
-        return texts + len(rows) * ROW_BYTES + (self._body.size if self._body is not None else 0)
+        return texts + len(rows) * ROW_BYTES + unapplied + (self._body.size if self._body is not None else 0)
 
 
 class History:

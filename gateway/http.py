@@ -43,6 +43,7 @@ from pollcast.services.catalogue.topics import Topic
 from pollcast.services.coordination.node import Readiness, healthz
 from pollcast.services.errors import Draining, Forbidden, PollcastError
 from pollcast.services.serving import web
+from pollcast.services.serving.http_guard import TARGET
 
 
 class GatewayApp:
@@ -105,7 +106,8 @@ class GatewayApp:
         token = auth.from_header(request.headers.get("authorization")) or token_in_query(raw)
         identity = self.authenticator.identify(token)
         query = self.catalog.query(request.path_params["query"])
-        tail = topic_tail(raw, token="token" not in query.params)
+        target: bytes = request.scope["extensions"][TARGET]
+        tail = topic_tail(raw, token="token" not in query.params, target=target)
         topic = topics.parse(query.name + tail, self.catalog, identity.values)
         topics.check_roles(query, identity.roles)
         if not as_events:

@@ -65,7 +65,14 @@ class Hub:
         presences: Presences,
         on_broken_link: OnBrokenLink,
         offload: Offload = INLINE,
+        on_touched: Callable[[str], None] = lambda topic: None,
+        on_kept: Callable[[str, bool], None] = lambda topic, kept: None,
     ) -> None:
+        """Make a hub without topics.
+
+        `on_touched` receives a topic whose clients or state may have changed, `on_kept` one that is kept now (True) or
+        no more. Neither may block.
+        """
         self.topics: dict[str, LiveTopic] = {}
         self.owners: dict[str, Owner] = {}
         self.feeds = Feeds(settings, self.on_update, self.on_link, self._known)
@@ -73,8 +80,8 @@ class Hub:
         self.traffic = Traffic()
         self.retained = Retained()
         self.coordination_reached = True
-        self.on_touched: Callable[[str], None] = _ignore  # receives a topic whose clients or state may have changed
-        self.on_kept: Callable[[str, bool], None] = _ignore_kept  # receives a topic that is kept now, or no more
+        self._on_touched = on_touched
+        self._on_kept = on_kept
         self.offload = offload
         self._demand = demand
         self._presences = presences
@@ -84,12 +91,12 @@ class Hub:
 
     def enter(self, topic: Topic, now: float) -> LiveTopic:
         """Return the live topic for a client that is about to join it. Match every call by a call of `leave`."""
-        self.on_touched(topic.canonical)
+        self._on_touched(topic.canonical)
         live = self.topics.get(topic.canonical)
         if live is None:
             live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic, self.offload, self._attach_again)
             live.unreached_since = now
-            self.on_kept(topic.canonical, True)
+            self._on_kept(topic.canonical, True)
             self._demand.want(topic.canonical)
         elif live.idle_since is not None:
             live.idle_since = None
@@ -109,7 +116,7 @@ class Hub:
 
     def leave(self, live: LiveTopic, now: float) -> None:
         """Withdraw demand if the client that has just left the topic was its last one."""
-        self.on_touched(live.topic.canonical)
+        self._on_touched(live.topic.canonical)
         if live.clients or live.idle_since is not None or self.topics.get(live.topic.canonical) is not live:
             return
         live.idle_since = now
@@ -144,7 +151,8 @@ class Hub:
         for canonical, live in self.topics.items():
             self._detach(live)
             self._demand.unwant(canonical)
-            self.on_kept(canonical, False)
+            self._on_kept(canonical, False)
+            live.set_aside()
             live.end_followers()
             self.retained.discard(canonical)
         self.topics.clear()
@@ -222,11 +230,12 @@ class Hub:
 
     def _forget(self, live: LiveTopic) -> None:
         self._detach(live)
+        live.set_aside()
         canonical = live.topic.canonical
         self.retained.forget(canonical)
         del self.topics[canonical]
         self.owners.pop(canonical, None)
-        self.on_kept(canonical, False)
+        self._on_kept(canonical, False)
 
     def _follow(self, live: LiveTopic, owner: Owner, now: float) -> None:
         live.fence = max(live.fence, owner.epoch)
@@ -242,7 +251,7 @@ class Hub:
 
     def _take_status(self, live: LiveTopic, status: Status) -> None:
         if status.state != live.status.state:
-            self.on_touched(live.topic.canonical)
+            self._on_touched(live.topic.canonical)
         live.take_status(status)
 
     def _attach_again(self, live: LiveTopic) -> None:
@@ -278,11 +287,3 @@ class Hub:
     def _known(self, topic: str) -> Version | None:
         live = self.topics.get(topic)
         return live.history.present.version if live is not None and live.history.present is not None else None
-
-
-def _ignore_kept(_: str, kept: bool) -> None:
-    """Ignore a topic that is kept or is not, until somebody follows its owner."""
-
-
-def _ignore(_: str) -> None:
-    """Ignore a touched topic, until somebody reports."""

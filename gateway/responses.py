@@ -64,12 +64,15 @@ def token_in_query(query: str) -> str | None:
     return None
 
 
-def topic_tail(query: str, *, token: bool) -> str:
+def topic_tail(query: str, *, token: bool, target: bytes) -> str:
     """Return the part of a topic that a raw query string spells, from `?` on; empty when there is none.
 
-    With `token`, `token=` is not part of it.
+    With `token`, `token=` is not part of it. `target` is the request's target as it came, which tells an empty query
+    from none.
     """
-    pairs = query.split("&") if query else []
+    if not query:
+        return "?" if b"?" in target.partition(b"#")[0] else ""
+    pairs = query.split("&")
     if token:
         pairs = [pair for pair in pairs if pair.partition("=")[0] != "token"]
     return "?" + "&".join(pairs) if pairs else ""

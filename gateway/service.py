@@ -74,11 +74,14 @@ class Core:
         self.presences = Presences(self.members, time.monotonic)
         self.failure_detector = FailureDetector(etcd, keys)
         addresses = PollerAddresses(self.failure_detector)
-        self.hub = Hub(settings, self.demand, self.presences, addresses.suspect, Thread())
+        self.hub = Hub(
+            settings, self.demand, self.presences, addresses.suspect, Thread(), self._on_touched, self._on_kept
+        )
         self.sockets = Sockets(self.hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
         self.streams = EventStreams(self.hub)
         self.cluster = ClusterOverview(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog)
         self.view = EtcdView(etcd, keys, self.hub, self.cluster, addresses, self.members.mirror, self._start_afresh)
+        self._reporting = Reporting(etcd, keys, settings, GatewayReport(settings.node, catalog, self.hub))
 
     def works(self, readiness: Readiness) -> tuple[Coroutine[Any, Any, None], ...]:
         """Return the coroutines that run until the gateway has drained, with and without a session."""
@@ -90,8 +93,15 @@ class Core:
             self.presences.run(),
             self.hub.feeds.run(),
             self.failure_detector.run(),
+            self._reporting.run(),
             self._sweep(readiness),
         )
+
+    def _on_touched(self, topic: str) -> None:
+        self._reporting.touch(topic)
+
+    def _on_kept(self, topic: str, kept: bool) -> None:
+        self.view.on_kept(topic, kept)
 
     def _start_afresh(self) -> None:
         start_afresh(self.hub, self.sockets)
@@ -134,8 +144,6 @@ async def run(settings: GatewaySettings, stop: asyncio.Event, worker_folder: Pat
                 core.sockets, core.streams, authenticator, origins, admission, readiness, page, core.cluster, workers
             ).app()
             live = LiveQuery(core.hub, catalog, authenticator, readiness, core.presences, admission)
-            reporting = Reporting(etcd, keys, settings, GatewayReport(settings.node, catalog, core.hub))
-            core.hub.on_touched = reporting.touch
             gauges = GatewayGauges(core.sockets, core.cluster, core.presences, core.members)
             with counted_on_scrape(gauges):
                 async with (
@@ -149,8 +157,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event, worker_folder: Pat
                     node = Node(etcd, keys, record, server, readiness, synced=core.view.wait_synced, parts=parts)
                     garbage.tune()
                     log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))
-                    works = (*core.works(readiness), reporting.run())
-                    await _run_until_drained(core, node, works, settings.lease_ttl, stop)
+                    await _run_until_drained(core, node, core.works(readiness), settings.lease_ttl, stop)
     log.info("drained")
 
 

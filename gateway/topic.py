@@ -11,6 +11,7 @@ client until an owner has sent an update.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Protocol
 
@@ -70,7 +71,10 @@ class LiveTopic:
         self.delta_age = DELTA_AGE_SECONDS.labels(topic.query.name)
         self.history = History(topic.query.key)
         self.audience = Audience(self.history, traffic, offload)
-        self._intake = Intake(self.history, offload, self._step, lambda: on_gap(self))
+        # Without a reference back, so that a topic's memory is freed as soon as it is forgotten: garbage is collected
+        # too seldom for that (services/process/garbage.py).
+        me = weakref.proxy(self)
+        self._intake = Intake(self.history, offload, lambda entry: me._step(entry), lambda: on_gap(me))
         self.followers: set[TopicListener] = set()
         self.presence: PresenceList | None = None  # of a query with presence, while there are clients
         self.status = Status("live", None, now_us())
@@ -114,9 +118,10 @@ class LiveTopic:
         self.wake_followers()
 
     def set_aside(self) -> None:
-        """Stop serving the history, which may be out of date from now on: the topic has neither clients nor an owner.
+        """Stop serving the history, which may be out of date from now on, and drop what is on its way into it.
 
-        The status of that owner is forgotten as well.
+        The status of the owner is forgotten as well. Call this when the topic has neither clients nor an owner, and
+        before it is forgotten.
         """
         self.audience.serving = False
         self._intake.drop()

@@ -79,6 +79,12 @@ FULL: Final = Refusal(
 CONNECTION: Final = "pollcast.connection"
 """The name of the connection, a GuardedHttp, in an ASGI scope's `extensions`."""
 
+TARGET: Final = "pollcast.target"
+"""The name of the request's target, the bytes as they came, in an ASGI scope's `extensions`.
+
+The scope's `query_string` is empty for a target that ends with `?` and for one without it.
+"""
+
 
 class Head(NamedTuple):
     """A request without its body, as it came; the names of its headers are in lower case."""
@@ -149,7 +155,7 @@ class GuardedHttp(HttpToolsProtocol):
         if upgrades and self._upgrade is not None and _names_websocket(self.headers):
             self._upgrading = True
             return
-        cast(dict[str, Any], self.scope)["extensions"] = {CONNECTION: self}
+        cast(dict[str, Any], self.scope)["extensions"] = {CONNECTION: self, TARGET: self.url}
         super().on_headers_complete()
         if self.parser.should_upgrade():  # the parser reads no body of such a request: what follows it is unknown
             self.cycle.keep_alive = False

@@ -21,6 +21,7 @@ from pollcast.gateway.outbound_frames import frame
 from pollcast.gateway.wire import Receiver, Wire
 from pollcast.services.errors import PollcastError
 from pollcast.services.serving import web
+from pollcast.services.serving.http_guard import TARGET
 
 MAX_FRAME = 65_536 * 4
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -64,6 +65,7 @@ class DoorServer:
     open: int = 0  # the number of wires
     streamed: int = 0  # bytes of `/stream` that were passed to uvicorn
     seen: list[str] = field(default_factory=list)  # the paths of HTTP requests
+    target: bytes = b""  # the target of the last HTTP request, as it came
 
     def admit(self, offer: Offer) -> Callable[[Wire], Receiver]:
         """Admit or refuse a handshake."""
@@ -77,6 +79,7 @@ class DoorServer:
 
         async def hello(request: Request) -> Response:
             self.seen.append(request.url.path)
+            self.target = request.scope["extensions"][TARGET]
             return PlainTextResponse("hello")
 
         async def stream(_: Request) -> Response:

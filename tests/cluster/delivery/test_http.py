@@ -44,6 +44,8 @@ def test_a_request_for_json_gets_one_snapshot(running: Cluster, stock: psycopg.C
         ("/live/stock/", 404, "unknown_query"),
         ("/live/stock/a/b?shelf=a", 404, "unknown_query"),
         ("/live/stock", 400, "invalid_params"),
+        ("/live/total?", 400, "invalid_params"),
+        ("/live/total?&", 400, "invalid_params"),
         ("/live/sales", 403, "forbidden"),
         ("/live/mine", 403, "forbidden"),
     ],

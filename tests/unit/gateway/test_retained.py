@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pollcast.gateway.change import Change
+from pollcast.gateway.history import ENTRY_BYTES, History
+from pollcast.gateway.hub import Hub
 from pollcast.gateway.retained import RETAINED_BYTES, Retained
+from pollcast.gateway.version import Version
+from pollcast.services.delta import Delta, delta_text, diff
 from pollcast.services.process.memory import TRIM_BYTES, TRIM_SECONDS, HeapTrimmer
 from tests.support.model_sockets import ModelGateway
 
@@ -90,3 +99,46 @@ def test_the_heap_is_trimmed_when_much_was_freed_and_not_too_often() -> None:
 
 def test_the_systems_own_trim_can_be_called() -> None:
     HeapTrimmer().sweep(1 << 40, 1e9)
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Memory is freed by reference counts only, as in a service between two of its rare collections."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("end", [lambda hub: hub.sweep(1e9), lambda hub: hub.reset()], ids=["forgotten", "lost data"])
+def test_a_topic_that_is_forgotten_is_freed_at_once(tmp_path: Path, end: Callable[[Hub], None]) -> None:
+    gateway = ModelGateway(tmp_path)
+    hub = gateway.served.hub
+    peer = gateway.connect(1 << 30)
+    gateway.change({"keyed?n=1": [(b"[0]", b'{"id":0}')]})
+    peer.join("live:keyed?n=1", {})
+    gateway.settle()
+    peer.leave("live:keyed?n=1")
+    gateway.settle()
+    topic = weakref.ref(hub.topics["keyed?n=1"])
+    end(hub)
+    assert not hub.topics
+    assert topic() is None
+
+
+def test_the_size_of_a_result_is_known_without_applying_its_deltas() -> None:
+    history = History(["id"])
+    before = [(b"[%d]" % number, b'{"id":%d,"v":0}' % number) for number in range(100)]
+    history.take_snapshot(Version(1, 1), 0, before)
+    whole = history.size
+    after = [(key, row.replace(b'"v":0', b'"v":1')) for key, row in before]
+    delta = diff(before, after)
+    assert delta is not None
+
+    def read() -> Delta:
+        raise AssertionError("the rows of the delta were read")
+
+    text = delta_text(delta)
+    history.take_delta(Version(1, 2), 0, Change(text, read))
+    assert whole + 2 * len(text) <= history.size <= whole + 2 * len(text) + ENTRY_BYTES  # in the log, and not applied
