@@ -1,7 +1,7 @@
 """The auditor: audits while this coordinator leads, logs findings when they begin and end, counts and repairs them.
 
 A coordinator that does not lead, or does not follow etcd at the moment, does not audit. An audit yields to the event
-loop after every SLICE steps.
+loop after every SLICE steps, and so does the comparison of its findings with those before.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import prometheus_client
 
@@ -22,11 +22,13 @@ from pollcast.services.process import logs
 
 log = logs.get_logger("audit")
 
+T = TypeVar("T")
+
 PERIOD_SECONDS = 1.0
 """Time between two audits, in seconds."""
 
 SLICE = 500
-"""Number of steps of an audit between two yields to the event loop."""
+"""Number of steps of an audit, or of its comparison with the one before, between two yields to the event loop."""
 
 MAX_LOGGED = 5
 """Maximum number of log lines for findings of one kind that begin, or end, at the same time."""
@@ -42,13 +44,27 @@ class Ledger:
     def __init__(self) -> None:
         self.current: dict[Finding, Finding] = {}
 
-    def update(self, findings: Iterable[Finding]) -> tuple[list[Finding], list[Finding]]:
-        """Set the current findings. Return those that begin, and those that end."""
-        found = {finding: finding for finding in findings}
-        began = [finding for finding in found if finding not in self.current]
-        ended = [finding for finding in self.current if finding not in found]
+    def compare(self, findings: Iterable[Finding]) -> Iterator[tuple[Finding, bool] | None]:
+        """Yield each finding that begins with True, then each that ends with False, and None for each step without one.
+        Once exhausted, these findings are the current ones."""
+        found: dict[Finding, Finding] = {}
+        for finding in findings:
+            yield None if finding in self.current or finding in found else (finding, True)
+            found[finding] = finding
+        for finding in self.current:
+            yield None if finding in found else (finding, False)
         self.current = found
-        return began, ended
+
+
+async def in_slices(steps: Iterator[T | None]) -> list[T]:
+    """Return what the steps yield other than None. Other tasks have a turn after every SLICE steps."""
+    results: list[T] = []
+    for number, result in enumerate(steps, start=1):
+        if result is not None:
+            results.append(result)
+        if number % SLICE == 0:
+            await asyncio.sleep(0)
+    return results
 
 
 class Auditor:
@@ -74,26 +90,19 @@ class Auditor:
                 self._view.cleared(now)
             followed = self._mirror.healthy
             if not self._leads():
-                self._publish([])
+                await self._publish([])
             elif followed:
-                findings = await self._audit(now)
-                self._publish(findings)
+                findings = await in_slices(finds(self._view, now))
+                await self._publish(findings)
                 await self._repair([finding for finding in findings if finding.abandoned])
 
-    async def _audit(self, now: float) -> list[Finding]:
-        findings: list[Finding] = []
-        for step, finding in enumerate(finds(self._view, now)):
-            if finding is not None:
-                findings.append(finding)
-            if step % SLICE == SLICE - 1:
-                await asyncio.sleep(0)
-        return findings
-
-    def _publish(self, findings: list[Finding]) -> None:
+    async def _publish(self, findings: list[Finding]) -> None:
         """Log what begins and ends, and update the metrics."""
-        began, ended = self.ledger.update(findings)
-        for finding in began:
-            FOUND.labels(finding.kind).inc()
+        changes = await in_slices(self.ledger.compare(findings))
+        began = [finding for finding, begins in changes if begins]
+        ended = [finding for finding, begins in changes if not begins]
+        for kind, number in Counter(finding.kind for finding in began).items():
+            FOUND.labels(kind).inc(number)
         for one, others in _to_log(began):
             log.warning(
                 "finding", kind=one.kind, breaks=one.breaks, about=one.subject, detail=one.detail, others=others

@@ -62,7 +62,6 @@ CHECKS = [
     Check("ownership: no faults, many changes of demand", "ownership", 0, 5),
     Check("ownership: one fault", "ownership", 1, 3),
     Check("ownership: two faults", "ownership", 2, 2),
-    Check("ownership: three faults", "ownership", 3, 1),
     Check("ownership: no run is endless", "ownership", 1, 2, mode="cycles"),
     Check("ownership: demand implies an owner in the end", "ownership", 1, 2, ("LTL_OWNED",), "ltl"),
     Check("ownership: no demand implies no owner in the end", "ownership", 1, 2, ("LTL_IDLE",), "ltl"),
@@ -70,6 +69,7 @@ CHECKS = [
 ]
 
 LONG = [
+    Check("ownership: three faults", "ownership", 3, 1),
     Check("ownership: two faults, more changes", "ownership", 2, 3, hashed=True),
     Check("watch: more writes", "watch", 2, 5),
     Check("updates: two faults", "ownership", 2, 1, ("UPDATES",), hashed=True),
@@ -93,9 +93,10 @@ BROKEN = [
     Check("a watch resumes from the present revision", "watch", 1, 3, ("RESUME_NOW",)),
     Check("a watch resumes from its last revision", "watch", 1, 3, ("RESUME_FROM_LAST",)),
     Check("a listing wakes a candidate by changes only", "election", 2, 1, ("WAKE_BY_CHANGES_ONLY",)),
+    Check("a put replaces a witness that is to be checked", "watch", 1, 3, ("WRITE_BEFORE_CHECK",)),
     # Gaps that the code still has (docs/design/model.md): when one is closed, its rule becomes the model's.
+    Check("gap: etcd restored, and a listing went beyond the witness", "watch", 1, 3, ("LISTED_PAST_WITNESS",)),
     Check("gap: etcd restored, and the witness was compacted", "watch", 1, 3, ("WITNESS_COMPACTED",)),
-    Check("gap: etcd restored, and a put precedes the check", "watch", 1, 3, ("WRITE_BEFORE_CHECK",)),
 ]
 
 

@@ -63,7 +63,11 @@ hidden byte k;
 #define MAY_RESTORE true
 #define MAY_COMPACT true
 #else
+#ifdef LISTED_PAST_WITNESS      /* A listing may show more than the witness proves: it leaves no witness of its own. */
 #define MAY_RESTORE (known == 0 || witness > compacted)
+#else
+#define MAY_RESTORE (known == 0 || (witness > compacted && witness >= seen))
+#endif
 #define MAY_COMPACT (!unnoticed)
 #endif
 
@@ -133,12 +137,16 @@ end:
         :: else
         fi }
 
-#ifdef WRITE_BEFORE_CHECK
-    /* A put of its own on another connection becomes the witness, although the old one was not looked for yet. */
+    /* A put of its own, on another connection than the stream's. It becomes the witness, unless the next stream has to
+     * look for the old one first (History.wrote). */
     :: d_step { changes > 0 && known <= revision ->
-        put(1); wrote(false, true); saw(revision);
-        printf("the process writes key 1: %d at %d\n", id[1], revision) }
+        put(1); wrote(false, true); known = revision;
+#ifdef WRITE_BEFORE_CHECK
+        saw(revision);
+#else
+        if :: open || witness == 0 -> saw(revision) :: else fi;
 #endif
+        printf("the process writes key 1: %d at %d\n", id[1], revision) }
 
     /* Any linearizable answer: its revision must not be lower than a known one. */
     :: d_step { known > revision -> begin_anew(); printf("the process hears a lower revision: etcd has lost its data\n") }

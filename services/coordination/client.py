@@ -252,10 +252,8 @@ class Etcd:
                     raise EtcdUnknown(f"{endpoint.address}: {error.code().name}: {error.details()}") from None
                 await self._endpoints.prepare_retry(error, attempt, deadline, endpoint, token)
             else:
-                # A witness that the next stream has to check must not be replaced by a write to an etcd that may have
-                # been restored meanwhile.
-                if write and (self._stream.healthy or self._history.witness is None):
-                    self._history.wrote(request, response)
+                if write:
+                    self._history.wrote(request, response, checked=self._stream.healthy)
                 return response
 
     async def _attempt(

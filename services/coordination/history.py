@@ -86,10 +86,12 @@ class History:
             self.witness = Witness(kv.mod_revision, kv.key, value, kv.lease)
             self.revision = max(self.revision, kv.mod_revision)
 
-    def wrote(self, request: Any, response: Any) -> None:
-        """Record a put of this process (the requests and responses of Put and Txn) as the witness."""
+    def wrote(self, request: Any, response: Any, *, checked: bool) -> None:
+        """Record a put of this process (the requests and responses of Put and Txn) as the witness. `checked` is whether
+        the present stream of watches has checked the witness: one that the next stream has to check stays, because
+        etcd may have been restored before this put."""
         revision = response.header.revision
-        if self.witness is not None and revision <= self.witness.revision:
+        if self.witness is not None and (not checked or revision <= self.witness.revision):
             return
         put = first_put(request, response)
         if put is not None:

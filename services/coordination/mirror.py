@@ -43,7 +43,7 @@ OnChange = Callable[[list[KeyEvent]], None]
 """A subscriber: it receives changes in batches, synchronously, after the mirror holds them. It must not block. An empty
 batch means that the mirror has listed."""
 
-SLICE = 1000
+SLICE = 250
 """Maximum number of events that a subscriber gets at once, and that are handled without a turn for other tasks."""
 
 TURN_SECONDS = 0.02

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass, field, replace
 from typing import get_args
@@ -23,7 +24,7 @@ from pollcast.coordinator.audit import (
     Kind,
     audit,
 )
-from pollcast.coordinator.auditor import Ledger
+from pollcast.coordinator.auditor import SLICE, Ledger, in_slices
 from pollcast.coordinator.view import Reported, View, ViewChanges
 from pollcast.services.coordination.keys import (
     DemandRecord,
@@ -259,12 +260,34 @@ def test_every_kind_of_finding_cites_a_section_of_the_manual() -> None:
 
 
 def test_a_finding_begins_and_ends_once() -> None:
+    def update(*findings: Finding) -> list[tuple[Finding, bool]]:
+        return [change for change in ledger.compare(findings) if change is not None]
+
     ledger = Ledger()
     one, two = Finding("idle", "a", "for 3 s"), Finding("idle", "b", "for 3 s")
-    assert ledger.update([one]) == ([one], [])
-    assert ledger.update([replace(one, detail="for 4 s"), two]) == ([two], [])
-    assert ledger.update([two]) == ([], [one])
-    assert ledger.update([]) == ([], [two])
+    assert update(one) == [(one, True)]
+    assert update(replace(one, detail="for 4 s"), two, two) == [(two, True)]
+    assert update(two) == [(one, False)]
+    assert update() == [(two, False)]
+
+
+async def test_other_tasks_have_turns_while_many_findings_begin_and_end() -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    ledger = Ledger()
+    findings = [Finding("idle", str(number), "for 3 s") for number in range(10 * SLICE)]
+    counting = asyncio.create_task(count())
+    assert len(await in_slices(ledger.compare(findings))) == 10 * SLICE
+    assert turns >= 10
+    assert len(await in_slices(ledger.compare([]))) == 10 * SLICE
+    assert turns >= 20
+    counting.cancel()
 
 
 # --- the view

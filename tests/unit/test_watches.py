@@ -330,9 +330,22 @@ def test_an_own_put_is_a_witness_as_well() -> None:
             succeeded=True,
             responses=[{"response_txn": {"succeeded": succeeded, "responses": [{}]}}],
         )
-        history.wrote(etcdrpc.TxnRequest(success=[nested]), response)
+        history.wrote(etcdrpc.TxnRequest(success=[nested]), response, checked=True)
         assert (history.witness is not None) == succeeded
     assert history.witness == (5, b"k", b"v", 7)
+
+
+def test_a_put_does_not_replace_a_witness_that_the_next_stream_has_to_check() -> None:
+    def put(revision: int, *, checked: bool) -> int:
+        request = etcdrpc.PutRequest(key=b"k", value=b"v", lease=7)
+        history.wrote(request, etcdrpc.PutResponse(header={"revision": revision}), checked=checked)
+        assert history.witness is not None
+        return history.witness.revision
+
+    history = History()
+    assert put(5, checked=False) == 5  # there is nothing to check yet
+    assert put(6, checked=False) == 5
+    assert put(7, checked=True) == 7
 
 
 def test_a_lower_revision_is_a_proof_in_a_linearizable_answer_and_a_doubt_in_any_other() -> None:
