@@ -200,11 +200,12 @@ def samples(port: int) -> list[tuple[str, float]]:
 async def _until_ready(port: int) -> None:
     """Wait until the gateway on this port is ready; raises TimeoutError after START_SECONDS."""
     async with asyncio.timeout(START_SECONDS):
-        while not await asyncio.to_thread(_ready, port):  # noqa: ASYNC110 - a process gives no event to await
+        while not await asyncio.to_thread(is_ready, port):  # noqa: ASYNC110 - a process gives no event to await
             await asyncio.sleep(0.1)
 
 
-def _ready(port: int) -> bool:
+def is_ready(port: int) -> bool:
+    """Return whether the service on this port reports that it is ready."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2.0)
     try:
         connection.request("GET", "/readyz")

@@ -18,7 +18,7 @@ from pollcast.gateway.version import Version
 from pollcast.services.serving.http_guard import chunk_of
 
 Step = tuple[bytes, Position]
-"""What a stream is sent, as a chunk of its answer, and its position after that."""
+"""Pair of what a stream is sent, as a chunk of its answer, and its position after that."""
 
 MAX_TEXTS = 16
 """Maximum number of texts that are kept for a topic."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import http.client
 import json
 import re
 import tempfile
@@ -23,6 +22,7 @@ import orjson
 import psutil
 
 from bench.processes import Process, module, running, swarm
+from bench.stage import is_ready
 from pollcast.services.coordination.keys import Keys
 from pollcast.services.local import ports
 from pollcast.services.local.etcd_server import EtcdServer
@@ -349,19 +349,7 @@ async def cluster(size: Size, folder: Path | None = None, database_url: str | No
         nodes = 1 + size.pollers + size.gateways
         await cluster.until(lambda: cluster.ready_nodes() == nodes, 120.0, f"{nodes} nodes are ready")
         for service in cluster.services.values():
-            await cluster.until(lambda port=service.port: answers(port), 30.0, "HTTP")  # type: ignore[misc]
+            await cluster.until(lambda port=service.port: is_ready(port), 30.0, "HTTP")  # type: ignore[misc]
         await asyncio.sleep(1.0)
         cluster.empty = cluster.rss()
         yield cluster
-
-
-def answers(port: int) -> bool:
-    """Return whether the service on this port says that it is ready."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2.0)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()

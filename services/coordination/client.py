@@ -212,12 +212,9 @@ class Etcd:
         EtcdRefused when etcd refuses the watch."""
         with self.watches() as watches:
             watches.add_prefix(prefix, start_revision)
-            while True:
-                for message in await watches.take():
-                    if isinstance(message, Received):
-                        yield message.batch
-                    elif isinstance(message, Ended):
-                        raise message.error
+            async with contextlib.aclosing(watches.batches()) as batches:
+                async for batch in batches:
+                    yield batch
 
     # --- calls --------------------------------------------------------------------------------------------------
 
@@ -337,6 +334,10 @@ def _report(work: asyncio.Task[NoReturn]) -> None:
         log.error("a part of the client of etcd has failed", exc_info=work.exception())
 
 
+TURN_SECONDS = 0.02
+"""Time for which the messages of a watch are handled without a turn for other tasks, in seconds."""
+
+
 class Watches:
     """A follower's watches and the messages about them. Create it with `Etcd.watches`."""
 
@@ -364,6 +365,23 @@ class Watches:
     async def take(self) -> list[Message]:
         """Wait for messages and return all of them, in order."""
         return await self._inbox.take()
+
+    async def batches(self) -> AsyncGenerator[WatchBatch, None]:
+        """Yield the batches of events, in order, with a turn for other tasks after every TURN_SECONDS.
+
+        It ends only by raising the error with which a watch has ended.
+        """
+        now = asyncio.get_running_loop().time
+        while True:
+            began = now()
+            for message in await self.take():
+                if now() - began > TURN_SECONDS:
+                    await asyncio.sleep(0)
+                    began = now()
+                if isinstance(message, Ended):
+                    raise message.error
+                if isinstance(message, Received):
+                    yield message.batch
 
     def close(self) -> None:
         """End all watches."""

@@ -22,6 +22,7 @@ nobody can rely on what it derived from the incarnation before. Values are passe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Generic, NoReturn, TypeVar
@@ -31,7 +32,6 @@ from pollcast.services.coordination import operations as op
 from pollcast.services.coordination.backoff import RETRY_SECONDS, backoff
 from pollcast.services.coordination.client import CALL_SECONDS, Etcd, Page, Watches
 from pollcast.services.coordination.operations import KeyEvent, Kv
-from pollcast.services.coordination.watches import Ended, Received
 from pollcast.services.errors import Compacted, EtcdError, NewIncarnation
 from pollcast.services.process import logs
 
@@ -45,9 +45,6 @@ batch means that the mirror has listed."""
 
 SLICE = 250
 """Maximum number of events that a subscriber gets at once, and that are handled without a turn for other tasks."""
-
-TURN_SECONDS = 0.02
-"""Time for which the messages of a watch are handled without a turn for other tasks, in seconds."""
 
 MAX_PAGE_SECONDS = 10.0
 """Maximum deadline of a page, in seconds: each failure doubles it, because etcd may be slow."""
@@ -218,20 +215,13 @@ class KeptMirror(Generic[T]):
             watches.add_prefix(self.prefix, self.revision + 1)
             self._watches = watches
             try:
-                now = asyncio.get_running_loop().time
-                while True:
-                    began = now()
-                    for message in await watches.take():
-                        if now() - began > TURN_SECONDS:
-                            await asyncio.sleep(0)
-                            began = now()
-                        if isinstance(message, Ended):
-                            raise message.error
+                async with contextlib.aclosing(watches.batches()) as batches:
+                    async for batch in batches:
                         self._check(incarnation)
-                        if isinstance(message, Received):
-                            await self._receive(message.batch, incarnation)
+                        await self._receive(batch, incarnation)
             finally:
                 self._watches = None
+        raise AssertionError("unreachable")
 
     async def _receive(self, batch: op.WatchBatch, incarnation: int) -> None:
         before: list[KeyEvent] = []

@@ -16,6 +16,7 @@ before.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import NoReturn
@@ -24,7 +25,6 @@ from pollcast.services.coordination.backoff import backoff
 from pollcast.services.coordination.client import Etcd, Watches
 from pollcast.services.coordination.mirror import SLICE, OnChange
 from pollcast.services.coordination.operations import KeyEvent, Kv
-from pollcast.services.coordination.watches import Ended, Received
 from pollcast.services.errors import Compacted, EtcdError, NewIncarnation, unwrapped
 from pollcast.services.process import logs
 
@@ -201,19 +201,17 @@ class Selection:
 
     async def _receive_all(self, watches: Watches) -> NoReturn:
         incarnation = self._etcd.incarnation
-        while True:
-            for message in await watches.take():
-                if isinstance(message, Ended):
-                    raise message.error
-                if isinstance(message, Received):
-                    for events in message.batch.picked(self._wants, SLICE):
-                        if incarnation != self._etcd.incarnation:
-                            raise NewIncarnation
-                        self._pass_on([self._keys.take_event(event) for event in events])
-                        await asyncio.sleep(0)
-                    self.revision = message.batch.revision
-                    if not self._unread and not self._reading and self._keys.ahead > SLICE:
-                        self._keys.passed(self.revision)
+        async with contextlib.aclosing(watches.batches()) as batches:
+            async for batch in batches:
+                for events in batch.picked(self._wants, SLICE):
+                    if incarnation != self._etcd.incarnation:
+                        raise NewIncarnation
+                    self._pass_on([self._keys.take_event(event) for event in events])
+                    await asyncio.sleep(0)
+                self.revision = batch.revision
+                if not self._unread and not self._reading and self._keys.ahead > SLICE:
+                    self._keys.passed(self.revision)
+        raise AssertionError("unreachable")
 
     async def _read(self) -> NoReturn:
         failures = 0

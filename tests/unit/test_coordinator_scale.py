@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -22,26 +20,9 @@ from pollcast.services.coordination.operations import KeyEvent, Kv
 from pollcast.services.coordination.report_cursor import MAX_TOPICS, ReportCursor
 from pollcast.services.ordered import CHUNK, Ordered
 from pollcast.v1 import cluster_pb2, report_pb2
+from tests.support.operations import operations
 
 KEYS = Keys("/t")
-
-
-def operations(work: Callable[[], object]) -> int:
-    """Return how many lines of Python the work executes."""
-    lines = 0
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal lines
-        lines += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-    return lines
 
 
 def event(key: str, value: bytes, lease: int, revision: int) -> KeyEvent:

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from types import FrameType
-from typing import Any
 
 from pollcast.poller.placement import Placement
 from pollcast.services.coordination.claims import Claim
+from tests.support.operations import operations
 from tests.support.placements import MINE, OTHERS
 
 SIZES = (100, 10_000)
-
-
-def operations(call: Callable[[], object]) -> int:
-    """Return the number of lines of Python that the call runs."""
-    count = 0
-
-    def trace(_frame: FrameType, event: str, _arg: Any) -> Any:
-        nonlocal count
-        count += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-    return count
 
 
 def crowded(topics: int, pollers: int) -> Placement:

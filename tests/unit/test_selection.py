@@ -17,73 +17,93 @@ STEPS = st.lists(
 )
 
 
-@given(STEPS)
-def test_a_selected_key_ends_as_etcd_has_it_and_never_goes_back(steps: list[tuple[str, str]]) -> None:
-    """etcd changes; its events are delivered later, in order, and its answers to reads in between."""
-    stored: dict[str, Kv] = {}
-    events: list[KeyEvent] = []  # not delivered yet
-    answers: list[tuple[str, Kv | None, int]] = []  # likewise
-    selected: set[str] = set()
-    keys = SelectedKeys()
-    revision, delivered = 1, 1
-    seen: dict[str, int] = {}
-    told: dict[str, Kv] = {}  # as a subscriber knows it
+class Store:
+    """An etcd whose events and answers are delivered later, each in its order, and a subscriber of selected keys."""
 
-    def change(event: KeyEvent | None) -> None:
+    def __init__(self) -> None:
+        self.stored: dict[str, Kv] = {}
+        self.events: list[KeyEvent] = []  # not delivered yet
+        self.answers: list[tuple[str, Kv | None, int]] = []  # likewise
+        self.selected: set[str] = set()
+        self.keys = SelectedKeys()
+        self.revision = self.delivered = 1
+        self.known: dict[str, Kv] = {}  # by the subscriber
+        self._newest: dict[str, int] = {}  # the newest revision of each key that the subscriber has seen
+
+    def write(self, key: str, *, deleted: bool) -> None:
+        """Put or delete a key."""
+        self.revision += 1
+        if not deleted:
+            self.stored[key] = Kv(key, b"", self.revision, self.revision, 1)
+            self.events.append(KeyEvent(self.stored[key]))
+        elif self.stored.pop(key, None) is not None:
+            self.events.append(KeyEvent(Kv(key, b"", 0, self.revision, 0), deleted=True))
+
+    def select(self, key: str) -> None:
+        """Select a key, which is read now, and its answer delivered later."""
+        self.selected.add(key)
+        self.keys.begin_read(key)
+        self.answers.append((key, self.stored.get(key), self.revision))
+
+    def discard(self, key: str) -> None:
+        """Select a key no more."""
+        self.selected.discard(key)
+        self.keys.discard(key)
+        self.known.pop(key, None)
+        self._newest.pop(key, None)
+        self.answers = [each for each in self.answers if each[0] != key]
+
+    def deliver_event(self) -> None:
+        """Deliver the next event."""
+        event = self.events.pop(0)
+        if event.kv.key in self.selected:
+            self._change(self.keys.take_event(event))
+        self.delivered = event.kv.mod_revision
+
+    def deliver_answer(self) -> None:
+        """Deliver the next answer to a read."""
+        key, kv, at = self.answers.pop(0)
+        if key in self.selected:
+            self._change(self.keys.take_read(key, kv, at))
+
+    def _change(self, event: KeyEvent | None) -> None:
+        """Take a change as a subscriber: it never goes back, and says what was there before."""
         if event is None:
             return
         key = event.kv.key
-        assert event.kv.mod_revision >= seen.get(key, 0)
-        seen[key] = event.kv.mod_revision
-        assert event.previous == told.get(key)
+        assert event.kv.mod_revision >= self._newest.get(key, 0)
+        self._newest[key] = event.kv.mod_revision
+        assert event.previous == self.known.get(key)
         if event.deleted:
-            del told[key]
+            del self.known[key]
         else:
-            told[key] = event.kv
+            self.known[key] = event.kv
 
-    def deliver() -> None:
-        nonlocal delivered
-        event = events.pop(0)
-        if event.kv.key in selected:
-            change(keys.take_event(event))
-        delivered = event.kv.mod_revision
 
-    def answer() -> None:
-        key, kv, at = answers.pop(0)
-        if key in selected:
-            change(keys.take_read(key, kv, at))
-
+@given(STEPS)
+def test_a_selected_key_ends_as_etcd_has_it_and_never_goes_back(steps: list[tuple[str, str]]) -> None:
+    etcd = Store()
     for what, key in steps:
         if what in ("put", "delete"):
-            revision += 1
-            if what == "put":
-                stored[key] = Kv(key, b"", revision, revision, 1)
-                events.append(KeyEvent(stored[key]))
-            elif stored.pop(key, None) is not None:
-                events.append(KeyEvent(Kv(key, b"", 0, revision, 0), deleted=True))
-        elif what == "select" and key not in selected:
-            selected.add(key)
-            keys.begin_read(key)
-            answers.append((key, stored.get(key), revision))
-        elif what == "discard" and key in selected:
-            selected.discard(key)
-            keys.discard(key)
-            told.pop(key, None)
-            seen.pop(key, None)
-            answers = [each for each in answers if each[0] != key]
-        elif what == "event" and events:
-            deliver()
-        elif what == "answer" and answers:
-            answer()
-        elif what == "passed" and not answers:
-            keys.passed(delivered)
-    while answers:
-        answer()
-    while events:
-        deliver()
-    assert keys.items == told == {key: kv for key, kv in stored.items() if key in selected}
-    keys.passed(revision)
-    assert keys.ahead == 0
+            etcd.write(key, deleted=what == "delete")
+        elif what == "select" and key not in etcd.selected:
+            etcd.select(key)
+        elif what == "discard" and key in etcd.selected:
+            etcd.discard(key)
+        elif what == "event" and etcd.events:
+            etcd.deliver_event()
+        elif what == "answer" and etcd.answers:
+            etcd.deliver_answer()
+        elif what == "passed" and not etcd.answers:
+            etcd.keys.passed(etcd.delivered)
+    while etcd.answers:
+        etcd.deliver_answer()
+    while etcd.events:
+        etcd.deliver_event()
+    expected = {key: kv for key, kv in etcd.stored.items() if key in etcd.selected}
+    assert etcd.keys.items == etcd.known == expected
+    etcd.keys.passed(etcd.revision)
+    assert etcd.keys.ahead == 0
 
 
 def test_after_a_loss_a_key_that_is_equal_to_before_is_passed_on() -> None:

@@ -35,4 +35,4 @@ def test_a_question_mark_without_a_parameter_is_invalid_over_http_too() -> None:
 def test_the_token_is_not_part_of_the_topic_unless_the_query_has_a_parameter_of_that_name(
     query: str, token: bool, tail: str
 ) -> None:
-    assert topic_tail(query, token=token) == tail
+    assert topic_tail(query, token=token, target=b"/live/x?" + query.encode() if query else b"/live/x") == tail
