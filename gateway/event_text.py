@@ -76,18 +76,29 @@ class EventTexts:
         return found
 
     def _prepare(self, events: list[TopicEvent], position: Position, after: Position) -> None:
-        """Make a large step outside the event loop, one at a time, and then wake the streams."""
+        """Make a large step outside the event loop, one at a time, and then wake the streams.
+
+        They take it even when the topic has changed meanwhile, so that no stream waits for ever. Then they are woken
+        once more, because nothing else may ever tell them of that change.
+        """
         if self._preparing:
             return
         self._preparing = True
         made: list[Step] = []
+        aim = self._version, self._status
 
         def done() -> None:
             self._preparing, self._prepared = False, (position, made[0])
-            self._topic.wake_followers()  # even when the topic has changed meanwhile: no stream waits for ever
-            self._prepared = None
-            if after.version == self._version:
+            self._topic.wake_followers(woken)
+
+        def woken() -> None:
+            if self._prepared is not None and self._prepared[1] is made[0]:
+                self._prepared = None
+            present = self._topic.present
+            if present is not None and (present.version, self._topic.status) == aim:
                 self._texts[position] = made[0]
+            else:
+                self._topic.wake_followers()
 
         self._offload.run(lambda: made.append(_step(events, position, after)), done)
 

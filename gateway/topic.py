@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Protocol
 
 from pollcast.gateway.assembly import Assembly
 from pollcast.gateway.audience import Audience
@@ -27,6 +26,7 @@ from pollcast.gateway.presence_list import PresenceList
 from pollcast.gateway.spellings import Spellings
 from pollcast.gateway.status import Status
 from pollcast.gateway.version import Version
+from pollcast.gateway.wakes import TopicListener, Wakes
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.clock import now_us
 from pollcast.services.delta import Row
@@ -37,16 +37,6 @@ RETAIN_SECONDS = 30.0
 
 UNREACHED_SECONDS = 1.0
 """Time without a stream from an owner after which clients are notified that the topic is stale, in seconds."""
-
-
-class TopicListener(Protocol):
-    """A client of a topic that reads the topic's state by itself (`pollcast.gateway.follower.Follower`)."""
-
-    def wake(self) -> None:
-        """Notice that the topic's result or status has changed."""
-
-    def end(self) -> None:
-        """Stop listening."""
 
 
 class LiveTopic:
@@ -76,6 +66,7 @@ class LiveTopic:
         me = weakref.proxy(self)
         self._intake = Intake(self.history, offload, lambda entry: me._step(entry), lambda: on_gap(me))
         self.followers: set[TopicListener] = set()
+        self._wakes = Wakes(self.followers, offload)
         self.presence: PresenceList | None = None  # of a query with presence, while there are clients
         self.status = Status("live", None, now_us())
         self.fence = 0  # the highest epoch known
@@ -139,7 +130,7 @@ class LiveTopic:
             self.audience.serve()
         self.wake_followers()
 
-    def wake_followers(self) -> None:
-        """Make every follower look for what is new."""
-        for follower in self.followers:
-            follower.wake()
+    def wake_followers(self, then: Callable[[], None] | None = None) -> None:
+        """Make every follower look for what is new, now or soon; call `then` after that."""
+        if self.followers or then is not None:
+            self._wakes.wake_all(then)

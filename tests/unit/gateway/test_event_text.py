@@ -109,3 +109,15 @@ def test_a_large_text_is_made_outside_the_loop_and_starves_no_stream(
     for connection in (first, late):
         assert connection.seqs == sorted(set(connection.seqs))
         assert connection.seqs[-1] == 19
+
+
+def test_a_change_while_a_large_text_is_made_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pollcast.gateway.history.LARGE_ROWS", -1)
+    monkeypatch.setattr("pollcast.gateway.history.LARGE_BYTES", 0)
+    offload, live, connection = Later(), LiveTopic(TOPIC, Traffic()), Connection()
+    live.followers.add(Stream(EventTexts(live, offload), connection, None))
+    for seq in (1, 2):  # the second comes before the text of the first is made, and nothing changes after it
+        live.take_snapshot(Version(1, seq), 0, [(b"[1]", b'{"id":1,"n":%d}' % seq)])
+    while offload.go_on():
+        pass
+    assert connection.seqs == [1, 2]
