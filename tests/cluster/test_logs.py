@@ -17,8 +17,8 @@ from tests.support.waiting import eventually_sync
 def coordinator(etcd: EtcdServer, namespace: str, *, stderr: int | None) -> Iterator[subprocess.Popen[bytes]]:
     """Run a coordinator that logs to this descriptor; None: without a stderr, as with `2>&-`."""
     arguments = ["coordinator", "--etcd", etcd.endpoint, "--namespace", namespace, "--node", "c1"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("POLLCAST_", "PYTHON"))}
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("POLLCAST_")}
+    environment.pop("PYTHONUNBUFFERED", None)
     command = [sys.executable, "-m", "pollcast", *arguments]
     if stderr is None:
         command = ["sh", "-c", 'exec "$@" 2>&-', "sh", *command]
