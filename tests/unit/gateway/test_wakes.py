@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,8 +77,9 @@ def test_a_follower_that_fails_keeps_none_of_the_others_from_being_woken() -> No
     listeners = [Listener(changes) for _ in range(2 * AT_ONCE)]
     wakes = Wakes({*listeners, Broken(changes)}, turns)
     changes[0] = 1
+    calls: list[Callable[[], object]] = [wakes.wake_all, *[turns.go_on] * 4]
     failed = 0
-    for call in (wakes.wake_all, *[turns.go_on] * 4):
+    for call in calls:
         try:
             call()
         except RuntimeError:
