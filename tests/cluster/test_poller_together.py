@@ -26,7 +26,7 @@ from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError
 from pollcast.poller.statement import Statement, batch_statement, probe_statement, sharing_key, single_statement
 from pollcast.poller.statement_runner import StatementRunner
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.sql import check_select
 from pollcast.services.catalogue.values import Value
 from tests.support.generated_queries import SCHEMA, Case, queries

@@ -16,7 +16,7 @@ from hypothesis import reject
 from hypothesis import strategies as st
 
 from pollcast.services.catalogue import catalog
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.values import Value
 from pollcast.services.errors import CatalogInvalid
 

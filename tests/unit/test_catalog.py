@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.services.catalogue.catalog import Catalog, Query, load, parse
+from pollcast.services.catalogue.catalog import Catalog, load, parse
+from pollcast.services.catalogue.query import Query
 from pollcast.services.errors import CatalogInvalid, UnknownQuery
 
 EVERY_FIELD = '''

@@ -15,7 +15,7 @@ from pollcast.gateway.identity import ANONYMOUS, Identity
 from pollcast.gateway.presence_keys import MemberId
 from pollcast.gateway.presence_request import RESERVED_KEYS, PresenceRequest, check_key, check_meta
 from pollcast.gateway.roster import Diff, Member, Roster, difference, state_payload
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.errors import InvalidPayload
 from tests.support.phoenix_presence import PhoenixPresence
