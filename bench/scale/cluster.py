@@ -66,7 +66,7 @@ class Size:
     listens: tuple[str, ...] = LISTENS
     fsync: bool = False
     stacks: bool = False
-    """Whether to note the stacks of stops, which costs each loop about half a percent of a core."""
+    """Whether to note the stacks of stops, which costs each process about 0.7 % of a core."""
 
     def pollers_named(self, *, real: bool) -> list[str]:
         """Return the names of the real or of the simulated pollers."""
