@@ -63,7 +63,7 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
 
                 readiness = Readiness("poller", stop, describe_readiness)
                 record = node_record("poller", settings.node, http, grpc)
-                node = Node(etcd, keys, record, server, readiness, parts=[ownership.run])
+                node = Node(etcd, keys, record, server, readiness, synced=ownership.wait_synced, parts=[ownership.run])
 
                 async def leave() -> None:
                     await node.start_draining()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from pollcast.gateway.version import Version
 from pollcast.services.delta import Delta, delta_text, diff
 from pollcast.services.process.memory import TRIM_BYTES, TRIM_SECONDS, HeapTrimmer
 from tests.support.model_sockets import ModelGateway
+from tests.support.operations import operations
 
 BUDGET = 100
 
@@ -79,6 +81,23 @@ def test_a_client_that_walks_through_topics_leaves_no_more_than_the_budget(tmp_p
     assert hub.retained.forgotten_bytes > before
     hub.sweep(1e9)
     assert hub.retained.bytes == 0
+
+
+def test_a_sweep_costs_nothing_for_topics_that_have_clients_and_an_owner(tmp_path: Path) -> None:
+    counts = []
+    for number in (10, 100):
+        gateway = ModelGateway(tmp_path)
+        peer = gateway.connect(1 << 30)
+        hub = gateway.served.hub
+        now = time.monotonic()
+        for each in range(number):
+            gateway.change({f"keyed?n={each}": [(b"[0]", b'{"id":0}')]})
+            peer.join(f"live:keyed?n={each}", {})
+        gateway.settle()
+        assert sum(live.unreached_since is None for live in hub.topics.values()) == number
+        hub.sweep(now)
+        counts.append(operations(lambda hub=hub, now=now: hub.sweep(now)))  # type: ignore[misc]
+    assert counts[0] == counts[1]
 
 
 def test_the_heap_is_trimmed_when_much_was_freed_and_not_too_often() -> None:
