@@ -137,7 +137,8 @@ class LiveTopic:
             self.audience.step(entry)
         if not self.audience.serving:
             self.audience.serve()
-        self.wake_followers()
+        if self.followers:
+            self.wake_followers()
 
     def wake_followers(self) -> None:
         """Make every follower look for what is new."""
