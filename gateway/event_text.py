@@ -30,13 +30,11 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 class EventTexts:
-    """The texts that lead the streams of one topic to its present state. `streams` is the number of streams."""
+    """The texts that lead the streams of one topic to its present state."""
 
-    __slots__ = ("_deltas", "_last", "_offload", "_prepared", "_preparing", "_status", "_texts", "_topic", "_version",
-                 "streams")  # fmt: skip
+    __slots__ = ("_deltas", "_last", "_offload", "_prepared", "_preparing", "_status", "_texts", "_topic", "_version")
 
     def __init__(self, topic: LiveTopic, offload: Offload) -> None:
-        self.streams = 0
         self._topic = topic
         self._offload = offload
         self._deltas = bool(topic.topic.query.key)

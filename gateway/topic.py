@@ -12,7 +12,7 @@ client until an owner has sent an update.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from pollcast.gateway.assembly import Assembly
@@ -49,6 +49,17 @@ class TopicListener(Protocol):
         """Stop listening."""
 
 
+class StreamGroup(Protocol):
+    """The event streams of a topic, which are woken together (`pollcast.gateway.event_stream.Streams`)."""
+
+    @property
+    def members(self) -> Collection[TopicListener]:
+        """The streams."""
+
+    def wake(self) -> None:
+        """Notice that the topic's result or status has changed."""
+
+
 class LiveTopic:
     """The state of one topic on this gateway: its result, its status, its clients and the poller it is fed by.
 
@@ -76,6 +87,7 @@ class LiveTopic:
         me = weakref.proxy(self)
         self._intake = Intake(self.history, offload, lambda entry: me._step(entry), lambda: on_gap(me))
         self.followers: set[TopicListener] = set()
+        self.streams: StreamGroup | None = None  # while there are event streams
         self.presence: PresenceList | None = None  # of a query with presence, while there are clients
         self.status = Status("live", None, now_us())
         self.fence = 0  # the highest epoch known
@@ -92,7 +104,13 @@ class LiveTopic:
     @property
     def clients(self) -> int:
         """The number of clients that watch the topic, over all protocols."""
-        return len(self.audience.channels) + len(self.followers)
+        streams = 0 if self.streams is None else len(self.streams.members)
+        return len(self.audience.channels) + len(self.followers) + streams
+
+    @property
+    def listeners(self) -> list[TopicListener]:
+        """The followers and the event streams."""
+        return [*self.followers, *(self.streams.members if self.streams is not None else ())]
 
     def admits(self, epoch: int) -> bool:
         """Apply the fence: return False for an epoch below the highest known, else remember the epoch."""
@@ -128,19 +146,21 @@ class LiveTopic:
         self.status = Status("live", None, now_us())
 
     def end_followers(self) -> None:
-        """End every follower, because the gateway drains or its results have become void."""
-        for follower in self.followers:
-            follower.end()
+        """End every follower and event stream, because the topic's results have become void."""
+        for listener in self.listeners:
+            listener.end()
 
     def _step(self, entry: Entry | None) -> None:
         if entry is not None and entry.change is not None:
             self.audience.step(entry)
         if not self.audience.serving:
             self.audience.serve()
-        if self.followers:
+        if self.followers or self.streams is not None:
             self.wake_followers()
 
     def wake_followers(self) -> None:
-        """Make every follower look for what is new."""
+        """Make every follower and event stream look for what is new."""
+        if self.streams is not None:
+            self.streams.wake()
         for follower in self.followers:
             follower.wake()
