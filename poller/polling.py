@@ -37,8 +37,10 @@ class Polling:
         database: Database,
         rng: random.Random | None = None,
         on_gateway_gone: OnGatewayGone | None = None,
+        on_touched: Callable[[str], None] = lambda topic: None,
     ) -> None:
-        self.on_touched: Callable[[str], None] = _ignore  # receives a topic that is new or gone, or whose state changed
+        """`on_touched` receives a topic that is new or gone, or whose state has changed."""
+        self._on_touched = on_touched
         self._catalog = catalog
         self._states: dict[str, str] = {}  # the state of each topic when it was touched last
         self._owned: dict[str, OwnedTopic] = {}
@@ -87,7 +89,7 @@ class Polling:
             return
         self._owned[topic] = owned
         self._states[topic] = owned.state
-        self.on_touched(topic)
+        self._on_touched(topic)
         metrics.GAINED.inc()
         self._log.gained(topic, epoch)
         self.query_pollers[owned.topic.query.name].add(owned)
@@ -97,7 +99,7 @@ class Polling:
         owned = self._owned.pop(topic, None)
         if owned is not None:
             del self._states[topic]
-            self.on_touched(topic)
+            self._on_touched(topic)
             metrics.LOST.inc()
             self._log.lost(topic)
             self.query_pollers[owned.topic.query.name].remove(owned)
@@ -116,8 +118,4 @@ class Polling:
         owned = self._owned.get(topic)
         if owned is not None and owned.state != self._states[topic]:
             self._states[topic] = owned.state
-            self.on_touched(topic)
-
-
-def _ignore(_: str) -> None:
-    """Ignore a touched topic, until somebody reports."""
+            self._on_touched(topic)

@@ -30,7 +30,7 @@ from pollcast.poller.batching import Batching, Clock
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.statement import sharing_key
-from pollcast.poller.trouble import RoundBudget
+from pollcast.poller.trouble import RoundBudget, Trouble
 
 MAX_TIMEOUTS = 12
 """Maximum number of timeouts in one round; topics not reached by then wait for the next round.
@@ -119,9 +119,8 @@ class Round:
         self._unreached: list[OwnedTopic] = []
         self._succeeded = self._shared = False  # whether any statement succeeded, or one for several topics
         self._patience = MAX_TIMEOUTS if batching.answering else 1
-        self._in_parts = (
-            in_parts  # whether the topics are suspects, so that timeouts do not show a batch to be too large
-        )
+        # Whether the topics are suspects, so that timeouts do not show a batch to be too large.
+        self._in_parts = in_parts
         self._ended = False
 
     async def run(self, heed_verdict: bool) -> list[OwnedTopic]:
@@ -354,37 +353,6 @@ class Round:
         self._unreached += group
         self._untried, self._divided, self._eighths = deque(), deque(), deque()
         self._ended = True
-
-
-class Trouble:
-    """The statements in trouble of one round, and what they have shown."""
-
-    def __init__(self, budget: RoundBudget, clock: Clock) -> None:
-        self.statements = 0
-        """Number of statements in trouble so far."""
-        self.singles = 0
-        """Number of topics that were polled alone so far."""
-        self.blamed = 0
-        """Number of these that failed, other than by a timeout."""
-        self.timeouts = 0
-        self._budget = budget
-        self._clock = clock
-
-    def spend(self, *, counted: bool = True) -> None:
-        """Record one statement in trouble. The budget is for those that are `counted`."""
-        self.statements += 1
-        if counted:
-            self._budget.spend(self._clock())
-
-    @property
-    def affordable(self) -> bool:
-        """Whether another statement in trouble may be sent now."""
-        return self._budget.left(self._clock())
-
-    @property
-    def share_of_singles(self) -> float:
-        """Share of the topics polled alone that failed, as far as so few can show: low at first."""
-        return self.blamed / (self.singles + 4)
 
 
 def divided(group: list[OwnedTopic], parts: int) -> list[list[OwnedTopic]]:

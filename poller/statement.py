@@ -47,7 +47,7 @@ from functools import partial
 from typing import TypeAlias
 
 from pollcast.poller.statement_text import Shape, batch_text, columns_text, own_name, placeholders, single_text
-from pollcast.services.catalogue.catalog import Param, Query
+from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.catalogue.sql import Text, split
 from pollcast.services.catalogue.values import Value, array_literal, pg_type
 

@@ -205,7 +205,7 @@ Global___FeedUpdate: _TypeAlias = FeedUpdate  # noqa: Y015
 
 @_typing.final
 class FeedSnapshot(_message.Message):
-    """A piece of a snapshot. A snapshot is sent in pieces of about 128 KiB each, in order; pieces of other topics may come
+    """A piece of a snapshot. A snapshot is sent in pieces of about 96 KiB each, in order; pieces of other topics may come
     between them. The pieces of one snapshot have the same topic, version and attachment, and are numbered from 0; `more`
     is set on all but the last. A piece that does not continue the one before is never applied.
     """

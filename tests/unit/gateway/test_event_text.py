@@ -17,7 +17,7 @@ from pollcast.gateway.offload import INLINE, Inline
 from pollcast.gateway.status import State, Status
 from pollcast.gateway.topic import LiveTopic
 from pollcast.gateway.version import Version
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.serving.http_guard import chunk_of
 from tests.support.audience_clients import Later
