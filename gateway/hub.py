@@ -226,8 +226,8 @@ class Hub:
                 self._take_status(live, Status("stale", self._why_unreached(canonical), now_us()))
 
     def followers(self) -> list[TopicListener]:
-        """Return the followers of all topics."""
-        return [follower for live in self.topics.values() for follower in live.followers]
+        """Return the followers and the event streams of all topics."""
+        return [listener for live in self.topics.values() for listener in live.listeners]
 
     # --- inside -----------------------------------------------------------------------------------------------
 

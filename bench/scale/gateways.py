@@ -136,9 +136,8 @@ class Link:
                 writing = t.create_task(self._write(call))
                 async for updates in call:
                     for update in updates.updates:
-                        topic = feed_pb2.FeedUpdate.FromString(update).topic
-                        if topic in self.attached:
-                            self.seen.add(topic)
+                        if update.topic in self.attached:
+                            self.seen.add(update.topic)
                 writing.cancel()
         except* (grpc.aio.AioRpcError, asyncio.InvalidStateError) as ended:
             log.info("link ended", poller=self._address, why=str(ended.exceptions[0]))

@@ -115,7 +115,7 @@ async def first_update(address: str, topic: str, kind: str) -> feed_pb2.FeedUpda
             while True:
                 message = await call.read()
                 assert isinstance(message, feed_pb2.FeedUpdates)
-                for update in map(feed_pb2.FeedUpdate.FromString, message.updates):
+                for update in message.updates:
                     if update.WhichOneof("body") == kind:
                         return update
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.gateway.wakes import AT_ONCE, TopicListener, Wakes
+from pollcast.gateway.wakes import TopicListener, Wakes
 from tests.support.audience_clients import Later
 
+AT_ONCE = 64
 ACTIONS = st.lists(st.sampled_from(["change", "come", "leave", "turn"]), max_size=30)
 
 
@@ -29,12 +30,18 @@ class Listener:
         """Do nothing."""
 
 
+def wake_each(listeners: Iterable[TopicListener]) -> None:
+    """Wake the listeners one after another."""
+    for each in listeners:
+        each.wake()
+
+
 @given(first=st.integers(0, 3 * AT_ONCE), actions=ACTIONS)
 def test_every_follower_is_woken_for_the_last_change_and_few_in_one_turn(first: int, actions: list[str]) -> None:
     changes = [0, 0]  # the last change, and the wakes since the turn began
     turns = Later()
     followers: set[TopicListener] = {Listener(changes) for _ in range(first)}
-    wakes = Wakes(followers, turns)
+    wakes = Wakes(followers, wake_each, AT_ONCE, turns)
     told: list[int] = []
     for action in [*actions, "change"]:
         changes[1] = 0
@@ -58,7 +65,7 @@ def test_those_who_wait_come_first_when_changes_are_faster_than_the_turns() -> N
     changes = [0, 0]
     turns = Later()
     listeners = [Listener(changes) for _ in range(5 * AT_ONCE)]
-    wakes = Wakes(set(listeners), turns)
+    wakes = Wakes(set(listeners), wake_each, AT_ONCE, turns)
     for _ in range(5):
         changes[0] += 1
         wakes.wake_all()
@@ -75,7 +82,7 @@ def test_a_follower_that_fails_keeps_none_of_the_others_from_being_woken() -> No
     changes = [0, 0]
     turns = Later()
     listeners = [Listener(changes) for _ in range(2 * AT_ONCE)]
-    wakes = Wakes({*listeners, Broken(changes)}, turns)
+    wakes = Wakes({*listeners, Broken(changes)}, wake_each, AT_ONCE, turns)
     changes[0] = 1
     calls: list[Callable[[], object]] = [wakes.wake_all, *[turns.go_on] * 4]
     failed = 0
