@@ -1,35 +1,22 @@
-"""The count of operations is the same on every run."""
+"""The operations of etcd's transactions, as messages."""
 
 from __future__ import annotations
 
-import gc
-from typing import Any
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.support.operations import operations
+from pollcast.services.coordination import operations as op
+
+KEYS = st.lists(st.tuples(st.text(min_size=1, max_size=5), st.text(min_size=1, max_size=5)), min_size=1, max_size=4)
 
 
-def test_a_collection_of_garbage_is_not_counted() -> None:
-    collections = 0
-
-    def called(_phase: str, _info: dict[str, Any]) -> None:
-        nonlocal collections
-        collections += 1
-
-    def allocate() -> None:
-        for _ in range(100):
-            kept.append([])
-
-    kept: list[list[int]] = []
-    quiet = operations(allocate)
-    threshold = gc.get_threshold()
-    gc.callbacks.append(called)
-    gc.set_threshold(10)
-    try:
-        allocate()
-        assert collections > 0
-        collections = 0
-        assert operations(allocate) == quiet
-        assert gc.isenabled()
-    finally:
-        gc.set_threshold(*threshold)
-        gc.callbacks.remove(called)
+@given(KEYS, st.binary(max_size=5), st.integers(0, 2**63 - 1))
+def test_a_filled_in_claim_is_the_transaction_that_it_stands_for(
+    keys: list[tuple[str, str]], value: bytes, lease: int
+) -> None:
+    filled_in = op.put_if_free(value, lease)
+    messages = [filled_in(key, prefix) for key, prefix in keys]  # each is a copy of its own
+    assert messages == [
+        op.nested([op.absent(key), op.some_under(prefix)], [op.put(key, value, lease)], [op.read(key)])
+        for key, prefix in keys
+    ]
