@@ -130,7 +130,10 @@ class Client:
         """Assert that each of the topics (default: all) got one snapshot and no status message (`troubles`)."""
         for topic in topics or self.seen:
             seen = self.seen[topic]
-            assert (topic, seen.snapshots, self.troubles(topic)) == (topic, 1, [])
+            found = (seen.snapshots, self.troubles(topic))
+            assert found == (1, []), (
+                f"{topic}: {found[0]} snapshots, states {found[1]}, stood still {stood_still(self.began):.1f} s"
+            )
 
     def troubles(self, topic: str) -> list[str]:
         """Return the states of the topic's status messages, or none when a machine that stood still explains them."""
