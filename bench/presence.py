@@ -43,6 +43,8 @@ CLIENTS = 2000
 AUDIENCES = (100, 1000, 8000)
 CHANGES = 30
 CHURN_SECONDS = 15
+SETTLE_SECONDS = 3.0
+"""Time for the broadcasts about the first members to end, in seconds."""
 
 
 class Client(asyncio.Protocol):
@@ -211,7 +213,7 @@ async def churn(running: Cluster) -> None:
             if each % 20 == 19:
                 await asyncio.sleep(0.02)
         await until(lambda clients=clients: all(client.listed >= min(len(clients), 1000) for client in clients))  # type: ignore[misc]
-        await asyncio.sleep(3.0)
+        await asyncio.sleep(SETTLE_SECONDS)
         before, received, began = gateway.cpu_times(), sizes.total(), time.monotonic()
         for change in range(CHANGES * CHURN_SECONDS):
             if change % 2:

@@ -56,7 +56,7 @@ class Ledger:
         self.current = found
 
 
-class Digest:
+class Summary:
     """The number of some findings of each kind, and the first ones to log; they are added one by one. Pure."""
 
     def __init__(self) -> None:
@@ -85,40 +85,20 @@ async def in_slices(steps: Iterable[T | None]) -> AsyncIterator[T]:
             await asyncio.sleep(0)
 
 
-class Auditor:
-    """The auditor of one coordinator. `leads` returns whether this coordinator is the leader now."""
+class Publisher:
+    """The log lines and metrics about a coordinator's findings."""
 
-    def __init__(self, etcd: Etcd, view: View, mirror: KeptMirror[int], leads: Callable[[], bool]) -> None:
-        self.ledger = Ledger()
-        self._etcd = etcd
-        self._view = view
-        self._mirror = mirror
-        self._leads = leads
+    def __init__(self) -> None:
+        self._ledger = Ledger()
         self._present = Counter[Kind]()  # number of current findings
         for kind in BREAKS:
             FINDINGS.labels(kind)
             FOUND.labels(kind)
 
-    async def run(self) -> NoReturn:
-        """Audit every PERIOD_SECONDS until cancelled."""
-        followed = False
-        while True:
-            await asyncio.sleep(PERIOD_SECONDS)
-            now = asyncio.get_running_loop().time()
-            if self._mirror.healthy and not followed:
-                self._view.cleared(now)
-            followed = self._mirror.healthy
-            if not self._leads():
-                await self.publish([])
-            elif followed:
-                findings = [finding async for finding in in_slices(finds(self._view, now))]
-                await self.publish(findings)
-                await self._repair(findings)
-
     async def publish(self, findings: list[Finding]) -> None:
         """Log what begins and ends, and update the metrics."""
-        began, ended = Digest(), Digest()
-        async for finding, begins in in_slices(self.ledger.compare(findings)):
+        began, ended = Summary(), Summary()
+        async for finding, begins in in_slices(self._ledger.compare(findings)):
             (began if begins else ended).add(finding)
         self._present += began.numbers
         self._present -= ended.numbers
@@ -132,6 +112,33 @@ class Auditor:
             log.info("finding is over", kind=one.kind, breaks=one.breaks, about=one.subject, others=others)
         for kind in BREAKS:
             FINDINGS.labels(kind).set(self._present[kind])
+
+
+class Auditor:
+    """The auditor of one coordinator. `leads` returns whether this coordinator is the leader now."""
+
+    def __init__(self, etcd: Etcd, view: View, mirror: KeptMirror[int], leads: Callable[[], bool]) -> None:
+        self._publisher = Publisher()
+        self._etcd = etcd
+        self._view = view
+        self._mirror = mirror
+        self._leads = leads
+
+    async def run(self) -> NoReturn:
+        """Audit every PERIOD_SECONDS until cancelled."""
+        followed = False
+        while True:
+            await asyncio.sleep(PERIOD_SECONDS)
+            now = asyncio.get_running_loop().time()
+            if self._mirror.healthy and not followed:
+                self._view.cleared(now)
+            followed = self._mirror.healthy
+            if not self._leads():
+                await self._publisher.publish([])
+            elif followed:
+                findings = [finding async for finding in in_slices(finds(self._view, now))]
+                await self._publisher.publish(findings)
+                await self._repair(findings)
 
     async def _repair(self, findings: list[Finding]) -> None:
         """Delete the abandoned keys, each only if it was not written since it was found."""

@@ -7,6 +7,8 @@ cohort (gateway/cohorts.py) until its socket has drained, and then starts again 
 
 from __future__ import annotations
 
+from functools import partial
+
 from pollcast.gateway import phoenix
 from pollcast.gateway.backlog import PRESENCE, RESULT
 from pollcast.gateway.broadcasts import Broadcast, Broadcasts
@@ -24,10 +26,11 @@ class Audience:
     __slots__ = ("_broadcasts", "_cohorts", "_last_status", "_waiting", "channels", "serving")
 
     def __init__(self, history: History, traffic: Traffic, offload: Offload = INLINE) -> None:
-        self._broadcasts = Broadcasts(traffic, offload, self._missed)
         self._cohorts = Cohorts(history, traffic, offload)
         self._waiting: dict[Subscriber, Version | None] = {}  # the channels that wait for a result, with their `since`
         self._last_status: dict[Subscriber, Status] = {}  # the status known to each channel that missed a later one
+        # The function refers to parts only, so that the topic's results are freed as soon as it is forgotten.
+        self._broadcasts = Broadcasts(traffic, offload, partial(_missed, self._cohorts, self._last_status))
         self.channels: set[Subscriber] = set()
         self.serving = False
 
@@ -85,10 +88,10 @@ class Audience:
         if not self.serving:
             self._waiting.setdefault(channel, since)
 
-    # --- inside -----------------------------------------------------------------------------------------------
 
-    def _missed(self, channel: Subscriber, broadcast: Broadcast) -> None:
-        if broadcast.before is not None:
-            self._last_status.setdefault(channel, broadcast.before)
-            self._cohorts.drop_out(channel)
-        channel.fell_behind(broadcast.part)
+def _missed(cohorts: Cohorts, last_status: dict[Subscriber, Status], channel: Subscriber, broadcast: Broadcast) -> None:
+    """Note that a channel could not take a message to all."""
+    if broadcast.before is not None:
+        last_status.setdefault(channel, broadcast.before)
+        cohorts.drop_out(channel)
+    channel.fell_behind(broadcast.part)

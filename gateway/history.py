@@ -117,13 +117,7 @@ class Result:
         """The rows with their keys, in the query's order; may be used in any thread."""
         rows = self._rows
         if rows is None:
-            changes: list[Change] = []
-            result = self
-            while (rows := result._rows) is None:
-                link = result._link
-                if link is not None:  # otherwise another thread has just made the rows
-                    result = link[0]
-                    changes.append(link[1])
+            rows, changes = self._unapplied()
             rows = self._rows = apply_all(rows, (change.delta for change in reversed(changes)))
             self.many = len(rows) > LARGE_ROWS
             self._link = None
@@ -156,16 +150,22 @@ class Result:
 
         Deltas that have not been applied count with their text: applying them takes too long to do it for this.
         """
-        unapplied = 0
+        rows, changes = self._unapplied()
+        sample = rows[:: len(rows) // SAMPLE_ROWS] if len(rows) > 2 * SAMPLE_ROWS else rows
+        texts = sum(len(key) + len(row) for key, row in sample) * len(rows) // max(1, len(sample))
+        unapplied = sum(len(change.text) for change in changes)
+        return texts + len(rows) * ROW_BYTES + unapplied + (self._body.size if self._body is not None else 0)
+
+    def _unapplied(self) -> tuple[Rows, list[Change]]:
+        """Return the rows that are known, and the changes that lead from them to this result, the last one first."""
+        changes: list[Change] = []
         result = self
         while (rows := result._rows) is None:
             link = result._link
             if link is not None:  # otherwise another thread has just made the rows
                 result = link[0]
-                unapplied += len(link[1].text)
-        sample = rows[:: len(rows) // SAMPLE_ROWS] if len(rows) > 2 * SAMPLE_ROWS else rows
-        texts = sum(len(key) + len(row) for key, row in sample) * len(rows) // max(1, len(sample))
-        return texts + len(rows) * ROW_BYTES + unapplied + (self._body.size if self._body is not None else 0)
+                changes.append(link[1])
+        return rows, changes
 
 
 _NOTHING = Result(Version(0, 0), 0, (), ())

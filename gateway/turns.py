@@ -35,7 +35,7 @@ class Turns:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._left = BUDGET_SECONDS
-        self._owed = 0.0  # of this turn
+        self._owed = 0.0  # seconds that `owe` has charged to this turn
         self._due = False  # whether `_next` is scheduled
         self._waiting: deque[Job] = deque()
         self.open = True

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import get_args
-from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import REGISTRY
-from structlog.testing import capture_logs
 
 from pollcast.coordinator.audit import (
     BREAKS,
@@ -22,11 +19,9 @@ from pollcast.coordinator.audit import (
     UNCLAIMED_LEASE_SECONDS,
     UNFAIR_SECONDS,
     UNHEARD_SECONDS,
-    Finding,
     Kind,
     audit,
 )
-from pollcast.coordinator.auditor import MAX_LOGGED, SLICE, Auditor, Ledger
 from pollcast.coordinator.view import Reported, View, ViewChanges
 from pollcast.services.coordination.keys import (
     DemandRecord,
@@ -40,7 +35,6 @@ from pollcast.services.coordination.keys import (
 from pollcast.services.coordination.operations import KeyEvent, Kv
 from pollcast.services.process.settings import Role
 from pollcast.v1 import cluster_pb2, report_pb2
-from tests.support.operations import operations
 
 KEYS = Keys("/t")
 TOPIC = "stock?shelf=a"
@@ -260,51 +254,6 @@ def test_versions_that_differ_are_listed_with_their_nodes(world: World) -> None:
 def test_every_kind_of_finding_cites_a_section_of_the_manual() -> None:
     assert BREAKS.keys() == set(get_args(Kind))
     assert all(re.fullmatch(r"docs/reference/[a-z]+\.md#[a-z-]+", breaks) for breaks in BREAKS.values())
-
-
-def test_a_finding_begins_and_ends_once() -> None:
-    def update(*findings: Finding) -> list[tuple[Finding, bool]]:
-        return [change for change in ledger.compare(findings) if change is not None]
-
-    ledger = Ledger()
-    one, two = Finding("idle", "a", "for 3 s"), Finding("idle", "b", "for 3 s")
-    assert update(one) == [(one, True)]
-    assert update(replace(one, detail="for 4 s"), two, two) == [(two, True)]
-    assert update(two) == [(one, False)]
-    assert update() == [(two, False)]
-
-
-def longest_turn(auditor: Auditor, findings: list[Finding]) -> int:
-    """Publish the findings and return the largest number of lines that run between two turns of other tasks."""
-    publishing, lines, ended = auditor.publish(findings), [0], False
-
-    def step() -> None:
-        nonlocal ended
-        try:
-            publishing.send(None)
-        except StopIteration:
-            ended = True
-
-    while not ended:
-        lines.append(operations(step))
-    assert len(lines) > len(findings) / SLICE
-    return max(lines)
-
-
-def test_other_tasks_have_turns_while_many_findings_begin_and_end() -> None:
-    turns = []
-    for number in (SLICE, 20 * SLICE):
-        auditor = Auditor(Mock(), Mock(), Mock(), Mock())
-        findings = [Finding("idle", str(each), "for 3 s") for each in range(number)]
-        with capture_logs() as lines:
-            costs = []
-            for found in (findings, [*findings, findings[0]], []):
-                costs.append(longest_turn(auditor, found))
-                assert REGISTRY.get_sample_value("pollcast_coordinator_findings", {"kind": "idle"}) == len(set(found))
-            turns.append(costs)
-        assert [line["others"] for line in lines] == [0, 0, 0, 0, number - MAX_LOGGED] * 2
-    for small, large in zip(*turns, strict=True):
-        assert large <= small * 1.5 + 20
 
 
 # --- the view

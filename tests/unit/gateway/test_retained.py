@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pollcast.gateway.change import Change
-from pollcast.gateway.history import ENTRY_BYTES, History
+from pollcast.gateway.history import ENTRY_BYTES, History, Result
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.retained import RETAINED_BYTES, Retained
 from pollcast.gateway.version import Version
@@ -135,15 +135,23 @@ def test_a_topic_that_is_forgotten_is_freed_at_once(tmp_path: Path, end: Callabl
     gateway = ModelGateway(tmp_path)
     hub = gateway.served.hub
     peer = gateway.connect(1 << 30)
+    before = held()
     gateway.change({"keyed?n=1": [(b"[0]", b'{"id":0}')]})
     peer.join("live:keyed?n=1", {})
     gateway.settle()
     peer.leave("live:keyed?n=1")
     gateway.settle()
     topic = weakref.ref(hub.topics["keyed?n=1"])
+    assert held() > before
     end(hub)
     assert not hub.topics
     assert topic() is None
+    assert held() == before
+
+
+def held() -> int:
+    """Return the number of histories and results in this process."""
+    return sum(isinstance(each, History | Result) for each in gc.get_objects())
 
 
 UNREADABLE = b"\xff"
