@@ -34,6 +34,7 @@ from pollcast.gateway.version import Version
 from pollcast.services.clock import now_us
 from pollcast.services.delta import Row
 from pollcast.services.process import logs, tracing
+from pollcast.services.process.cancellation import heeding_cancellation
 from pollcast.services.process.settings import GatewaySettings, HostPort
 from pollcast.services.serving import rpc
 from pollcast.v1 import feed_pb2, feed_pb2_grpc
@@ -220,7 +221,7 @@ class Link:
         try:
             self._set_up(True)
             async with asyncio.timeout(None) as self._deadline:
-                with rpc.heeding_cancellation():
+                with heeding_cancellation(grpc.aio.AioRpcError, TimeoutError):
                     await self._receive_all(call)
         finally:
             self._deadline = None

@@ -120,16 +120,16 @@ class LiveBoard:
         ended = False
         while not ended:
             self._changed.clear()
+            reading, changed = asyncio.create_task(self._read(stub)), asyncio.create_task(self._changed.wait())
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    reading = tasks.create_task(self._read(stub))
-                    changed = tasks.create_task(self._changed.wait())
-                    await asyncio.wait((reading, changed), return_when=asyncio.FIRST_COMPLETED)
-                    ended = reading.done()
-                    reading.cancel()
-                    changed.cancel()
-            except BaseExceptionGroup as group:
-                raise unwrapped(group) from None
+                await asyncio.wait((reading, changed), return_when=asyncio.FIRST_COMPLETED)
+                ended = reading.done()
+            finally:
+                reading.cancel()
+                changed.cancel()
+                await asyncio.wait((reading, changed))
+            if not reading.cancelled():
+                reading.result()
 
     async def _read(self, stub: ClusterAsyncStub) -> None:
         first = True

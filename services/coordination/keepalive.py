@@ -10,7 +10,7 @@ import grpc.aio
 from etcd3 import etcdrpc
 
 from pollcast.services.coordination.endpoints import HAS_LEADER, Endpoint, Endpoints, metadata
-from pollcast.services.serving import rpc
+from pollcast.services.process.cancellation import heeding_cancellation
 
 
 class KeepAliveStream:
@@ -55,7 +55,7 @@ class KeepAliveStream:
                 self._token = await self._endpoints.token()
                 self._open = endpoint, endpoint.lease.LeaseKeepAlive(metadata=metadata(self._token, HAS_LEADER))
             call = self._open[1]
-            with rpc.heeding_cancellation():
+            with heeding_cancellation(grpc.aio.AioRpcError, TimeoutError):
                 await call.write(etcdrpc.LeaseKeepAliveRequest(ID=lease))
                 response = await call.read()
                 if response is grpc.aio.EOF:

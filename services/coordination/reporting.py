@@ -23,6 +23,7 @@ from pollcast.services.coordination.operations import KeyEvent
 from pollcast.services.coordination.report_cursor import Reportable, ReportCursor
 from pollcast.services.coordination.session import backoff
 from pollcast.services.process import logs
+from pollcast.services.process.cancellation import heeding_cancellation
 from pollcast.services.process.settings import HostPort, ServiceSettings
 from pollcast.services.serving import rpc
 from pollcast.v1 import report_pb2, report_pb2_grpc
@@ -82,7 +83,7 @@ class Reporting:
                 cursor = ReportCursor(self._node)
                 self._cursors.add(cursor)
                 try:
-                    with rpc.heeding_cancellation():
+                    with heeding_cancellation(grpc.aio.AioRpcError, TimeoutError):
                         async for question in stub.Attend(_reports(cursor, questions)):
                             failures = 0
                             questions.put_nowait(question)

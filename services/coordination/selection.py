@@ -27,6 +27,7 @@ from pollcast.services.coordination.mirror import SLICE, OnChange
 from pollcast.services.coordination.operations import KeyEvent, Kv
 from pollcast.services.errors import Compacted, EtcdError, NewIncarnation, unwrapped
 from pollcast.services.process import logs
+from pollcast.services.process.cancellation import heeding_cancellation
 
 log = logs.get_logger("selection")
 
@@ -187,12 +188,13 @@ class Selection:
             self._anew, self._listing, self._watches = False, True, watches
             self.synced.set()
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    reading = tasks.create_task(self._read(), name=f"reading below {self.prefix}")
-                    try:
-                        await self._receive_all(watches)
-                    finally:
-                        reading.cancel()
+                with heeding_cancellation(BaseExceptionGroup):
+                    async with asyncio.TaskGroup() as tasks:
+                        reading = tasks.create_task(self._read(), name=f"reading below {self.prefix}")
+                        try:
+                            await self._receive_all(watches)
+                        finally:
+                            reading.cancel()
             except BaseExceptionGroup as group:
                 raise unwrapped(group) from None
             finally:

@@ -6,9 +6,8 @@ DRAIN_SECONDS to end (docs/reference/grpc.md#health-and-reflection).
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -149,27 +148,6 @@ def channel(address: HostPort, settings: ServiceSettings) -> grpc.aio.Channel:
         settings.tls_ca.read_bytes(), settings.tls_key.read_bytes(), settings.tls_cert.read_bytes()
     )
     return grpc.aio.secure_channel(address, credentials, options=VIGILANT)
-
-
-@contextlib.contextmanager
-def heeding_cancellation() -> Iterator[None]:
-    """Make sure that a task which awaits a gRPC stream in this scope is cancelled when it should be.
-
-    grpc.aio starts a stream in a task of its own, which swallows a cancellation of the task that awaits it. It cancels
-    the call instead, so the reader raises CancelledError; but if the call ends by itself at that moment, the reader
-    sees only that end. This scope turns such an end into CancelledError.
-    """
-    task = asyncio.current_task()
-    assert task is not None
-    before = task.cancelling()
-    try:
-        yield
-    except (grpc.aio.AioRpcError, TimeoutError):
-        if task.cancelling() > before:
-            raise asyncio.CancelledError from None
-        raise
-    if task.cancelling() > before:
-        raise asyncio.CancelledError
 
 
 def _server_credentials(settings: ServiceSettings, *, mutual: bool) -> grpc.ServerCredentials:
