@@ -1,4 +1,4 @@
-"""What becomes of the findings of an audit: they are compared, logged and counted in slices."""
+"""The findings of an audit are compared with those of the one before, logged and counted, all in slices."""
 
 from __future__ import annotations
 
