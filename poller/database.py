@@ -59,6 +59,9 @@ SET_LOCALLY = (
 )
 """Statement that sets each of the named settings to its value for the transaction; NULL stands for the default."""
 
+DIGEST_COLUMNS = 4
+"""Number of columns before the query's own in the answer of a statement that compares digests."""
+
 _CANCELED_BEFORE = 0.9
 """Share of the timeout below which a canceled statement was not canceled by the timeout."""
 
@@ -121,7 +124,7 @@ class Database:
                 self._lanes.release(lane)
                 raise
             began = loop.time()
-            answer = Answer(query, known)
+            answer = Answer(query, known, digests=statement.digests)
             try:
                 outcome = await self._try(connection, statement, answer, query, allowed)
             finally:
@@ -181,6 +184,8 @@ class Database:
         async with contextlib.aclosing(cursor.chunks(statement.sql.encode(), statement.params)) as chunks:
             async for chunk in chunks:
                 answer.add(chunk)
+        if statement.described:
+            answer.columns = cursor.columns[DIGEST_COLUMNS if statement.digests else 0 :]
         await connection.execute("commit")
 
 

@@ -14,6 +14,7 @@ from operator import itemgetter
 from typing import Any
 
 from pollcast.poller.answer import LARGE_ROWS, LARGEST_DELTA_ROWS, Result, size_of
+from pollcast.poller.digests import Columns
 from pollcast.poller.poll_error import PollError
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.delta import Delta, Row, delta_text, diff, row_starts
@@ -66,10 +67,24 @@ def updates_size(updates: Updates) -> int:
     return updates.size if isinstance(updates, LargeUpdates) else sum(map(len, updates))
 
 
+Digest = tuple[Columns, int]
+"""Digest of a result, with the columns for which it was made."""
+
+
 class PollHistory:
     """The polls of one topic under one epoch. Times ending in `_at` are microseconds since the Unix epoch."""
 
-    __slots__ = ("count", "gained_at", "probe_result", "result_at", "seconds", "started", "weight")
+    __slots__ = (
+        "count",
+        "digest",
+        "gained_at",
+        "probe_result",
+        "refresh_at",
+        "result_at",
+        "seconds",
+        "started",
+        "weight",
+    )
 
     def __init__(self, gained_at: int) -> None:
         self.gained_at = gained_at
@@ -85,6 +100,10 @@ class PollHistory:
         """Result of the query's probe just before the latest result; None when the query was not probed."""
         self.weight: int | None = None
         """Size of the last result in bytes; None before the first."""
+        self.digest: Digest | None = None
+        """Digest of the last result; None when it is not known."""
+        self.refresh_at = float("inf")
+        """Time on the event loop's clock from which the topic is polled in full, whatever its digest."""
 
     def record_cost(self, seconds: float) -> None:
         """Include the database time of one poll in the smoothed cost."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,10 +11,11 @@ from pollcast.poller import metrics
 from pollcast.poller.answer import Answer, Outcome, size_of
 from pollcast.poller.apart import BACK_SHARE, is_conspicuous, slow_seconds
 from pollcast.poller.batching import Batching
-from pollcast.poller.owned import OwnedTopic, Updates
+from pollcast.poller.digest_choice import DigestChoice, Tally
+from pollcast.poller.digest_polls import DigestPolls
+from pollcast.poller.owned import Digest, OwnedTopic, Updates
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.rounds import Surroundings, run_round
-from pollcast.poller.statement import Statement, batch_statement, single_statement
 from pollcast.poller.statement_runner import StatementRunner
 from pollcast.poller.topic_groups import TopicGroup, TopicGroups
 from pollcast.poller.trouble import APART_BURST_STATEMENTS, ROUND_STATEMENTS, MinuteBudget, RoundBudget
@@ -64,7 +66,9 @@ class RoundRunner:
         self._batching = batching
         # New topics and suspects say nothing about the regular ones: each place has its own verdict.
         self._batching_of_new = Batching(batching.size, batching.possible, together=batching.together)
+        self._digests = DigestPolls(query, statements, DigestChoice(), time.monotonic)
         self._publish = publish
+        self._was_by_digest = False
         self._was_alone = batching.together.alone
         outcomes = ("changed", "unchanged", "stale", "failed")
         self._polls = {outcome: metrics.POLLS.labels(query.name, outcome) for outcome in outcomes}
@@ -106,6 +110,8 @@ class RoundRunner:
         heed = group is not self._groups.new
         unreached = await run_round(topics, batching, around, budget, parts=parts, heed_verdict=heed)
         metrics.TROUBLE_STATEMENTS.labels(self._query.name).inc(left - budget.statements)
+        if one.tally is not None:
+            self._digests.choice.record(one.tally, time.monotonic())
         self._postpone(group, unreached)
         self._show()
         return one.result
@@ -167,6 +173,13 @@ class RoundRunner:
         metrics.TOGETHER.labels(name).set(not alone)
         for way, cost in (("alone", together.cost_alone), ("together", together.cost_together)):
             metrics.TOPIC_SECONDS.labels(name, way).set(cost or 0.0)
+        choice = self._digests.choice
+        metrics.DIGESTS.labels(name).set(choice.digests)
+        if choice.digests != self._was_by_digest:
+            self._was_by_digest = choice.digests
+            together.forget_costs()
+            event = "topics are polled by digest now" if choice.digests else "topics are polled by rows now"
+            log.info(event, query=name, reason=choice.why)
         if together.alone != self._was_alone:
             self._was_alone = together.alone
             event = "topics are polled one by one now" if together.alone else "topics are polled together now"
@@ -189,6 +202,10 @@ class OneRound:
         self._batching = batching
         self._probed = probed
         self._polled_at: dict[str, int] = {}
+        self._found: dict[str, Digest] = {}  # by topic, the digests in the last answer
+        self._by_digest = group is runner._groups.regular and runner._digests.choice.digests
+        self.tally: Tally | None = Tally() if group is runner._groups.regular else None
+        """The polls of this round; None when they say nothing about digests."""
         self._answered_at = 0
         self._conspicuous = False  # whether the statement that was answered last was conspicuously slow
         self._topics = 1  # number of topics in that statement
@@ -201,7 +218,7 @@ class OneRound:
         for topic in topics:
             topic.history.started = started
             self._polled_at[topic.name] = now
-        answer = await self._runner._statements.run(self._statement(topics), [topic.rows for topic in topics])
+        answer = await self._runner._digests.poll(topics, regular=self._group is self._runner._groups.regular)
         took = loop.time() - started
         if isinstance(answer, PollError):
             self._record_error(topics, answer, took)
@@ -228,6 +245,7 @@ class OneRound:
         else:
             self.result.results += 1
             topic.history.probe_result = self._probed
+            self._runner._digests.record_result(topic, outcome, self._found.get(topic.name))
             to = self._group_after_result()
         polled_at = self._polled_at.get(topic.name) or clock.now_us()
         runner.settle(self._group, topic, outcome, polled_at, self._answered_at, to=to)
@@ -249,11 +267,6 @@ class OneRound:
                 return groups.slow
         return groups.regular
 
-    def _statement(self, topics: Sequence[OwnedTopic]) -> Statement:
-        values = [topic.topic.values for topic in topics]
-        query = self._runner._query
-        return single_statement(query, values[0]) if len(values) == 1 else batch_statement(query, values)
-
     def _record_error(self, topics: Sequence[OwnedTopic], error: PollError, took: float) -> None:
         together = self._batching.together
         if error.scope is Scope.DATABASE:
@@ -267,7 +280,10 @@ class OneRound:
         count, seconds = len(topics), answer.seconds
         self._topics, self._seconds = count, seconds
         trial = count > 1 and shared.trying
-        self._conspicuous = not trial and is_conspicuous(seconds, count, shared.typical, query.interval)
+        sent = len(answer.digests)
+        self._conspicuous = not trial and is_conspicuous(seconds, count, shared.typical, query.interval, sent)
+        self._found = {topics[at].name: (answer.columns, digest) for at, digest in answer.digests.items()}
+        self._count(topics, answer)
         weights = []
         for topic, outcome in zip(topics, answer.outcomes, strict=True):
             topic.history.record_cost(seconds / count)
@@ -280,3 +296,17 @@ class OneRound:
         else:
             shared.record(count, seconds, asyncio.get_running_loop().time())
             self._batching.size.record_statement(count, seconds, query.timeout, answer.size)
+
+    def _count(self, topics: Sequence[OwnedTopic], answer: Answer) -> None:
+        """Add the polls that had a result before and gave one to the tally."""
+        if self.tally is None or answer.by_digest is not self._by_digest:
+            self.tally = None
+            return
+        known = [(topic, found) for topic, found in zip(topics, answer.outcomes, strict=True) if topic.rows is not None]
+        results = [(topic, found) for topic, found in known if not isinstance(found, PollError)]
+        self.tally.polls += len(results)
+        self.tally.changed += sum(topic.rows is not found for topic, found in results)
+        self.tally.rows += sum(len(found) for _, found in results)
+        self.tally.size += sum(size_of(found) for _, found in results)
+        self.tally.sent += len(answer.digests)
+        self.tally.seconds += answer.seconds

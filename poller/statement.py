@@ -46,7 +46,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
-from pollcast.poller.statement_text import Shape, batch_text, columns_text, own_name, placeholders, single_text
+from pollcast.poller.digests import Columns, digest_array
+from pollcast.poller.statement_text import (
+    Shape,
+    batch_digest_text,
+    batch_text,
+    columns_text,
+    own_name,
+    placeholders,
+    single_digest_text,
+    single_text,
+)
 from pollcast.services.catalogue.catalog import Param, Query
 from pollcast.services.catalogue.sql import Text, split
 from pollcast.services.catalogue.values import Value, array_literal, pg_type
@@ -66,6 +76,11 @@ class Statement:
     params: Params
     settings: tuple[tuple[str, str | None], ...] = ()
     """PostgreSQL settings that the transaction has while the statement runs; None stands for the setting's default."""
+    digests: bool = False
+    """Whether the statement compares digests: its rows are (topic, number, key, row, …), with a row of number 0 before
+    those of each topic that changed, whose key is the new digest. The query's own columns follow, all NULL."""
+    described: bool = False
+    """Whether the columns of the answer are of interest."""
     shared: Callable[[], Statement] | None = field(default=None, compare=False)
     """For one topic of several that can share a statement: makes the shared statement for this topic only."""
 
@@ -86,7 +101,7 @@ def single_statement(query: Query, values: Values) -> Statement:
     names = placeholders(query.sql)
     shared = partial(batch_statement, query, [values]) if names and query.together is not False else None
     params = (*_alone_params(names, values), query.max_rows + 1)
-    return Statement(single_text(_shape(query, values)), params, query.setting_values(values), shared)
+    return Statement(single_text(_shape(query, values)), params, query.setting_values(values), shared=shared)
 
 
 def batch_statement(query: Query, topics: Sequence[Values]) -> Statement:
@@ -94,6 +109,29 @@ def batch_statement(query: Query, topics: Sequence[Values]) -> Statement:
     its parameters."""
     params = (*_together_params(placeholders(query.sql), topics), query.max_rows + 1)
     return Statement(batch_text(_shape(query, topics[0])), params, query.setting_values(topics[0]))
+
+
+def digest_statement(query: Query, topics: Sequence[Values], last: Sequence[int | None], columns: Columns) -> Statement:
+    """Return the statement that polls one or several topics by their digests: see `batch_statement` and `Statement`.
+
+    `last` has each topic's last digest, or None so that its rows are sent in any case. `columns` are those for which
+    the digests are made. If the answer describes others, its digests mean nothing.
+    """
+    names, shape = placeholders(query.sql), _shape(query, topics[0])
+    limit = query.max_rows + 1
+    if len(topics) == 1:
+        text = single_digest_text(shape, columns)
+        params: Params = (*_alone_params(names, topics[0]), limit, None if last[0] is None else str(last[0]))
+    else:
+        text = batch_digest_text(shape, columns)
+        params = (*_together_params(names, topics), limit, digest_array(last))
+    return Statement(text, params, query.setting_values(topics[0]), digests=True, described=True)
+
+
+def description_statement(query: Query, topics: Sequence[Values]) -> Statement:
+    """Return a statement without rows whose columns are those of the query."""
+    columns = columns_statement(query, topics, len(topics) > 1)
+    return Statement(f"{columns.sql} limit 0", columns.params, columns.settings, described=True)
 
 
 def columns_statement(query: Query, topics: Sequence[Values], together: bool) -> Statement:

@@ -1,0 +1,135 @@
+"""Digests: polls that compare digests give the same results, in the same order, as polls that send every row.
+
+`POLLCAST_TEST_GENERATED_CHANGES=10000` compares more sequences of changes than the usual 100.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+from psycopg import Connection, RawCursor
+from psycopg.types.string import ByteaBinaryLoader
+
+from pollcast.poller.answer import Answer, Outcome
+from pollcast.poller.database import DIGEST_COLUMNS, Database
+from pollcast.poller.digest_choice import DigestChoice
+from pollcast.poller.digest_polls import DigestPolls
+from pollcast.poller.owned import OwnedTopic
+from pollcast.poller.poll_error import PollError, classify
+from pollcast.poller.statement import Statement, single_statement
+from pollcast.poller.statement_runner import StatementRunner
+from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.topics import Topic
+from pollcast.services.delta import Row
+from tests.support.generated_changes import SCHEMA, TOPICS, Things, change, created
+from tests.support.poller_database import query
+
+CASES = int(os.environ.get("POLLCAST_TEST_GENERATED_CHANGES", "100"))
+"""Number of generated sequences of changes, unless the environment asks for more."""
+
+THINGS = query("select * from things where topic = %(topic)s order by at, things::text", params='topic = "int"')
+
+
+@pytest.fixture(scope="module")
+def connection(postgres_server: Any) -> Iterator[Connection]:
+    """A connection to a database with the schema of generated changes."""
+    with psycopg.connect(postgres_server.url, autocommit=True) as outside:
+        outside.execute("drop database if exists generated_changes with (force)")
+        outside.execute("create database generated_changes strategy = wal_log")
+        with psycopg.connect(postgres_server.url_of("generated_changes"), autocommit=True) as connection:
+            connection.execute(SCHEMA)
+            connection.execute("set jit = off")
+            connection.adapters.register_loader("text", ByteaBinaryLoader)
+            yield connection
+        outside.execute("drop database generated_changes with (force)")
+
+
+class OneConnection:
+    """A database of which a poller sees one session only, the one that makes the changes."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.statements: list[Statement] = []
+
+    async def execute(self, statement: Statement, query: Query, known: Sequence[list[Row] | None]) -> Any:
+        """Run the statement as Database does."""
+        self.statements.append(statement)
+        answer = Answer(query, known, digests=statement.digests)
+        cursor = RawCursor(self._connection)
+        try:
+            found: Any = cursor.execute(statement.sql.encode(), statement.params, binary=True)
+        except psycopg.Error as error:
+            return classify(error, query, connected=True)
+        columns = tuple((each.name, each.type_code) for each in found.description)
+        answer.columns = columns[DIGEST_COLUMNS if statement.digests else 0 :]
+        answer.add(found.fetchall())
+        answer.check()
+        return answer
+
+
+class ByDigest:
+    """The topics of a query that are polled by digest, as a poller does."""
+
+    def __init__(self, connection: Connection, query: Query, topics: int) -> None:
+        self.database = OneConnection(connection)
+        self.choice = DigestChoice()
+        self.now = 0.0
+        self._polls = DigestPolls(
+            query, StatementRunner(query, cast(Database, self.database)), self.choice, lambda: self.now
+        )
+        self.topics = [OwnedTopic(Topic(f"q?topic={n}", query, {"topic": str(n)}), 1, 0) for n in range(1, topics + 1)]
+
+    def poll(self) -> list[Outcome]:
+        """Poll all topics, and return the outcome of each."""
+        self.choice.digests = True
+        answer = asyncio.run(self._polls.poll(self.topics, regular=True))
+        if isinstance(answer, PollError):
+            return [answer] * len(self.topics)
+        for at, (topic, outcome) in enumerate(zip(self.topics, answer.outcomes, strict=True)):
+            if not isinstance(outcome, PollError):
+                digest = answer.digests.get(at)
+                self._polls.record_result(topic, outcome, None if digest is None else (answer.columns, digest))
+                topic.record_result(outcome, 1)
+        return answer.outcomes
+
+
+def by_rows(connection: Connection, query: Query, topics: int) -> list[Outcome]:
+    """Return the outcome of each topic, polled alone by a statement that sends every row."""
+    database, found = OneConnection(connection), list[Outcome]()
+    for n in range(1, topics + 1):
+        answer = asyncio.run(database.execute(single_statement(query, {"topic": str(n)}), query, [None]))
+        found.append(answer if isinstance(answer, PollError) else answer.outcomes[0])
+    return found
+
+
+def plain(outcomes: Sequence[Outcome]) -> list[Any]:
+    return [outcome.cause.detail if isinstance(outcome, PollError) else list(outcome) for outcome in outcomes]
+
+
+@settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@given(data=st.data())
+def test_polls_by_digest_give_the_same_results_as_polls_by_rows(connection: Connection, data: st.DataObject) -> None:
+    things = Things()
+    connection.execute("discard temporary")
+    connection.execute("reset all; set jit = off")
+
+    def run(statements: list[str]) -> None:
+        for statement in statements:
+            event(" ".join(statement.split()[:2]))
+            connection.execute(statement.encode())
+
+    run(data.draw(st.composite(created)(things)))
+    together, alone = ByDigest(connection, THINGS, TOPICS), ByDigest(connection, THINGS, 1)
+    for _ in range(data.draw(st.integers(1, 8))):
+        expected = plain(by_rows(connection, THINGS, TOPICS))
+        assert plain(together.poll()) == expected
+        assert plain(alone.poll()) == expected[:1]
+        run(data.draw(st.composite(change)(things)))
+    assert plain(together.poll()) == plain(by_rows(connection, THINGS, TOPICS))
