@@ -28,7 +28,7 @@ from pollcast.poller.statement_runner import StatementRunner
 from pollcast.services.catalogue.catalog import Query
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.delta import Row
-from tests.support.generated_changes import SCHEMA, TOPICS, Things, change, created
+from tests.support.generated_changes import SCHEMA, SETTINGS, TOPICS, VALUES, Things, change, created
 from tests.support.poller_database import query
 
 CASES = int(os.environ.get("POLLCAST_TEST_GENERATED_CHANGES", "100"))
@@ -133,3 +133,40 @@ def test_polls_by_digest_give_the_same_results_as_polls_by_rows(connection: Conn
         assert plain(alone.poll()) == expected[:1]
         run(data.draw(st.composite(change)(things)))
     assert plain(together.poll()) == plain(by_rows(connection, THINGS, TOPICS))
+
+
+def shown(connection: Connection, query: Query, topics: int) -> list[tuple[int, Any]]:
+    """Return the digest and the result of each topic."""
+    polled = ByDigest(connection, query, topics)
+    outcomes = plain(polled.poll())
+    assert all(topic.history.digest is not None for topic in polled.topics), outcomes
+    return [(topic.history.digest[1], outcome) for topic, outcome in zip(polled.topics, outcomes, strict=True)]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("type", VALUES)
+def test_results_with_one_digest_show_the_same_whatever_the_value_and_the_session(
+    connection: Connection, type: str
+) -> None:
+    values = [f"({value})::{type.removesuffix(' collate any_case')}" for value in (*VALUES[type], "null")]
+    collate = " collate any_case" if type.endswith("any_case") else ""
+    sql = " union all ".join(f"select {n} as topic, {value}{collate} as v" for n, value in enumerate(values, 1))
+    q = query(f"select v from ({sql}) as things where topic = %(topic)s", params='topic = "int"')
+    by_digest: dict[int, Any] = {}
+    by_result: dict[str, int] = {}
+    for name, choices in SETTINGS.items():
+        for choice in choices:
+            connection.execute(f"reset all; set jit = off; set {name} = '{choice}'".encode())
+            for digest, result in shown(connection, q, len(values)):
+                assert by_digest.setdefault(digest, result) == result
+                by_result.setdefault(str(result), digest)
+    if not type.startswith("json"):  # whose NULL, and line breaks between tokens, look like other values
+        assert len(by_result) == len(by_digest), "a digest differs where nothing else does"
+
+
+def test_results_with_one_digest_have_the_same_cells(connection: Connection) -> None:
+    values = [*VALUES["text"], "null"]
+    pairs = [f"select {a}::text as a, {b}::text as b" for a in values for b in values]
+    rows = " union all ".join(f"select {n} as topic, * from ({pair}) as pair" for n, pair in enumerate(pairs, 1))
+    q = query(f"select a, b from ({rows}) as things where topic = %(topic)s", params='topic = "int"')
+    found = shown(connection, q, len(pairs))
+    assert len({digest for digest, _ in found}) == len({str(result) for _, result in found}) == len(pairs)
