@@ -11,7 +11,7 @@ from pollcast.poller import metrics
 from pollcast.poller.answer import Answer, Outcome, size_of
 from pollcast.poller.apart import BACK_SHARE, is_conspicuous, slow_seconds
 from pollcast.poller.batching import Batching
-from pollcast.poller.digest_choice import DigestChoice, Tally
+from pollcast.poller.digest_choice import Tally
 from pollcast.poller.digest_polls import DigestPolls
 from pollcast.poller.owned import Digest, OwnedTopic, Updates
 from pollcast.poller.poll_error import PollError, Scope
@@ -56,7 +56,13 @@ class RoundRunner:
     """The rounds of one query."""
 
     def __init__(
-        self, query: Query, statements: StatementRunner, groups: TopicGroups, batching: Batching, publish: Publish
+        self,
+        query: Query,
+        statements: StatementRunner,
+        polls: DigestPolls,
+        groups: TopicGroups,
+        batching: Batching,
+        publish: Publish,
     ) -> None:
         self.budget = MinuteBudget()
         self._budget_apart = MinuteBudget(APART_BURST_STATEMENTS, burst=APART_BURST_STATEMENTS)
@@ -66,7 +72,7 @@ class RoundRunner:
         self._batching = batching
         # New topics and suspects say nothing about the regular ones: each place has its own verdict.
         self._batching_of_new = Batching(batching.size, batching.possible, together=batching.together)
-        self._digests = DigestPolls(query, statements, DigestChoice(), time.monotonic)
+        self._digests = polls
         self._publish = publish
         self._was_by_digest = False
         self._was_alone = batching.together.alone
