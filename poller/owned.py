@@ -9,7 +9,7 @@ a row in addition to the text of the row and of its key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -113,10 +113,14 @@ class PollHistory:
 class OwnedTopic:
     """One topic under one epoch of this poller: its last result, its version and its state."""
 
-    __slots__ = ("epoch", "history", "polled_at", "reason", "rows", "seq", "since", "state", "topic")
+    __slots__ = ("epoch", "history", "name", "polled_at", "reason", "rows", "seq", "sharing", "since", "state", "topic")
 
     def __init__(self, topic: Topic, epoch: int, since: int) -> None:
         self.topic = topic
+        self.name = topic.canonical
+        """The canonical topic."""
+        self.sharing: Hashable = None
+        """The sharing key of the topic (poller/statement.py), from its first poll on."""
         self.epoch = epoch
         self.history = PollHistory(since)
         self.seq = 0
@@ -129,11 +133,6 @@ class OwnedTopic:
         self.since = since
         """Start of the present state, in microseconds since the Unix epoch."""
 
-    @property
-    def name(self) -> str:
-        """The canonical topic."""
-        return self.topic.canonical
-
     def record_result(self, rows: list[Row], polled_at: int) -> Updates:
         """Record the result of a poll that started at `polled_at`, and return the updates that report it.
 
@@ -145,6 +144,11 @@ class OwnedTopic:
         if rows is not self.rows and (_is_compared(rows, self.rows) or rows != self.rows):
             updates = self._set_rows(rows, polled_at)
         return followed_by(updates, self._set_state("live", "", polled_at))
+
+    def record_unchanged(self, polled_at: int) -> None:
+        """Record a poll of a live topic that gave its last result."""
+        self.history.count += 1
+        self.history.result_at = polled_at
 
     def record_error(self, error: PollError, now: int) -> Updates:
         """Record a poll that ended with an error, and return the updates that report it. The last result is kept."""

@@ -116,6 +116,8 @@ class RoundRunner:
         heed = group is not self._groups.new
         unreached = await run_round(topics, batching, around, budget, parts=parts, heed_verdict=heed)
         metrics.TROUBLE_STATEMENTS.labels(self._query.name).inc(left - budget.statements)
+        one.result.results += one.unchanged
+        self._polls["unchanged"].inc(one.unchanged)
         if one.tally is not None:
             self._digests.choice.record(one.tally, time.monotonic())
         self._postpone(group, unreached)
@@ -207,11 +209,13 @@ class OneRound:
         self._group = group
         self._batching = batching
         self._probed = probed
-        self._polled_at: dict[str, int] = {}
+        self._polled_at = 0  # start of the last statement, in microseconds since the Unix epoch
         self._found: dict[str, Digest] = {}  # by topic, the digests in the last answer
         self._by_digest = group is runner._groups.regular and runner._digests.choice.digests
         self.tally: Tally | None = Tally() if group is runner._groups.regular else None
         """The polls of this round; None when they say nothing about digests."""
+        self.unchanged = 0
+        """Number of regular topics that gave their last result and stayed as they were."""
         self._answered_at = 0
         self._conspicuous = False  # whether the statement that was answered last was conspicuously slow
         self._topics = 1  # number of topics in that statement
@@ -220,10 +224,9 @@ class OneRound:
     async def execute(self, topics: Sequence[OwnedTopic]) -> list[Outcome] | PollError:
         """Poll the topics in one statement."""
         loop = asyncio.get_running_loop()
-        started, now = loop.time(), clock.now_us()
+        started, self._polled_at = loop.time(), clock.now_us()
         for topic in topics:
             topic.history.started = started
-            self._polled_at[topic.name] = now
         answer = await self._runner._digests.poll(topics, regular=self._group is self._runner._groups.regular)
         took = loop.time() - started
         if isinstance(answer, PollError):
@@ -236,6 +239,8 @@ class OneRound:
 
     def deliver(self, topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
         """Settle the topic's outcome."""
+        if outcome is topic.rows and self._is_as_before(topic):
+            return
         runner, groups = self._runner, self._runner._groups
         to: TopicGroup | None
         self.result.blamed += at_fault
@@ -253,8 +258,23 @@ class OneRound:
             topic.history.probe_result = self._probed
             self._runner._digests.record_result(topic, outcome, self._found.get(topic.name))
             to = self._group_after_result()
-        polled_at = self._polled_at.get(topic.name) or clock.now_us()
-        runner.settle(self._group, topic, outcome, polled_at, self._answered_at, to=to)
+        runner.settle(self._group, topic, outcome, self._polled_at, self._answered_at, to=to)
+
+    def _is_as_before(self, topic: OwnedTopic) -> bool:
+        """Return whether a regular topic that gave its last result just stays, and record the poll then.
+
+        Nearly all polls end here.
+        """
+        group = self._group
+        if topic.state != "live" or self._conspicuous or group is not self._runner._groups.regular:
+            return False
+        if group.has(topic):
+            topic.history.probe_result = self._probed
+            if topic.name in self._found:
+                self._runner._digests.record_result(topic, topic.rows, self._found[topic.name])
+            topic.record_unchanged(self._polled_at)
+            self.unchanged += 1
+        return True
 
     def hand_over(self, topics: Sequence[OwnedTopic]) -> None:
         """Make suspects of the topics of a statement that timed out; they are polled again at once."""
@@ -289,30 +309,25 @@ class OneRound:
         sent = len(answer.digests)
         self._conspicuous = not trial and is_conspicuous(seconds, count, shared.typical, query.interval, sent)
         self._found = {topics[at].name: (answer.columns, digest) for at, digest in answer.digests.items()}
-        self._count(topics, answer)
-        weights = []
+        if self.tally is not None and answer.by_digest is not self._by_digest:
+            self.tally = None
+        each, tally, weights = seconds / count, self.tally or Tally(), list[int]()
+        tally.sent += sent
+        tally.seconds += seconds
         for topic, outcome in zip(topics, answer.outcomes, strict=True):
-            topic.history.record_cost(seconds / count)
+            topic.history.record_cost(each)
             if not isinstance(outcome, PollError):
-                topic.history.weight = size_of(outcome)
-                weights.append(topic.history.weight)
+                weight = size_of(outcome)
+                topic.history.weight = weight
+                weights.append(weight)
+                if topic.rows is not None:
+                    tally.polls += 1
+                    tally.changed += outcome is not topic.rows
+                    tally.rows += len(outcome)
+                    tally.size += weight
         self._batching.size.record_weights(weights)
         if self._conspicuous:
             self.result.conspicuous += count
         else:
             shared.record(count, seconds, asyncio.get_running_loop().time())
             self._batching.size.record_statement(count, seconds, query.timeout, answer.size)
-
-    def _count(self, topics: Sequence[OwnedTopic], answer: Answer) -> None:
-        """Add the polls that had a result before and gave one to the tally."""
-        if self.tally is None or answer.by_digest is not self._by_digest:
-            self.tally = None
-            return
-        known = [(topic, found) for topic, found in zip(topics, answer.outcomes, strict=True) if topic.rows is not None]
-        results = [(topic, found) for topic, found in known if not isinstance(found, PollError)]
-        self.tally.polls += len(results)
-        self.tally.changed += sum(topic.rows is not found for topic, found in results)
-        self.tally.rows += sum(len(found) for _, found in results)
-        self.tally.size += sum(size_of(found) for _, found in results)
-        self.tally.sent += len(answer.digests)
-        self.tally.seconds += answer.seconds

@@ -403,5 +403,7 @@ def _sample_first(group: Sequence[OwnedTopic]) -> list[OwnedTopic]:
 def _of_equal_keys(topics: Sequence[OwnedTopic]) -> list[list[OwnedTopic]]:
     groups: defaultdict[Hashable, list[OwnedTopic]] = defaultdict(list)
     for topic in topics:
-        groups[sharing_key(topic.topic.query, topic.topic.values)].append(topic)
+        if topic.sharing is None:
+            topic.sharing = sharing_key(topic.topic.query, topic.topic.values)
+        groups[topic.sharing].append(topic)
     return list(groups.values())

@@ -64,7 +64,7 @@ from pollcast.services.catalogue.values import Value, array_literal, pg_type
 Values = Mapping[str, Value]
 """Values of one topic, by the names of the parameters."""
 
-Params: TypeAlias = tuple[str | int | list[str] | list[str | None] | None, ...]
+Params: TypeAlias = tuple[str | int | list[str] | None, ...]
 """Values of the placeholders `$1`, `$2`, …"""
 
 
@@ -202,7 +202,7 @@ def _alone_params(names: Sequence[str], values: Values) -> Params:
 
 
 def _together_params(names: Sequence[str], topics: Sequence[Values]) -> Params:
-    return tuple([_column_text(values[name]) for values in topics] for name in names)
+    return tuple(array_literal([_column_text(values[name]) for values in topics]) for name in names)
 
 
 def _column_text(value: Value) -> str | None:
