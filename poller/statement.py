@@ -27,7 +27,10 @@ topic without rows in the answer has an empty result. Each part of the text has 
 - Functions and types are those of `pg_catalog`, whatever the `search_path` of the role is.
 - A hint (`/*+ … */`) at the beginning of the query begins the statement, where extensions look for it.
 
-The two forms can differ in one way. Alone, a value is a constant, and PostgreSQL computes with constants while it
+Statements that compare digests (poller/digests.py) have a third form, alone and together: the query's rows are
+materialized, and sent as above only when their digest differs from the last one.
+
+Alone and together can differ in one way. Alone, a value is a constant, and PostgreSQL computes with constants while it
 plans: `10 / %(n)s` for n = 0 is an error even if no row needs it. Together it is an error only for a row that needs it.
 So an error alone is confirmed by the shared form for the one topic (poller/statement_runner.py).
 
