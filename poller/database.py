@@ -76,6 +76,8 @@ class Database:
     """A database with a bounded number of connections, made by `Database.open`."""
 
     def __init__(self, connections: Connections, count: int, node: str) -> None:
+        self.width = max(1, count - 1)
+        """Number of statements that one query may have under way: all connections but the reserve."""
         self._connections = connections
         self._lanes = Lanes(count)
         self._slow = SlowStatements()

@@ -91,7 +91,8 @@ class DigestChoice:
 
     def record_error(self, now: float) -> None:
         """Record that a statement failed, or gave no usable digests: rows are asked for during the next rest."""
-        self._end_for_a_while(now, "a statement with digests failed")
+        if self.digests:  # several statements may be under way
+            self._end_for_a_while(now, "a statement with digests failed")
 
     def _begin(self, now: float) -> None:
         if self._worth < ENOUGH:

@@ -45,7 +45,8 @@ class QueryPoller:
         self._rng = rng
         self._groups = TopicGroups()
         self._owned_topics = metrics.OWNED_TOPICS.labels(query.name)
-        self._rounds = RoundRunner(query, self._statements, self.polls, self._groups, self.batching, publish)
+        width = database.width
+        self._rounds = RoundRunner(query, self._statements, self.polls, self._groups, self.batching, publish, width)
 
     def add(self, topic: OwnedTopic) -> None:
         """Poll the topic from now on."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pollcast.poller import metrics
 from pollcast.poller.answer import Answer, Outcome, size_of
@@ -63,7 +63,9 @@ class RoundRunner:
         groups: TopicGroups,
         batching: Batching,
         publish: Publish,
+        width: int = 1,
     ) -> None:
+        """Poll with at most `width` statements under way in one round."""
         self.budget = MinuteBudget()
         self._budget_apart = MinuteBudget(APART_BURST_STATEMENTS, burst=APART_BURST_STATEMENTS)
         self._query = query
@@ -73,6 +75,7 @@ class RoundRunner:
         # New topics and suspects say nothing about the regular ones: each place has its own verdict.
         self._batching_of_new = Batching(batching.size, batching.possible, together=batching.together)
         self._digests = polls
+        self._width = width
         self._publish = publish
         self._was_by_digest = False
         self._was_alone = batching.together.alone
@@ -109,7 +112,8 @@ class RoundRunner:
             batching = Batching(batching.size, batching.possible, together=batching.together)
         one = OneRound(self, group, batching, probed)
         hand_over = None if group is self._groups.suspects or alone else one.hand_over
-        around = Surroundings(one.execute, one.deliver, asyncio.get_running_loop().time, group.has, hand_over)
+        width = self._width if group is self._groups.regular else 1
+        around = Surroundings(one.execute, one.deliver, asyncio.get_running_loop().time, group.has, hand_over, width)
         apart = group in (self._groups.failing, self._groups.slow)
         budget = RoundBudget(self._budget_apart if apart else self.budget, statements)
         left = budget.statements
@@ -200,6 +204,25 @@ class RoundRunner:
             gauge.set(len(group.topics))
 
 
+@dataclass(slots=True)
+class Polled:
+    """One statement of a round. Times ending in `at` are microseconds since the Unix epoch."""
+
+    at: int
+    topics: int
+    answered_at: int = 0
+    seconds: float = 0.0
+    """Time that it took, in seconds."""
+    conspicuous: bool = False
+    """Whether it was conspicuously slow."""
+    digests: Mapping[str, Digest] = field(default_factory=dict)
+    """The digests in its answer, by topic."""
+
+
+NOT_POLLED = Polled(0, 1)
+"""The statement of a topic that was not polled in a round, because the outcome of others is its own."""
+
+
 class OneRound:
     """The callbacks of one round."""
 
@@ -209,37 +232,41 @@ class OneRound:
         self._group = group
         self._batching = batching
         self._probed = probed
-        self._polled_at = 0  # start of the last statement, in microseconds since the Unix epoch
-        self._found: dict[str, Digest] = {}  # by topic, the digests in the last answer
+        self._statements: dict[str, Polled] = {}  # by topic, the statement that polled it last
         self._by_digest = group is runner._groups.regular and runner._digests.choice.digests
         self.tally: Tally | None = Tally() if group is runner._groups.regular else None
         """The polls of this round; None when they say nothing about digests."""
         self.unchanged = 0
         """Number of regular topics that gave their last result and stayed as they were."""
-        self._answered_at = 0
-        self._conspicuous = False  # whether the statement that was answered last was conspicuously slow
-        self._topics = 1  # number of topics in that statement
-        self._seconds = 0.0
+        self._waited_until = 0.0
 
     async def execute(self, topics: Sequence[OwnedTopic]) -> list[Outcome] | PollError:
         """Poll the topics in one statement."""
         loop = asyncio.get_running_loop()
-        started, self._polled_at = loop.time(), clock.now_us()
+        started, polled = loop.time(), Polled(clock.now_us(), len(topics))
         for topic in topics:
             topic.history.started = started
+            self._statements[topic.name] = polled
         answer = await self._runner._digests.poll(topics, regular=self._group is self._runner._groups.regular)
         took = loop.time() - started
         if isinstance(answer, PollError):
-            self._record_error(topics, answer, took)
+            self._record_error(topics, answer, started, took)
             return answer
-        self.result.waited += max(0.0, took - answer.seconds)
-        self._answered_at = clock.now_us()
-        self._record(topics, answer)
+        self._wait(started, max(0.0, took - answer.seconds))
+        polled.answered_at = clock.now_us()
+        self._record(topics, answer, polled)
         return answer.outcomes
+
+    def _wait(self, started: float, seconds: float) -> None:
+        """Count the wait of a statement; what statements side by side have waited together counts once."""
+        until = started + seconds
+        self.result.waited += max(0.0, until - max(started, self._waited_until))
+        self._waited_until = max(self._waited_until, until)
 
     def deliver(self, topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
         """Settle the topic's outcome."""
-        if outcome is topic.rows and self._is_as_before(topic):
+        polled = self._statements.get(topic.name, NOT_POLLED)
+        if outcome is topic.rows and self._is_as_before(topic, polled):
             return
         runner, groups = self._runner, self._runner._groups
         to: TopicGroup | None
@@ -256,23 +283,23 @@ class OneRound:
         else:
             self.result.results += 1
             topic.history.probe_result = self._probed
-            self._runner._digests.record_result(topic, outcome, self._found.get(topic.name))
-            to = self._group_after_result()
-        runner.settle(self._group, topic, outcome, self._polled_at, self._answered_at, to=to)
+            self._runner._digests.record_result(topic, outcome, polled.digests.get(topic.name))
+            to = self._group_after_result(polled)
+        runner.settle(self._group, topic, outcome, polled.at, polled.answered_at, to=to)
 
-    def _is_as_before(self, topic: OwnedTopic) -> bool:
+    def _is_as_before(self, topic: OwnedTopic, polled: Polled) -> bool:
         """Return whether a regular topic that gave its last result just stays, and record the poll then.
 
         Nearly all polls end here.
         """
         group = self._group
-        if topic.state != "live" or self._conspicuous or group is not self._runner._groups.regular:
+        if topic.state != "live" or polled.conspicuous or group is not self._runner._groups.regular:
             return False
         if group.has(topic):
             topic.history.probe_result = self._probed
-            if topic.name in self._found:
-                self._runner._digests.record_result(topic, topic.rows, self._found[topic.name])
-            topic.record_unchanged(self._polled_at)
+            if topic.name in polled.digests:
+                self._runner._digests.record_result(topic, topic.rows, polled.digests[topic.name])
+            topic.record_unchanged(polled.at)
             self.unchanged += 1
         return True
 
@@ -283,32 +310,32 @@ class OneRound:
                 topic.history.started = float("-inf")
                 self._runner._groups.suspects.add(topic)
 
-    def _group_after_result(self) -> TopicGroup:
+    def _group_after_result(self, polled: Polled) -> TopicGroup:
         groups = self._runner._groups
-        if self._conspicuous:
-            return groups.slow if self._topics == 1 else groups.suspects
+        if polled.conspicuous:
+            return groups.slow if polled.topics == 1 else groups.suspects
         if self._group is groups.slow:
             usual = slow_seconds(1, self._runner._batching.together.typical or 0.0, self._runner._query.interval)
-            if self._seconds > BACK_SHARE * usual:
+            if polled.seconds > BACK_SHARE * usual:
                 return groups.slow
         return groups.regular
 
-    def _record_error(self, topics: Sequence[OwnedTopic], error: PollError, took: float) -> None:
+    def _record_error(self, topics: Sequence[OwnedTopic], error: PollError, started: float, took: float) -> None:
         together = self._batching.together
         if error.scope is Scope.DATABASE:
-            self.result.waited += took
+            self._wait(started, took)
         elif error.scope is Scope.TOPIC_OR_SIZE and len(topics) > 1 and together.trying:
             together.record(len(topics), min(took, self._runner._query.timeout), asyncio.get_running_loop().time())
 
-    def _record(self, topics: Sequence[OwnedTopic], answer: Answer) -> None:
+    def _record(self, topics: Sequence[OwnedTopic], answer: Answer, polled: Polled) -> None:
         """Record what the statement has cost."""
         query, shared = self._runner._query, self._runner._batching.together
         count, seconds = len(topics), answer.seconds
-        self._topics, self._seconds = count, seconds
+        polled.seconds = seconds
         trial = count > 1 and shared.trying
         sent = len(answer.digests)
-        self._conspicuous = not trial and is_conspicuous(seconds, count, shared.typical, query.interval, sent)
-        self._found = {topics[at].name: (answer.columns, digest) for at, digest in answer.digests.items()}
+        polled.conspicuous = not trial and is_conspicuous(seconds, count, shared.typical, query.interval, sent)
+        polled.digests = {topics[at].name: (answer.columns, digest) for at, digest in answer.digests.items()}
         if self.tally is not None and answer.by_digest is not self._by_digest:
             self.tally = None
         each, tally, weights = seconds / count, self.tally or Tally(), list[int]()
@@ -326,7 +353,7 @@ class OneRound:
                     tally.rows += len(outcome)
                     tally.size += weight
         self._batching.size.record_weights(weights)
-        if self._conspicuous:
+        if polled.conspicuous:
             self.result.conspicuous += count
         else:
             shared.record(count, seconds, asyncio.get_running_loop().time())

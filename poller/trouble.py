@@ -10,6 +10,7 @@ Times are seconds on one monotonic clock.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 ROUND_STATEMENTS = 30
@@ -70,3 +71,34 @@ class RoundBudget:
     def left(self, now: float) -> bool:
         """Return whether a statement in trouble may be sent now."""
         return self.statements > 0 and self.minute.left(now)
+
+
+class Trouble:
+    """The statements in trouble of one round, and what they have shown."""
+
+    def __init__(self, budget: RoundBudget, clock: Callable[[], float]) -> None:
+        self.statements = 0
+        """Number of statements in trouble so far."""
+        self.singles = 0
+        """Number of topics that were polled alone so far."""
+        self.blamed = 0
+        """Number of these that failed, other than by a timeout."""
+        self.timeouts = 0
+        self._budget = budget
+        self._clock = clock
+
+    def spend(self, *, counted: bool = True) -> None:
+        """Record one statement in trouble. The budget is for those that are `counted`."""
+        self.statements += 1
+        if counted:
+            self._budget.spend(self._clock())
+
+    @property
+    def affordable(self) -> bool:
+        """Whether another statement in trouble may be sent now."""
+        return self._budget.left(self._clock())
+
+    @property
+    def share_of_singles(self) -> float:
+        """Share of the topics polled alone that failed, as far as so few can show: low at first."""
+        return self.blamed / (self.singles + 4)

@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import psycopg
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 from psycopg import Connection, RawCursor
 from psycopg.types.string import ByteaBinaryLoader
 
@@ -29,7 +32,9 @@ from pollcast.services.catalogue.catalog import Query
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.delta import Row
 from tests.support.generated_changes import SCHEMA, SETTINGS, TOPICS, VALUES, Things, change, created
-from tests.support.poller_database import query
+from tests.support.poller_database import query, setup
+from tests.support.polling_setting import Followed, Setting, polling_on
+from tests.support.waiting import eventually
 
 CASES = int(os.environ.get("POLLCAST_TEST_GENERATED_CHANGES", "100"))
 """Number of generated sequences of changes, unless the environment asks for more."""
@@ -170,3 +175,86 @@ def test_results_with_one_digest_have_the_same_cells(connection: Connection) -> 
     q = query(f"select a, b from ({rows}) as things where topic = %(topic)s", params='topic = "int"')
     found = shown(connection, q, len(pairs))
     assert len({digest for digest, _ in found}) == len({str(result) for _, result in found}) == len(pairs)
+
+
+# --- the running poller -----------------------------------------------------------------------------------------------
+
+CATALOG = """
+[queries.prices]
+sql = "select * from prices where list = %(list)s order by at"
+interval = "50ms"
+timeout = "10s"
+refresh = "REFRESH"
+params = { list = "int" }
+"""
+
+PRICES = (
+    "create table prices (list int, at int, price numeric)",
+    "insert into prices select l, n, 1.0 from generate_series(1, 3) l, generate_series(1, 6) n",
+)
+
+TOPICS_OF_PRICES = [f"prices?list={n}" for n in (1, 2, 3)]
+
+
+def unsent() -> float:
+    """Return the number of polls without rows so far."""
+    return REGISTRY.get_sample_value("pollcast_poller_unsent_total", {"query": "prices"}) or 0
+
+
+@contextlib.asynccontextmanager
+async def prices(database: str, folder: Path, refresh: str) -> AsyncIterator[tuple[Setting, dict[str, Followed]]]:
+    """Poll three lists of prices within a scope, by digest from its beginning."""
+    setup(database, *PRICES)
+    catalog = CATALOG.replace("REFRESH", refresh)
+    async with polling_on(database, folder, catalog) as poller, poller.gateway() as gateway:
+        followed = {topic: await gateway.attach(topic) for topic in TOPICS_OF_PRICES}
+        for epoch, topic in enumerate(followed, 1):
+            poller.polling.gained(topic, epoch)
+        before = unsent()
+        await eventually(lambda: unsent() > before, 20)
+        yield poller, followed
+
+
+def texts(database: str, number: int) -> list[bytes]:
+    """Return the rows of a list as the database shows them now."""
+    with psycopg.connect(database) as connection:
+        sql = "select row_to_json(p)::text from (select * from prices where list = %s order by at) p"
+        return [row[0].encode() for row in connection.execute(sql, (number,))]
+
+
+async def test_every_change_arrives_while_a_query_is_polled_by_digest(database: str, tmp_path: Path) -> None:
+    async with prices(database, tmp_path, "1h") as (_, followed):
+        for change in (
+            "update prices set price = 1.00 where list = 1 and at = 3",
+            "update prices set at = 7 - at where list = 2",
+            "insert into prices select * from prices where list = 3 and at = 1",
+            "delete from prices where list = 1",
+            "alter table prices add seen boolean",
+            "update prices set seen = true where list = 2 and at > 5",
+            "alter table prices alter price type text",
+            "update prices set price = price || ' ' where at = 2",
+            "alter table prices alter at type bigint",
+            "alter table prices drop seen",
+        ):
+            setup(database, change)
+            expected = [texts(database, n) for n in (1, 2, 3)]
+            await eventually(
+                lambda expected=expected: (
+                    [[row for _, row in each.rows or ()] for each in followed.values()]  # type: ignore[misc]
+                    == expected
+                ),
+                20,
+            )
+        assert {each.state for each in followed.values()} <= {"", "live"}
+
+
+async def test_a_full_poll_finds_what_a_digest_did_not_show(database: str, tmp_path: Path) -> None:
+    async with prices(database, tmp_path, "1s") as (poller, followed):
+        owned, _ = poller.polling.find(TOPICS_OF_PRICES[0]) or (None, None)
+        assert owned is not None
+        assert owned.rows
+        assert owned.history.digest is not None
+        owned.rows = [(b"", b'{"a":"result of the same digest"}')]
+        version = followed[TOPICS_OF_PRICES[0]].version
+        await eventually(lambda: followed[TOPICS_OF_PRICES[0]].version > version, 20)
+        assert [row for _, row in followed[TOPICS_OF_PRICES[0]].rows or ()] == texts(database, 1)
