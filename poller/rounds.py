@@ -27,8 +27,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pollcast.poller.answer import Outcome
 from pollcast.poller.batching import Batching, Clock
@@ -64,7 +65,7 @@ PENDING = 4
 MANY = 0.25
 """Share of single topics that failed from which a failed batch is divided into parts smaller than halves."""
 
-Execute = Callable[[Sequence[OwnedTopic]], Awaitable[list[Outcome] | PollError]]
+Execute = Callable[[Sequence[OwnedTopic]], Coroutine[Any, Any, list[Outcome] | PollError]]
 """Function that polls the topics in one statement: returns one outcome per topic, or the error of the statement."""
 
 Deliver = Callable[[OwnedTopic, Outcome, bool], None]
@@ -177,8 +178,9 @@ class Round:
         while self._untried and len(groups) < self._around.width:
             groups.append(self._next_group())
         groups = [group for group in groups if group]
-        answers = await asyncio.gather(*map(self._around.execute, groups))
-        for group, answer in zip(groups, answers, strict=True):
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(self._around.execute(group)) for group in groups]
+        for group, answer in zip(groups, (task.result() for task in running), strict=True):
             if not self._ended:
                 await self._judge(group, self._take(group, answer))
             elif isinstance(answer, PollError) and answer.scope is not Scope.DATABASE:

@@ -177,6 +177,15 @@ def test_results_with_one_digest_have_the_same_cells(connection: Connection) -> 
     assert len({digest for digest, _ in found}) == len({str(result) for _, result in found}) == len(pairs)
 
 
+@pytest.mark.parametrize("columns", [0, 1, 22, 23, 300])
+def test_a_query_may_have_any_number_of_columns(connection: Connection, columns: int) -> None:
+    listed = ", ".join(f"('x' || n)::text as c{at}" for at in range(columns))
+    q = query(f"select {listed} from generate_series(1, %(topic)s - 1) n", params='topic = "int"')
+    found = shown(connection, q, 3)
+    assert [len(result) for _, result in found] == [0, 1, 2]
+    assert len({digest for digest, _ in found}) == 3
+
+
 # --- the running poller -----------------------------------------------------------------------------------------------
 
 CATALOG = """
