@@ -1,13 +1,13 @@
-"""Benchmark of memory: a gateway's per joined client, idle, busy or stuck, and a poller's peak.
+"""Benchmark of memory: a gateway's per joined client, idle and busy, and a poller's peak (bench/poller_memory.py).
 
-Stuck sockets are in bench/stuck.py, pollers in bench/poller_memory.py.
+The memory of stuck sockets belongs to the benchmark `slow`.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from bench import poller_memory, stuck, table
+from bench import poller_memory, table
 from bench.processes import swarm
 from bench.stage import SOCKET, rows, stage, topic_names
 
@@ -17,8 +17,7 @@ BUSY_SECONDS = 30
 
 
 async def run() -> None:
-    """Print the memory per client, with and without permessage-deflate, of stuck sockets, and of a poller."""
-    await stuck.run()
+    """Print the memory per client, with and without permessage-deflate, and a poller's."""
     await poller_memory.run()
     lines = []
     for deflate in (False, True):

@@ -9,7 +9,7 @@ import asyncio
 
 from bench import stuck, table
 from bench.processes import swarm
-from bench.stage import SOCKET, WHOLE, counter, noise, stage
+from bench.stage import SOCKET, WHOLE, noise, stage
 
 SLOW = 100
 QUICK = 100
@@ -36,14 +36,14 @@ async def run() -> None:
             await asyncio.sleep(PAUSE_SECONDS)
             if number % 30 == 0:
                 memory.append((number, on.gateway.rss / 1024 / 1024))
-        fell = counter(on.port, "pollcast_gateway_slow_readers_total")
+        fell = on.metrics()["pollcast_gateway_slow_readers_total"]
         # Half of them read again: each receives what the buffers hold and then only the newest snapshot.
         await slow.ask(do="reset")
         await slow.ask(do="resume", first=0, last=SLOW // 2)
         await asyncio.sleep(2.0)
         caught_up = (await slow.ask(do="state"))["received"] / (SLOW // 2) / SNAPSHOT_BYTES
         await asyncio.sleep(STUCK_SECONDS)
-        closed = counter(on.port, "pollcast_gateway_stuck_sockets_total")
+        closed = on.metrics()["pollcast_gateway_stuck_sockets_total"]
     table.show(
         f"Slow readers: RSS of the gateway while {SLOW} of {SLOW + QUICK} clients read no snapshots of 100 KB",
         ("changes", "MiB"),

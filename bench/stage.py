@@ -18,6 +18,7 @@ from pathlib import Path
 
 import orjson
 
+from bench import metrics
 from bench.processes import Process, module, running
 from pollcast.poller.feed import SERVICE, Feed
 from pollcast.poller.owned import OwnedTopic
@@ -96,6 +97,10 @@ class Stage:
         """Publish these rows as the result of a poll of the topic."""
         owned = self.owned[topic]
         self.feed.publish(topic, owned.record_result(rows, clock.now_us()))
+
+    def metrics(self) -> dict[str, float]:
+        """Read the metrics of the first gateway."""
+        return metrics.read(f"127.0.0.1:{self.port}")
 
     @staticmethod
     def joins(names: list[str]) -> list[str]:
@@ -179,22 +184,6 @@ async def stage(
                             await _until_ready(port)
                         yield Stage([p for p, _ in started], [port for _, port in started], owned, feed, etcd)
                         feed.close()
-
-
-def counter(port: int, name: str) -> float:
-    """Return the current value of a metric of the gateway, summed over its labels."""
-    return sum(value for sample, value in samples(port) if sample.startswith(name))
-
-
-def samples(port: int) -> list[tuple[str, float]]:
-    """Return the samples of the gateway's metrics: the name with its labels, and the value."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
-    try:
-        connection.request("GET", "/metrics")
-        lines = connection.getresponse().read().decode().splitlines()
-    finally:
-        connection.close()
-    return [(name, float(value)) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")]
 
 
 async def _until_ready(port: int) -> None:

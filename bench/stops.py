@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from bench import table
 from bench.processes import swarm
-from bench.stage import SOCKET, WHOLE, Stage, noise, rows, samples, stage, topic_names
+from bench.stage import SOCKET, WHOLE, Stage, noise, rows, stage, topic_names
 
 CHANGES = 4
 BOUNDS = ("0.02", "0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0")
@@ -67,7 +67,7 @@ async def _until(change: Change | None) -> None:
 
 def _stops(on: Stage) -> list[float]:
     """Return the number of stops so far that were longer than each of BOUNDS."""
-    values = dict(samples(on.port))
+    values = on.metrics()
     total = values["pollcast_loop_stop_seconds_count"]
     return [total - values[f'pollcast_loop_stop_seconds_bucket{{le="{bound}"}}'] for bound in BOUNDS]
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import orjson
 
 from bench import table
-from bench.stage import SOCKET, WHOLE, Stage, counter, noise, stage
+from bench.stage import SOCKET, WHOLE, Stage, noise, stage
 from bench.swarm import handshake, masked
 
 STUCK = 20
@@ -158,7 +158,7 @@ async def _peak(on: Stage, pattern: Pattern, peers: list[socket.socket], dice: r
     for _ in range(ROUNDS):
         await _round(on, pattern, peers, dice)
         rss = max(rss, on.gateway.rss)
-        waiting = max(waiting, counter(on.port, "pollcast_gateway_waiting_bytes"))
+        waiting = max(waiting, on.metrics()["pollcast_gateway_waiting_bytes"])
     return rss, waiting
 
 

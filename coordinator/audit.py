@@ -157,7 +157,9 @@ def _doubled(view: View, topic: TopicView, now: float) -> Finding | None:
     topic to when the earlier one polled it last."""
     spans = []
     for poller, polled in topic.polled.items():
-        ahead, report = view.reports["poller", poller].ahead, polled.report
+        if (reported := view.reports.get(("poller", poller))) is None:
+            continue  # it is gone, and its report of this topic is about to be forgotten
+        ahead, report = reported.ahead, polled.report
         spans.append((report.owned_since / 1e6 - ahead, report.last_polled_at / 1e6 - ahead, poller))
     spans.sort()
     for (_, last, earlier), (since, later_last, later) in pairwise(spans):

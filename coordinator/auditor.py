@@ -1,19 +1,19 @@
 """The auditor: audits while this coordinator leads, logs findings when they begin and end, counts and repairs them.
 
 A coordinator that does not lead, or does not follow etcd at the moment, does not audit. An audit yields to the event
-loop after every SLICE steps, and so does the comparison of its findings with those before.
+loop after every SLICE steps, and so does all that is done with its findings.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import NoReturn, TypeVar
 
 import prometheus_client
 
-from pollcast.coordinator.audit import BREAKS, Finding, finds
+from pollcast.coordinator.audit import BREAKS, Finding, Kind, finds
 from pollcast.coordinator.view import View
 from pollcast.services.coordination.claims import delete_unchanged
 from pollcast.services.coordination.client import Etcd
@@ -56,15 +56,33 @@ class Ledger:
         self.current = found
 
 
-async def in_slices(steps: Iterator[T | None]) -> list[T]:
-    """Return what the steps yield other than None. Other tasks have a turn after every SLICE steps."""
-    results: list[T] = []
+class Digest:
+    """The number of some findings of each kind, and the first ones to log; they are added one by one. Pure."""
+
+    def __init__(self) -> None:
+        self.numbers = Counter[Kind]()
+        self._first: defaultdict[Kind, list[Finding]] = defaultdict(list)
+
+    def add(self, finding: Finding) -> None:
+        """Count the finding, and keep it if it is among the first MAX_LOGGED of its kind."""
+        self.numbers[finding.kind] += 1
+        if self.numbers[finding.kind] <= MAX_LOGGED:
+            self._first[finding.kind].append(finding)
+
+    def to_log(self) -> Iterator[tuple[Finding, int]]:
+        """Yield the findings to log: at most MAX_LOGGED of each kind, the last one with the number that is left out."""
+        for kind, first in self._first.items():
+            for number, finding in enumerate(first, start=1):
+                yield finding, self.numbers[kind] - MAX_LOGGED if number == MAX_LOGGED else 0
+
+
+async def in_slices(steps: Iterable[T | None]) -> AsyncIterator[T]:
+    """Yield what the steps give other than None. Other tasks have a turn after every SLICE steps."""
     for number, result in enumerate(steps, start=1):
         if result is not None:
-            results.append(result)
+            yield result
         if number % SLICE == 0:
             await asyncio.sleep(0)
-    return results
 
 
 class Auditor:
@@ -76,6 +94,7 @@ class Auditor:
         self._view = view
         self._mirror = mirror
         self._leads = leads
+        self._present = Counter[Kind]()  # number of current findings
         for kind in BREAKS:
             FINDINGS.labels(kind)
             FOUND.labels(kind)
@@ -90,42 +109,35 @@ class Auditor:
                 self._view.cleared(now)
             followed = self._mirror.healthy
             if not self._leads():
-                await self._publish([])
+                await self.publish([])
             elif followed:
-                findings = await in_slices(finds(self._view, now))
-                await self._publish(findings)
-                await self._repair([finding for finding in findings if finding.abandoned])
+                findings = [finding async for finding in in_slices(finds(self._view, now))]
+                await self.publish(findings)
+                await self._repair(findings)
 
-    async def _publish(self, findings: list[Finding]) -> None:
+    async def publish(self, findings: list[Finding]) -> None:
         """Log what begins and ends, and update the metrics."""
-        changes = await in_slices(self.ledger.compare(findings))
-        began = [finding for finding, begins in changes if begins]
-        ended = [finding for finding, begins in changes if not begins]
-        for kind, number in Counter(finding.kind for finding in began).items():
+        began, ended = Digest(), Digest()
+        async for finding, begins in in_slices(self.ledger.compare(findings)):
+            (began if begins else ended).add(finding)
+        self._present += began.numbers
+        self._present -= ended.numbers
+        for kind, number in began.numbers.items():
             FOUND.labels(kind).inc(number)
-        for one, others in _to_log(began):
+        for one, others in began.to_log():
             log.warning(
                 "finding", kind=one.kind, breaks=one.breaks, about=one.subject, detail=one.detail, others=others
             )
-        for one, others in _to_log(ended):
+        for one, others in ended.to_log():
             log.info("finding is over", kind=one.kind, breaks=one.breaks, about=one.subject, others=others)
-        counts = Counter(finding.kind for finding in findings)
         for kind in BREAKS:
-            FINDINGS.labels(kind).set(counts[kind])
+            FINDINGS.labels(kind).set(self._present[kind])
 
     async def _repair(self, findings: list[Finding]) -> None:
         """Delete the abandoned keys, each only if it was not written since it was found."""
-        abandoned = dict(item for finding in findings for item in finding.abandoned)
+        abandoned: dict[str, int] = {}
+        async for finding in in_slices(findings):
+            abandoned.update(finding.abandoned)
         if gone := await delete_unchanged(self._etcd, abandoned):
             REPAIRED.inc(len(gone))
             log.info("deleted abandoned keys", keys=len(gone), such_as=gone[0])
-
-
-def _to_log(findings: list[Finding]) -> Iterator[tuple[Finding, int]]:
-    """Yield the findings to log: at most MAX_LOGGED of each kind, the last one with the number that is left out."""
-    kinds: defaultdict[str, list[Finding]] = defaultdict(list)
-    for finding in findings:
-        kinds[finding.kind].append(finding)
-    for each in kinds.values():
-        for number, finding in enumerate(each[:MAX_LOGGED]):
-            yield finding, max(len(each) - MAX_LOGGED, 0) if number == MAX_LOGGED - 1 else 0

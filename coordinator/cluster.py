@@ -69,13 +69,13 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         self.view = View(keys)
         # The view has what it needs of each key; the mirror needs to know only which revision of it was passed on.
         self.mirror = KeptMirror(etcd, f"{keys.namespace}/", lambda kv: kv.mod_revision, self._etcd_changed)
-        self._reports = ReportCollector(self.view, self._notify)
+        self._reports = ReportCollector(self.view, self._view_changed, self._shown)
         self._etcd = etcd
         self._keys = keys
         self._catalog = catalog
         self._watches: set[ClusterWatch] = set()
         self._top_watches: set[TopWatch] = set()
-        self._reports.shown = lambda: {topic for watch in self._top_watches for topic in watch.shown}
+        self._forgetting: asyncio.Handle | None = None
         self._closed = asyncio.Event()
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -252,11 +252,21 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         changes = self.view.changed(events, asyncio.get_running_loop().time())
         if changes.nodes:
             self._reports.nodes_changed()
-        self._notify(changes)
+        self._view_changed(changes)
 
-    def _notify(self, changes: ViewChanges) -> None:
+    def _view_changed(self, changes: ViewChanges) -> None:
+        """Notify the watches, and have the view forget in slices what nodes that have gone had reported."""
         for watch in self._watches:
             watch.note(changes)
+        if self.view.forgets and self._forgetting is None:
+            self._forgetting = asyncio.get_running_loop().call_soon(self._forget_more)
+
+    def _forget_more(self) -> None:
+        self._forgetting = None
+        self._view_changed(self.view.forget_more())
+
+    def _shown(self) -> set[str]:
+        return {topic for watch in self._top_watches for topic in watch.shown}
 
 
 @contextlib.asynccontextmanager

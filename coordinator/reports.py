@@ -47,12 +47,15 @@ PAUSE_FACTOR = 20
 
 
 class ReportCollector(report_pb2_grpc.ReportServicer):
-    """The servicer of Report. It puts each report into the view, then calls `on_changes`, which must not block."""
+    """The servicer of Report. It puts each report into the view, then calls `on_changes`, which must not block. `shown`
+    returns the topics whose figures are renewed with every report."""
 
-    def __init__(self, view: View, on_changes: Callable[[ViewChanges], None]) -> None:
+    def __init__(
+        self, view: View, on_changes: Callable[[ViewChanges], None], shown: Callable[[], Iterable[str]]
+    ) -> None:
         self._view = view
         self._on_changes = on_changes
-        self.shown: Callable[[], Iterable[str]] = tuple  # returns topics whose figures are renewed with every report
+        self._shown = shown
         self._streams: dict[NodeName, ReportStream] = {}
         self._closed = False
 
@@ -124,7 +127,7 @@ class ReportCollector(report_pb2_grpc.ReportServicer):
         if turns:
             nodes = sum(each == role for each, _ in self._streams)
             question.others = TURNS_PER_SECOND.get(role, 0) // max(nodes, 1)
-            for topic in self.shown() if role == "poller" else ():
+            for topic in self._shown() if role == "poller" else ():
                 view = self._view.topics.get(topic)
                 if view is not None and view.owner is not None and view.owner.node == node:
                     question.topics.append(topic)

@@ -3,12 +3,13 @@
 `View` takes in the events of the mirror of the namespace (`changed`) and the nodes' reports (`reported`), and returns
 which nodes and topics have changed. coordinator/cluster.py serves it, coordinator/audit.py audits it. What a node has
 reported counts until the node's entry is gone. Every count over topics is in `tally`, which each change updates, so
-that no event, report or audit costs a pass over all topics.
+that no event, report or audit costs a pass over all topics. A node that goes takes thousands of reported topics with
+it: they are forgotten SLICE at a time, the first of them with the event, the others by `forget_more`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -34,6 +35,9 @@ UNFAIR = 1.25
 
 MIN_TOPICS_TO_WEIGH = 50
 """Minimum number of topics for which the load is weighed: with fewer, chance decides who owns how many."""
+
+SLICE = 250
+"""Maximum number of reported topics that are forgotten at once."""
 
 R = TypeVar("R", bound=Record)
 
@@ -84,6 +88,7 @@ class View:
         self._keys = keys
         self._reported: dict[NodeName, set[str]] = {}  # the topics that each node has reported
         self._unconfirmed: dict[NodeName, set[str]] = {}  # those that it has not repeated since its stream began
+        self._to_forget: deque[tuple[NodeName, set[str]]] = deque()  # former reports of topics that are still counted
 
     # --- input ------------------------------------------------------------------------------------------------
 
@@ -93,6 +98,7 @@ class View:
         for event in events:
             self.leases.changed(event, now)
             self._apply(event, now, changes)
+        self._forget(changes)
         return changes
 
     def reported(self, name: NodeName, reported: Reported) -> ViewChanges:
@@ -110,12 +116,25 @@ class View:
             self._watched(node, reported, changes)
         else:
             self._polled(node, reported, changes)
-        gone = list(report.gone)
+        for topic in report.gone:
+            self._reported.get(name, set()).discard(topic)
+            self._unreport(name, topic, changes)
         if not report.more:
-            gone += self._unconfirmed.pop(name, ())
-        self._unreport(role, node, gone, changes)
+            self._give_up(name, self._unconfirmed.pop(name, set()))
+        self._forget(changes)
         if role == "poller":
             self._weigh(reported.at)
+        return changes
+
+    @property
+    def forgets(self) -> bool:
+        """Whether `forget_more` has something to do."""
+        return bool(self._to_forget)
+
+    def forget_more(self) -> ViewChanges:
+        """Forget the next SLICE topics of nodes that have gone or have not repeated them."""
+        changes = ViewChanges()
+        self._forget(changes)
         return changes
 
     def cleared(self, now: float) -> None:
@@ -196,7 +215,9 @@ class View:
             self.nodes[name] = NodeView(record, kv.lease, before.since if same and before is not None else now)
             self.leases.node_came(kv.lease)
         if before is not None and (record is None or before.record.pid != record.pid):
-            self._forget_report(name, changes)
+            self.reports.pop(name, None)
+            self._unconfirmed.pop(name, None)
+            self._give_up(name, self._reported.get(name, set()))
         changes.nodes.add(name)
 
     def _demand(self, topic: str, gateway: str, wanted: bool, now: float, changes: ViewChanges) -> None:
@@ -264,22 +285,33 @@ class View:
         if (unconfirmed := self._unconfirmed.get(name)) is not None:
             unconfirmed.discard(topic)
 
-    def _forget_report(self, name: NodeName, changes: ViewChanges) -> None:
-        self.reports.pop(name, None)
-        self._unconfirmed.pop(name, None)
-        self._unreport(*name, self._reported.pop(name, ()), changes)
+    def _give_up(self, name: NodeName, topics: set[str]) -> None:
+        """Have a node's reports of these topics forgotten, but for those that it reports again before their turn."""
+        if not topics:
+            return
+        reported = self._reported.pop(name, set())
+        if topics is not reported and (rest := reported - topics):
+            self._reported[name] = rest
+        self._to_forget.append((name, topics))
 
-    def _unreport(self, role: Role, node: str, topics: Iterable[str], changes: ViewChanges) -> None:
-        for name in topics:
-            self._reported.get((role, node), set()).discard(name)
-            view = self.topics.get(name)
-            if view is not None:
-                if role == "gateway":
-                    view.watched.pop(node, None)
-                else:
-                    view.polled.pop(node, None)
-                changes.topics.add(name)
-                self._settle(view)
+    def _forget(self, changes: ViewChanges) -> None:
+        for _ in range(SLICE):
+            if not self._to_forget:
+                return
+            name, topics = self._to_forget[0]
+            topic = topics.pop()
+            if not topics:
+                self._to_forget.popleft()
+            if topic not in self._reported.get(name, ()):
+                self._unreport(name, topic, changes)
+
+    def _unreport(self, name: NodeName, topic: str, changes: ViewChanges) -> None:
+        role, node = name
+        view = self.topics.get(topic)
+        if view is not None:
+            (view.watched if role == "gateway" else view.polled).pop(node, None)
+            changes.topics.add(topic)
+            self._settle(view)
 
 
 def _read(event: KeyEvent, kind: type[R]) -> R | None:

@@ -6,35 +6,45 @@ are needed to bring the result up to date, which can wait until a client asks fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from pollcast.services.delta import Delta, delta_text
+from pollcast.v1 import feed_pb2
 
 
 class Change:
     """A change, which is never empty.
 
     `text` is the JSON of its event `delta` without what differs between clients and owners: from `"deletes"` to the
-    closing brace.
+    closing brace. A `whole` change holds all rows of the result that it leads to.
     """
 
-    __slots__ = ("_delta", "_read", "text")
+    __slots__ = ("_delta", "text", "whole")
 
-    def __init__(self, text: bytes, read: Callable[[], Delta]) -> None:
-        """`read` returns the delta; it is called when the delta is first needed."""
+    def __init__(self, text: bytes, delta: Delta | bytes, whole: bool = False) -> None:
+        """`delta` may be an encoded FeedChange, which is read when the rows are first needed."""
         self.text = text
-        self._read: Callable[[], Delta] | None = read
-        self._delta: Delta | None = None
+        self.whole = whole
+        self._delta = delta
 
     @classmethod
     def of(cls, delta: Delta) -> Change:
         """Return the change of a delta that this gateway has computed."""
-        return cls(delta_text(delta), lambda: delta)
+        return cls(delta_text(delta), delta)
+
+    @classmethod
+    def received(cls, delta: feed_pb2.FeedDelta) -> Change:
+        """Return the change that an owner has sent."""
+        return cls(delta.text, delta.change, delta.whole)
 
     @property
     def delta(self) -> Delta:
-        """The rows that the change deletes and inserts."""
-        if self._read is not None:
-            self._delta, self._read = self._read(), None
-        assert self._delta is not None
-        return self._delta
+        """The rows that the change deletes and inserts; may be used in any thread."""
+        delta = self._delta
+        if isinstance(delta, bytes):
+            delta = self._delta = _read(self.text, delta)
+        return delta
+
+
+def _read(text: bytes, encoded: bytes) -> Delta:
+    change = feed_pb2.FeedChange.FromString(encoded)
+    places = zip(change.at, change.keys, change.start, change.size, strict=True)
+    return Delta(list(change.deletes), [(at, key, text[start : start + size]) for at, key, start, size in places])

@@ -181,31 +181,37 @@ class Cohorts:
 
     def step(self, entry: Entry) -> None:
         """Send a step that has a change and that the history has already taken."""
-        snapshots: dict[bytes, Framed] = {}
-        deltas: dict[tuple[bytes, Version], Framed] = {}
+        made: dict[tuple[bytes, Version | None], Framed] = {}  # by spelling and base, which is None for a snapshot
         for group, cohorts in list(self._groups.items()):
-            spelling, with_deltas, deflates = group
-            for cohort in list(cohorts):  # a cohort is removed meanwhile when all its members fall behind
-                if cohort.state is not State.IDLE:
-                    continue
-                version = cohort.version
-                assert version is not None
-                if with_deltas and self._history.key:
-                    event = b"delta"
-                    framed = deltas.get((spelling, version))
-                    if framed is None:
-                        framed = deltas[spelling, version] = self._catch_ups.delta(spelling, entry, version)
-                else:
-                    event = b"snapshot"
-                    framed = snapshots.get(spelling)
-                    if framed is None:
-                        framed = snapshots[spelling] = self._catch_ups.snapshot(spelling)
-                if len(cohort.members) <= AT_ONCE_MEMBERS and framed.is_ready(deflates):
-                    self._send(cohort, event, framed.ready(deflates))
-                else:
-                    cohort.due = CatchUp(event, [(framed, entry.version)], entry.version)
-                    self._queue_up(group, cohort)
-            self._merge(group, entry.version)
+            if len(cohorts) == 1:
+                self._step(group, cohorts[0], entry, made)
+            else:
+                for cohort in list(cohorts):  # a cohort is removed meanwhile when all its members fall behind
+                    self._step(group, cohort, entry, made)
+                self._merge(group, entry.version)
+
+    def _step(
+        self, group: Group, cohort: Cohort, entry: Entry, made: dict[tuple[bytes, Version | None], Framed]
+    ) -> None:
+        """Send a step to a cohort, unless it waits."""
+        if cohort.state is not State.IDLE:
+            return
+        spelling, with_deltas, deflates = group
+        version = cohort.version
+        assert version is not None
+        base = version if with_deltas and self._history.key else None
+        framed = made.get((spelling, base))
+        if framed is None:
+            make = self._catch_ups
+            framed = make.snapshot(spelling) if base is None else make.delta(spelling, entry, base)
+            made[spelling, base] = framed
+        event = b"snapshot" if base is None else b"delta"
+        if len(cohort.members) <= AT_ONCE_MEMBERS and framed.is_ready(deflates):
+            self._send(cohort, event, framed.ready(deflates))
+            cohort.version = entry.version
+        else:
+            cohort.due = CatchUp(event, [(framed, entry.version)], entry.version)
+            self._queue_up(group, cohort)
 
     # --- the queue --------------------------------------------------------------------------------------------
 
@@ -340,11 +346,9 @@ class Cohorts:
 
     def _merge(self, group: Group, version: Version) -> None:
         """Merge the cohorts that have been sent the step to this version."""
-        idle = [cohort for cohort in self._groups.get(group, ()) if cohort.state is State.IDLE]
-        for cohort in idle:
-            cohort.version = version
-        for other in idle[1:]:
-            self._move(group, other, idle[0])
+        sent = [c for c in self._groups.get(group, ()) if c.state is State.IDLE and c.version == version]
+        for other in sent[1:]:
+            self._move(group, other, sent[0])
 
     def _merge_same(self, group: Group, cohort: Cohort) -> None:
         """Merge a cohort that has just been served with another one at its version."""

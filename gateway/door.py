@@ -33,6 +33,9 @@ Admit = Callable[[Offer], Callable[[Wire], Receiver]]
 """A decision about a handshake: it returns a function that makes the connection's receiver, or raises the PollcastError
 that refuses it."""
 
+ANSWER_SECONDS = 0.00025
+"""CPU time of answering a request over HTTP, in seconds, which its own task spends after its turn."""
+
 
 class NotFound(PollcastError):
     """WebSockets are served on another path."""
@@ -196,6 +199,10 @@ class PacedHttp(GuardedHttp):
     """uvicorn's HTTP protocol, which takes requests in turn."""
 
     _delayed = b""
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        Turns.of(self.loop).owe(ANSWER_SECONDS)
 
     def data_received(self, data: bytes) -> None:
         turns = Turns.of(self.loop)

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 from starlette.responses import Response
@@ -23,8 +24,10 @@ from pollcast.gateway.admission import Admission
 from pollcast.gateway.event_text import EventTexts
 from pollcast.gateway.follower import Position, ending_after
 from pollcast.gateway.hub import Hub
+from pollcast.gateway.offload import Offload
 from pollcast.gateway.topic import LiveTopic
 from pollcast.gateway.version import Version
+from pollcast.gateway.wakes import STREAMS_AT_ONCE, Wakes
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.serving.http_guard import CONNECTION, GuardedHttp, chunk_of
 
@@ -47,8 +50,8 @@ class StreamConnection(Protocol):
     def blocked(self) -> bool:
         """Whether nothing should be written now."""
 
-    def write_chunk(self, chunk: bytes) -> None:
-        """Write a chunk of the answer; must not block."""
+    def chunk_writer(self) -> Callable[[bytes], None]:
+        """Return a function that writes a chunk of the answer, without blocking."""
 
 
 def retry_field() -> bytes:
@@ -63,35 +66,77 @@ def retry_field() -> bytes:
 class Stream:
     """One client's stream of a topic, as the topic sees it."""
 
-    __slots__ = ("_connection", "_position", "_texts", "ended", "silent")
+    __slots__ = ("connection", "ended", "position", "silent", "streams", "write_chunk")
 
-    def __init__(self, texts: EventTexts, connection: StreamConnection, since: Version | None) -> None:
-        self._texts = texts
-        self._connection = connection
-        self._position = Position(since=since)
+    def __init__(self, streams: Streams, connection: StreamConnection, since: Version | None) -> None:
+        self.streams = streams
+        self.connection = connection
+        self.write_chunk = connection.chunk_writer()
+        self.position = Position(since=since)
         self.ended = asyncio.Event()
         self.silent = False  # whether nothing was written since the last call of `EventStreams.sweep`
 
     def wake(self) -> None:
         """Write what is new, unless the client has not taken what was written before."""
-        if self.ended.is_set() or self._connection.blocked:
-            return
-        before = self._position
-        chunk, after = self._texts.after(before)
-        if after is not before:
-            self._position = after
-        if chunk:
-            self._connection.write_chunk(chunk)
-            self.silent = False
+        self.streams.write(self)
 
     def comment(self) -> None:
         """Write a comment, unless something else was or waits to be written."""
-        if not self.ended.is_set() and not self._connection.blocked:
-            self._connection.write_chunk(COMMENT)
+        if not self.ended.is_set() and not self.connection.blocked:
+            self.write_chunk(COMMENT)
 
     def end(self) -> None:
         """Write nothing more, and end the response."""
         self.ended.set()
+
+
+class Streams:
+    """The event streams of one topic (a `pollcast.gateway.topic.StreamGroup`)."""
+
+    __slots__ = ("_texts", "_wakes", "members")
+
+    def __init__(self, texts: EventTexts, offload: Offload) -> None:
+        self._texts = texts
+        self.members: dict[Stream, None] = {}  # in the order of their connections, which lie likewise in memory
+        self._wakes = Wakes(self.members, partial(_write, texts), STREAMS_AT_ONCE, offload)
+
+    def wake(self, then: Callable[[], None] | None = None) -> None:
+        """Write what is new to every stream whose client has taken what was written before, now or soon.
+
+        Call `then` after that.
+        """
+        self._wakes.wake_all(then)
+
+    def write(self, stream: Stream) -> None:
+        """Write what is new to one stream, unless its client has not taken what was written before."""
+        _write(self._texts, (stream,))
+
+
+def _write(texts: EventTexts, streams: Iterable[Stream]) -> None:
+    """Write what is new to these streams, except to those whose clients have not taken what was written before.
+
+    All writes come last, in a loop of its own: between them, each system call would slow down the code beside it.
+    """
+    writes: list[tuple[bytes, list[Callable[[bytes], None]]]] = []
+    takers: list[Callable[[bytes], None]] = []
+    at = after = None  # most streams are at the same position
+    chunk = b""
+    for stream in streams:
+        if stream.ended.is_set() or stream.connection.blocked:
+            continue
+        if stream.position is not at or after is None:
+            at = stream.position
+            chunk, after = texts.after(at)
+            takers = []
+            if chunk:
+                writes.append((chunk, takers))
+        stream.position = after
+        if chunk:
+            stream.silent = False
+            takers.append(stream.write_chunk)
+    for chunk, takers in writes:
+        for write in takers:
+            write(chunk)
 
 
 class EventStreams:
@@ -99,7 +144,7 @@ class EventStreams:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._texts: dict[LiveTopic, EventTexts] = {}
+        self._streams: dict[LiveTopic, Streams] = {}
         self._open: set[Stream] = set()
         self._swept = 0.0
 
@@ -107,13 +152,13 @@ class EventStreams:
     def opened(self, topic: Topic, connection: GuardedHttp, since: Version | None) -> Iterator[Stream]:
         """Add a stream to the topic's clients inside the scope; its answer's headers have been sent."""
         live = self._hub.enter(topic, time.monotonic())
-        texts = self._texts.get(live)
-        if texts is None:
-            texts = self._texts[live] = EventTexts(live, self._hub.offload)
-        texts.streams += 1
-        stream = Stream(texts, connection, since)
+        streams = self._streams.get(live)
+        if streams is None:
+            streams = self._streams[live] = Streams(EventTexts(live, self._hub.offload), self._hub.offload)
+            live.streams = streams
+        stream = Stream(streams, connection, since)
         connection.on_drained = stream.wake
-        live.followers.add(stream)
+        streams.members[stream] = None
         self._open.add(stream)
         try:
             stream.wake()
@@ -122,10 +167,10 @@ class EventStreams:
             stream.end()
             connection.on_drained = None
             self._open.discard(stream)
-            live.followers.discard(stream)
-            texts.streams -= 1
-            if not texts.streams:
-                del self._texts[live]
+            del streams.members[stream]
+            if not streams.members:
+                del self._streams[live]
+                live.streams = None
             self._hub.leave(live, time.monotonic())
 
     def sweep(self, now: float) -> None:
@@ -167,7 +212,7 @@ class EventStream(Response):
             connection: GuardedHttp = scope["extensions"][CONNECTION]
             connection.begin_stream()
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            connection.write_chunk(chunk_of(retry_field()))
+            connection.chunk_writer()(chunk_of(retry_field()))
             with (
                 self._streams.opened(self._topic, connection, self._since) as stream,
                 ending_after(self._lifetime, stream.end),

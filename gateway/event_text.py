@@ -8,6 +8,7 @@ outside the event loop (gateway/offload.py).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from pollcast.gateway.follower import DeltaEvent, Position, TopicEvent, due
 from pollcast.gateway.history import Result
@@ -30,13 +31,11 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 class EventTexts:
-    """The texts that lead the streams of one topic to its present state. `streams` is the number of streams."""
+    """The texts that lead the streams of one topic to its present state."""
 
-    __slots__ = ("_deltas", "_last", "_offload", "_prepared", "_preparing", "_status", "_texts", "_topic", "_version",
-                 "streams")  # fmt: skip
+    __slots__ = ("_deltas", "_last", "_offload", "_prepared", "_preparing", "_status", "_texts", "_topic", "_version")
 
     def __init__(self, topic: LiveTopic, offload: Offload) -> None:
-        self.streams = 0
         self._topic = topic
         self._offload = offload
         self._deltas = bool(topic.topic.query.key)
@@ -76,20 +75,35 @@ class EventTexts:
         return found
 
     def _prepare(self, events: list[TopicEvent], position: Position, after: Position) -> None:
-        """Make a large step outside the event loop, one at a time, and then wake the streams."""
+        """Make a large step outside the event loop, one at a time, and then wake the streams.
+
+        They take it even when the topic has changed meanwhile, so that no stream waits for ever. Then they are woken
+        once more, because nothing else may ever tell them of that change.
+        """
         if self._preparing:
             return
         self._preparing = True
         made: list[Step] = []
+        aim = self._version, self._status
 
         def done() -> None:
             self._preparing, self._prepared = False, (position, made[0])
-            self._topic.wake_followers()  # even when the topic has changed meanwhile: no stream waits for ever
-            self._prepared = None
-            if after.version == self._version:
+            self._wake_streams(woken)
+
+        def woken() -> None:
+            if self._prepared is not None and self._prepared[1] is made[0]:
+                self._prepared = None
+            present = self._topic.present
+            if present is not None and (present.version, self._topic.status) == aim:
                 self._texts[position] = made[0]
+            else:
+                self._wake_streams()
 
         self._offload.run(lambda: made.append(_step(events, position, after)), done)
+
+    def _wake_streams(self, then: Callable[[], None] | None = None) -> None:
+        if self._topic.streams is not None:
+            self._topic.streams.wake(then)
 
 
 def _is_large(event: TopicEvent) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from itertools import repeat
 from typing import NamedTuple, cast
@@ -32,7 +32,7 @@ from pollcast.gateway.status import State, Status
 from pollcast.gateway.topic import LiveTopic
 from pollcast.gateway.version import Version
 from pollcast.services.clock import now_us
-from pollcast.services.delta import Delta, Row
+from pollcast.services.delta import Row
 from pollcast.services.process import logs, tracing
 from pollcast.services.process.settings import GatewaySettings, HostPort
 from pollcast.services.serving import rpc
@@ -51,6 +51,9 @@ SILENT_SECONDS = 3.3
 
 A poller's heartbeat comes every second, and its event loop may stand still for 2 s.
 """
+
+SOCKETS_AT_ONCE = 1000
+"""Number of sockets that wait to be written to after which the rest of a message is applied in a later turn."""
 
 CHECK_SECONDS = 0.2
 """Time between two checks for silence, in seconds."""
@@ -89,13 +92,12 @@ The last argument is the time since when, in monotonic seconds: a stream breaks 
 """
 
 
-def decode(data: bytes) -> Update:
-    """Return the update that a serialised FeedUpdate holds (proto/pollcast/v1/feed.proto). Pure."""
-    message = feed_pb2.FeedUpdate.FromString(data)
+def decode(message: feed_pb2.FeedUpdate) -> Update:
+    """Return the update that a FeedUpdate holds (proto/pollcast/v1/feed.proto). Pure."""
     body: Change | Piece | Status | None = None
     kind = message.WhichOneof("body")
     if kind == "delta":
-        body = change_of(message.delta)
+        body = Change.received(message.delta)
     elif kind == "snapshot":
         snapshot = message.snapshot
         body = Piece(snapshot.number, _rows(snapshot), snapshot.more)
@@ -106,16 +108,16 @@ def decode(data: bytes) -> Update:
     return Update(message.topic, Version(message.epoch, message.seq), message.polled_at, body, message.attachment)
 
 
-def change_of(delta: feed_pb2.FeedDelta) -> Change:
-    """Return the change that a FeedDelta holds. Pure."""
-    text, data = delta.text, delta.change
-
-    def read() -> Delta:
-        change = feed_pb2.FeedChange.FromString(data)
-        places = zip(change.at, change.keys, change.start, change.size, strict=True)
-        return Delta(list(change.deletes), [(at, key, text[start : start + size]) for at, key, start, size in places])
-
-    return Change(text, read)
+def apply_some(
+    updates: Iterator[feed_pb2.FeedUpdate], apply: Callable[[feed_pb2.FeedUpdate], None], outbox: Outbox
+) -> bool:
+    """Apply updates until SOCKETS_AT_ONCE have something to write, write it, and return whether there may be more."""
+    with outbox:  # a socket may have many of these topics
+        for update in updates:
+            apply(update)
+            if len(outbox.buffering) >= SOCKETS_AT_ONCE:
+                return True
+    return False
 
 
 def _rows(snapshot: feed_pb2.FeedSnapshot) -> list[Row]:
@@ -155,13 +157,13 @@ class Link:
         if self.attachments.detach(topic):
             self._change.set()
 
-    def receive(self, data: bytes) -> None:
-        """Apply one serialised update, and record the age and the trace of a delta that was passed on to clients.
+    def receive(self, message: feed_pb2.FeedUpdate) -> None:
+        """Apply one update, and record the age and the trace of a delta that was passed on to clients.
 
         Drop an update that does not answer the present attachment of its topic.
         """
         received = now_us() if tracing.on else 0
-        update = decode(data)
+        update = decode(message)
         if not self.attachments.is_current(update.topic, update.attachment):
             return
         live = self._on_update(self.address, update)
@@ -234,14 +236,14 @@ class Link:
             if message.part:
                 parts.append(message.part)
                 if not message.more_parts:
-                    self.receive(b"".join(parts))
+                    self.receive(feed_pb2.FeedUpdate.FromString(b"".join(parts)))
                     parts = []
             elif len(message.updates) == 1:
                 self.receive(message.updates[0])
             else:
-                with outbox:  # a socket may have many of these topics
-                    for data in message.updates:
-                        self.receive(data)
+                left = iter(message.updates)
+                while apply_some(left, self.receive, outbox):  # noqa: ASYNC110 - it lets others have a turn
+                    await asyncio.sleep(0)
 
     async def _requests(self, turn: int) -> AsyncIterator[feed_pb2.FeedRequest]:
         """Yield the requests of one stream, until the stream is over.

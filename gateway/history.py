@@ -55,19 +55,15 @@ _text = itemgetter(1)
 class Entry:
     """One step of the log. `change` is None when both versions are the same result."""
 
-    __slots__ = ("_body", "base", "change", "polled_at", "version")
+    __slots__ = ("_body", "base", "change", "polled_at", "size", "version")
 
     def __init__(self, base: Version, version: Version, polled_at: int, change: Change | None) -> None:
         self.base = base
         self.version = version
         self.polled_at = polled_at  # microseconds since the Unix epoch
         self.change = change
+        self.size = ENTRY_BYTES if change is None else ENTRY_BYTES + len(change.text)  # estimated bytes that it takes
         self._body: Body | None = None
-
-    @property
-    def size(self) -> int:
-        """Estimated bytes that the entry takes."""
-        return ENTRY_BYTES if self.change is None else ENTRY_BYTES + len(self.change.text)
 
     def head(self, base: Version) -> bytes:
         """Return the beginning of the JSON of event `delta` for a client at `base`, a version of the same result as
@@ -113,7 +109,7 @@ class Result:
         """Return the result that follows on this one by a change."""
         result = Result(version, polled_at, self.key, None)
         result.many = self.many
-        result._link = self, change
+        result._link = _NOTHING if change.whole else self, change
         return result
 
     @property
@@ -170,6 +166,10 @@ class Result:
         sample = rows[:: len(rows) // SAMPLE_ROWS] if len(rows) > 2 * SAMPLE_ROWS else rows
         texts = sum(len(key) + len(row) for key, row in sample) * len(rows) // max(1, len(sample))
         return texts + len(rows) * ROW_BYTES + unapplied + (self._body.size if self._body is not None else 0)
+
+
+_NOTHING = Result(Version(0, 0), 0, (), ())
+"""A result without rows, on which a whole change can follow as on any other."""
 
 
 class History:
@@ -242,6 +242,8 @@ class History:
         if before is None or before.version != (version.epoch, version.seq - 1):
             raise LookupError(f"{version} does not follow {before and before.version}")
         self.present = before.after(version, polled_at, change)
+        if change.whole:  # what waits before it is not needed
+            self._pending = self._pending_bytes = 0
         self._pending += 1
         self._pending_bytes += len(change.text)
         return self._step(before.version, version, polled_at, change)

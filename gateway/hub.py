@@ -17,8 +17,9 @@ from pollcast.gateway.offload import INLINE, Offload
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.retained import Retained
 from pollcast.gateway.status import Status
-from pollcast.gateway.topic import RETAIN_SECONDS, UNREACHED_SECONDS, LiveTopic, TopicListener
+from pollcast.gateway.topic import RETAIN_SECONDS, UNREACHED_SECONDS, LiveTopic
 from pollcast.gateway.version import Version
+from pollcast.gateway.wakes import TopicListener
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.clock import now_us
 from pollcast.services.process import logs
@@ -85,6 +86,7 @@ class Hub:
         self.offload = offload
         self._demand = demand
         self._presences = presences
+        self._timed: dict[str, None] = {}  # every topic without clients or unreached, and some that were before
         self._on_broken_link = on_broken_link
 
     # --- clients ----------------------------------------------------------------------------------------------
@@ -96,6 +98,7 @@ class Hub:
         if live is None:
             live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic, self.offload, self._attach_again)
             live.unreached_since = now
+            self._timed[topic.canonical] = None
             self._on_kept(topic.canonical, True)
             self._demand.want(topic.canonical)
         elif live.idle_since is not None:
@@ -120,6 +123,7 @@ class Hub:
         if live.clients or live.idle_since is not None or self.topics.get(live.topic.canonical) is not live:
             return
         live.idle_since = now
+        self._timed[live.topic.canonical] = None
         self._demand.unwant(live.topic.canonical)
         if live.topic.canonical not in self.owners:
             self._detach(live)
@@ -141,6 +145,7 @@ class Hub:
         # The feed stays: an owner that is cut off from etcd loses its key, and goes on polling until it is replaced.
         if live.unreached_since is None:
             live.unreached_since = now
+            self._timed[topic] = None
         if live.idle_since is not None:
             self._detach(live)
             live.set_aside()
@@ -208,18 +213,21 @@ class Hub:
     def sweep(self, now: float) -> None:
         """Report topics as stale that have been unreached for too long, and forget those without clients.
 
-        Call this a few times a second.
+        Call this a few times a second. It looks only at topics that are in one of these states, or were before.
         """
-        for canonical, live in list(self.topics.items()):
-            if live.idle_since is not None:
+        for canonical in list(self._timed):
+            live = self.topics.get(canonical)
+            if live is None or (live.idle_since is None and live.unreached_since is None):
+                del self._timed[canonical]
+            elif live.idle_since is not None:
                 if now - live.idle_since > RETAIN_SECONDS:
                     self._forget(live)
             elif live.unreached_since is not None and now - live.unreached_since > UNREACHED_SECONDS:
                 self._take_status(live, Status("stale", self._why_unreached(canonical), now_us()))
 
     def followers(self) -> list[TopicListener]:
-        """Return the followers of all topics."""
-        return [follower for live in self.topics.values() for follower in live.followers]
+        """Return the followers and the event streams of all topics."""
+        return [listener for live in self.topics.values() for listener in live.listeners]
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -276,6 +284,7 @@ class Hub:
             live.unreached_since = None
         elif live.unreached_since is None:
             live.unreached_since = now
+            self._timed[live.topic.canonical] = None
 
     def _why_unreached(self, canonical: str) -> str:
         if canonical in self.owners:

@@ -27,7 +27,8 @@ from pollcast.gateway.status import Status
 from pollcast.gateway.version import Version
 from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
-from pollcast.services.catalogue.catalog import Catalog, Param, Query
+from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.clock import rfc3339
 from pollcast.services.coordination.node import Readiness
 from pollcast.services.errors import Draining, InvalidPayload, PollcastError, TooLarge, Unauthorized

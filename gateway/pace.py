@@ -8,7 +8,7 @@ the next broadcast larger, and not more of them.
 
 from __future__ import annotations
 
-SHARE = 0.07
+SHARE = 0.05
 """The share of a core that broadcasts of presence may take.
 
 Joins, writes to etcd and the lists themselves take the rest of a tenth (docs/design/performance.md).

@@ -148,7 +148,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event, worker_folder: Pat
             with counted_on_scrape(gauges):
                 async with (
                     contextlib.nullcontext() if workers is None else workers.serving(),
-                    rpc.serve(settings, [live.add_to], [SERVICE], for_services=False) as server,
+                    rpc.serve(settings, [live.add_to], [SERVICE], for_services=False, capacity=room.grpc) as server,
                     web.serve_app(app, listener, door, room.connections),
                 ):
                     grpc = settings.advertised(server.host, server.port)

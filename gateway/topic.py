@@ -12,7 +12,7 @@ client until an owner has sent an update.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
 from pollcast.gateway.assembly import Assembly
@@ -27,6 +27,7 @@ from pollcast.gateway.presence_list import PresenceList
 from pollcast.gateway.spellings import Spellings
 from pollcast.gateway.status import Status
 from pollcast.gateway.version import Version
+from pollcast.gateway.wakes import FOLLOWERS_AT_ONCE, TopicListener, Wakes
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.clock import now_us
 from pollcast.services.delta import Row
@@ -39,14 +40,15 @@ UNREACHED_SECONDS = 1.0
 """Time without a stream from an owner after which clients are notified that the topic is stale, in seconds."""
 
 
-class TopicListener(Protocol):
-    """A client of a topic that reads the topic's state by itself (`pollcast.gateway.follower.Follower`)."""
+class StreamGroup(Protocol):
+    """The event streams of a topic, which are woken together (`pollcast.gateway.event_stream.Streams`)."""
 
-    def wake(self) -> None:
-        """Notice that the topic's result or status has changed."""
+    @property
+    def members(self) -> Collection[TopicListener]:
+        """The streams."""
 
-    def end(self) -> None:
-        """Stop listening."""
+    def wake(self, then: Callable[[], None] | None = None) -> None:
+        """Notice that the topic's result or status has changed; call `then` when every stream has."""
 
 
 class LiveTopic:
@@ -76,6 +78,8 @@ class LiveTopic:
         me = weakref.proxy(self)
         self._intake = Intake(self.history, offload, lambda entry: me._step(entry), lambda: on_gap(me))
         self.followers: set[TopicListener] = set()
+        self._wakes = Wakes(self.followers, _wake_each, FOLLOWERS_AT_ONCE, offload)
+        self.streams: StreamGroup | None = None  # while there are event streams
         self.presence: PresenceList | None = None  # of a query with presence, while there are clients
         self.status = Status("live", None, now_us())
         self.fence = 0  # the highest epoch known
@@ -92,7 +96,13 @@ class LiveTopic:
     @property
     def clients(self) -> int:
         """The number of clients that watch the topic, over all protocols."""
-        return len(self.audience.channels) + len(self.followers)
+        streams = 0 if self.streams is None else len(self.streams.members)
+        return len(self.audience.channels) + len(self.followers) + streams
+
+    @property
+    def listeners(self) -> list[TopicListener]:
+        """The followers and the event streams."""
+        return [*self.followers, *(self.streams.members if self.streams is not None else ())]
 
     def admits(self, epoch: int) -> bool:
         """Apply the fence: return False for an epoch below the highest known, else remember the epoch."""
@@ -128,18 +138,26 @@ class LiveTopic:
         self.status = Status("live", None, now_us())
 
     def end_followers(self) -> None:
-        """End every follower, because the gateway drains or its results have become void."""
-        for follower in self.followers:
-            follower.end()
+        """End every follower and event stream, because the topic's results have become void."""
+        for listener in self.listeners:
+            listener.end()
 
     def _step(self, entry: Entry | None) -> None:
         if entry is not None and entry.change is not None:
             self.audience.step(entry)
         if not self.audience.serving:
             self.audience.serve()
-        self.wake_followers()
+        if self.followers or self.streams is not None:
+            self.wake_followers()
 
     def wake_followers(self) -> None:
-        """Make every follower look for what is new."""
-        for follower in self.followers:
-            follower.wake()
+        """Make every follower and event stream look for what is new, now or soon."""
+        if self.streams is not None:
+            self.streams.wake()
+        if self.followers:
+            self._wakes.wake_all()
+
+
+def _wake_each(followers: Iterable[TopicListener]) -> None:
+    for follower in followers:
+        follower.wake()

@@ -28,13 +28,14 @@ class Turns:
     While `open` is true, work may be done at once; charge its time with `spend`. Otherwise hand it to `later`.
     """
 
-    __slots__ = ("_due", "_left", "_loop", "_waiting", "open")
+    __slots__ = ("_due", "_left", "_loop", "_owed", "_waiting", "open")
 
     _of: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]] = WeakKeyDictionary()
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._left = BUDGET_SECONDS
+        self._owed = 0.0  # of this turn
         self._due = False  # whether `_next` is scheduled
         self._waiting: deque[Job] = deque()
         self.open = True
@@ -53,6 +54,11 @@ class Turns:
         self.open = self._left > 0 and not self._waiting
         self._expect()
 
+    def owe(self, seconds: float) -> None:
+        """Charge work to this turn's budget that is not done yet, but in other callbacks soon."""
+        self._owed += seconds
+        self.spend(seconds)
+
     def later(self, job: Job) -> None:
         """Queue a job for a later turn."""
         self._waiting.append(job)
@@ -67,13 +73,14 @@ class Turns:
     def _next(self) -> None:
         self._due = False
         self._left = BUDGET_SECONDS
+        self._owed = 0.0
         started = time.perf_counter()
         for _ in range(len(self._waiting)):  # jobs that these queue wait for the turn after this one
             job = self._waiting.popleft()
             try:
                 job()
             finally:  # the loop reports an error; the other jobs still run
-                self._left = BUDGET_SECONDS - (time.perf_counter() - started)
+                self._left = BUDGET_SECONDS - (time.perf_counter() - started) - self._owed
                 self.open = self._left > 0 and not self._waiting
                 if self._waiting:
                     self._expect()

@@ -50,6 +50,9 @@ LOW_WATER_BYTES = 16 * 1024
 CLOSE_SECONDS = 5.0
 """Maximum time for a client to answer a close frame before its connection is aborted, in seconds."""
 
+SMALL_BYTES = 4096
+"""Size of frames below which a connection that is not congested is sure to have room for them, in bytes."""
+
 SLICE_BYTES = 1024
 """Maximum number of bytes that are taken from one connection in its turn."""
 
@@ -136,22 +139,28 @@ class Wire(asyncio.Protocol):
 
     def write(self, frames: bytes) -> None:
         """Write ready frames: at once, or when the outbox is no longer held. Do nothing when the wire is closing."""
-        if self.closing or self.transport is None:
-            return
-        if self.congested:
-            self._answer(self.transport, frames)
-            return
-        if not self.outbox.held:
-            self.transport.write(frames)
-            return
-        if self._buffered is None:
-            self._room = HIGH_WATER_BYTES - self.transport.get_write_buffer_size()
+        transport = self.transport
+        if self.blocked or transport is None:
+            if self.congested and not self.closing and transport is not None:
+                self._answer(transport, frames)
+        elif not self.outbox.held:
+            transport.write(frames)
+        elif self._buffered is None and len(frames) < SMALL_BYTES:  # most often the only ones
             self._buffered = frames
             self.outbox.buffering.append(self)
-        elif isinstance(self._buffered, list):
-            self._buffered.append(frames)
         else:
-            self._buffered = [self._buffered, frames]
+            self._buffer(transport, frames)
+
+    def _buffer(self, transport: asyncio.Transport, frames: bytes) -> None:
+        """Buffer further or large frames; flush when the connection may become congested."""
+        if self._buffered is None:
+            self._buffered = []
+            self.outbox.buffering.append(self)
+        if not isinstance(self._buffered, list):
+            self._buffered = [self._buffered]
+        if len(self._buffered) < 2:
+            self._room = HIGH_WATER_BYTES - transport.get_write_buffer_size() - sum(map(len, self._buffered))
+        self._buffered.append(frames)
         self._room -= len(frames)
         if self._room < 0:  # the kernel may take it; if not, the connection is congested from now on
             self.flush()

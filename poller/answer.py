@@ -16,7 +16,7 @@ from typing import Any
 
 from pollcast.poller.digests import Columns
 from pollcast.poller.poll_error import PollError, Scope
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 from pollcast.services.delta import STEP_ROWS, Delta, Row, diff
 from pollcast.services.errors import PollFailed
 from pollcast.services.row_keys import with_canonical_keys

@@ -33,7 +33,8 @@ from pollcast.poller.statement import (
     single_statement,
     untyped_statement,
 )
-from pollcast.services.catalogue.catalog import Catalog, Param, Query
+from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.catalogue.values import PG_TYPES, Value
 from pollcast.services.errors import CatalogInvalid, PollStale, Problem
 from pollcast.services.process.database_url import checked_url

@@ -29,7 +29,7 @@ from pollcast.poller.connections import Connection, Connections, Unreachable
 from pollcast.poller.lanes import Lane, Lanes, SlowStatements
 from pollcast.poller.poll_error import QUERY_CANCELED, PollError, Scope, busy, classify, unreachable
 from pollcast.poller.statement import Statement
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 from pollcast.services.delta import Row
 from pollcast.services.process import logs
 

@@ -26,7 +26,7 @@ from pollcast.poller.statement import (
     types,
 )
 from pollcast.poller.statement_runner import StatementRunner
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 
 
 class DigestPolls:

@@ -202,11 +202,11 @@ def messages(batch: list[bytes]) -> Iterator[bytes]:
             together.append(update)
             continue
         if together:
-            yield feed_pb2.FeedUpdates(updates=together).SerializeToString()
+            yield feed_pb2.EncodedUpdates(updates=together).SerializeToString()
             together = []
         for start in range(0, len(update), PART_BYTES):
             end = start + PART_BYTES
             part = feed_pb2.FeedUpdates(part=update[start:end], more_parts=end < len(update))
             yield part.SerializeToString()
     if together or not batch:
-        yield feed_pb2.FeedUpdates(updates=together).SerializeToString()
+        yield feed_pb2.EncodedUpdates(updates=together).SerializeToString()

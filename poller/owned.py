@@ -192,9 +192,10 @@ class OwnedTopic:
 
     def _delta(self, delta: Delta, size: int) -> Updates:
         encode = self._encoder()
+        whole = self.rows is not None and len(delta.upserts) == len(self.rows)
 
         def message() -> Iterator[bytes]:
-            yield encode(delta=feed_delta(delta))
+            yield encode(delta=feed_delta(delta, whole))
 
         return list(message()) if size <= PIECE_BYTES else LargeUpdates(message, size)
 
@@ -221,12 +222,15 @@ class OwnedTopic:
         return encode
 
 
-def feed_delta(delta: Delta) -> feed_pb2.FeedDelta:
-    """Return a delta as the Feed carries it: its text ready for clients, and what gateways need to apply it."""
+def feed_delta(delta: Delta, whole: bool) -> feed_pb2.FeedDelta:
+    """Return a delta as the Feed carries it: its text ready for clients, and what gateways need to apply it.
+
+    `whole` is whether its upserts are all rows of the result.
+    """
     at, keys, rows = zip(*delta.upserts, strict=True) if delta.upserts else ((), (), ())
     starts, sizes = row_starts(delta), map(len, rows)
     change = feed_pb2.FeedChange(deletes=delta.deletes, at=at, keys=keys, start=starts, size=sizes)
-    return feed_pb2.FeedDelta(text=delta_text(delta), change=change.SerializeToString())
+    return feed_pb2.FeedDelta(text=delta_text(delta), change=change.SerializeToString(), whole=whole)
 
 
 def _is_compared(rows: list[Row], before: list[Row] | None) -> bool:

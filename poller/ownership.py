@@ -49,14 +49,16 @@ class Ownership:
         self._grpc = grpc
         self._listener = listener
         self._term: LeaseTerm | None = None
+        self._synced = asyncio.Event()  # set while all mirrors have listed the cluster under the present session
 
     async def run(self, session: Session) -> NoReturn:
         """Own topics until cancelled. Raises LeaseLost when etcd answers that the lease is gone."""
         record = OwnerRecord(self._node, self._grpc, clock.now_rfc3339())
-        self._term = LeaseTerm(self._etcd, self._keys, session, record, self._listener)
+        self._term = LeaseTerm(self._etcd, self._keys, session, record, self._listener, self._synced)
         try:
             await self._term.run()
         finally:
+            self._synced.clear()
             self._term.lose_everything()
             self._term = None
 
@@ -68,7 +70,11 @@ class Ownership:
     @property
     def synced(self) -> bool:
         """Whether all mirrors have listed the cluster under the present session."""
-        return self._term is not None and self._term.synced
+        return self._synced.is_set()
+
+    async def wait_synced(self) -> None:
+        """Wait until all mirrors have listed the cluster under one session."""
+        await self._synced.wait()
 
     @property
     def healthy(self) -> bool:
@@ -99,8 +105,15 @@ class LeaseTerm:
     """Ownership under one lease: the placement, the mirrors that inform it, and the executor of its steps."""
 
     def __init__(
-        self, etcd: Etcd, keys: Keys, session: Session, record: OwnerRecord, listener: OwnershipListener
+        self,
+        etcd: Etcd,
+        keys: Keys,
+        session: Session,
+        record: OwnerRecord,
+        listener: OwnershipListener,
+        synced: asyncio.Event,
     ) -> None:
+        """`synced` is set as soon as all mirrors have listed the cluster."""
         wake = asyncio.Event()
         self.placement = Placement(record.node, session.lease, listener.linger)
         events = PlacementEvents(keys, session, self.placement, self._notify, wake)
@@ -122,12 +135,8 @@ class LeaseTerm:
             demand,
         )
         self._listener = listener
+        self._synced = synced
         self._executor = PlacementExecutor(etcd, keys, session, record, self.placement, events, self._notify, wake)
-
-    @property
-    def synced(self) -> bool:
-        """Whether all mirrors have listed the cluster."""
-        return self.mirrors[-1].synced.is_set()
 
     async def run(self) -> NoReturn:
         """Follow etcd and take the steps that placement decides on, until cancelled."""
@@ -135,6 +144,7 @@ class LeaseTerm:
             for mirror in self.mirrors:
                 tasks.create_task(mirror.run(), name=f"mirror of {mirror.prefix}")
                 await mirror.synced.wait()
+            self._synced.set()
             await self._executor.run()
         raise AssertionError("unreachable")
 

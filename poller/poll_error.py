@@ -15,7 +15,7 @@ import psycopg
 import psycopg.errors
 
 from pollcast.poller.statement import query_alias
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 from pollcast.services.errors import PollFailed, PollStale
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 
 from pollcast.poller import metrics
+from pollcast.poller.claim_queue import CLAIM_TOPICS
 from pollcast.poller.database import Database
 from pollcast.poller.feed import Feed, OnGatewayGone
 from pollcast.poller.gauges import topic_gauges
@@ -27,6 +29,10 @@ from pollcast.services.process import logs
 
 log = logs.get_logger("polling")
 
+PARSED_TOPICS = 2 * CLAIM_TOPICS
+"""Number of topics that are kept parsed: a topic is looked up when its claim is planned and due, and twice when it is
+gained. It takes 1 KB with a short topic, and 16 KB with the longest ones."""
+
 
 class Polling:
     """The OwnershipListener of poller/ownership.py: one QueryPoller per query of the catalogue, and the Feed."""
@@ -37,9 +43,11 @@ class Polling:
         database: Database,
         rng: random.Random | None = None,
         on_gateway_gone: OnGatewayGone | None = None,
+        on_touched: Callable[[str], None] = lambda topic: None,
     ) -> None:
-        self.on_touched: Callable[[str], None] = _ignore  # receives a topic that is new or gone, or whose state changed
-        self._catalog = catalog
+        """`on_touched` receives a topic that is new or gone, or whose state has changed."""
+        self._on_touched = on_touched
+        self._parsed = lru_cache(PARSED_TOPICS)(lambda topic: topics.parse_canonical(topic, catalog))
         self._states: dict[str, str] = {}  # the state of each topic when it was touched last
         self._owned: dict[str, OwnedTopic] = {}
         self.feed = Feed(self._owned, on_gateway_gone)
@@ -73,7 +81,7 @@ class Polling:
     def linger(self, topic: str) -> float | None:
         """Return the seconds to keep polling the topic without demand; None when the catalogue does not have it."""
         try:
-            return topics.parse_canonical(topic, self._catalog).query.linger
+            return self._parsed(topic).query.linger
         except PollcastError:
             return None
 
@@ -81,13 +89,13 @@ class Polling:
         """Own the topic under this epoch from now on, and poll it at once."""
         self.lost(topic)
         try:
-            owned = OwnedTopic(topics.parse_canonical(topic, self._catalog), epoch, clock.now_us())
+            owned = OwnedTopic(self._parsed(topic), epoch, clock.now_us())
         except PollcastError as error:
             log.error("gained a topic that is not in the catalogue", topic=topic, epoch=epoch, detail=error.detail)
             return
         self._owned[topic] = owned
         self._states[topic] = owned.state
-        self.on_touched(topic)
+        self._on_touched(topic)
         metrics.GAINED.inc()
         self._log.gained(topic, epoch)
         self.query_pollers[owned.topic.query.name].add(owned)
@@ -97,7 +105,7 @@ class Polling:
         owned = self._owned.pop(topic, None)
         if owned is not None:
             del self._states[topic]
-            self.on_touched(topic)
+            self._on_touched(topic)
             metrics.LOST.inc()
             self._log.lost(topic)
             self.query_pollers[owned.topic.query.name].remove(owned)
@@ -116,8 +124,4 @@ class Polling:
         owned = self._owned.get(topic)
         if owned is not None and owned.state != self._states[topic]:
             self._states[topic] = owned.state
-            self.on_touched(topic)
-
-
-def _ignore(_: str) -> None:
-    """Ignore a touched topic, until somebody reports."""
+            self._on_touched(topic)

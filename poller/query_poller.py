@@ -26,7 +26,7 @@ from pollcast.poller.together import Together
 from pollcast.poller.topic_groups import TopicGroup, TopicGroups
 from pollcast.poller.trouble import APART_STATEMENTS
 from pollcast.services import clock
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 
 
 class QueryPoller:

@@ -20,7 +20,7 @@ from pollcast.poller.statement_runner import StatementRunner
 from pollcast.poller.topic_groups import TopicGroup, TopicGroups
 from pollcast.poller.trouble import APART_BURST_STATEMENTS, ROUND_STATEMENTS, MinuteBudget, RoundBudget
 from pollcast.services import clock
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 from pollcast.services.errors import PollStale
 from pollcast.services.process import logs, tracing
 

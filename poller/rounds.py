@@ -127,9 +127,8 @@ class Round:
         self._unreached: list[OwnedTopic] = []
         self._succeeded = self._shared = False  # whether any statement succeeded, or one for several topics
         self._patience = MAX_TIMEOUTS if batching.answering else 1
-        self._in_parts = (
-            in_parts  # whether the topics are suspects, so that timeouts do not show a batch to be too large
-        )
+        # Whether the topics are suspects, so that timeouts do not show a batch to be too large.
+        self._in_parts = in_parts
         self._ended = False
 
     async def run(self, heed_verdict: bool) -> list[OwnedTopic]:

@@ -47,10 +47,12 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
         async with Etcd.open(settings) as etcd, Database.open(url, settings.pool, settings.node) as database:
             failure_detector = FailureDetector(etcd, keys)
             polling = Polling(
-                catalog, database, on_gateway_gone=lambda gateway: failure_detector.suspect("gateway", gateway)
+                catalog,
+                database,
+                on_gateway_gone=lambda gateway: failure_detector.suspect("gateway", gateway),
+                on_touched=lambda topic: reporting.touch(topic),
             )
             reporting = Reporting(etcd, keys, settings, PollerReport(settings.node, catalog, polling))
-            polling.on_touched = reporting.touch
             async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
                 grpc = settings.advertised(server.host, server.port)
@@ -61,7 +63,7 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
 
                 readiness = Readiness("poller", stop, describe_readiness)
                 record = node_record("poller", settings.node, http, grpc)
-                node = Node(etcd, keys, record, server, readiness, parts=[ownership.run])
+                node = Node(etcd, keys, record, server, readiness, synced=ownership.wait_synced, parts=[ownership.run])
 
                 async def leave() -> None:
                     await node.start_draining()

@@ -60,7 +60,7 @@ from pollcast.poller.statement_text import (
     single_digest_text,
     single_text,
 )
-from pollcast.services.catalogue.catalog import Param, Query
+from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.catalogue.sql import Text, split
 from pollcast.services.catalogue.values import Value, array_literal, pg_type
 

@@ -15,7 +15,7 @@ from pollcast.poller.answer import Answer
 from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.statement import Statement
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 from pollcast.services.delta import Row
 from pollcast.services.process import logs
 

@@ -10,8 +10,9 @@ Times are seconds on one monotonic clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+
+from pollcast.poller.batching import Clock
 
 ROUND_STATEMENTS = 30
 """Maximum number of statements in trouble in one round of topics that are polled together."""
@@ -76,7 +77,7 @@ class RoundBudget:
 class Trouble:
     """The statements in trouble of one round, and what they have shown."""
 
-    def __init__(self, budget: RoundBudget, clock: Callable[[], float]) -> None:
+    def __init__(self, budget: RoundBudget, clock: Clock) -> None:
         self.statements = 0
         """Number of statements in trouble so far."""
         self.singles = 0

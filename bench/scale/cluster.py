@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 import psutil
 
+from bench import metrics
 from bench.processes import Process, module, running, swarm
 from bench.stage import is_ready
 from pollcast.services.coordination.keys import Keys
@@ -65,7 +66,7 @@ class Size:
     listens: tuple[str, ...] = LISTENS
     fsync: bool = False
     stacks: bool = False
-    """Whether to note the stacks of stops, which costs each loop about half a percent of a core."""
+    """Whether to note the stacks of stops, which costs each process about 0.7 % of a core."""
 
     def pollers_named(self, *, real: bool) -> list[str]:
         """Return the names of the real or of the simulated pollers."""
@@ -104,21 +105,8 @@ class Service:
     port: int
 
     def metrics(self) -> dict[str, float]:
-        """Read `/metrics`: the sum of the samples of each name."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=60) as answer:
-            return summed(answer.read().decode())
-
-
-def summed(text: str) -> dict[str, float]:
-    """Parse Prometheus' text format, and return the sum of the samples of each name, and of each with its labels."""
-    found: dict[str, float] = {}
-    for line in text.splitlines():
-        if match := re.fullmatch(r"(\w+)(\{.*\})? (\S+)", line):
-            name, labels, value = match.groups()
-            found[name] = found.get(name, 0.0) + float(value)
-            if labels:
-                found[name + labels] = float(value)
-    return found
+        """Read `/metrics`."""
+        return metrics.read(f"127.0.0.1:{self.port}")
 
 
 @dataclass
@@ -130,14 +118,14 @@ class Stops:
     longest: float
 
     @staticmethod
-    def read(metrics: Mapping[str, float]) -> Stops:
-        """Read the service's own measurements (docs/reference/metrics.md#event-loop)."""
+    def of(values: Mapping[str, float]) -> Stops:
+        """Return what the metrics of a service say (docs/reference/metrics.md#event-loop)."""
         counts: dict[float, float] = {}
-        for name, value in metrics.items():
+        for name, value in values.items():
             if match := re.fullmatch(r'pollcast_loop_stop_seconds_bucket\{le="(.*)"\}', name):
                 counts[float(match[1])] = value
         longest = ("pollcast_loop_longest_stop_seconds", "pollcast_loop_longest_work_seconds")
-        return Stops(counts, min(metrics[name] for name in longest))
+        return Stops(counts, min(values[name] for name in longest))
 
     def since(self, before: Stops) -> float:
         """Return an upper bound of the longest stop since then, which is exact if that was the longest of the last
@@ -200,8 +188,7 @@ class Cluster:
 
     def etcd_metrics(self) -> dict[str, float]:
         """Read etcd's counters by the names of ETCD_COUNTERS, and the number of watchers."""
-        with urllib.request.urlopen(f"http://{self.etcd.endpoint}/metrics", timeout=60) as answer:
-            found = summed(answer.read().decode())
+        found = metrics.read(self.etcd.endpoint)
         counters = {short: found.get(name, 0.0) for short, name in ETCD_COUNTERS.items()}
         return counters | {"watchers": found.get("etcd_debugging_mvcc_watcher_total", 0.0)}
 
@@ -258,7 +245,7 @@ class Cluster:
 
     def stops(self) -> dict[str, Stops]:
         """Return the stops of the loop of each real service so far."""
-        return {name: Stops.read(service.metrics()) for name, service in self.services.items()}
+        return {name: Stops.of(service.metrics()) for name, service in self.services.items()}
 
     async def sessions_lost(self) -> int:
         """Return the number of sessions that any node has lost."""
@@ -276,9 +263,8 @@ class Cluster:
             **self.environment,
             "POLLCAST_NODE": name,
             "POLLCAST_HTTP": f"127.0.0.1:{port}",
-            "SCALE_STOPS": str(self.folder / f"{name}.stops"),
         }
-        command = module("bench.scale.loop_watch" if self.size.stacks else "pollcast", role)
+        command = self._module(name, "pollcast", role)
         log = self.folder / f"{name}.log"
         process = await self.stack.enter_async_context(running(*command, environment=environment, errors=log))
         self.services[name] = Service(name, role, process, port)
@@ -293,14 +279,20 @@ class Cluster:
             "ttl": self.size.ttl,
             "catalog": self.environment["POLLCAST_CATALOG"],
             "names": names,
-            "stops": str(self.folder / f"simulated-{role}s-{number}.stops"),
         }
-        command = module(f"bench.scale.{role}s", orjson.dumps(order | more).decode())
-        log = self.folder / f"simulated-{role}s-{number}.log"
+        name = f"simulated-{role}s-{number}"
+        command = self._module(name, f"bench.scale.{role}s", orjson.dumps(order | more).decode())
+        log = self.folder / f"{name}.log"
         process = await self.stack.enter_async_context(running(*command, errors=log))
         (self.pollers if role == "poller" else self.gateways).append(process)
         await process.ask(do="start", listens=[f"{self.keys.namespace}/{listen}/" for listen in listens])
         return process
+
+    def _module(self, name: str, *command: str) -> tuple[str, ...]:
+        """Return the command that runs a module as the process of this name, which writes the stacks of its stops to a
+        file if they are to be noted."""
+        watch = ("bench.scale.loop_watch", str(self.folder / f"{name}.stops")) if self.size.stacks else ()
+        return module(*watch, *command)
 
     async def until(self, condition: Callable[[], bool], seconds: float, what: str, pause: float = 0.1) -> float:
         """Wait until the condition holds, and return how many seconds that took. Raises TimeoutError, saying what."""

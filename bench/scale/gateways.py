@@ -20,7 +20,6 @@ import orjson
 import uvloop
 
 from bench.scale.listeners import listen
-from bench.scale.loop_watch import LoopWatch
 from bench.scale.nodes import OPTIONS, KeyWatch, Place, SimulatedNode, obey, served
 from pollcast.services import clock
 from pollcast.services.catalogue import catalog as catalogue
@@ -137,9 +136,8 @@ class Link:
                 writing = t.create_task(self._write(call))
                 async for updates in call:
                     for update in updates.updates:
-                        topic = feed_pb2.FeedUpdate.FromString(update).topic
-                        if topic in self.attached:
-                            self.seen.add(topic)
+                        if update.topic in self.attached:
+                            self.seen.add(update.topic)
                 writing.cancel()
         except* (grpc.aio.AioRpcError, asyncio.InvalidStateError) as ended:
             log.info("link ended", poller=self._address, why=str(ended.exceptions[0]))
@@ -211,22 +209,19 @@ async def main(order: dict[str, Any]) -> None:
     """Run the gateways that the order names until the standard input ends."""
     place = Place(tuple(order["etcd"]), order["namespace"], order["ttl"], order["catalog"])
     catalog = catalogue.load(Path(place.catalog))
-    watch = LoopWatch(Path(order["stops"]))
     async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         crowd = Gateways(place, order["real"], tasks)
-        nodes: list[SimulatedNode] = []
-        by_name: dict[str, SimulatedNode] = {}
+        nodes: dict[str, SimulatedNode] = {}
 
         def touch(name: str, topic: str) -> None:
-            by_name[name].reporting.touch(topic)
+            nodes[name].reporting.touch(topic)
 
         for name in order["names"]:
             server = await stack.enter_async_context(served(place, name, None, ""))
             client = await stack.enter_async_context(Etcd.open(place.settings(name)))
             gateway = LightGateway(client, place, name, catalog, partial(touch, name))
             crowd.gateways.append(gateway)
-            by_name[name] = SimulatedNode(place, client, server, "gateway", name, [gateway.hold], gateway)
-            nodes.append(by_name[name])
+            nodes[name] = SimulatedNode(place, client, server, "gateway", name, [gateway.hold], gateway)
 
         async def execute(what: dict[str, Any]) -> dict[str, Any]:
             """Carry out an order: `start` registers the gateways, `demand` and `leave` change the demand of each for
@@ -234,10 +229,9 @@ async def main(order: dict[str, Any]) -> None:
             match what["do"]:
                 case "start":
                     running.append(tasks.create_task(crowd.owners.run()))
-                    running.append(tasks.create_task(watch.run()))
                     running.append(tasks.create_task(listen(place.etcd[0], what["listens"], len(nodes))))
                     await crowd.owners.following.wait()
-                    running.extend(tasks.create_task(node.run()) for node in nodes)
+                    running.extend(tasks.create_task(node.run()) for node in nodes.values())
                 case "demand" | "leave":
                     wanted = what["do"] == "demand"
 
@@ -251,12 +245,12 @@ async def main(order: dict[str, Any]) -> None:
                     async with asyncio.TaskGroup() as changes:
                         for number, gateway in enumerate(crowd.gateways):
                             changes.create_task(change(number, gateway))
-            lost = sum(node.sessions - 1 for node in nodes if node.sessions)
+            lost = sum(node.sessions - 1 for node in nodes.values() if node.sessions)
             attached = sum(len(link.attached) for link in crowd.links.values())
             return {"missing": crowd.missing(), "attached": attached, "lost": lost}
 
         running: list[asyncio.Task[None]] = []
-        await obey(execute, watch)
+        await obey(execute)
         for task in running:
             task.cancel()
         raise SystemExit(0)  # links have no end of their own

@@ -1,15 +1,15 @@
-"""A service with a watch of its event loop: `python -m bench.scale.loop_watch ROLE ARGUMENT…` runs `pollcast ROLE …`.
+"""The stacks of stops: `python -m bench.scale.loop_watch FILE MODULE ARGUMENT…` runs a module that runs an event loop.
 
-A task of the loop beats every BEAT_SECONDS. A beat that comes late shows that the loop stood still: its other callbacks
-waited as long. On a machine that is shared, most of a delay may be that another process had the core, so a stop counts
-only for the CPU time that the loop's thread used meanwhile. While the loop stands still, a thread samples its stack;
-SCALE_STOPS names the file for stops and their stacks.
+How long a service's loop stops is its own metric (docs/reference/metrics.md#event-loop); this finds out where. A task
+of the loop beats every BEAT_SECONDS, and while a beat is late, a thread samples the stack of the loop's thread. On a
+machine that is shared, most of a delay may be that another process had the core, so a stop is written to the file only
+for the CPU time that the loop's thread used meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
+import runpy
 import sys
 import threading
 import time
@@ -32,36 +32,27 @@ FRAMES = 9
 
 
 class LoopWatch:
-    """The watch of one event loop."""
+    """The watch of the event loop of the thread in which it is made."""
 
-    def __init__(self, file: Path | None = None) -> None:
-        self.longest = 0.0
+    def __init__(self, file: Path) -> None:
         self._file = file
         self._beat_at = time.monotonic()
         self._stacks: Counter[str] = Counter()
         self._thread = threading.get_ident()
 
-    def take(self) -> float:
-        """Return the longest stop since the last call, in seconds of CPU time."""
-        longest, self.longest = self.longest, 0.0
-        return longest
-
     async def run(self) -> None:
         """Beat until cancelled."""
-        if self._file is not None:
-            threading.Thread(target=self._sample, daemon=True).start()
+        threading.Thread(target=self._sample, daemon=True).start()
         while True:
             self._beat_at, cpu = time.monotonic(), time.thread_time()
             await asyncio.sleep(BEAT_SECONDS)
             late = time.monotonic() - self._beat_at - BEAT_SECONDS
             stop = min(late, time.thread_time() - cpu)
-            self.longest = max(self.longest, stop)
-            if stop > REPORTED_SECONDS and self._file is not None:
+            if stop > REPORTED_SECONDS:
                 self._write(stop)
             self._stacks.clear()
 
     def _write(self, stop: float) -> None:
-        assert self._file is not None
         samples = sum(self._stacks.values())
         with self._file.open("a") as file:
             file.write(f"--- {stop * 1000:.0f} ms of CPU, {samples} samples\n")
@@ -78,23 +69,21 @@ class LoopWatch:
 
 
 def main() -> None:
-    """Run the service of the command line with a watch of its loop."""
+    """Run the module of the command line with a watch of the loop that `uvloop.run` runs."""
+    file, module = Path(sys.argv[1]), sys.argv[2]
     run_as_it_is = uvloop.run
 
-    def run(service: Coroutine[Any, Any, None]) -> None:
+    def run(everything: Coroutine[Any, Any, None]) -> None:
         async def watched() -> None:
-            watch = LoopWatch(Path(os.environ["SCALE_STOPS"]) if "SCALE_STOPS" in os.environ else None)
-            beating = asyncio.create_task(watch.run())
-            await service
+            beating = asyncio.create_task(LoopWatch(file).run())
+            await everything
             beating.cancel()
 
         run_as_it_is(watched())
 
     uvloop.run = run  # type: ignore[assignment]
-    from pollcast.services.cli.main import main as pollcast
-
-    sys.argv = ["pollcast", *sys.argv[1:]]
-    pollcast()
+    sys.argv = sys.argv[2:]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

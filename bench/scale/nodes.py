@@ -21,7 +21,6 @@ import orjson
 from etcd3 import etcdrpc
 
 from bench.scale.listeners import watch_request
-from bench.scale.loop_watch import LoopWatch
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys
 from pollcast.services.coordination.node import LeasedPart, Node, Readiness
@@ -53,10 +52,6 @@ class Place:
         return ServiceSettings(etcd=self.etcd, namespace=self.namespace, node=node, lease_ttl=self.ttl)
 
 
-OnPut = Callable[[str, bytes, int, int], None]
-"""Callback for a key that was put: its name, value, lease and revision."""
-
-
 class KeyWatch:
     """A watch of all keys below a prefix, from etcd's first revision on."""
 
@@ -68,7 +63,6 @@ class KeyWatch:
         on_delete: Callable[[str], None],
     ) -> None:
         self.following = asyncio.Event()
-        self.events = 0
         self._address = address
         self._prefix = prefix
         self._on_put = on_put
@@ -82,7 +76,6 @@ class KeyWatch:
             async for response in call:
                 assert not response.canceled, response.cancel_reason
                 self.following.set()
-                self.events += len(response.events)
                 for event in response.events:
                     kv = event.kv
                     if event.type == 1:
@@ -137,11 +130,11 @@ Execute = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 """A function that carries out an order and returns the answer."""
 
 
-async def obey(execute: Execute, watch: LoopWatch) -> None:
-    """Carry out orders until the standard input ends. The answer to each has the longest stop of the loop as well."""
+async def obey(execute: Execute) -> None:
+    """Carry out orders until the standard input ends, and answer each."""
     orders = asyncio.StreamReader(limit=16 * 1024 * 1024)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     async for line in orders:
         answer = await execute(orjson.loads(line))
-        sys.stdout.buffer.write(orjson.dumps(answer | {"stop": watch.take()}) + b"\n")
+        sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
         sys.stdout.buffer.flush()

@@ -20,7 +20,6 @@ import uvloop
 
 from bench.scale.crowd import Crowd, LightPoller
 from bench.scale.listeners import listen
-from bench.scale.loop_watch import LoopWatch
 from bench.scale.nodes import Place, SimulatedNode, obey, served
 from bench.scale.served_topics import Report, Served
 from pollcast.poller.feed import SERVICE
@@ -36,17 +35,15 @@ async def main(order: dict[str, Any]) -> None:
     """Run the pollers that the order names until the standard input ends."""
     place = Place(tuple(order["etcd"]), order["namespace"], order["ttl"], order["catalog"])
     catalog = catalogue.load(Path(place.catalog))
-    watch = LoopWatch(Path(order["stops"]))
     light, product = order["kind"] == "light", order["kind"] == "product"
     async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         etcd = await stack.enter_async_context(Etcd.open(EtcdSettings(etcd=place.etcd, namespace=place.namespace)))
         crowd = Crowd(place, etcd, tuple(order["share"]))
-        nodes: list[SimulatedNode] = []
+        nodes: dict[str, SimulatedNode] = {}
         shown: list[Served] = []
-        by_name: dict[str, SimulatedNode] = {}
 
         def touch(name: str, topic: str) -> None:
-            by_name[name].reporting.touch(topic)
+            nodes[name].reporting.touch(topic)
 
         for name in order["names"]:
             topics_of = Served(catalog, partial(touch, name))
@@ -60,8 +57,7 @@ async def main(order: dict[str, Any]) -> None:
             else:
                 poller = crowd.pollers[name] = LightPoller(crowd, name, address, topics_of)
                 part = poller.own
-            by_name[name] = SimulatedNode(place, client, server, "poller", name, [part], report)
-            nodes.append(by_name[name])
+            nodes[name] = SimulatedNode(place, client, server, "poller", name, [part], report)
             shown.append(topics_of)
 
         async def execute(what: dict[str, Any]) -> dict[str, Any]:
@@ -69,16 +65,15 @@ async def main(order: dict[str, Any]) -> None:
             if what["do"] == "start":
                 running.extend(tasks.create_task(key_watch.run()) for key_watch in crowd.watches if light)
                 running.append(tasks.create_task(crowd.sweep()))
-                running.append(tasks.create_task(watch.run()))
                 running.append(tasks.create_task(listen(place.etcd[0], what["listens"] if light else [], len(nodes))))
                 for key_watch in crowd.watches if light else ():
                     await key_watch.following.wait()
-                running.extend(tasks.create_task(node.run()) for node in nodes)
-            lost = sum(node.sessions - 1 for node in nodes if node.sessions)
+                running.extend(tasks.create_task(node.run()) for node in nodes.values())
+            lost = sum(node.sessions - 1 for node in nodes.values() if node.sessions)
             return {"owned": [len(each) for each in shown], "lost": lost}
 
         running: list[asyncio.Task[None]] = []
-        await obey(execute, watch)
+        await obey(execute)
         for task in running:
             task.cancel()
 

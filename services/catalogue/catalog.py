@@ -6,13 +6,12 @@ It is read once at start and frozen. An invalid catalogue is refused as a whole,
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Final, cast
 
 from pollcast.services.catalogue import sql as sql_text
 from pollcast.services.catalogue.fields import (
@@ -27,174 +26,28 @@ from pollcast.services.catalogue.fields import (
     string,
     subtable,
 )
-from pollcast.services.catalogue.values import (
-    ORDERED,
-    TYPES,
-    ParamType,
-    Value,
-    array_literal,
-    canonical,
-    compare,
-    kind,
-    native_text,
-    quoted,
-    to_json,
+from pollcast.services.catalogue.query import (
+    DEFAULT_MAX_BYTES,
+    DEFAULT_MAX_ITEMS,
+    DEFAULT_MAX_LENGTH,
+    NAME,
+    Param,
+    Query,
 )
+from pollcast.services.catalogue.query_fields import (
+    param_type,
+    probe_select,
+    rows_select,
+    settings_map,
+    together_choice,
+    value_of,
+    values_of,
+)
+from pollcast.services.catalogue.values import ORDERED, TYPES, ParamType, compare, kind, quoted
 from pollcast.services.errors import CatalogInvalid, Problem, UnknownQuery
-
-NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
-"""The form of a query's or a parameter's name."""
 
 MIN_INTERVAL: Final = 0.05
 """Minimum interval of a query, in seconds."""
-
-DEFAULT_MAX_LENGTH: Final = 256
-"""Maximum length of a `text` parameter without `max_length`, in characters."""
-
-
-DEFAULT_MAX_ITEMS: Final = 100
-"""Maximum number of values of a list parameter without `max_items`."""
-
-DEFAULT_MAX_BYTES: Final = 16 * 2**20
-"""Maximum size of a result whose query has no `max_bytes`, in bytes."""
-
-Together: TypeAlias = bool | Literal["auto"]
-"""Whether the topics of a query are polled in one statement; `auto` leaves the choice to the poller."""
-
-RESERVED_SETTINGS: Final = re.compile(
-    r"(default_)?transaction_\w+|\w+_timeout|application_name|client_encoding|session_authorization|"
-    r"standard_conforming_strings|jit"
-)
-"""PostgreSQL settings that a poll depends on, and that `settings` cannot set."""
-
-_SETTING: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*")
-
-
-@dataclass(frozen=True, slots=True)
-class Param:
-    """One parameter of a query. `default`, `enum`, `min` and `max` are canonical texts.
-
-    A list parameter has many values of its type, each of which has to satisfy the other fields.
-    """
-
-    name: str
-    type: ParamType  # of a list: the type of its elements
-    required: bool  # True when a client must send it: it has no default, is not optional, and is not bound from a claim
-    default: Value = None
-    enum: tuple[str, ...] | None = None
-    min: str | None = None
-    max: str | None = None
-    max_length: int | None = None  # in characters; set for every text, None for other types
-    claim: str | None = None  # the claim of the token that it is bound from; clients cannot send it then
-    max_items: int | None = None  # of a list: the maximum number of values; None for a parameter with one value
-    optional: bool = False  # whether it is NULL when it is absent
-
-    @property
-    def is_list(self) -> bool:
-        """Whether the parameter is a list."""
-        return self.max_items is not None
-
-    @property
-    def declared_type(self) -> str:
-        """The type as the catalogue names it: `text`, or `text[]` for a list."""
-        return f"{self.type}[]" if self.is_list else self.type
-
-    @property
-    def absent(self) -> Value:
-        """The value that an absent parameter has in a canonical topic: None, or the empty list.
-
-        It is that of a parameter for which `may_be_absent`.
-        """
-        return () if self.is_list else None
-
-    @property
-    def may_be_absent(self) -> bool:
-        """Whether a canonical topic without the parameter is complete: it is NULL or the empty list there."""
-        return self.optional or (self.is_list and self.default == ())
-
-    def values(self, texts: Iterable[str]) -> tuple[str, ...]:
-        """Return the value of a list parameter: the distinct canonical texts, sorted. Raises ValueError, which names a
-        valid form, for an invalid value and for too many."""
-        assert self.max_items is not None
-        distinct = sorted({self.value(text) for text in texts})
-        if len(distinct) > self.max_items:
-            raise ValueError(f"has {len(distinct)} distinct values: at most {self.max_items} are allowed")
-        return tuple(distinct)
-
-    def value(self, text: str) -> str:
-        """Return the canonical text of one value. Raises ValueError, which names a valid form, for an invalid value."""
-        value = canonical(self.type, text)
-        if self.max_length is not None and len(value) > self.max_length:
-            raise ValueError(f"is {len(value)} characters long: at most {self.max_length} are allowed")
-        if self.enum is not None and value not in self.enum:
-            raise ValueError(f"{quoted(value)} is not one of {', '.join(map(quoted, self.enum))}")
-        if self.min is not None and compare(self.type, value, self.min) < 0:
-            raise ValueError(f"{quoted(value)} is too small: the least is {self.min}")
-        if self.max is not None and compare(self.type, value, self.max) > 0:
-            raise ValueError(f"{quoted(value)} is too large: the most is {self.max}")
-        return value
-
-    def public(self) -> dict[str, Any]:
-        """Return the parameter's description in `GET /api/queries` (docs/reference/http.md#queries)."""
-
-        def shown(value: Value) -> object:
-            """Return a value as JSON."""
-            if isinstance(value, tuple):
-                return [to_json(self.type, text) for text in value]
-            return None if value is None else to_json(self.type, value)
-
-        return {
-            "name": self.name,
-            "type": self.declared_type,
-            "required": self.required,
-            "default": shown(self.default),
-            "enum": None if self.enum is None else list(self.enum),
-            "min": shown(self.min),
-            "max": shown(self.max),
-            "max_length": self.max_length,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """One entry of the catalogue. Durations are in seconds."""
-
-    name: str
-    sql: str  # one SELECT without comments and a trailing `;`; services.catalogue.sql splits it at its placeholders
-    title: str | None = None
-    key: tuple[str, ...] = ()
-    interval: float = 1.0
-    timeout: float = 1.0
-    linger: float = 5.0
-    refresh: float = 60.0
-    presence: bool = False
-    max_rows: int = 10_000
-    max_bytes: int = DEFAULT_MAX_BYTES  # maximum size of a result, as the JSON text of its rows
-    together: Together = "auto"
-    probe: str | None = None  # one SELECT likewise, without placeholders
-    roles: tuple[str, ...] = ()  # roles that may watch the query; empty: all clients may
-    params: Mapping[str, Param] = field(default_factory=lambda: MappingProxyType({}), hash=False)
-    settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
-    """The parameter that each of these PostgreSQL settings is set to, for the transaction of a poll."""
-
-    def setting_values(self, values: Mapping[str, Value]) -> tuple[tuple[str, str | None], ...]:
-        """Return the settings of a topic with these values, each with its value: the parameter's canonical text,
-        PostgreSQL's text of the array for a list, None (the setting's default) for an absent parameter."""
-        return tuple((setting, _setting_text(values[param])) for setting, param in self.settings.items())
-
-    def public(self) -> dict[str, Any]:
-        """Return the query's description in `GET /api/queries` (docs/reference/http.md#queries).
-
-        It contains neither SQL nor parameters that are bound from claims.
-        """
-        return {
-            "name": self.name,
-            "title": self.title,
-            "key": list(self.key),
-            "interval_ms": round(self.interval * 1000),
-            "presence": self.presence,
-            "params": [p.public() for p in self.params.values() if p.claim is None],
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +111,7 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
         return None
     table = Table(entry, file, _shown(name), "", problems)
     title = table.take("title", string)
-    sql = table.take("sql", _rows)
+    sql = table.take("sql", rows_select)
     if not table.has("sql"):
         table.problem("sql", "is missing: it must be one SELECT")
     key = table.take("key", names_of("the query's key columns"))
@@ -268,11 +121,11 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
     presence = table.take("presence", boolean)
     max_rows = table.take("max_rows", count)
     max_bytes = table.take("max_bytes", size)
-    together = table.take("together", _together)
-    probe = table.take("probe", _probe)
+    together = table.take("together", together_choice)
+    probe = table.take("probe", probe_select)
     refresh = table.take("refresh", duration(0.001))
     roles = table.take("roles", names_of("the roles that may watch the query"))
-    settings = table.take("settings", _settings) or {}
+    settings = table.take("settings", settings_map) or {}
     declared = table.take("params", subtable) or {}
     table.end()
     params = {p: _param(p, value, file, _shown(name), problems) for p, value in declared.items()}
@@ -325,7 +178,7 @@ def _param(name: str, entry: object, file: str, query: str, problems: list[Probl
         problems.append(Problem(file, query, field_name, reason))
     if isinstance(entry, str):
         try:
-            short = _type(entry)
+            short = param_type(entry)
         except ValueError as error:
             problems.append(Problem(file, query, field_name, str(error)))
             return None
@@ -337,20 +190,20 @@ def _param(name: str, entry: object, file: str, query: str, problems: list[Probl
         problems.append(Problem(file, query, field_name, reason))
         return None
     table = Table(entry, file, query, f"{field_name}.", problems)
-    taken = table.take("type", _type)
+    taken = table.take("type", param_type)
     if not table.has("type"):
         table.problem("type", f"is missing: it must be one of {', '.join(TYPES)}")
     if taken is None:  # the other fields cannot be checked without it
         table.end("default", "enum", "min", "max", "max_length", "max_items", "optional", "claim")
         return None
     type, is_list = taken
-    least, most = table.take("min", _value(type)), table.take("max", _value(type))
+    least, most = table.take("min", value_of(type)), table.take("max", value_of(type))
     enum = table.take("enum", distinct_texts)
     max_length = table.take("max_length", count)
     max_items = table.take("max_items", count)
     optional = bool(table.take("optional", boolean))
     claim = table.take("claim", string)
-    default = table.take("default", _values(type)) if is_list else table.take("default", _value(type))
+    default = table.take("default", values_of(type)) if is_list else table.take("default", value_of(type))
     table.end()
     _check_fields(table, type, is_list, optional, claim)
     if len(problems) > before:
@@ -396,96 +249,6 @@ def _check_fields(table: Table, type: ParamType, is_list: bool, optional: bool, 
         table.problem("optional", "contradicts default: an absent parameter is either NULL or its default")
     if claim is not None and table.has("default"):
         table.problem("default", "contradicts claim: without the claim, the topic is forbidden")
-
-
-def _setting_text(value: Value) -> str | None:
-    """Return a parameter's value as the text of a PostgreSQL setting."""
-    return array_literal(value) if isinstance(value, tuple) else value
-
-
-# --- readers of one field, in addition to those of catalogue.fields --------------------------------------------------
-
-
-def _type(value: object) -> tuple[ParamType, bool]:
-    """Read a parameter's type, as that of one value and whether it is a list of them: `"text[]"` is a list of texts."""
-    is_list = isinstance(value, str) and value.endswith("[]")
-    for type in TYPES:
-        if value == (f"{type}[]" if is_list else type):
-            return type, is_list
-    sent = quoted(value) if isinstance(value, str) else kind(value)
-    raise ValueError(f"{sent} is not a type: it must be one of {', '.join(TYPES)}, with [] after it for a list")
-
-
-def _together(value: object) -> Together:
-    """Read whether topics are polled together."""
-    if isinstance(value, bool):
-        return value
-    if value != "auto":
-        sent = quoted(value) if isinstance(value, str) else kind(value)
-        raise ValueError(f'must be true, false or "auto", not {sent}')
-    return "auto"
-
-
-def _settings(value: object) -> dict[str, str]:
-    """Read the PostgreSQL settings of a query, each with the name of a parameter."""
-    settings: dict[str, str] = {}
-    for name, param in subtable(value).items():
-        if not _SETTING.fullmatch(name):
-            raise ValueError(f"{quoted(name)} is not the name of a PostgreSQL setting, such as app.tenant")
-        if RESERVED_SETTINGS.fullmatch(name.lower()):
-            raise ValueError(f"{name} is set by Pollcast itself and cannot be set by a query")
-        if not isinstance(param, str):
-            raise ValueError(f"{name} must have the name of a parameter, as a string, not {kind(param)}")
-        settings[name] = param
-    if len({name.lower() for name in settings}) < len(settings):
-        raise ValueError("names a setting twice: PostgreSQL does not distinguish capitals")
-    return settings
-
-
-def _value(type: ParamType) -> Callable[[object], str]:
-    """Return a reader of values of this type, which gives their canonical texts."""
-
-    def read(value: object) -> str:
-        if type == "text" and not isinstance(value, str):
-            raise ValueError(f"must be a string, as the type is text, not {kind(value)}")
-        return canonical(type, native_text(value))
-
-    return read
-
-
-def _values(type: ParamType) -> Callable[[object], tuple[str, ...]]:
-    """Return a reader of lists of values of this type, which gives their canonical texts."""
-    read_one = _value(type)
-
-    def read(value: object) -> tuple[str, ...]:
-        if not isinstance(value, list):
-            raise ValueError(f"must be a list, as the type is {type}[], not {kind(value)}")
-        return tuple(map(read_one, value))
-
-    return read
-
-
-def _select(value: object) -> str:
-    """Read one SELECT with valid placeholders."""
-    statement = sql_text.check_select(string(value))
-    sql_text.split(statement)
-    return statement
-
-
-def _rows(value: object) -> str:
-    """Read one SELECT with valid placeholders, whose output columns have distinct names."""
-    statement = _select(value)
-    sql_text.check_output_names(statement)
-    return statement
-
-
-def _probe(value: object) -> str:
-    """Read one SELECT without placeholders."""
-    statement = _select(value)
-    for fragment in sql_text.split(statement):
-        if isinstance(fragment, sql_text.Placeholder):
-            raise ValueError(f"takes no parameters, but holds %({fragment.name})s")
-    return statement
 
 
 def _shown(name: str) -> str:

@@ -12,8 +12,9 @@ from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
-from pollcast.services.catalogue.catalog import NAME, Catalog, Param, Query
+from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.fields import did_you_mean
+from pollcast.services.catalogue.query import NAME, Param, Query
 from pollcast.services.catalogue.values import Value, native_text, quoted
 from pollcast.services.errors import Forbidden, InvalidParams, UnknownQuery
 

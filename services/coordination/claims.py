@@ -61,14 +61,15 @@ async def claim(
 
     `garbled` maps topics whose owner key has an unreadable value to the key's mod_revision: they count as free. Raises
     LeaseLost when the session's lease is gone."""
-    value = record.encode()
+    value, lease = record.encode(), session.lease
+    put_if_free = op.put_if_free(value, lease)
 
     def operation(topic: str) -> Operation:
-        key = keys.owner(topic)
-        free = op.unchanged(key, garbled[topic]) if garbled and topic in garbled else op.absent(key)
-        return op.nested(
-            [free, op.some_under(keys.demands(topic))], [op.put(key, value, session.lease)], [op.read(key)]
-        )
+        key, demands = keys.owner(topic), keys.demands(topic)
+        if not garbled or topic not in garbled:
+            return put_if_free(key, demands)
+        free = [op.unchanged(key, garbled[topic]), op.some_under(demands)]
+        return op.nested(free, [op.put(key, value, lease)], [op.read(key)])
 
     def outcome(topic: str, done: bool, revision: int, key: Kv | None) -> Claim | None:
         if done:

@@ -3,6 +3,10 @@
 Each stream has a `ReportCursor`, which knows what that coordinator was told; `touch` tells all of them what has
 changed. A stream that breaks is opened again, with a growing pause, for as long as etcd shows the coordinator. No other
 part of the node depends on the reports.
+
+The stream has no heartbeat of its own: the channel gives up a dead link within 7 s (`rpc.VIGILANT`), and a coordinator
+that stands still, or a node, loses its entry in etcd with its lease, which ends the stream or the node's part in the
+view.
 """
 
 from __future__ import annotations

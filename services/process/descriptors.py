@@ -21,10 +21,12 @@ LOBBY: Final = 256
 
 
 class Room(NamedTuple):
-    """The number of `clients` that a server admits, and of all its open `connections`, which is larger."""
+    """The number of `clients` that a server admits, of all its open HTTP `connections`, which is larger, and of the
+    `grpc` connections that it accepts beside those."""
 
     clients: int
     connections: int
+    grpc: int
 
 
 def raise_limit() -> int:
@@ -48,17 +50,28 @@ def connections_within(files: int) -> int:
 
     A quarter of the files is reserved, within the bounds of RESERVE. The limit may be `resource.RLIM_INFINITY`.
     """
-    if files == resource.RLIM_INFINITY:
-        files = 2**30
+    files = _number(files)
     least, most = RESERVE
     return max(2, files - min(max(files // 4, least), most))
+
+
+def half_within(files: int) -> int:
+    """Return the number of connections that each of a service's two servers, of HTTP and of gRPC, may accept."""
+    return connections_within(files) // 2
 
 
 def room(files: int, wanted: int) -> Room:
     """Return how many clients, at most `wanted`, and connections a process with this limit of open files can hold.
 
     There are always more connections than clients: LOBBY or a quarter of the clients, whichever is more, and an eighth
-    of all connections, 16 at most, where the descriptors do not suffice for that.
+    of all connections, 16 at most, where the descriptors do not suffice for that. Connections of gRPC, each of which
+    may carry many clients, get what is left, at most `wanted`, but at least a quarter of the reserve.
     """
-    connections = min(wanted + max(LOBBY, wanted // 4), connections_within(files))
-    return Room(max(1, min(wanted, connections - max(1, min(16, connections // 8)))), connections)
+    within = connections_within(files)
+    connections = min(wanted + max(LOBBY, wanted // 4), within)
+    grpc = max(1, min(wanted, within - connections), (_number(files) - within) // 4)
+    return Room(max(1, min(wanted, connections - max(1, min(16, connections // 8)))), connections, grpc)
+
+
+def _number(files: int) -> int:
+    return 2**30 if files == resource.RLIM_INFINITY else files

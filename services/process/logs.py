@@ -71,8 +71,20 @@ def _dropping(stream: TextIO) -> Iterator[None]:
         yield
     except BrokenPipeError:  # the reader is gone for good: discard the buffer and all later lines
         os.dup2(_null_stream().fileno(), stream.fileno())
-    except OSError:  # a full disk or a closed terminal: the next line may succeed
-        return
+    except OSError:  # a full disk or a closed terminal: discard the buffer; the next line may succeed
+        _discard_buffer(stream)
+
+
+def _discard_buffer(stream: TextIO) -> None:
+    """Empty the stream's buffer: what stays in it would fail the flush at exit, and so change the exit status."""
+    descriptor = stream.fileno()
+    kept = os.dup(descriptor)
+    try:
+        os.dup2(_null_stream().fileno(), descriptor)
+        stream.flush()
+    finally:
+        os.dup2(kept, descriptor)
+        os.close(kept)
 
 
 def configure(*, level: int = logging.INFO, **bound: str) -> None:

@@ -228,11 +228,12 @@ class GuardedHttp(HttpToolsProtocol):
         if self.scope["http_version"] == "1.0":
             self.cycle.chunked_encoding = False
 
-    def write_chunk(self, chunk: bytes) -> None:
-        """Write a chunk (`chunk_of`) of the answer whose headers have been sent."""
-        if self.cycle.chunked_encoding is False:
-            chunk = chunk[chunk.index(b"\r\n") + 2 : -2]
-        self.transport.write(chunk)
+    def chunk_writer(self) -> Callable[[bytes], None]:
+        """Return a function that writes a chunk (`chunk_of`) of the answer whose headers have been sent."""
+        transport = self.transport
+        if self.cycle.chunked_encoding is not False:
+            return transport.write
+        return lambda chunk: transport.write(chunk[chunk.index(b"\r\n") + 2 : -2])
 
     # --- calls by the lobby -----------------------------------------------------------------------------------
 

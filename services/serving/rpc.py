@@ -19,7 +19,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from pollcast.services.errors import CantListen, PollcastError
-from pollcast.services.process import logs
+from pollcast.services.process import descriptors, logs
 from pollcast.services.process.settings import HostPort, ServiceSettings, is_loopback, join_host_port, split_host_port
 
 log = logs.get_logger("rpc")
@@ -38,6 +38,8 @@ SIZES: list[tuple[str, int | str]] = [
 # answered is "ping_timeout", which a process that stands still, or an answer behind much data, may exceed.
 PATIENT: list[tuple[str, int | str]] = [
     *SIZES,
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 300_000),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 180_000),
     ("grpc.http2.ping_timeout_ms", 180_000),
@@ -46,7 +48,11 @@ PATIENT: list[tuple[str, int | str]] = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
     ("grpc.http2.max_ping_strikes", 0),
 ]
-"""Options of a server: it gives up a client that has taken nothing for 3 minutes, or is gone, and never a slow one."""
+"""Options of a server: it gives up a client that has taken nothing for 3 minutes, or is gone, and never a slow one.
+
+A peer that does not speak HTTP/2 within 10 s is closed, and so is one that has had no call for 5 minutes: it connects
+again for its next one by itself.
+"""
 
 VIGILANT: list[tuple[str, int | str]] = [
     *SIZES,
@@ -93,13 +99,19 @@ async def serve(
     services: Iterable[str],
     *,
     for_services: bool = True,
+    capacity: int | None = None,
 ) -> AsyncIterator[RpcServer]:
     """Serve gRPC at the settings' address: each of `add` adds a servicer, `services` are the full names for reflection.
 
     With TLS, peers must have a certificate of the CA; a server that is not `for_services` asks for none, as clients
-    authenticate with tokens there. Raises CantListen when the address cannot be bound.
+    authenticate with tokens there. `capacity` is the maximum number of connections, beyond which they are closed at
+    once; by default half of those that the limit of open files allows. Raises CantListen when the address cannot be
+    bound.
     """
-    server = grpc.aio.server(options=[*PATIENT, ("grpc.so_reuseport", 0)])
+    most = capacity or descriptors.half_within(descriptors.limit())
+    server = grpc.aio.server(
+        options=[*PATIENT, ("grpc.so_reuseport", 0), ("grpc.max_allowed_incoming_connections", most)]
+    )
     health = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     for each in add:

@@ -110,10 +110,10 @@ async def serve_app(
     """Serve the app at `host:port`, or on a socket from `bind`, and yield the host and the port that are bound.
 
     `protocol` makes the protocol of each connection from uvicorn's arguments and `lobby`. `capacity` is the maximum
-    number of connections; by default as many as the limit of open files allows. Raises CantListen when the address
-    cannot be bound. An error of the body is raised as it is, not inside a group.
+    number of connections; by default half of those that the limit of open files allows. Raises CantListen when the
+    address cannot be bound. An error of the body is raised as it is, not inside a group.
     """
-    lobby = Lobby(capacity or descriptors.connections_within(descriptors.limit()), time.monotonic)
+    lobby = Lobby(capacity or descriptors.half_within(descriptors.limit()), time.monotonic)
     given: dict[str, Any] = {"lifespan": "off", "log_config": None, "access_log": False, "backlog": BACKLOG}
     given |= {"http": functools.partial(protocol, lobby=lobby), "ws": "none"}  # handshakes are the protocol's own
     given |= {"timeout_graceful_shutdown": 2, "server_header": False}

@@ -65,6 +65,16 @@ class Watched:
         )
         return cells
 
+    async def shows(self, cells: list[str], column: int = 1) -> None:
+        """Wait until a column (counted from 0) has these cells in this order."""
+
+        async def same() -> bool:
+            found = await self.column(column)
+            assert found == cells
+            return True
+
+        await eventually(same, what=f"the page shows {cells}")
+
     async def becomes(self, expression: str) -> None:
         """Wait until the JavaScript expression is true on the page.
 

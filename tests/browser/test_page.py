@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-import jwt
 import psycopg
 import pytest
 from playwright.async_api import expect
 
-from tests.browser.conftest import Opens, Watched
+from tests.browser.conftest import Opens
 from tests.support.cluster import STOCK_TABLE, Cluster, Served
-from tests.support.tokens import token
 from tests.support.waiting import eventually
 
 CATALOG = '''
@@ -101,28 +98,17 @@ def url(running: Cluster) -> str:
     return f"http://{running.gateway(0)}/"
 
 
-async def shows(tab: Watched, cells: list[str], column: int = 1) -> None:
-    """Wait until a column (counted from 0) has these cells in this order."""
-
-    async def same() -> bool:
-        found = await tab.column(column)
-        assert found == cells
-        return True
-
-    await eventually(same, what=f"the page shows {cells}")
-
-
 async def test_rows_whose_keys_are_neighbouring_large_integers_are_told_apart(
     url: str, stock: psycopg.Connection[Any], tab: Opens
 ) -> None:
     async with tab(f"{url}#/large") as opened:
         first, second, third = (f"9,007,199,254,740,{last}" for last in ("993", "994", "995"))
-        await shows(opened, [first, second, third], column=0)
-        await shows(opened, ["NaN", "3", "1"], column=2)
+        await opened.shows([first, second, third], column=0)
+        await opened.shows(["NaN", "3", "1"], column=2)
         stock.execute("update stock set n = 9 where id = 2")
-        await shows(opened, [second, first, third], column=0)
+        await opened.shows([second, first, third], column=0)
         stock.execute("delete from stock where id = 1")
-        await shows(opened, [second, third], column=0)
+        await opened.shows([second, third], column=0)
         await opened.page.get_by_role("link", name="Chart").click()
         await opened.page.locator(".plot canvas").wait_for()
 
@@ -147,13 +133,13 @@ async def test_the_table_applies_deltas_and_keeps_the_querys_order(
     url: str, stock: psycopg.Connection[Any], tab: Opens
 ) -> None:
     async with tab(f"{url}#/stock?shelf=a") as opened:
-        await shows(opened, ["apple", "pear"])
+        await opened.shows(["apple", "pear"])
         stock.execute("update stock set n = 9 where id = 2")
-        await shows(opened, ["pear", "apple"])
+        await opened.shows(["pear", "apple"])
         stock.execute("insert into stock values (4, 'kiwi', 7, 'a')")
-        await shows(opened, ["pear", "kiwi", "apple"])
+        await opened.shows(["pear", "kiwi", "apple"])
         stock.execute("delete from stock where id = 2")
-        await shows(opened, ["kiwi", "apple"])
+        await opened.shows(["kiwi", "apple"])
         await expect(opened.page.locator("article")).to_have_attribute("data-kind", "delta")
         await expect(opened.page.locator(".freshness .state")).to_have_text("live")
 
@@ -162,7 +148,7 @@ async def test_a_row_that_moves_glides_and_a_cell_that_changes_lights_up(
     url: str, stock: psycopg.Connection[Any], tab: Opens
 ) -> None:
     async with tab(f"{url}#/stock?shelf=a") as opened:
-        await shows(opened, ["apple", "pear"])
+        await opened.shows(["apple", "pear"])
         await opened.page.evaluate(
             """() => {
               window.seen = new Set()
@@ -176,7 +162,7 @@ async def test_a_row_that_moves_glides_and_a_cell_that_changes_lights_up(
             }"""
         )
         stock.execute("update stock set n = 9 where id = 2")
-        await shows(opened, ["pear", "apple"])
+        await opened.shows(["pear", "apple"])
         await opened.becomes("window.seen.has('transform') && window.seen.has('9')")
         assert await opened.page.evaluate("window.seen.has('apple')") is False
 
@@ -186,9 +172,9 @@ async def test_controls_set_the_parameters_and_the_address_contains_the_topic(
 ) -> None:
     async with tab(f"{url}#/stock") as opened:
         page = opened.page
-        await shows(opened, ["apple", "pear"])  # a choice starts with its first value
+        await opened.shows(["apple", "pear"])  # a choice starts with its first value
         await page.get_by_label("shelf").select_option("b")
-        await shows(opened, ["fig"])
+        await opened.shows(["fig"])
         await expect(page).to_have_url(f"{url}#/stock?shelf=b")
         await page.get_by_role("button", name="decrease limit").click()
         await expect(page).to_have_url(f"{url}#/stock?shelf=b&limit=9")
@@ -197,7 +183,7 @@ async def test_controls_set_the_parameters_and_the_address_contains_the_topic(
         await page.get_by_label("limit", exact=True).fill("10")  # the address leaves defaults out
         await expect(page).to_have_url(f"{url}#/stock?shelf=b")
     async with tab(f"{url}#/stock?shelf=b&limit=1") as opened:
-        await shows(opened, ["fig"])
+        await opened.shows(["fig"])
         await expect(opened.page.get_by_label("limit", exact=True)).to_have_value("1")
 
 
@@ -210,8 +196,8 @@ async def test_every_parameter_type_has_a_control(url: str, tab: Opens) -> None:
         await page.get_by_label("yes").select_option("false")
         await opened.follows()
         await expect(page).to_have_url(f"{url}#/since?at=2026-01-31T12%3A00%3A00Z&name=a+b%26c&yes=false")
-        await shows(opened, ["a b&c"], column=1)
-        await shows(opened, ["2026-01-31"], column=2)
+        await opened.shows(["a b&c"], column=1)
+        await opened.shows(["2026-01-31"], column=2)
 
 
 async def test_lists_and_optional_parameters_have_controls(
@@ -219,40 +205,40 @@ async def test_lists_and_optional_parameters_have_controls(
 ) -> None:
     async with tab(f"{url}#/lists") as opened:
         page = opened.page
-        await shows(opened, ["apple", "pear"])  # the default
+        await opened.shows(["apple", "pear"])  # the default
         await page.get_by_label("shelves").select_option(["b", "a"])
-        await shows(opened, ["apple", "pear", "fig"])
+        await opened.shows(["apple", "pear", "fig"])
         await expect(page).to_have_url(f"{url}#/lists?shelves=a&shelves=b")
         await page.get_by_label("of", exact=True).fill("3\n\n1\n")
-        await shows(opened, ["apple", "fig"])
+        await opened.shows(["apple", "fig"])
         await expect(page).to_have_url(f"{url}#/lists?shelves=a&shelves=b&of=3&of=1")
         await page.get_by_label("of", exact=True).fill("3\nx")
         await expect(page.get_by_label("of", exact=True)).to_have_attribute("aria-invalid", "true")
         await page.get_by_label("of", exact=True).fill("")
         await page.get_by_label("least", exact=True).fill("5")
-        await shows(opened, ["apple"])
+        await opened.shows(["apple"])
         await page.get_by_label("least", exact=True).fill("")
         await page.get_by_label("names").fill("pear\nfig")
-        await shows(opened, ["pear", "fig"])
+        await opened.shows(["pear", "fig"])
         await page.get_by_label("names").fill("papaya")  # longer than max_length
         await expect(page.get_by_label("names")).to_have_attribute("aria-invalid", "true")
         await page.get_by_label("names").fill("")
         await page.get_by_label("shelves").select_option(["a"])
         await expect(page).to_have_url(f"{url}#/lists")  # defaults and absent values are left out
         await page.get_by_label("open").select_option("false")
-        await shows(opened, [])
+        await opened.shows([])
         await expect(page).to_have_url(f"{url}#/lists?open=false")
         await page.get_by_label("open").select_option("")
         await page.get_by_label("size").select_option("m")
-        await shows(opened, ["apple", "pear"])
+        await opened.shows(["apple", "pear"])
         await expect(page).to_have_url(f"{url}#/lists?size=m")
     async with tab(f"{url}#/lists?of=2&shelves=b&shelves=a&of=3") as opened:  # a link that was shared
-        await shows(opened, ["pear", "fig"])
+        await opened.shows(["pear", "fig"])
         await expect(opened.page.get_by_label("of", exact=True)).to_have_value("2\n3")
         await opened.page.goto(f"{url}#/named")
         await expect(opened.page.get_by_text("Set the parameters above")).to_be_visible()  # the list is required
         await opened.page.get_by_label("names").fill("b c\na&b")
-        await shows(opened, ["a&b", "b c"], column=0)
+        await opened.shows(["a&b", "b c"], column=0)
 
 
 async def test_the_shape_of_a_result_determines_its_chart(url: str, stock: psycopg.Connection[Any], tab: Opens) -> None:
@@ -405,101 +391,3 @@ async def test_the_cluster_view_shows_nodes_owners_and_load(
         await expect(page.locator(".owners")).to_contain_text("stock?limit=10&shelf=a")
         await expect(page.locator(".number-card").first).to_contain_text("polls per second")
         await expect(page.locator(".number-card strong").first).not_to_have_text("…")
-
-
-# --- tokens -------------------------------------------------------------------------------------------------------
-
-
-async def enter(opened: Watched, text: str) -> None:
-    """Enter a token into the form."""
-    await opened.page.get_by_label("Token", exact=True).last.fill(text)
-    await opened.page.get_by_role("button", name="Use this token").click()
-
-
-async def test_the_page_asks_for_a_token_where_the_gateway_requires_one(
-    guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens
-) -> None:
-    # The browser logs each 401 on the console.
-    async with tab(f"http://{guarded.gateway()}/#/stock?shelf=a", calm=False) as opened:
-        page = opened.page
-        await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
-        await expect(page.locator("#token")).to_be_focused()
-        await enter(opened, "no token at all".replace(" ", "-"))
-        await expect(page.locator("#access")).to_contain_text("The gateway refused yours")
-        await enter(opened, token(300))
-        await shows(opened, ["apple", "pear"])
-        await expect(page.locator("#access")).to_be_hidden()
-        await expect(page.locator(".people")).to_contain_text("(you)")
-        await expect(page.locator(".people li")).to_have_count(1)
-        await page.goto(f"http://{guarded.gateway()}/#/cluster/")
-        await expect(page.locator(".owners")).to_contain_text("stock")
-        await expect(page.locator(".owners")).not_to_contain_text("shelf")  # no parameters
-
-
-async def test_a_renewed_token_keeps_the_connection_and_an_expired_one_keeps_the_rows_until_the_next(
-    guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens
-) -> None:
-    url = f"http://{guarded.gateway()}/#/stock?shelf="
-    async with tab(f"{url}a", calm=False) as opened, tab(f"{url}b", calm=False) as late:
-        page = opened.page
-        sockets: list[str] = []
-        page.on("websocket", lambda socket: sockets.append(socket.url))
-        await enter(late, token(3))
-        await shows(late, ["fig"])
-        brief = token(8)
-        closes_at = jwt.decode(brief, options={"verify_signature": False})["exp"] + 10
-        await enter(opened, brief)
-        await shows(opened, ["apple", "pear"])
-        await expect(page.get_by_role("heading", name="Your token expires soon")).to_be_visible()
-        await page.locator("#token").press("Escape")
-        await expect(page.locator("#access")).to_be_hidden()
-        await page.reload()  # a reloaded page still has its token, and asks for another before it expires
-        await opened.follows()
-        sockets.clear()
-        await expect(page.get_by_role("heading", name="Your token expires soon")).to_be_visible()
-        stock.execute("update stock set n = 9 where id = 2")
-        await shows(opened, ["pear", "apple"])  # the rows stay live meanwhile
-        await opened.picture("token")
-        await enter(opened, token(300))
-        await expect(page.locator("#access")).to_be_hidden()
-
-        await expect(late.page.get_by_role("heading", name="Another token is needed")).to_be_visible(timeout=30_000)
-        await expect(late.page.locator(".freshness .state")).to_have_text("stale")
-        await shows(late, ["fig"])
-        stock.execute("insert into stock values (4, 'lime', 9, 'b')")
-        await enter(late, token(300))
-        await shows(late, ["lime", "fig"])
-        await late.follows()
-        await expect(late.page.locator("article")).to_have_attribute("data-kind", "delta")  # it resumed
-
-        await eventually(lambda: time.time() > closes_at + 1, 30)
-        stock.execute("update stock set n = 1 where id = 2")
-        await shows(opened, ["apple", "pear"])
-        await expect(page.locator("article")).to_have_attribute("data-kind", "delta")
-        assert sockets == []
-
-
-async def test_a_token_of_another_subject_opens_a_new_connection(
-    guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens
-) -> None:
-    async with tab(f"http://{guarded.gateway()}/#/stock?shelf=a", calm=False) as opened:
-        await opened.page.get_by_label("You are").fill("Tom")
-        await enter(opened, token(5))
-        await shows(opened, ["apple", "pear"])
-        await expect(opened.page.get_by_role("heading", name="Your token expires soon")).to_be_visible()
-        await enter(opened, token(300, sub="bob"))
-        await expect(opened.page.locator(".people")).to_contain_text("(you)")
-        stock.execute("update stock set n = 9 where id = 2")
-        await shows(opened, ["pear", "apple"])
-        await opened.follows()
-
-
-async def test_the_cluster_view_asks_for_another_token_and_keeps_its_data(guarded: Cluster, tab: Opens) -> None:
-    async with tab(f"http://{guarded.gateway()}/#/cluster/", calm=False) as opened:
-        page = opened.page
-        await enter(opened, token(4))
-        await expect(page.get_by_role("row", name="gateway-1")).to_be_visible()
-        await expect(page.get_by_role("heading", name="Another token is needed")).to_be_visible()
-        await expect(page.get_by_role("row", name="gateway-1")).to_be_visible()
-        await enter(opened, token(300))
-        await expect(page.locator("article > .why")).to_be_empty()

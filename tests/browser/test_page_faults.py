@@ -11,11 +11,11 @@ import pytest
 from playwright.async_api import expect
 
 from pollcast.services.local.postgres_server import PostgresServer
-from tests.browser.conftest import Opens, Watched
+from tests.browser.conftest import Opens
 from tests.support.balancer import Balancer
 from tests.support.client import PATIENCE_SECONDS
 from tests.support.cluster import Cluster, cluster
-from tests.support.waiting import eventually, stood_still
+from tests.support.waiting import stood_still
 
 CATALOG = """
 [queries.counters]
@@ -55,17 +55,6 @@ def count(postgres: PostgresServer, number: int, n: int) -> None:
         database.execute("update counters set n = %s where id = %s", (n, number))
 
 
-async def shows(tab: Watched, numbers: list[str]) -> None:
-    """Wait until the page shows these numbers in this order."""
-
-    async def same() -> bool:
-        found = await tab.column(1)
-        assert found == numbers
-        return True
-
-    await eventually(same, 20, what=f"the page shows {numbers}")
-
-
 async def test_the_page_resumes_at_another_gateway_when_its_own_is_killed(
     breakable: Cluster, postgres: PostgresServer, tab: Opens
 ) -> None:
@@ -74,11 +63,11 @@ async def test_the_page_resumes_at_another_gateway_when_its_own_is_killed(
         tab(f"{balancer.url}/#/counters", calm=False) as opened,
         tab(f"http://{breakable.gateway(1)}/#/counters") as other,
     ):
-        await shows(opened, ["10", "5"])
-        await shows(other, ["10", "5"])  # the other gateway needs the version from which the page resumes
+        await opened.shows(["10", "5"])
+        await other.shows(["10", "5"])  # the other gateway needs the version from which the page resumes
         breakable.nodes("gateway")[0].kill()
         count(postgres, 2, 20)
-        await shows(opened, ["20", "10"])
+        await opened.shows(["20", "10"])
         await opened.follows()
         await expect(opened.page.locator("article")).to_have_attribute("data-kind", "delta")
 
@@ -88,7 +77,7 @@ async def test_a_killed_poller_is_visible_in_the_cluster_view_only(
 ) -> None:
     url = f"http://{breakable.gateway(0)}/"
     async with tab(f"{url}#/counters") as opened, tab(f"{url}#/cluster/") as watching:
-        await shows(opened, ["10", "5"])
+        await opened.shows(["10", "5"])
         card = watching.page.locator(".owners .card", has_text="counters")
         await card.wait_for()
         owner = await card.get_attribute("data-owner")
@@ -102,7 +91,7 @@ async def test_a_killed_poller_is_visible_in_the_cluster_view_only(
         killed_at = time.monotonic()
         next(node for node in breakable.nodes("poller") if node.name == owner).kill()
         count(postgres, 2, 20)
-        await shows(opened, ["20", "10"])
+        await opened.shows(["20", "10"])
         await expect(opened.page.locator("article")).to_have_attribute("data-kind", "delta")
         states = set(await opened.page.evaluate("window.states"))
         assert states <= {"live"} or stood_still(killed_at) > PATIENCE_SECONDS
@@ -114,15 +103,15 @@ async def test_the_page_shows_at_once_that_the_database_stopped_and_that_it_retu
     breakable: Cluster, postgres: PostgresServer, tab: Opens
 ) -> None:
     async with tab(f"http://{breakable.gateway(0)}/#/counters") as opened:
-        await shows(opened, ["10", "5"])
+        await opened.shows(["10", "5"])
         postgres.process.send(signal.SIGINT)
         await expect(opened.page.locator(".freshness[data-state=stale] .state")).to_have_text("stale")
         await expect(opened.page.locator(".freshness .why")).not_to_be_empty()
         await expect(opened.page.locator(".freshness .age")).to_contain_text("or older")
         await opened.picture("stale")
-        await shows(opened, ["10", "5"])  # the last rows stay
+        await opened.shows(["10", "5"])  # the last rows stay
         postgres.process.wait(10)
         postgres.restart()
         count(postgres, 1, 3)
-        await shows(opened, ["5", "3"])
+        await opened.shows(["5", "3"])
         await opened.follows()

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -16,6 +12,7 @@ import psycopg
 
 from tests.support.balancer import Balancer
 from tests.support.cluster import STOCK_TABLE, Cluster, Served
+from tests.support.node_js import Script, running_script
 from tests.support.repository import ROOT
 from tests.support.tokens import token
 
@@ -38,30 +35,18 @@ Printed = dict[str, Any]
 class Follower:
     """A process that runs follow.mjs: it prints every change of a topic."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    def __init__(self, script: Script) -> None:
+        self._script = script
 
     @classmethod
     @asynccontextmanager
     async def start(cls, url: str, topic: str, *arguments: str) -> AsyncIterator[Follower]:
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        node = shutil.which("node", path=path)
-        assert node is not None, "Node.js is missing: make install brings it"
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            node, str(SCRIPT), url, topic, *arguments, stdin=pipe, stdout=pipe, limit=2**24
-        )
-        try:
-            yield cls(process)
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            await process.wait()
+        async with running_script(SCRIPT, url, topic, *arguments) as script:
+            yield cls(script)
 
     def answer(self, request: Printed, token: str) -> None:
         """Answer a request for a token."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(orjson.dumps({"request": request["request"], "token": token}) + b"\n")
+        self._script.input.write(orjson.dumps({"request": request["request"], "token": token}) + b"\n")
 
     async def token_request(self, expiring: str | None) -> Printed:
         """Return the next request for a token, which has to be for one in place of `expiring`."""
@@ -71,11 +56,10 @@ class Follower:
 
     async def until(self, matches: Callable[[Printed], bool]) -> list[Printed]:
         """Return the lines that the process prints up to the first one that matches, which is the last."""
-        assert self._process.stdout is not None
         printed: list[Printed] = []
         try:
             async with asyncio.timeout(30):
-                async for text in self._process.stdout:
+                async for text in self._script.output:
                     printed.append(orjson.loads(text))
                     if matches(printed[-1]):
                         return printed

@@ -232,8 +232,7 @@ async def test_a_topic_is_not_moved_to_an_unknown_poller(up: Cluster, coordinato
 
 
 async def test_health_and_reflection_are_served(up: Cluster) -> None:
-    address = up.nodes("coordinator")[0].grpc
-    assert address is not None
+    address = up.grpc("coordinator")
     async with grpc.aio.insecure_channel(address) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
         assert (await health.Check(health_pb2.HealthCheckRequest())).status == 1

@@ -41,6 +41,7 @@ async def test_a_gateway_with_few_descriptors_refuses_clients_and_keeps_some_for
                 await client.join("tick?n=1")
                 await client.has_results("tick?n=1")
 
+                await hold_open((await world.ready("gateway-1")).grpc, CLIENTS, stack)
                 answers = await asyncio.gather(*(asked(address, stack) for _ in range(CLIENTS)))
                 assert set(answers) == {b"101", b"503"}
                 assert answers.count(b"101") == ROOM - 1
@@ -60,6 +61,16 @@ async def test_a_gateway_with_few_descriptors_refuses_clients_and_keeps_some_for
             assert log.count("fewer clients than POLLCAST_MAX_CONNECTIONS") == 1
             assert log.count("closing connections to make room") <= 2
             assert "Too many open files" not in log
+
+
+async def hold_open(address: str | None, number: int, stack: contextlib.AsyncExitStack) -> None:
+    """Open gRPC connections without a call to this address; keep them until the stack ends."""
+    assert address is not None
+    host, _, port = address.rpartition(":")
+    for _ in range(number):
+        _, writer = await asyncio.open_connection(host, int(port))
+        stack.callback(writer.close)
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
 
 
 async def asked(address: str, stack: contextlib.AsyncExitStack) -> bytes:

@@ -5,44 +5,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import shutil
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 from tests.support.balancer import Balancer
+from tests.support.node_js import running_script
 from tests.support.repository import ROOT
 from tests.support.waiting import eventually
 from tests.support.world import World
 
 COUNT = 30
 
+SCRIPT = ROOT / "tests" / "support" / "js" / "event_sources.mjs"
+
 
 @contextlib.asynccontextmanager
 async def event_sources(url: str) -> AsyncIterator[list[dict[str, Any]]]:
     """Open COUNT EventSources of Node.js, and yield the list of what they report."""
-    here = str(Path(sys.executable).parent)
-    node = shutil.which("node", path=os.pathsep.join([here, os.environ["PATH"]]))
-    assert node is not None, "Node.js is missing: make install"
-    script = str(ROOT / "tests/support/js/event_sources.mjs")
-    pipe = asyncio.subprocess.PIPE
-    command = [node, "--no-warnings", "--experimental-eventsource", script, url, str(COUNT)]
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
     reports: list[dict[str, Any]] = [{"rows": {}, "closed": 0}]
 
-    async def read() -> None:
-        assert process.stdout is not None
-        async for line in process.stdout:
+    async def read(output: asyncio.StreamReader) -> None:
+        async for line in output:
             reports.append(json.loads(line))
 
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(read())
+    flags = ("--no-warnings", "--experimental-eventsource")
+    async with running_script(SCRIPT, url, str(COUNT), flags=flags) as script, asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(read(script.output))
         yield reports
-        assert process.stdin is not None
-        process.stdin.close()
-        await process.wait()
+        reading.cancel()
 
 
 async def test_no_event_source_gives_up_while_its_gateway_drains(world: World) -> None:

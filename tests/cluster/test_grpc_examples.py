@@ -44,16 +44,10 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield up
 
 
-def address(up: Cluster, role: str) -> str:
-    grpc_address = up.nodes(role)[0].grpc
-    assert grpc_address is not None
-    return grpc_address
-
-
 async def test_the_python_example_prints_what_changes(up: Cluster) -> None:
     (program,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program.replace('"GRPC"', repr(address(up, "gateway"))), stdout=subprocess.PIPE
+        sys.executable, "-c", program.replace('"GRPC"', repr(up.grpc("gateway"))), stdout=subprocess.PIPE
     )
     assert process.stdout is not None
     try:
@@ -80,7 +74,7 @@ def grpcurl(up: Cluster, command: str) -> dict[str, Any]:
     sent = words[words.index("-d") + 1] if "-d" in words else "{}"
     where, method = words[-2:]
     service_name, _, method_name = method.partition("/")
-    target = {"GRPC": address(up, "gateway"), "CLUSTER": address(up, "coordinator")}[where]
+    target = {"GRPC": up.grpc("gateway"), "CLUSTER": up.grpc("coordinator")}[where]
     with grpc.insecure_channel(target) as channel:
         pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
         described = pool.FindServiceByName(service_name).FindMethodByName(method_name)

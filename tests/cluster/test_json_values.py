@@ -10,12 +10,8 @@ import asyncio
 import contextlib
 import http.client
 import json
-import os
-import shutil
-import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -26,6 +22,7 @@ from pollcast.v1 import live_pb2, live_pb2_grpc
 from pollcast_client import Change, Result, watch
 from tests.support.cluster import Cluster, Served
 from tests.support.json_values import CHANGES, KEYS_SQL, LINES, RESET, TABLES, catalogue, exact
+from tests.support.node_js import running_script
 from tests.support.phoenix_js import PhoenixJs
 from tests.support.repository import ROOT
 
@@ -61,9 +58,7 @@ def expected(turns: psycopg.Connection[Any]) -> dict[str, Rows]:
 @contextlib.asynccontextmanager
 async def live(running: Cluster) -> AsyncIterator[live_pb2_grpc.LiveQueryAsyncStub]:
     """Provide LiveQuery on the gateway."""
-    address = running.nodes("gateway")[0].grpc
-    assert address is not None
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(running.grpc("gateway")) as channel:
         yield live_pb2_grpc.LiveQueryStub(channel)
 
 
@@ -129,26 +124,13 @@ async def server_sent(running: Cluster, query: str) -> AsyncGenerator[str, None]
 @contextlib.asynccontextmanager
 async def javascript(running: Cluster, options: str, *topics: str) -> AsyncIterator[AsyncIterator[Any]]:
     """Run the JavaScript client with these options, and provide the changes that it prints."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    node = shutil.which("node", path=path)
-    assert node is not None, "Node.js is missing: make install brings it"
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        node, str(SCRIPT), f"http://{running.gateway()}", options, *topics, stdin=pipe, stdout=pipe, limit=2**24
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
 
     async def changes(output: asyncio.StreamReader) -> AsyncIterator[Any]:
         async for line in output:
             yield json.loads(line)
 
-    try:
-        async with asyncio.timeout(40):
-            yield changes(process.stdout)
-    finally:
-        process.stdin.close()
-        await process.wait()
+    async with running_script(SCRIPT, f"http://{running.gateway()}", options, *topics) as script, asyncio.timeout(40):
+        yield changes(script.output)
 
 
 JS_TYPES = {bool: "boolean", float: "number", str: "string", list: "array", dict: "object", type(None): "null"}

@@ -18,6 +18,7 @@ def coordinator(etcd: EtcdServer, namespace: str, *, stderr: int | None) -> Iter
     """Run a coordinator that logs to this descriptor; None: without a stderr, as with `2>&-`."""
     arguments = ["coordinator", "--etcd", etcd.endpoint, "--namespace", namespace, "--node", "c1"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("POLLCAST_")}
+    environment.pop("PYTHONUNBUFFERED", None)
     command = [sys.executable, "-m", "pollcast", *arguments]
     if stderr is None:
         command = ["sh", "-c", 'exec "$@" 2>&-', "sh", *command]

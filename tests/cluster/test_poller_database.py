@@ -11,7 +11,7 @@ import pytest
 from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.statement import single_statement, types
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 from tests.support.late_proxy import LateProxy
 from tests.support.poller_database import both_ways, outcome, poll_error, query, rows, setup
 from tests.support.waiting import eventually

@@ -28,7 +28,7 @@ from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError, classify
 from pollcast.poller.statement import Statement, single_statement
 from pollcast.poller.statement_runner import StatementRunner
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.delta import Row
 from tests.support.generated_changes import SCHEMA, SETTINGS, TOPICS, VALUES, Things, change, created

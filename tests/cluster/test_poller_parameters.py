@@ -17,7 +17,7 @@ from pollcast.poller.answer import Outcome
 from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError
 from pollcast.poller.statement import Statement, Values, batch_statement, single_statement
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.values import TYPES, Value
 from tests.support.poller_database import both_ways, ids, outcome, poll_error, query, round_of, rows, setup
 from tests.support.waiting import eventually

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
-from pollcast.gateway.feeds import change_of
+from pollcast.gateway.change import Change
 from pollcast.poller.database import Database
 from pollcast.poller.polling import Polling
 from pollcast.services.catalogue import catalog as catalogue
@@ -112,7 +112,7 @@ async def test_changes_are_sent_as_deltas_that_give_the_new_result(poller: Setti
         await eventually(lambda: topic.values == [])
         assert topic.version == (7, 4)
         assert len(topic.bodies("snapshot")) == 1
-        assert [len(change_of(f.delta).delta.upserts) for f in topic.bodies("delta")] == [1, 0, 0]
+        assert [len(Change.received(f.delta).delta.upserts) for f in topic.bodies("delta")] == [1, 0, 0]
 
 
 async def test_nothing_is_sent_while_nothing_changes(poller: Setting) -> None:
@@ -188,7 +188,7 @@ async def test_a_large_snapshot_is_sent_in_pieces_and_one_changed_row_as_one_ups
         await poller.execute("update t set v = 2 where id = 1")
         await eventually(lambda: topic.version == (7, 2))
         (delta,) = topic.bodies("delta")
-        assert [at for at, _, _ in change_of(delta.delta).delta.upserts] == [4999]
+        assert [at for at, _, _ in Change.received(delta.delta).delta.upserts] == [4999]
 
 
 # --- ownership ----------------------------------------------------------------------------------------------------

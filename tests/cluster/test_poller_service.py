@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import orjson
@@ -14,7 +16,7 @@ import pytest
 
 from pollcast.poller import service
 from pollcast.services import clock
-from pollcast.services.coordination.client import Etcd
+from pollcast.services.coordination.client import Etcd, Page
 from pollcast.services.coordination.keys import DemandRecord, Keys, NodeRecord, OwnerRecord
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.session import Session
@@ -50,10 +52,14 @@ class Cluster:
 
     async def ready(self, name: str) -> NodeRecord:
         """Wait until the poller is ready, and return its record."""
+        return await self.node(name, b'"ready"')
+
+    async def node(self, name: str, containing: bytes = b"") -> NodeRecord:
+        """Wait until the poller's entry contains this text, and return its record."""
 
         def record() -> NodeRecord | None:
             kv = self._mirror.items.get(self.keys.node("poller", name))
-            return NodeRecord.decode(kv.value) if kv is not None and b'"ready"' in kv.value else None
+            return NodeRecord.decode(kv.value) if kv is not None and containing in kv.value else None
 
         node = await eventually(record)
         assert node is not None
@@ -109,7 +115,7 @@ async def first_update(address: str, topic: str, kind: str) -> feed_pb2.FeedUpda
             while True:
                 message = await call.read()
                 assert isinstance(message, feed_pb2.FeedUpdates)
-                for update in map(feed_pb2.FeedUpdate.FromString, message.updates):
+                for update in message.updates:
                     if update.WhichOneof("body") == kind:
                         return update
 
@@ -165,6 +171,29 @@ async def test_health_readiness_and_metrics_are_served(cluster: Cluster, setting
             body = await asyncio.to_thread(get, f"http://{node.http}/{path}")
             assert orjson.loads(body)["status"] in ("ok", "ready")
         assert b"pollcast_poller_statements_total" in await asyncio.to_thread(get, f"http://{node.http}/metrics")
+
+
+async def test_a_poller_is_ready_only_once_it_has_read_the_cluster(
+    cluster: Cluster, settings: PollerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, page = asyncio.Event(), Etcd.page
+
+    async def late(etcd: Etcd, prefix: str, *rest: Any) -> Page:
+        if prefix == cluster.keys.demands():
+            await listed.wait()
+        return await page(etcd, prefix, *rest)
+
+    monkeypatch.setattr(Etcd, "page", late)
+    async with poller(settings):
+        node = await cluster.node("poller-1")
+        assert node.state == "starting"
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            await asyncio.to_thread(get, f"http://{node.http}/readyz")
+        assert refused.value.code == 503
+        assert orjson.loads(refused.value.read())["status"] == "starting"
+        listed.set()
+        await cluster.ready("poller-1")
+        assert orjson.loads(await asyncio.to_thread(get, f"http://{node.http}/readyz"))["status"] == "ready"
 
 
 def get(url: str) -> bytes:

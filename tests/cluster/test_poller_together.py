@@ -26,10 +26,11 @@ from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError
 from pollcast.poller.statement import Statement, batch_statement, probe_statement, sharing_key, single_statement
 from pollcast.poller.statement_runner import StatementRunner
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.sql import check_select
 from pollcast.services.catalogue.values import Value
-from tests.support.generated_queries import SCHEMA, Case, queries
+from tests.support.generated_queries import Case, queries
+from tests.support.generated_sql import SCHEMA
 from tests.support.poller_database import ids, query, round_of, setup
 from tests.support.polling_setting import polling_on
 from tests.support.waiting import eventually

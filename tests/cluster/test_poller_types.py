@@ -13,7 +13,7 @@ from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError
 from pollcast.poller.statement import single_statement
 from pollcast.services.catalogue import catalog
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 from pollcast.services.delta import Row, diff
 from pollcast_client import Result
 from tests.support.poller_database import outcome

@@ -176,8 +176,7 @@ def replaces(event: JsEvent, topic: str, key: str) -> bool:
 
 async def test_grpc_lists_and_watches_the_members(running: Cluster, phoenix: PhoenixJs) -> None:
     topic = "live:room?id=4"
-    address = running.nodes("gateway")[1].grpc
-    assert address is not None
+    address = running.grpc("gateway", 1)
     async with grpc.aio.insecure_channel(address) as channel:
         live = live_pb2_grpc.LiveQueryStub(channel)
         watch = live.WatchPresence(live_pb2.WatchPresenceRequest(topic=topic))

@@ -105,12 +105,6 @@ class Secured:
     certificate: Certificate
     foreign: Certificate  # issued by another authority
 
-    def grpc_of(self, role: str) -> str:
-        """Return the gRPC address of the first service with this role."""
-        address = self.cluster.nodes(role)[0].grpc
-        assert address is not None
-        return address
-
     def logs(self) -> str:
         """Return the logs of all services."""
         return "".join(file.read_text(errors="replace") for file in (self.cluster.data_dir / "logs").iterdir())
@@ -213,7 +207,7 @@ async def health(channel: grpc.aio.Channel) -> health_pb2.HealthCheckResponse:
 async def test_pollers_and_coordinators_refuse_a_peer_without_a_certificate_of_the_authority(
     secured: Secured, role: str, stranger: str
 ) -> None:
-    async with channel(secured.grpc_of(role), STRANGERS[stranger](secured)) as strange:
+    async with channel(secured.cluster.grpc(role), STRANGERS[stranger](secured)) as strange:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await health(strange)
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -226,12 +220,12 @@ async def test_pollers_and_coordinators_refuse_a_peer_without_a_certificate_of_t
 @pytest.mark.parametrize("role", ["gateway", "poller", "coordinator"])
 async def test_services_accept_a_peer_with_a_certificate_of_the_authority(secured: Secured, role: str) -> None:
     peer = credentials(secured.certificate.ca, secured.certificate)
-    async with channel(secured.grpc_of(role), peer) as welcome:
+    async with channel(secured.cluster.grpc(role), peer) as welcome:
         assert (await health(welcome)).status == health_pb2.HealthCheckResponse.SERVING
 
 
 async def test_cluster_lists_what_gateways_report_over_tls_to_peers_with_a_certificate_only(secured: Secured) -> None:
-    address = secured.grpc_of("coordinator")
+    address = secured.cluster.grpc("coordinator")
     peer = credentials(secured.certificate.ca, secured.certificate)
     url = f"ws://{secured.cluster.gateway()}/socket/websocket?vsn=2.0.0&token={secured.issuer.token()}"
     async with connect(url) as socket, channel(address, peer) as welcome, channel(address, None) as strange:
@@ -248,7 +242,7 @@ async def test_cluster_lists_what_gateways_report_over_tls_to_peers_with_a_certi
 
 
 async def test_a_consumer_of_livequery_needs_a_token_but_no_certificate(secured: Secured) -> None:
-    async with channel(secured.grpc_of("gateway"), credentials(secured.certificate.ca)) as consumer:
+    async with channel(secured.cluster.grpc("gateway"), credentials(secured.certificate.ca)) as consumer:
         live = live_pb2_grpc.LiveQueryStub(consumer)
         bearer = (("authorization", f"Bearer {secured.issuer.token()}"),)
         got = await live.Get(live_pb2.GetRequest(topic="stock"), metadata=bearer, timeout=10)

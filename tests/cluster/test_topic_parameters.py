@@ -147,7 +147,7 @@ async def test_all_spellings_share_one_poll(running: Cluster) -> None:
                 waiting.discard(heard)
             if not waiting:
                 break
-        async with grpc.aio.insecure_channel(str(running.nodes("coordinator")[0].grpc)) as channel:
+        async with grpc.aio.insecure_channel(running.grpc("coordinator")) as channel:
             cluster = cluster_pb2_grpc.ClusterStub(channel)
             listed = await cluster.ListTopics(cluster_pb2.ListTopicsRequest(query="orders"), timeout=20)
         watched = [each.topic for each in listed.topics if each.clients]
@@ -261,7 +261,7 @@ async def test_a_list_that_is_wrong_is_refused_by_every_face(running: Cluster, s
 @asynccontextmanager
 async def live_queries(running: Cluster) -> AsyncIterator[live_pb2_grpc.LiveQueryAsyncStub]:
     """Provide a stub of the first gateway's LiveQuery."""
-    async with grpc.aio.insecure_channel(str(running.nodes("gateway")[0].grpc)) as channel:
+    async with grpc.aio.insecure_channel(running.grpc("gateway")) as channel:
         yield live_pb2_grpc.LiveQueryStub(channel)
 
 

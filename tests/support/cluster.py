@@ -81,6 +81,12 @@ class Cluster:
         assert address is not None
         return address
 
+    def grpc(self, role: str, number: int = 0) -> str:
+        """Return the gRPC address of a service, as `host:port`."""
+        address = self.nodes(role)[number].grpc
+        assert address is not None
+        return address
+
 
 @dataclass(frozen=True)
 class Served:

@@ -39,6 +39,7 @@ from pollcast.services.coordination.operations import Kv
 from pollcast.services.delta import Row
 from pollcast.services.process.settings import GatewaySettings
 from pollcast.services.serving import web
+from pollcast.v1 import feed_pb2
 
 CATALOG = """
 [queries.keyed]
@@ -136,7 +137,7 @@ class InProcessGateway:
 
     def _receive(self, updates: Updates) -> None:
         for update in updates:
-            self.hub.on_update(OWNER, decode(update))
+            self.hub.on_update(OWNER, decode(feed_pb2.FeedUpdate.FromString(update)))
 
 
 @contextlib.asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -9,7 +10,8 @@ from typing import Any
 
 
 def operations(call: Callable[[], object]) -> int:
-    """Return the number of lines of Python that the call runs."""
+    """Return the number of lines of Python that the call runs. No garbage is collected meanwhile, because that runs the
+    lines of callbacks (Hypothesis has one) at a time that depends on what ran before."""
     count = 0
 
     def trace(_frame: FrameType, event: str, _arg: Any) -> Any:
@@ -17,10 +19,13 @@ def operations(call: Callable[[], object]) -> int:
         count += event == "line"
         return trace
 
-    before = sys.gettrace()
+    before, collects = sys.gettrace(), gc.isenabled()
+    gc.disable()
     sys.settrace(trace)
     try:
         call()
     finally:
         sys.settrace(before)
+        if collects:
+            gc.enable()
     return count

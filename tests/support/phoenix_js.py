@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import shutil
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
+
+from tests.support.node_js import Script, running_script
 
 CLIENT = Path(__file__).parent / "js" / "client.mjs"
 
@@ -26,45 +25,29 @@ class PhoenixJs:
     An event is `{"socket","topic","event"|"reply","payload"|"response",…}`.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, script: Script) -> None:
         self.happened: list[JsEvent] = []
-        self._process = process
+        self._script = script
         self._arrived = asyncio.Event()
 
     @staticmethod
     @contextlib.asynccontextmanager
     async def start() -> AsyncIterator[PhoenixJs]:
         """Run the process inside the scope."""
-        here = str(Path(sys.executable).parent)  # Node.js comes into the virtual environment as a wheel
-        node = shutil.which("node", path=os.pathsep.join([here, os.environ["PATH"]]))
-        assert node is not None, "Node.js is missing: make install"
-        process = await asyncio.create_subprocess_exec(
-            node,
-            str(CLIENT),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=2**26,
-            env=os.environ,
-        )
-        phoenix = PhoenixJs(process)
-        async with asyncio.TaskGroup() as tasks:
+        async with running_script(CLIENT) as script, asyncio.TaskGroup() as tasks:
+            phoenix = PhoenixJs(script)
             reading = tasks.create_task(phoenix._read())
             yield phoenix
-            assert process.stdin is not None
-            process.stdin.close()
-            await process.wait()
             reading.cancel()
 
     async def _read(self) -> None:
-        assert self._process.stdout is not None
-        async for line in self._process.stdout:
+        async for line in self._script.output:
             self.happened.append(json.loads(line))  # orjson refuses surrogates that stand alone
             self._arrived.set()
 
     def do(self, op: str, **command: Any) -> None:
         """Send one of the commands that client.mjs describes."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(orjson.dumps({"op": op, **command}) + b"\n")
+        self._script.input.write(orjson.dumps({"op": op, **command}) + b"\n")
 
     async def wait_for(self, matches: Callable[[JsEvent], bool], *, after: int = 0, seconds: float = 20.0) -> JsEvent:
         """Return the first matching event from index `after` on; wait for it if need be.

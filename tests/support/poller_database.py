@@ -18,7 +18,7 @@ from pollcast.poller.rounds import Surroundings, run_round
 from pollcast.poller.statement import Values, batch_statement, single_statement
 from pollcast.poller.trouble import MinuteBudget, RoundBudget
 from pollcast.services.catalogue import catalog, topics
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 
 
 def query(sql: str, *, name: str = "q", params: str = "", **fields: Any) -> Query:

@@ -12,7 +12,8 @@ from pathlib import Path
 import grpc.aio
 import psycopg
 
-from pollcast.gateway.feeds import Piece, change_of, decode
+from pollcast.gateway.change import Change
+from pollcast.gateway.feeds import Piece, decode
 from pollcast.poller.database import Database
 from pollcast.poller.feed import SERVICE
 from pollcast.poller.polling import Polling
@@ -25,7 +26,7 @@ from pollcast.v1 import feed_pb2, feed_pb2_grpc
 
 def rows_of(update: feed_pb2.FeedUpdate) -> list[Row]:
     """Return the rows of a piece of a snapshot."""
-    body = decode(update.SerializeToString()).body
+    body = decode(update).body
     assert isinstance(body, Piece)
     return body.rows
 
@@ -52,7 +53,7 @@ class Followed:
             case "delta":
                 assert self.rows is not None
                 assert version == (self.version[0], self.version[1] + 1)
-                self.rows, self.version = apply(self.rows, change_of(update.delta).delta), version
+                self.rows, self.version = apply(self.rows, Change.received(update.delta).delta), version
             case "status":
                 self.state, self.reason = update.status.state, update.status.reason
 
@@ -82,7 +83,7 @@ class Gateway:
 
     async def read(self) -> None:
         async for message in self._call:
-            for update in map(feed_pb2.FeedUpdate.FromString, message.updates):
+            for update in message.updates:
                 self.topics[update.topic].take(update)
 
 

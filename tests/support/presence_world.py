@@ -22,7 +22,7 @@ from pollcast.gateway.presence_request import PresenceRequest
 from pollcast.gateway.roster import Member
 from pollcast.gateway.status import Status
 from pollcast.gateway.topic import LiveTopic
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.coordination.keys import PresenceRecord
 from pollcast.services.coordination.operations import Kv

@@ -77,7 +77,7 @@ async def feed_of(stage: Stage, poller: str) -> AsyncGenerator[feed_pb2.FeedUpda
 
     async with grpc.aio.insecure_channel(poller) as channel:
         async for response in feed_pb2_grpc.FeedStub(channel).Subscribe(send()):
-            for each in map(feed_pb2.FeedUpdate.FromString, response.updates):
+            for each in response.updates:
                 if each.HasField("snapshot"):
                     answered.set()
                 yield each

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from dataclasses import dataclass, field, replace
 from typing import get_args
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from pollcast.coordinator.audit import (
     BREAKS,
@@ -24,7 +26,7 @@ from pollcast.coordinator.audit import (
     Kind,
     audit,
 )
-from pollcast.coordinator.auditor import SLICE, Ledger, in_slices
+from pollcast.coordinator.auditor import MAX_LOGGED, SLICE, Auditor, Ledger
 from pollcast.coordinator.view import Reported, View, ViewChanges
 from pollcast.services.coordination.keys import (
     DemandRecord,
@@ -38,6 +40,7 @@ from pollcast.services.coordination.keys import (
 from pollcast.services.coordination.operations import KeyEvent, Kv
 from pollcast.services.process.settings import Role
 from pollcast.v1 import cluster_pb2, report_pb2
+from tests.support.operations import operations
 
 KEYS = Keys("/t")
 TOPIC = "stock?shelf=a"
@@ -271,23 +274,37 @@ def test_a_finding_begins_and_ends_once() -> None:
     assert update() == [(two, False)]
 
 
-async def test_other_tasks_have_turns_while_many_findings_begin_and_end() -> None:
-    turns = 0
+def longest_turn(auditor: Auditor, findings: list[Finding]) -> int:
+    """Publish the findings and return the largest number of lines that run between two turns of other tasks."""
+    publishing, lines, ended = auditor.publish(findings), [0], False
 
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
+    def step() -> None:
+        nonlocal ended
+        try:
+            publishing.send(None)
+        except StopIteration:
+            ended = True
 
-    ledger = Ledger()
-    findings = [Finding("idle", str(number), "for 3 s") for number in range(10 * SLICE)]
-    counting = asyncio.create_task(count())
-    assert len(await in_slices(ledger.compare(findings))) == 10 * SLICE
-    assert turns >= 10
-    assert len(await in_slices(ledger.compare([]))) == 10 * SLICE
-    assert turns >= 20
-    counting.cancel()
+    while not ended:
+        lines.append(operations(step))
+    assert len(lines) > len(findings) / SLICE
+    return max(lines)
+
+
+def test_other_tasks_have_turns_while_many_findings_begin_and_end() -> None:
+    turns = []
+    for number in (SLICE, 20 * SLICE):
+        auditor = Auditor(Mock(), Mock(), Mock(), Mock())
+        findings = [Finding("idle", str(each), "for 3 s") for each in range(number)]
+        with capture_logs() as lines:
+            costs = []
+            for found in (findings, [*findings, findings[0]], []):
+                costs.append(longest_turn(auditor, found))
+                assert REGISTRY.get_sample_value("pollcast_coordinator_findings", {"kind": "idle"}) == len(set(found))
+            turns.append(costs)
+        assert [line["others"] for line in lines] == [0, 0, 0, 0, number - MAX_LOGGED] * 2
+    for small, large in zip(*turns, strict=True):
+        assert large <= small * 1.5 + 20
 
 
 # --- the view

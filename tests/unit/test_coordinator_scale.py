@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pollcast.coordinator import view as view_module
 from pollcast.coordinator.audit import audit, finds
 from pollcast.coordinator.gauges import gauges
 from pollcast.coordinator.ranking import COLUMNS, Ranking
 from pollcast.coordinator.tally import Tally
-from pollcast.coordinator.view import Reported, View
+from pollcast.coordinator.view import SLICE, Reported, View
 from pollcast.coordinator.watches import TopWatch, totals_of
 from pollcast.services.coordination.keys import DemandRecord, Keys, NodeRecord, OwnerRecord, PinRecord, lease_hex
 from pollcast.services.coordination.operations import KeyEvent, Kv
@@ -255,6 +256,77 @@ def test_topics_that_a_new_stream_does_not_repeat_are_forgotten_at_its_end() -> 
     assert view.topics["q?n=00000"].polled
     view.reported(("poller", "p1"), report("p1", 2.2, partial=True, gone=["q?n=00000"]))
     assert not view.topics["q?n=00000"].polled
+
+
+def node_event(node: str, pid: int | None) -> KeyEvent:
+    """Return the event of a poller's entry: put by a process, or deleted."""
+    key = KEYS.node("poller", node)
+    if pid is None:
+        return KeyEvent(Kv(key, b"", 0, 400, 0), deleted=True)
+    record = NodeRecord(node, "poller", None, "h:1", pid, "1", "then", lease_hex(2), "ready")
+    return event(key, record.encode(), 2, 400)
+
+
+def test_a_node_that_goes_or_repeats_nothing_costs_the_same_with_more_topics() -> None:
+    counts = []
+    for number in (2 * SLICE, LARGE):
+        view = cluster(2 * number)
+        going = operations(lambda view=view: view.changed([node_event("p2", None)], 2.0))  # type: ignore[misc]
+        begun = report("p1", 2.0, more=True)
+        view.reported(("poller", "p1"), begun)
+        while view.forgets:
+            assert len(view.forget_more().topics) <= SLICE
+        assert view.tally.owned.total() == 2 * number
+        assert sum(bool(topic.polled) for topic in view.topics.values()) == number
+        ended = report("p1", 2.1, partial=True)
+        ending = operations(lambda view=view, ended=ended: view.reported(("poller", "p1"), ended))  # type: ignore[misc]
+        more = operations(view.forget_more)
+        counts.append((going, ending, more))
+        while view.forgets:
+            view.forget_more()
+        assert not any(topic.polled for topic in view.topics.values())
+    for small, large in zip(*counts, strict=True):
+        assert large <= small * 1.3 + 20
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["goes", "comes", "begins", "ends", "audit", "forgets"]), st.integers(0, 9)),
+        max_size=40,
+    )
+)
+def test_topics_that_wait_to_be_forgotten_are_those_that_nobody_reports_any_more(steps: list[tuple[str, int]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(view_module, "SLICE", 3)
+        check_forgetting(steps)
+
+
+def check_forgetting(steps: list[tuple[str, int]]) -> None:
+    """Check that the view has in the end what the steps, in which a node goes, comes and reports, leave reported."""
+    view = cluster(40)
+    names = sorted(view.topics)[:20]
+    told = {name for name, topic in view.topics.items() if "p1" in topic.polled}
+    alive, before = True, set[str]()
+    for at, (what, number) in enumerate(steps, 2):
+        if what == "goes" and alive:
+            view.changed([node_event("p1", None)], float(at))
+            alive, told, before = False, set(), set()
+        elif what == "comes":
+            view.changed([node_event("p1", at)], float(at))
+            alive, told, before = True, set(), set()
+        elif what == "begins" and alive:
+            view.reported(("poller", "p1"), report("p1", float(at), polled(names[number]), more=True))
+            before, told = told | before, {names[number]}
+        elif what == "ends" and alive and ("poller", "p1") in view.reports:
+            view.reported(("poller", "p1"), report("p1", float(at), polled(names[number]), partial=True))
+            told, before = told | {names[number]}, set()
+        elif what == "audit":
+            audit(view, float(at) + 100)
+        elif what == "forgets":
+            view.forget_more()
+    while view.forgets:
+        view.forget_more()
+    assert {name for name, topic in view.topics.items() if "p1" in topic.polled} == told | before
 
 
 # --- the data structures

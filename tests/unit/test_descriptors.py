@@ -18,6 +18,8 @@ def test_clients_waiting_connections_and_the_reserve_always_have_their_places(fi
     given_room = room(files, wanted)
     assert 1 <= given_room.clients <= wanted
     assert given_room.clients < given_room.connections <= files - RESERVE[0]
+    assert 1 <= given_room.grpc <= max(wanted, RESERVE[1] // 4)
+    assert given_room.connections + given_room.grpc <= files - RESERVE[0] * 3 // 4
     if files - given_room.connections > RESERVE[1]:  # more than enough: the settings decide
         assert given_room.clients == wanted
         assert given_room.connections >= wanted + LOBBY
@@ -31,11 +33,11 @@ def test_more_files_never_mean_fewer_clients(few: int, more: int, wanted: int) -
 @pytest.mark.parametrize(
     ("files", "wanted", "expected"),
     [
-        (256, 10_000, Room(176, 192)),
-        (1024, 10_000, Room(752, 768)),
-        (4096, 10_000, Room(3056, 3072)),
-        (20_000, 10_000, Room(10_000, 12_500)),
-        (resource.RLIM_INFINITY, 40, Room(40, 296)),
+        (256, 10_000, Room(176, 192, 16)),
+        (1024, 10_000, Room(752, 768, 64)),
+        (4096, 10_000, Room(3056, 3072, 256)),
+        (20_000, 10_000, Room(10_000, 12_500, 6476)),
+        (resource.RLIM_INFINITY, 40, Room(40, 296, 256)),
     ],
 )
 def test_the_room_of_common_limits(files: int, wanted: int, expected: Room) -> None:
@@ -44,7 +46,7 @@ def test_the_room_of_common_limits(files: int, wanted: int, expected: Room) -> N
 
 def test_even_a_tiny_limit_leaves_a_connection() -> None:
     assert connections_within(3) == 2
-    assert room(3, 10) == Room(1, 2)
+    assert room(3, 10) == Room(1, 2, 1)
 
 
 def test_a_service_raises_its_soft_limit_to_the_hard_one() -> None:

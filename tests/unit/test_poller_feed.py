@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.gateway.feeds import Piece, change_of, decode
+from pollcast.gateway.change import Change
+from pollcast.gateway.feeds import Piece, decode
 from pollcast.poller.gateway_stream import PART_BYTES, GatewayStream, messages
 from pollcast.poller.owned import PIECE_BYTES, LargeUpdates, OwnedTopic, Updates
 from pollcast.poller.poll_error import PollError, Scope
@@ -42,7 +43,7 @@ def read(updates: Updates) -> list[feed_pb2.FeedUpdate]:
 
 def rows_of(pieces: list[feed_pb2.FeedUpdate]) -> list[Row]:
     """Return the rows of a snapshot's pieces, as a gateway reads them."""
-    bodies = [decode(piece.SerializeToString()).body for piece in pieces]
+    bodies = [decode(piece).body for piece in pieces]
     assert all(isinstance(body, Piece) for body in bodies)
     return [row for body in bodies if isinstance(body, Piece) for row in body.rows]
 
@@ -134,7 +135,9 @@ def test_applied_updates_give_every_result_of_a_topic(results: list[list[int]]) 
             if update.WhichOneof("body") == "snapshot":
                 known = rows_of([update])
             else:
-                known = apply(known, change_of(update.delta).delta)
+                change = Change.received(update.delta)
+                known = apply([] if change.whole else known, change.delta)
+                assert change.whole == (len(change.delta.upserts) == len(result))
         assert known == rows(*result)
 
 
@@ -231,14 +234,14 @@ async def test_a_stream_with_nothing_to_send_has_a_heartbeat() -> None:
 
 @given(st.lists(st.sampled_from([0, 1, 100, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES])))
 def test_the_messages_of_a_batch_add_up_to_it_and_none_is_large(sizes: list[int]) -> None:
-    batch = [bytes([65 + n % 26]) * size for n, size in enumerate(sizes)]
+    batch = [feed_pb2.FeedUpdate(topic=chr(65 + n % 26) * size).SerializeToString() for n, size in enumerate(sizes)]
     received: list[bytes] = []
     parts = b""
     sent = list(messages(batch))
     for data in sent:
         message = feed_pb2.FeedUpdates.FromString(data)
         assert len(message.part) <= PART_BYTES
-        received += message.updates
+        received += [update.SerializeToString() for update in message.updates]
         parts += message.part
         if message.part and not message.more_parts:
             received.append(parts)

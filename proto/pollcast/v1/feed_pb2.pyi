@@ -107,13 +107,13 @@ class FeedUpdates(_message.Message):
     more_parts: _builtins.bool
     """Whether the next message has the next part of that update."""
     @_builtins.property
-    def updates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Each element is a serialised FeedUpdate, encoded once for all gateways but for its last field, `attachment`."""
+    def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedUpdate]:
+        """The poller encodes each update once for all gateways, but for its last field, `attachment`."""
 
     def __init__(
         self,
         *,
-        updates: _abc.Iterable[_builtins.bytes] | None = ...,
+        updates: _abc.Iterable[Global___FeedUpdate] | None = ...,
         part: _builtins.bytes = ...,
         more_parts: _builtins.bool = ...,
     ) -> None: ...
@@ -124,6 +124,30 @@ class FeedUpdates(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeedUpdates: _TypeAlias = FeedUpdates  # noqa: Y015
+
+@_typing.final
+class EncodedUpdates(_message.Message):
+    """FeedUpdates as a poller writes it. The bytes on the wire are the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPDATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def updates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Each element is a serialised FeedUpdate."""
+
+    def __init__(
+        self,
+        *,
+        updates: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["updates", b"updates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EncodedUpdates: _TypeAlias = EncodedUpdates  # noqa: Y015
 
 @_typing.final
 class FeedUpdate(_message.Message):
@@ -181,7 +205,7 @@ Global___FeedUpdate: _TypeAlias = FeedUpdate  # noqa: Y015
 
 @_typing.final
 class FeedSnapshot(_message.Message):
-    """A piece of a snapshot. A snapshot is sent in pieces of about 128 KiB each, in order; pieces of other topics may come
+    """A piece of a snapshot. A snapshot is sent in pieces of about 96 KiB each, in order; pieces of other topics may come
     between them. The pieces of one snapshot have the same topic, version and attachment, and are numbered from 0; `more`
     is set on all but the last. A piece that does not continue the one before is never applied.
     """
@@ -222,19 +246,23 @@ class FeedDelta(_message.Message):
 
     TEXT_FIELD_NUMBER: _builtins.int
     CHANGE_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
     text: _builtins.bytes
     """The JSON of a client's event `delta` from `"deletes"` to the closing brace, with a delta's upserts and deletes."""
     change: _builtins.bytes
     """A serialised FeedChange: a gateway reads it only when it needs the rows."""
+    whole: _builtins.bool
+    """Whether the upserts are all rows of the result, so that it can be made without the one before."""
     def __init__(
         self,
         *,
         text: _builtins.bytes = ...,
         change: _builtins.bytes = ...,
+        whole: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "text", b"text", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

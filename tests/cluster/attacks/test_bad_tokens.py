@@ -83,8 +83,7 @@ async def test_a_bad_token_opens_nothing(gateway: str, running: Cluster, bad: st
         assert headers["www-authenticate"] == "Bearer"
         assert not bad or bad not in str(body)
     if not bad or len(bad) < 6000:
-        address = running.nodes("gateway")[0].grpc
-        assert address is not None
+        address = running.grpc("gateway")
         async with grpc.aio.insecure_channel(address) as channel:
             call = live_pb2_grpc.LiveQueryStub(channel).Watch(
                 live_pb2.WatchRequest(topic="beat"), metadata=[("authorization", f"Bearer {bad or ''}")]
@@ -133,8 +132,7 @@ async def test_neither_a_bad_token_nor_one_of_another_subject_renews_a_socket(ga
 async def test_a_connection_ends_after_the_grace_period_unless_its_token_is_renewed(
     gateway: str, running: Cluster
 ) -> None:
-    address = running.nodes("gateway")[0].grpc
-    assert address is not None
+    address = running.grpc("gateway")
     async with asyncio.timeout(40), grpc.aio.insecure_channel(address) as channel, asyncio.TaskGroup() as tasks:
         await channel.channel_ready()
         soon = token(exp=math.ceil(time.time()) + 3)

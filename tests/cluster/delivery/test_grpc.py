@@ -21,8 +21,7 @@ from tests.support.cluster import Cluster
 async def test_watch_follows_the_changes_and_get_returns_the_result(
     running: Cluster, stock: psycopg.Connection[Any]
 ) -> None:
-    address = running.nodes("gateway")[1].grpc
-    assert address is not None
+    address = running.grpc("gateway", 1)
     async with grpc.aio.insecure_channel(address) as channel:
         live = live_pb2_grpc.LiveQueryStub(channel)
         call = live.Watch(live_pb2.WatchRequest(topic="live:stock?shelf=a&limit=9"))
@@ -45,8 +44,7 @@ async def test_watch_follows_the_changes_and_get_returns_the_result(
 @pytest.fixture
 async def live(running: Cluster) -> AsyncIterator[live_pb2_grpc.LiveQueryAsyncStub]:
     """A stub for the first gateway, by a channel with gRPC's default options."""
-    address = running.nodes("gateway")[0].grpc
-    assert address is not None
+    address = running.grpc("gateway")
     async with grpc.aio.insecure_channel(address) as channel:
         yield live_pb2_grpc.LiveQueryStub(channel)
 
@@ -96,8 +94,7 @@ async def refused(call: Awaitable[object], code: grpc.StatusCode, details: str) 
 
 async def test_health_is_reported_for_the_server_and_for_each_service(running: Cluster) -> None:
     for role, service in (("gateway", "LiveQuery"), ("poller", "Feed"), ("coordinator", "Cluster")):
-        address = running.nodes(role)[0].grpc
-        assert address is not None
+        address = running.grpc(role)
         async with grpc.aio.insecure_channel(address) as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)  # the stubs have no types
             for name in ("", f"pollcast.v1.{service}"):

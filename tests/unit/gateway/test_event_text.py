@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pollcast.gateway.cohorts import Traffic
-from pollcast.gateway.event_stream import Stream
+from pollcast.gateway.event_stream import Stream, Streams
 from pollcast.gateway.event_text import EventTexts, encoded
 from pollcast.gateway.follower import Position, due
 from pollcast.gateway.offload import INLINE, Inline
 from pollcast.gateway.status import State, Status
 from pollcast.gateway.topic import LiveTopic
 from pollcast.gateway.version import Version
-from pollcast.services.catalogue.catalog import Query
+from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.serving.http_guard import chunk_of
 from tests.support.audience_clients import Later
@@ -74,9 +75,9 @@ class Connection:
         self.blocked = False
         self.chunks: list[bytes] = []
 
-    def write_chunk(self, chunk: bytes) -> None:
-        """Keep a chunk."""
-        self.chunks.append(chunk)
+    def chunk_writer(self) -> Callable[[bytes], None]:
+        """Return a function that keeps a chunk."""
+        return self.chunks.append
 
     @property
     def seqs(self) -> list[int]:
@@ -91,9 +92,9 @@ def test_a_large_text_is_made_outside_the_loop_and_starves_no_stream(
     monkeypatch.setattr("pollcast.gateway.history.LARGE_ROWS", -1)
     monkeypatch.setattr("pollcast.gateway.history.LARGE_BYTES", 0)
     live = LiveTopic(TOPIC, Traffic())
-    texts = EventTexts(live, offload)
+    streams = live.streams = Streams(EventTexts(live, offload), offload)
     first, late = Connection(), Connection()
-    live.followers.add(Stream(texts, first, None))
+    streams.members[Stream(streams, first, None)] = None
     for seq in range(1, 20):  # the topic changes faster than its texts are made
         live.take_snapshot(Version(1, seq), 0, [(b"[1]", b'{"id":1,"n":%d}' % seq)])
         if isinstance(offload, Later):
@@ -101,11 +102,24 @@ def test_a_large_text_is_made_outside_the_loop_and_starves_no_stream(
             if seq % 3 == 0:
                 offload.go_on()
     assert len(first.chunks) >= 4
-    stream = Stream(texts, late, None)
-    live.followers.add(stream)
+    stream = Stream(streams, late, None)
+    streams.members[stream] = None
     stream.wake()
     while isinstance(offload, Later) and offload.go_on():
         pass
     for connection in (first, late):
         assert connection.seqs == sorted(set(connection.seqs))
         assert connection.seqs[-1] == 19
+
+
+def test_a_change_while_a_large_text_is_made_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pollcast.gateway.history.LARGE_ROWS", -1)
+    monkeypatch.setattr("pollcast.gateway.history.LARGE_BYTES", 0)
+    offload, live, connection = Later(), LiveTopic(TOPIC, Traffic()), Connection()
+    streams = live.streams = Streams(EventTexts(live, offload), offload)
+    streams.members[Stream(streams, connection, None)] = None
+    for seq in (1, 2):  # the second comes before the text of the first is made, and nothing changes after it
+        live.take_snapshot(Version(1, seq), 0, [(b"[1]", b'{"id":1,"n":%d}' % seq)])
+    while offload.go_on():
+        pass
+    assert connection.seqs == [1, 2]

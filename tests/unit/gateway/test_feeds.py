@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pollcast.gateway.change import Change
-from pollcast.gateway.feeds import Link, Piece, Update, decode
+from pollcast.gateway.feeds import SOCKETS_AT_ONCE, Link, Piece, Update, apply_some, decode
+from pollcast.gateway.outbox import Outbox
 from pollcast.gateway.status import Status
 from pollcast.gateway.version import Version
 from pollcast.poller.owned import feed_delta
@@ -29,35 +30,65 @@ KEYS = st.lists(st.integers(-9, 10**9) | st.text(max_size=5), max_size=2).map(or
 ROWS = st.dictionaries(st.text(max_size=3), st.text(max_size=30)).map(orjson.dumps)
 
 
-def encoded(**body: Any) -> bytes:
-    """An update of topic `a` in version 7-3, polled at 5, as a poller serialises it."""
-    return feed_pb2.FeedUpdate(topic="a", epoch=7, seq=3, polled_at=5, attachment=8, **body).SerializeToString()
+def update(**body: Any) -> feed_pb2.FeedUpdate:
+    """Return an update of topic `a` in version 7-3, polled at 5."""
+    return feed_pb2.FeedUpdate(topic="a", epoch=7, seq=3, polled_at=5, attachment=8, **body)
+
+
+class Socket:
+    """A connection that waits to be written to, and notes when it is."""
+
+    def __init__(self, flushed: list[int], number: int) -> None:
+        self._flushed = flushed
+        self._number = number
+
+    def flush(self) -> None:
+        """Note the write."""
+        self._flushed.append(self._number)
+
+
+@pytest.mark.parametrize("sockets", [1, SOCKETS_AT_ONCE // 2, SOCKETS_AT_ONCE])
+def test_a_message_of_many_topics_is_written_to_a_bounded_number_of_sockets_in_one_turn(sockets: int) -> None:
+    outbox, written = Outbox(), list[int]()
+
+    def apply(message: feed_pb2.FeedUpdate) -> None:
+        outbox.buffering += [Socket(written, message.seq) for _ in range(sockets)]
+
+    updates = iter([feed_pb2.FeedUpdate(seq=number) for number in range(10)])
+    more = True
+    while more:
+        before = len(written)
+        more = apply_some(updates, apply, outbox)
+        assert len(written) - before <= SOCKETS_AT_ONCE
+    assert written == [number for number in range(10) for _ in range(sockets)]
 
 
 @pytest.mark.parametrize(
-    ("data", "body"),
+    ("message", "body"),
     [
         (
-            encoded(
+            update(
                 snapshot=feed_pb2.FeedSnapshot(number=4, keys=b"[2]\n[3]", rows=b'{"id":2}\n{"id":3}', more=True),
             ),
             Piece(4, [(b"[2]", b'{"id":2}'), (b"[3]", b'{"id":3}')], True),
         ),
         (
-            encoded(snapshot=feed_pb2.FeedSnapshot(rows=b'{"n":2}\n{"n":3}')),
+            update(snapshot=feed_pb2.FeedSnapshot(rows=b'{"n":2}\n{"n":3}')),
             Piece(0, [(b"", b'{"n":2}'), (b"", b'{"n":3}')], False),
         ),
-        (encoded(snapshot=feed_pb2.FeedSnapshot()), Piece(0, [], False)),
+        (update(snapshot=feed_pb2.FeedSnapshot()), Piece(0, [], False)),
         (
-            encoded(status=feed_pb2.FeedStatus(state="stale", reason="the database is not reached", since=9)),
+            update(status=feed_pb2.FeedStatus(state="stale", reason="the database is not reached", since=9)),
             Status("stale", "the database is not reached", 9),
         ),
-        (encoded(status=feed_pb2.FeedStatus(state="live", since=9)), Status("live", None, 9)),
-        (encoded(), None),
+        (update(status=feed_pb2.FeedStatus(state="live", since=9)), Status("live", None, 9)),
+        (update(), None),
     ],
 )
-def test_an_update_decodes_to_the_body_that_it_carries(data: bytes, body: Piece | Status | None) -> None:
-    assert decode(data) == Update("a", Version(7, 3), 5, body, 8)
+def test_an_update_decodes_to_the_body_that_it_carries(
+    message: feed_pb2.FeedUpdate, body: Piece | Status | None
+) -> None:
+    assert decode(message) == Update("a", Version(7, 3), 5, body, 8)
 
 
 @given(st.lists(KEYS, unique=True), st.lists(st.tuples(st.integers(0, 2**31), KEYS, ROWS)))
@@ -65,7 +96,7 @@ def test_a_delta_arrives_as_it_was_sent_with_its_text_ready_for_clients(
     deletes: list[bytes], upserts: list[tuple[int, bytes, bytes]]
 ) -> None:
     delta = Delta(deletes, upserts)
-    change = decode(encoded(delta=feed_delta(delta))).body
+    change = decode(update(delta=feed_delta(delta, whole=False))).body
     assert isinstance(change, Change)
     assert change.delta == delta
     assert orjson.loads(b"{" + change.text) == {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pollcast.gateway.change import Change
-from pollcast.gateway.history import LOG_VERSIONS, History
+from pollcast.gateway.history import LOG_VERSIONS, PENDING_CHANGES, History
 from pollcast.gateway.version import Version
-from pollcast.services.delta import diff
+from pollcast.services.delta import Delta, diff
 from tests.support.keyed_rows import rows
 
 
@@ -58,3 +58,18 @@ def test_without_a_key_the_log_never_leads_across_a_change() -> None:
     history.take_snapshot(Version(2, 2), 0, [(b"", b'{"n":2}')])
     assert history.since(Version(1, 1)) is None
     assert history.since(Version(2, 1)) is None
+
+
+def test_a_change_of_all_rows_needs_none_of_the_changes_before_it() -> None:
+    history = History(["id"])
+    history.take_snapshot(Version(1, 1), 0, rows((1, 1), (2, 1)))
+    unreadable = Change(b"", b"\xff")
+    for seq in range(2, 4 * PENDING_CHANGES, 2):
+        history.take_delta(Version(1, seq), 0, unreadable)
+        whole = Change.of(Delta([], [(at, *row) for at, row in enumerate(rows((seq, 3)))]))
+        whole.whole = True
+        history.take_delta(Version(1, seq + 1), 0, whole)
+        assert not history.due
+        assert history.present is not None
+        if seq % 10 == 0:
+            assert history.present.rows == rows((seq, 3))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import time
 from itertools import pairwise
 from typing import Any
@@ -11,6 +13,7 @@ import orjson
 import pytest
 from websockets.asyncio.client import connect
 
+from pollcast.gateway.door import ANSWER_SECONDS
 from pollcast.gateway.turns import BUDGET_SECONDS, Turns
 from tests.support.gateway_clients import JOIN, TOPIC, bare, heard, join, rows
 from tests.support.gateway_in_process import InProcessGateway, turn
@@ -61,6 +64,59 @@ async def test_work_in_turns_is_done_in_order_and_lets_the_loop_go_round() -> No
     assert max(after - before for before, after in pairwise([0, *rounds])) == 1
     await turn()
     assert turns.open
+
+
+async def test_a_turn_is_over_when_its_jobs_owe_as_much_as_it_may_last() -> None:
+    turns = Turns(asyncio.get_running_loop())
+    done: list[int] = []
+    rounds: list[int] = []
+
+    def work(number: int) -> None:
+        done.append(number)
+        turns.owe(BUDGET_SECONDS)
+
+    for number in range(5):
+        turns.later(lambda number=number: work(number))  # type: ignore[misc]
+    while len(done) < 5:
+        await asyncio.sleep(0)
+        rounds.append(len(done))
+    assert max(after - before for before, after in pairwise([0, *rounds])) == 1
+    await turn()
+    assert turns.open
+    turns.owe(BUDGET_SECONDS)
+    assert not turns.open
+    await turn()
+    assert turns.open
+
+
+async def test_requests_of_many_connections_begin_in_several_turns(
+    gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.change(TOPIC, rows(3, 100))
+    begun = most = 0
+    owe = Turns.owe
+
+    def counted(self: Turns, seconds: float) -> None:
+        nonlocal begun
+        begun += 1
+        owe(self, seconds)
+
+    async def count_in_turns() -> None:
+        nonlocal most
+        while True:
+            before = begun
+            await asyncio.sleep(0)
+            most = max(most, begun - before)
+
+    monkeypatch.setattr(Turns, "owe", counted)
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(gateway.address)) for _ in range(100)]
+        for client in clients:
+            client.sendall(f"GET /live/{TOPIC} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        counting = asyncio.ensure_future(count_in_turns())
+        await eventually(lambda: begun == len(clients))
+        counting.cancel()
+    assert most <= 2 * (BUDGET_SECONDS / ANSWER_SECONDS + 1)  # those read at once, and those whose turn it is then
 
 
 async def test_an_error_in_one_job_is_reported_and_the_others_are_done() -> None:

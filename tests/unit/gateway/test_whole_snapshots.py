@@ -167,7 +167,7 @@ class World:
         """Receive the next piece or update of a poller."""
         poller = self.pollers[number]
         if poller.updates:
-            self.hub.feeds.link(poller.address).receive(poller.updates.popleft())
+            self.hub.feeds.link(poller.address).receive(feed_pb2.FeedUpdate.FromString(poller.updates.popleft()))
 
     def own(self, owner: int | None) -> None:
         """Change the owner key."""

@@ -1,0 +1,121 @@
+"""The page in a real browser, on a gateway that requires tokens."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jwt
+import psycopg
+from playwright.async_api import expect
+
+from tests.browser.conftest import Opens, Watched
+from tests.support.cluster import STOCK_TABLE, Cluster, Served
+from tests.support.tokens import token
+from tests.support.waiting import eventually
+
+CATALOG = """
+[queries.stock]
+sql = "select id, name, n from stock where shelf = %(shelf)s order by n desc, id"
+key = ["id"]
+interval = "100ms"
+presence = true
+params.shelf = { type = "text", enum = ["a", "b"] }
+"""
+
+SERVED = Served(CATALOG, tables=[STOCK_TABLE])
+
+
+async def enter(opened: Watched, text: str) -> None:
+    """Enter a token into the form."""
+    await opened.page.get_by_label("Token", exact=True).last.fill(text)
+    await opened.page.get_by_role("button", name="Use this token").click()
+
+
+async def test_the_page_asks_for_a_token_where_the_gateway_requires_one(
+    guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
+    # The browser logs each 401 on the console.
+    async with tab(f"http://{guarded.gateway()}/#/stock?shelf=a", calm=False) as opened:
+        page = opened.page
+        await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
+        await expect(page.locator("#token")).to_be_focused()
+        await enter(opened, "no token at all".replace(" ", "-"))
+        await expect(page.locator("#access")).to_contain_text("The gateway refused yours")
+        await enter(opened, token(300))
+        await opened.shows(["apple", "pear"])
+        await expect(page.locator("#access")).to_be_hidden()
+        await expect(page.locator(".people")).to_contain_text("(you)")
+        await expect(page.locator(".people li")).to_have_count(1)
+        await page.goto(f"http://{guarded.gateway()}/#/cluster/")
+        await expect(page.locator(".owners")).to_contain_text("stock")
+        await expect(page.locator(".owners")).not_to_contain_text("shelf")  # no parameters
+
+
+async def test_a_renewed_token_keeps_the_connection_and_an_expired_one_keeps_the_rows_until_the_next(
+    guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
+    url = f"http://{guarded.gateway()}/#/stock?shelf="
+    async with tab(f"{url}a", calm=False) as opened, tab(f"{url}b", calm=False) as late:
+        page = opened.page
+        sockets: list[str] = []
+        page.on("websocket", lambda socket: sockets.append(socket.url))
+        await enter(late, token(3))
+        await late.shows(["fig"])
+        brief = token(8)
+        closes_at = jwt.decode(brief, options={"verify_signature": False})["exp"] + 10
+        await enter(opened, brief)
+        await opened.shows(["apple", "pear"])
+        await expect(page.get_by_role("heading", name="Your token expires soon")).to_be_visible()
+        await page.locator("#token").press("Escape")
+        await expect(page.locator("#access")).to_be_hidden()
+        await page.reload()  # a reloaded page still has its token, and asks for another before it expires
+        await opened.follows()
+        sockets.clear()
+        await expect(page.get_by_role("heading", name="Your token expires soon")).to_be_visible()
+        stock.execute("update stock set n = 9 where id = 2")
+        await opened.shows(["pear", "apple"])  # the rows stay live meanwhile
+        await opened.picture("token")
+        await enter(opened, token(300))
+        await expect(page.locator("#access")).to_be_hidden()
+
+        await expect(late.page.get_by_role("heading", name="Another token is needed")).to_be_visible(timeout=30_000)
+        await expect(late.page.locator(".freshness .state")).to_have_text("stale")
+        await late.shows(["fig"])
+        stock.execute("insert into stock values (4, 'lime', 9, 'b')")
+        await enter(late, token(300))
+        await late.shows(["lime", "fig"])
+        await late.follows()
+        await expect(late.page.locator("article")).to_have_attribute("data-kind", "delta")  # it resumed
+
+        await eventually(lambda: time.time() > closes_at + 1, 30)
+        stock.execute("update stock set n = 1 where id = 2")
+        await opened.shows(["apple", "pear"])
+        await expect(page.locator("article")).to_have_attribute("data-kind", "delta")
+        assert sockets == []
+
+
+async def test_a_token_of_another_subject_opens_a_new_connection(
+    guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
+    async with tab(f"http://{guarded.gateway()}/#/stock?shelf=a", calm=False) as opened:
+        await opened.page.get_by_label("You are").fill("Tom")
+        await enter(opened, token(5))
+        await opened.shows(["apple", "pear"])
+        await expect(opened.page.get_by_role("heading", name="Your token expires soon")).to_be_visible()
+        await enter(opened, token(300, sub="bob"))
+        await expect(opened.page.locator(".people")).to_contain_text("(you)")
+        stock.execute("update stock set n = 9 where id = 2")
+        await opened.shows(["pear", "apple"])
+        await opened.follows()
+
+
+async def test_the_cluster_view_asks_for_another_token_and_keeps_its_data(guarded: Cluster, tab: Opens) -> None:
+    async with tab(f"http://{guarded.gateway()}/#/cluster/", calm=False) as opened:
+        page = opened.page
+        await enter(opened, token(4))
+        await expect(page.get_by_role("row", name="gateway-1")).to_be_visible()
+        await expect(page.get_by_role("heading", name="Another token is needed")).to_be_visible()
+        await expect(page.get_by_role("row", name="gateway-1")).to_be_visible()
+        await enter(opened, token(300))
+        await expect(page.locator("article > .why")).to_be_empty()
