@@ -26,6 +26,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from bench.table import show
 from pollcast.poller.database import Database
+from pollcast.poller.digest_choice import DigestChoice, Tally
 from pollcast.poller.poll_error import PollError
 from pollcast.poller.polling import Polling
 from pollcast.poller.statement import batch_statement
@@ -51,6 +52,21 @@ params = {{ region = "int" }}
 
 [queries.second]
 sql = """{SQL}"""
+key = ["id"]
+timeout = "10s"
+params = {{ region = "int" }}
+
+[queries.single]
+sql = "select id, customer, amount, note from orders where region = %(region)s order by amount desc, id limit 1"
+key = ["id"]
+timeout = "10s"
+params = {{ region = "int" }}
+
+[queries.restless]
+sql = """
+select id, customer, amount, note, statement_timestamp() as now from orders
+where region = %(region)s order by amount desc, id limit 20
+"""
 key = ["id"]
 timeout = "10s"
 params = {{ region = "int" }}
@@ -81,6 +97,20 @@ class Cost:
     statements: float
 
 
+class Fixed(DigestChoice):
+    """A choice that stays as it is."""
+
+    def __init__(self, digests: bool) -> None:
+        super().__init__()
+        self.digests = digests
+
+    def record(self, round: Tally, now: float) -> None:
+        """Change nothing."""
+
+    def record_error(self, now: float) -> None:
+        """Change nothing."""
+
+
 def counted(name: str, query: str, **labels: str) -> float:
     """Return the current value of this process's counter `pollcast_poller_<name>_total` for a query."""
     return REGISTRY.get_sample_value(f"pollcast_poller_{name}_total", {"query": query, **labels}) or 0
@@ -109,16 +139,21 @@ async def measured(server: PostgresServer, query: str, seconds: float) -> Cost:
 
 
 @contextlib.asynccontextmanager
-async def polled(url: str, query: str, names: Sequence[str], possible: bool = True) -> AsyncIterator[Polling]:
+async def polled(
+    url: str, query: str, names: Sequence[str], possible: bool = True, digests: bool | None = None
+) -> AsyncIterator[Polling]:
     """Run a poller that owns these topics of one query, from when each was polled, but at most 20 s after the start.
 
-    With `possible=False` it polls each topic by a statement of its own.
+    With `possible=False` it polls each topic by a statement of its own. It polls by digests when `digests` is true, by
+    rows when it is false, and chooses without it.
     """
     deadline = time.monotonic() + 20
     async with Database.open(url, 4, "bench") as database, asyncio.TaskGroup() as tasks:
         polling = Polling(catalogue.parse(CATALOG, "bench"), database, random.Random(1))
         if not possible:
             polling.query_pollers[query].batching.possible = False
+        if digests is not None:
+            polling.query_pollers[query].polls.choice = Fixed(digests)
         running = tasks.create_task(polling.run())
         for epoch, name in enumerate(names, 1):
             polling.gained(name, epoch)
@@ -149,7 +184,7 @@ async def run() -> None:
             )
             connection.execute("create index on orders (region, amount desc, id)")
             connection.execute("vacuum analyze orders")
-        for measure in (batch_sizes, alternatives, per_topic, memory, beside_pgbench):
+        for measure in (by_digest, batch_sizes, alternatives, per_topic, memory, beside_pgbench):
             await measure(server)
 
 
@@ -177,6 +212,22 @@ async def per_topic(server: PostgresServer) -> None:
             )
     head = ("topics", "statements per poll", "poller CPU µs", "database CPU µs", "polls/s", "interval in force s")
     show("One poll of a topic, 20 rows, nothing changed", head, rows)
+
+
+async def by_digest(server: PostgresServer) -> None:
+    """Print the cost of one poll of a topic by rows, by digests, and as the poller chooses."""
+    rows = []
+    for query, label in (("second", "20 rows"), ("single", "1 row"), ("restless", "20 rows, all change")):
+        for digests, way in ((False, "by rows"), (True, "by digest"), (None, "chosen")):
+            async with polled(server.url, query, topics(query, 1_000), digests=digests):
+                await measured(server, query, 1 if digests is not None else 7)
+                before = counted("unsent", query), polls(query)
+                cost = await measured(server, query, 4)
+                unsent = (counted("unsent", query) - before[0]) / max(1.0, polls(query) - before[1])
+            each = 1e6 / max(cost.polls, 1)
+            rows.append((f"{label}, {way}", cost.ours * each, cost.theirs * each, unsent * 100))
+    head = ("1,000 topics at 1 s", "poller CPU µs", "database CPU µs", "polls without rows %")
+    show("Digests: one poll of a topic", head, rows)
 
 
 async def batch_sizes(server: PostgresServer) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import eq, itemgetter
 from typing import Any
 
+from pollcast.poller.digests import Columns
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.services.catalogue.query import Query
 from pollcast.services.delta import STEP_ROWS, Delta, Row, diff
@@ -37,6 +38,10 @@ Piece = list[tuple[int, bytes, bytes]]
 
 Rows beyond the topic's `max_bytes` have neither key nor text: both are None.
 """
+
+DigestPiece = list[tuple[int, int, bytes, bytes, None]]
+"""Rows of a statement that compares digests: each has its number within its topic after that of the topic, and NULLs at
+its end. The row of number 0 has the topic's digest in place of the key, and None in place of the text."""
 
 _key, _text = itemgetter(0), itemgetter(1)
 
@@ -62,14 +67,23 @@ Outcome = list[Row] | PollError
 class Answer:
     """The answer to one statement: call `add` for each piece, then `check`; the outcomes are complete after that."""
 
-    def __init__(self, query: Query, known: Sequence[list[Row] | None]) -> None:
-        """Expect rows of as many topics as `known` has: each topic's last result, or None."""
+    def __init__(self, query: Query, known: Sequence[list[Row] | None], *, digests: bool = False) -> None:
+        """Expect rows of as many topics as `known` has: each topic's last result, or None.
+
+        `digests` is True for a statement that compares digests: topics that it does not mention have not changed.
+        """
         self.outcomes: list[Outcome] = []
         """The outcome of each topic, in the order of `known`. A result that did not change is the known one itself."""
         self.rows = 0
-        """Number of rows received."""
+        """Number of rows received, without those of digests."""
+        self.digests: dict[int, int] = {}
+        """The new digest of each topic that has another than its last one, by the index of the topic."""
+        self.columns: Columns = ()
+        """The columns of the query, if its statement is `described`."""
         self.seconds = 0.0
         """Time that the statement took on its connection, in seconds; the wait for the connection is not included."""
+        self.by_digest = digests
+        """Whether the statement compares digests."""
         self._query = query
         self._known = known
         self._results: list[list[Row] | PollError | None] = [None] * len(known)
@@ -91,11 +105,11 @@ class Answer:
         """Whether `check` takes long enough to disturb an event loop."""
         return self._new_rows >= LARGE_ROWS
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: Piece | DigestPiece) -> None:
         """Take the next rows, ordered by topic and row. Every row of every poll passes here: the loops are in C."""
-        self.rows += len(piece)
         numbers = list(map(itemgetter(0), piece))
-        rows: list[Row] = list(map(itemgetter(1, 2), piece))
+        rows: list[Row] = list(map(itemgetter(2, 3) if self.by_digest else itemgetter(1, 2), piece))
+        self.rows += len(rows)
         if _has_line_breaks(rows):
             rows = [(key, _in_one_line(row)) for key, row in rows]
         start = 0
@@ -105,15 +119,23 @@ class Answer:
             if topic != self._topic:
                 self._end_topic()
                 self._topic = topic
-            self._take(rows[start:end])
+                if self.by_digest:  # the first row of each topic is its digest
+                    self.digests[topic - 1] = int(rows[start][0])
+                    self.rows -= 1
+                    start += 1
+            if start < end:
+                self._take(rows[start:end])
             start = end
 
     def check(self) -> None:
         """Complete the outcomes, once all rows have been taken."""
         self._end_topic()
-        for result, before in zip(self._results, self._known, strict=True):
-            if result is None:
+        for at, (result, before) in enumerate(zip(self._results, self._known, strict=True)):
+            if result is None and (not self.by_digest or at in self.digests):
                 result = Result() if before is None or before else before
+            elif result is None:
+                assert before is not None, "the topic has no result that could be unchanged"
+                result = before
             if result is not before and not isinstance(result, PollError):
                 self.outcomes.append(self._checked(result, before))
             else:

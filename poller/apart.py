@@ -33,12 +33,19 @@ MAX_GOOD_POLLS = 16
 """Maximum number of good polls in a row after which a topic comes back."""
 
 
-def is_conspicuous(seconds: float, topics: int, typical: float | None, interval: float) -> bool:
+SENT_RATIO = 5.0
+"""Maximum ratio of what a poll costs whose rows are sent to what it costs where the digest is unchanged."""
+
+
+def is_conspicuous(seconds: float, topics: int, typical: float | None, interval: float, sent: int = 0) -> bool:
     """Return whether a statement for this many topics took much longer than usual.
 
-    `typical` is the usual cost of a topic in seconds, None when it is unknown; then nothing is conspicuous.
+    `typical` is the usual cost of a topic in seconds, None when it is unknown; then nothing is conspicuous. `sent` is
+    the number of topics whose rows were sent because their digests have changed.
     """
-    return typical is not None and seconds > slow_seconds(topics, typical, interval)
+    if typical is None:
+        return False
+    return seconds > slow_seconds(topics, typical * (1 + (SENT_RATIO - 1) * sent / topics), interval)
 
 
 def slow_seconds(topics: int, typical: float, interval: float) -> float:

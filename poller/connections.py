@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg.pq import ConnStatus, PipelineStatus, TransactionStatus
 from psycopg.types.string import ByteaBinaryLoader
 
 from pollcast.poller.chunk_cursor import ChunkCursor
@@ -63,6 +63,12 @@ class Connection(AsyncConnection[Any]):
     def broken(self) -> bool:
         """Whether the connection cannot be used any more, as far as is known without asking the server."""
         return self.closed or self.pgconn.status != ConnStatus.OK
+
+    @property
+    def occupied(self) -> bool:
+        """Whether the connection is within a transaction or a pipeline."""
+        pgconn = self.pgconn
+        return pgconn.transaction_status != TransactionStatus.IDLE or pgconn.pipeline_status != PipelineStatus.OFF
 
     def heard_from_server(self) -> None:
         """Read what the server has sent while the connection was idle, such as the reason why it has closed it."""
@@ -135,7 +141,7 @@ class Connections:
     async def release(self, connection: Connection) -> None:
         """Take the connection back. One that is broken, old or within a transaction is closed."""
         now = asyncio.get_running_loop().time()
-        usable = not connection.broken and connection.pgconn.transaction_status == TransactionStatus.IDLE
+        usable = not connection.broken and not connection.occupied
         if self._closed or not usable or now - connection.opened_at > LIFETIME_SECONDS:
             await self._discard(connection)
         else:

@@ -22,10 +22,9 @@ from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequenc
 from dataclasses import replace
 
 import psycopg
-from psycopg import sql
 
 from pollcast.poller.answer import Answer
-from pollcast.poller.chunk_cursor import ChunkCursor
+from pollcast.poller.chunk_cursor import ChunkCursor, Command
 from pollcast.poller.connections import Connection, Connections, Unreachable
 from pollcast.poller.lanes import Lane, Lanes, SlowStatements
 from pollcast.poller.poll_error import QUERY_CANCELED, PollError, Scope, busy, classify, unreachable
@@ -52,12 +51,22 @@ MAX_CONNECT_SECONDS = 5.0
 RESERVE_SECONDS = 0.5
 """Time from which a statement is slow, in seconds: it does not get the last connection."""
 
+SET_OWN = (
+    b"select pg_catalog.set_config('statement_timeout', $1, true), pg_catalog.set_config('lock_timeout', $2, true),"
+    b" pg_catalog.set_config('application_name', $3, true), pg_catalog.set_config('jit', 'off', true),"
+    b" pg_catalog.set_config('idle_in_transaction_session_timeout', '10000', true)"
+)
+"""Statement that sets the settings of every poll for the transaction; times are in milliseconds."""
+
 SET_LOCALLY = (
     b"select pg_catalog.set_config(name, value, true)"
     b" from rows from (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]))"
     b" as s(name, value)"
 )
 """Statement that sets each of the named settings to its value for the transaction; NULL stands for the default."""
+
+DIGEST_COLUMNS = 4
+"""Number of columns before the query's own in the answer of a statement that compares digests."""
 
 _CANCELED_BEFORE = 0.9
 """Share of the timeout below which a canceled statement was not canceled by the timeout."""
@@ -67,6 +76,8 @@ class Database:
     """A database with a bounded number of connections, made by `Database.open`."""
 
     def __init__(self, connections: Connections, count: int, node: str) -> None:
+        self.width = max(1, count - 1)
+        """Number of statements that one query may have under way: all connections but the reserve."""
         self._connections = connections
         self._lanes = Lanes(count)
         self._slow = SlowStatements()
@@ -121,7 +132,7 @@ class Database:
                 self._lanes.release(lane)
                 raise
             began = loop.time()
-            answer = Answer(query, known)
+            answer = Answer(query, known, digests=statement.digests)
             try:
                 outcome = await self._try(connection, statement, answer, query, allowed)
             finally:
@@ -137,51 +148,54 @@ class Database:
     async def _try(
         self, connection: Connection, statement: Statement, answer: Answer, query: Query, allowed: float
     ) -> Answer | PollError | LostConnection | Outgrown:
-        try:
-            with _break_after(connection, GRACE_SECONDS) as silent:
-                await self._begin(connection, query, allowed)
-        except psycopg.Error as error:
-            if silent():
-                await self._connections.discard_idle()
-            poll_error = classify(error, query)
-            return LostConnection(poll_error) if connection.broken or _fatal(error) else poll_error
-        began = asyncio.get_running_loop().time()
-        with _break_after(connection, allowed + GRACE_SECONDS) as silent:
+        guard = Guard(connection)
+        allowed_at_all = allowed + GRACE_SECONDS
+        with guard.allowing(GRACE_SECONDS):
             try:
-                await self._read(connection, statement, answer)
+                await self._read(connection, statement, answer, query, allowed, lambda: guard.allow(allowed_at_all))
             except psycopg.Error as error:
-                timed_out = asyncio.get_running_loop().time() - began >= allowed * _CANCELED_BEFORE
-                if not connection.broken and not _fatal(error):
+                timed_out = guard.seconds >= allowed * _CANCELED_BEFORE
+                lost = connection.broken or _fatal(error)
+                if not lost:
                     await _roll_back(connection)
-                if silent() or (connection.broken and error.sqlstate is None):
+                if guard.broke or (guard.renewed and connection.broken and error.sqlstate is None):
                     await self._connections.discard_idle()  # it died without a word
+                if not guard.renewed:
+                    poll_error = classify(error, query)
+                    return LostConnection(poll_error) if lost else poll_error
                 # The server had just begun the transaction, so if this happens twice the statement is at fault.
-                if silent():
+                if guard.broke:
                     return LostConnection(replace(classify(error, query), scope=Scope.TOPIC_OR_SIZE))
-                if connection.broken or _fatal(error):
+                if lost or connection.broken:
                     return LostConnection(replace(classify(error, query), scope=Scope.TOPIC))
                 if error.sqlstate == QUERY_CANCELED and timed_out and allowed < query.timeout:
                     return Outgrown.OUTGROWN
                 return classify(error, query, connected=True, timed_out=timed_out)
         return answer
 
-    async def _begin(self, connection: Connection, query: Query, seconds: float) -> None:
+    async def _read(
+        self,
+        connection: Connection,
+        statement: Statement,
+        answer: Answer,
+        query: Query,
+        seconds: float,
+        begun: Callable[[], None],
+    ) -> None:
+        """Run the statement, and add its rows to the answer. `begun` is called when the transaction has begun."""
         timeout = max(1, round(seconds * 1000))
-        begin = sql.SQL(
-            "begin read only; set local statement_timeout = {}; set local lock_timeout = {}; set local jit = off;"
-            " set local idle_in_transaction_session_timeout = {}; set local application_name = {}"
-        ).format(timeout, min(timeout, round(LOCK_SECONDS * 1000)), 10_000, application_name(self._node, query.name))
-        await connection.execute(begin)
-
-    async def _read(self, connection: Connection, statement: Statement, answer: Answer) -> None:
+        values = timeout, min(timeout, round(LOCK_SECONDS * 1000)), application_name(self._node, query.name)
+        settings: list[Command] = [(SET_OWN, tuple(map(str, values)))]
         if statement.settings:
-            names, values = zip(*statement.settings, strict=True)
-            await connection.execute(SET_LOCALLY, (list(names), list(values)))
+            names, given = zip(*statement.settings, strict=True)
+            settings.append((SET_LOCALLY, (list(names), list(given))))
         cursor = ChunkCursor(connection)
-        async with contextlib.aclosing(cursor.chunks(statement.sql.encode(), statement.params)) as chunks:
+        chunks = cursor.transaction(settings, statement.sql.encode(), statement.params, begun)
+        async with contextlib.aclosing(chunks):
             async for chunk in chunks:
                 answer.add(chunk)
-        await connection.execute("commit")
+        if statement.described:
+            answer.columns = cursor.columns[DIGEST_COLUMNS if statement.digests else 0 :]
 
 
 class LostConnection:
@@ -223,24 +237,51 @@ async def _roll_back(connection: Connection) -> None:
         await connection.close()
 
 
-@contextlib.contextmanager
-def _break_after(connection: Connection, seconds: float) -> Iterator[Callable[[], bool]]:
-    """Break the connection when the scope lasts longer than this, and yield a function that returns whether it did.
+class Guard:
+    """A guard that breaks a connection when its server does not answer in time.
 
-    The connection is broken even while the scope is being cancelled: psycopg waits for the server to confirm the end of
+    The connection is broken even while its user is being cancelled: psycopg waits for the server to confirm the end of
     a statement, which a frozen server never does.
     """
-    broken = False
 
-    def break_connection() -> None:
-        nonlocal broken
-        broken = True
-        if not connection.closed:
-            with socket.socket(fileno=os.dup(connection.fileno())) as copy, contextlib.suppress(OSError):
+    def __init__(self, connection: Connection) -> None:
+        self.broke = False
+        """Whether the time was up."""
+        self.renewed = False
+        """Whether `allow` was called, as the server has answered."""
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The time since the last time was allowed, in seconds."""
+        return self._loop.time() - self._since
+
+    @contextlib.contextmanager
+    def allowing(self, seconds: float) -> Iterator[None]:
+        """Break the connection when the scope lasts longer than this, unless more is allowed."""
+        self._start(seconds)
+        try:
+            yield
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def allow(self, seconds: float) -> None:
+        """Allow the scope this time from now on."""
+        self.renewed = True
+        self._start(seconds)
+
+    def _start(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._since = self._loop.time()
+        self._timer = self._loop.call_later(seconds, self._break)
+
+    def _break(self) -> None:
+        self.broke = True
+        if not self._connection.closed:
+            with socket.socket(fileno=os.dup(self._connection.fileno())) as copy, contextlib.suppress(OSError):
                 copy.shutdown(socket.SHUT_RDWR)
-
-    timer = asyncio.get_running_loop().call_later(seconds, break_connection)
-    try:
-        yield lambda: broken
-    finally:
-        timer.cancel()

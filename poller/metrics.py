@@ -16,6 +16,11 @@ POLLS = Counter(
 SKIPPED = Counter(
     "pollcast_poller_skipped", "Polls of single topics skipped because the probe's result was unchanged.", ["query"]
 )
+UNSENT = Counter(
+    "pollcast_poller_unsent",
+    "Polls of single topics whose rows were not sent, because their digest was unchanged.",
+    ["query"],
+)
 ROWS = Counter("pollcast_poller_rows", "Rows received from the database.", ["query"])
 _SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 STATEMENT_SECONDS = Histogram(
@@ -38,6 +43,9 @@ TROUBLE_STATEMENTS = Counter(
 BATCH_TOPICS = Gauge("pollcast_poller_batch_topics", "Current maximum number of topics per statement.", ["query"])
 TOGETHER = Gauge(
     "pollcast_poller_together", "1 while topics are polled together, 0 while they are polled one by one.", ["query"]
+)
+DIGESTS = Gauge(
+    "pollcast_poller_digests", "1 while unchanged results are recognized by digests, 0 otherwise.", ["query"]
 )
 TOPIC_SECONDS = Gauge(
     "pollcast_poller_topic_seconds",

@@ -9,11 +9,12 @@ a row in addition to the text of the row and of its key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
 from pollcast.poller.answer import LARGE_ROWS, LARGEST_DELTA_ROWS, Result, size_of
+from pollcast.poller.digests import Columns
 from pollcast.poller.poll_error import PollError
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.delta import Delta, Row, delta_text, diff, row_starts
@@ -66,10 +67,24 @@ def updates_size(updates: Updates) -> int:
     return updates.size if isinstance(updates, LargeUpdates) else sum(map(len, updates))
 
 
+Digest = tuple[Columns, int]
+"""Digest of a result, with the columns for which it was made."""
+
+
 class PollHistory:
     """The polls of one topic under one epoch. Times ending in `_at` are microseconds since the Unix epoch."""
 
-    __slots__ = ("count", "gained_at", "probe_result", "result_at", "seconds", "started", "weight")
+    __slots__ = (
+        "count",
+        "digest",
+        "gained_at",
+        "probe_result",
+        "refresh_at",
+        "result_at",
+        "seconds",
+        "started",
+        "weight",
+    )
 
     def __init__(self, gained_at: int) -> None:
         self.gained_at = gained_at
@@ -85,6 +100,10 @@ class PollHistory:
         """Result of the query's probe just before the latest result; None when the query was not probed."""
         self.weight: int | None = None
         """Size of the last result in bytes; None before the first."""
+        self.digest: Digest | None = None
+        """Digest of the last result; None when it is not known."""
+        self.refresh_at = float("inf")
+        """Time on the event loop's clock from which the topic is polled in full, whatever its digest."""
 
     def record_cost(self, seconds: float) -> None:
         """Include the database time of one poll in the smoothed cost."""
@@ -94,10 +113,14 @@ class PollHistory:
 class OwnedTopic:
     """One topic under one epoch of this poller: its last result, its version and its state."""
 
-    __slots__ = ("epoch", "history", "polled_at", "reason", "rows", "seq", "since", "state", "topic")
+    __slots__ = ("epoch", "history", "name", "polled_at", "reason", "rows", "seq", "sharing", "since", "state", "topic")
 
     def __init__(self, topic: Topic, epoch: int, since: int) -> None:
         self.topic = topic
+        self.name = topic.canonical
+        """The canonical topic."""
+        self.sharing: Hashable = None
+        """The sharing key of the topic (poller/statement.py), from its first poll on."""
         self.epoch = epoch
         self.history = PollHistory(since)
         self.seq = 0
@@ -110,11 +133,6 @@ class OwnedTopic:
         self.since = since
         """Start of the present state, in microseconds since the Unix epoch."""
 
-    @property
-    def name(self) -> str:
-        """The canonical topic."""
-        return self.topic.canonical
-
     def record_result(self, rows: list[Row], polled_at: int) -> Updates:
         """Record the result of a poll that started at `polled_at`, and return the updates that report it.
 
@@ -126,6 +144,11 @@ class OwnedTopic:
         if rows is not self.rows and (_is_compared(rows, self.rows) or rows != self.rows):
             updates = self._set_rows(rows, polled_at)
         return followed_by(updates, self._set_state("live", "", polled_at))
+
+    def record_unchanged(self, polled_at: int) -> None:
+        """Record a poll of a live topic that gave its last result."""
+        self.history.count += 1
+        self.history.result_at = polled_at
 
     def record_error(self, error: PollError, now: int) -> Updates:
         """Record a poll that ended with an error, and return the updates that report it. The last result is kept."""

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 
 from pollcast.poller import metrics, schedule
 from pollcast.poller.apart import PARTS
 from pollcast.poller.batchable import unbatchable_reason
 from pollcast.poller.batching import Batching, BatchSize
 from pollcast.poller.database import Database
+from pollcast.poller.digest_choice import DigestChoice
+from pollcast.poller.digest_polls import DigestPolls
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.round_runner import Publish, RoundResult, RoundRunner
@@ -38,10 +41,12 @@ class QueryPoller:
         self.batching = Batching(BatchSize(), possible=possible, together=Together(query.together))
         self._query = query
         self._statements = StatementRunner(query, database)
+        self.polls = DigestPolls(query, self._statements, DigestChoice(), time.monotonic)
         self._rng = rng
         self._groups = TopicGroups()
         self._owned_topics = metrics.OWNED_TOPICS.labels(query.name)
-        self._rounds = RoundRunner(query, self._statements, self._groups, self.batching, publish)
+        width = database.width
+        self._rounds = RoundRunner(query, self._statements, self.polls, self._groups, self.batching, publish, width)
 
     def add(self, topic: OwnedTopic) -> None:
         """Poll the topic from now on."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pollcast.poller import metrics
 from pollcast.poller.answer import Answer, Outcome, size_of
 from pollcast.poller.apart import BACK_SHARE, is_conspicuous, slow_seconds
 from pollcast.poller.batching import Batching
-from pollcast.poller.owned import OwnedTopic, Updates
+from pollcast.poller.digest_choice import Tally
+from pollcast.poller.digest_polls import DigestPolls
+from pollcast.poller.owned import Digest, OwnedTopic, Updates
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.rounds import Surroundings, run_round
-from pollcast.poller.statement import Statement, batch_statement, single_statement
 from pollcast.poller.statement_runner import StatementRunner
 from pollcast.poller.topic_groups import TopicGroup, TopicGroups
 from pollcast.poller.trouble import APART_BURST_STATEMENTS, ROUND_STATEMENTS, MinuteBudget, RoundBudget
@@ -54,8 +56,16 @@ class RoundRunner:
     """The rounds of one query."""
 
     def __init__(
-        self, query: Query, statements: StatementRunner, groups: TopicGroups, batching: Batching, publish: Publish
+        self,
+        query: Query,
+        statements: StatementRunner,
+        polls: DigestPolls,
+        groups: TopicGroups,
+        batching: Batching,
+        publish: Publish,
+        width: int = 1,
     ) -> None:
+        """Poll with at most `width` statements under way in one round."""
         self.budget = MinuteBudget()
         self._budget_apart = MinuteBudget(APART_BURST_STATEMENTS, burst=APART_BURST_STATEMENTS)
         self._query = query
@@ -64,7 +74,10 @@ class RoundRunner:
         self._batching = batching
         # New topics and suspects say nothing about the regular ones: each place has its own verdict.
         self._batching_of_new = Batching(batching.size, batching.possible, together=batching.together)
+        self._digests = polls
+        self._width = width
         self._publish = publish
+        self._was_by_digest = False
         self._was_alone = batching.together.alone
         outcomes = ("changed", "unchanged", "stale", "failed")
         self._polls = {outcome: metrics.POLLS.labels(query.name, outcome) for outcome in outcomes}
@@ -99,13 +112,18 @@ class RoundRunner:
             batching = Batching(batching.size, batching.possible, together=batching.together)
         one = OneRound(self, group, batching, probed)
         hand_over = None if group is self._groups.suspects or alone else one.hand_over
-        around = Surroundings(one.execute, one.deliver, asyncio.get_running_loop().time, group.has, hand_over)
+        width = self._width if group is self._groups.regular else 1
+        around = Surroundings(one.execute, one.deliver, asyncio.get_running_loop().time, group.has, hand_over, width)
         apart = group in (self._groups.failing, self._groups.slow)
         budget = RoundBudget(self._budget_apart if apart else self.budget, statements)
         left = budget.statements
         heed = group is not self._groups.new
         unreached = await run_round(topics, batching, around, budget, parts=parts, heed_verdict=heed)
         metrics.TROUBLE_STATEMENTS.labels(self._query.name).inc(left - budget.statements)
+        one.result.results += one.unchanged
+        self._polls["unchanged"].inc(one.unchanged)
+        if one.tally is not None:
+            self._digests.choice.record(one.tally, time.monotonic())
         self._postpone(group, unreached)
         self._show()
         return one.result
@@ -167,6 +185,13 @@ class RoundRunner:
         metrics.TOGETHER.labels(name).set(not alone)
         for way, cost in (("alone", together.cost_alone), ("together", together.cost_together)):
             metrics.TOPIC_SECONDS.labels(name, way).set(cost or 0.0)
+        choice = self._digests.choice
+        metrics.DIGESTS.labels(name).set(choice.digests)
+        if choice.digests != self._was_by_digest:
+            self._was_by_digest = choice.digests
+            together.forget_costs()
+            event = "topics are polled by digest now" if choice.digests else "topics are polled by rows now"
+            log.info(event, query=name, reason=choice.why)
         if together.alone != self._was_alone:
             self._was_alone = together.alone
             event = "topics are polled one by one now" if together.alone else "topics are polled together now"
@@ -179,6 +204,25 @@ class RoundRunner:
             gauge.set(len(group.topics))
 
 
+@dataclass(slots=True)
+class Polled:
+    """One statement of a round. Times ending in `at` are microseconds since the Unix epoch."""
+
+    at: int
+    topics: int
+    answered_at: int = 0
+    seconds: float = 0.0
+    """Time that it took, in seconds."""
+    conspicuous: bool = False
+    """Whether it was conspicuously slow."""
+    digests: Mapping[str, Digest] = field(default_factory=dict)
+    """The digests in its answer, by topic."""
+
+
+NOT_POLLED = Polled(0, 1)
+"""The statement of a topic that was not polled in a round, because the outcome of others is its own."""
+
+
 class OneRound:
     """The callbacks of one round."""
 
@@ -188,31 +232,42 @@ class OneRound:
         self._group = group
         self._batching = batching
         self._probed = probed
-        self._polled_at: dict[str, int] = {}
-        self._answered_at = 0
-        self._conspicuous = False  # whether the statement that was answered last was conspicuously slow
-        self._topics = 1  # number of topics in that statement
-        self._seconds = 0.0
+        self._statements: dict[str, Polled] = {}  # by topic, the statement that polled it last
+        self._by_digest = group is runner._groups.regular and runner._digests.choice.digests
+        self.tally: Tally | None = Tally() if group is runner._groups.regular else None
+        """The polls of this round; None when they say nothing about digests."""
+        self.unchanged = 0
+        """Number of regular topics that gave their last result and stayed as they were."""
+        self._waited_until = 0.0
 
     async def execute(self, topics: Sequence[OwnedTopic]) -> list[Outcome] | PollError:
         """Poll the topics in one statement."""
         loop = asyncio.get_running_loop()
-        started, now = loop.time(), clock.now_us()
+        started, polled = loop.time(), Polled(clock.now_us(), len(topics))
         for topic in topics:
             topic.history.started = started
-            self._polled_at[topic.name] = now
-        answer = await self._runner._statements.run(self._statement(topics), [topic.rows for topic in topics])
+            self._statements[topic.name] = polled
+        answer = await self._runner._digests.poll(topics, regular=self._group is self._runner._groups.regular)
         took = loop.time() - started
         if isinstance(answer, PollError):
-            self._record_error(topics, answer, took)
+            self._record_error(topics, answer, started, took)
             return answer
-        self.result.waited += max(0.0, took - answer.seconds)
-        self._answered_at = clock.now_us()
-        self._record(topics, answer)
+        self._wait(started, max(0.0, took - answer.seconds))
+        polled.answered_at = clock.now_us()
+        self._record(topics, answer, polled)
         return answer.outcomes
+
+    def _wait(self, started: float, seconds: float) -> None:
+        """Count the wait of a statement; what statements side by side have waited together counts once."""
+        until = started + seconds
+        self.result.waited += max(0.0, until - max(started, self._waited_until))
+        self._waited_until = max(self._waited_until, until)
 
     def deliver(self, topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
         """Settle the topic's outcome."""
+        polled = self._statements.get(topic.name, NOT_POLLED)
+        if outcome is topic.rows and self._is_as_before(topic, polled):
+            return
         runner, groups = self._runner, self._runner._groups
         to: TopicGroup | None
         self.result.blamed += at_fault
@@ -228,9 +283,25 @@ class OneRound:
         else:
             self.result.results += 1
             topic.history.probe_result = self._probed
-            to = self._group_after_result()
-        polled_at = self._polled_at.get(topic.name) or clock.now_us()
-        runner.settle(self._group, topic, outcome, polled_at, self._answered_at, to=to)
+            self._runner._digests.record_result(topic, outcome, polled.digests.get(topic.name))
+            to = self._group_after_result(polled)
+        runner.settle(self._group, topic, outcome, polled.at, polled.answered_at, to=to)
+
+    def _is_as_before(self, topic: OwnedTopic, polled: Polled) -> bool:
+        """Return whether a regular topic that gave its last result just stays, and record the poll then.
+
+        Nearly all polls end here.
+        """
+        group = self._group
+        if topic.state != "live" or polled.conspicuous or group is not self._runner._groups.regular:
+            return False
+        if group.has(topic):
+            topic.history.probe_result = self._probed
+            if topic.name in polled.digests:
+                self._runner._digests.record_result(topic, topic.rows, polled.digests[topic.name])
+            topic.record_unchanged(polled.at)
+            self.unchanged += 1
+        return True
 
     def hand_over(self, topics: Sequence[OwnedTopic]) -> None:
         """Make suspects of the topics of a statement that timed out; they are polled again at once."""
@@ -239,43 +310,50 @@ class OneRound:
                 topic.history.started = float("-inf")
                 self._runner._groups.suspects.add(topic)
 
-    def _group_after_result(self) -> TopicGroup:
+    def _group_after_result(self, polled: Polled) -> TopicGroup:
         groups = self._runner._groups
-        if self._conspicuous:
-            return groups.slow if self._topics == 1 else groups.suspects
+        if polled.conspicuous:
+            return groups.slow if polled.topics == 1 else groups.suspects
         if self._group is groups.slow:
             usual = slow_seconds(1, self._runner._batching.together.typical or 0.0, self._runner._query.interval)
-            if self._seconds > BACK_SHARE * usual:
+            if polled.seconds > BACK_SHARE * usual:
                 return groups.slow
         return groups.regular
 
-    def _statement(self, topics: Sequence[OwnedTopic]) -> Statement:
-        values = [topic.topic.values for topic in topics]
-        query = self._runner._query
-        return single_statement(query, values[0]) if len(values) == 1 else batch_statement(query, values)
-
-    def _record_error(self, topics: Sequence[OwnedTopic], error: PollError, took: float) -> None:
+    def _record_error(self, topics: Sequence[OwnedTopic], error: PollError, started: float, took: float) -> None:
         together = self._batching.together
         if error.scope is Scope.DATABASE:
-            self.result.waited += took
+            self._wait(started, took)
         elif error.scope is Scope.TOPIC_OR_SIZE and len(topics) > 1 and together.trying:
             together.record(len(topics), min(took, self._runner._query.timeout), asyncio.get_running_loop().time())
 
-    def _record(self, topics: Sequence[OwnedTopic], answer: Answer) -> None:
+    def _record(self, topics: Sequence[OwnedTopic], answer: Answer, polled: Polled) -> None:
         """Record what the statement has cost."""
         query, shared = self._runner._query, self._runner._batching.together
         count, seconds = len(topics), answer.seconds
-        self._topics, self._seconds = count, seconds
+        polled.seconds = seconds
         trial = count > 1 and shared.trying
-        self._conspicuous = not trial and is_conspicuous(seconds, count, shared.typical, query.interval)
-        weights = []
+        sent = len(answer.digests)
+        polled.conspicuous = not trial and is_conspicuous(seconds, count, shared.typical, query.interval, sent)
+        polled.digests = {topics[at].name: (answer.columns, digest) for at, digest in answer.digests.items()}
+        if self.tally is not None and answer.by_digest is not self._by_digest:
+            self.tally = None
+        each, tally, weights = seconds / count, self.tally or Tally(), list[int]()
+        tally.sent += sent
+        tally.seconds += seconds
         for topic, outcome in zip(topics, answer.outcomes, strict=True):
-            topic.history.record_cost(seconds / count)
+            topic.history.record_cost(each)
             if not isinstance(outcome, PollError):
-                topic.history.weight = size_of(outcome)
-                weights.append(topic.history.weight)
+                weight = size_of(outcome)
+                topic.history.weight = weight
+                weights.append(weight)
+                if topic.rows is not None:
+                    tally.polls += 1
+                    tally.changed += outcome is not topic.rows
+                    tally.rows += len(outcome)
+                    tally.size += weight
         self._batching.size.record_weights(weights)
-        if self._conspicuous:
+        if polled.conspicuous:
             self.result.conspicuous += count
         else:
             shared.record(count, seconds, asyncio.get_running_loop().time())

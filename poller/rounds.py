@@ -13,6 +13,10 @@ culprit, so blame is measured, whatever the error:
 - A batch that times out is handed over to a place of its own, where it is divided into eighths, because each attempt
   costs a timeout and should delay no other topic. A trial that times out is polled topic by topic instead.
 
+Once a statement has succeeded, and as long as none has failed, as many are under way at a time as the database has
+connections for (`Surroundings.width`). Their answers are taken in the order in which they were sent, so what a failure
+means does not depend on which answer came first.
+
 The statements that this may cost are bounded (poller/trouble.py). Topics that are not reached get no outcome in this
 round, and keep their state. Topics that are lost during a round are not polled any more. An unavailable database, which
 the connection reports, costs one statement per round, and is the outcome of all topics.
@@ -20,16 +24,18 @@ the connection reports, costs one statement per round, and is the outcome of all
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pollcast.poller.answer import Outcome
 from pollcast.poller.batching import Batching, Clock
+from pollcast.poller.grouping import divided, of_equal_keys, sample_first
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError, Scope
-from pollcast.poller.statement import sharing_key
 from pollcast.poller.trouble import RoundBudget, Trouble
 
 MAX_TIMEOUTS = 12
@@ -59,7 +65,7 @@ PENDING = 4
 MANY = 0.25
 """Share of single topics that failed from which a failed batch is divided into parts smaller than halves."""
 
-Execute = Callable[[Sequence[OwnedTopic]], Awaitable[list[Outcome] | PollError]]
+Execute = Callable[[Sequence[OwnedTopic]], Coroutine[Any, Any, list[Outcome] | PollError]]
 """Function that polls the topics in one statement: returns one outcome per topic, or the error of the statement."""
 
 Deliver = Callable[[OwnedTopic, Outcome, bool], None]
@@ -77,6 +83,8 @@ class Surroundings:
     """Function that returns whether the topic is still to be polled."""
     hand_over: Callable[[Sequence[OwnedTopic]], None] | None = None
     """Callback that takes over a batch that timed out; without one, the round divides it."""
+    width: int = 1
+    """Maximum number of statements under way at a time."""
 
 
 async def run_round(
@@ -92,7 +100,7 @@ async def run_round(
 
     With `parts` the topics are divided beforehand. `heed_verdict` is False for topics on which no verdict is based.
     """
-    groups = [part for group in _of_equal_keys(topics) for part in divided(group, parts)]
+    groups = [part for group in of_equal_keys(topics) for part in divided(group, parts)]
     return await Round(groups, batching, around, budget, in_parts=parts > 1).run(heed_verdict)
 
 
@@ -130,6 +138,8 @@ class Round:
         while not self._ended and (self._untried or self._divided or self._eighths):
             if self._divided and (len(self._divided) > PENDING or not self._untried):
                 await self._divide(self._divided.popleft())
+            elif self._untried and self._around.width > 1 and self._succeeded and not self._trouble.statements:
+                await self._poll_side_by_side()
             elif self._untried:
                 await self._poll(self._next_group())
             else:
@@ -159,7 +169,28 @@ class Round:
         if self._trouble.statements and not self._trouble.affordable:
             self._leave(group)  # too much has failed already
             return
-        error = await self._try(group)
+        await self._judge(group, await self._try(group))
+
+    async def _poll_side_by_side(self) -> None:
+        """Poll topics that were not tried yet in several statements at a time."""
+        groups: list[list[OwnedTopic]] = []
+        while self._untried and len(groups) < self._around.width:
+            groups.append(self._next_group())
+        groups = [group for group in groups if group]
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(self._around.execute(group)) for group in groups]
+        for group, answer in zip(groups, (task.result() for task in running), strict=True):
+            if not self._ended:
+                await self._judge(group, self._take(group, answer))
+            elif isinstance(answer, PollError) and answer.scope is not Scope.DATABASE:
+                self._unreached += group
+            else:
+                outcomes = [answer] * len(group) if isinstance(answer, PollError) else answer
+                for topic, outcome in zip(group, outcomes, strict=True):
+                    self._around.deliver(topic, outcome, False)
+
+    async def _judge(self, group: list[OwnedTopic], error: PollError | None) -> None:
+        """Decide what follows from the error of topics that were not tried before; None is a success."""
         if error is None:
             return
         self._trouble.spend(counted=self._trouble.statements > 0)
@@ -178,7 +209,7 @@ class Round:
 
     async def _diagnose(self, group: list[OwnedTopic]) -> None:
         """Find out whether the query is wrong for all, is refused together, or some of these topics are at fault."""
-        rest = _sample_first(group)
+        rest = sample_first(group, SAMPLE)
         self._divided.append(rest)
         if len(rest) > 2:
             pair = [rest.pop(0), rest.pop(0)]
@@ -317,8 +348,11 @@ class Round:
 
     async def _try(self, group: list[OwnedTopic]) -> PollError | None:
         """Poll the topics in one statement. Deliver their outcomes, or return the error of the statement."""
+        return self._take(group, await self._around.execute(group))
+
+    def _take(self, group: list[OwnedTopic], answer: list[Outcome] | PollError) -> PollError | None:
+        """Deliver the outcomes in the answer to a statement for these topics, or return its error."""
         self._trouble.singles += len(group) == 1
-        answer = await self._around.execute(group)
         if isinstance(answer, PollError):
             if answer.scope is Scope.DATABASE:
                 self._end_with(answer, group)
@@ -353,23 +387,3 @@ class Round:
         self._unreached += group
         self._untried, self._divided, self._eighths = deque(), deque(), deque()
         self._ended = True
-
-
-def divided(group: list[OwnedTopic], parts: int) -> list[list[OwnedTopic]]:
-    """Return the topics in order, divided into at most `parts` parts of about the same length."""
-    length = max(1, -(-len(group) // parts))
-    return [group[at : at + length] for at in range(0, len(group), length)]
-
-
-def _sample_first(group: Sequence[OwnedTopic]) -> list[OwnedTopic]:
-    """Return the topics in an order that begins with a sample: those that have worked first, spread evenly."""
-    step = max(1, len(group) // SAMPLE)
-    spread = [topic for start in range(step) for topic in group[start::step]]
-    return sorted(spread, key=lambda topic: topic.rows is None or topic.state != "live")
-
-
-def _of_equal_keys(topics: Sequence[OwnedTopic]) -> list[list[OwnedTopic]]:
-    groups: defaultdict[Hashable, list[OwnedTopic]] = defaultdict(list)
-    for topic in topics:
-        groups[sharing_key(topic.topic.query, topic.topic.values)].append(topic)
-    return list(groups.values())

@@ -27,7 +27,10 @@ topic without rows in the answer has an empty result. Each part of the text has 
 - Functions and types are those of `pg_catalog`, whatever the `search_path` of the role is.
 - A hint (`/*+ … */`) at the beginning of the query begins the statement, where extensions look for it.
 
-The two forms can differ in one way. Alone, a value is a constant, and PostgreSQL computes with constants while it
+Statements that compare digests (poller/digests.py) have a third form, alone and together: the query's rows are
+materialized, and sent as above only when their digest differs from the last one.
+
+Alone and together can differ in one way. Alone, a value is a constant, and PostgreSQL computes with constants while it
 plans: `10 / %(n)s` for n = 0 is an error even if no row needs it. Together it is an error only for a row that needs it.
 So an error alone is confirmed by the shared form for the one topic (poller/statement_runner.py).
 
@@ -46,7 +49,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
-from pollcast.poller.statement_text import Shape, batch_text, columns_text, own_name, placeholders, single_text
+from pollcast.poller.digests import Columns, digest_array
+from pollcast.poller.statement_text import (
+    Shape,
+    batch_digest_text,
+    batch_text,
+    columns_text,
+    own_name,
+    placeholders,
+    single_digest_text,
+    single_text,
+)
 from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.catalogue.sql import Text, split
 from pollcast.services.catalogue.values import Value, array_literal, pg_type
@@ -54,7 +67,7 @@ from pollcast.services.catalogue.values import Value, array_literal, pg_type
 Values = Mapping[str, Value]
 """Values of one topic, by the names of the parameters."""
 
-Params: TypeAlias = tuple[str | int | list[str] | list[str | None] | None, ...]
+Params: TypeAlias = tuple[str | int | list[str] | None, ...]
 """Values of the placeholders `$1`, `$2`, …"""
 
 
@@ -66,6 +79,11 @@ class Statement:
     params: Params
     settings: tuple[tuple[str, str | None], ...] = ()
     """PostgreSQL settings that the transaction has while the statement runs; None stands for the setting's default."""
+    digests: bool = False
+    """Whether the statement compares digests: its rows are (topic, number, key, row, …), with a row of number 0 before
+    those of each topic that changed, whose key is the new digest. The query's own columns follow, all NULL."""
+    described: bool = False
+    """Whether the columns of the answer are of interest."""
     shared: Callable[[], Statement] | None = field(default=None, compare=False)
     """For one topic of several that can share a statement: makes the shared statement for this topic only."""
 
@@ -86,7 +104,7 @@ def single_statement(query: Query, values: Values) -> Statement:
     names = placeholders(query.sql)
     shared = partial(batch_statement, query, [values]) if names and query.together is not False else None
     params = (*_alone_params(names, values), query.max_rows + 1)
-    return Statement(single_text(_shape(query, values)), params, query.setting_values(values), shared)
+    return Statement(single_text(_shape(query, values)), params, query.setting_values(values), shared=shared)
 
 
 def batch_statement(query: Query, topics: Sequence[Values]) -> Statement:
@@ -94,6 +112,29 @@ def batch_statement(query: Query, topics: Sequence[Values]) -> Statement:
     its parameters."""
     params = (*_together_params(placeholders(query.sql), topics), query.max_rows + 1)
     return Statement(batch_text(_shape(query, topics[0])), params, query.setting_values(topics[0]))
+
+
+def digest_statement(query: Query, topics: Sequence[Values], last: Sequence[int | None], columns: Columns) -> Statement:
+    """Return the statement that polls one or several topics by their digests: see `batch_statement` and `Statement`.
+
+    `last` has each topic's last digest, or None so that its rows are sent in any case. `columns` are those for which
+    the digests are made. If the answer describes others, its digests mean nothing.
+    """
+    names, shape = placeholders(query.sql), _shape(query, topics[0])
+    limit = query.max_rows + 1
+    if len(topics) == 1:
+        text = single_digest_text(shape, columns)
+        params: Params = (*_alone_params(names, topics[0]), limit, None if last[0] is None else str(last[0]))
+    else:
+        text = batch_digest_text(shape, columns)
+        params = (*_together_params(names, topics), limit, digest_array(last))
+    return Statement(text, params, query.setting_values(topics[0]), digests=True, described=True)
+
+
+def description_statement(query: Query, topics: Sequence[Values]) -> Statement:
+    """Return a statement without rows whose columns are those of the query."""
+    columns = columns_statement(query, topics, len(topics) > 1)
+    return Statement(f"{columns.sql} limit 0", columns.params, columns.settings, described=True)
 
 
 def columns_statement(query: Query, topics: Sequence[Values], together: bool) -> Statement:
@@ -164,7 +205,7 @@ def _alone_params(names: Sequence[str], values: Values) -> Params:
 
 
 def _together_params(names: Sequence[str], topics: Sequence[Values]) -> Params:
-    return tuple([_column_text(values[name]) for values in topics] for name in names)
+    return tuple(array_literal([_column_text(values[name]) for values in topics]) for name in names)
 
 
 def _column_text(value: Value) -> str | None:

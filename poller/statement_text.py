@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
+from pollcast.poller.digests import Columns, digest_sql, quoted
 from pollcast.services.catalogue.sql import Placeholder, split, tokens, unmentioned_prefix
 
 CACHED = 4096
@@ -46,6 +47,24 @@ def batch_text(shape: Shape) -> str:
     return (
         f"{_hint(shape.sql)}select {topic}, {_fitting(shape)}\nfrom {_topics(shape)}\n"
         f'cross join lateral {_numbered(shape, _together(shape))} as "r"\norder by {topic}, "r"."number"'
+    )
+
+
+@lru_cache(maxsize=CACHED)
+def single_digest_text(shape: Shape, columns: Columns) -> str:
+    """Return the text that compares the digest of one topic."""
+    rows = _digested(shape, columns, _alone(shape), f"${len(shape.casts) + 2}::pg_catalog.int8")
+    return f'{_hint(shape.sql)}select 1::pg_catalog.int8, "r".* from {rows} as "r" order by 2'  # noqa: S608
+
+
+@lru_cache(maxsize=CACHED)
+def batch_digest_text(shape: Shape, columns: Columns) -> str:
+    """Return the text that compares the digests of several topics."""
+    topics = own_name(shape.sql, "topics")
+    rows = _digested(shape, columns, _together(shape), f"{topics}.{own_name(shape.sql, 'last')}")
+    return (
+        f'{_hint(shape.sql)}select {topics}.{own_name(shape.sql, "topic")}, "r".*\n'
+        f'from {_topics(shape, last=True)}\ncross join lateral {rows} as "r"\norder by 1, 2'
     )
 
 
@@ -90,37 +109,68 @@ def _placed(shape: Shape, place: Mapping[str, str]) -> str:
     return "".join(place[each.name] if isinstance(each, Placeholder) else each.text for each in fragments)
 
 
-def _topics(shape: Shape) -> str:
-    """Return the source of the rows of parameters."""
+def _topics(shape: Shape, *, last: bool = False) -> str:
+    """Return the source of the rows of parameters; with `last`, each has the last digest as well."""
     topics, topic = own_name(shape.sql, "topics"), own_name(shape.sql, "topic")
     columns = [own_name(shape.sql, str(at)) for at in range(1, len(shape.casts) + 1)]
-    arrays = ", ".join(
+    casts = list(shape.casts)
+    arrays = [
         # An array of arrays would be unnested whole, so lists travel as the texts of arrays.
         f"pg_catalog.unnest(${at}::pg_catalog.text[]" + (")" if cast.endswith("[]") else f"::{cast}[])")
         for at, cast in enumerate(shape.casts, 1)
-    )
-    source = f"rows from ({arrays}) with ordinality as {topics}({', '.join((*columns, topic))})"
+    ]
+    if last:
+        columns.append(own_name(shape.sql, "last"))
+        casts.append("pg_catalog.int8")
+        arrays.append(f"pg_catalog.unnest(${len(shape.casts) + 2}::pg_catalog.text::pg_catalog.int8[])")
+    source = f"rows from ({', '.join(arrays)}) with ordinality as {topics}({', '.join((*columns, topic))})"
     if not any(cast.endswith("[]") for cast in shape.casts):
         return source
     # `offset 0` has each list read once per topic, and not once per row that it is compared with.
     read = ", ".join(
         f"{column}::{cast} as {column}" if cast.endswith("[]") else column
-        for column, cast in zip(columns, shape.casts, strict=True)
+        for column, cast in zip(columns, casts, strict=True)
     )
     return f"(select {read}, {topic} from {source} offset 0) as {topics}"  # noqa: S608
 
 
 def _numbered(shape: Shape, text: str) -> str:
     alias = own_name(shape.sql, "query")
-    limit = len(shape.casts) + 1
-    columns = ", ".join(f"{alias}.{_quoted(column)}" for column in shape.key)
+    source = f"(\n{text}\n) as {alias} limit ${len(shape.casts) + 1}"
+    return f"({_encoded(shape, alias, source)})"
+
+
+def _encoded(shape: Shape, alias: str, source: str) -> str:
+    """Return a SELECT of the source's rows as JSON, numbered and with their sizes added up."""
+    columns = ", ".join(f"{alias}.{quoted(column)}" for column in shape.key)
     key = f"pg_catalog.json_build_array({columns})::pg_catalog.text" if columns else "''::pg_catalog.text"
     return (
-        '(select pg_catalog.row_number() over "w" as "number", "key", "row",'
+        'select pg_catalog.row_number() over "w" as "number", "key", "row",'
         ' pg_catalog.sum(pg_catalog.octet_length("row")) over "w" as "size"\n'
         f'from (select {key} as "key", pg_catalog.row_to_json({alias}.*)::pg_catalog.text as "row"\n'
-        f'from (\n{text}\n) as {alias} limit ${limit}) as "e" window "w" as (rows unbounded preceding))'
+        f'from {source}) as "e" window "w" as (rows unbounded preceding)'
     )
+
+
+def _digested(shape: Shape, columns: Columns, text: str, last: str) -> str:
+    """Return a SELECT of a topic's new digest and then of its rows, if the digest differs from the last one.
+
+    The query's own columns follow as NULL: only their description is of interest.
+    """
+    alias, rows, digest = (own_name(shape.sql, name) for name in ("query", "rows", "digest"))
+    number, key, row = (own_name(shape.sql, name) for name in ("number", "key", "row"))
+    differs = f'where "d"."value" is distinct from {last}'
+    encoded = f'({_encoded(shape, rows, rows)}) as "r"'
+    limited = f"(select {alias}.* from (\n{text}\n) as {alias} limit ${len(shape.casts) + 1})"  # noqa: S608
+    digested = f'(select {digest_sql(columns, rows)} as "value" from {rows})'  # noqa: S608
+    columns_of = (
+        f'0::pg_catalog.int8 as {number}, "d"."value"::pg_catalog.text as {key}, null::pg_catalog.text as {row}'
+    )
+    header = f'select {columns_of} from {digest} as "d" {differs}'  # noqa: S608
+    sent = f'select "r"."number", {_fitting(shape)} from {digest} as "d" cross join {encoded} {differs}'  # noqa: S608
+    described = f'left join (select {rows}.* from {rows} where false) as "c" on true'  # noqa: S608
+    ctes = f"with {rows} as materialized {limited},\n{digest} as materialized {digested}"
+    return f'({ctes}\nselect "s".*, "c".* from ({header}\nunion all\n{sent}) as "s"\n{described})'
 
 
 def _fitting(shape: Shape) -> str:
@@ -131,7 +181,3 @@ def _fitting(shape: Shape) -> str:
 def _hint(sql: str) -> str:
     first = next(tokens(sql), None)
     return f"{first.text}\n".replace("%%", "%") if first is not None and first.kind == "hint" else ""
-
-
-def _quoted(identifier: str) -> str:
-    return '"' + identifier.replace('"', '""') + '"'

@@ -131,6 +131,11 @@ class Together:
         """Record that the database refuses topics in one statement which it accepts alone: poll alone until a trial."""
         self._be_alone(now, "the database refuses them in one statement")
 
+    def forget_costs(self) -> None:
+        """Measure both ways anew, because statements are made otherwise from now on; the present way stays."""
+        self._alone.clear()
+        self._shared.clear()
+
     @property
     def trying(self) -> bool:
         """Whether the next shared statement is a trial."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
 ParamType = Literal["text", "int", "float", "numeric", "bool", "date", "timestamptz", "uuid"]
 
@@ -139,10 +139,22 @@ def pg_type(type: ParamType, value: Value) -> str:
     return PG_TYPES[type]
 
 
-def array_literal(texts: Iterable[str]) -> str:
-    """Return PostgreSQL's text of a one-dimensional array with these elements."""
-    quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
-    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
+def array_literal(texts: Sequence[str | None]) -> str:
+    """Return PostgreSQL's text of a one-dimensional array with these elements; None is NULL."""
+    if not texts:
+        return "{}"
+    if None not in texts:
+        joined = '","'.join(cast(Sequence[str], texts))
+        if "\\" not in joined and joined.count('"') == 2 * len(texts) - 2:  # nothing to be escaped
+            return f'{{"{joined}"}}'
+    return "{" + ",".join(map(_array_element, texts)) + "}"
+
+
+def _array_element(text: str | None) -> str:
+    if text is None:
+        return "NULL"
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _text(text: str) -> str:

@@ -11,7 +11,10 @@ import pytest
 from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.statement import single_statement, types
+from pollcast.services.catalogue.query import Query
+from tests.support.late_proxy import LateProxy
 from tests.support.poller_database import both_ways, outcome, poll_error, query, rows, setup
+from tests.support.waiting import eventually
 
 pytest_plugins = ("tests.support.poller_database_fixture",)
 
@@ -228,3 +231,30 @@ async def test_a_task_cancelled_while_it_waits_for_a_connection_ends(database: s
                 each.cancel()
             _, left = await asyncio.wait(polling, timeout=20)
             assert not left
+
+
+async def test_a_poll_takes_one_round_trip(database: str) -> None:
+    server, _, name = database.rpartition("@")[2].partition("/")
+    proxy = LateProxy(server)
+    plain = query("select %(n)s as id", params='n = "int"')
+    settings = query("select 1 as id", params='n = "text"', settings={"app.tenant": "n"})
+    wrong = query("select 1 / (%(n)s - 1) as id", params='n = "int"')
+    async with proxy.serving():
+        url = f"postgresql://postgres@{proxy.address}/{name}?sslmode=disable&gssencmode=disable"
+        async with Database.open(url, 1, "poller-1") as db:
+            await eventually(lambda: _answers(db, plain))
+            for q, trips in ((plain, 1), (settings, 1), (wrong, 2), (plain, 1)):  # an error is followed by a rollback
+                before = proxy.turns
+                found = await outcome(db, q, {"n": "1"})
+                assert isinstance(found, PollError) == (q is wrong)
+                assert proxy.turns - before == trips
+
+
+async def _answers(db: Database, q: Query) -> bool:
+    return not isinstance(await outcome(db, q, {"n": "1"}), PollError)
+
+
+async def test_a_setting_that_postgresql_refuses_fails_the_topic_and_not_the_next_one(db: Database) -> None:
+    q = query("select 1 as id", params='n = "text"', settings={"timezone": "n"})
+    assert isinstance(await outcome(db, q, {"n": "nowhere"}), PollError)
+    assert await rows(db, q, {"n": "Asia/Tokyo"}) == [{"id": 1}]

@@ -15,6 +15,9 @@ class LateProxy:
         self.passing = asyncio.Event()
         self.passing.set()
         self.address = ""
+        self.turns = 0
+        """Number of times that the client has sent something after the server had, or at first."""
+        self._answered = True
         host, _, port = target.rpartition(":")
         self._target = host, int(port)
 
@@ -43,10 +46,13 @@ class LateProxy:
 
         async def to_server() -> None:
             while data := await reader.read(65536):
+                self.turns += self._answered
+                self._answered = False
                 up_writer.write(data)
 
         async def from_server() -> None:
             while data := await up_reader.read(65536):
+                self._answered = True
                 late.put_nowait((loop.time() + self.seconds, data))
 
         async def to_client() -> None:

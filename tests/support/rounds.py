@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 
 from pollcast.poller.answer import Outcome
@@ -40,6 +41,7 @@ class Rounds:
         refused: PollError | None = None,
         choice: bool = True,
         known: Iterable[int] = (),
+        width: int = 1,
     ) -> None:
         self.topics = [OwnedTopic(Topic(f"q?n={n}", QUERY, {"n": str(n)}), 1, 0) for n in range(topics)]
         for n in known:
@@ -48,6 +50,9 @@ class Rounds:
         self.refused = refused
         self.batching = Batching(BatchSize(topics=size), together=Together(choice))
         self.minute = MinuteBudget()
+        self.width = width
+        self.under_way: list[int] = []
+        self.widest = 0
         self.now = 0.0
         self.lost: set[int] = set()
         self.statements: list[list[int]] = []
@@ -65,6 +70,7 @@ class Rounds:
             lambda: self.now,
             lambda topic: number(topic) not in self.lost,
             (lambda group: self.handed_over.extend(map(number, group))) if hand_over else None,
+            self.width,
         )
         budget = RoundBudget(self.minute, statements)
         unreached = await run_round(self.topics, self.batching, around, budget, parts=parts)
@@ -81,6 +87,11 @@ class Rounds:
         self.statements.append(numbers)
         for topic in group:
             topic.history.started = len(self.statements) + self.now
+        assert not set(self.under_way) & set(numbers), "a topic is polled twice at a time"
+        self.under_way += numbers
+        self.widest = max(self.widest, len(self.under_way))
+        await asyncio.sleep(0)
+        self.under_way = [n for n in self.under_way if n not in numbers]
         if self.refused is not None and len(group) > 1:
             return self.refused
         return next((self.at_fault[n] for n in numbers if n in self.at_fault), [result(n) for n in numbers])

@@ -18,17 +18,41 @@ from tests.support.rounds import BAD_VALUE, DOWN, LOCKED, PRIVILEGE, REFUSED, TI
 TOPICS = st.integers(0, 100)
 BAD = st.dictionaries(st.integers(0, 99), st.sampled_from([BAD_VALUE, PRIVILEGE, LOCKED]))
 SIZES = st.sampled_from([1, 7, 32, 512])
+WIDTHS = st.sampled_from([1, 3])
+
+# --- side by side ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("topics", "size", "widest"), [(100, 10, 30), (100, 1, 3), (10, 10, 10)])
+async def test_after_the_first_success_several_statements_are_under_way(topics: int, size: int, widest: int) -> None:
+    done = await Rounds(topics, {}, size=size, width=3).run()
+    assert done.outcomes == {n: result(n) for n in range(topics)}
+    assert done.widest == widest
+    assert len(done.statements[0]) == size
+
+
+async def test_after_a_failure_statements_are_sent_one_after_the_other() -> None:
+    done = await Rounds(100, {35: BAD_VALUE}, size=10, width=3).run()
+    assert done.blamed == {35}
+    assert done.outcomes == {n: BAD_VALUE if n == 35 else result(n) for n in range(100)}
+
+
+async def test_a_database_that_goes_away_between_statements_side_by_side_is_the_outcome_of_all_that_have_none() -> None:
+    done = await Rounds(100, dict.fromkeys(range(20, 100), DOWN), size=10, width=3).run()
+    assert done.outcomes == {n: result(n) if n < 20 else DOWN for n in range(100)}
+    assert len(done.statements) == 4
+
 
 # --- blame ----------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40)
-@given(TOPICS, BAD, SIZES)
+@given(TOPICS, BAD, SIZES, WIDTHS)
 async def test_a_failing_topic_never_changes_the_outcome_of_another(
-    topics: int, bad: dict[int, PollError], size: int
+    topics: int, bad: dict[int, PollError], size: int, width: int
 ) -> None:
     bad = {n: error for n, error in bad.items() if n < topics}
-    rounds = Rounds(topics, bad, size=size)
+    rounds = Rounds(topics, bad, size=size, width=width)
     await rounds.run()
     for n, outcome in rounds.outcomes.items():
         if n not in bad and rounds.batching.verdict is None:
@@ -37,21 +61,23 @@ async def test_a_failing_topic_never_changes_the_outcome_of_another(
 
 
 @settings(max_examples=40)
-@given(TOPICS, st.dictionaries(st.integers(0, 99), st.sampled_from([BAD_VALUE, PRIVILEGE])), SIZES)
+@given(TOPICS, st.dictionaries(st.integers(0, 99), st.sampled_from([BAD_VALUE, PRIVILEGE])), SIZES, WIDTHS)
 async def test_with_few_topics_at_fault_they_fail_alone_and_all_others_get_their_result_in_the_same_round(
-    topics: int, bad: dict[int, PollError], size: int
+    topics: int, bad: dict[int, PollError], size: int, width: int
 ) -> None:
     bad = {n: error for n, error in list(bad.items())[:2] if n < topics}
-    done = await Rounds(topics, bad, size=size).run()
+    done = await Rounds(topics, bad, size=size, width=width).run()
     assert done.outcomes == {n: bad.get(n, result(n)) for n in range(topics)}
     assert done.blamed == set(bad)
 
 
 @settings(max_examples=40)
-@given(TOPICS, BAD, SIZES)
-async def test_every_topic_is_reached_after_enough_rounds(topics: int, bad: dict[int, PollError], size: int) -> None:
+@given(TOPICS, BAD, SIZES, WIDTHS)
+async def test_every_topic_is_reached_after_enough_rounds(
+    topics: int, bad: dict[int, PollError], size: int, width: int
+) -> None:
     bad = {n: error for n, error in bad.items() if n < topics}
-    rounds = Rounds(topics, bad, size=size)
+    rounds = Rounds(topics, bad, size=size, width=width)
     good = set(range(topics)) - set(bad)
     settled: set[int] = set()
     for _ in range(60):
