@@ -21,6 +21,10 @@ UNSENT = Counter(
     "Polls of single topics whose rows were not sent, because their digest was unchanged.",
     ["query"],
 )
+HINTS = Counter("pollcast_poller_hints", "Hints received for topics that this poller owns, per topic.", ["query"])
+HINTED_POLLS = Counter(
+    "pollcast_poller_hinted_polls", "Polls of single topics that started because of a hint.", ["query"]
+)
 ROWS = Counter("pollcast_poller_rows", "Rows received from the database.", ["query"])
 _SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 STATEMENT_SECONDS = Histogram(
