@@ -71,7 +71,7 @@ class Poker:
 
 @dataclass(frozen=True)
 class Flood:
-    """The cost of a flood of pokes: pokes per second, CPU seconds, and bytes of memory of the gateway and the pollers."""
+    """The cost of a flood of pokes: pokes per second, CPU seconds, and bytes of memory of the gateway and pollers."""
 
     rate: float
     gateway_cpu: float
