@@ -237,13 +237,14 @@ class OneRound:
         self.result = RoundResult()
         self._runner = runner
         self._group = group
+        self._groups = runner._groups
         self._held = runner._hinting.held
         self._batching = batching
         self._probed = probed
         self.statements: dict[str, Polled] = {}
         """The statement that polled a topic last, for each topic whose outcome is not settled yet."""
-        self._by_digest = group is runner._groups.regular and runner._digests.choice.digests
-        self.tally: Tally | None = Tally() if group is runner._groups.regular else None
+        self._by_digest = group is self._groups.regular and runner._digests.choice.digests
+        self.tally: Tally | None = Tally() if group is self._groups.regular else None
         """The polls of this round; None when they say nothing about digests."""
         self.unchanged = 0
         """Number of regular topics that gave their last result and stayed as they were."""
@@ -256,7 +257,7 @@ class OneRound:
         for topic in topics:
             topic.history.started = started
             self.statements[topic.name] = polled
-        groups = self._runner._groups
+        groups = self._groups
         answer = await self._runner._digests.poll(topics, regular=self._group in (groups.regular, groups.hinted))
         took = loop.time() - started
         if isinstance(answer, PollError):
@@ -284,7 +285,7 @@ class OneRound:
 
     def _settle(self, topic: OwnedTopic, outcome: Outcome, polled: Polled, *, at_fault: bool) -> None:
         """Record an outcome that may change the topic's result, its state or its group."""
-        runner, groups = self._runner, self._runner._groups
+        runner, groups = self._runner, self._groups
         to: TopicGroup | None
         self.result.blamed += at_fault
         if isinstance(outcome, PollError):
@@ -310,7 +311,7 @@ class OneRound:
 
         Nearly all polls end here.
         """
-        group, groups = self._group, self._runner._groups
+        group, groups = self._group, self._groups
         hinted = group is groups.hinted
         if topic.state != "live" or polled.conspicuous or not (hinted or group is groups.regular):
             return False
@@ -332,10 +333,10 @@ class OneRound:
             if self._group.remove(topic):
                 topic.history.started = float("-inf")
                 self.statements.pop(topic.name, None)
-                self._runner._groups.suspects.add(topic)
+                self._groups.suspects.add(topic)
 
     def _group_after_result(self, polled: Polled) -> TopicGroup:
-        groups = self._runner._groups
+        groups = self._groups
         if polled.conspicuous:
             return groups.slow if polled.topics == 1 else groups.suspects
         if self._group is groups.slow:
