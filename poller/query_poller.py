@@ -17,7 +17,7 @@ from pollcast.poller.batching import Batching, BatchSize
 from pollcast.poller.database import Database
 from pollcast.poller.digest_choice import DigestChoice
 from pollcast.poller.digest_polls import DigestPolls
-from pollcast.poller.hinting import Hinting
+from pollcast.poller.hinting import MOST_AT_ONCE, Hinting
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.round_runner import Publish, RoundResult, RoundRunner
@@ -28,6 +28,9 @@ from pollcast.poller.topic_groups import TopicGroup, TopicGroups
 from pollcast.poller.trouble import APART_STATEMENTS
 from pollcast.services import clock
 from pollcast.services.catalogue.query import Query
+
+HINTED_SECONDS = 0.02
+"""Time after which another round of hinted topics may start beside the present one, in seconds."""
 
 
 class QueryPoller:
@@ -46,7 +49,7 @@ class QueryPoller:
         self._rng = rng
         self._groups = TopicGroups()
         self._owned_topics = metrics.OWNED_TOPICS.labels(query.name)
-        width = database.width
+        self._width = width = database.width
         self.hinting = Hinting(query, self._groups)
         self._rounds = RoundRunner(
             query, self._statements, self.polls, self._groups, self.batching, self.hinting, publish, width
@@ -85,8 +88,18 @@ class QueryPoller:
             await self._rounds.run(new, list(new.topics.values()))
 
     async def _poll_hinted(self) -> None:
-        while True:
-            await self._rounds.run(self._groups.hinted, await self.hinting.due())
+        """Poll hinted topics. A slow one does not delay those that are hinted while it is polled."""
+        running: set[asyncio.Task[RoundResult]] = set()
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                topics = await self.hinting.due()
+                latest = tasks.create_task(self._rounds.run(self._groups.hinted, topics))
+                running.add(latest)
+                latest.add_done_callback(running.discard)
+                # Topics that are hinted meanwhile share a statement.
+                await asyncio.wait({latest}, timeout=HINTED_SECONDS if len(topics) < MOST_AT_ONCE else None)
+                if len(running) >= self._width:
+                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
 
     async def _poll_suspects(self) -> None:
         loop = asyncio.get_running_loop()

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pollcast.poller.database import Database
 from pollcast.poller.hinting import Hinting
 from pollcast.poller.hints import Hints
 from pollcast.poller.owned import OwnedTopic
+from pollcast.poller.query_poller import QueryPoller
 from pollcast.poller.sweeps import MAX_SWEEPS
-from pollcast.poller.topic_groups import TopicGroups
+from pollcast.poller.topic_groups import TopicGroup, TopicGroups
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.topics import Topic
+from tests.support.waiting import eventually
 
 QUERY = catalog.parse(
     '[queries.q]\nsql = "select %(n)s as id, %(t)s"\nmin_interval = "20ms"\n'
@@ -250,3 +254,32 @@ def test_a_sweep_hints_the_topics_with_its_values_and_repeated_ones_are_merged()
         runner.cancel()
 
     run(main())
+
+
+async def test_a_slow_hinted_topic_does_not_delay_others_but_rounds_are_bounded() -> None:
+    poller = QueryPoller(QUERY, Database(None, 4, ""), lambda *_: None, random.Random(1))  # type: ignore[arg-type]
+    groups, rounds, polled, slow = poller._groups, list[int](), list[str](), asyncio.Event()
+
+    async def run(group: TopicGroup, topics: Sequence[OwnedTopic]) -> None:
+        assert group is groups.hinted
+        rounds.append(len(topics))
+        polled.extend(topic.name for topic in topics)
+        await slow.wait()
+
+    poller._rounds.run = run  # type: ignore[method-assign, assignment]
+    polling = asyncio.create_task(poller._poll_hinted())
+    topics = [topic(n) for n in range(10)]
+    for each in topics:
+        groups.regular.add(each)
+    for each in topics[:5]:
+        poller.hinting.hint(each)
+    await eventually(lambda: rounds == [5])
+    hinted = set[str]()
+    for each in topics[5:]:
+        poller.hinting.hint(each)
+        hinted.add(each.name)
+        await eventually(lambda: hinted <= set(polled) or len(rounds) == poller._width)
+    assert len(rounds) == poller._width > 1
+    slow.set()
+    await eventually(lambda: len(polled) == len(topics))
+    polling.cancel()
