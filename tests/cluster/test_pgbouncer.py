@@ -16,10 +16,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from pollcast.services.local import ports
 from pollcast.services.local.child import Child, User
 from pollcast.services.local.postgres_server import USER, PostgresServer
+from tests.support.listening import listening_on
 from tests.support.polling_setting import Followed, polling_on
 from tests.support.waiting import eventually, eventually_sync
 
@@ -155,3 +157,15 @@ async def test_polling_recovers_when_pgbouncer_is_killed_and_restarted(
         pgbouncer.start()
         await eventually(lambda: topic.state == "live")
         assert topic.version == (1, 1)
+
+
+async def test_a_pool_of_transactions_is_recognized_because_it_cannot_listen(
+    pgbouncer: PgBouncer, database: str
+) -> None:
+    with capture_logs() as logs:
+        async with listening_on(pgbouncer.url, "all"):
+            await eventually(lambda: len(logs) == 1)
+    assert "lends the session" in logs[0]["reason"]
+    assert "POLLCAST_LISTEN_URL" in logs[0]["advice"]
+    with psycopg.connect(pgbouncer.url) as connection:
+        assert connection.execute("select pg_listening_channels()").fetchall() == []
