@@ -21,6 +21,7 @@ from pollcast.gateway.outbox import Outbox
 from pollcast.gateway.status import Status
 from pollcast.gateway.version import Version
 from pollcast.poller.owned import feed_delta
+from pollcast.services.catalogue.topics import Poke
 from pollcast.services.delta import Delta
 from pollcast.services.process.settings import GatewaySettings
 from pollcast.v1 import feed_pb2, feed_pb2_grpc
@@ -120,6 +121,11 @@ class Poller(feed_pb2_grpc.FeedServicer):
             attached += [attach.topic for attach in request.attach]
         yield feed_pb2.FeedUpdates()
 
+    async def Poke(
+        self, request: feed_pb2.FeedPokes, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> feed_pb2.FeedPoked:
+        return feed_pb2.FeedPoked(topics=[1 for _ in request.pokes])
+
     @contextlib.asynccontextmanager
     async def serving(self, port: int) -> AsyncIterator[None]:
         """Serve on that port."""
@@ -143,7 +149,9 @@ async def test_topics_attached_after_a_link_broke_reach_the_next_stream(free_por
         async with poller.serving(free_port):
             link.attach("a")
             await eventually(lambda: poller.streams == [["a"]])
+            assert await link.pokes.ask(Poke("a")) == 1
         await eventually(lambda: not link.up)
+        assert await link.pokes.ask(Poke("a")) == 0
         async with poller.serving(free_port):
             await eventually(lambda: len(poller.streams) == 2 and poller.streams[1] == ["a"])
             link.attach("b")
