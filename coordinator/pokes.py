@@ -15,7 +15,7 @@ from prometheus_client import Counter
 from pollcast.coordinator.view import View
 from pollcast.services.catalogue.topics import Poke
 from pollcast.services.process.settings import HostPort
-from pollcast.services.serving.poke_line import PokeLine
+from pollcast.services.serving.poke_line import PokeLine, ask
 from pollcast.v1 import feed_pb2_grpc
 
 POKES = Counter("pollcast_coordinator_pokes", "Pokes that this coordinator accepted.", ["query"])
@@ -41,10 +41,8 @@ class Pokes:
     async def poke(self, poke: Poke) -> int:
         """Have the topics polled at once, and return their number. A poller that does not answer counts 0."""
         POKES.labels(poke.query).inc()
-        lines = [self._line(address) for address in self._pollers(poke)]
-        async with asyncio.TaskGroup() as tasks:
-            asked = [tasks.create_task(line.ask(poke)) for line in lines]
-        return sum(task.result() for task in asked)
+        lines = map(self._line, self._pollers(poke))
+        return await ask(lines, poke, lambda query: LOST_POKES.labels(query).inc())
 
     def nodes_changed(self) -> None:
         """Close the channels to the pollers that are gone."""
@@ -72,7 +70,7 @@ class Pokes:
     def _line(self, address: HostPort) -> PokeLine:
         line = self._lines.get(address)
         if line is None:
-            line = self._lines[address] = PokeLine(lambda query: LOST_POKES.labels(query).inc())
+            line = self._lines[address] = PokeLine()
             self._change.set()
         return line
 

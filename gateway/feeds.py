@@ -26,7 +26,6 @@ import grpc.aio
 
 from pollcast.gateway.attachments import Attachments, KnownVersion
 from pollcast.gateway.change import Change
-from pollcast.gateway.metrics import LOST_POKES
 from pollcast.gateway.outbox import Outbox
 from pollcast.gateway.silence import Silence
 from pollcast.gateway.status import State, Status
@@ -146,7 +145,7 @@ class Link:
         self._change = asyncio.Event()
         self._hurry = asyncio.Event()
         self._turn = 0  # counts the streams, and their ends
-        self.pokes = PokeLine(lambda query: LOST_POKES.labels(query).inc())
+        self.pokes = PokeLine()
         self._silence = Silence(time.monotonic())
         self._deadline: asyncio.Timeout | None = None  # of the present stream
 

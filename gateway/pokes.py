@@ -7,14 +7,13 @@ handled twice. What waits for a poller is bounded (services/serving/poke_line.py
 
 from __future__ import annotations
 
-import asyncio
-
 from pollcast.gateway import metrics
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Identity
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.topics import parse_poke
 from pollcast.services.errors import Forbidden
+from pollcast.services.serving.poke_line import ask
 
 
 class Pokes:
@@ -41,8 +40,4 @@ class Pokes:
         self._received[poke.query].inc()
         owner = self._hub.owners.get(poke.topic) if not (poke.whole or poke.any) else None
         lines = self._hub.feeds.poke_lines(None if owner is None else owner.grpc)
-        if len(lines) == 1:
-            return await lines[0].ask(poke)
-        async with asyncio.TaskGroup() as tasks:
-            asked = [tasks.create_task(line.ask(poke)) for line in lines]
-        return sum(task.result() for task in asked)
+        return await ask(lines, poke, lambda query: metrics.LOST_POKES.labels(query).inc())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import grpc.aio
 
@@ -33,37 +33,48 @@ MAX_WAITING_BYTES = 512 * 1024
 POKE_BYTES = 64
 """Size that a poke counts for in addition to its topic, in bytes."""
 
-Batch = dict[Poke, asyncio.Future[int | None]]
-"""Pokes, each with the number of topics that the poller polls for it; None for one that is lost."""
+Answer = asyncio.Future[int | None]
+"""The number of topics that a poller polls for a poke; None when the poke is lost."""
+
+Batch = dict[Poke, Answer]
+"""Pokes, each with its answer to come."""
+
+
+async def ask(lines: Iterable[PokeLine], poke: Poke, on_lost: Callable[[str], None]) -> int:
+    """Send a poke to several pollers, and return the number of topics that they poll for it.
+
+    `on_lost` is called with the name of the query for each poller that has no room for the poke, or does not answer in
+    time.
+    """
+    answers = [line.put(poke) for line in lines]
+    waiting = [answer for answer in answers if answer is not None]
+    if waiting:
+        await asyncio.wait(waiting, timeout=ANSWER_SECONDS)
+    counts = [answer.result() if answer is not None and answer.done() else None for answer in answers]
+    for _ in range(counts.count(None)):
+        on_lost(poke.query)
+    return sum(filter(None, counts))
 
 
 class PokeLine:
     """The pokes for one poller, which are sent inside `open`; outside of it they wait for it, and are lost in time."""
 
-    def __init__(self, on_lost: Callable[[str], None]) -> None:
-        """`on_lost` receives the query of a poke that found no room or got no answer."""
-        self._on_lost = on_lost
+    def __init__(self) -> None:
         self._waiting: Batch = {}
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
 
-    async def ask(self, poke: Poke) -> int:
-        """Send the poke, and return the number of topics that the poller polls for it."""
+    def put(self, poke: Poke) -> Answer | None:
+        """Send the poke soon, and return its answer to come; None when too many others wait."""
         answer = self._waiting.get(poke)
         if answer is None:
             size = len(poke.topic) + POKE_BYTES
             if self._waiting_bytes + size > MAX_WAITING_BYTES:
-                self._on_lost(poke.query)
-                return 0
+                return None
             self._waiting_bytes += size
             answer = self._waiting[poke] = asyncio.get_running_loop().create_future()
             self._wake.set()
-        done, _ = await asyncio.wait((answer,), timeout=ANSWER_SECONDS)
-        count = answer.result() if done else None
-        if count is None:
-            self._on_lost(poke.query)
-            return 0
-        return count
+        return answer
 
     @contextlib.asynccontextmanager
     async def open(self, stub: feed_pb2_grpc.FeedAsyncStub) -> AsyncIterator[None]:

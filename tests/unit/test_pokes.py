@@ -19,7 +19,7 @@ from pollcast.services.catalogue.catalog import parse as parse_catalog
 from pollcast.services.catalogue.topics import Poke, parse, parse_poke, poked_values
 from pollcast.services.errors import Forbidden, InvalidParams, UnknownQuery
 from pollcast.services.serving import poke_line
-from pollcast.services.serving.poke_line import MAX_POKES, MAX_WAITING_BYTES, PokeLine
+from pollcast.services.serving.poke_line import MAX_POKES, MAX_WAITING_BYTES, PokeLine, ask
 from pollcast.v1 import feed_pb2
 
 CATALOG = parse_catalog(
@@ -128,11 +128,13 @@ class Lines:
         self.feeds = self
 
     def poke_lines(self, address: str | None) -> list[Any]:
-        async def ask(poke: Poke) -> int:
+        def put(poke: Poke) -> asyncio.Future[int | None]:
             self.asked.append((address, poke))
-            return 1
+            answer: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+            answer.set_result(1)
+            return answer
 
-        return [SimpleNamespace(ask=ask)] * (3 if address is None else 1)
+        return [SimpleNamespace(put=put)] * (3 if address is None else 1)
 
 
 async def test_without_tokens_anybody_may_poke_and_with_tokens_the_named_roles() -> None:
@@ -176,13 +178,13 @@ class Poller:
 
 async def test_the_first_poke_leaves_at_once_and_the_others_together_after_its_answer() -> None:
     lost: list[str] = []
-    line, poller = PokeLine(lost.append), Poller()
+    line, poller = PokeLine(), Poller()
     async with line.open(poller), asyncio.TaskGroup() as tasks:  # type: ignore[arg-type]
-        first = tasks.create_task(line.ask(Poke("a")))
+        first = tasks.create_task(ask([line], Poke("a"), lost.append))
         while not poller.requests:  # noqa: ASYNC110 - one turn of the loop
             await asyncio.sleep(0)
-        same = [tasks.create_task(line.ask(Poke("bb"))) for _ in range(100)]
-        other = tasks.create_task(line.ask(Poke("ccc", whole=True)))
+        same = [tasks.create_task(ask([line], Poke("bb"), lost.append)) for _ in range(100)]
+        other = tasks.create_task(ask([line], Poke("ccc", whole=True), lost.append))
         await asyncio.sleep(0)
         assert poller.requests == [["a"]]
         poller.answer.set()
@@ -193,9 +195,9 @@ async def test_the_first_poke_leaves_at_once_and_the_others_together_after_its_a
 
 async def test_what_waits_is_bounded_and_the_rest_is_lost_at_once() -> None:
     lost: list[str] = []
-    line, poller = PokeLine(lost.append), Poller()
+    line, poller = PokeLine(), Poller()
     async with line.open(poller), asyncio.TaskGroup() as tasks:  # type: ignore[arg-type]
-        asked = [tasks.create_task(line.ask(Poke(f"q?n={n:0>1000}"))) for n in range(3000)]
+        asked = [tasks.create_task(ask([line], Poke(f"q?n={n:0>1000}"), lost.append)) for n in range(3000)]
         await asyncio.sleep(0)
         refused = sum(task.done() for task in asked)
         assert line._waiting_bytes <= MAX_WAITING_BYTES
@@ -207,10 +209,11 @@ async def test_what_waits_is_bounded_and_the_rest_is_lost_at_once() -> None:
 
 
 async def test_a_request_has_a_bounded_number_of_pokes() -> None:
-    line, poller = PokeLine(lambda query: None), Poller()
+    lost: list[str] = []
+    line, poller = PokeLine(), Poller()
     poller.answer.set()
     async with line.open(poller), asyncio.TaskGroup() as tasks:  # type: ignore[arg-type]
-        asked = [tasks.create_task(line.ask(Poke(str(n)))) for n in range(2 * MAX_POKES + 1)]
+        asked = [tasks.create_task(ask([line], Poke(str(n)), lost.append)) for n in range(2 * MAX_POKES + 1)]
     assert [len(request) for request in poller.requests] == [MAX_POKES, MAX_POKES, 1]
     assert all(task.result() == len(str(n)) for n, task in enumerate(asked))
     assert line._waiting_bytes == 0
@@ -219,22 +222,24 @@ async def test_a_request_has_a_bounded_number_of_pokes() -> None:
 async def test_a_poke_without_an_answer_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(poke_line, "ANSWER_SECONDS", 0.01)
     lost: list[str] = []
-    line, poller = PokeLine(lost.append), Poller()
-    assert await line.ask(Poke("a")) == 0  # the line is not open yet
+    line, poller = PokeLine(), Poller()
+    assert await ask([line], Poke("a"), lost.append) == 0  # the line is not open yet
     async with line.open(poller):  # type: ignore[arg-type]
-        assert await line.ask(Poke("b")) == 0
+        assert await ask([line], Poke("b"), lost.append) == 0
         poller.answer.set()
         poller.short = True  # as of a poller that does not know what a poke is
-        assert await line.ask(Poke("c")) == 0
+        assert await ask([line], Poke("c"), lost.append) == 0
     assert lost == ["a", "b", "c"]
 
 
 async def test_closing_the_line_ends_every_wait() -> None:
-    line, poller = PokeLine(lambda query: None), Poller()
+    lost: list[str] = []
+    line, poller = PokeLine(), Poller()
     async with asyncio.TaskGroup() as tasks, line.open(poller):  # type: ignore[arg-type]
-        asked = [tasks.create_task(line.ask(Poke("a"))), tasks.create_task(line.ask(Poke("b")))]
+        asked = [tasks.create_task(ask([line], Poke(topic), lost.append)) for topic in "ab"]
         while not poller.requests:  # noqa: ASYNC110 - one turn of the loop
             await asyncio.sleep(0)
-        asked.append(tasks.create_task(line.ask(Poke("c"))))
+        asked.append(tasks.create_task(ask([line], Poke("c"), lost.append)))
         await asyncio.sleep(0)
     assert [task.result() for task in asked] == [0, 0, 0]
+    assert lost == ["a", "b", "c"]
