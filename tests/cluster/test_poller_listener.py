@@ -149,7 +149,7 @@ async def test_a_flood_of_notifications_takes_bounded_memory_and_loses_none(
 
             def all_received() -> bool:
                 nonlocal most
-                most = max(most, setting.listener._notifications.size)
+                most = max(most, setting.listener.hints.size)
                 return metric("notifications_total", "regions") == received + 5000
 
             await eventually(all_received, 60)
