@@ -237,12 +237,14 @@ class OneRound:
         self.result = RoundResult()
         self._runner = runner
         self._group = group
+        self._groups = runner._groups
+        self._held = runner._hinting.held
         self._batching = batching
         self._probed = probed
         self.statements: dict[str, Polled] = {}
         """The statement that polled a topic last, for each topic whose outcome is not settled yet."""
-        self._by_digest = group is runner._groups.regular and runner._digests.choice.digests
-        self.tally: Tally | None = Tally() if group is runner._groups.regular else None
+        self._by_digest = group is self._groups.regular and runner._digests.choice.digests
+        self.tally: Tally | None = Tally() if group is self._groups.regular else None
         """The polls of this round; None when they say nothing about digests."""
         self.unchanged = 0
         """Number of regular topics that gave their last result and stayed as they were."""
@@ -255,7 +257,7 @@ class OneRound:
         for topic in topics:
             topic.history.started = started
             self.statements[topic.name] = polled
-        groups = self._runner._groups
+        groups = self._groups
         answer = await self._runner._digests.poll(topics, regular=self._group in (groups.regular, groups.hinted))
         took = loop.time() - started
         if isinstance(answer, PollError):
@@ -278,12 +280,12 @@ class OneRound:
         polled = self.statements.pop(topic.name, NOT_POLLED)
         if outcome is not topic.rows or not self._is_as_before(topic, polled):
             self._settle(topic, outcome, polled, at_fault=at_fault)
-        if self._runner._hinting.held:
+        if self._held:
             self._runner._hinting.settled(topic.name)
 
     def _settle(self, topic: OwnedTopic, outcome: Outcome, polled: Polled, *, at_fault: bool) -> None:
         """Record an outcome that may change the topic's result, its state or its group."""
-        runner, groups = self._runner, self._runner._groups
+        runner, groups = self._runner, self._groups
         to: TopicGroup | None
         self.result.blamed += at_fault
         if isinstance(outcome, PollError):
@@ -304,15 +306,21 @@ class OneRound:
         runner.settle(self._group, topic, outcome, polled.at, polled.answered_at, to=to)
 
     def _is_as_before(self, topic: OwnedTopic, polled: Polled) -> bool:
-        """Return whether a regular topic that gave its last result just stays, and record the poll then.
+        """Return whether a regular or hinted topic that gave its last result is just regular on, and record the poll
+        then.
 
         Nearly all polls end here.
         """
-        group = self._group
-        if topic.state != "live" or polled.conspicuous or group is not self._runner._groups.regular:
+        group, groups = self._group, self._groups
+        hinted = group is groups.hinted
+        if topic.state != "live" or polled.conspicuous or not (hinted or group is groups.regular):
             return False
         if group.has(topic):
-            topic.history.probe_result = self._probed
+            if hinted:
+                group.remove(topic)
+                groups.regular.add(topic)
+            else:
+                topic.history.probe_result = self._probed
             if topic.name in polled.digests:
                 self._runner._digests.record_result(topic, topic.rows, polled.digests[topic.name])
             topic.record_unchanged(polled.at)
@@ -325,10 +333,10 @@ class OneRound:
             if self._group.remove(topic):
                 topic.history.started = float("-inf")
                 self.statements.pop(topic.name, None)
-                self._runner._groups.suspects.add(topic)
+                self._groups.suspects.add(topic)
 
     def _group_after_result(self, polled: Polled) -> TopicGroup:
-        groups = self._runner._groups
+        groups = self._groups
         if polled.conspicuous:
             return groups.slow if polled.topics == 1 else groups.suspects
         if self._group is groups.slow:
