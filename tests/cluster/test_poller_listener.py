@@ -98,6 +98,23 @@ async def test_a_connection_that_was_ended_is_replaced_and_topics_are_due_once(
     assert "terminating connection due to administrator command" in logs[0]["reason"]
 
 
+async def test_connections_that_do_not_last_become_rarer(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[int] = []
+
+    def recorded(number: int, random: float, *, refused: bool) -> float:
+        failures.append(number)
+        return 0.01
+
+    monkeypatch.setattr(module, "retry_delay", recorded)
+    short_lived = f"{database}?options=-cidle_session_timeout%3D50"
+    async with listening_on(short_lived, "all"):
+        await eventually(lambda: 3 in failures)
+    monkeypatch.setattr(module, "LONGEST_RETRY_SECONDS", 0.0)  # now every connection lasts
+    failures.clear()
+    async with listening_on(short_lived, "all"):
+        await eventually(lambda: failures.count(1) >= 3)
+
+
 async def test_a_restarted_or_frozen_server_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHECK_SECONDS", 0.2)
     monkeypatch.setattr(listening_connection, "ANSWER_SECONDS", 0.5)
