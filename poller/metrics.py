@@ -76,3 +76,16 @@ RESETS = Counter(
     "pollcast_poller_resets",
     "Queues of a topic dropped because a gateway reads slowly; the gateway gets a snapshot instead.",
 )
+LISTENING = Gauge(
+    "pollcast_poller_listening",
+    "1 while notifications of the query's channel are listened to, 0 otherwise; for queries with `listen`.",
+    ["query"],
+)
+NOTIFICATIONS = Counter(
+    "pollcast_poller_notifications", "Notifications received from the database on the query's channel.", ["query"]
+)
+IGNORED = Counter(
+    "pollcast_poller_ignored_notifications",
+    "Notifications whose payload is not the part of a topic of the query after `?`.",
+    ["query"],
+)

@@ -62,6 +62,26 @@ def parse_canonical(canonical: str, catalog: Catalog) -> Topic:
     return topic
 
 
+def parse_part(part: str, query: Query) -> Topic | Mapping[str, Value]:
+    """Return the topic of a query that has this part after `?`, as a database writes it: with the values of claims.
+
+    Defaults are filled in. Where parameters that are bound from claims are left out, the topics with any value of them
+    are meant, and the values of the other parameters are returned. Raises InvalidParams.
+    """
+    if len(part) > MAX_TOPIC_BYTES:
+        raise InvalidParams(f"the topic is too long: at most {MAX_TOPIC_BYTES} bytes")
+    sent = _sent(query, part)
+    values: dict[str, Value] = {}
+    for name, param in query.params.items():
+        if name in sent:
+            values[name] = _value(param, sent[name])
+        elif param.required:
+            raise _missing(param)
+        elif param.claim is None:
+            values[name] = param.default
+    return _topic(query, values) if len(values) == len(query.params) else values
+
+
 class Poke(NamedTuple):
     """The topics that a poke means: one canonical topic, all topics of a query, or those with certain values."""
 
@@ -123,10 +143,15 @@ def _read(spelling: str, catalog: Catalog) -> tuple[Query, dict[str, list[str]]]
     if not NAME.fullmatch(name):
         raise UnknownQuery(f"{quoted(name)} is not a query's name: the topic must be live:<query> or live:<query>?…")
     query = catalog.query(name)
+    return query, _sent(query, tail) if mark else {}
+
+
+def _sent(query: Query, tail: str) -> dict[str, list[str]]:
+    """Return the decoded texts that the part of a topic after `?` gives for each parameter of the query."""
     sent: dict[str, list[str]] = {}
     # A list may repeat a value, which changes nothing: each different piece of the text is read once.
     repeated: set[str] = set()
-    for piece in tail.split("&") if mark else ():
+    for piece in tail.split("&"):
         if piece in repeated:
             continue
         if not piece:
@@ -140,7 +165,7 @@ def _read(spelling: str, catalog: Catalog) -> tuple[Query, dict[str, list[str]]]
         elif param_name in sent:
             raise InvalidParams(f"parameter {param_name!r} is given twice: give it once")
         sent.setdefault(param_name, []).append(_decode(raw_value, f"parameter {param_name!r}"))
-    return query, sent
+    return sent
 
 
 def _decode(raw: str, what: str) -> str:

@@ -155,6 +155,10 @@ def poller(
     etcd: EtcdFlag = None,
     namespace: NamespaceFlag = None,
     database_url: Annotated[str | None, typer.Option(metavar="URL", help="The database to poll.")] = None,
+    listen_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The database to listen on for notifications; default: the polled one."),
+    ] = None,
     catalog: CatalogFlag = None,
     node: NodeFlag = None,
     http: HttpFlag = None,
