@@ -42,6 +42,7 @@ class QueryPoller:
         self._query = query
         self._statements = StatementRunner(query, database)
         self.polls = DigestPolls(query, self._statements, DigestChoice(), time.monotonic)
+        self.counts = self._statements.counts
         self._rng = rng
         self._groups = TopicGroups()
         self._owned_topics = metrics.OWNED_TOPICS.labels(query.name)
@@ -185,5 +186,6 @@ class QueryPoller:
             for topic in due
             if topic.history.probe_result != probed or topic.state != "live" or topic.history.started <= refreshed
         ]
-        metrics.SKIPPED.labels(self._query.name).inc(len(due) - len(left))
+        self.counts.skipped.add(len(due) - len(left))
+        self.counts.avoided.add(self.batching.statements(len(due)) - self.batching.statements(len(left)))
         return left

@@ -24,7 +24,10 @@ class PollerReport:
 
     def begin(self) -> report_pb2.NodeReport:
         """Return a report as of now, without topics."""
-        return report_pb2.NodeReport(node=self._node, role="poller", now=clock.now_us(), queries=self._catalog.queries)
+        counts = [poller.counts.report() for poller in self._polling.query_pollers.values() if poller.counts.used]
+        return report_pb2.NodeReport(
+            node=self._node, role="poller", now=clock.now_us(), queries=self._catalog.queries, counts=counts
+        )
 
     def add(self, report: report_pb2.NodeReport, topic: str) -> bool:
         """Add the description of a topic; return False when this poller does not own it."""
