@@ -1,4 +1,4 @@
-"""What polling each query costs and saves, over all pollers, per second: a pure core, a part of coordinator/view.py.
+"""The rates at which queries are polled, over all pollers: a pure core, a part of coordinator/view.py.
 
 A poller reports how much it has counted since its process began. A rate is what was counted within the window, which
 is WINDOW_SECONDS to twice as long, divided by its length. The window of a query begins with the poller's last report
@@ -18,7 +18,7 @@ WINDOW_SECONDS = 15.0
 
 
 class Counted(NamedTuple):
-    """What was counted of one query: totals, differences of totals, or rates."""
+    """The counts of one query: totals, differences of totals, or rates."""
 
     polls: float = 0
     unsent: float = 0

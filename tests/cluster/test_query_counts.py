@@ -103,8 +103,8 @@ class ByDigest:
             self._polls.record_result(topic, rows, digest)
             topic.record_result(rows, 1)
         after = self.counts.rows.value, self.counts.received_bytes.value, self.counts.unsent.value
-        rows, size, unsent = (now - then for now, then in zip(after, before, strict=True))
-        return rows, size - sum(len(str(digest)) for digest in answer.digests.values()), unsent
+        received, size, unsent = (now - then for now, then in zip(after, before, strict=True))
+        return received, size - sum(len(str(digest)) for digest in answer.digests.values()), unsent
 
 
 async def test_rows_that_a_digest_spares_cost_no_bytes(database: str, db: Database) -> None:

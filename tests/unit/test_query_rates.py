@@ -17,7 +17,7 @@ STEPS = st.lists(st.tuples(st.floats(0.02, 5), st.tuples(*[st.integers(0, 10**6)
 
 
 def counts(query: str, totals: Sequence[float]) -> report_pb2.QueryCounts:
-    return report_pb2.QueryCounts(query=query, **{name: int(n) for name, n in zip(FIELDS, totals, strict=True)})  # type: ignore[arg-type]
+    return report_pb2.QueryCounts(query=query, **{name: int(n) for name, n in zip(FIELDS, totals, strict=True)})
 
 
 def reported(
