@@ -26,6 +26,10 @@ UNSENT = Counter(
     "Polls of single topics whose rows were not sent, because their digest was unchanged.",
     ["query"],
 )
+HINTS = Counter("pollcast_poller_hints", "Hints received for topics that this poller owns, per topic.", ["query"])
+HINTED_POLLS = Counter(
+    "pollcast_poller_hinted_polls", "Polls of single topics that started because of a hint.", ["query"]
+)
 ROWS = Counter("pollcast_poller_rows", "Rows received from the database.", ["query"])
 RECEIVED_BYTES = Counter(
     "pollcast_poller_received_bytes",

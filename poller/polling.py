@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from pollcast.poller import metrics
@@ -23,8 +23,9 @@ from pollcast.poller.query_poller import QueryPoller
 from pollcast.services import clock
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.values import Value, quoted
 from pollcast.services.coordination.metrics import counted_on_scrape
-from pollcast.services.errors import PollcastError
+from pollcast.services.errors import PollcastError, UnknownQuery
 from pollcast.services.process import logs
 
 log = logs.get_logger("polling")
@@ -110,6 +111,23 @@ class Polling:
             self._log.lost(topic)
             self.query_pollers[owned.topic.query.name].remove(owned)
             self.feed.forget(topic)
+
+    def hint_topic(self, topic: str) -> int:
+        """Poll the canonical topic soon if it is owned, and return the number of topics that this means: 1 or 0.
+
+        It is polled at once, but not before its query's `min_interval` has passed since its last poll started.
+        """
+        owned = self._owned.get(topic)
+        return 0 if owned is None else int(self.query_pollers[owned.topic.query.name].hinting.hint(owned))
+
+    async def hint_query(self, name: str, fixed: Mapping[str, Value]) -> int:
+        """Poll the query's owned topics with these parameters' values soon, and return their number.
+
+        `{}` means all topics of the query. Raises UnknownQuery; the parameters must be the query's.
+        """
+        if name not in self.query_pollers:
+            raise UnknownQuery(f"{quoted(name)} is not a query of this poller's catalogue")
+        return await self.query_pollers[name].hinting.hint_all(fixed)
 
     async def run(self) -> None:
         """Poll until cancelled."""

@@ -17,6 +17,7 @@ from pollcast.poller.batching import Batching, BatchSize
 from pollcast.poller.database import Database
 from pollcast.poller.digest_choice import DigestChoice
 from pollcast.poller.digest_polls import DigestPolls
+from pollcast.poller.hinting import Hinting
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.round_runner import Publish, RoundResult, RoundRunner
@@ -47,7 +48,10 @@ class QueryPoller:
         self._groups = TopicGroups()
         self._owned_topics = metrics.OWNED_TOPICS.labels(query.name)
         width = database.width
-        self._rounds = RoundRunner(query, self._statements, self.polls, self._groups, self.batching, publish, width)
+        self.hinting = Hinting(query, self._groups)
+        self._rounds = RoundRunner(
+            query, self._statements, self.polls, self._groups, self.batching, self.hinting, publish, width
+        )
 
     def add(self, topic: OwnedTopic) -> None:
         """Poll the topic from now on."""
@@ -57,6 +61,7 @@ class QueryPoller:
     def remove(self, topic: OwnedTopic) -> None:
         """Stop polling the topic, and discard the outcome of a poll under way."""
         self._statements.forget(topic.name)
+        self.hinting.forget(topic.name)
         if self._groups.remove(topic):
             self._owned_topics.dec()
             self._rounds.show_apart()
@@ -65,6 +70,8 @@ class QueryPoller:
         """Poll until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._poll_new())
+            tasks.create_task(self._poll_hinted())
+            tasks.create_task(self.hinting.sweeps.run())
             tasks.create_task(self._poll_regular())
             tasks.create_task(self._poll_suspects())
             tasks.create_task(self._poll_apart(self._groups.failing))
@@ -77,6 +84,10 @@ class QueryPoller:
         while True:
             await new.filled()
             await self._rounds.run(new, list(new.topics.values()))
+
+    async def _poll_hinted(self) -> None:
+        while True:
+            await self._rounds.run(self._groups.hinted, await self.hinting.due())
 
     async def _poll_suspects(self) -> None:
         loop = asyncio.get_running_loop()
@@ -103,7 +114,11 @@ class QueryPoller:
                 result = await self._rounds.run(group, sample, alone=True, statements=APART_STATEMENTS)
                 if rest and result.results and group is self._groups.failing:
                     await self._rounds.run(group, rest)  # the cause may have ended for all
-            await asyncio.sleep(schedule.alone_delay(interval, loop.time() - started))
+            took = loop.time() - started
+            pause = schedule.alone_delay(interval, took)
+            shortest = min(pause, schedule.hinted_delay(self._query.min_interval, took))
+            await asyncio.sleep(shortest)
+            await group.urged(pause - shortest)
 
     async def _poll_regular(self) -> None:
         loop = asyncio.get_running_loop()
@@ -137,13 +152,14 @@ class QueryPoller:
                 await self._rest(turn - ended, watchful=True)
 
     async def _rest(self, seconds: float, *, watchful: bool = False) -> None:
-        """Sleep until the next round. `watchful` ends the rest of a long interval when a topic has no result."""
+        """Sleep until the next round. `watchful` ends the rest of a long interval when a topic has no result, or is
+        urgent because a hint came while the database was unavailable."""
         metrics.INTERVAL_SECONDS.labels(self._query.name).set(self.current_interval)
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while watchful and until - loop.time() > schedule.LONGEST_RETRY_SECONDS:
             await asyncio.sleep(schedule.SHORTEST_RETRY_SECONDS)
-            if not self._groups.regular.all_well():
+            if self._groups.regular.urgent or not self._groups.regular.all_well():
                 return
         await asyncio.sleep(until - loop.time())
 
@@ -167,6 +183,7 @@ class QueryPoller:
     async def _probe(self, due: list[OwnedTopic]) -> bytes | PollError:
         """Run the query's probe and return its result; an error is recorded as that of every due topic."""
         answer = await self._statements.run(probe_statement(self._query))
+        self.hinting.available = not (isinstance(answer, PollError) and answer.scope is Scope.DATABASE)
         found: bytes | PollError
         if isinstance(answer, PollError):
             found = answer

@@ -13,6 +13,7 @@ from pollcast.poller.apart import BACK_SHARE, is_conspicuous, slow_seconds
 from pollcast.poller.batching import Batching
 from pollcast.poller.digest_choice import Tally
 from pollcast.poller.digest_polls import DigestPolls
+from pollcast.poller.hinting import Hinting
 from pollcast.poller.owned import Digest, OwnedTopic, Updates
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.rounds import Surroundings, run_round
@@ -62,6 +63,7 @@ class RoundRunner:
         polls: DigestPolls,
         groups: TopicGroups,
         batching: Batching,
+        hinting: Hinting,
         publish: Publish,
         width: int = 1,
     ) -> None:
@@ -74,6 +76,8 @@ class RoundRunner:
         self._batching = batching
         # New topics and suspects say nothing about the regular ones: each place has its own verdict.
         self._batching_of_new = Batching(batching.size, batching.possible, together=batching.together)
+        self._batching_of_hinted = Batching(batching.size, batching.possible, together=batching.together)
+        self._hinting = hinting
         self._digests = polls
         self._width = width
         self._publish = publish
@@ -107,17 +111,20 @@ class RoundRunner:
             batching = Batching(batching.size, possible=False)
         elif group is self._groups.new:
             batching = self._batching_of_new
+        elif group is self._groups.hinted:
+            batching = self._batching_of_hinted
         elif group is not self._groups.regular:
             batching = Batching(batching.size, batching.possible, together=batching.together)
         one = OneRound(self, group, batching, probed)
         hand_over = None if group is self._groups.suspects or alone else one.hand_over
-        width = self._width if group is self._groups.regular else 1
+        width = self._width if group in (self._groups.regular, self._groups.hinted) else 1
         around = Surroundings(one.execute, one.deliver, asyncio.get_running_loop().time, group.has, hand_over, width)
         apart = group in (self._groups.failing, self._groups.slow)
         budget = RoundBudget(self._budget_apart if apart else self.budget, statements)
         left = budget.statements
         heed = group is not self._groups.new
-        unreached = await run_round(topics, batching, around, budget, parts=parts, heed_verdict=heed)
+        with self._hinting.polling(one.statements):
+            unreached = await run_round(topics, batching, around, budget, parts=parts, heed_verdict=heed)
         metrics.TROUBLE_STATEMENTS.labels(self._query.name).inc(left - budget.statements)
         one.result.results += one.unchanged
         self._polls["unchanged"].add(one.unchanged)
@@ -170,7 +177,7 @@ class RoundRunner:
         patience = max(PATIENCE_INTERVALS * self._query.interval, PATIENCE_SECONDS)
         waiting_since = asyncio.get_running_loop().time() - patience
         for topic in unreached:
-            if group is self._groups.new and group.remove(topic):
+            if group in (self._groups.new, self._groups.hinted) and group.remove(topic):
                 self._groups.regular.add(topic)
             if topic.history.started < waiting_since and topic.state == "live":
                 self._publish(topic.name, topic.record_error(POSTPONED, clock.now_us()))
@@ -231,7 +238,8 @@ class OneRound:
         self._group = group
         self._batching = batching
         self._probed = probed
-        self._statements: dict[str, Polled] = {}  # by topic, the statement that polled it last
+        self.statements: dict[str, Polled] = {}
+        """The statement that polled a topic last, for each topic whose outcome is not settled yet."""
         self._by_digest = group is runner._groups.regular and runner._digests.choice.digests
         self.tally: Tally | None = Tally() if group is runner._groups.regular else None
         """The polls of this round; None when they say nothing about digests."""
@@ -245,13 +253,15 @@ class OneRound:
         started, polled = loop.time(), Polled(clock.now_us(), len(topics))
         for topic in topics:
             topic.history.started = started
-            self._statements[topic.name] = polled
-        answer = await self._runner._digests.poll(topics, regular=self._group is self._runner._groups.regular)
+            self.statements[topic.name] = polled
+        groups = self._runner._groups
+        answer = await self._runner._digests.poll(topics, regular=self._group in (groups.regular, groups.hinted))
         took = loop.time() - started
         if isinstance(answer, PollError):
             self._record_error(topics, answer, started, took)
             return answer
         self._wait(started, max(0.0, took - answer.seconds))
+        self._runner._hinting.available = True
         polled.answered_at = clock.now_us()
         self._record(topics, answer, polled)
         return answer.outcomes
@@ -264,9 +274,14 @@ class OneRound:
 
     def deliver(self, topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
         """Settle the topic's outcome."""
-        polled = self._statements.get(topic.name, NOT_POLLED)
-        if outcome is topic.rows and self._is_as_before(topic, polled):
-            return
+        polled = self.statements.pop(topic.name, NOT_POLLED)
+        if outcome is not topic.rows or not self._is_as_before(topic, polled):
+            self._settle(topic, outcome, polled, at_fault=at_fault)
+        if self._runner._hinting.held:
+            self._runner._hinting.settled(topic.name)
+
+    def _settle(self, topic: OwnedTopic, outcome: Outcome, polled: Polled, *, at_fault: bool) -> None:
+        """Record an outcome that may change the topic's result, its state or its group."""
         runner, groups = self._runner, self._runner._groups
         to: TopicGroup | None
         self.result.blamed += at_fault
@@ -281,7 +296,8 @@ class OneRound:
                 to = None
         else:
             self.result.results += 1
-            topic.history.probe_result = self._probed
+            if self._group is not groups.hinted:  # the probe was not asked: its last result stands for an older poll
+                topic.history.probe_result = self._probed
             self._runner._digests.record_result(topic, outcome, polled.digests.get(topic.name))
             to = self._group_after_result(polled)
         runner.settle(self._group, topic, outcome, polled.at, polled.answered_at, to=to)
@@ -307,6 +323,7 @@ class OneRound:
         for topic in topics:
             if self._group.remove(topic):
                 topic.history.started = float("-inf")
+                self.statements.pop(topic.name, None)
                 self._runner._groups.suspects.add(topic)
 
     def _group_after_result(self, polled: Polled) -> TopicGroup:
@@ -321,6 +338,7 @@ class OneRound:
 
     def _record_error(self, topics: Sequence[OwnedTopic], error: PollError, started: float, took: float) -> None:
         together = self._batching.together
+        self._runner._hinting.available = error.scope is not Scope.DATABASE
         if error.scope is Scope.DATABASE:
             self._wait(started, took)
         elif error.scope is Scope.TOPIC_OR_SIZE and len(topics) > 1 and together.trying:

@@ -124,6 +124,7 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
     together = table.take("together", together_choice)
     probe = table.take("probe", probe_select)
     refresh = table.take("refresh", duration(0.001))
+    min_interval = table.take("min_interval", duration(0.001))
     roles = table.take("roles", names_of("the roles that may watch the query"))
     settings = table.take("settings", settings_map) or {}
     declared = table.take("params", subtable) or {}
@@ -143,6 +144,7 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
         timeout=max(1.0, effective) if timeout is None else timeout,
         linger=5.0 if linger is None else linger,
         refresh=60.0 if refresh is None else refresh,
+        min_interval=0.1 if min_interval is None else min_interval,
         presence=bool(presence),
         max_rows=10_000 if max_rows is None else max_rows,
         max_bytes=DEFAULT_MAX_BYTES if max_bytes is None else max_bytes,

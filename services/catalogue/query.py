@@ -123,6 +123,7 @@ class Query:
     timeout: float = 1.0
     linger: float = 5.0
     refresh: float = 60.0
+    min_interval: float = 0.1  # minimum time from the start of a poll to the start of one that a hint asks for
     presence: bool = False
     max_rows: int = 10_000
     max_bytes: int = DEFAULT_MAX_BYTES  # maximum size of a result, as the JSON text of its rows

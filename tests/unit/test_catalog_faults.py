@@ -48,6 +48,7 @@ def faults(text: str) -> list[tuple[str, str, str]]:
         (f"{SQL}\ninterval = '0s'", "interval", "at least 50ms"),
         (f"{SQL}\ntimeout = '0s'", "timeout", "too short"),
         (f"{SQL}\nlinger = '999999h'", "linger", "too long"),
+        (f"{SQL}\nmin_interval = '0s'", "min_interval", "1ms"),
         (f"{SQL}\npresence = 'yes'", "presence", "true or false"),
         (f"{SQL}\nmax_rows = 0", "max_rows", "from 1"),
         (f"{SQL}\nmax_rows = true", "max_rows", "must be an integer"),
