@@ -28,6 +28,7 @@ from pollcast.poller.topic_groups import TopicGroup, TopicGroups
 from pollcast.poller.trouble import APART_STATEMENTS
 from pollcast.services import clock
 from pollcast.services.catalogue.query import Query
+from pollcast.v1 import report_pb2
 
 
 class QueryPoller:
@@ -52,6 +53,14 @@ class QueryPoller:
         self._rounds = RoundRunner(
             query, self._statements, self.polls, self._groups, self.batching, self.hinting, publish, width
         )
+
+    def report(self) -> report_pb2.QueryCounts | None:
+        """Return what was counted since the process began, as coordinators receive it; None before the first poll."""
+        if not self.counts.used:
+            return None
+        report = self.counts.report()
+        report.hinted = self.hinting.polls.value
+        return report
 
     def add(self, topic: OwnedTopic) -> None:
         """Poll the topic from now on."""

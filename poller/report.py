@@ -24,7 +24,8 @@ class PollerReport:
 
     def begin(self) -> report_pb2.NodeReport:
         """Return a report as of now, without topics."""
-        counts = [poller.counts.report() for poller in self._polling.query_pollers.values() if poller.counts.used]
+        reports = (poller.report() for poller in self._polling.query_pollers.values())
+        counts = [report for report in reports if report is not None]
         return report_pb2.NodeReport(
             node=self._node, role="poller", now=clock.now_us(), queries=self._catalog.queries, counts=counts
         )

@@ -13,6 +13,7 @@ from pollcast.poller.digest_choice import DigestChoice
 from pollcast.poller.digest_polls import DigestPolls
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError
+from pollcast.poller.query_poller import QueryPoller
 from pollcast.poller.report import PollerReport
 from pollcast.poller.statement_runner import StatementRunner
 from pollcast.services.catalogue import catalog as catalogue
@@ -35,8 +36,9 @@ together = true
 refresh = "1h"
 params = { id = "int" }
 
-[queries.unused]
+[queries.rare]
 sql = "select 1 as one"
+interval = "1h"
 """
 
 LISTS = query(
@@ -150,3 +152,22 @@ async def test_a_report_has_what_the_metrics_have_and_no_query_that_was_not_poll
         assert reported.query == "shelves"
         found = [reported.polls, reported.unsent, reported.bytes, reported.statements, reported.skipped]
         assert [after - then for after, then in zip(exported(), before, strict=True)] == [*found, reported.avoided]
+
+
+async def test_polls_that_hints_ask_for_are_reported(database: str, tmp_path: Path) -> None:
+    setup(database, *TABLE)
+    async with polling_on(database, tmp_path, CATALOG) as setting:
+        poller = setting.polling.query_pollers["rare"]
+        assert poller.report() is None
+        counts = own(["rare"], setting)
+        await eventually(lambda: counts.polls["changed"].value == 1)
+        for expected in (1, 2):
+            assert setting.polling.hint_topic("rare") == 1
+            await eventually(lambda expected=expected: hinted(poller) == expected)  # type: ignore[misc]
+
+
+def hinted(poller: QueryPoller) -> int:
+    """Return the number of polls that hints asked for, as it is reported."""
+    report = poller.report()
+    assert report is not None
+    return report.hinted
