@@ -9,6 +9,7 @@ less than before has been restarted, and its window begins anew; what a poller c
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from operator import lt
 from typing import NamedTuple
 
 from pollcast.v1 import cluster_pb2, report_pb2
@@ -66,19 +67,11 @@ class Window(NamedTuple):
 
     def advanced(self, sample: Sample) -> Window:
         """Return the window with a later sample."""
-        if any(now < before for now, before in zip(sample.totals, self.last.totals, strict=True)):
+        if any(map(lt, sample.totals, self.last.totals)):
             return Window.beginning(sample)  # the poller was restarted
         if sample.at - self.middle.at >= WINDOW_SECONDS:
             return Window(self.middle, sample, sample)
-        return self._replace(last=sample)
-
-    def rates(self) -> Counted:
-        """Return what was counted per second."""
-        seconds = self.last.at - self.first.at
-        if seconds <= 0:
-            return NOTHING
-        pairs = zip(self.last.totals, self.first.totals, strict=True)
-        return Counted(*((after - before) / seconds for after, before in pairs))
+        return Window(self.first, self.middle, sample)
 
 
 class QueryRates:
@@ -108,11 +101,11 @@ class QueryRates:
         """Return the rates of the queries of which something was counted lately, summed over the pollers."""
         sums: dict[str, Counted] = {}
         for windows in self._windows.values():
-            for query, window in windows.items():
-                rates = window.rates()
-                if rates != NOTHING:
-                    before = sums.get(query, NOTHING)
-                    sums[query] = Counted(*(mine + more for mine, more in zip(before, rates, strict=True)))
+            for query, (first, _, last) in windows.items():
+                seconds = last.at - first.at
+                if seconds > 0 and last.totals != first.totals:
+                    parts = zip(sums.get(query, NOTHING), last.totals, first.totals, strict=True)
+                    sums[query] = Counted._make([rate + (after - before) / seconds for rate, after, before in parts])
         return sums
 
 
