@@ -19,6 +19,7 @@ ALL = (
     "fanout",
     "memory",
     "latency",
+    "poke",
     "storm",
     "slow",
     "stops",

@@ -37,6 +37,7 @@ from pollcast.services.process import logs, tracing
 from pollcast.services.process.cancellation import heeding_cancellation
 from pollcast.services.process.settings import GatewaySettings, HostPort
 from pollcast.services.serving import rpc
+from pollcast.services.serving.poke_line import PokeLine
 from pollcast.v1 import feed_pb2, feed_pb2_grpc
 
 log = logs.get_logger("feeds")
@@ -159,6 +160,7 @@ class Link:
         self._change = asyncio.Event()
         self._hurry = asyncio.Event()
         self._turn = 0  # counts the streams, and their ends
+        self.pokes = PokeLine()
         self._silence = Silence(time.monotonic())
         self._deadline: asyncio.Timeout | None = None  # of the present stream
 
@@ -235,7 +237,7 @@ class Link:
         self._silence.end()
         try:
             self._set_up(True)
-            async with asyncio.timeout(None) as self._deadline:
+            async with self.pokes.open(stub), asyncio.timeout(None) as self._deadline:
                 with heeding_cancellation(grpc.aio.AioRpcError, TimeoutError):
                     await self._receive_all(call)
         finally:
@@ -317,6 +319,13 @@ class Feeds:
         """Return whether there is a stream to that poller now."""
         link = self._links.get(address)
         return link is not None and link.up
+
+    def poke_lines(self, address: HostPort | None) -> list[PokeLine]:
+        """Return the line of pokes to the poller at that address; those to all connected pollers for None, or when
+        that poller is not connected."""
+        if address is not None and self.is_up(address):
+            return [self._links[address].pokes]
+        return [link.pokes for link in self._links.values() if link.up]
 
     @property
     def connected(self) -> int:

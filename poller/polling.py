@@ -19,6 +19,7 @@ from pollcast.poller.feed import Feed, OnGatewayGone
 from pollcast.poller.gauges import topic_gauges
 from pollcast.poller.owned import OwnedTopic, Updates
 from pollcast.poller.ownership_log import OwnershipLog
+from pollcast.poller.pokes import Pokes
 from pollcast.poller.query_poller import QueryPoller
 from pollcast.services import clock
 from pollcast.services.catalogue import topics
@@ -51,7 +52,7 @@ class Polling:
         self._parsed = lru_cache(PARSED_TOPICS)(lambda topic: topics.parse_canonical(topic, catalog))
         self._states: dict[str, str] = {}  # the state of each topic when it was touched last
         self._owned: dict[str, OwnedTopic] = {}
-        self.feed = Feed(self._owned, on_gateway_gone)
+        self.feed = Feed(self._owned, on_gateway_gone, Pokes(catalog, self.hint_topic, self.hint_query).receive)
         self._log = OwnershipLog()
         rng = rng or random.Random()
         self.query_pollers = {

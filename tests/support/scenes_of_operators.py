@@ -19,10 +19,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pollcast.services.local import ports
 from pollcast.v1 import (
     cluster_pb2,
+    feed_pb2,
+    feed_pb2_grpc,
     live_pb2,
     live_pb2_grpc,
     report_pb2,
     report_pb2_grpc,
+    types_pb2,
 )
 from tests.support import hostile
 from tests.support.shop import Call, Message, Socket, metadata, token
@@ -99,8 +102,26 @@ async def operators(stage: Stage) -> None:
             found.note("grpc.watch_cluster.totals", event)
             break
     top.cancel()
+    await pokes(stage)
     move = found.request("grpc.move_topic.request", cluster_pb2.MoveTopicRequest)
     found.note("grpc.move_topic.response", await cluster.MoveTopic(move))
+
+
+async def pokes(stage: Stage) -> None:
+    """Play pokes by HTTP, and over gRPC to a gateway, a coordinator and a poller."""
+    found, backend = stage.found, {"Authorization": f"Bearer {token(roles=['backend'])}"}
+    status, _, body = await hostile.http(stage.gateway, PATH.replace("/live/", "/poke/"), backend, "POST")
+    assert status == 202
+    found.note("http.poke", body)
+    poke = found.request("grpc.poke.request", types_pb2.PokeRequest)
+    bearer = (("authorization", backend["Authorization"]),)
+    found.note("grpc.poke.response", await stage.live.Poke(poke, metadata=bearer))
+    poke = found.request("grpc.cluster_poke.request", types_pb2.PokeRequest)
+    found.note("grpc.cluster_poke.response", await stage.cluster.Poke(poke))
+    owner = (await stage.cluster.ListTopics(cluster_pb2.ListTopicsRequest(query="orders"))).topics[0].owner
+    async with grpc.aio.insecure_channel(stage.shop.grpc(owner)) as poller:
+        request = found.request("grpc.feed.pokes", feed_pb2.FeedPokes)
+        found.note("grpc.feed.poked", await feed_pb2_grpc.FeedStub(poller).Poke(request))
 
 
 class Coordinator(report_pb2_grpc.ReportServicer):

@@ -36,8 +36,10 @@ from pollcast.gateway.topic import UNREACHED_SECONDS
 from pollcast.gateway.version import Version
 from pollcast.poller.gateway_stream import HEARTBEAT_SECONDS
 from pollcast.poller.owned import feed_delta
+from pollcast.services.catalogue.topics import Poke
 from pollcast.services.delta import Delta
 from pollcast.services.process.settings import GatewaySettings
+from pollcast.services.serving.poke_line import ask
 from pollcast.v1 import feed_pb2, feed_pb2_grpc
 from tests.support.waiting import eventually
 
@@ -138,6 +140,11 @@ class Poller(feed_pb2_grpc.FeedServicer):
                 await asyncio.Event().wait()
         yield feed_pb2.FeedUpdates()
 
+    async def Poke(
+        self, request: feed_pb2.FeedPokes, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> feed_pb2.FeedPoked:
+        return feed_pb2.FeedPoked(topics=[1 for _ in request.pokes])
+
     @contextlib.asynccontextmanager
     async def serving(self, port: int) -> AsyncIterator[None]:
         """Serve on that port."""
@@ -152,7 +159,7 @@ class Poller(feed_pb2_grpc.FeedServicer):
 
 
 async def test_topics_attached_after_a_link_broke_reach_the_next_stream(free_port: int, tmp_path: Path) -> None:
-    poller = Poller()
+    poller, lost = Poller(), list[str]()
     settings = GatewaySettings(catalog=tmp_path / "none.toml", node="gw")
     link = Link(f"127.0.0.1:{free_port}", settings, lambda *_: None, lambda *_: None, lambda _: None)
     before = asyncio.all_tasks()
@@ -161,7 +168,9 @@ async def test_topics_attached_after_a_link_broke_reach_the_next_stream(free_por
         async with poller.serving(free_port):
             link.attach("a")
             await eventually(lambda: poller.streams == [["a"]])
+            assert await ask([link.pokes], Poke("a"), lost.append) == 1
         await eventually(lambda: not link.up)
+        assert await ask([link.pokes], Poke("a"), lost.append) == 0
         async with poller.serving(free_port):
             await eventually(lambda: len(poller.streams) == 2 and poller.streams[1] == ["a"])
             link.attach("b")
