@@ -34,16 +34,13 @@ class Hinting:
         self.sweeps = Sweeps(query.min_interval, groups.all_topics, self.hint)
         self._groups = groups
         self._hints = Hints(query.min_interval)
+        self.held: Collection[str] = self._hints.held
+        """The hinted topics for which `settled` has to be called."""
         self._topics: dict[str, OwnedTopic] = {}  # those that are in `_hints`
         self._rounds: dict[int, Mapping[str, object]] = {}  # the topics that rounds have polled and not settled yet
         self._hinted = asyncio.Event()
         self._received = metrics.HINTS.labels(query.name)
         self.polls = Count(metrics.HINTED_POLLS, query.name)
-
-    @property
-    def held(self) -> Collection[str]:
-        """The hinted topics for which `settled` has to be called."""
-        return self._hints.held
 
     def hint(self, topic: OwnedTopic) -> bool:
         """Poll the topic soon, and return whether it is still owned."""

@@ -23,24 +23,21 @@ from pollcast.poller.timetable import Timetable
 class Hints:
     """The hinted topics of one query, by name. Every operation takes constant time, but for O(log n) in a heap."""
 
-    __slots__ = ("_asked", "_due", "_held", "_min_interval")
+    __slots__ = ("_asked", "_due", "_held", "_min_interval", "held")
 
     def __init__(self, min_interval: float) -> None:
         self._min_interval = min_interval
         self._asked: dict[str, float] = {}  # the time of each topic's latest hint, until a poll after it is certain
         self._due = Timetable()
         self._held: set[str] = set()
+        self.held: Collection[str] = self._held
+        """The topics that are held."""
 
     def __len__(self) -> int:
         return len(self._asked)
 
     def __contains__(self, topic: str) -> bool:
         return topic in self._asked
-
-    @property
-    def held(self) -> Collection[str]:
-        """The topics that are held."""
-        return self._held
 
     def hint(self, topic: str, now: float, started: float) -> None:
         """Ask for a poll of the topic, whose last poll started at `started`."""

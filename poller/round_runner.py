@@ -236,6 +236,7 @@ class OneRound:
         self.result = RoundResult()
         self._runner = runner
         self._group = group
+        self._held = runner._hinting.held
         self._batching = batching
         self._probed = probed
         self.statements: dict[str, Polled] = {}
@@ -277,7 +278,7 @@ class OneRound:
         polled = self.statements.pop(topic.name, NOT_POLLED)
         if outcome is not topic.rows or not self._is_as_before(topic, polled):
             self._settle(topic, outcome, polled, at_fault=at_fault)
-        if self._runner._hinting.held:
+        if self._held:
             self._runner._hinting.settled(topic.name)
 
     def _settle(self, topic: OwnedTopic, outcome: Outcome, polled: Polled, *, at_fault: bool) -> None:
@@ -303,15 +304,21 @@ class OneRound:
         runner.settle(self._group, topic, outcome, polled.at, polled.answered_at, to=to)
 
     def _is_as_before(self, topic: OwnedTopic, polled: Polled) -> bool:
-        """Return whether a regular topic that gave its last result just stays, and record the poll then.
+        """Return whether a regular or hinted topic that gave its last result is just regular on, and record the poll
+        then.
 
         Nearly all polls end here.
         """
-        group = self._group
-        if topic.state != "live" or polled.conspicuous or group is not self._runner._groups.regular:
+        group, groups = self._group, self._runner._groups
+        hinted = group is groups.hinted
+        if topic.state != "live" or polled.conspicuous or not (hinted or group is groups.regular):
             return False
         if group.has(topic):
-            topic.history.probe_result = self._probed
+            if hinted:
+                group.remove(topic)
+                groups.regular.add(topic)
+            else:
+                topic.history.probe_result = self._probed
             if topic.name in polled.digests:
                 self._runner._digests.record_result(topic, topic.rows, polled.digests[topic.name])
             topic.record_unchanged(polled.at)

@@ -40,7 +40,7 @@ class Sweep:
         self.topics = 0
         """Number of topics in the last sweep."""
         self.counted = asyncio.Event()
-        """Set when the first sweep has ended."""
+        """Set once the first sweep has counted its topics."""
 
 
 class Sweeps:
@@ -56,7 +56,7 @@ class Sweeps:
         self._asked = asyncio.Event()
 
     async def sweep(self, values: Mapping[str, Value]) -> int:
-        """Hint all topics with these values soon, and return their number, at the latest sweep that has ended."""
+        """Hint all topics with these values soon, and return their number, as of the latest sweep."""
         fixed: Fixed = tuple((name, values[name]) for name in sorted(values))
         now = asyncio.get_running_loop().time()
         if fixed not in self._sweeps and len(self._sweeps) >= MAX_SWEEPS:
@@ -87,12 +87,12 @@ class Sweeps:
 
     async def _perform(self, fixed: Fixed, sweep: Sweep) -> None:
         sweep.started, sweep.due = asyncio.get_running_loop().time(), None
-        candidates, topics = self._topics(), 0
-        for at in range(0, len(candidates), SLICE_TOPICS):
-            for topic in candidates[at : at + SLICE_TOPICS]:
-                values = topic.topic.values
-                if all(values[name] == value for name, value in fixed):
-                    topics += self._hint(topic)
-            await asyncio.sleep(0)
-        sweep.topics = topics
+        topics = self._topics()
+        for name, value in fixed:
+            topics = [topic for topic in topics if topic.topic.values[name] == value]
+        sweep.topics = len(topics)
         sweep.counted.set()
+        for at in range(0, len(topics), SLICE_TOPICS):
+            for topic in topics[at : at + SLICE_TOPICS]:
+                self._hint(topic)
+            await asyncio.sleep(0)
