@@ -83,8 +83,7 @@ class RoundRunner:
         self._publish = publish
         self._was_by_digest = False
         self._was_alone = batching.together.alone
-        outcomes = ("changed", "unchanged", "stale", "failed")
-        self._polls = {outcome: metrics.POLLS.labels(query.name, outcome) for outcome in outcomes}
+        self._polls = statements.counts.polls
         self._apart = [
             (metrics.APART_TOPICS.labels(query.name, why), group)
             for why, group in (("failing", groups.failing), ("slow", groups.slow))
@@ -128,7 +127,7 @@ class RoundRunner:
             unreached = await run_round(topics, batching, around, budget, parts=parts, heed_verdict=heed)
         metrics.TROUBLE_STATEMENTS.labels(self._query.name).inc(left - budget.statements)
         one.result.results += one.unchanged
-        self._polls["unchanged"].inc(one.unchanged)
+        self._polls["unchanged"].add(one.unchanged)
         if one.tally is not None:
             self._digests.choice.record(one.tally, time.monotonic())
         self._postpone(group, unreached)
@@ -165,7 +164,7 @@ class RoundRunner:
             updates = topic.record_result(outcome, polled_at)
             self._statements.record_result(topic.name)
             kind = "unchanged" if topic.seq == before else "changed"
-        self._polls[kind].inc()
+        self._polls[kind].add(1)
         compared_at = clock.now_us() if tracing.on else 0
         if updates:
             self._publish(topic.name, updates)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from pollcast.poller import metrics
 from pollcast.poller.answer import Answer
+from pollcast.poller.counts import QueryCounts
 from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.statement import Statement
@@ -29,9 +30,10 @@ MAX_DIFFERING = 1000
 
 
 class StatementRunner:
-    """The statements of one query, and the topics that have no result because of them."""
+    """The statements of one query, and the topics that have no result because of them. `counts` counts its polls."""
 
     def __init__(self, query: Query, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+        self.counts = QueryCounts(query.name)
         self._query = query
         self._database = database
         self._without_result: set[str] = set()  # topics whose last poll gave no result
@@ -50,26 +52,23 @@ class StatementRunner:
             answer = await self._confirmed(answer, statement, known)
         if isinstance(answer, PollError):
             self._log(answer)
-        else:
-            metrics.ROWS.labels(self._query.name).inc(answer.rows)
         return answer
 
     async def attempt(self, statement: Statement, known: Sequence[list[Row] | None]) -> Answer | PollError:
         """Run a statement whose error counts for no topic: it is neither confirmed nor logged."""
-        answer = await self._execute(statement, known)
-        if not isinstance(answer, PollError):
-            metrics.ROWS.labels(self._query.name).inc(answer.rows)
-        return answer
+        return await self._execute(statement, known)
 
     async def _execute(self, statement: Statement, known: Sequence[list[Row] | None]) -> Answer | PollError:
         name = self._query.name
-        metrics.STATEMENTS.labels(name).inc()
+        self.counts.statements.add(1)
         started = self._clock()
         answer = await self._database.execute(statement, self._query, known)
         took = self._clock() - started
         if isinstance(answer, PollError):
             metrics.STATEMENT_SECONDS.labels(name).observe(took)
         else:
+            self.counts.rows.add(answer.rows)
+            self.counts.received_bytes.add(answer.received_bytes)
             metrics.STATEMENT_SECONDS.labels(name).observe(answer.seconds)
             metrics.WAIT_SECONDS.labels(name).observe(max(0.0, took - answer.seconds))
         return answer
