@@ -15,8 +15,9 @@ from pollcast.poller.digest_choice import Tally
 from pollcast.poller.digest_polls import DigestPolls
 from pollcast.poller.owned import Digest, OwnedTopic, Updates
 from pollcast.poller.poll_error import PollError, Scope
-from pollcast.poller.rounds import Surroundings, run_round
+from pollcast.poller.rounds import run_round
 from pollcast.poller.statement_runner import StatementRunner
+from pollcast.poller.surroundings import LINE_SECONDS, LINE_SHARE, Surroundings
 from pollcast.poller.topic_groups import TopicGroup, TopicGroups
 from pollcast.poller.trouble import APART_BURST_STATEMENTS, ROUND_STATEMENTS, MinuteBudget, RoundBudget
 from pollcast.services import clock
@@ -113,7 +114,10 @@ class RoundRunner:
         one = OneRound(self, group, batching, probed)
         hand_over = None if group is self._groups.suspects or alone else one.hand_over
         width = self._width if group is self._groups.regular else 1
-        around = Surroundings(one.execute, one.deliver, asyncio.get_running_loop().time, group.has, hand_over, width)
+        each = one.execute_each if group is not self._groups.slow else None
+        now = asyncio.get_running_loop().time
+        seconds = min(LINE_SECONDS, LINE_SHARE * self._query.timeout)
+        around = Surroundings(one.execute, one.deliver, now, group.has, hand_over, width, each, seconds)
         apart = group in (self._groups.failing, self._groups.slow)
         budget = RoundBudget(self._budget_apart if apart else self.budget, statements)
         left = budget.statements
@@ -252,10 +256,35 @@ class OneRound:
         if isinstance(answer, PollError):
             self._record_error(topics, answer, started, took)
             return answer
-        self._wait(started, max(0.0, took - answer.seconds))
+        self._wait(started, max(0.0, took - answer.cost))
         polled.answered_at = clock.now_us()
         self._record(topics, answer, polled)
         return answer.outcomes
+
+    async def execute_each(self, topics: Sequence[OwnedTopic]) -> list[list[Outcome] | PollError]:
+        """Poll the topics in a statement each, in one round trip; return the answers of the first ones, or of all."""
+        loop = asyncio.get_running_loop()
+        started, at = loop.time(), clock.now_us()
+        before = [topic.history.started for topic in topics]
+        for topic in topics:
+            topic.history.started = started
+        answers = await self._runner._digests.poll_each(topics, regular=self._group is self._runner._groups.regular)
+        took, answered_at = loop.time() - started, clock.now_us()
+        used = sum(answer.cost for answer in answers if not isinstance(answer, PollError))
+        found: list[list[Outcome] | PollError] = []
+        for topic, answer in zip(topics, answers, strict=False):
+            self._statements[topic.name] = polled = Polled(at, 1, answered_at)
+            if isinstance(answer, PollError):
+                self._record_error([topic], answer, started, max(0.0, took - used))
+                found.append(answer)
+            else:
+                self._record([topic], answer, polled)
+                found.append(answer.outcomes)
+        if not isinstance(answers[-1], PollError):
+            self._wait(started, max(0.0, took - used))
+        for topic, last in list(zip(topics, before, strict=True))[len(answers) :]:
+            topic.history.started = last
+        return found
 
     def _wait(self, started: float, seconds: float) -> None:
         """Count the wait of a statement; what statements side by side have waited together counts once."""
@@ -330,7 +359,7 @@ class OneRound:
     def _record(self, topics: Sequence[OwnedTopic], answer: Answer, polled: Polled) -> None:
         """Record what the statement has cost."""
         query, shared = self._runner._query, self._runner._batching.together
-        count, seconds = len(topics), answer.seconds
+        count, seconds, cost = len(topics), answer.seconds, answer.cost
         polled.seconds = seconds
         trial = count > 1 and shared.trying
         sent = len(answer.digests)
@@ -338,9 +367,9 @@ class OneRound:
         polled.digests = {topics[at].name: (answer.columns, digest) for at, digest in answer.digests.items()}
         if self.tally is not None and answer.by_digest is not self._by_digest:
             self.tally = None
-        each, tally, weights = seconds / count, self.tally or Tally(), list[int]()
+        each, tally, weights = cost / count, self.tally or Tally(), list[int]()
         tally.sent += sent
-        tally.seconds += seconds
+        tally.seconds += cost
         for topic, outcome in zip(topics, answer.outcomes, strict=True):
             topic.history.record_cost(each)
             if not isinstance(outcome, PollError):
@@ -356,5 +385,5 @@ class OneRound:
         if polled.conspicuous:
             self.result.conspicuous += count
         else:
-            shared.record(count, seconds, asyncio.get_running_loop().time())
-            self._batching.size.record_statement(count, seconds, query.timeout, answer.size)
+            shared.record(count, cost, asyncio.get_running_loop().time())
+            self._batching.size.record_statement(count, cost, query.timeout, answer.size)
