@@ -82,8 +82,10 @@ class Answer:
         """The new digest of each topic that has another than its last one, by the index of the topic."""
         self.columns: Columns = ()
         """The columns of the query, if its statement is `described`."""
+        self.latency = 0.0
+        """Time that the server took to begin the statement, in seconds; statements in one round trip share it."""
         self.seconds = 0.0
-        """Time that the statement took on its connection, in seconds; the wait for the connection is not included."""
+        """Time that the statement took from then on, in seconds; hardly any where it ended before that was noticed."""
         self.by_digest = digests
         """Whether the statement compares digests."""
         self._query = query
@@ -101,6 +103,11 @@ class Answer:
         """Size of the topics' results, without keys, in bytes; a result that is too large counts as its limit."""
         limit = self._query.max_bytes
         return sum(limit if isinstance(each, PollError) else size_of(each) for each in self.outcomes)
+
+    @property
+    def cost(self) -> float:
+        """Time that the statement took on its connection, in seconds; the wait for the connection is not included."""
+        return self.latency + self.seconds
 
     @property
     def large(self) -> bool:

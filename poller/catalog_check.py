@@ -22,6 +22,7 @@ from psycopg import Connection, RawCursor
 from pollcast.poller.batchable import unbatchable_reason
 from pollcast.poller.connections import CONNECT_SECONDS
 from pollcast.poller.database import LOCK_SECONDS, SET_LOCALLY
+from pollcast.poller.digests import forms
 from pollcast.poller.notifications import listen_statement
 from pollcast.poller.poll_error import Scope, classify, condition
 from pollcast.poller.statement import (
@@ -29,6 +30,7 @@ from pollcast.poller.statement import (
     Values,
     batch_statement,
     columns_statement,
+    digest_statement,
     probe_statement,
     query_alias,
     single_statement,
@@ -73,6 +75,9 @@ class Report:
     """For each query the reason why its topics can't be polled together; None when they can."""
     notes: dict[str, list[str]] = field(default_factory=dict)
     """For each query what its author should know."""
+    digests: dict[str, dict[str, list[str]] | None] = field(default_factory=dict)
+    """For each query the columns in the digest of its results, by their form; None when that was not tried, or is
+    refused."""
 
 
 def check(catalog: Catalog, file: str, url: str | None) -> dict[str, str | None]:
@@ -92,6 +97,7 @@ def report(catalog: Catalog, file: str, url: str | None) -> Report:
     found = Report(
         {name: unbatchable_reason(query) for name, query in catalog.queries.items()},
         {name: [] for name in catalog.queries},
+        dict.fromkeys(catalog.queries),
     )
     for name, query in catalog.queries.items():
         if query.together is False:
@@ -156,6 +162,13 @@ def _try(connection: Connection, query: Query, file: str, found: Report) -> list
         found.one_by_one[query.name] = why
         if why is None:
             notes += _plan_note(connection, query, values)
+    if not problems:
+        topics = [values] if found.one_by_one[query.name] else [values, values]
+        statement = digest_statement(query, topics, [None] * len(topics), tuple(alone))
+        if refused_digest := next(_problems(connection, "sql", statement, query, file), None):
+            notes.append(f"its rows are sent with every poll: PostgreSQL refuses their digest: {refused_digest.reason}")
+        else:
+            found.digests[query.name] = forms(tuple(alone))
     return problems
 
 

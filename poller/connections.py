@@ -144,11 +144,16 @@ class Connections:
             self._waiting -= 1
 
     async def release(self, connection: Connection) -> None:
-        """Take the connection back. One that is broken, old or within a transaction is closed."""
+        """Take the connection back. One that is broken, old or within a transaction is closed.
+
+        The last one that is old is replaced at once, so that no poll has to wait until a connection has begun.
+        """
         now = asyncio.get_running_loop().time()
-        usable = not connection.broken and not connection.occupied
-        if self._closed or not usable or now - connection.opened_at > LIFETIME_SECONDS:
+        usable, old = not connection.broken and not connection.occupied, now - connection.opened_at > LIFETIME_SECONDS
+        if self._closed or not usable or old:
             await self._discard(connection)
+            if usable and not self._open:
+                self._attempt()
         else:
             self._idle.append((connection, now))
             if now - self._idle[0][1] > IDLE_SECONDS:

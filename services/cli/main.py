@@ -240,6 +240,7 @@ def check(
                 **query.public(),
                 "multiplexed": report.one_by_one[name] is None,
                 "one_by_one_because": report.one_by_one[name],
+                "digest": report.digests[name],
                 "notes": report.notes[name],
             }
             for name, query in catalog.queries.items()
@@ -252,6 +253,11 @@ def check(
         why = report.one_by_one[name]
         where = "" if query.together is True else " while the poller measures that to be cheaper"
         print("    " + (f"polled one by one: {why}" if why else f"its topics are polled together{where}"))
+        if digest := report.digests[name]:
+            listed = "; ".join(f"{form} {', '.join(columns)}" for form, columns in digest.items() if columns)
+            print(
+                f"    its rows are sent when their digest has changed, while that is cheaper: {listed or 'no columns'}"
+            )
         for note in report.notes[name]:
             print(f"    note: {note}")
 
