@@ -72,19 +72,19 @@ def apply(
     """Apply the events to the items. Return the events that changed something, each with what was kept of the key
     before; with `anew` also puts that change nothing."""
     changes = []
-    for event in events:
-        key = event.kv.key
+    for kv, deleted, _ in events:
+        key = kv.key
         previous = items.get(key)
-        if event.deleted:
+        if deleted:
             if previous is None:
                 continue
             del items[key]
         else:
-            kept = keep(event.kv)
+            kept = keep(kv)
             if previous == kept and not anew:
                 continue
             items[key] = kept
-        changes.append(KeyEvent(event.kv, event.deleted, previous))
+        changes.append(KeyEvent(kv, deleted, previous))
     return changes
 
 
