@@ -106,7 +106,7 @@ async def claim_rate() -> None:
             keys = Keys("/bench")
             record = OwnerRecord("bench", "127.0.0.1:1", "")
             rates = {}
-            for how, batch in (("one by one", 1), ("nested, 100 per request", 100)):
+            for how, batch in (("one by one", 1), (f"nested, {claims.BATCH} per request", claims.BATCH)):
                 topics = [f"{how.split(',')[0].replace(' ', '_')}?n={n}" for n in range(5_000 if batch > 1 else 1_000)]
                 for start in range(0, len(topics), 100):
                     some = topics[start : start + 100]
