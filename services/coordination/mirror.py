@@ -43,8 +43,12 @@ OnChange = Callable[[list[KeyEvent]], None]
 """A subscriber: it receives changes in batches, synchronously, after the mirror holds them. It must not block. An empty
 batch means that the mirror has listed."""
 
-SLICE = 250
-"""Maximum number of events that a subscriber gets at once, and that are handled without a turn for other tasks."""
+SLICE = 100
+"""Maximum number of events that a subscriber gets at once, and that are handled without a turn for other tasks.
+
+The next message of the watches takes some five turns to arrive. When a poller dies, it may be the one that says so, and
+until it is there the others leave most of the dead poller's topics to it.
+"""
 
 MAX_PAGE_SECONDS = 10.0
 """Maximum deadline of a page, in seconds: each failure doubles it, because etcd may be slow."""
