@@ -92,6 +92,7 @@ class Answer:
         self._known = known
         self._results: list[list[Row] | PollError | None] = [None] * len(known)
         self._new_rows = 0
+        self._repeated: list[str | None] = []  # a column that the rows have twice, or None; empty until that is known
         # The topic whose rows arrive now.
         self._topic = 0
         self._same = 0  # rows so far that are those of the last result
@@ -205,18 +206,26 @@ class Answer:
         query = self._query
         if len(rows) > query.max_rows:
             return _failed(f"the result has more than {query.max_rows} rows")
-        if query.key and _repeats_a_key(rows):
+        if query.key and len(rows) > 1 and _repeats_a_key(rows):
             return _failed(f"two rows of the result have the same key ({', '.join(query.key)})")
-        if any(max(map(len, map(_text, part))) > MAX_ROW_BYTES for part in _parts(rows)):
+        if size_of(rows) > MAX_ROW_BYTES and _has_large_row(rows):
             return _failed(f"a row of the result is larger than {_bytes(MAX_ROW_BYTES)}")
-        if rows and (not before or len(rows[0][1]) <= MAX_PARSED_BYTES) and (name := _repeated_column(rows[0][1])):
-            return _failed(f"two columns of the result have the same name ({name})")
+        if rows and (not before or len(rows[0][1]) <= MAX_PARSED_BYTES):
+            if not self._repeated:  # all rows of a statement have the same columns
+                self._repeated.append(_repeated_column(rows[0][1]))
+            if self._repeated[0] is not None:
+                return _failed(f"two columns of the result have the same name ({self._repeated[0]})")
         if before is not None and self.large and isinstance(rows, Result):
             delta = diff(before, rows) if query.key else _difference(before, rows)
             if delta is None:
                 return before
             rows.change = before, delta if len(delta.upserts) + len(delta.deletes) <= LARGEST_DELTA_ROWS else None
         return rows
+
+
+def _has_large_row(rows: list[Row]) -> bool:
+    """Return whether a row is larger than MAX_ROW_BYTES."""
+    return any(max(map(len, map(_text, part))) > MAX_ROW_BYTES for part in _parts(rows))
 
 
 def _parts(rows: list[Row]) -> Iterator[list[Row]]:

@@ -137,7 +137,9 @@ def _read(spelling: str, catalog: Catalog) -> tuple[Query, dict[str, list[str]]]
     """Return the query of a spelling, and the decoded texts that it gives for each parameter: one, or those of a
     list."""
     # Characters are counted first: a text never has more of them than bytes, and encoding a huge one is expensive.
-    if len(spelling) > MAX_TOPIC_BYTES or len(spelling.encode(errors="surrogatepass")) > MAX_TOPIC_BYTES:
+    if len(spelling) > MAX_TOPIC_BYTES or (
+        not spelling.isascii() and len(spelling.encode(errors="surrogatepass")) > MAX_TOPIC_BYTES
+    ):
         raise InvalidParams(f"the topic is too long: at most {MAX_TOPIC_BYTES} bytes")
     name, mark, tail = spelling.partition("?")
     if not NAME.fullmatch(name):
@@ -157,28 +159,32 @@ def _sent(query: Query, tail: str) -> dict[str, list[str]]:
         if not piece:
             raise InvalidParams("a parameter is empty: after '?' comes at least one, and '&' stands between two only")
         raw_name, _, raw_value = piece.partition("=")
-        param_name = _decode(raw_name, "the name of a parameter")
+        param_name = _decode(raw_name)
         if param_name not in query.params:
             raise _unknown(query, param_name)
         if query.params[param_name].is_list:
             repeated.add(piece)
         elif param_name in sent:
             raise InvalidParams(f"parameter {param_name!r} is given twice: give it once")
-        sent.setdefault(param_name, []).append(_decode(raw_value, f"parameter {param_name!r}"))
+        sent.setdefault(param_name, []).append(_decode(raw_value, param_name))
     return sent
 
 
-def _decode(raw: str, what: str) -> str:
-    """Decode a name or a value as URLSearchParams does: a '%' that begins no escape is a percent sign.
+def _decode(raw: str, param: str | None = None) -> str:
+    """Decode the name of a parameter, or the value of `param`, as URLSearchParams does: a '%' that begins no escape is
+    a percent sign.
 
     Unlike URLSearchParams, which replaces invalid UTF-8, this raises InvalidParams for it
     (docs/reference/topics.md#invalid-topics).
     """
+    if raw.isascii() and "%" not in raw and "+" not in raw:
+        return raw
     try:
         return unquote_to_bytes(raw.replace("+", " ").encode()).decode()
-    except UnicodeEncodeError:
-        raise InvalidParams(f"{what} is not valid Unicode: it holds half of a surrogate pair") from None
-    except UnicodeDecodeError:
+    except UnicodeError as error:
+        what = "the name of a parameter" if param is None else f"parameter {param!r}"
+        if isinstance(error, UnicodeEncodeError):
+            raise InvalidParams(f"{what} is not valid Unicode: it holds half of a surrogate pair") from None
         raise InvalidParams(f"{what} is not valid UTF-8 once its percent escapes are decoded") from None
 
 
@@ -248,9 +254,14 @@ def _topic(query: Query, values: Mapping[str, Value]) -> Topic:
 
 def _text_of(query: Query, values: Mapping[str, Value]) -> str:
     """Return the text of a query with these values, in this order."""
-    # quote() keeps exactly RFC 3986's unreserved characters, of which parameters' names consist.
-    tail = "&".join(f"{name}={quote(text, safe='')}" for name, value in values.items() for text in _texts(value))
+    tail = "&".join([f"{name}={_encode(text)}" for name, value in values.items() for text in _texts(value)])
     return f"{query.name}?{tail}" if tail else query.name
+
+
+def _encode(text: str) -> str:
+    """Percent-encode all but RFC 3986's unreserved characters, which are those that quote() keeps. Parameters' names
+    consist of such characters."""
+    return text if text.isascii() and text.isalnum() else quote(text, safe="")
 
 
 def _texts(value: Value) -> tuple[str, ...]:
