@@ -195,7 +195,9 @@ def test_the_installed_python_client_has_types(python_built: Path, venv: Path, t
 # --- @pollcast/client ---------------------------------------------------------------------------------------------
 
 JS_VERSION = json.loads((ROOT / "clients/js/package.json").read_text())["version"]
-JS_MODULES = {"index", "json", "live", "result", "socket", "token", "topic"}
+JS_MODULES = {
+    "backoff", "change", "index", "json", "live", "network", "result", "socket", "subscription", "token", "topic"
+}  # fmt: skip
 
 TYPESCRIPT_PROGRAM = """
 import { connect, topic, watch, type Change, type Row } from "@pollcast/client"
