@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pollcast_client.result import Delta, Result, Row
 
-State = Literal["live", "stale", "failed"]
-"""`live`: the result is current. `stale`: it may be out of date, for a transient reason. `failed`: the query itself is
-at fault, as with an SQL error or too many rows."""
+State = Literal["connecting", "live", "stale", "failed", "closed"]
+"""`connecting`: nothing is known yet. `live`: the result is current. `stale`: it may be out of date, for a transient
+reason. `failed`: the query itself is at fault, as with an SQL error or too many rows. `closed`: the watch has ended."""
 
 Kind = Literal["snapshot", "delta", "status", "presence"]
 """The message that caused a change: a whole result, a difference, another status, or another list of members."""
@@ -22,7 +22,7 @@ __all__ = ["Change", "Delta", "Kind", "State", "Status"]
 class Status:
     """The state of a topic (see `State`), the `reason` for it, and the time `since` when it holds, in RFC 3339.
 
-    `reason` is None while the topic is `live`; `since` is None until the gateway has sent a status.
+    `reason` is None while the topic is `connecting` or `live`; `since` is None until the gateway has sent a status.
     """
 
     state: State
