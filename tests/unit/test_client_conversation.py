@@ -39,7 +39,13 @@ class ModelTopic:
     def change(self, at: int) -> dict[str, Any]:
         """Insert a row, or delete the one that is there; return the delta."""
         base, self.version = self.version, self.version + 1
-        delta = {"version": f"1-{self.version}", "base": f"1-{base}", "polled_at": AT, "deletes": [], "upserts": []}
+        delta: dict[str, Any] = {
+            "version": f"1-{self.version}",
+            "base": f"1-{base}",
+            "polled_at": AT,
+            "deletes": [],
+            "upserts": [],
+        }
         if at < len(self.rows):
             delta["deletes"] = [[self.rows.pop(at)["id"]]]
         else:
