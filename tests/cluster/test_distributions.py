@@ -97,8 +97,8 @@ def build(source: Path, folder: Path) -> None:
 
 PYTHON_VERSION = version_of(ROOT / "clients" / "python" / "pyproject.toml")
 PYTHON_MODULES = {
-    "__init__", "change", "channel", "client", "conversation", "errors", "event", "exact", "phoenix", "presence", "renewing",
-    "result", "tables", "tokens", "topic", "watching"
+    "__init__", "change", "channel", "client", "conversation", "errors", "event", "exact", "phoenix", "presence",
+    "renewing", "result", "tables", "tokens", "topic", "watching"
 }  # fmt: skip
 PYTHON_FILES = {f"pollcast_client/{name}.py" for name in PYTHON_MODULES} | {"pollcast_client/py.typed"}
 

@@ -1,4 +1,4 @@
-"""What a watch sends on one connection, and when. Pure: messages and times in, messages out, no I/O.
+"""The messages that a watch sends on one connection, and their times. Pure: messages and times in, messages out.
 
 Heartbeats and joins are due by the clock, however many messages arrive meanwhile: call `due` after each message.
 """
