@@ -29,8 +29,8 @@ class Topic {
   version = 1
   private history: DeltaPayload[] = []
 
-  get snapshot(): object {
-    return { version: `1-${this.version}`, polled_at: AT, key: ["id"], rows: this.rows }
+  snapshot(key: string[]): object {
+    return { version: `1-${this.version}`, polled_at: AT, key, rows: this.rows }
   }
 
   /** Inserts a row at a random place, or changes or deletes one; returns the delta. */
@@ -135,6 +135,8 @@ export class ModelGateway {
   refusing = false
   silent = false
   busy = false
+  /** The names of the key columns. */
+  key = ["id"]
   /** The status of all topics. */
   state: "live" | "stale" = "live"
 
@@ -191,7 +193,7 @@ export class ModelGateway {
     if (this.state !== "live") connection.push([null, null, name, "status", this.status])
     const deltas = since === undefined ? null : topic.after(since)
     if (deltas) for (const delta of deltas) connection.push([null, null, name, "delta", delta])
-    else connection.push([null, null, name, "snapshot", topic.snapshot])
+    else connection.push([null, null, name, "snapshot", topic.snapshot(this.key)])
   }
 
   private get status(): object {
@@ -202,7 +204,7 @@ export class ModelGateway {
   change(name: string, next: () => number): void {
     const delta = this.topic(name).change(next)
     const whole = next() < 0.1
-    this.broadcast(name, whole ? "snapshot" : "delta", whole ? this.topic(name).snapshot : delta)
+    this.broadcast(name, whole ? "snapshot" : "delta", whole ? this.topic(name).snapshot(this.key) : delta)
   }
 
   setState(state: "live" | "stale"): void {
