@@ -23,6 +23,7 @@ from pollcast.poller.batchable import unbatchable_reason
 from pollcast.poller.connections import CONNECT_SECONDS
 from pollcast.poller.database import LOCK_SECONDS, SET_LOCALLY
 from pollcast.poller.digests import forms
+from pollcast.poller.notifications import listen_statement
 from pollcast.poller.poll_error import Scope, classify, condition
 from pollcast.poller.statement import (
     Statement,
@@ -128,6 +129,8 @@ def _try(connection: Connection, query: Query, file: str, found: Report) -> list
             f"it was not tried with its settings, which do not take sample values: {refused.diag.message_primary}"
         )
         query = replace(query, settings={})
+    if query.listen is not None and (note := _listen_note(connection, query.listen)):
+        found.notes[query.name].append(note)
     if query.settings and _bypasses_row_security(connection):
         found.notes[query.name].append(
             "its settings keep no rows from anybody: the role of the database URL bypasses row-level security"
@@ -202,6 +205,21 @@ def _refused_settings(connection: Connection, query: Query, values: Values) -> p
         if connection.closed or error.sqlstate is None:
             raise
         return error
+
+
+def _listen_note(connection: Connection, channel: str) -> str | None:
+    """Return what the author has to know about listening to the channel on this database; None when it works."""
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(listen_statement([channel.encode()], []))
+    except psycopg.Error as error:
+        if connection.closed or error.sqlstate is None:
+            raise
+        return f"this database cannot listen ({error.diag.message_primary}): set POLLCAST_LISTEN_URL"
+    session = connection.execute("select pg_catalog.pg_backend_pid()").fetchone()
+    if session == (connection.info.backend_pid,):
+        return None
+    return "notifications are lost if the pooler lends sessions for single transactions: set POLLCAST_LISTEN_URL then"
 
 
 def _bypasses_row_security(connection: Connection) -> bool:

@@ -77,21 +77,26 @@ class Connection(AsyncConnection[Any]):
             self.pgconn.consume_input()  # the end
 
 
+def connection_options(url: str, application_name: str) -> dict[str, Any]:
+    """Return the options of psycopg for every connection of a poller. Raises psycopg.ProgrammingError when libpq does
+    not accept `url`."""
+    given = conninfo_to_dict(url)
+    return {
+        "autocommit": True,
+        "prepare_threshold": None,
+        "client_encoding": "utf8",
+        "application_name": application_name,
+        "connect_timeout": given.get("connect_timeout") or CONNECT_SECONDS,
+        **{name: value for name, value in KEEPALIVE.items() if given.get(name) is None},
+    }
+
+
 class Connections:
     """The connections to one database, made by `Connections.open`. Release every connection that `acquire` returned."""
 
     def __init__(self, url: str, size: int, application_name: str) -> None:
-        given = conninfo_to_dict(url)
         self._url = url
-        self._options: dict[str, Any] = {
-            "autocommit": True,
-            "prepare_threshold": None,
-            "client_encoding": "utf8",
-            "application_name": application_name,
-            "connect_timeout": given.get("connect_timeout") or CONNECT_SECONDS,
-            "cursor_factory": ChunkCursor,
-            **{name: value for name, value in KEEPALIVE.items() if given.get(name) is None},
-        }
+        self._options = connection_options(url, application_name) | {"cursor_factory": ChunkCursor}
         self._size = size
         self._idle: list[tuple[Connection, float]] = []  # each with the time since when, the longest idle first
         self._open = 0  # connections, idle or in use

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 
-from pollcast.poller import metrics
 from pollcast.poller.answer import Answer
 from pollcast.poller.batching import GOLDEN
 from pollcast.poller.digest_choice import DigestChoice
@@ -118,7 +117,7 @@ class DigestPolls:
             self.choice.record_error(now)
             return None
         answer.columns = columns  # so that all digests share one object
-        metrics.UNSENT.labels(self._query.name).inc(topics - len(answer.digests))
+        self._statements.counts.unsent.add(topics - len(answer.digests))
         return answer
 
     async def _described(self, topics: Sequence[OwnedTopic]) -> Columns | None:

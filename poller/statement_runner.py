@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from pollcast.poller import metrics
 from pollcast.poller.answer import Answer
+from pollcast.poller.counts import QueryCounts
 from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.statement import Statement
@@ -29,9 +30,10 @@ MAX_DIFFERING = 1000
 
 
 class StatementRunner:
-    """The statements of one query, and the topics that have no result because of them."""
+    """The statements of one query, and the topics that have no result because of them. `counts` counts its polls."""
 
     def __init__(self, query: Query, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+        self.counts = QueryCounts(query.name)
         self._query = query
         self._database = database
         self._without_result: set[str] = set()  # topics whose last poll gave no result
@@ -65,8 +67,6 @@ class StatementRunner:
             answer = await self._confirmed(answer, statement, known)
         if isinstance(answer, PollError):
             self._log(answer)
-        else:
-            metrics.ROWS.labels(self._query.name).inc(answer.rows)
         return answer
 
     async def attempt(self, statement: Statement, known: Sequence[list[Row] | None]) -> Answer | PollError:
@@ -78,21 +78,20 @@ class StatementRunner:
         self, statements: Sequence[Statement], known: Sequence[Sequence[list[Row] | None]]
     ) -> list[Answer | PollError]:
         """Run the statements in one round trip as `Database.execute_each` does, each of them as `attempt` does."""
-        answers = await self._execute(statements, known)
-        rows = sum(answer.rows for answer in answers if not isinstance(answer, PollError))
-        metrics.ROWS.labels(self._query.name).inc(rows)
-        return answers
+        return await self._execute(statements, known)
 
     async def _execute(
         self, statements: Sequence[Statement], known: Sequence[Sequence[list[Row] | None]]
     ) -> list[Answer | PollError]:
         name = self._query.name
-        metrics.STATEMENTS.labels(name).inc(len(statements))
+        self.counts.statements.add(len(statements))
         started = self._clock()
         answers = await self._database.execute_each(statements, self._query, known)
         waited = self._clock() - started
         for answer in answers:
             if not isinstance(answer, PollError):
+                self.counts.rows.add(answer.rows)
+                self.counts.received_bytes.add(answer.received_bytes)
                 metrics.STATEMENT_SECONDS.labels(name).observe(answer.cost)
                 waited -= answer.cost
         if isinstance(answers[-1], PollError):

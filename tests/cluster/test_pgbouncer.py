@@ -18,15 +18,19 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
+from pollcast.poller import catalog_check
 from pollcast.poller.answer import Answer
 from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError
 from pollcast.poller.statement import single_statement
+from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.local import ports
 from pollcast.services.local.child import Child, User
 from pollcast.services.local.postgres_server import USER, PostgresServer
 from tests.support.late_proxy import LateProxy
+from tests.support.listening import listening_on
 from tests.support.poller_database import outcome, query
 from tests.support.polling_setting import Followed, polling_on
 from tests.support.waiting import eventually, eventually_sync
@@ -214,3 +218,17 @@ async def test_polling_recovers_when_pgbouncer_is_killed_and_restarted(
         pgbouncer.start()
         await eventually(lambda: topic.state == "live")
         assert topic.version == (1, 1)
+
+
+async def test_a_pool_of_transactions_is_recognized_because_it_cannot_listen(
+    pgbouncer: PgBouncer, database: str
+) -> None:
+    with capture_logs() as logs:
+        async with listening_on(pgbouncer.url, "all"):
+            await eventually(lambda: any("lends the session" in line["reason"] for line in logs))
+    listening = catalogue.parse("[queries.a]\nsql = 'select 1 as id'\nlisten = 'a'", "c.toml")
+    (note,) = catalog_check.report(listening, "c.toml", pgbouncer.url).notes["a"]
+    assert "POLLCAST_LISTEN_URL" in note
+    assert "POLLCAST_LISTEN_URL" in logs[-1]["advice"]
+    with psycopg.connect(pgbouncer.url) as connection:
+        assert connection.execute("select pg_listening_channels()").fetchall() == []
