@@ -34,8 +34,9 @@ from pollcast.gateway.version import Version
 from pollcast.services.clock import now_us
 from pollcast.services.delta import Row
 from pollcast.services.process import logs, tracing
+from pollcast.services.process.addresses import HostPort
 from pollcast.services.process.cancellation import heeding_cancellation
-from pollcast.services.process.settings import GatewaySettings, HostPort
+from pollcast.services.process.settings import GatewaySettings
 from pollcast.services.serving import rpc
 from pollcast.v1 import feed_pb2, feed_pb2_grpc
 

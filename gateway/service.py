@@ -118,10 +118,13 @@ class Core:
             await asyncio.sleep(SWEEP_SECONDS)
 
 
-async def run(settings: GatewaySettings, stop: asyncio.Event, worker_folder: Path | None = None) -> None:
+async def run(
+    settings: GatewaySettings, stop: asyncio.Event, worker_folder: Path | None = None, *, local_pages: bool = False
+) -> None:
     """Run a gateway until `stop` is set, then drain it.
 
-    `worker_folder` makes it one of several workers that share the HTTP address and this folder.
+    `worker_folder` makes it one of several workers that share the HTTP address and this folder. `local_pages` allows
+    the pages of every port of this machine.
     Raises CatalogInvalid, SettingsInvalid or CantListen when it cannot start, and NodeTaken when another live node has
     its name.
     """
@@ -137,7 +140,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event, worker_folder: Pat
             readiness = Readiness("gateway", stop, lambda: {"etcd": "reached" if core.view.healthy else "not reached"})
             room = _room(settings)
             admission = Admission(room.clients, lambda: len(core.sockets))
-            origins, page = OriginPolicy.of(settings), Page.load()
+            origins, page = OriginPolicy.of(settings, local=local_pages), Page.load()
             entrance = Entrance(core.sockets, authenticator, origins, admission, readiness)
             door = Doorkeeper(SOCKET_PATH, entrance.admit, settings.max_frame)
             app = GatewayApp(

@@ -13,19 +13,22 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from pollcast.services.errors import CantListen
 from pollcast.services.process import logs
-from pollcast.services.process.settings import GatewaySettings, HostPort, join_host_port, split_host_port
+from pollcast.services.process.addresses import HostPort, join_host_port, split_host_port
+from pollcast.services.process.settings import GatewaySettings
+from pollcast.services.process.variables import overridden
 from pollcast.services.process.workers import Worker, supervise
 from pollcast.services.serving import web
 
 log = logs.get_logger("gateway")
 
 
-async def run(settings: GatewaySettings, flags: Mapping[str, object], stop: asyncio.Event) -> None:
+async def run(
+    settings: GatewaySettings, flags: Mapping[str, object], stop: asyncio.Event, local_pages: bool = False
+) -> None:
     """Run the workers until `stop` is set, then drain them. `flags` are the settings that were given as flags.
 
     Raises CantListen when the port is taken, WorkersMisconfigured when the workers refuse their settings, and
@@ -34,13 +37,18 @@ async def run(settings: GatewaySettings, flags: Mapping[str, object], stop: asyn
     with _claim(settings.http) as port, tempfile.TemporaryDirectory(prefix="pollcast-gateway-") as folder:
         http = join_host_port(*web.address_of(port))
         log.info("workers serve", http=http, workers=settings.worker_count)
-        await supervise(workers(settings, flags, http, Path(folder), os.environ), stop)
+        options = ["--worker-folder", folder, *(["--local-pages"] if local_pages else [])]
+        await supervise(workers(settings, flags, http, options, os.environ), stop)
 
 
 def workers(
-    settings: GatewaySettings, flags: Mapping[str, object], http: HostPort, folder: Path, environment: Mapping[str, str]
+    settings: GatewaySettings,
+    flags: Mapping[str, object],
+    http: HostPort,
+    options: Sequence[str],
+    environment: Mapping[str, str],
 ) -> list[Worker]:
-    """Return the workers of a gateway that serves HTTP at `http`. Pure.
+    """Return the workers of a gateway that serves HTTP at `http`, each with these options of the command. Pure.
 
     Flags are passed on as variables. A gRPC port is that of the first worker, and the others get the next ones.
     """
@@ -54,8 +62,8 @@ def workers(
             "POLLCAST_GRPC": join_host_port(grpc_host, grpc_port and grpc_port + i - 1),
             "POLLCAST_WORKERS": "1",
         }
-        command = [sys.executable, "-P", "-m", "pollcast", "gateway", "--worker-folder", str(folder)]
-        found.append(Worker(own["POLLCAST_NODE"], command, {**environment, **given, **own}))
+        command = [sys.executable, "-P", "-m", "pollcast", "gateway", *options]
+        found.append(Worker(own["POLLCAST_NODE"], command, overridden(environment, {**given, **own})))
     return found
 
 

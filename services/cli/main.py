@@ -135,19 +135,21 @@ def gateway(
         str | None, typer.Option(metavar="N|auto", help="Processes that serve the port; auto: one per core.")
     ] = None,
     worker_folder: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    local_pages: Annotated[bool, typer.Option("--local-pages", hidden=True)] = False,
 ) -> None:
     """Run a gateway, which serves clients over WebSocket, server-sent events and gRPC."""
     flags = _given(locals())
-    flags.pop("worker_folder", None)
+    for hidden in ("worker_folder", "local_pages"):
+        flags.pop(hidden, None)
     settings = load(GatewaySettings, **flags)
     _configure_logs("gateway", settings)
     if settings.worker_count > 1:
         from pollcast.gateway import workers as parent
 
-        lifecycle.main(lambda stop: parent.run(settings, flags, stop))
+        lifecycle.main(lambda stop: parent.run(settings, flags, stop, local_pages))
     from pollcast.gateway import service
 
-    lifecycle.main(lambda stop: service.run(settings, stop, worker_folder))
+    lifecycle.main(lambda stop: service.run(settings, stop, worker_folder, local_pages=local_pages))
 
 
 @app.command(epilog="Example:  pollcast poller --database-url postgresql://me@db/shop --catalog shop.toml")

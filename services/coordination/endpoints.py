@@ -33,7 +33,8 @@ from pollcast.services.errors import (
     EtcdUnreachable,
     LeaseLost,
 )
-from pollcast.services.process.settings import EtcdSettings, HostPort, ServiceSettings
+from pollcast.services.process.addresses import HostPort
+from pollcast.services.process.settings import EtcdSettings, ServiceSettings
 
 RETRY_SECONDS = 0.05
 """Pause after every endpoint was tried once, in seconds."""

@@ -20,7 +20,8 @@ from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord
 from pollcast.services.errors import EtcdError, LeaseLost
 from pollcast.services.process import logs
-from pollcast.services.process.settings import Role, split_host_port
+from pollcast.services.process.addresses import split_host_port
+from pollcast.services.process.settings import Role
 
 log = logs.get_logger("failure_detector")
 

@@ -20,7 +20,7 @@ from typing import Self
 from pollcast.services.local.child import Child, ProcessFailed
 from pollcast.services.local.embedded import START_SECONDS, program
 from pollcast.services.local.ports import PORT_ATTEMPTS, free_port, is_free, listens
-from pollcast.services.process.settings import HostPort, split_host_port
+from pollcast.services.process.addresses import HostPort, split_host_port
 
 STOP_SECONDS = 0.5
 """Time that an etcd member has to end by itself before it is killed."""

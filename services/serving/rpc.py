@@ -19,7 +19,8 @@ from grpc_reflection.v1alpha import reflection
 
 from pollcast.services.errors import CantListen, PollcastError
 from pollcast.services.process import descriptors, logs
-from pollcast.services.process.settings import HostPort, ServiceSettings, is_loopback, join_host_port, split_host_port
+from pollcast.services.process.addresses import HostPort, is_loopback, join_host_port, split_host_port
+from pollcast.services.process.settings import ServiceSettings
 
 log = logs.get_logger("rpc")
 

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 
 from pollcast.services.errors import CantListen, unwrapped
 from pollcast.services.process import descriptors
-from pollcast.services.process.settings import HostPort, split_host_port
+from pollcast.services.process.addresses import HostPort, split_host_port
 from pollcast.services.serving.http_guard import GuardedHttp
 from pollcast.services.serving.lobby import Lobby
 

@@ -24,7 +24,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 CATALOG, TABLE = blocks("own-database.md", "toml")[0], blocks("own-database.md", "sql")[0]
 PAGES = dict(zip(("client", "phoenix", "eventsource"), blocks("web-page.md", "html"), strict=True))
-SERVED = Served(CATALOG, TABLE.split(";\n"), environment={"POLLCAST_ORIGINS": "*"})
+SERVED = Served(CATALOG, TABLE.split(";\n"))
 
 
 class Quiet(SimpleHTTPRequestHandler):
