@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import psycopg
@@ -49,6 +49,23 @@ KEEPALIVE = {
 acknowledgement (in milliseconds, on Linux)."""
 
 
+def options_of(url: str, application_name: str) -> dict[str, Any]:
+    """Return the options of a connection to the URL, whose own parameters take precedence.
+
+    Raises psycopg.ProgrammingError when libpq does not accept the URL.
+    """
+    given = conninfo_to_dict(url)
+    return {
+        "autocommit": True,
+        "prepare_threshold": None,
+        "client_encoding": "utf8",
+        "application_name": application_name,
+        "connect_timeout": given.get("connect_timeout") or CONNECT_SECONDS,
+        "cursor_factory": ChunkCursor,
+        **{name: value for name, value in KEEPALIVE.items() if given.get(name) is None},
+    }
+
+
 class Unreachable(psycopg.OperationalError):
     """No connection to the database could be opened in time. The message is the server's or libpq's."""
 
@@ -80,18 +97,9 @@ class Connection(AsyncConnection[Any]):
 class Connections:
     """The connections to one database, made by `Connections.open`. Release every connection that `acquire` returned."""
 
-    def __init__(self, url: str, size: int, application_name: str) -> None:
-        given = conninfo_to_dict(url)
+    def __init__(self, url: Callable[[], str], size: int, application_name: str) -> None:
         self._url = url
-        self._options: dict[str, Any] = {
-            "autocommit": True,
-            "prepare_threshold": None,
-            "client_encoding": "utf8",
-            "application_name": application_name,
-            "connect_timeout": given.get("connect_timeout") or CONNECT_SECONDS,
-            "cursor_factory": ChunkCursor,
-            **{name: value for name, value in KEEPALIVE.items() if given.get(name) is None},
-        }
+        self._application_name = application_name
         self._size = size
         self._idle: list[tuple[Connection, float]] = []  # each with the time since when, the longest idle first
         self._open = 0  # connections, idle or in use
@@ -104,11 +112,12 @@ class Connections:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, url: str, size: int, application_name: str) -> AsyncIterator[Connections]:
-        """Provide connections within a scope, and attempt the first one at once.
+    async def open(cls, url: Callable[[], str], size: int, application_name: str) -> AsyncIterator[Connections]:
+        """Provide connections within a scope, and attempt the first one at once. `url` returns the present URL.
 
-        Raises psycopg.ProgrammingError when libpq does not accept `url`.
+        Raises psycopg.ProgrammingError when libpq does not accept the URL.
         """
+        conninfo_to_dict(url())
         connections = cls(url, size, application_name)
         connections._attempt()
         try:
@@ -181,10 +190,11 @@ class Connections:
             task.add_done_callback(self._attempts.discard)
 
     async def _connect(self) -> None:
+        url = self._url()
         try:
-            connection = await Connection.connect(self._url, **self._options)
+            connection = await Connection.connect(url, **options_of(url, self._application_name))
         except (psycopg.Error, OSError, ValueError) as error:
-            self._failed(server_words(error, self._url))
+            self._failed(server_words(error, url))
         else:
             loop = asyncio.get_running_loop()
             # The binary format of text is its bytes in UTF-8, which psycopg's C code returns as they are.

@@ -85,12 +85,14 @@ class Database:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, url: str, connections: int, node: str) -> AsyncIterator[Database]:
-        """Provide a database within a scope. `url` is any connection string of libpq.
+    async def open(cls, url: str | Callable[[], str], connections: int, node: str) -> AsyncIterator[Database]:
+        """Provide a database within a scope. `url` is any connection string of libpq, or returns the present one.
 
         Raises psycopg.ProgrammingError when libpq does not accept `url`.
         """
-        async with Connections.open(url, connections, application_name(node)) as opened:
+        async with Connections.open(
+            url if callable(url) else lambda: url, connections, application_name(node)
+        ) as opened:
             yield cls(opened, connections, node)
 
     async def execute(

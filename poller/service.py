@@ -40,7 +40,8 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
     """
     catalog = catalogue.load(settings.catalog)
     logs.hide_claims_of(catalog)
-    url = checked_url(settings.database_url.get_secret_value())
+    url = settings.secret("database_url")
+    checked_url(url())
     keys = Keys(settings.namespace)
     with bind(settings.http) as listener:
         http = settings.advertised(*address_of(listener))

@@ -12,7 +12,7 @@ import binascii
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -62,22 +62,36 @@ class KeySource(Protocol):
 
 
 class Secret:
-    """A shared secret that verifies HS256 signatures."""
+    """A shared secret that verifies HS256 signatures. It may change: `secret` returns the present one."""
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: Callable[[], str]) -> None:
         """Prepare the secret. Raises ValueError when it is unusable: empty, not UTF-8, or a public key in PEM."""
-        try:
-            self._key = VerifyKey(None, "HS256", jwt.get_algorithm_by_name("HS256").prepare_key(secret.encode()))
-        except UnicodeEncodeError:
-            raise ValueError("is not UTF-8") from None
-        except jwt.InvalidKeyError as error:
-            raise ValueError(str(error)) from None
+        self._secret = secret
+        self._text = secret()
+        self._key = _shared_key(self._text)
 
     def find(self, algorithm: str, kid: str | None) -> Sequence[VerifyKey]:
         """Return the secret. Raises Unauthorized for any algorithm but HS256."""
         if algorithm != "HS256":
             raise Unauthorized("the token is not signed with HS256, as it must be here")
+        text = self._secret()
+        if text != self._text:
+            self._text = text
+            try:
+                self._key = _shared_key(text)
+            except ValueError as error:
+                log.error("the new secret can't be used; the old one stays", detail=str(error))
         return (self._key,)
+
+
+def _shared_key(secret: str) -> VerifyKey:
+    """Return the key of a shared secret. Raises ValueError when it is unusable."""
+    try:
+        return VerifyKey(None, "HS256", jwt.get_algorithm_by_name("HS256").prepare_key(secret.encode()))
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8") from None
+    except jwt.InvalidKeyError as error:
+        raise ValueError(str(error)) from None
 
 
 class Verifier:
@@ -94,12 +108,12 @@ class Verifier:
         """
         keys: KeySource
         if settings.auth_secret is not None:
-            secret = settings.auth_secret.get_secret_value()
+            secret = settings.secret("auth_secret")
             try:
                 keys = Secret(secret)
             except ValueError as error:
                 raise SettingsInvalid([Problem("settings", "", "POLLCAST_AUTH_SECRET", str(error))]) from None
-            if len(secret.encode()) < GOOD_SECRET_BYTES:
+            if len(secret().encode()) < GOOD_SECRET_BYTES:
                 log.warning("the secret is short and can be guessed", at_least_bytes=GOOD_SECRET_BYTES)
         elif settings.auth_jwks is not None:
             try:

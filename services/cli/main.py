@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from pollcast.services.errors import CatalogInvalid, PollcastError, Problem, SettingsInvalid
-from pollcast.services.process import lifecycle, logs, tracing
+from pollcast.services.process import lifecycle, logs, tracing, variables
 from pollcast.services.process.settings import (
     CoordinatorSettings,
     EtcdSettings,
@@ -49,7 +49,7 @@ LeaseTtlFlag = Annotated[
 CatalogFlag = Annotated[Path | None, typer.Option("--catalog", metavar="FILE", help="The catalogue.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TokenFlag = Annotated[
-    str | None, typer.Option(metavar="TOKEN", envvar="POLLCAST_TOKEN", help="Token, for gateways that require one.")
+    str | None, typer.Option(metavar="TOKEN", help="Token, for gateways that require one; default: POLLCAST_TOKEN.")
 ]
 
 
@@ -219,7 +219,7 @@ def check(
     from pollcast.poller import catalog_check
     from pollcast.services.catalogue import catalog as catalogue
 
-    named = os.environ.get("POLLCAST_CATALOG")
+    named = None if file else variables.alone("catalog", os.environ)
     path = file or (Path(named) if named else None)
     if path is None:
         raise SettingsInvalid([Problem("pollcast check", "", "FILE", "is required, unless POLLCAST_CATALOG is set")])
@@ -267,6 +267,7 @@ def watch(
     from pollcast.services.cli import watching
 
     settings = load(ServiceSettings, etcd=etcd, namespace=namespace)
+    token = token or variables.alone("token", os.environ)
     logs.configure(level=logging.ERROR)
     asyncio.run(watching.watch(topic, settings, gateway=gateway, token=token, as_json=as_json))
 
@@ -314,7 +315,7 @@ def token(
         str, typer.Option(metavar="DURATION", help="Time until the token expires: 90s, 15m, 12h.")
     ] = "1h",
     secret: Annotated[
-        str | None, typer.Option(envvar="POLLCAST_AUTH_SECRET", help="Secret to sign with (HS256).")
+        str | None, typer.Option(help="Secret to sign with (HS256); default: POLLCAST_AUTH_SECRET.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -324,6 +325,7 @@ def token(
     from pollcast.services.auth import tokens as auth
     from pollcast.services.catalogue.fields import duration
 
+    secret = secret or variables.alone("auth_secret", os.environ, secret=True)
     if not secret:
         raise SettingsInvalid([Problem("pollcast token", "", "POLLCAST_AUTH_SECRET", "is required")])
     try:
@@ -331,9 +333,9 @@ def token(
     except ValueError as error:
         raise SettingsInvalid([Problem("pollcast token", "", "--expires", str(error))]) from None
     claims: dict[str, object] = {"exp": int(time.time() + seconds)}
-    if audience := os.environ.get("POLLCAST_AUTH_AUDIENCE"):
+    if audience := variables.alone("auth_audience", os.environ):
         claims["aud"] = audience
-    if issuer := os.environ.get("POLLCAST_AUTH_ISSUER"):
+    if issuer := variables.alone("auth_issuer", os.environ):
         claims["iss"] = issuer
     if sub is not None:
         claims["sub"] = sub

@@ -16,7 +16,7 @@ import asyncio
 import random
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import grpc
@@ -170,7 +170,9 @@ class Endpoints:
     """The endpoints of one etcd cluster, the one in use, and the login that is valid on all of them. `moved` is set
     when the process should use another endpoint although the one it uses still answers."""
 
-    def __init__(self, members: Sequence[Endpoint], user: str | None = None, password: str | None = None) -> None:
+    def __init__(
+        self, members: Sequence[Endpoint], user: str | None = None, password: Callable[[], str] | None = None
+    ) -> None:
         self.moved = asyncio.Event()
         self._members = members  # home first
         self._current = 0
@@ -187,7 +189,7 @@ class Endpoints:
                 settings.etcd_key.read_bytes() if settings.etcd_key else None,
                 settings.etcd_cert.read_bytes() if settings.etcd_cert else None,
             )
-        password = settings.etcd_password.get_secret_value() if settings.etcd_password else None
+        password = settings.secret("etcd_password") if settings.etcd_password else None
         node = settings.node if isinstance(settings, ServiceSettings) else None
         members = [Endpoint(address, credentials) for address in in_order(settings.etcd, node)]
         return Endpoints(members, settings.etcd_user, password)
@@ -245,7 +247,8 @@ class Endpoints:
 
     async def _authenticate(self, timeout: float) -> str:
         endpoint = self.current
-        request = etcdrpc.AuthenticateRequest(name=self._user, password=self._password)
+        assert self._password is not None
+        request = etcdrpc.AuthenticateRequest(name=self._user, password=self._password())
         try:
             response = await endpoint.auth.Authenticate(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:

@@ -16,7 +16,11 @@ CHECK_SECONDS = 3
 
 
 def checked_url(url: str) -> str:
-    """Return the database URL. Raises SettingsInvalid, without repeating the URL, when libpq does not accept it."""
+    """Return the database URL, without white space around it, such as the line break at the end of a secret's file.
+
+    Raises SettingsInvalid, without repeating the URL, when libpq does not accept it.
+    """
+    url = url.strip()
     try:
         conninfo_to_dict(url)
     except psycopg.ProgrammingError:

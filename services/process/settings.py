@@ -70,7 +70,9 @@ class EtcdSettings(BaseSettings):
         """
         value: str = getattr(self, field).get_secret_value()
         file = self._files.get(field)
-        return (lambda: value) if file is None else variables.Watched(field, file, value)
+        if file is None:
+            return lambda: value
+        return variables.Watched(field, file, value, exact=field in EXACT)
 
     @field_validator("etcd", mode="before")
     @classmethod
@@ -183,6 +185,11 @@ class PollerSettings(ServiceSettings):
     """Address to serve `/healthz`, `/readyz` and `/metrics` on."""
     pool: int = Field(default=4, ge=1, le=1000)
     """Maximum number of connections to the database."""
+
+    @field_validator("database_url", mode="before")
+    @classmethod
+    def _database_url(cls, value: object) -> object:
+        return value.strip() if isinstance(value, str) else value
 
 
 class CoordinatorSettings(ServiceSettings):

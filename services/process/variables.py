@@ -119,8 +119,17 @@ class Watched:
     A file that is gone, empty or unreadable is logged, and the value stays as it was. Calls may come from any thread.
     """
 
-    def __init__(self, name: str, path: Path, value: str, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Watch the file of the setting called `name`, whose value was `value`."""
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        value: str,
+        *,
+        exact: bool = True,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Watch the file of the setting called `name`, whose value was `value`; white space counts if `exact`."""
+        self._exact = exact
         self._variable, self._path, self._value, self._monotonic = variable(name), path, value, monotonic
         self._seen: tuple[int, int, int] | None = None
         self._looked_at = float("-inf")
@@ -143,6 +152,7 @@ class Watched:
                 return
             self._seen = stamp
             value = content(self._path)
+            value = value if self._exact else value.strip()
             if not value:
                 raise ValueError("is empty")
         except (OSError, ValueError) as error:
