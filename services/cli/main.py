@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from pollcast.services.errors import CatalogInvalid, PollcastError, Problem, SettingsInvalid
-from pollcast.services.process import lifecycle, logs, tracing, variables
+from pollcast.services.process import lifecycle, logs, surroundings, tracing, variables
 from pollcast.services.process.settings import (
     CoordinatorSettings,
     EtcdSettings,
@@ -75,6 +75,7 @@ def pollcast(
 
 @app.command(epilog="Example:  pollcast up --database-url postgresql://me@db/shop --catalog shop.toml")
 def up(
+    context: typer.Context,
     gateways: Annotated[int, typer.Option(min=0, help="Number of gateways.")] = 2,
     pollers: Annotated[int, typer.Option(min=0, help="Number of pollers.")] = 2,
     coordinators: Annotated[int, typer.Option(min=0, help="Number of coordinators.")] = 1,
@@ -101,6 +102,9 @@ def up(
         raise SettingsInvalid([Problem("pollcast up", "", "--etcd-nodes", f"is {etcd_nodes}: it must be 1 or 3")])
     if lease_ttl is not None and lease_ttl < 2:
         raise SettingsInvalid([Problem("pollcast up", "", "--lease-ttl", f"is {lease_ttl}: at least 2 s are needed")])
+    if database_url is not None:
+        database_url = database_url.strip()
+        _warn_of_libpq(context, "--database-url")
     options = Options(
         gateways=gateways,
         pollers=pollers,
@@ -115,7 +119,7 @@ def up(
         lease_ttl=lease_ttl,
     )
     logs.configure(level=logging.ERROR)
-    asyncio.run(lifecycle.until_stopped(lambda stop: run(options, stop)))
+    asyncio.run(lifecycle.until_stopped(lambda stop: run(options, stop), ends_with_terminal=True))
 
 
 # --- services -----------------------------------------------------------------------------------------------------
@@ -154,6 +158,7 @@ def gateway(
 
 @app.command(epilog="Example:  pollcast poller --database-url postgresql://me@db/shop --catalog shop.toml")
 def poller(
+    context: typer.Context,
     etcd: EtcdFlag = None,
     namespace: NamespaceFlag = None,
     database_url: Annotated[str | None, typer.Option(metavar="URL", help="The database to poll.")] = None,
@@ -166,8 +171,14 @@ def poller(
     pool: Annotated[int | None, typer.Option(metavar="N", help="Connections to the database.")] = None,
 ) -> None:
     """Run a poller, which owns topics and polls them."""
-    settings = load(PollerSettings, **_given(locals()))
+    flags = _given(locals())
+    flags.pop("context")
+    settings = load(PollerSettings, **flags)
     _configure_logs("poller", settings)
+    if context.obj:
+        logs.get_logger("database").warning(
+            "variables of libpq have no effect: POLLCAST_DATABASE_URL says all", variables=context.obj
+        )
     from pollcast.poller import service
 
     lifecycle.main(lambda stop: service.run(settings, stop))
@@ -196,6 +207,12 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
+def _warn_of_libpq(context: typer.Context, url: str) -> None:
+    """Report the variables of libpq that were removed from the environment, where a database is somebody's own."""
+    if context.obj:
+        print(f"pollcast: {', '.join(context.obj)} have no effect: {url} says all", file=sys.stderr)
+
+
 def _configure_logs(role: str, settings: ServiceSettings) -> None:
     logs.configure(role=role, node=settings.node)
     tracing.start(role, settings.node)
@@ -206,6 +223,7 @@ def _configure_logs(role: str, settings: ServiceSettings) -> None:
 
 @app.command(epilog="Example:  pollcast check shop.toml --database-url postgresql://me@db/shop")
 def check(
+    context: typer.Context,
     file: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="The catalogue; default: POLLCAST_CATALOG.")
     ] = None,
@@ -223,6 +241,8 @@ def check(
     path = file or (Path(named) if named else None)
     if path is None:
         raise SettingsInvalid([Problem("pollcast check", "", "FILE", "is required, unless POLLCAST_CATALOG is set")])
+    if database_url is not None:
+        _warn_of_libpq(context, "--database-url")
     try:
         catalog = catalogue.load(path)
         report = catalog_check.report(catalog, str(path), database_url)
@@ -359,8 +379,9 @@ def _etcd_settings(etcd: str | None, namespace: str | None) -> EtcdSettings:
 
 def main() -> NoReturn:
     """Run the command line; the console script `pollcast`."""
+    removed = surroundings.clear(os.environ)  # before anything connects to a database
     try:
-        app()
+        app(obj=removed)
     except PollcastError as error:
         print(f"pollcast: {error.detail}", file=sys.stderr)
         raise SystemExit(error.exit) from None

@@ -8,35 +8,25 @@ finds a file that a URL asks for (docs/reference/settings.md#environment-variabl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import Final
 
 KEPT: Final = frozenset({"PGPASSFILE", "PGSERVICEFILE", "PGSYSCONFDIR"})
 """Variables of libpq that stay: places of the file of passwords and of the files of services."""
 
-LIBPQ: Final = frozenset(
-    """
-    PGHOST PGHOSTADDR PGPORT PGDATABASE PGUSER PGPASSWORD PGREQUIREAUTH PGCHANNELBINDING PGSERVICE PGOPTIONS PGAPPNAME
-    PGSSLMODE PGREQUIRESSL PGSSLNEGOTIATION PGSSLCOMPRESSION PGSSLCERT PGSSLKEY PGSSLKEYLOGFILE PGSSLCERTMODE
-    PGSSLROOTCERT PGSSLCRL PGSSLCRLDIR PGSSLSNI PGSSLMINPROTOCOLVERSION PGSSLMAXPROTOCOLVERSION PGMINPROTOCOLVERSION
-    PGMAXPROTOCOLVERSION PGREQUIREPEER PGGSSENCMODE PGKRBSRVNAME PGGSSLIB PGGSSDELEGATION PGREALM PGCONNECT_TIMEOUT
-    PGCLIENTENCODING PGTARGETSESSIONATTRS PGLOADBALANCEHOSTS PGTTY PGOAUTHDEBUG PGDATESTYLE PGTZ PGGEQO PGLOCALEDIR
-    PGDATA
-    """.split()
-)
-"""Variables that libpq reads and that do not stay (its manual, section "Environment Variables", and those of former
-versions), and the one that PostgreSQL's own programs read."""
+_NAMES = """
+    PGHOST PGHOSTADDR PGPORT PGDATABASE PGUSER PGPASSWORD PGREQUIREAUTH PGCHANNELBINDING PGSERVICE
+    PGOPTIONS PGAPPNAME PGSSLMODE PGREQUIRESSL PGSSLNEGOTIATION PGSSLCOMPRESSION PGSSLCERT PGSSLKEY
+    PGSSLKEYLOGFILE PGSSLCERTMODE PGSSLROOTCERT PGSSLCRL PGSSLCRLDIR PGSSLSNI PGSSLMINPROTOCOLVERSION
+    PGSSLMAXPROTOCOLVERSION PGMINPROTOCOLVERSION PGMAXPROTOCOLVERSION PGREQUIREPEER PGGSSENCMODE
+    PGKRBSRVNAME PGGSSLIB PGGSSDELEGATION PGREALM PGCONNECT_TIMEOUT PGCLIENTENCODING
+    PGTARGETSESSIONATTRS PGLOADBALANCEHOSTS PGTTY PGOAUTHDEBUG PGDATESTYLE PGTZ PGGEQO PGLOCALEDIR
+"""
+
+LIBPQ: Final = frozenset(_NAMES.split())
+"""Variables that libpq reads, in this or a former version, and that do not stay (its manual, section 34.15)."""
 
 
 def clear(environment: MutableMapping[str, str]) -> list[str]:
     """Remove the variables of libpq from an environment, and return the names of those that were there."""
     return sorted(name for name in LIBPQ if environment.pop(name, None) is not None)
-
-
-def cleared(environment: Mapping[str, str], prefix: str = "") -> dict[str, str]:
-    """Return an environment without the variables of libpq, and without those that begin with a prefix."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if name not in LIBPQ and not (prefix and name.startswith(prefix))
-    }

@@ -56,6 +56,7 @@ again for its next one by itself.
 
 VIGILANT: list[tuple[str, int | str]] = [
     *SIZES,
+    ("grpc.enable_http_proxy", 0),  # services reach each other directly, whatever http_proxy says
     ("grpc.keepalive_time_ms", 2_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 60_000),
