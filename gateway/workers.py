@@ -70,12 +70,14 @@ def workers(
 def _claim(address: HostPort) -> socket.socket:
     """Return a socket that keeps the address for the workers, and gets no connection itself."""
     web.bind(address).close()  # fails when anybody else listens there, with SO_REUSEPORT too
-    host, port = split_host_port(address)
-    claim = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family, where, both = web.resolve(address)
+    claim = socket.socket(family)
     claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if family == socket.AF_INET6:
+        claim.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
     try:
-        claim.bind((host, port))
+        claim.bind(where)
     except OSError as error:
         claim.close()
         raise CantListen(f"can't serve HTTP on {address}: {error.strerror or error}") from None

@@ -34,6 +34,7 @@ from pollcast.services.local.child import Child, ProcessFailed
 from pollcast.services.local.cluster import ETCD_PORT, LocalCluster, Options
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.postgres_server import PostgresServer
+from pollcast.services.local.terminal import open_console
 from pollcast.services.process.addresses import HostPort
 from pollcast.services.process.database_url import connection_problem
 from pollcast.services.process.settings import EtcdSettings, Role, load
@@ -62,7 +63,7 @@ async def run(options: Options, stop: asyncio.Event, console: Console | None = N
 
     Raises PollcastError when the cluster cannot be started.
     """
-    console = console or Console(highlight=False, soft_wrap=True)
+    console = console or open_console()
     catalog_path, catalog = _catalog_of(options)
     if options.port:
         for number in range(options.gateways):
