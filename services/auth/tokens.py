@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 import jwt
 
 from pollcast.services.auth.keyset import KeySet
+from pollcast.services.auth.remote_keyset import RemoteKeySet
 from pollcast.services.errors import Problem, SettingsInvalid, Unauthorized
 from pollcast.services.process.jwks import VerifyKey
 from pollcast.services.process.logs import get_logger
@@ -97,8 +98,10 @@ def _shared_key(secret: str) -> VerifyKey:
 class Verifier:
     """A gateway's verifier of tokens. It has no state but its keys."""
 
-    def __init__(self, keys: KeySource, audience: str | None = None, issuer: str | None = None) -> None:
-        self._keys, self._audience, self._issuer = keys, audience, issuer
+    def __init__(
+        self, keys: KeySource, audience: str | None = None, issuer: str | None = None, roles_claim: str = "roles"
+    ) -> None:
+        self._keys, self._audience, self._issuer, self._roles_claim = keys, audience, issuer, roles_claim
 
     @classmethod
     def from_settings(cls, settings: GatewaySettings) -> Verifier | None:
@@ -120,9 +123,12 @@ class Verifier:
                 keys = KeySet(settings.auth_jwks)
             except (OSError, ValueError) as error:
                 raise SettingsInvalid([Problem("settings", "", "POLLCAST_AUTH_JWKS", str(error))]) from None
+        elif settings.auth_jwks_url is not None:
+            keys = RemoteKeySet(settings.auth_jwks_url)
+            keys.start()
         else:
             return None
-        return cls(keys, settings.auth_audience, settings.auth_issuer)
+        return cls(keys, settings.auth_audience, settings.auth_issuer, settings.auth_roles_claim)
 
     def verify(self, token: str) -> TokenClaims:
         """Return the token's claims. Raises Unauthorized, whose detail never holds the token, unless it is valid
@@ -141,7 +147,7 @@ class Verifier:
             raise Unauthorized(_reason(error)) from None
         except RecursionError:  # from JSON nested without end
             raise Unauthorized("the token is not a JWT") from None
-        return read_claims(payload, time.time())
+        return read_claims(payload, time.time(), self._roles_claim)
 
     def _decoded(self, token: str, keys: Sequence[VerifyKey]) -> dict[str, Any]:
         """Return the claims, verified by the first key that fits the signature. Raises jwt.PyJWTError."""
@@ -171,8 +177,8 @@ class Verifier:
         )
 
 
-def read_claims(payload: Mapping[str, Any], now: float) -> TokenClaims:
-    """Return the claims of a token whose signature was verified.
+def read_claims(payload: Mapping[str, Any], now: float, roles_claim: str = "roles") -> TokenClaims:
+    """Return the claims of a token whose signature was verified. `roles_claim` is the path of its roles.
 
     Raises Unauthorized when a claim has the wrong shape, or when the token is not valid at `now`, in seconds since the
     Unix epoch.
@@ -185,7 +191,9 @@ def read_claims(payload: Mapping[str, Any], now: float) -> TokenClaims:
     subject = payload.get("sub")
     if "sub" in payload and not _is_subject(subject):
         raise Unauthorized(f"the token's sub must be a string of 1 to {MAX_SUBJECT_BYTES} bytes")
-    return TokenClaims(subject, _roles(payload.get("roles", [])), expires_at, MappingProxyType(dict(payload)))
+    return TokenClaims(
+        subject, _roles(_at(payload, roles_claim), roles_claim), expires_at, MappingProxyType(dict(payload))
+    )
 
 
 def sign(secret: str, claims: Mapping[str, object]) -> str:
@@ -237,13 +245,28 @@ def _is_subject(subject: object) -> bool:
     return 1 <= len(subject.encode()) <= MAX_SUBJECT_BYTES
 
 
-def _roles(roles: object) -> tuple[str, ...]:
+def _at(payload: Mapping[str, Any], path: str) -> object:
+    """Return the claim with this name or, if there is none, at this path with dots; an empty list when it is absent.
+
+    A name may contain dots itself: `https://example.org/roles`.
+    """
+    if path in payload:
+        return payload[path]
+    found: object = payload
+    for name in path.split("."):
+        if not isinstance(found, Mapping) or name not in found:
+            return []
+        found = found[name]
+    return found
+
+
+def _roles(roles: object, claim: str) -> tuple[str, ...]:
     """Return the roles of a token, whose claim is a list of strings or one string divided by spaces."""
     if isinstance(roles, str):
         return tuple(roles.split())
     if isinstance(roles, list) and all(isinstance(role, str) for role in roles):
         return tuple(roles)
-    raise Unauthorized("the token's roles must be a list of strings, or one string divided by spaces")
+    raise Unauthorized(f"the token's {claim} must be a list of strings, or one string divided by spaces")
 
 
 def _reason(error: jwt.PyJWTError) -> str:

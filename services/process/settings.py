@@ -37,6 +37,7 @@ from pollcast.services.process.addresses import (
     reachable_host,
     split_host_port,
 )
+from pollcast.services.process.secure_url import secure_url
 from pollcast.services.process.variables import variable
 
 Role = Literal["gateway", "poller", "coordinator"]
@@ -200,6 +201,13 @@ class CoordinatorSettings(ServiceSettings):
     """Address to serve `/healthz`, `/readyz` and `/metrics` on."""
 
 
+TOKENS = ("auth_secret", "auth_jwks", "auth_jwks_url")
+"""Settings each of which makes a gateway require tokens, and says how they are verified."""
+
+ONE_OF_TOKENS = "POLLCAST_AUTH_SECRET, POLLCAST_AUTH_JWKS, POLLCAST_AUTH_JWKS_URL"
+"""The variables of TOKENS in a message."""
+
+
 class GatewaySettings(ServiceSettings):
     """Settings of a gateway."""
 
@@ -212,6 +220,10 @@ class GatewaySettings(ServiceSettings):
     """Shared secret that verifies HS256 tokens."""
     auth_jwks: Path | None = None
     """JWK set file that verifies RS256, ES256 and EdDSA tokens."""
+    auth_jwks_url: str | None = None
+    """URL of a JWK set that verifies tokens in the same way."""
+    auth_roles_claim: str = Field(default="roles", min_length=1)
+    """Claim, or path with dots to it, that holds a token's roles."""
     auth_audience: str | None = None
     """Required audience of tokens; None: any."""
     auth_issuer: str | None = None
@@ -229,6 +241,11 @@ class GatewaySettings(ServiceSettings):
     join_rate: float = Field(default=100.0, gt=0, allow_inf_nan=False)
     """Maximum rate of joins, per second and socket."""
 
+    @field_validator("auth_jwks_url")
+    @classmethod
+    def _auth_jwks_url(cls, value: str | None) -> str | None:
+        return None if value is None else secure_url(value)
+
     @field_validator("origins", mode="before")
     @classmethod
     def _origins(cls, value: object) -> object:
@@ -240,15 +257,15 @@ class GatewaySettings(ServiceSettings):
     def contradictions(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Yield `(field, reason)` for each contradiction, those of the base class included."""
         yield from super().contradictions(given)
-        tokens = [field for field in ("auth_secret", "auth_jwks") if field in given]
-        if len(tokens) == 2:
-            yield "auth_secret", "POLLCAST_AUTH_SECRET and POLLCAST_AUTH_JWKS exclude each other"
+        tokens = [field for field in TOKENS if field in given]
+        if len(tokens) > 1:
+            yield tokens[0], f"{' and '.join(map(variable, tokens))} exclude each other"
         if "auth" in given and tokens:
             yield "auth", f"POLLCAST_AUTH=none contradicts {' and '.join(map(variable, tokens))}"
         if not tokens:
-            for field in ("auth_audience", "auth_issuer"):
+            for field in ("auth_audience", "auth_issuer", "auth_roles_claim"):
                 if field in given:
-                    yield field, "has no effect without POLLCAST_AUTH_SECRET or POLLCAST_AUTH_JWKS"
+                    yield field, f"has no effect without {ONE_OF_TOKENS}"
         if "auth" not in given and not tokens:
             for field in ("http", "grpc"):
                 address = given.get(field, cls.model_fields[field].default)
@@ -256,7 +273,7 @@ class GatewaySettings(ServiceSettings):
                     yield (
                         field,
                         f"{address} is reachable from other machines, but no tokens are required: "
-                        "set POLLCAST_AUTH_SECRET, POLLCAST_AUTH_JWKS or POLLCAST_AUTH=none",
+                        f"set {ONE_OF_TOKENS} or POLLCAST_AUTH=none",
                     )
 
     def unusable_files(self) -> Iterator[tuple[str, str]]:
@@ -273,7 +290,7 @@ class GatewaySettings(ServiceSettings):
     @property
     def tokens_required(self) -> bool:
         """True when clients need a valid token."""
-        return self.auth_secret is not None or self.auth_jwks is not None
+        return any(getattr(self, field) is not None for field in TOKENS)
 
 
 def _is_everywhere(address: object) -> bool:
@@ -304,7 +321,7 @@ def _reason(error: Any) -> str:
 
 KINDS: tuple[type[EtcdSettings], ...] = (GatewaySettings, PollerSettings, CoordinatorSettings)
 
-DECISIONS = ("auth_secret", "auth_jwks")
+DECISIONS = TOKENS
 """Settings that must not be an empty variable: a template that was not filled in is no decision against tokens."""
 
 EXACT = ("auth_secret", "etcd_password")

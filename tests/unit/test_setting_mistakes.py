@@ -98,6 +98,13 @@ MISTAKES = [
     Mistake("auth", "false", "'none'"),
     Mistake("auth", "jwt", "'none'"),
     Mistake("auth_jwks", NONE, "can't be read"),
+    Mistake("auth_jwks_url", "http://id.example.org/keys", "write https://"),
+    Mistake("auth_jwks_url", "id.example.org/keys", "write https://"),
+    Mistake("auth_jwks_url", "/etc/keys.json", "write https://"),
+    Mistake("auth_jwks_url", "https://", "write https://"),
+    Mistake("auth_jwks_url", "https://u:hunter2@id.example.org/keys", "no user and password"),
+    Mistake("auth_jwks_url", "https://[/keys", "is not a URL"),
+    Mistake("auth_roles_claim", "groups", "has no effect without"),
     Mistake("auth_audience", "shop", "has no effect without"),
     Mistake("auth_issuer", "https://id.example.org", "has no effect without"),
     Mistake("origins", "app.example.org", "write https://example.org"),
@@ -139,6 +146,8 @@ UNUSUAL = [
     Unusual("origins", "https://A.example:443/, http://b.example:80", ("https://a.example", "http://b.example")),
     Unusual("origins", "https://*.example.org:8443", ("https://*.example.org:8443",)),
     Unusual("origins", "capacitor://localhost, http://[::1]:3000", ("capacitor://localhost", "http://[::1]:3000")),
+    Unusual("auth_jwks_url", "https://id.example.org/keys\n", "https://id.example.org/keys"),
+    Unusual("auth_jwks_url", "http://[::1]:8080/keys", "http://[::1]:8080/keys"),
     Unusual("database_url", "postgresql://a:b@c/d\n", "postgresql://a:b@c/d"),
 ]
 
@@ -155,7 +164,7 @@ def attempt(field: str, **flags: object) -> EtcdSettings:
     """Load settings of a service that has the field, where nothing else is missing."""
     kind = kind_of(field)
     needed: dict[str, Any] = {"catalog": Path("c.toml"), "database_url": "x", "auth": "none"}
-    tokens = field in ("auth", "auth_secret", "auth_jwks", "auth_audience", "auth_issuer")
+    tokens = field.startswith("auth")
     given = {n: v for n, v in needed.items() if n in kind.model_fields and n != field and not (tokens and n == "auth")}
     return load(kind, **given | flags)
 

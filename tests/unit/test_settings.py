@@ -80,7 +80,10 @@ def test_other_empty_variables_count_as_not_given(monkeypatch: pytest.MonkeyPatc
     ("flags", "field"),
     [
         ({"auth_secret": "x" * 32, "auth_jwks": "keys.json"}, "auth_secret"),
+        ({"auth_secret": "x" * 32, "auth_jwks_url": "https://a/b"}, "auth_secret"),
+        ({"auth_jwks": "keys.json", "auth_jwks_url": "https://a/b"}, "auth_jwks"),
         ({"auth": "none", "auth_secret": "x" * 32}, "auth"),
+        ({"auth": "none", "auth_jwks_url": "https://a/b"}, "auth"),
         ({"auth_audience": "a"}, "auth_audience"),
         ({"auth_issuer": "a"}, "auth_issuer"),
         ({"etcd": "https://etcd:2379"}, "etcd"),
