@@ -21,6 +21,12 @@ SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
 """The beginning of a URL."""
 
 
+OWN_PATHS: Final = frozenset(
+    {"api", "assets", "healthz", "icon.svg", "live", "metrics", "openapi.json", "poke", "readyz", "socket"}
+)
+"""First segments of the paths that a gateway serves."""
+
+
 def split_host_port(address: str) -> tuple[str, int]:
     """Split an address: `"[::1]:80"` → `("::1", 80)`. Raises ValueError for anything else than `host:port`."""
     address = address.strip()
@@ -80,6 +86,23 @@ def reachable_host(text: str) -> str:
     if is_unspecified(host):
         raise ValueError(f"{host} reaches no host from others: write this host's name or address")
     return host
+
+
+def path_prefix_of(text: str) -> str | None:
+    """Return the path below which a gateway is published, without a slash at its end; None for the root.
+
+    Raises ValueError when it is no plain path, or one that the gateway itself serves.
+    """
+    path = text.strip().rstrip("/")
+    if not path:
+        return None
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path) or not {".", ".."}.isdisjoint(path.split("/")):
+        raise ValueError(f"{text!r} is not a path such as /pollcast: write letters, digits, '.', '_', '~' and '-' only")
+    if path.split("/")[1] in OWN_PATHS:
+        raise ValueError(
+            f"{text!r} begins with a path that the gateway itself serves: write another, such as /pollcast"
+        )
+    return path
 
 
 def is_unspecified(host: str) -> bool:

@@ -34,6 +34,7 @@ from pollcast.services.process.addresses import (
     is_loopback,
     is_unspecified,
     join_host_port,
+    path_prefix_of,
     reachable_host,
     split_host_port,
 )
@@ -214,6 +215,8 @@ class GatewaySettings(ServiceSettings):
     catalog: Path
     http: HostPort = "127.0.0.1:4000"
     """Address to serve WebSocket, HTTP and the page on."""
+    path_prefix: str | None = None
+    """Path below which a proxy publishes the gateway; None: the root."""
     auth: Literal["none"] | None = None
     """The explicit decision to require no tokens."""
     auth_secret: SecretStr | None = Field(default=None, min_length=1)
@@ -240,6 +243,11 @@ class GatewaySettings(ServiceSettings):
     """Maximum number of connections of all kinds together."""
     join_rate: float = Field(default=100.0, gt=0, allow_inf_nan=False)
     """Maximum rate of joins, per second and socket."""
+
+    @field_validator("path_prefix")
+    @classmethod
+    def _path_prefix(cls, value: str | None) -> str | None:
+        return None if value is None else path_prefix_of(value)
 
     @field_validator("auth_jwks_url")
     @classmethod

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 
 import orjson
 import pytest
+from websockets.asyncio.client import connect
 
 from tests.support.cluster import Cluster, cluster
 from tests.support.hostile import http
@@ -58,7 +60,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("environment")
     (folder / "catalog.toml").write_text(CATALOG)
     flags = ("--no-demo", "--catalog", str(folder / "catalog.toml"), "--gateways", "1", "--pollers", "1")
-    with cluster(folder / "data", *flags, environment=HOSTILE) as running:
+    with cluster(folder / "data", *flags, environment=HOSTILE | {"POLLCAST_PATH_PREFIX": "/pollcast/"}) as running:
         yield running
 
 
@@ -85,6 +87,27 @@ async def test_variables_of_other_programs_change_nothing(up: Cluster, tmp_path:
 async def test_pages_of_this_machine_are_allowed_where_pollcast_up_starts_the_gateway(up: Cluster) -> None:
     for origin, status in (("http://localhost:5173", 200), (f"http://{up.gateway()}", 200), ("http://a.test", 403)):
         assert (await http(up.gateway(), "/live/session", {"Origin": origin}))[0] == status
+
+
+async def test_a_gateway_is_served_below_its_path_prefix_and_at_the_root(up: Cluster) -> None:
+    host, _, port = up.gateway().rpartition(":")
+    for prefix in ("", "/pollcast"):
+        for path, status in (("/live/session", 200), ("/live/none", 404), ("/healthz", 200), ("/api/queries", 200)):
+            assert (await http(up.gateway(), f"{prefix}{path}"))[0] == status
+        connection = HTTPConnection(host, int(port), timeout=20)
+        connection.request("GET", f"{prefix}/")
+        assert b"Pollcast" in connection.getresponse().read()
+        connection.close()
+        async with connect(f"ws://{up.gateway()}{prefix}/socket/websocket?vsn=2.0.0", proxy=None) as socket:
+            await socket.send('["1","1","live:session","phx_join",{}]')
+            assert orjson.loads(await socket.recv())[4]["status"] == "ok"
+    connection = HTTPConnection(host, int(port), timeout=20)
+    connection.request("GET", "/pollcast?a=b")
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["location"]) == (307, "/pollcast/?a=b")
+    connection.close()
+    assert (await http(up.gateway(), "/pollcastx/live/session"))[0] == 404
+    assert (await http(up.gateway(), "/pollcast/pollcast/live/session"))[0] == 404
 
 
 async def test_signals_that_mean_nothing_to_a_service_have_no_effect(up: Cluster) -> None:
