@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 
-from pollcast.services.errors import CantListen
+from pollcast.services.errors import CantListen, Problem, SettingsInvalid
 from pollcast.services.process import logs
 from pollcast.services.process.addresses import HostPort, join_host_port, split_host_port
 from pollcast.services.process.settings import GatewaySettings
@@ -34,7 +34,7 @@ async def run(
     Raises CantListen when the port is taken, WorkersMisconfigured when the workers refuse their settings, and
     WorkersFailed when one does not drain.
     """
-    with _claim(settings.http) as port, tempfile.TemporaryDirectory(prefix="pollcast-gateway-") as folder:
+    with _claim(settings.http) as port, _temporary_folder() as folder:
         http = join_host_port(*web.address_of(port))
         log.info("workers serve", http=http, workers=settings.worker_count)
         options = ["--worker-folder", folder, *(["--local-pages"] if local_pages else [])]
@@ -65,6 +65,15 @@ def workers(
         command = [sys.executable, "-P", "-m", "pollcast", "gateway", *options]
         found.append(Worker(own["POLLCAST_NODE"], command, overridden(environment, {**given, **own})))
     return found
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a new folder for the workers. Raises SettingsInvalid where nothing can be written."""
+    try:
+        return tempfile.TemporaryDirectory(prefix="pollcast-gateway-")
+    except OSError as error:
+        reason = f"several workers share a temporary folder, and there is none: set TMPDIR to one ({error})"
+        raise SettingsInvalid([Problem("settings", "", "POLLCAST_WORKERS", reason)]) from None
 
 
 def _claim(address: HostPort) -> socket.socket:
