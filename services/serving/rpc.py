@@ -72,6 +72,10 @@ VIGILANT: list[tuple[str, int | str]] = [
 """Options of a channel between services: a ping every 2 s, which the peer's kernel acknowledges, so that a dead link is
 given up within 7 s and a slow one never. A peer that stands still is noticed by the silence of its streams."""
 
+GREETING = ("pollcast-feed", "1")
+"""Metadata with which a poller answers a gateway's stream at once, so that the gateway knows a poller from any other
+server at its address, such as the proxy of a mesh (docs/reference/grpc.md#feed)."""
+
 DRAIN_SECONDS = 1.0
 """Time that running calls have to end when a server stops."""
 

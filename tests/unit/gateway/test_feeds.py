@@ -14,6 +14,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from pollcast.gateway.change import Change
 from pollcast.gateway.feeds import SOCKETS_AT_ONCE, Link, Piece, Update, apply_some, decode
@@ -23,6 +24,7 @@ from pollcast.gateway.version import Version
 from pollcast.poller.owned import feed_delta
 from pollcast.services.delta import Delta
 from pollcast.services.process.settings import GatewaySettings
+from pollcast.services.serving.rpc import GREETING
 from pollcast.v1 import feed_pb2, feed_pb2_grpc
 from tests.support.waiting import eventually
 
@@ -106,9 +108,10 @@ def test_a_delta_arrives_as_it_was_sent_with_its_text_ready_for_clients(
 
 
 class Poller(feed_pb2_grpc.FeedServicer):
-    """A poller that records the topics attached on each stream."""
+    """A poller that records the topics attached on each stream. It greets, or is of an earlier version."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, greeting: bool = False) -> None:
+        self._greeting = greeting
         self.streams: list[list[str]] = []
 
     async def Subscribe(
@@ -116,6 +119,8 @@ class Poller(feed_pb2_grpc.FeedServicer):
     ) -> AsyncIterator[feed_pb2.FeedUpdates]:
         attached: list[str] = []
         self.streams.append(attached)
+        if self._greeting:
+            await context.send_initial_metadata((GREETING,))
         async for request in request_iterator:
             attached += [attach.topic for attach in request.attach]
         yield feed_pb2.FeedUpdates()
@@ -150,3 +155,43 @@ async def test_topics_attached_after_a_link_broke_reach_the_next_stream(free_por
             await eventually(lambda: poller.streams[1] == ["a", "b"])
         running.cancel()
     await eventually(lambda: asyncio.all_tasks() <= before)  # including grpc.aio's own task that awaits requests
+
+
+class Stranger(grpc.GenericRpcHandler):
+    """A server that knows no service of Pollcast, as the proxy of a mesh does; it counts the calls."""
+
+    calls = 0
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> None:
+        """Refuse the call as unimplemented."""
+        self.calls += 1
+
+
+async def test_a_server_that_is_no_poller_is_never_taken_for_one_and_asked_ever_more_rarely(
+    free_port: int, tmp_path: Path
+) -> None:
+    settings = GatewaySettings(catalog=tmp_path / "none.toml", node="gw")
+    ups: list[bool] = []
+    link = Link(f"127.0.0.1:{free_port}", settings, lambda *_: None, lambda _, up, __: ups.append(up), lambda _: None)
+    stranger = Stranger()
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server.add_generic_rpc_handlers((stranger,))
+    server.add_insecure_port(f"127.0.0.1:{free_port}")
+    await server.start()
+    poller = Poller(greeting=True)
+    with capture_logs() as logs:
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(link.run())
+            began = asyncio.get_running_loop().time()
+            await eventually(lambda: stranger.calls == 6)
+            # The pauses are at least half of 0.05, 0.1, 0.2, 0.4 and 0.8 s.
+            assert asyncio.get_running_loop().time() - began >= (0.05 + 0.1 + 0.2 + 0.4 + 0.8) / 2
+            assert ups == []
+            await server.stop(None)
+            async with poller.serving(free_port):
+                await eventually(lambda: ups == [True])
+            running.cancel()
+    warnings = [line for line in logs if line["log_level"] == "warning"]
+    assert [(line["event"], line["detail"]) for line in warnings] == [
+        ("no poller answers at the address of one", "UNIMPLEMENTED")
+    ]
