@@ -33,6 +33,7 @@ from pollcast.gateway.live import SERVICE, LiveQuery
 from pollcast.gateway.offload import Thread
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
+from pollcast.gateway.pokes import Pokes
 from pollcast.gateway.prefix import paths_of
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import PresenceKeys
@@ -144,10 +145,20 @@ async def run(
             origins, page = OriginPolicy.of(settings, local=local_pages), Page.load()
             entrance = Entrance(core.sockets, authenticator, origins, admission, readiness)
             door = Doorkeeper(paths_of(SOCKET_PATH, settings.path_prefix), entrance.admit, settings.max_frame)
+            pokes = Pokes(core.hub, catalog, settings.poke_roles)
             app = GatewayApp(
-                core.sockets, core.streams, authenticator, origins, admission, readiness, page, core.cluster, workers
+                core.sockets,
+                core.streams,
+                authenticator,
+                origins,
+                admission,
+                readiness,
+                page,
+                core.cluster,
+                pokes,
+                workers,
             ).app(settings.path_prefix)
-            live = LiveQuery(core.hub, catalog, authenticator, readiness, core.presences, admission)
+            live = LiveQuery(core.hub, catalog, authenticator, readiness, core.presences, admission, pokes)
             gauges = GatewayGauges(core.sockets, core.cluster, core.presences, core.members)
             with counted_on_scrape(gauges):
                 async with (

@@ -49,23 +49,6 @@ KEEPALIVE = {
 acknowledgement (in milliseconds, on Linux)."""
 
 
-def options_of(url: str, application_name: str) -> dict[str, Any]:
-    """Return the options of a connection to the URL, whose own parameters take precedence.
-
-    Raises psycopg.ProgrammingError when libpq does not accept the URL.
-    """
-    given = conninfo_to_dict(url)
-    return {
-        "autocommit": True,
-        "prepare_threshold": None,
-        "client_encoding": "utf8",
-        "application_name": application_name,
-        "connect_timeout": given.get("connect_timeout") or CONNECT_SECONDS,
-        "cursor_factory": ChunkCursor,
-        **{name: value for name, value in KEEPALIVE.items() if given.get(name) is None},
-    }
-
-
 class Unreachable(psycopg.OperationalError):
     """No connection to the database could be opened in time. The message is the server's or libpq's."""
 
@@ -92,6 +75,20 @@ class Connection(AsyncConnection[Any]):
         with contextlib.suppress(psycopg.Error):
             self.pgconn.consume_input()  # the reason
             self.pgconn.consume_input()  # the end
+
+
+def connection_options(url: str, application_name: str) -> dict[str, Any]:
+    """Return the options of psycopg for every connection of a poller. Raises psycopg.ProgrammingError when libpq does
+    not accept `url`."""
+    given = conninfo_to_dict(url)
+    return {
+        "autocommit": True,
+        "prepare_threshold": None,
+        "client_encoding": "utf8",
+        "application_name": application_name,
+        "connect_timeout": given.get("connect_timeout") or CONNECT_SECONDS,
+        **{name: value for name, value in KEEPALIVE.items() if given.get(name) is None},
+    }
 
 
 class Connections:
@@ -148,11 +145,16 @@ class Connections:
             self._waiting -= 1
 
     async def release(self, connection: Connection) -> None:
-        """Take the connection back. One that is broken, old or within a transaction is closed."""
+        """Take the connection back. One that is broken, old or within a transaction is closed.
+
+        The last one that is old is replaced at once, so that no poll has to wait until a connection has begun.
+        """
         now = asyncio.get_running_loop().time()
-        usable = not connection.broken and not connection.occupied
-        if self._closed or not usable or now - connection.opened_at > LIFETIME_SECONDS:
+        usable, old = not connection.broken and not connection.occupied, now - connection.opened_at > LIFETIME_SECONDS
+        if self._closed or not usable or old:
             await self._discard(connection)
+            if usable and not self._open:
+                self._attempt()
         else:
             self._idle.append((connection, now))
             if now - self._idle[0][1] > IDLE_SECONDS:
@@ -192,7 +194,9 @@ class Connections:
     async def _connect(self) -> None:
         url = self._url()
         try:
-            connection = await Connection.connect(url, **options_of(url, self._application_name))
+            connection = await Connection.connect(
+                url, **connection_options(url, self._application_name), cursor_factory=ChunkCursor
+            )
         except (psycopg.Error, OSError, ValueError) as error:
             self._failed(server_words(error, url))
         else:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 
-from pollcast.poller.database import Database
+from pollcast.poller.database import Database, application_name
 from pollcast.poller.feed import SERVICE
+from pollcast.poller.listener import Listener
 from pollcast.poller.ownership import Ownership
 from pollcast.poller.polling import Polling
 from pollcast.poller.report import PollerReport
@@ -42,6 +43,10 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
     logs.hide_claims_of(catalog)
     url = settings.secret("database_url")
     checked_url(url())
+    listen_url = url
+    if settings.listen_url is not None:
+        listen_url = settings.secret("listen_url")
+        checked_url(listen_url(), "POLLCAST_LISTEN_URL")
     keys = Keys(settings.namespace)
     with bind(settings.http) as listener:
         http = settings.advertised(*address_of(listener))
@@ -52,7 +57,9 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
                 database,
                 on_gateway_gone=lambda gateway: failure_detector.suspect("gateway", gateway),
                 on_touched=lambda topic: reporting.touch(topic),
+                on_owned_changed=lambda query: notifications.owned_changed(query),
             )
+            notifications = Listener(catalog, listen_url, application_name(settings.node, "listen"), polling)
             reporting = Reporting(etcd, keys, settings, PollerReport(settings.node, catalog, polling))
             async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
@@ -70,7 +77,7 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
                     await node.start_draining()
                     await ownership.drain()
 
-                works = (polling.run(), failure_detector.run(), reporting.run())
+                works = (polling.run(), notifications.run(), failure_detector.run(), reporting.run())
                 forever = [tasks.create_task(work) for work in works]
                 garbage.tune()
                 async with serve_app(service_app(healthz, readiness.answer), listener):

@@ -162,6 +162,10 @@ def poller(
     etcd: EtcdFlag = None,
     namespace: NamespaceFlag = None,
     database_url: Annotated[str | None, typer.Option(metavar="URL", help="The database to poll.")] = None,
+    listen_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The database to listen on for notifications; default: the polled one."),
+    ] = None,
     catalog: CatalogFlag = None,
     node: NodeFlag = None,
     http: HttpFlag = None,
@@ -258,6 +262,7 @@ def check(
                 **query.public(),
                 "multiplexed": report.one_by_one[name] is None,
                 "one_by_one_because": report.one_by_one[name],
+                "digest": report.digests[name],
                 "notes": report.notes[name],
             }
             for name, query in catalog.queries.items()
@@ -270,6 +275,11 @@ def check(
         why = report.one_by_one[name]
         where = "" if query.together is True else " while the poller measures that to be cheaper"
         print("    " + (f"polled one by one: {why}" if why else f"its topics are polled together{where}"))
+        if digest := report.digests[name]:
+            listed = "; ".join(f"{form} {', '.join(columns)}" for form, columns in digest.items() if columns)
+            print(
+                f"    its rows are sent when their digest has changed, while that is cheaper: {listed or 'no columns'}"
+            )
         for note in report.notes[name]:
             print(f"    note: {note}")
 
@@ -316,6 +326,21 @@ def topics(
     asyncio.run(listing.show_topics(settings, query=query, as_json=as_json))
 
 
+@app.command(epilog="Example:  pollcast poke 'orders?region=north'")
+def poke(
+    topic: Annotated[str, typer.Argument(help="<query>?<name>=<value>&…, or <query> for all its topics")],
+    etcd: EtcdFlag = None,
+    namespace: NamespaceFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Have a topic, or all topics of a query, polled at once, because something changed."""
+    from pollcast.services.cli import poking
+
+    settings = load(ServiceSettings, etcd=etcd, namespace=namespace)
+    logs.configure(level=logging.ERROR)
+    asyncio.run(poking.poke(topic, settings, as_json=as_json))
+
+
 @app.command(epilog="Example:  pollcast top --json | jq '.topics | length'")
 def top(etcd: EtcdFlag = None, namespace: NamespaceFlag = None, as_json: JsonFlag = False) -> None:
     """Show the cluster live, topics sorted by cost, with keys to sort, filter, move and drain."""
@@ -340,36 +365,9 @@ def token(
     as_json: JsonFlag = False,
 ) -> None:
     """Print a signed token, for trials and tests."""
-    import time
+    from pollcast.services.cli.signing import sign_token
 
-    from pollcast.services.auth import tokens as auth
-    from pollcast.services.catalogue.fields import duration
-
-    secret = secret or variables.alone("auth_secret", os.environ, secret=True)
-    if not secret:
-        raise SettingsInvalid([Problem("pollcast token", "", "POLLCAST_AUTH_SECRET", "is required")])
-    try:
-        seconds = duration(1.0)(expires)
-    except ValueError as error:
-        raise SettingsInvalid([Problem("pollcast token", "", "--expires", str(error))]) from None
-    claims: dict[str, object] = {"exp": int(time.time() + seconds)}
-    if audience := variables.alone("auth_audience", os.environ):
-        claims["aud"] = audience
-    if issuer := variables.alone("auth_issuer", os.environ):
-        claims["iss"] = issuer
-    if sub is not None:
-        claims["sub"] = sub
-    if role:
-        claims["roles"] = role
-    for each in claim or []:
-        name, equals, value = each.partition("=")
-        if not equals or not name:
-            raise SettingsInvalid([Problem("pollcast token", "", "--claim", f"{each!r} is not NAME=VALUE")])
-        claims[name] = value
-    try:
-        signed = auth.sign(secret, claims)
-    except ValueError as error:
-        raise SettingsInvalid([Problem("pollcast token", "", "POLLCAST_AUTH_SECRET", str(error))]) from None
+    signed, claims = sign_token(secret, sub=sub, roles=role or [], claims=claim or [], expires=expires)
     print(json.dumps({"token": signed, "claims": claims}) if as_json else signed)
 
 

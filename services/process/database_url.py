@@ -15,8 +15,9 @@ CHECK_SECONDS = 3
 """Time that the database has to accept a connection in `connection_problem`, in seconds."""
 
 
-def checked_url(url: str) -> str:
-    """Return the database URL, without white space around it, such as the line break at the end of a secret's file.
+def checked_url(url: str, variable: str = "POLLCAST_DATABASE_URL") -> str:
+    """Return the database URL that `variable` has given, without white space around it, such as the line break at the
+    end of a secret's file.
 
     Raises SettingsInvalid, without repeating the URL, when libpq does not accept it.
     """
@@ -25,7 +26,7 @@ def checked_url(url: str) -> str:
         conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         reason = "is not a PostgreSQL connection string such as postgresql://user:password@host:5432/database"
-        raise SettingsInvalid([Problem("settings", "", "POLLCAST_DATABASE_URL", reason)]) from None
+        raise SettingsInvalid([Problem("settings", "", variable, reason)]) from None
     return url
 
 

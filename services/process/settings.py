@@ -183,14 +183,16 @@ class PollerSettings(ServiceSettings):
     catalog: Path
     database_url: SecretStr
     """Connection string of the polled PostgreSQL, in any form that libpq accepts."""
+    listen_url: SecretStr | None = None
+    """Connection string of the PostgreSQL to listen on for notifications; None: the polled one."""
     http: HostPort = "127.0.0.1:0"
     """Address to serve `/healthz`, `/readyz` and `/metrics` on."""
     pool: int = Field(default=4, ge=1, le=1000)
     """Maximum number of connections to the database."""
 
-    @field_validator("database_url", mode="before")
+    @field_validator("database_url", "listen_url", mode="before")
     @classmethod
-    def _database_url(cls, value: object) -> object:
+    def _url(cls, value: object) -> object:
         return value.strip() if isinstance(value, str) else value
 
 
@@ -233,6 +235,8 @@ class GatewaySettings(ServiceSettings):
     """Required issuer of tokens; None: any."""
     origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Origins of pages that are allowed beside the gateway's own, as patterns of services/process/origins.py."""
+    poke_roles: Annotated[tuple[str, ...], NoDecode] = ()
+    """Roles of the tokens that may poke; empty: none may, where tokens are required."""
     workers: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = 1
     """Number of processes that serve the HTTP address together; `auto`: one per core."""
     max_topics: int = Field(default=100, ge=1)
@@ -253,6 +257,12 @@ class GatewaySettings(ServiceSettings):
     @classmethod
     def _auth_jwks_url(cls, value: str | None) -> str | None:
         return None if value is None else secure_url(value)
+
+    @field_validator("poke_roles", mode="before")
+    @classmethod
+    def _roles(cls, value: object) -> object:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(str(p).strip() for p in parts if str(p).strip()) if isinstance(parts, (list, tuple)) else parts
 
     @field_validator("origins", mode="before")
     @classmethod
