@@ -44,7 +44,7 @@ node_modules/.package-lock.json: package-lock.json | .venv/ready
 	@$(WITH_NODE) npm ci --silent --no-audit --no-fund --fetch-retries=1
 
 # TEST_WORKERS processes run the tests, each with servers of its own; a file's tests stay together.
-test: install tests/support/js/node_modules/.package-lock.json
+test: install tests/support/js/node_modules/.package-lock.json examples/node_modules/.package-lock.json
 	@$(if $(CHROMIUM),,echo "Leaving out tests/browser: there is no Chromium (Debian: apt install chromium).")
 	@$(if $(PGBOUNCER),,echo "Leaving out tests/cluster/test_pgbouncer.py: there is no pgbouncer (Debian: apt install pgbouncer).")
 	$(BIN)/pytest $(if $(filter-out 1,$(TEST_WORKERS)),--numprocesses $(TEST_WORKERS) --dist loadfile) $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/cluster/test_pgbouncer.py) $(ARGS)
@@ -52,6 +52,10 @@ test: install tests/support/js/node_modules/.package-lock.json
 # The real phoenix.js for the tests. Node.js is a wheel in .venv.
 tests/support/js/node_modules/.package-lock.json: tests/support/js/package-lock.json | install
 	@cd tests/support/js && $(WITH_NODE) npm ci --silent --no-audit --no-fund
+
+# The packages of the example applications, which tests/browser builds.
+examples/node_modules/.package-lock.json: examples/package-lock.json | install
+	@cd examples && $(WITH_NODE) npm ci --silent --ignore-scripts --no-audit --no-fund
 
 # Random faults in a cluster, for longer than in `make test`, or in a larger one:
 # make chaos SECONDS=600 SEED=7 POLLERS=20 TOPICS=2000

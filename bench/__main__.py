@@ -20,6 +20,7 @@ ALL = (
     "memory",
     "latency",
     "poke",
+    "notifications",
     "storm",
     "slow",
     "stops",

@@ -54,6 +54,13 @@ SILENT_SECONDS = 3.3
 A poller's heartbeat comes every second, and its event loop may stand still for 2 s.
 """
 
+FORGIVEN_SECONDS = 2.0
+"""Silence before a stream breaks that does not count as time without the stream, in seconds.
+
+A poller in order sends nothing for a second, and its event loop may stand still. What exceeds this shows that the
+stream was dead before it broke.
+"""
+
 SOCKETS_AT_ONCE = 1000
 """Number of sockets that wait to be written to after which the rest of a message is applied in a later turn."""
 
@@ -90,8 +97,16 @@ OnUpdate = Callable[[HostPort, Update], LiveTopic | None]
 OnLink = Callable[[HostPort, bool, float], None]
 """Notices that the stream to the poller at that address is up (True) or has broken (False).
 
-The last argument is the time since when, in monotonic seconds: a stream breaks as of the last message on it.
+The last argument is the time since when, in monotonic seconds (`broken_since`).
 """
+
+
+def broken_since(now: float, silence: float) -> float:
+    """Return the time since when the topics of a stream are unreached that breaks `now`, after so much silence. Pure.
+
+    A stream that breaks in good order breaks now: the next owner has as long as any to take the topics over.
+    """
+    return now - max(0.0, silence - FORGIVEN_SECONDS)
 
 
 def decode(message: feed_pb2.FeedUpdate) -> Update:
@@ -269,7 +284,7 @@ class Link:
     def _set_up(self, up: bool) -> None:
         if up != self.up:
             self.up = up
-            self._on_link(self.address, up, time.monotonic() - self._silence.seconds)
+            self._on_link(self.address, up, broken_since(time.monotonic(), self._silence.seconds))
 
 
 class Feeds:

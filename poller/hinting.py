@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping
 
 from pollcast.poller import metrics
+from pollcast.poller.counts import Count
 from pollcast.poller.hints import Hints
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.sweeps import Sweeps
@@ -25,7 +26,8 @@ MOST_AT_ONCE = 2000
 
 
 class Hinting:
-    """The hinted topics of one query. `available` tells it whether the database answered the last statement."""
+    """The hinted topics of one query. `available` tells it whether the database answered the last statement; `polls`
+    counts the polls that hints asked for."""
 
     def __init__(self, query: Query, groups: TopicGroups) -> None:
         self.available = True
@@ -38,7 +40,7 @@ class Hinting:
         self._rounds: dict[int, Mapping[str, object]] = {}  # the topics that rounds have polled and not settled yet
         self._hinted = asyncio.Event()
         self._received = metrics.HINTS.labels(query.name)
-        self._polls = metrics.HINTED_POLLS.labels(query.name)
+        self.polls = Count(metrics.HINTED_POLLS, query.name)
 
     def hint(self, topic: OwnedTopic) -> bool:
         """Poll the topic soon, and return whether it is still owned."""
@@ -112,7 +114,7 @@ class Hinting:
                 del self._topics[name]
             if asked is None:
                 continue
-            self._polls.inc()
+            self.polls.add(1)
             if group is groups.regular and self.available:
                 group.remove(topic)
                 groups.hinted.add(topic)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 
@@ -24,6 +25,7 @@ from pollcast.poller.query_poller import QueryPoller
 from pollcast.services import clock
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.values import Value, quoted
 from pollcast.services.coordination.metrics import counted_on_scrape
 from pollcast.services.errors import PollcastError, UnknownQuery
@@ -46,9 +48,13 @@ class Polling:
         rng: random.Random | None = None,
         on_gateway_gone: OnGatewayGone | None = None,
         on_touched: Callable[[str], None] = lambda topic: None,
+        on_owned_changed: Callable[[Query], None] = lambda query: None,
     ) -> None:
-        """`on_touched` receives a topic that is new or gone, or whose state has changed."""
+        """`on_touched` receives a topic that is new or gone, or whose state has changed; `on_owned_changed` a query
+        whose first topic was gained, or whose last one was lost."""
         self._on_touched = on_touched
+        self._on_owned_changed = on_owned_changed
+        self._owned_of = Counter[str]()  # the number of owned topics of each query
         self._parsed = lru_cache(PARSED_TOPICS)(lambda topic: topics.parse_canonical(topic, catalog))
         self._states: dict[str, str] = {}  # the state of each topic when it was touched last
         self._owned: dict[str, OwnedTopic] = {}
@@ -74,6 +80,10 @@ class Polling:
     def names(self) -> Iterable[str]:
         """The owned topics."""
         return self._owned
+
+    def owns_any(self, name: str) -> bool:
+        """Return whether any topic of the query is owned."""
+        return self._owned_of[name] > 0
 
     def find(self, topic: str) -> tuple[OwnedTopic, float] | None:
         """Return an owned topic and its current polling interval in seconds; None when it is not owned."""
@@ -101,6 +111,7 @@ class Polling:
         metrics.GAINED.inc()
         self._log.gained(topic, epoch)
         self.query_pollers[owned.topic.query.name].add(owned)
+        self._count(owned.topic.query, 1)
 
     def lost(self, topic: str) -> None:
         """Stop polling the topic, and send no update of it any more; ignore a topic not owned."""
@@ -112,6 +123,7 @@ class Polling:
             self._log.lost(topic)
             self.query_pollers[owned.topic.query.name].remove(owned)
             self.feed.forget(topic)
+            self._count(owned.topic.query, -1)
 
     def hint_topic(self, topic: str) -> int:
         """Poll the canonical topic soon if it is owned, and return the number of topics that this means: 1 or 0.
@@ -136,6 +148,12 @@ class Polling:
             async with asyncio.TaskGroup() as tasks:
                 for name, query_poller in self.query_pollers.items():
                     tasks.create_task(query_poller.run(), name=f"poll {name}")
+
+    def _count(self, query: Query, change: int) -> None:
+        before = self.owns_any(query.name)
+        self._owned_of[query.name] += change
+        if self.owns_any(query.name) != before:
+            self._on_owned_changed(query)
 
     def _publish(self, topic: str, updates: Updates) -> None:
         self._log.published(topic)

@@ -28,6 +28,7 @@ from pollcast.poller.topic_groups import TopicGroup, TopicGroups
 from pollcast.poller.trouble import APART_STATEMENTS
 from pollcast.services import clock
 from pollcast.services.catalogue.query import Query
+from pollcast.v1 import report_pb2
 
 HINTED_SECONDS = 0.02
 """Time after which another round of hinted topics may start beside the present one, in seconds."""
@@ -46,6 +47,7 @@ class QueryPoller:
         self._query = query
         self._statements = StatementRunner(query, database)
         self.polls = DigestPolls(query, self._statements, DigestChoice(), time.monotonic)
+        self.counts = self._statements.counts
         self._rng = rng
         self._groups = TopicGroups()
         self._owned_topics = metrics.OWNED_TOPICS.labels(query.name)
@@ -54,6 +56,14 @@ class QueryPoller:
         self._rounds = RoundRunner(
             query, self._statements, self.polls, self._groups, self.batching, self.hinting, publish, width
         )
+
+    def report(self) -> report_pb2.QueryCounts | None:
+        """Return what was counted since the process began, as coordinators receive it; None before the first poll."""
+        if not self.counts.used:
+            return None
+        report = self.counts.report()
+        report.hinted = self.hinting.polls.value
+        return report
 
     def add(self, topic: OwnedTopic) -> None:
         """Poll the topic from now on."""
@@ -219,5 +229,6 @@ class QueryPoller:
             or topic.history.started <= refreshed
             or topic.name in urgent
         ]
-        metrics.SKIPPED.labels(self._query.name).inc(len(due) - len(left))
+        self.counts.skipped.add(len(due) - len(left))
+        self.counts.avoided.add(self.batching.statements(len(due)) - self.batching.statements(len(left)))
         return left

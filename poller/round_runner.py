@@ -16,8 +16,9 @@ from pollcast.poller.digest_polls import DigestPolls
 from pollcast.poller.hinting import Hinting
 from pollcast.poller.owned import Digest, OwnedTopic, Updates
 from pollcast.poller.poll_error import PollError, Scope
-from pollcast.poller.rounds import Surroundings, run_round
+from pollcast.poller.rounds import run_round
 from pollcast.poller.statement_runner import StatementRunner
+from pollcast.poller.surroundings import LINE_SECONDS, LINE_SHARE, Surroundings
 from pollcast.poller.topic_groups import TopicGroup, TopicGroups
 from pollcast.poller.trouble import APART_BURST_STATEMENTS, ROUND_STATEMENTS, MinuteBudget, RoundBudget
 from pollcast.services import clock
@@ -83,8 +84,7 @@ class RoundRunner:
         self._publish = publish
         self._was_by_digest = False
         self._was_alone = batching.together.alone
-        outcomes = ("changed", "unchanged", "stale", "failed")
-        self._polls = {outcome: metrics.POLLS.labels(query.name, outcome) for outcome in outcomes}
+        self._polls = statements.counts.polls
         self._apart = [
             (metrics.APART_TOPICS.labels(query.name, why), group)
             for why, group in (("failing", groups.failing), ("slow", groups.slow))
@@ -119,7 +119,10 @@ class RoundRunner:
         one = OneRound(self, group, batching, probed)
         hand_over = None if group is self._groups.suspects or alone else one.hand_over
         width = self._width if group in (self._groups.regular, self._groups.hinted) else 1
-        around = Surroundings(one.execute, one.deliver, asyncio.get_running_loop().time, group.has, hand_over, width)
+        each = one.execute_each if group is not self._groups.slow else None
+        now = asyncio.get_running_loop().time
+        seconds = min(LINE_SECONDS, LINE_SHARE * self._query.timeout)
+        around = Surroundings(one.execute, one.deliver, now, group.has, hand_over, width, each, seconds)
         apart = group in (self._groups.failing, self._groups.slow)
         budget = RoundBudget(self._budget_apart if apart else self.budget, statements)
         left = budget.statements
@@ -128,7 +131,7 @@ class RoundRunner:
             unreached = await run_round(topics, batching, around, budget, parts=parts, heed_verdict=heed)
         metrics.TROUBLE_STATEMENTS.labels(self._query.name).inc(left - budget.statements)
         one.result.results += one.unchanged
-        self._polls["unchanged"].inc(one.unchanged)
+        self._polls["unchanged"].add(one.unchanged)
         if one.tally is not None:
             self._digests.choice.record(one.tally, time.monotonic())
         self._postpone(group, unreached)
@@ -165,7 +168,7 @@ class RoundRunner:
             updates = topic.record_result(outcome, polled_at)
             self._statements.record_result(topic.name)
             kind = "unchanged" if topic.seq == before else "changed"
-        self._polls[kind].inc()
+        self._polls[kind].add(1)
         compared_at = clock.now_us() if tracing.on else 0
         if updates:
             self._publish(topic.name, updates)
@@ -263,11 +266,40 @@ class OneRound:
         if isinstance(answer, PollError):
             self._record_error(topics, answer, started, took)
             return answer
-        self._wait(started, max(0.0, took - answer.seconds))
+        self._wait(started, max(0.0, took - answer.cost))
         self._runner._hinting.available = True
         polled.answered_at = clock.now_us()
         self._record(topics, answer, polled)
         return answer.outcomes
+
+    async def execute_each(self, topics: Sequence[OwnedTopic]) -> list[list[Outcome] | PollError]:
+        """Poll the topics in a statement each, in one round trip; return the answers of the first ones, or of all."""
+        loop = asyncio.get_running_loop()
+        started, at, groups = loop.time(), clock.now_us(), self._groups
+        before = [topic.history.started for topic in topics]
+        for topic in topics:
+            topic.history.started = started
+            self.statements[topic.name] = Polled(at, 1)
+        answers = await self._runner._digests.poll_each(topics, regular=self._group in (groups.regular, groups.hinted))
+        took, answered_at = loop.time() - started, clock.now_us()
+        used = sum(answer.cost for answer in answers if not isinstance(answer, PollError))
+        found: list[list[Outcome] | PollError] = []
+        for topic, answer in zip(topics, answers, strict=False):
+            polled = self.statements[topic.name]
+            polled.answered_at = answered_at
+            if isinstance(answer, PollError):
+                self._record_error([topic], answer, started, max(0.0, took - used))
+                found.append(answer)
+            else:
+                self._runner._hinting.available = True
+                self._record([topic], answer, polled)
+                found.append(answer.outcomes)
+        if not isinstance(answers[-1], PollError):
+            self._wait(started, max(0.0, took - used))
+        for topic, last in list(zip(topics, before, strict=True))[len(answers) :]:
+            topic.history.started = last
+            del self.statements[topic.name]
+        return found
 
     def _wait(self, started: float, seconds: float) -> None:
         """Count the wait of a statement; what statements side by side have waited together counts once."""
@@ -356,7 +388,7 @@ class OneRound:
     def _record(self, topics: Sequence[OwnedTopic], answer: Answer, polled: Polled) -> None:
         """Record what the statement has cost."""
         query, shared = self._runner._query, self._runner._batching.together
-        count, seconds = len(topics), answer.seconds
+        count, seconds, cost = len(topics), answer.seconds, answer.cost
         polled.seconds = seconds
         trial = count > 1 and shared.trying
         sent = len(answer.digests)
@@ -364,9 +396,9 @@ class OneRound:
         polled.digests = {topics[at].name: (answer.columns, digest) for at, digest in answer.digests.items()}
         if self.tally is not None and answer.by_digest is not self._by_digest:
             self.tally = None
-        each, tally, weights = seconds / count, self.tally or Tally(), list[int]()
+        each, tally, weights = cost / count, self.tally or Tally(), list[int]()
         tally.sent += sent
-        tally.seconds += seconds
+        tally.seconds += cost
         for topic, outcome in zip(topics, answer.outcomes, strict=True):
             topic.history.record_cost(each)
             if not isinstance(outcome, PollError):
@@ -382,5 +414,5 @@ class OneRound:
         if polled.conspicuous:
             self.result.conspicuous += count
         else:
-            shared.record(count, seconds, asyncio.get_running_loop().time())
-            self._batching.size.record_statement(count, seconds, query.timeout, answer.size)
+            shared.record(count, cost, asyncio.get_running_loop().time())
+            self._batching.size.record_statement(count, cost, query.timeout, answer.size)

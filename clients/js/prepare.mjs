@@ -16,7 +16,7 @@ function installed(...names) {
   }
 }
 
-if (!installed("typescript", "phoenix", "@types/phoenix/package.json")) {
+if (!installed("typescript", "phoenix", "@types/phoenix/package.json", "react", "vue", "@tanstack/db")) {
   run("npm install --ignore-scripts --include=dev --no-save --no-audit --no-fund")
 }
 rmSync(new URL("dist", import.meta.url), { recursive: true, force: true }) // files of modules that are gone

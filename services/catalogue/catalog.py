@@ -35,6 +35,7 @@ from pollcast.services.catalogue.query import (
     Query,
 )
 from pollcast.services.catalogue.query_fields import (
+    channel_name,
     param_type,
     probe_select,
     rows_select,
@@ -125,6 +126,7 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
     probe = table.take("probe", probe_select)
     refresh = table.take("refresh", duration(0.001))
     min_interval = table.take("min_interval", duration(0.001))
+    listen = table.take("listen", channel_name)
     roles = table.take("roles", names_of("the roles that may watch the query"))
     settings = table.take("settings", settings_map) or {}
     declared = table.take("params", subtable) or {}
@@ -150,6 +152,7 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
         max_bytes=DEFAULT_MAX_BYTES if max_bytes is None else max_bytes,
         together="auto" if together is None else together,
         probe=probe,
+        listen=listen,
         roles=roles or (),
         params=MappingProxyType({p: cast(Param, param) for p, param in params.items()}),
         settings=MappingProxyType(settings),

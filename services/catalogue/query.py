@@ -129,6 +129,7 @@ class Query:
     max_bytes: int = DEFAULT_MAX_BYTES  # maximum size of a result, as the JSON text of its rows
     together: Together = "auto"
     probe: str | None = None  # one SELECT likewise, without placeholders
+    listen: str | None = None  # the PostgreSQL channel whose notifications make topics due at once
     roles: tuple[str, ...] = ()  # roles that may watch the query; empty: all clients may
     params: Mapping[str, Param] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)

@@ -62,6 +62,26 @@ def parse_canonical(canonical: str, catalog: Catalog) -> Topic:
     return topic
 
 
+def parse_part(part: str, query: Query) -> Topic | Mapping[str, Value]:
+    """Return the topic of a query that has this part after `?`, as a database writes it: with the values of claims.
+
+    Defaults are filled in. Where parameters that are bound from claims are left out, the topics with any value of them
+    are meant, and the values of the other parameters are returned. Raises InvalidParams.
+    """
+    if len(part) > MAX_TOPIC_BYTES:
+        raise InvalidParams(f"the topic is too long: at most {MAX_TOPIC_BYTES} bytes")
+    sent = _sent(query, part)
+    values: dict[str, Value] = {}
+    for name, param in query.params.items():
+        if name in sent:
+            values[name] = _value(param, sent[name])
+        elif param.required:
+            raise _missing(param)
+        elif param.claim is None:
+            values[name] = param.default
+    return _topic(query, values) if len(values) == len(query.params) else values
+
+
 class Poke(NamedTuple):
     """The topics that a poke means: one canonical topic, all topics of a query, or those with certain values."""
 
@@ -117,43 +137,54 @@ def _read(spelling: str, catalog: Catalog) -> tuple[Query, dict[str, list[str]]]
     """Return the query of a spelling, and the decoded texts that it gives for each parameter: one, or those of a
     list."""
     # Characters are counted first: a text never has more of them than bytes, and encoding a huge one is expensive.
-    if len(spelling) > MAX_TOPIC_BYTES or len(spelling.encode(errors="surrogatepass")) > MAX_TOPIC_BYTES:
+    if len(spelling) > MAX_TOPIC_BYTES or (
+        not spelling.isascii() and len(spelling.encode(errors="surrogatepass")) > MAX_TOPIC_BYTES
+    ):
         raise InvalidParams(f"the topic is too long: at most {MAX_TOPIC_BYTES} bytes")
     name, mark, tail = spelling.partition("?")
     if not NAME.fullmatch(name):
         raise UnknownQuery(f"{quoted(name)} is not a query's name: the topic must be live:<query> or live:<query>?…")
     query = catalog.query(name)
+    return query, _sent(query, tail) if mark else {}
+
+
+def _sent(query: Query, tail: str) -> dict[str, list[str]]:
+    """Return the decoded texts that the part of a topic after `?` gives for each parameter of the query."""
     sent: dict[str, list[str]] = {}
     # A list may repeat a value, which changes nothing: each different piece of the text is read once.
     repeated: set[str] = set()
-    for piece in tail.split("&") if mark else ():
+    for piece in tail.split("&"):
         if piece in repeated:
             continue
         if not piece:
             raise InvalidParams("a parameter is empty: after '?' comes at least one, and '&' stands between two only")
         raw_name, _, raw_value = piece.partition("=")
-        param_name = _decode(raw_name, "the name of a parameter")
+        param_name = _decode(raw_name)
         if param_name not in query.params:
             raise _unknown(query, param_name)
         if query.params[param_name].is_list:
             repeated.add(piece)
         elif param_name in sent:
             raise InvalidParams(f"parameter {param_name!r} is given twice: give it once")
-        sent.setdefault(param_name, []).append(_decode(raw_value, f"parameter {param_name!r}"))
-    return query, sent
+        sent.setdefault(param_name, []).append(_decode(raw_value, param_name))
+    return sent
 
 
-def _decode(raw: str, what: str) -> str:
-    """Decode a name or a value as URLSearchParams does: a '%' that begins no escape is a percent sign.
+def _decode(raw: str, param: str | None = None) -> str:
+    """Decode the name of a parameter, or the value of `param`, as URLSearchParams does: a '%' that begins no escape is
+    a percent sign.
 
     Unlike URLSearchParams, which replaces invalid UTF-8, this raises InvalidParams for it
     (docs/reference/topics.md#invalid-topics).
     """
+    if raw.isascii() and "%" not in raw and "+" not in raw:
+        return raw
     try:
         return unquote_to_bytes(raw.replace("+", " ").encode()).decode()
-    except UnicodeEncodeError:
-        raise InvalidParams(f"{what} is not valid Unicode: it holds half of a surrogate pair") from None
-    except UnicodeDecodeError:
+    except UnicodeError as error:
+        what = "the name of a parameter" if param is None else f"parameter {param!r}"
+        if isinstance(error, UnicodeEncodeError):
+            raise InvalidParams(f"{what} is not valid Unicode: it holds half of a surrogate pair") from None
         raise InvalidParams(f"{what} is not valid UTF-8 once its percent escapes are decoded") from None
 
 
@@ -223,9 +254,14 @@ def _topic(query: Query, values: Mapping[str, Value]) -> Topic:
 
 def _text_of(query: Query, values: Mapping[str, Value]) -> str:
     """Return the text of a query with these values, in this order."""
-    # quote() keeps exactly RFC 3986's unreserved characters, of which parameters' names consist.
-    tail = "&".join(f"{name}={quote(text, safe='')}" for name, value in values.items() for text in _texts(value))
+    tail = "&".join([f"{name}={_encode(text)}" for name, value in values.items() for text in _texts(value)])
     return f"{query.name}?{tail}" if tail else query.name
+
+
+def _encode(text: str) -> str:
+    """Percent-encode all but RFC 3986's unreserved characters, which are those that quote() keeps. Parameters' names
+    consist of such characters."""
+    return text if text.isascii() and text.isalnum() else quote(text, safe="")
 
 
 def _texts(value: Value) -> tuple[str, ...]:

@@ -177,6 +177,8 @@ class PollerSettings(ServiceSettings):
     catalog: Path
     database_url: SecretStr
     """Connection string of the polled PostgreSQL, in any form that libpq accepts."""
+    listen_url: SecretStr | None = None
+    """Connection string of the PostgreSQL to listen on for notifications; None: the polled one."""
     http: HostPort = "127.0.0.1:0"
     """Address to serve `/healthz`, `/readyz` and `/metrics` on."""
     pool: int = Field(default=4, ge=1, le=1000)

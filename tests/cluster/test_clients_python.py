@@ -335,3 +335,25 @@ async def test_a_token_function_is_called_for_each_connection_and_a_token_can_be
             await changes.until(lambda change: change.status.state == "stale")
             await changes.until(lambda change: change.status.state == "live")
         assert len(made) == 2
+
+
+async def test_a_token_function_is_called_before_its_token_expires_and_the_connection_stays(
+    guarded: Cluster, stock: psycopg.Connection[Any]
+) -> None:
+    made: list[str] = []
+
+    def fresh() -> str:  # a function that is not async will do
+        made.append(token(4 if not made else 300))
+        if len(made) == 2:
+            raise RuntimeError("this attempt fails, and another follows")
+        return made[-1]
+
+    async with (
+        Balancer.start([guarded.gateway(0)]) as balancer,
+        changes_of(watch(STOCK, url=balancer.url, token=fresh)) as changes,
+    ):
+        await changes.until(begins)
+        while len(made) < 3:
+            stock.execute("update stock set n = n + 1 where id = 1")
+            await changes.until(lambda change: change.kind == "delta")
+        assert balancer.connections == 1

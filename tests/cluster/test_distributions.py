@@ -97,7 +97,8 @@ def build(source: Path, folder: Path) -> None:
 
 PYTHON_VERSION = version_of(ROOT / "clients" / "python" / "pyproject.toml")
 PYTHON_MODULES = {
-    "__init__", "change", "channel", "errors", "event", "exact", "phoenix", "presence", "result", "topic", "watching"
+    "__init__", "change", "channel", "client", "conversation", "errors", "event", "exact", "phoenix", "presence",
+    "renewing", "result", "tables", "tokens", "topic", "watching"
 }  # fmt: skip
 PYTHON_FILES = {f"pollcast_client/{name}.py" for name in PYTHON_MODULES} | {"pollcast_client/py.typed"}
 
@@ -195,7 +196,10 @@ def test_the_installed_python_client_has_types(python_built: Path, venv: Path, t
 # --- @pollcast/client ---------------------------------------------------------------------------------------------
 
 JS_VERSION = json.loads((ROOT / "clients/js/package.json").read_text())["version"]
-JS_MODULES = {"index", "json", "live", "result", "socket", "token", "topic"}
+JS_MODULES = {
+    "backoff", "change", "index", "json", "live", "network", "react", "result", "socket", "store", "subscription",
+    "svelte", "tanstack-db", "token", "topic", "vue"
+}  # fmt: skip
 
 TYPESCRIPT_PROGRAM = """
 import { connect, topic, watch, type Change, type Row } from "@pollcast/client"

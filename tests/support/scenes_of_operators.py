@@ -92,8 +92,13 @@ async def operators(stage: Stage) -> None:
     found.note("grpc.watch_cluster.topic", change)
     top = cluster.WatchCluster(cluster_pb2.WatchClusterRequest(top=1))
     async for event in top:
-        if event.totals.cost and event.totals.clients:
+        orders = [query for query in event.totals.queries if query.query == "orders" and query.bytes_per_second]
+        if event.totals.cost and event.totals.clients and orders:
             del event.totals.nodes[2:]  # another scene may have a topic on the other poller
+            del event.totals.queries[:]
+            event.totals.queries.append(orders[0])
+            for moment in ("unsent_per_second", "hinted_per_second"):
+                event.totals.queries[0].ClearField(moment)
             found.note("grpc.watch_cluster.totals", event)
             break
     top.cancel()
@@ -159,6 +164,10 @@ async def reports(stage: Stage) -> None:
         shown = json_format.MessageToDict(report)
         for topics in shown.keys() & {"watched", "polled"}:
             shown[topics] = [topic for topic in shown[topics] if topic["topic"] == CANONICAL]
+        if "counts" in shown:
+            shown["counts"] = [counts for counts in shown["counts"] if counts["query"] == "orders"]
+            for moment in ("unsent", "hinted"):
+                shown["counts"][0].pop(moment, None)
         stage.found.note(f"grpc.report.{role}", shown)
 
     with stage.shop.in_etcd(record):

@@ -27,6 +27,7 @@ presence = true
 max_rows = 1000
 probe = "select max(updated_at) from orders"
 refresh = "30s"
+listen = "Orders changed"
 roles = ["sales", "ops"]
 
 [queries.orders_by_region.params]
@@ -50,6 +51,7 @@ def test_every_field_of_a_query_is_read() -> None:
     assert query.presence
     assert query.max_rows == 1000
     assert query.probe == "select max(updated_at) from orders"
+    assert query.listen == "Orders changed"
     assert query.roles == ("sales", "ops")
     assert list(query.params) == ["region", "limit", "tenant"]
     limit, tenant = query.params["limit"], query.params["tenant"]

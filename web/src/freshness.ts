@@ -3,7 +3,7 @@ import type { Result, Status } from "@pollcast/client"
 import { el, setText } from "./dom"
 import { ago } from "./values"
 
-const WORDS = { waiting: "waiting", live: "live", stale: "stale", failed: "failed" } as const
+const WORDS = { waiting: "waiting", connecting: "waiting", live: "live", stale: "stale", failed: "failed", closed: "closed" } as const
 
 /** The element that shows the status and the age. */
 export class Freshness {
@@ -30,7 +30,7 @@ export class Freshness {
 
   /** Updates the age. Call it a few times a second. */
   tick(): void {
-    const state = this.status.state === "live" && !this.result ? "waiting" : this.status.state
+    const state = !this.result && ["connecting", "live"].includes(this.status.state) ? "waiting" : this.status.state
     this.element.dataset["state"] = state
     setText(this.badge, WORDS[state])
     setText(this.why, this.status.reason ?? "")

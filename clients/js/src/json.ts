@@ -25,6 +25,8 @@ const SHORT = 16
 const PARTS = /^(-?)(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?$/
 /** Maximum number of digits that a canonical number has before the notation with an exponent is used. */
 const MOST_DIGITS = 40
+/** Maximum depth to which values are compared. */
+const MOST_DEPTH = 200
 
 /** The texts of the numbers that a double does not hold, by the array or object that they are in, and their place. */
 const texts = new WeakMap<object, Map<string, string>>()
@@ -85,6 +87,23 @@ export function canonical(holder: object, name: string | number): string {
     default:
       return String(value)
   }
+}
+
+/** Returns whether two values of `parse` are equal, with all digits of their numbers; false if they are too deep. */
+export function same(one: unknown, other: unknown, depth = 0): boolean {
+  if (depth > MOST_DEPTH) return false
+  if (one === other || typeof one !== "object" || typeof other !== "object" || !one || !other) return Object.is(one, other)
+  const [digits, others] = [texts.get(one), texts.get(other)]
+  if (digits?.size !== others?.size) return false
+  for (const [name, text] of digits ?? []) if (others!.get(name) !== text) return false
+  if (Array.isArray(one) || Array.isArray(other)) {
+    if (!Array.isArray(one) || !Array.isArray(other) || one.length !== other.length) return false
+    return one.every((value, at) => same(value, (other as unknown[])[at], depth + 1))
+  }
+  const names = Object.keys(one)
+  if (names.length !== Object.keys(other).length) return false
+  const [mine, yours] = [one as Record<string, unknown>, other as Record<string, unknown>]
+  return names.every((name) => Object.hasOwn(yours, name) && same(mine[name], yours[name], depth + 1))
 }
 
 function keep(value: unknown): void {

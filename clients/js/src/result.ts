@@ -4,7 +4,7 @@
  * Payloads that do not fit the protocol, or the result at hand, throw ProtocolViolated and change nothing.
  */
 
-import { canonical, isExact, type Json } from "./json.js"
+import { canonical, isExact, same, type Json } from "./json.js"
 
 /** One row: JSON values by column name. */
 export type Row = { readonly [column: string]: Json }
@@ -63,19 +63,28 @@ export class Result {
   ) {}
 
   /**
-   * Returns the result of a snapshot. Throws ProtocolViolated when two rows have the same key, and KeyRounded when a key
-   * has lost digits.
+   * Returns the result of a snapshot. Rows that are equal to those of an earlier result are its objects. Throws
+   * ProtocolViolated when two rows have the same key, and KeyRounded when a key has lost digits.
    */
-  static ofSnapshot(payload: SnapshotPayload): Result {
+  static ofSnapshot(payload: SnapshotPayload, before: Result | null = null): Result {
     const { version, polled_at, key, rows } = payload
     const keyOf = isExact(payload) ? rowKey : unroundedRowKey
     const keys = key.length ? rows.map((row) => keyOf(row, key)) : []
     if (new Set(keys).size !== keys.length) throw new ProtocolViolated("a snapshot holds a row key twice")
-    return new Result(version, polled_at, key, rows, keys)
+    return new Result(version, polled_at, key, before ? before.reused(rows, keys) : rows, keys)
+  }
+
+  /** Returns these rows with this result's own objects in place of those that are equal to them. */
+  private reused(rows: readonly Row[], keys: readonly string[]): readonly Row[] {
+    const places = new Map(this.keys.map((key, at) => [key, at]))
+    return rows.map((row, at) => {
+      const before = this.rows[keys.length ? (places.get(keys[at]!) ?? -1) : at]
+      return before && same(before, row) ? before : row
+    })
   }
 
   /**
-   * Returns the result after a delta. Throws ProtocolViolated when the delta does not fit this result, and KeyRounded when
+   * Returns the result after a delta. Rows that did not change are the same objects. Throws ProtocolViolated when the delta does not fit this result, and KeyRounded when
    * a key has lost digits.
    */
   after(payload: DeltaPayload): Result {
@@ -92,9 +101,11 @@ export class Result {
     let left = deleted.length
     const toDelete = new Set(deleted)
     const kept: number[] = []
+    const moved = new Map<string, Row>()
     this.keys.forEach((key, at) => {
       if (!gone.has(key)) kept.push(at)
       else if (toDelete.has(key)) left -= 1
+      else moved.set(key, this.rows[at]!)
     })
     if (left !== 0) throw new ProtocolViolated("a delta deletes a row that is not there")
 
@@ -113,8 +124,10 @@ export class Result {
     upserts.forEach(({ at, row }, index) => {
       if (at < rows.length) throw new ProtocolViolated("a delta's indexes do not ascend")
       take(at)
-      rows.push(row)
-      keys.push(upserted[index]!)
+      const key = upserted[index]!
+      const before = moved.get(key)
+      rows.push(before && same(before, row) ? before : row)
+      keys.push(key)
     })
     take(rows.length + kept.length - taken)
     return new Result(version, polled_at, this.key, rows, keys)

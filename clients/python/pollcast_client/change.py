@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from pollcast_client import tables
 from pollcast_client.result import Delta, Result, Row
 
-State = Literal["live", "stale", "failed"]
-"""`live`: the result is current. `stale`: it may be out of date, for a transient reason. `failed`: the query itself is
-at fault, as with an SQL error or too many rows."""
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+
+T = TypeVar("T")
+
+State = Literal["connecting", "live", "stale", "failed", "closed"]
+"""`connecting`: nothing is known yet. `live`: the result is current. `stale`: it may be out of date, for a transient
+reason. `failed`: the query itself is at fault, as with an SQL error or too many rows. `closed`: the watch has ended."""
 
 Kind = Literal["snapshot", "delta", "status", "presence"]
 """The message that caused a change: a whole result, a difference, another status, or another list of members."""
@@ -22,7 +29,7 @@ __all__ = ["Change", "Delta", "Kind", "State", "Status"]
 class Status:
     """The state of a topic (see `State`), the `reason` for it, and the time `since` when it holds, in RFC 3339.
 
-    `reason` is None while the topic is `live`; `since` is None until the gateway has sent a status.
+    `reason` is None while the topic is `connecting` or `live`; `since` is None until the gateway has sent a status.
     """
 
     state: State
@@ -65,3 +72,15 @@ class Change:
     def polled_at(self) -> str | None:
         """The start of the poll that first returned this result, in RFC 3339. None without a result."""
         return self.result.polled_at if self.result is not None else None
+
+    def rows_as(self, model: Callable[..., T]) -> list[T]:
+        """Return the rows as objects of a class: a Pydantic model (validated), a dataclass, or a TypedDict."""
+        return tables.rows_as(self.rows, model)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return the rows as a pandas DataFrame (extra `pandas`), with the key columns as its index."""
+        return tables.to_pandas(self.rows, self.key)
+
+    def to_arrow(self) -> pyarrow.Table:
+        """Return the rows as an Arrow table (extra `arrow`)."""
+        return tables.to_arrow(self.rows, self.key)

@@ -35,7 +35,7 @@ class Channel:
         self.rejoin = False
         self.meta = presence
         self.result = known
-        self.status = Status("live")
+        self.status = Status("connecting")
         self._deltas = deltas
         self._join_ref: str | None = None
         self._disconnected = False  # the status is this client's own: there is no connection
@@ -90,6 +90,8 @@ class Channel:
                 return self._take_reply(message)
             case "snapshot":
                 self.result = Result.of_snapshot(message.payload)
+                if self.status.state == "connecting":
+                    self.status = Status("live")
                 return [self._change("snapshot")]
             case "delta":
                 if self.result is None:
@@ -121,10 +123,11 @@ class Channel:
         if not self._accepts_join(message):
             return []
         self.state = "joined"
-        if not self._disconnected:
+        if not self._disconnected and (self.status.state != "connecting" or self.result is None):
             return []
         self._disconnected = False
-        self.status = Status("live")  # the gateway sends a status right after the reply when the topic is not live
+        # The gateway sends a status right after the reply when the topic is not live.
+        self.status = Status("live" if self.result is not None else "connecting")
         return [self._change("status")]
 
     def _outdated(self, message: Message) -> bool:

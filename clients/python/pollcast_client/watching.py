@@ -25,12 +25,12 @@ from websockets.typing import Subprotocol
 from pollcast_client import phoenix
 from pollcast_client.change import Change
 from pollcast_client.channel import Channel
+from pollcast_client.conversation import ANSWER_PART, Conversation, Unresponsive
 from pollcast_client.errors import Refused
 from pollcast_client.event import Connected, Disconnected, Event
+from pollcast_client.renewing import renewing
 from pollcast_client.result import Result
-
-Token = str | Callable[[], Awaitable[str]]
-"""A token, or an async function that returns a fresh one for each connection."""
+from pollcast_client.tokens import TokenSource, token_of
 
 Url = str | Sequence[str] | Callable[[], Awaitable[str]]
 """A gateway's address; or several, of which the watch tries the next after each lost connection; or an async function
@@ -42,14 +42,11 @@ DEFAULT_URL = "http://127.0.0.1:4000"
 HEARTBEAT_SECONDS = 20.0
 """Time between the answer to a heartbeat and the next heartbeat, in seconds."""
 
-ANSWER_PART = 0.5
-"""Part of the heartbeat's time within which a gateway has to answer a heartbeat or a new connection."""
-
 CLOSE_SECONDS = 1.0
 """Maximum wait for the gateway to confirm that a connection is closed, in seconds: a dead gateway never does."""
 
-REJOIN_SECONDS = 1.0
-"""Pause before a topic is joined again that the gateway closed, or for which it asked to slow down, in seconds."""
+STABLE_SECONDS = 5.0
+"""Time for which a connection has to last so that the next pause is a short one again, in seconds."""
 
 FIRST_BACKOFF_SECONDS = 0.1
 """Maximum pause before the first attempt to connect again, in seconds; it doubles with each failure."""
@@ -64,10 +61,6 @@ CLIENT_FAULT_CODES = {1003, 1007, 1009}
 """The close codes that blame a message of this client; sending it again would have the same effect."""
 
 
-class _Unresponsive(Exception):
-    """The gateway did not answer a heartbeat in time."""
-
-
 class Watch:
     """An asynchronous iterable of the changes of its topics: `async for change in watching`.
 
@@ -80,7 +73,7 @@ class Watch:
         self,
         *topics: str,
         url: Url = DEFAULT_URL,
-        token: Token | None = None,
+        token: TokenSource | None = None,
         deltas: bool = True,
         presence: dict[str, Any] | None = None,
         heartbeat: float = HEARTBEAT_SECONDS,
@@ -128,10 +121,8 @@ class Watch:
         joined at the moment."""
         if not callable(self._token):
             self._token = token
-        joined = next((each for each in self._channels.values() if each.state == "joined"), None)
-        if joined is None:
+        if not await self._send_token(token):
             raise RuntimeError("a token is renewed on a joined topic, and none is joined now")
-        await self._send_if_open(joined.push(self._next_ref(), "access_token", {"token": token}))
 
     async def close(self) -> None:
         """Close the connection and end the iteration."""
@@ -154,8 +145,13 @@ class Watch:
         while not self._closed:
             url = phoenix.socket_url(await self._find())
             code: int | None = None
+            began = time.monotonic()
             try:
-                async with connect(url, **await self._options()) as socket:
+                token = await token_of(self._token)
+                async with (
+                    connect(url, **self._options(token)) as socket,
+                    renewing(self._token, token, self._send_token),
+                ):
                     self._socket = socket
                     self._report(Connected(url))
                     async with contextlib.aclosing(self._conversation(socket)) as changes:
@@ -170,13 +166,16 @@ class Watch:
                 if code in CLIENT_FAULT_CODES or (code == TOKEN_EXPIRED and not callable(self._token)):
                     raise Refused("unauthorized" if code == TOKEN_EXPIRED else "invalid_message", reason) from None
                 why = f"the connection was closed: {code or 1006} {reason}".strip()
-            except (OSError, TimeoutError, InvalidHandshake, EOFError, _Unresponsive) as error:
+            except (OSError, TimeoutError, InvalidHandshake, EOFError, Unresponsive) as error:
                 why = f"not connected: {error or type(error).__name__}"
             finally:
                 self._socket = None
             if self._closed:
                 return
             self._report(Disconnected(url, why, code))
+            lasted = time.monotonic() - began > STABLE_SECONDS
+            if lasted and any(channel.state == "joined" for channel in self._channels.values()):
+                self._failures = 0
             for channel in list(self._channels.values()):
                 for change in channel.disconnect(why, datetime.now(UTC).isoformat().replace("+00:00", "Z")):
                     yield change
@@ -185,33 +184,21 @@ class Watch:
 
     async def _conversation(self, socket: ClientConnection) -> AsyncGenerator[Change, None]:
         """Join all topics and yield their changes until the connection ends, which raises."""
-        for channel in list(self._channels.values()):
-            if self._channels.get(channel.topic) is channel:  # `leave` may run during a send
-                await socket.send(channel.join(self._next_ref()).encode())
-        heartbeat, unanswered = time.monotonic() + self._heartbeat, False
+        clock = time.monotonic
+        conversation = Conversation(self._channels, heartbeat=self._heartbeat, now=clock(), next_ref=self._next_ref)
+        for message in conversation.joins():
+            await socket.send(message.encode())
         while True:
-            rejoin = any(channel.rejoin for channel in self._channels.values())
-            # Messages that arrived while the consumer was busy are read before the gateway counts as unresponsive.
-            patience = REJOIN_SECONDS if rejoin or unanswered else 0.0
+            for message in conversation.due(clock()):
+                await socket.send(message.encode())
             try:
-                async with asyncio.timeout(patience if rejoin else max(patience, heartbeat - time.monotonic())):
+                async with asyncio.timeout(conversation.wait(clock())):
                     text = await socket.recv()
             except TimeoutError:
-                for channel in [each for each in self._channels.values() if each.rejoin]:
-                    await socket.send(channel.join(self._next_ref()).encode())
-                if time.monotonic() < heartbeat:
-                    continue
-                if unanswered:
-                    raise _Unresponsive("the gateway does not answer") from None
-                message = phoenix.Message(None, self._next_ref(), "phoenix", "heartbeat", {})
-                await socket.send(message.encode())
-                heartbeat, unanswered = time.monotonic() + self._heartbeat * ANSWER_PART, True
+                conversation.idle(clock())
                 continue
             message = phoenix.decode(text, self._parse_float)
-            if message.topic == "phoenix":
-                heartbeat, unanswered = time.monotonic() + self._heartbeat, False
-                continue
-            addressed = self._channels.get(message.topic)
+            addressed = conversation.heard(message)
             if addressed is None:
                 continue
             event = addressed.event_of(message)
@@ -219,13 +206,11 @@ class Watch:
                 self._report(event)
             for change in addressed.take(message):
                 yield change
-            if addressed.state == "joined":
-                self._failures = 0
+            conversation.after(addressed, clock())
 
     # --- internals --------------------------------------------------------------------------------------------
 
-    async def _options(self) -> dict[str, Any]:
-        token = await self._token() if callable(self._token) else self._token
+    def _options(self, token: str | None) -> dict[str, Any]:
         return {
             "subprotocols": [Subprotocol(each) for each in phoenix.subprotocols(token)],
             "open_timeout": self._heartbeat * ANSWER_PART,
@@ -243,6 +228,13 @@ class Watch:
         self._ref += 1
         return str(self._ref)
 
+    async def _send_token(self, token: str) -> bool:
+        """Send a new token on a joined topic. Return False when none is joined."""
+        joined = next((each for each in self._channels.values() if each.state == "joined"), None)
+        if joined is not None:
+            await self._send_if_open(joined.push(self._next_ref(), "access_token", {"token": token}))
+        return joined is not None
+
     async def _send_if_open(self, message: phoenix.Message) -> None:
         """Send a message, or do nothing without a connection: the iteration joins all topics on the next one."""
         if self._socket is not None:
@@ -253,7 +245,7 @@ class Watch:
 def watch(
     *topics: str,
     url: Url = DEFAULT_URL,
-    token: Token | None = None,
+    token: TokenSource | None = None,
     deltas: bool = True,
     presence: dict[str, Any] | None = None,
     heartbeat: float = HEARTBEAT_SECONDS,
@@ -263,17 +255,18 @@ def watch(
     """Return the watch of these topics: `async for change in watch("live:orders?region=north"): …`
 
     `url` is the address of a gateway; or several addresses, of which the watch tries the next after each lost
-    connection; or an async function that returns one for each connection. `token` is a token, or an async function that
-    returns a fresh one for each connection. With `deltas=False` every change of a result arrives as a snapshot.
-    `presence` is `{"key": "alice", "meta": {…}}`, for queries with presence: it makes the client a member of its
-    topics. `heartbeat` is the time between heartbeats, in seconds; a silent connection is given up after one and a half
-    times as long. `parse_float` is called with the text of each number that has a fraction or an exponent, as in
-    `json.loads`: with `decimal.Decimal` rows have exact decimals. `on_event` is called with each event (`Connected`,
-    `Disconnected`, `Joined`, `Pushed`) as it happens.
+    connection; or an async function that returns one for each connection. `token` is a token, or a function, async or
+    not, that returns a fresh one: it is called for each connection, and some time before its last token expires. With
+    `deltas=False` every change of a result arrives as a snapshot. `presence` is `{"key": "alice", "meta": {…}}`, for
+    queries with presence: it makes the client a member of its topics. `heartbeat` is the time between heartbeats, in
+    seconds; a silent connection is given up after one and a half times as long. `parse_float` is called with the text
+    of each number that has a fraction or an exponent, as in `json.loads`: with `decimal.Decimal` rows have exact
+    decimals. `on_event` is called with each event (`Connected`, `Disconnected`, `Joined`, `Pushed`) as it happens.
 
     An unreachable gateway is no exception: the topics' status becomes `stale` and the watch connects again. The
     iteration raises Refused when the gateway refuses the client, ProtocolViolated for a message that does not fit the
-    protocol, and whatever `on_event` or the functions given as `url` and `token` raise. Raises ValueError when `url` is
+    protocol, and whatever `on_event` or the functions given as `url` and `token` raise, except for OSError and
+    TimeoutError, which count as an unreachable gateway. Raises ValueError when `url` is
     not an address.
     """
     return Watch(
