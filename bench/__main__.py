@@ -19,6 +19,8 @@ ALL = (
     "fanout",
     "memory",
     "latency",
+    "poke",
+    "notifications",
     "storm",
     "slow",
     "stops",

@@ -71,12 +71,15 @@ class Swarm:
     def __init__(self) -> None:
         self.buffer = bytearray(RECEIVE_BYTES)
         self.received = 0  # bytes, since the last `reset`
+        self.first = 0.0  # time of the first of them
         self.clients: list[Client] = []
         self.lost = 0
         self.expected: tuple[int, asyncio.Future[float]] | None = None
 
     def count(self, size: int) -> None:
         """Count received bytes, and complete `expect` when they are enough."""
+        if not self.received:
+            self.first = time.monotonic()
         self.received += size
         if self.expected is not None and self.received >= self.expected[0]:
             future, self.expected = self.expected[1], None
@@ -149,12 +152,12 @@ class Swarm:
         return {f"p{share * 100:g}": percentile(waits, share) for share in (0.5, 0.99, 1.0)}
 
     async def expect(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Wait until `bytes` bytes were received since `reset`, and return the time at which they were complete."""
+        """Wait until `bytes` bytes were received since `reset`, and return the times of the first and the last."""
         if self.received >= order["bytes"]:
-            return {"at": time.monotonic()}
+            return {"at": time.monotonic(), "first": self.first}
         self.expected = (order["bytes"], asyncio.get_running_loop().create_future())
         async with asyncio.timeout(order.get("seconds", 120)):
-            return {"at": await self.expected[1]}
+            return {"at": await self.expected[1], "first": self.first}
 
     async def execute(self, order: dict[str, Any]) -> dict[str, Any]:
         """Execute one command and return its answer.

@@ -58,16 +58,18 @@ async def gaps(world: World, topics: list[str], fault: str) -> list[float]:
     at = now()
     {"kill": victim.kill, "freeze": victim.freeze, "SIGTERM": victim.ask_to_stop}[fault]()
 
-    def taken() -> dict[str, float]:
-        """Return the time of the first poll by another poller, for each topic that has one."""
-        first: dict[str, float] = {}
+    first: dict[str, float] = {}  # the time of the first poll by another poller, for each topic that has one
+
+    def taken() -> bool:
+        """Take in the polls since the last call, and return whether all topics are polled by others."""
+        nonlocal seen
         for poll in world.polls[seen:]:
             if poll.node != victim.name and poll.at > at:
                 first.setdefault(poll.topic, poll.at)
-        return first
+        seen = len(world.polls)
+        return all(topic in first for topic in reversed(mine))
 
-    await eventually(lambda: taken().keys() >= set(mine), LEASE_TTL + 20.0, what="all topics are polled by others")
-    first = taken()
+    await eventually(taken, LEASE_TTL + 20.0, what="all topics are polled by others")
     if fault == "freeze":
         victim.kill()
     await asyncio.to_thread(victim.wait, 12.0)
@@ -106,7 +108,7 @@ async def claim_rate() -> None:
             keys = Keys("/bench")
             record = OwnerRecord("bench", "127.0.0.1:1", "")
             rates = {}
-            for how, batch in (("one by one", 1), ("nested, 100 per request", 100)):
+            for how, batch in (("one by one", 1), (f"nested, {claims.BATCH} per request", claims.BATCH)):
                 topics = [f"{how.split(',')[0].replace(' ', '_')}?n={n}" for n in range(5_000 if batch > 1 else 1_000)]
                 for start in range(0, len(topics), 100):
                     some = topics[start : start + 100]

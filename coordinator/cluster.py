@@ -15,6 +15,7 @@ from typing import Any
 import grpc.aio
 
 from pollcast.coordinator.move_topic import move_topic
+from pollcast.coordinator.pokes import Connect, Pokes
 from pollcast.coordinator.reports import SERVICE as REPORT
 from pollcast.coordinator.reports import ReportCollector
 from pollcast.coordinator.view import View, ViewChanges
@@ -30,6 +31,7 @@ from pollcast.services.errors import (
     Draining,
     EtcdRefused,
     EtcdUnknown,
+    Forbidden,
     InvalidParams,
     PollcastError,
     TooManyTopics,
@@ -37,7 +39,7 @@ from pollcast.services.errors import (
     UnknownTopic,
 )
 from pollcast.services.serving import rpc
-from pollcast.v1 import cluster_pb2, cluster_pb2_grpc
+from pollcast.v1 import cluster_pb2, cluster_pb2_grpc, types_pb2
 
 SERVICES = (cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].full_name, REPORT)
 
@@ -65,8 +67,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ClusterService(cluster_pb2_grpc.ClusterServicer):
     """The servicer of Cluster. The auditor uses its `view` and `mirror` as well."""
 
-    def __init__(self, etcd: Etcd, keys: Keys, catalog: Catalog | None) -> None:
+    def __init__(self, etcd: Etcd, keys: Keys, catalog: Catalog | None, connect: Connect) -> None:
+        """`connect` opens a channel to a poller."""
         self.view = View(keys)
+        self.pokes = Pokes(self.view, connect)
         # The view has what it needs of each key; the mirror needs to know only which revision of it was passed on.
         self.mirror = KeptMirror(etcd, f"{keys.namespace}/", lambda kv: kv.mod_revision, self._etcd_changed)
         self._reports = ReportCollector(self.view, self._view_changed, self._shown)
@@ -85,7 +89,9 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
 
     async def run(self) -> None:
         """Follow etcd until cancelled."""
-        await self.mirror.run()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.mirror.run())
+            tasks.create_task(self.pokes.run())
 
     def close(self) -> None:
         """End every stream, so that its consumer looks for another coordinator."""
@@ -133,6 +139,11 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         async with _abort_on_error(context):
             await request_drain(self._etcd, self._keys, request.node)
         return cluster_pb2.DrainNodeResponse()
+
+    async def Poke(self, request: types_pb2.PokeRequest, context: Context) -> types_pb2.PokeResponse:
+        async with _abort_on_error(context):
+            await self._synced()
+            return types_pb2.PokeResponse(topics=await self.pokes.poke(self._poked(request.topic)))
 
     # --- listing and watching -----------------------------------------------------------------------------------
 
@@ -248,10 +259,24 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
             raise UnknownQuery(f"there is no query {query!r}")
         raise UnknownTopic(f"nobody watches {spelled!r} now (spell it as ListTopics does)")
 
+    def _poked(self, spelling: str) -> topics.Poke:
+        """Return the topics that a spelling means in a poke, canonical or not. Raises as `_canonical` does."""
+        spelled = spelling.removeprefix(topics.PREFIX)
+        if "?" not in spelled:
+            if not self._knows(spelled):
+                raise UnknownQuery(f"there is no query {spelled!r}")
+            return topics.Poke(spelled, whole=True)
+        try:
+            return topics.Poke(self._canonical(spelled))
+        except Forbidden:  # a claim is missing, for which any value is meant
+            assert self._catalog is not None
+            return topics.parse_poke(spelled, self._catalog, None)
+
     def _etcd_changed(self, events: list[KeyEvent]) -> None:
         changes = self.view.changed(events, asyncio.get_running_loop().time())
         if changes.nodes:
             self._reports.nodes_changed()
+            self.pokes.nodes_changed()
         self._view_changed(changes)
 
     def _view_changed(self, changes: ViewChanges) -> None:

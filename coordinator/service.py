@@ -41,7 +41,7 @@ async def run(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
     with bind(settings.http) as listener, contextlib.ExitStack() as scope:
         http = settings.advertised(*address_of(listener))
         async with Etcd.open(settings) as etcd:
-            cluster = ClusterService(etcd, keys, catalog)
+            cluster = ClusterService(etcd, keys, catalog, lambda address: rpc.channel(address, settings))
             scope.enter_context(metrics.counted_on_scrape(lambda: gauges(cluster.view)))
             async with rpc.serve(settings, [cluster.add_to], SERVICES) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pollcast.coordinator.leases import Leases
+from pollcast.coordinator.query_rates import QueryRates
 from pollcast.coordinator.tally import Tally
 from pollcast.coordinator.topicview import OwnerView, TopicView
 from pollcast.services.coordination.keys import (
@@ -81,6 +82,7 @@ class View:
         self.topics: dict[str, TopicView] = {}
         self.tally = Tally()
         self.reports: dict[NodeName, Reported] = {}
+        self.query_rates = QueryRates()
         self.leases = Leases()
         self.foreign: dict[str, str] = {}  # unknown or garbled keys, with the reason
         self.clear_since = 0.0  # the time since which the mirror follows etcd
@@ -123,6 +125,7 @@ class View:
             self._give_up(name, self._unconfirmed.pop(name, set()))
         self._forget(changes)
         if role == "poller":
+            self.query_rates.report(node, report.counts, reported.at)
             self._weigh(reported.at)
         return changes
 
@@ -218,6 +221,8 @@ class View:
             self.reports.pop(name, None)
             self._unconfirmed.pop(name, None)
             self._give_up(name, self._reported.get(name, set()))
+            if name[0] == "poller":
+                self.query_rates.forget(name[1])
         changes.nodes.add(name)
 
     def _demand(self, topic: str, gateway: str, wanted: bool, now: float, changes: ViewChanges) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
+from pollcast.coordinator.query_rates import loads
 from pollcast.coordinator.ranking import COLUMNS, Ranking
 from pollcast.coordinator.topicview import TopicView
 from pollcast.coordinator.view import NodeName, View, ViewChanges
@@ -188,6 +189,7 @@ def totals_of(view: View) -> cluster_pb2.ClusterTotals:
         polls_per_second=tally.polls_per_second,
         cost=tally.cost,
         nodes=[cluster_pb2.NodeTopics(name=name, topics=count) for name, count in sorted(topics.items())],
+        queries=loads(view.query_rates.rates(), tally.queries),
     )
 
 

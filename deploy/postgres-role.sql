@@ -17,7 +17,7 @@ begin
     end if;
 end $$;
 
--- The connections of all pollers (POLLCAST_POOL each), and some more for a rolling restart.
+-- The connections of all pollers (POLLCAST_POOL each, and one that listens), and some more for a rolling restart.
 alter role pollcast_reader connection limit 64;
 
 -- Pollcast sets the same in every transaction. These settings hold for anybody else who obtains the password.

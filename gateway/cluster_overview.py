@@ -40,10 +40,17 @@ MAX_TOPICS = 300
 
 SOCKETS = "pollcast_gateway_sockets"
 SUBSCRIPTIONS = "pollcast_gateway_subscriptions"
-POLLS = "pollcast_poller_polls_total"
-STATEMENTS = "pollcast_poller_statements_total"
 OWNED = "pollcast_poller_owned_topics"
-METRICS = (SOCKETS, SUBSCRIPTIONS, POLLS, STATEMENTS, OWNED)
+RATES = {
+    "polls_per_second": "pollcast_poller_polls_total",
+    "statements_per_second": "pollcast_poller_statements_total",
+    "unsent_per_second": "pollcast_poller_unsent_total",
+    "bytes_per_second": "pollcast_poller_received_bytes_total",
+    "avoided_per_second": "pollcast_poller_avoided_statements_total",
+    "hinted_per_second": "pollcast_poller_hinted_polls_total",
+}
+"""Names of the rates of a poller, each with the metric that it is the rate of."""
+METRICS = (SOCKETS, SUBSCRIPTIONS, OWNED, *RATES.values())
 """Names of the metrics that are read from each node."""
 
 
@@ -111,8 +118,7 @@ class ClusterOverview:
             "nodes": nodes,
             "topics": self._topics(identity),
             "topics_total": round(_sum(nodes, "topics") or 0),
-            "polls_per_second": _sum(nodes, "polls_per_second"),
-            "statements_per_second": _sum(nodes, "statements_per_second"),
+            **{rate: _sum(nodes, rate) for rate in RATES},
             "subscriptions": round(_sum(nodes, "subscriptions") or 0),
             "takeovers": [
                 takeovers.public(each, spelling)
@@ -160,9 +166,7 @@ class ClusterOverview:
             "clients": round(figures.totals[SOCKETS]) if figures is not None and gateway else None,
             "subscriptions": round(figures.totals[SUBSCRIPTIONS]) if figures is not None and gateway else None,
             "topics": round(figures.totals[OWNED]) if figures is not None and poller else None,
-            "polls_per_second": figures.rate(POLLS) if figures is not None and poller else None,
-            "statements_per_second": figures.rate(STATEMENTS) if figures is not None and poller else None,
-        }
+        } | {rate: figures.rate(metric) if figures is not None and poller else None for rate, metric in RATES.items()}
 
     def _set_owner(self, topic: str, owner: str | None) -> None:
         query = topic.partition("?")[0]

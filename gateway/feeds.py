@@ -37,6 +37,7 @@ from pollcast.services.process import logs, tracing
 from pollcast.services.process.cancellation import heeding_cancellation
 from pollcast.services.process.settings import GatewaySettings, HostPort
 from pollcast.services.serving import rpc
+from pollcast.services.serving.poke_line import PokeLine
 from pollcast.v1 import feed_pb2, feed_pb2_grpc
 
 log = logs.get_logger("feeds")
@@ -51,6 +52,13 @@ SILENT_SECONDS = 3.3
 """Silence of a poller after which its topics are unreached, in seconds.
 
 A poller's heartbeat comes every second, and its event loop may stand still for 2 s.
+"""
+
+FORGIVEN_SECONDS = 2.0
+"""Silence before a stream breaks that does not count as time without the stream, in seconds.
+
+A poller in order sends nothing for a second, and its event loop may stand still. What exceeds this shows that the
+stream was dead before it broke.
 """
 
 SOCKETS_AT_ONCE = 1000
@@ -89,8 +97,16 @@ OnUpdate = Callable[[HostPort, Update], LiveTopic | None]
 OnLink = Callable[[HostPort, bool, float], None]
 """Notices that the stream to the poller at that address is up (True) or has broken (False).
 
-The last argument is the time since when, in monotonic seconds: a stream breaks as of the last message on it.
+The last argument is the time since when, in monotonic seconds (`broken_since`).
 """
+
+
+def broken_since(now: float, silence: float) -> float:
+    """Return the time since when the topics of a stream are unreached that breaks `now`, after so much silence. Pure.
+
+    A stream that breaks in good order breaks now: the next owner has as long as any to take the topics over.
+    """
+    return now - max(0.0, silence - FORGIVEN_SECONDS)
 
 
 def decode(message: feed_pb2.FeedUpdate) -> Update:
@@ -144,6 +160,7 @@ class Link:
         self._change = asyncio.Event()
         self._hurry = asyncio.Event()
         self._turn = 0  # counts the streams, and their ends
+        self.pokes = PokeLine()
         self._silence = Silence(time.monotonic())
         self._deadline: asyncio.Timeout | None = None  # of the present stream
 
@@ -220,7 +237,7 @@ class Link:
         self._silence.end()
         try:
             self._set_up(True)
-            async with asyncio.timeout(None) as self._deadline:
+            async with self.pokes.open(stub), asyncio.timeout(None) as self._deadline:
                 with heeding_cancellation(grpc.aio.AioRpcError, TimeoutError):
                     await self._receive_all(call)
         finally:
@@ -267,7 +284,7 @@ class Link:
     def _set_up(self, up: bool) -> None:
         if up != self.up:
             self.up = up
-            self._on_link(self.address, up, time.monotonic() - self._silence.seconds)
+            self._on_link(self.address, up, broken_since(time.monotonic(), self._silence.seconds))
 
 
 class Feeds:
@@ -302,6 +319,13 @@ class Feeds:
         """Return whether there is a stream to that poller now."""
         link = self._links.get(address)
         return link is not None and link.up
+
+    def poke_lines(self, address: HostPort | None) -> list[PokeLine]:
+        """Return the line of pokes to the poller at that address; those to all connected pollers for None, or when
+        that poller is not connected."""
+        if address is not None and self.is_up(address):
+            return [self._links[address].pokes]
+        return [link.pokes for link in self._links.values() if link.up]
 
     @property
     def connected(self) -> int:

@@ -25,6 +25,7 @@ from pollcast.gateway.follower import another_result
 from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
+from pollcast.gateway.pokes import Pokes
 from pollcast.gateway.responses import (
     cors_headers,
     error_response,
@@ -59,6 +60,7 @@ class GatewayApp:
         readiness: Readiness,
         page: Page,
         cluster: ClusterOverview,
+        pokes: Pokes,
         metrics_of_workers: WorkerMetrics | None = None,
     ) -> None:
         self.sockets = sockets
@@ -71,6 +73,7 @@ class GatewayApp:
         self.readiness = readiness
         self.page = page
         self.cluster = cluster
+        self.pokes = pokes
         self._metrics = web.metrics if metrics_of_workers is None else metrics_of_workers.answer
         metrics.SOCKETS.set_function(lambda: len(sockets))
         metrics.SUBSCRIPTIONS.set_function(lambda: sum(live.clients for live in self.hub.topics.values()))
@@ -80,6 +83,8 @@ class GatewayApp:
         routes: list[BaseRoute] = [
             Route("/live/{query:path}", self.live),
             Route("/live/{query:path}", self.preflight, methods=["OPTIONS"]),
+            Route("/poke/{query:path}", self.poke, methods=["POST"]),
+            Route("/poke/{query:path}", self.preflight_poke, methods=["OPTIONS"]),
             Route("/api/queries", self.queries),
             Route("/api/queries", self.preflight, methods=["OPTIONS"]),
             Route("/api/cluster", self.show_cluster),
@@ -105,11 +110,8 @@ class GatewayApp:
         raw = request.scope["query_string"].decode("latin-1")
         token = auth.from_header(request.headers.get("authorization")) or token_in_query(raw)
         identity = self.authenticator.identify(token)
-        query = self.catalog.query(request.path_params["query"])
-        target: bytes = request.scope["extensions"][TARGET]
-        tail = topic_tail(raw, token="token" not in query.params, target=target)
-        topic = topics.parse(query.name + tail, self.catalog, identity.values)
-        topics.check_roles(query, identity.roles)
+        topic = topics.parse(self._spelling(request), self.catalog, identity.values)
+        topics.check_roles(topic.query, identity.roles)
         if not as_events:
             return await self._json_snapshot(request, topic, identity)
         since = Version.parse(request.headers.get("last-event-id", ""))
@@ -120,6 +122,13 @@ class GatewayApp:
             return head
         lifetime = identity.lifetime(time.time() - self.sockets.context.limits.expiry_grace_seconds)
         return EventStream(self.streams, topic, since, lifetime, self.admission, headers)
+
+    async def poke(self, request: Request) -> Response:
+        """Answer `POST /poke/<query>?…`: have the topic, or all topics of the query, polled at once."""
+        identity = self._identify(request)
+        self.pokes.check_roles(identity)
+        topics = await self.pokes.poke(self._spelling(request), identity)
+        return json_response({"topics": topics}, status=202, headers=cors_headers(request))
 
     async def _json_snapshot(self, request: Request, topic: Topic, identity: Identity) -> Response:
         """Answer with the topic's result, or with 304 when the client has it still after the time that it waits for
@@ -153,9 +162,21 @@ class GatewayApp:
     async def preflight(self, request: Request) -> Response:
         """Answer a browser that asks whether a page of another Origin may send a request with certain headers."""
         self._check_origin(request)
-        return Response(status_code=204, headers=cors_headers(request) | preflight_headers(request))
+        return Response(status_code=204, headers=cors_headers(request) | preflight_headers(request, "GET"))
+
+    async def preflight_poke(self, request: Request) -> Response:
+        """Answer a browser that asks whether a page of another Origin may poke."""
+        self._check_origin(request)
+        return Response(status_code=204, headers=cors_headers(request) | preflight_headers(request, "POST"))
 
     # --- inside -----------------------------------------------------------------------------------------------
+
+    def _spelling(self, request: Request) -> str:
+        """Return the topic that the request's URL spells. Raises UnknownQuery."""
+        query = self.catalog.query(request.path_params["query"])
+        raw = request.scope["query_string"].decode("latin-1")
+        target: bytes = request.scope["extensions"][TARGET]
+        return query.name + topic_tail(raw, token="token" not in query.params, target=target)
 
     def _identify(self, request: Request) -> Identity:
         """Return the client's identity. Raises Forbidden for a page of a foreign Origin, Unauthorized for its token."""

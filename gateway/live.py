@@ -21,6 +21,7 @@ from pollcast.gateway.history import Result
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.limits import EXPIRY_GRACE_SECONDS
+from pollcast.gateway.pokes import Pokes
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.roster import Diff, Member, Shown, metas_by_key
 from pollcast.gateway.status import Status
@@ -53,7 +54,9 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
         readiness: Readiness,
         presences: Presences,
         admission: Admission,
+        pokes: Pokes,
     ) -> None:
+        self._pokes = pokes
         self._hub = hub
         self._catalog = catalog
         self._authenticator = authenticator
@@ -152,6 +155,16 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
             raise _reason_of_end(identity)
         except PollcastError as error:
             await rpc.abort(context, error)
+
+    async def Poke(
+        self, request: types_pb2.PokeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> types_pb2.PokeResponse:
+        """Have the topic, or all topics of the query, polled at once."""
+        try:
+            return types_pb2.PokeResponse(topics=await self._pokes.poke(request.topic, self._identify(context)))
+        except PollcastError as error:
+            await rpc.abort(context, error)
+        raise AssertionError("abort raises")
 
     def _identify(self, context: grpc.aio.ServicerContext[Any, Any]) -> Identity:
         """Return the caller's identity. Raises Unauthorized."""

@@ -6,7 +6,7 @@ keeps anyway are read on scrape instead (gateway/gauges.py).
 
 from __future__ import annotations
 
-from prometheus_client import Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 SOCKETS = Gauge("pollcast_gateway_sockets", "WebSocket clients that are connected.")
 SUBSCRIPTIONS = Gauge(
@@ -17,4 +17,10 @@ DELTA_AGE_SECONDS = Histogram(
     "Time from the start of the poll that found a change until this gateway passed it on, by the hosts' clocks.",
     ["query"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+POKES = Counter("pollcast_gateway_pokes", "Pokes that this gateway accepted.", ["query"])
+LOST_POKES = Counter(
+    "pollcast_gateway_lost_pokes",
+    "Pokes that a poller did not answer in time, each counted for each such poller.",
+    ["query"],
 )

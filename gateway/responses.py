@@ -42,13 +42,14 @@ def cors_headers(request: Request) -> dict[str, str]:
     }
 
 
-def preflight_headers(request: Request) -> dict[str, str]:
-    """Return the headers that allow the request that a browser announces, with each header that it names.
+def preflight_headers(request: Request, method: str) -> dict[str, str]:
+    """Return the headers that allow the request with this method that a browser announces, with each header that it
+    names.
 
     Tracing libraries add headers of their own to every request; none of them has an effect on a gateway.
     """
     return {
-        "access-control-allow-methods": "GET",
+        "access-control-allow-methods": method,
         "access-control-allow-headers": request.headers.get("access-control-request-headers", "*, authorization"),
         "access-control-max-age": "600",
         "vary": "Origin, Access-Control-Request-Headers",

@@ -33,6 +33,7 @@ from pollcast.gateway.live import SERVICE, LiveQuery
 from pollcast.gateway.offload import Thread
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
+from pollcast.gateway.pokes import Pokes
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import PresenceKeys
 from pollcast.gateway.report import GatewayReport
@@ -140,10 +141,20 @@ async def run(settings: GatewaySettings, stop: asyncio.Event, worker_folder: Pat
             origins, page = OriginPolicy.of(settings), Page.load()
             entrance = Entrance(core.sockets, authenticator, origins, admission, readiness)
             door = Doorkeeper(SOCKET_PATH, entrance.admit, settings.max_frame)
+            pokes = Pokes(core.hub, catalog, settings.poke_roles)
             app = GatewayApp(
-                core.sockets, core.streams, authenticator, origins, admission, readiness, page, core.cluster, workers
+                core.sockets,
+                core.streams,
+                authenticator,
+                origins,
+                admission,
+                readiness,
+                page,
+                core.cluster,
+                pokes,
+                workers,
             ).app()
-            live = LiveQuery(core.hub, catalog, authenticator, readiness, core.presences, admission)
+            live = LiveQuery(core.hub, catalog, authenticator, readiness, core.presences, admission, pokes)
             gauges = GatewayGauges(core.sockets, core.cluster, core.presences, core.members)
             with counted_on_scrape(gauges):
                 async with (

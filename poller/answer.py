@@ -76,18 +76,23 @@ class Answer:
         """The outcome of each topic, in the order of `known`. A result that did not change is the known one itself."""
         self.rows = 0
         """Number of rows received, without those of digests."""
+        self.received_bytes = 0
+        """Bytes of the rows' JSON text, as received, and of digests; what a row has beside its text is not counted."""
         self.digests: dict[int, int] = {}
         """The new digest of each topic that has another than its last one, by the index of the topic."""
         self.columns: Columns = ()
         """The columns of the query, if its statement is `described`."""
+        self.latency = 0.0
+        """Time that the server took to begin the statement, in seconds; statements in one round trip share it."""
         self.seconds = 0.0
-        """Time that the statement took on its connection, in seconds; the wait for the connection is not included."""
+        """Time that the statement took from then on, in seconds; hardly any where it ended before that was noticed."""
         self.by_digest = digests
         """Whether the statement compares digests."""
         self._query = query
         self._known = known
         self._results: list[list[Row] | PollError | None] = [None] * len(known)
         self._new_rows = 0
+        self._repeated: list[str | None] = []  # a column that the rows have twice, or None; empty until that is known
         # The topic whose rows arrive now.
         self._topic = 0
         self._same = 0  # rows so far that are those of the last result
@@ -101,6 +106,11 @@ class Answer:
         return sum(limit if isinstance(each, PollError) else size_of(each) for each in self.outcomes)
 
     @property
+    def cost(self) -> float:
+        """Time that the statement took on its connection, in seconds; the wait for the connection is not included."""
+        return self.latency + self.seconds
+
+    @property
     def large(self) -> bool:
         """Whether `check` takes long enough to disturb an event loop."""
         return self._new_rows >= LARGE_ROWS
@@ -110,7 +120,9 @@ class Answer:
         numbers = list(map(itemgetter(0), piece))
         rows: list[Row] = list(map(itemgetter(2, 3) if self.by_digest else itemgetter(1, 2), piece))
         self.rows += len(rows)
-        if _has_line_breaks(rows):
+        text = b"".join(filter(None, map(_text, rows)))
+        self.received_bytes += len(text)
+        if b"\n" in text or b"\r" in text:
             rows = [(key, _in_one_line(row)) for key, row in rows]
         start = 0
         while start < len(rows):
@@ -120,7 +132,9 @@ class Answer:
                 self._end_topic()
                 self._topic = topic
                 if self.by_digest:  # the first row of each topic is its digest
-                    self.digests[topic - 1] = int(rows[start][0])
+                    digest = rows[start][0]
+                    self.digests[topic - 1] = int(digest)
+                    self.received_bytes += len(digest)
                     self.rows -= 1
                     start += 1
             if start < end:
@@ -192,18 +206,26 @@ class Answer:
         query = self._query
         if len(rows) > query.max_rows:
             return _failed(f"the result has more than {query.max_rows} rows")
-        if query.key and _repeats_a_key(rows):
+        if query.key and len(rows) > 1 and _repeats_a_key(rows):
             return _failed(f"two rows of the result have the same key ({', '.join(query.key)})")
-        if any(max(map(len, map(_text, part))) > MAX_ROW_BYTES for part in _parts(rows)):
+        if size_of(rows) > MAX_ROW_BYTES and _has_large_row(rows):
             return _failed(f"a row of the result is larger than {_bytes(MAX_ROW_BYTES)}")
-        if rows and (not before or len(rows[0][1]) <= MAX_PARSED_BYTES) and (name := _repeated_column(rows[0][1])):
-            return _failed(f"two columns of the result have the same name ({name})")
+        if rows and (not before or len(rows[0][1]) <= MAX_PARSED_BYTES):
+            if not self._repeated:  # all rows of a statement have the same columns
+                self._repeated.append(_repeated_column(rows[0][1]))
+            if self._repeated[0] is not None:
+                return _failed(f"two columns of the result have the same name ({self._repeated[0]})")
         if before is not None and self.large and isinstance(rows, Result):
             delta = diff(before, rows) if query.key else _difference(before, rows)
             if delta is None:
                 return before
             rows.change = before, delta if len(delta.upserts) + len(delta.deletes) <= LARGEST_DELTA_ROWS else None
         return rows
+
+
+def _has_large_row(rows: list[Row]) -> bool:
+    """Return whether a row is larger than MAX_ROW_BYTES."""
+    return any(max(map(len, map(_text, part))) > MAX_ROW_BYTES for part in _parts(rows))
 
 
 def _parts(rows: list[Row]) -> Iterator[list[Row]]:
@@ -240,11 +262,6 @@ def _repeated_column(row: bytes) -> str | None:
 def size_of(rows: list[Row]) -> int:
     """Return the size of the rows' JSON text, without their keys, in bytes."""
     return rows.size if isinstance(rows, Result) else sum(map(len, map(_text, rows)))
-
-
-def _has_line_breaks(rows: list[Row]) -> bool:
-    text = b"".join(filter(None, map(_text, rows)))
-    return b"\n" in text or b"\r" in text
 
 
 def _in_one_line(row: bytes) -> bytes:

@@ -94,6 +94,11 @@ class Batching:
         """Return the maximum number of topics for the next statement, of `left` topics that are due."""
         return self.together.next_size(left, self.size.topics, now) if self.possible and left else 1
 
+    def statements(self, topics: int) -> int:
+        """Return the number of statements that poll this many topics, as far as sizes and times allow now."""
+        together = self.possible and not self.together.alone
+        return math.ceil(topics / self.size.topics) if together else topics
+
     def pick(self, topics: int) -> int:
         """Return the index of the topic that is polled alone next; over time, all of `topics` have their turn."""
         self.taken += 1

@@ -22,12 +22,15 @@ from psycopg import Connection, RawCursor
 from pollcast.poller.batchable import unbatchable_reason
 from pollcast.poller.connections import CONNECT_SECONDS
 from pollcast.poller.database import LOCK_SECONDS, SET_LOCALLY
+from pollcast.poller.digests import forms
+from pollcast.poller.notifications import listen_statement
 from pollcast.poller.poll_error import Scope, classify, condition
 from pollcast.poller.statement import (
     Statement,
     Values,
     batch_statement,
     columns_statement,
+    digest_statement,
     probe_statement,
     query_alias,
     single_statement,
@@ -72,6 +75,9 @@ class Report:
     """For each query the reason why its topics can't be polled together; None when they can."""
     notes: dict[str, list[str]] = field(default_factory=dict)
     """For each query what its author should know."""
+    digests: dict[str, dict[str, list[str]] | None] = field(default_factory=dict)
+    """For each query the columns in the digest of its results, by their form; None when that was not tried, or is
+    refused."""
 
 
 def check(catalog: Catalog, file: str, url: str | None) -> dict[str, str | None]:
@@ -91,6 +97,7 @@ def report(catalog: Catalog, file: str, url: str | None) -> Report:
     found = Report(
         {name: unbatchable_reason(query) for name, query in catalog.queries.items()},
         {name: [] for name in catalog.queries},
+        dict.fromkeys(catalog.queries),
     )
     for name, query in catalog.queries.items():
         if query.together is False:
@@ -122,6 +129,8 @@ def _try(connection: Connection, query: Query, file: str, found: Report) -> list
             f"it was not tried with its settings, which do not take sample values: {refused.diag.message_primary}"
         )
         query = replace(query, settings={})
+    if query.listen is not None and (note := _listen_note(connection, query.listen)):
+        found.notes[query.name].append(note)
     if query.settings and _bypasses_row_security(connection):
         found.notes[query.name].append(
             "its settings keep no rows from anybody: the role of the database URL bypasses row-level security"
@@ -153,6 +162,13 @@ def _try(connection: Connection, query: Query, file: str, found: Report) -> list
         found.one_by_one[query.name] = why
         if why is None:
             notes += _plan_note(connection, query, values)
+    if not problems:
+        topics = [values] if found.one_by_one[query.name] else [values, values]
+        statement = digest_statement(query, topics, [None] * len(topics), tuple(alone))
+        if refused_digest := next(_problems(connection, "sql", statement, query, file), None):
+            notes.append(f"its rows are sent with every poll: PostgreSQL refuses their digest: {refused_digest.reason}")
+        else:
+            found.digests[query.name] = forms(tuple(alone))
     return problems
 
 
@@ -189,6 +205,21 @@ def _refused_settings(connection: Connection, query: Query, values: Values) -> p
         if connection.closed or error.sqlstate is None:
             raise
         return error
+
+
+def _listen_note(connection: Connection, channel: str) -> str | None:
+    """Return what the author has to know about listening to the channel on this database; None when it works."""
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(listen_statement([channel.encode()], []))
+    except psycopg.Error as error:
+        if connection.closed or error.sqlstate is None:
+            raise
+        return f"this database cannot listen ({error.diag.message_primary}): set POLLCAST_LISTEN_URL"
+    session = connection.execute("select pg_catalog.pg_backend_pid()").fetchone()
+    if session == (connection.info.backend_pid,):
+        return None
+    return "notifications are lost if the pooler lends sessions for single transactions: set POLLCAST_LISTEN_URL then"
 
 
 def _bypasses_row_security(connection: Connection) -> bool:

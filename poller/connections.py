@@ -77,21 +77,26 @@ class Connection(AsyncConnection[Any]):
             self.pgconn.consume_input()  # the end
 
 
+def connection_options(url: str, application_name: str) -> dict[str, Any]:
+    """Return the options of psycopg for every connection of a poller. Raises psycopg.ProgrammingError when libpq does
+    not accept `url`."""
+    given = conninfo_to_dict(url)
+    return {
+        "autocommit": True,
+        "prepare_threshold": None,
+        "client_encoding": "utf8",
+        "application_name": application_name,
+        "connect_timeout": given.get("connect_timeout") or CONNECT_SECONDS,
+        **{name: value for name, value in KEEPALIVE.items() if given.get(name) is None},
+    }
+
+
 class Connections:
     """The connections to one database, made by `Connections.open`. Release every connection that `acquire` returned."""
 
     def __init__(self, url: str, size: int, application_name: str) -> None:
-        given = conninfo_to_dict(url)
         self._url = url
-        self._options: dict[str, Any] = {
-            "autocommit": True,
-            "prepare_threshold": None,
-            "client_encoding": "utf8",
-            "application_name": application_name,
-            "connect_timeout": given.get("connect_timeout") or CONNECT_SECONDS,
-            "cursor_factory": ChunkCursor,
-            **{name: value for name, value in KEEPALIVE.items() if given.get(name) is None},
-        }
+        self._options = connection_options(url, application_name) | {"cursor_factory": ChunkCursor}
         self._size = size
         self._idle: list[tuple[Connection, float]] = []  # each with the time since when, the longest idle first
         self._open = 0  # connections, idle or in use
@@ -139,11 +144,16 @@ class Connections:
             self._waiting -= 1
 
     async def release(self, connection: Connection) -> None:
-        """Take the connection back. One that is broken, old or within a transaction is closed."""
+        """Take the connection back. One that is broken, old or within a transaction is closed.
+
+        The last one that is old is replaced at once, so that no poll has to wait until a connection has begun.
+        """
         now = asyncio.get_running_loop().time()
-        usable = not connection.broken and not connection.occupied
-        if self._closed or not usable or now - connection.opened_at > LIFETIME_SECONDS:
+        usable, old = not connection.broken and not connection.occupied, now - connection.opened_at > LIFETIME_SECONDS
+        if self._closed or not usable or old:
             await self._discard(connection)
+            if usable and not self._open:
+                self._attempt()
         else:
             self._idle.append((connection, now))
             if now - self._idle[0][1] > IDLE_SECONDS:

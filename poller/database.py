@@ -16,15 +16,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import math
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from dataclasses import replace
 
 import psycopg
 
 from pollcast.poller.answer import Answer
-from pollcast.poller.chunk_cursor import ChunkCursor, Command
+from pollcast.poller.chunk_cursor import ChunkCursor, Command, Transaction
 from pollcast.poller.connections import Connection, Connections, Unreachable
 from pollcast.poller.lanes import Lane, Lanes, SlowStatements
 from pollcast.poller.poll_error import QUERY_CANCELED, PollError, Scope, busy, classify, unreachable
@@ -52,9 +53,9 @@ RESERVE_SECONDS = 0.5
 """Time from which a statement is slow, in seconds: it does not get the last connection."""
 
 SET_OWN = (
-    b"select pg_catalog.set_config('statement_timeout', $1, true), pg_catalog.set_config('lock_timeout', $2, true),"
-    b" pg_catalog.set_config('application_name', $3, true), pg_catalog.set_config('jit', 'off', true),"
-    b" pg_catalog.set_config('idle_in_transaction_session_timeout', '10000', true)"
+    b"select pg_catalog.set_config('transaction_read_only', 'on', true),"
+    b" pg_catalog.set_config('statement_timeout', $1, true), pg_catalog.set_config('lock_timeout', $2, true),"
+    b" pg_catalog.set_config('application_name', $3, true), pg_catalog.set_config('jit', 'off', true)"
 )
 """Statement that sets the settings of every poll for the transaction; times are in milliseconds."""
 
@@ -101,101 +102,142 @@ class Database:
         If the connection was lost, the statement is run once more on another: the connection may have broken while it
         was idle.
         """
-        outcome = await self._in_lane(statement, query, known)
-        if isinstance(outcome, LostConnection):
-            outcome = await self._in_lane(statement, query, known)
-        if isinstance(outcome, LostConnection):
-            outcome = outcome.error
-        if isinstance(outcome, Answer):
-            await asyncio.to_thread(outcome.check) if outcome.large else outcome.check()
+        (outcome,) = await self.execute_each([statement], query, [known])
         return outcome
 
+    async def execute_each(
+        self, statements: Sequence[Statement], query: Query, known: Sequence[Sequence[list[Row] | None]]
+    ) -> list[Answer | PollError]:
+        """Run statements of the query one after the other, each in a transaction of its own, in one round trip.
+
+        Return the answer of each, or those of the first ones, at least of one: the others have to be run again. That
+        happens when one of them loses its connection, or when they take longer together than one of them may.
+        """
+        outcomes = await self._without_outgrown(statements, query, known)
+        if isinstance(outcomes[-1], LostConnection):
+            last = slice(len(outcomes) - 1, len(outcomes))
+            outcomes[-1:] = await self._without_outgrown(statements[last], query, known[last])
+        found: list[Answer | PollError] = []
+        for outcome in outcomes:
+            if isinstance(outcome, Answer):
+                await asyncio.to_thread(outcome.check) if outcome.large else outcome.check()
+            found.append(outcome.error if isinstance(outcome, LostConnection) else outcome)
+        return found
+
+    async def _without_outgrown(
+        self, statements: Sequence[Statement], query: Query, known: Sequence[Sequence[list[Row] | None]]
+    ) -> list[Answer | PollError | LostConnection]:
+        """Run the statements as soon as they may have a connection; run one that outgrows the reserve once more."""
+        outcomes = await self._in_lane(statements, query, known)
+        while isinstance(outcomes[-1], Outgrown):
+            last = slice(len(outcomes) - 1, len(outcomes))
+            outcomes[-1:] = await self._in_lane(statements[last], query, known[last])
+        return [outcome for outcome in outcomes if not isinstance(outcome, Outgrown)]
+
     async def _in_lane(
-        self, statement: Statement, query: Query, known: Sequence[list[Row] | None]
-    ) -> Answer | PollError | LostConnection:
-        """Run the statement as soon as it may have a connection: one that outgrows the reserve, once more elsewhere."""
-        key = _identity(statement, len(known))
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + max(WAIT_SECONDS, query.timeout)
-        while True:
-            slow, quick = self._slow.slow(key, query.name), self._slow.quick(key, query.name)
-            lane = await self._lanes.acquire(slow, deadline - loop.time(), quick)
-            if lane is None:
-                return busy()
-            allowed = min(query.timeout, RESERVE_SECONDS) if lane is Lane.RESERVE else query.timeout
-            try:
-                connection = await self._connections.acquire(min(max(WAIT_SECONDS, query.timeout), MAX_CONNECT_SECONDS))
-            except Unreachable as error:
-                self._lanes.release(lane)
-                return unreachable(str(error))
-            except BaseException:
-                self._lanes.release(lane)
-                raise
-            began = loop.time()
-            answer = Answer(query, known, digests=statement.digests)
-            try:
-                outcome = await self._try(connection, statement, answer, query, allowed)
-            finally:
-                await self._connections.release(connection)
-                self._lanes.release(lane)
-            answer.seconds = loop.time() - began
-            outgrown = isinstance(outcome, Outgrown)
-            self._slow.record_of(query.name, key, outgrown or answer.seconds > RESERVE_SECONDS)
-            if not isinstance(outcome, Outgrown):
-                return outcome
-            deadline = loop.time() + max(WAIT_SECONDS, query.timeout)
+        self, statements: Sequence[Statement], query: Query, known: Sequence[Sequence[list[Row] | None]]
+    ) -> list[Outcome]:
+        keys = [_identity(statement, len(topics)) for statement, topics in zip(statements, known, strict=True)]
+        slow = any(self._slow.slow(key, query.name) for key in keys)
+        quick = not slow and all(self._slow.quick(key, query.name) for key in keys)
+        lane = await self._lanes.acquire(slow, max(WAIT_SECONDS, query.timeout), quick)
+        if lane is None:
+            return [busy()]
+        allowed = min(query.timeout, RESERVE_SECONDS) if lane is Lane.RESERVE else query.timeout
+        try:
+            connection = await self._connections.acquire(min(max(WAIT_SECONDS, query.timeout), MAX_CONNECT_SECONDS))
+        except Unreachable as error:
+            self._lanes.release(lane)
+            return [unreachable(str(error))]
+        except BaseException:
+            self._lanes.release(lane)
+            raise
+        answers = [Answer(query, topics, digests=each.digests) for each, topics in zip(statements, known, strict=True)]
+        try:
+            outcomes = await self._try(connection, statements, answers, query, allowed)
+        finally:
+            await self._connections.release(connection)
+            self._lanes.release(lane)
+        for key, answer, outcome in zip(keys, answers, outcomes, strict=False):
+            self._slow.record_of(query.name, key, isinstance(outcome, Outgrown) or answer.cost > RESERVE_SECONDS)
+        return outcomes
 
     async def _try(
-        self, connection: Connection, statement: Statement, answer: Answer, query: Query, allowed: float
-    ) -> Answer | PollError | LostConnection | Outgrown:
-        guard = Guard(connection)
-        allowed_at_all = allowed + GRACE_SECONDS
-        with guard.allowing(GRACE_SECONDS):
-            try:
-                await self._read(connection, statement, answer, query, allowed, lambda: guard.allow(allowed_at_all))
-            except psycopg.Error as error:
-                timed_out = guard.seconds >= allowed * _CANCELED_BEFORE
-                lost = connection.broken or _fatal(error)
-                if not lost:
-                    await _roll_back(connection)
-                if guard.broke or (guard.renewed and connection.broken and error.sqlstate is None):
-                    await self._connections.discard_idle()  # it died without a word
-                if not guard.renewed:
-                    poll_error = classify(error, query)
-                    return LostConnection(poll_error) if lost else poll_error
-                # The server had just begun the transaction, so if this happens twice the statement is at fault.
-                if guard.broke:
-                    return LostConnection(replace(classify(error, query), scope=Scope.TOPIC_OR_SIZE))
-                if lost or connection.broken:
-                    return LostConnection(replace(classify(error, query), scope=Scope.TOPIC))
-                if error.sqlstate == QUERY_CANCELED and timed_out and allowed < query.timeout:
-                    return Outgrown.OUTGROWN
-                return classify(error, query, connected=True, timed_out=timed_out)
-        return answer
-
-    async def _read(
         self,
         connection: Connection,
-        statement: Statement,
-        answer: Answer,
+        statements: Sequence[Statement],
+        answers: Sequence[Answer],
         query: Query,
-        seconds: float,
-        begun: Callable[[], None],
-    ) -> None:
-        """Run the statement, and add its rows to the answer. `begun` is called when the transaction has begun."""
+        allowed: float,
+    ) -> list[Outcome]:
+        """Run the statements on the connection, and return the outcomes of the first ones, or of all."""
+        loop, guard, cursor = asyncio.get_running_loop(), Guard(connection), ChunkCursor(connection)
+        outcomes: list[Outcome] = []
+        sent = ended = loop.time()
+        with guard.allowing(GRACE_SECONDS):
+            for statement, answer in zip(statements, answers, strict=True):
+                before = loop.time()
+                try:
+                    if answer is answers[0]:
+                        common, transactions = self._transactions(statements, query, allowed)
+                        await cursor.send(common, transactions, lambda: guard.allow(allowed + GRACE_SECONDS))
+                    await _read(cursor, statement, answer)
+                    outcomes.append(answer)
+                except psycopg.Error as error:
+                    # A statement may have begun before the answer of the one before it was read.
+                    timed_out = loop.time() - guard.begun >= allowed * _CANCELED_BEFORE
+                    outcomes.append(await self._outcome(error, connection, guard, query, allowed, timed_out))
+                ended = loop.time()
+                answer.seconds = ended - (min(guard.begun, ended) if answer is answers[0] else before)
+                if answer is answers[-1] or not isinstance(outcomes[-1], Answer | PollError) or not cursor.waiting:
+                    break
+                if ended - sent > allowed:
+                    await _abandon(connection)
+                    break
+                guard.allow(allowed + GRACE_SECONDS)
+        latency = max(0.0, ended - sent - sum(answer.seconds for answer in answers))
+        for answer in answers[: len(outcomes)]:
+            answer.latency = latency / len(outcomes)
+        return outcomes
+
+    async def _outcome(
+        self,
+        error: psycopg.Error,
+        connection: Connection,
+        guard: Guard,
+        query: Query,
+        allowed: float,
+        timed_out: bool,
+    ) -> PollError | LostConnection | Outgrown:
+        """Return the outcome of a statement that ended with this error."""
+        lost = connection.broken or _fatal(error)
+        if guard.broke or (guard.renewed and connection.broken and error.sqlstate is None):
+            await self._connections.discard_idle()  # it died without a word
+        if not guard.renewed:
+            poll_error = classify(error, query)
+            return LostConnection(poll_error) if lost else poll_error
+        # The server had just begun the transaction, so if this happens twice the statement is at fault.
+        if guard.broke:
+            return LostConnection(replace(classify(error, query), scope=Scope.TOPIC_OR_SIZE))
+        if lost:
+            return LostConnection(replace(classify(error, query), scope=Scope.TOPIC))
+        if error.sqlstate == QUERY_CANCELED and timed_out and allowed < query.timeout:
+            return Outgrown.OUTGROWN
+        return classify(error, query, connected=True, timed_out=timed_out)
+
+    def _transactions(
+        self, statements: Sequence[Statement], query: Query, seconds: float
+    ) -> tuple[Command, list[Transaction]]:
         timeout = max(1, round(seconds * 1000))
         values = timeout, min(timeout, round(LOCK_SECONDS * 1000)), application_name(self._node, query.name)
-        settings: list[Command] = [(SET_OWN, tuple(map(str, values)))]
-        if statement.settings:
-            names, given = zip(*statement.settings, strict=True)
-            settings.append((SET_LOCALLY, (list(names), list(given))))
-        cursor = ChunkCursor(connection)
-        chunks = cursor.transaction(settings, statement.sql.encode(), statement.params, begun)
-        async with contextlib.aclosing(chunks):
-            async for chunk in chunks:
-                answer.add(chunk)
-        if statement.described:
-            answer.columns = cursor.columns[DIGEST_COLUMNS if statement.digests else 0 :]
+        transactions = []
+        for statement in statements:
+            settings = None
+            if statement.settings:
+                names, given = zip(*statement.settings, strict=True)
+                settings = Command(SET_LOCALLY, (list(names), list(given)))
+            transactions.append(Transaction(Command(statement.sql.encode(), statement.params), settings))
+        return Command(SET_OWN, tuple(map(str, values))), transactions
 
 
 class LostConnection:
@@ -211,6 +253,10 @@ class Outgrown(enum.Enum):
     """The outcome of a statement that has taken all the time that the reserve gives it."""
 
     OUTGROWN = enum.auto()
+
+
+Outcome = Answer | PollError | LostConnection | Outgrown
+"""The outcome of one statement."""
 
 
 def application_name(node: str, query: str = "") -> str:
@@ -229,12 +275,21 @@ def _fatal(error: psycopg.Error) -> bool:
     return error.diag.severity_nonlocalized in ("FATAL", "PANIC")
 
 
-async def _roll_back(connection: Connection) -> None:
+async def _read(cursor: ChunkCursor, statement: Statement, answer: Answer) -> None:
+    """Receive the answer to the next statement."""
+    async with contextlib.aclosing(cursor.rows()) as chunks:
+        async for chunk in chunks:
+            answer.add(chunk)
+    if statement.described:
+        answer.columns = cursor.columns[DIGEST_COLUMNS if statement.digests else 0 :]
+
+
+async def _abandon(connection: Connection) -> None:
+    """Cancel the statement that the connection has just begun; those after it end when the connection is closed."""
     try:
-        await connection.execute("rollback")
+        await connection.cancel_safe(timeout=GRACE_SECONDS)
     except psycopg.Error as error:
-        log.info("closing a broken connection", detail=type(error).__name__)
-        await connection.close()
+        log.info("a statement could not be canceled", detail=type(error).__name__)
 
 
 class Guard:
@@ -249,15 +304,11 @@ class Guard:
         """Whether the time was up."""
         self.renewed = False
         """Whether `allow` was called, as the server has answered."""
+        self.begun = math.inf
+        """Time when `allow` was first called, in seconds on the event loop's clock."""
         self._connection = connection
         self._loop = asyncio.get_running_loop()
-        self._since = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
-
-    @property
-    def seconds(self) -> float:
-        """The time since the last time was allowed, in seconds."""
-        return self._loop.time() - self._since
 
     @contextlib.contextmanager
     def allowing(self, seconds: float) -> Iterator[None]:
@@ -271,13 +322,13 @@ class Guard:
 
     def allow(self, seconds: float) -> None:
         """Allow the scope this time from now on."""
-        self.renewed = True
+        if not self.renewed:
+            self.renewed, self.begun = True, self._loop.time()
         self._start(seconds)
 
     def _start(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._since = self._loop.time()
         self._timer = self._loop.call_later(seconds, self._break)
 
     def _break(self) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 
-from pollcast.poller import metrics
 from pollcast.poller.answer import Answer
 from pollcast.poller.batching import GOLDEN
 from pollcast.poller.digest_choice import DigestChoice
@@ -53,6 +52,15 @@ class DigestPolls:
         statement = single_statement(query, values[0]) if len(values) == 1 else batch_statement(query, values)
         return await self._statements.run(statement, [topic.rows for topic in topics])
 
+    async def poll_each(self, topics: Sequence[OwnedTopic], *, regular: bool) -> list[Answer | PollError]:
+        """Poll the topics in a statement each, in one round trip; return the answers of the first ones, or of all."""
+        if regular and self.choice.digests:
+            answers = await self._each_by_digest(topics)
+            if answers:
+                return answers
+        statements = [single_statement(self._query, topic.topic.values) for topic in topics]
+        return await self._statements.run_each(statements, [[topic.rows] for topic in topics])
+
     def record_result(self, topic: OwnedTopic, rows: object, digest: Digest | None) -> None:
         """Record the digest of a topic's result before it replaces `topic.rows`; None when the poll gave none."""
         history = topic.history
@@ -72,18 +80,44 @@ class DigestPolls:
         values, last = [topic.topic.values for topic in topics], [_last(topic, columns, now) for topic in topics]
         statement = digest_statement(self._query, values, last, columns)
         answer = await self._statements.attempt(statement, [topic.rows for topic in topics])
+        return self._usable(answer, columns, len(topics), now)
+
+    async def _each_by_digest(self, topics: Sequence[OwnedTopic]) -> list[Answer | PollError]:
+        """Poll the topics by their digests in a statement each; return the answers before one that is of no use."""
+        columns = await self._described(topics[:1])
+        if columns is None:
+            return []
+        now = self._clock()
+        statements = [
+            digest_statement(self._query, [topic.topic.values], [_last(topic, columns, now)], columns)
+            for topic in topics
+        ]
+        answers: list[Answer | PollError] = []
+        for answer in await self._statements.attempt_each(statements, [[topic.rows] for topic in topics]):
+            usable = self._usable(answer, columns, 1, now)
+            if usable is None:
+                break
+            answers.append(usable)
+        return answers
+
+    def _usable(
+        self, answer: Answer | PollError, columns: Columns, topics: int, began: float
+    ) -> Answer | PollError | None:
+        """Return the answer to a statement that compares digests; None if it counts for nothing."""
+        now = self._clock()
         if isinstance(answer, PollError):
             if answer.scope is Scope.DATABASE:
                 return answer
+            self._columns.clear()  # a column may be gone
             self.choice.record_error(now)
-            timed_out = answer.scope is Scope.TOPIC_OR_SIZE and self._clock() - now >= self._query.timeout
+            timed_out = answer.scope is Scope.TOPIC_OR_SIZE and now - began >= self._query.timeout
             return answer if timed_out else None
         if answer.columns != columns:
             self._columns.clear()
             self.choice.record_error(now)
             return None
         answer.columns = columns  # so that all digests share one object
-        metrics.UNSENT.labels(self._query.name).inc(len(topics) - len(answer.digests))
+        self._statements.counts.unsent.add(topics - len(answer.digests))
         return answer
 
     async def _described(self, topics: Sequence[OwnedTopic]) -> Columns | None:

@@ -54,6 +54,15 @@ def digest_sql(columns: Columns, row: str) -> str:
     return _hash(f"pg_catalog.concat({hashes})")
 
 
+def forms(columns: Columns) -> dict[str, list[str]]:
+    """Return the names of the columns by the form of their cells: `values` (their output), `texts` (their bytes) and
+    `json`, which costs the database most."""
+    found: dict[str, list[str]] = {"values": [], "texts": [], "json": []}
+    for name, type in columns:
+        found["values" if type in PLAIN_TYPES else "texts" if type in TEXT_TYPES else "json"].append(name)
+    return found
+
+
 def quoted(identifier: str) -> str:
     """Return the identifier as SQL, in quotes."""
     return '"' + identifier.replace('"', '""') + '"'

@@ -9,7 +9,7 @@ stands still.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -28,12 +28,22 @@ SERVICE = feed_pb2.DESCRIPTOR.services_by_name["Feed"].full_name
 OnGatewayGone = Callable[[str], None]
 """Callback for the end of a gateway's stream that this poller did not end itself; receives the gateway's node name."""
 
+OnPoke = Callable[[feed_pb2.FeedPokes, grpc.aio.ServicerContext[Any, Any]], Awaitable[feed_pb2.FeedPoked]]
+"""Function that answers the method Poke."""
+
 
 class Feed:
     """The servicer of Feed. Notify it of every change of an owned topic by `publish` and `forget`."""
 
-    def __init__(self, owned: Mapping[str, OwnedTopic], on_gateway_gone: OnGatewayGone | None = None) -> None:
+    def __init__(
+        self,
+        owned: Mapping[str, OwnedTopic],
+        on_gateway_gone: OnGatewayGone | None = None,
+        on_poke: OnPoke | None = None,
+    ) -> None:
+        """Without `on_poke`, the method Poke is not served."""
         self._owned = owned
+        self._on_poke = on_poke
         self._on_gateway_gone = on_gateway_gone
         self._streams: set[GatewayStream] = set()
         self._closed = asyncio.Event()
@@ -57,11 +67,15 @@ class Feed:
         self._closed.set()
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """Register the service. Its responses are serialized already."""
-        method: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
-            self.subscribe, feed_pb2.FeedRequest.FromString, None
-        )
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Subscribe": method}),))
+        """Register the service. The responses of Subscribe are serialized already."""
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "Subscribe": grpc.stream_stream_rpc_method_handler(self.subscribe, feed_pb2.FeedRequest.FromString, None)
+        }
+        if self._on_poke is not None:
+            methods["Poke"] = grpc.unary_unary_rpc_method_handler(
+                self._on_poke, feed_pb2.FeedPokes.FromString, feed_pb2.FeedPoked.SerializeToString
+            )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
 
     async def subscribe(
         self, requests: AsyncIterator[feed_pb2.FeedRequest], context: grpc.aio.ServicerContext[object, bytes]

@@ -47,9 +47,11 @@ class HeldTopics:
 
     def remove(self, topic: str) -> list[str]:
         """Remove the topic with its plans. Return a list with the topic if it was held, otherwise an empty one."""
+        if self.epochs.pop(topic, None) is None:
+            return []
         self._releases.cancel(topic)
         self._surrenders.cancel(topic)
-        return [topic] if self.epochs.pop(topic, None) is not None else []
+        return [topic]
 
     def clear(self) -> list[str]:
         """Remove all topics with their plans, and return the topics."""

@@ -16,12 +16,26 @@ POLLS = Counter(
 SKIPPED = Counter(
     "pollcast_poller_skipped", "Polls of single topics skipped because the probe's result was unchanged.", ["query"]
 )
+AVOIDED = Counter(
+    "pollcast_poller_avoided_statements",
+    "Statements that were not needed because the probe's result was unchanged.",
+    ["query"],
+)
 UNSENT = Counter(
     "pollcast_poller_unsent",
     "Polls of single topics whose rows were not sent, because their digest was unchanged.",
     ["query"],
 )
+HINTS = Counter("pollcast_poller_hints", "Hints received for topics that this poller owns, per topic.", ["query"])
+HINTED_POLLS = Counter(
+    "pollcast_poller_hinted_polls", "Polls of single topics that started because of a hint.", ["query"]
+)
 ROWS = Counter("pollcast_poller_rows", "Rows received from the database.", ["query"])
+RECEIVED_BYTES = Counter(
+    "pollcast_poller_received_bytes",
+    "Bytes of the rows received from the database, as JSON text, and of digests.",
+    ["query"],
+)
 _SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 STATEMENT_SECONDS = Histogram(
     "pollcast_poller_statement_seconds",
@@ -71,4 +85,17 @@ UPDATE_BYTES = Counter("pollcast_poller_frame_bytes", "Bytes of the updates sent
 RESETS = Counter(
     "pollcast_poller_resets",
     "Queues of a topic dropped because a gateway reads slowly; the gateway gets a snapshot instead.",
+)
+LISTENING = Gauge(
+    "pollcast_poller_listening",
+    "1 while notifications of the query's channel are listened to, 0 otherwise; for queries with `listen`.",
+    ["query"],
+)
+NOTIFICATIONS = Counter(
+    "pollcast_poller_notifications", "Notifications received from the database on the query's channel.", ["query"]
+)
+IGNORED = Counter(
+    "pollcast_poller_ignored_notifications",
+    "Notifications whose payload is not the part of a topic of the query after `?`.",
+    ["query"],
 )

@@ -11,7 +11,7 @@ from pollcast.services.process import logs
 
 log = logs.get_logger("polling")
 
-GATHER_SECONDS = 0.05
+GATHER_SECONDS = 0.2
 """Time over which events are gathered into one line, in seconds."""
 
 

@@ -104,18 +104,20 @@ class PlacementEvents:
         """Handle changes of owner keys."""
         now = _now()
         for event in events:
-            topic = self._keys.parse_owner(event.kv.key)
-            valid = self.invalid.check(event, topic is not None, OwnerRecord)
+            kv = event.kv
+            topic = self._keys.parse_owner(kv.key)
+            node = None if event.deleted or topic is None or not kv.lease else _owner(kv.value)
+            if node is None:
+                self.invalid.check(event, topic is not None, OwnerRecord)
             if topic is None:
                 continue
             self.invalid.owners.pop(topic, None)
-            node = _owner(event.kv.value) if valid else None
             if node is not None:
-                self._notify(self._placement.owner_set(topic, event.kv.mod_revision, event.kv.lease, now, node))
+                self._notify(self._placement.owner_set(topic, kv.mod_revision, kv.lease, now, node))
                 continue
             if not event.deleted:
-                self.invalid.owners[topic] = event.kv.mod_revision
-            self._owners_deleted(self._placement.owner_deleted(topic, event.kv.mod_revision, now))
+                self.invalid.owners[topic] = kv.mod_revision
+            self._owners_deleted(self._placement.owner_deleted(topic, kv.mod_revision, now))
         self._wake.set()
 
     def owners_listed(self, keys: Container[str], revision: int) -> None:

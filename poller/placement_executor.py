@@ -126,8 +126,8 @@ class PlacementExecutor:
         garbled = {topic: invalid[topic] for topic in topics if topic in invalid}
         record = OwnerRecord(self._record.node, self._record.grpc, clock.now_rfc3339())
         answers = await claim(self._etcd, self._keys, self._session, record, topics, garbled)
-        claimed = self._placement.claimed
-        self._report(generation, (partial(claimed, topic, held, _now()) for topic, held in answers.items()))
+        claimed, now = self._placement.claimed, _now()
+        self._report(generation, (partial(claimed, topic, held, now) for topic, held in answers.items()))
         return [topic for topic in topics if topic not in answers]
 
     async def _give_up(self, how: GiveUp, claims: Sequence[Claim]) -> list[Claim]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from pollcast.poller import metrics
@@ -19,12 +20,15 @@ from pollcast.poller.feed import Feed, OnGatewayGone
 from pollcast.poller.gauges import topic_gauges
 from pollcast.poller.owned import OwnedTopic, Updates
 from pollcast.poller.ownership_log import OwnershipLog
+from pollcast.poller.pokes import Pokes
 from pollcast.poller.query_poller import QueryPoller
 from pollcast.services import clock
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.query import Query
+from pollcast.services.catalogue.values import Value, quoted
 from pollcast.services.coordination.metrics import counted_on_scrape
-from pollcast.services.errors import PollcastError
+from pollcast.services.errors import PollcastError, UnknownQuery
 from pollcast.services.process import logs
 
 log = logs.get_logger("polling")
@@ -44,13 +48,17 @@ class Polling:
         rng: random.Random | None = None,
         on_gateway_gone: OnGatewayGone | None = None,
         on_touched: Callable[[str], None] = lambda topic: None,
+        on_owned_changed: Callable[[Query], None] = lambda query: None,
     ) -> None:
-        """`on_touched` receives a topic that is new or gone, or whose state has changed."""
+        """`on_touched` receives a topic that is new or gone, or whose state has changed; `on_owned_changed` a query
+        whose first topic was gained, or whose last one was lost."""
         self._on_touched = on_touched
+        self._on_owned_changed = on_owned_changed
+        self._owned_of = Counter[str]()  # the number of owned topics of each query
         self._parsed = lru_cache(PARSED_TOPICS)(lambda topic: topics.parse_canonical(topic, catalog))
         self._states: dict[str, str] = {}  # the state of each topic when it was touched last
         self._owned: dict[str, OwnedTopic] = {}
-        self.feed = Feed(self._owned, on_gateway_gone)
+        self.feed = Feed(self._owned, on_gateway_gone, Pokes(catalog, self.hint_topic, self.hint_query).receive)
         self._log = OwnershipLog()
         rng = rng or random.Random()
         self.query_pollers = {
@@ -72,6 +80,10 @@ class Polling:
     def names(self) -> Iterable[str]:
         """The owned topics."""
         return self._owned
+
+    def owns_any(self, name: str) -> bool:
+        """Return whether any topic of the query is owned."""
+        return self._owned_of[name] > 0
 
     def find(self, topic: str) -> tuple[OwnedTopic, float] | None:
         """Return an owned topic and its current polling interval in seconds; None when it is not owned."""
@@ -99,6 +111,7 @@ class Polling:
         metrics.GAINED.inc()
         self._log.gained(topic, epoch)
         self.query_pollers[owned.topic.query.name].add(owned)
+        self._count(owned.topic.query, 1)
 
     def lost(self, topic: str) -> None:
         """Stop polling the topic, and send no update of it any more; ignore a topic not owned."""
@@ -110,6 +123,24 @@ class Polling:
             self._log.lost(topic)
             self.query_pollers[owned.topic.query.name].remove(owned)
             self.feed.forget(topic)
+            self._count(owned.topic.query, -1)
+
+    def hint_topic(self, topic: str) -> int:
+        """Poll the canonical topic soon if it is owned, and return the number of topics that this means: 1 or 0.
+
+        It is polled at once, but not before its query's `min_interval` has passed since its last poll started.
+        """
+        owned = self._owned.get(topic)
+        return 0 if owned is None else int(self.query_pollers[owned.topic.query.name].hinting.hint(owned))
+
+    async def hint_query(self, name: str, fixed: Mapping[str, Value]) -> int:
+        """Poll the query's owned topics with these parameters' values soon, and return their number.
+
+        `{}` means all topics of the query. Raises UnknownQuery; the parameters must be the query's.
+        """
+        if name not in self.query_pollers:
+            raise UnknownQuery(f"{quoted(name)} is not a query of this poller's catalogue")
+        return await self.query_pollers[name].hinting.hint_all(fixed)
 
     async def run(self) -> None:
         """Poll until cancelled."""
@@ -117,6 +148,12 @@ class Polling:
             async with asyncio.TaskGroup() as tasks:
                 for name, query_poller in self.query_pollers.items():
                     tasks.create_task(query_poller.run(), name=f"poll {name}")
+
+    def _count(self, query: Query, change: int) -> None:
+        before = self.owns_any(query.name)
+        self._owned_of[query.name] += change
+        if self.owns_any(query.name) != before:
+            self._on_owned_changed(query)
 
     def _publish(self, topic: str, updates: Updates) -> None:
         self._log.published(topic)

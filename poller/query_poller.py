@@ -17,6 +17,7 @@ from pollcast.poller.batching import Batching, BatchSize
 from pollcast.poller.database import Database
 from pollcast.poller.digest_choice import DigestChoice
 from pollcast.poller.digest_polls import DigestPolls
+from pollcast.poller.hinting import MOST_AT_ONCE, Hinting
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.round_runner import Publish, RoundResult, RoundRunner
@@ -27,6 +28,10 @@ from pollcast.poller.topic_groups import TopicGroup, TopicGroups
 from pollcast.poller.trouble import APART_STATEMENTS
 from pollcast.services import clock
 from pollcast.services.catalogue.query import Query
+from pollcast.v1 import report_pb2
+
+HINTED_SECONDS = 0.02
+"""Time after which another round of hinted topics may start beside the present one, in seconds."""
 
 
 class QueryPoller:
@@ -42,11 +47,23 @@ class QueryPoller:
         self._query = query
         self._statements = StatementRunner(query, database)
         self.polls = DigestPolls(query, self._statements, DigestChoice(), time.monotonic)
+        self.counts = self._statements.counts
         self._rng = rng
         self._groups = TopicGroups()
         self._owned_topics = metrics.OWNED_TOPICS.labels(query.name)
-        width = database.width
-        self._rounds = RoundRunner(query, self._statements, self.polls, self._groups, self.batching, publish, width)
+        self._width = width = database.width
+        self.hinting = Hinting(query, self._groups)
+        self._rounds = RoundRunner(
+            query, self._statements, self.polls, self._groups, self.batching, self.hinting, publish, width
+        )
+
+    def report(self) -> report_pb2.QueryCounts | None:
+        """Return what was counted since the process began, as coordinators receive it; None before the first poll."""
+        if not self.counts.used:
+            return None
+        report = self.counts.report()
+        report.hinted = self.hinting.polls.value
+        return report
 
     def add(self, topic: OwnedTopic) -> None:
         """Poll the topic from now on."""
@@ -56,6 +73,7 @@ class QueryPoller:
     def remove(self, topic: OwnedTopic) -> None:
         """Stop polling the topic, and discard the outcome of a poll under way."""
         self._statements.forget(topic.name)
+        self.hinting.forget(topic.name)
         if self._groups.remove(topic):
             self._owned_topics.dec()
             self._rounds.show_apart()
@@ -64,6 +82,8 @@ class QueryPoller:
         """Poll until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._poll_new())
+            tasks.create_task(self._poll_hinted())
+            tasks.create_task(self.hinting.sweeps.run())
             tasks.create_task(self._poll_regular())
             tasks.create_task(self._poll_suspects())
             tasks.create_task(self._poll_apart(self._groups.failing))
@@ -76,6 +96,20 @@ class QueryPoller:
         while True:
             await new.filled()
             await self._rounds.run(new, list(new.topics.values()))
+
+    async def _poll_hinted(self) -> None:
+        """Poll hinted topics. A slow one does not delay those that are hinted while it is polled."""
+        running: set[asyncio.Task[RoundResult]] = set()
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                topics = await self.hinting.due()
+                latest = tasks.create_task(self._rounds.run(self._groups.hinted, topics))
+                running.add(latest)
+                latest.add_done_callback(running.discard)
+                # Topics that are hinted meanwhile share a statement.
+                await asyncio.wait({latest}, timeout=HINTED_SECONDS if len(topics) < MOST_AT_ONCE else None)
+                if len(running) >= self._width:
+                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
 
     async def _poll_suspects(self) -> None:
         loop = asyncio.get_running_loop()
@@ -102,7 +136,11 @@ class QueryPoller:
                 result = await self._rounds.run(group, sample, alone=True, statements=APART_STATEMENTS)
                 if rest and result.results and group is self._groups.failing:
                     await self._rounds.run(group, rest)  # the cause may have ended for all
-            await asyncio.sleep(schedule.alone_delay(interval, loop.time() - started))
+            took = loop.time() - started
+            pause = schedule.alone_delay(interval, took)
+            shortest = min(pause, schedule.hinted_delay(self._query.min_interval, took))
+            await asyncio.sleep(shortest)
+            await group.urged(pause - shortest)
 
     async def _poll_regular(self) -> None:
         loop = asyncio.get_running_loop()
@@ -136,13 +174,14 @@ class QueryPoller:
                 await self._rest(turn - ended, watchful=True)
 
     async def _rest(self, seconds: float, *, watchful: bool = False) -> None:
-        """Sleep until the next round. `watchful` ends the rest of a long interval when a topic has no result."""
+        """Sleep until the next round. `watchful` ends the rest of a long interval when a topic has no result, or is
+        urgent because a hint came while the database was unavailable."""
         metrics.INTERVAL_SECONDS.labels(self._query.name).set(self.current_interval)
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while watchful and until - loop.time() > schedule.LONGEST_RETRY_SECONDS:
             await asyncio.sleep(schedule.SHORTEST_RETRY_SECONDS)
-            if not self._groups.regular.all_well():
+            if self._groups.regular.urgent or not self._groups.regular.all_well():
                 return
         await asyncio.sleep(until - loop.time())
 
@@ -166,6 +205,7 @@ class QueryPoller:
     async def _probe(self, due: list[OwnedTopic]) -> bytes | PollError:
         """Run the query's probe and return its result; an error is recorded as that of every due topic."""
         answer = await self._statements.run(probe_statement(self._query))
+        self.hinting.available = not (isinstance(answer, PollError) and answer.scope is Scope.DATABASE)
         found: bytes | PollError
         if isinstance(answer, PollError):
             found = answer
@@ -185,5 +225,6 @@ class QueryPoller:
             for topic in due
             if topic.history.probe_result != probed or topic.state != "live" or topic.history.started <= refreshed
         ]
-        metrics.SKIPPED.labels(self._query.name).inc(len(due) - len(left))
+        self.counts.skipped.add(len(due) - len(left))
+        self.counts.avoided.add(self.batching.statements(len(due)) - self.batching.statements(len(left)))
         return left

@@ -24,7 +24,11 @@ class PollerReport:
 
     def begin(self) -> report_pb2.NodeReport:
         """Return a report as of now, without topics."""
-        return report_pb2.NodeReport(node=self._node, role="poller", now=clock.now_us(), queries=self._catalog.queries)
+        reports = (poller.report() for poller in self._polling.query_pollers.values())
+        counts = [report for report in reports if report is not None]
+        return report_pb2.NodeReport(
+            node=self._node, role="poller", now=clock.now_us(), queries=self._catalog.queries, counts=counts
+        )
 
     def add(self, report: report_pb2.NodeReport, topic: str) -> bool:
         """Add the description of a topic; return False when this poller does not own it."""

@@ -13,10 +13,12 @@ from pollcast.poller.apart import BACK_SHARE, is_conspicuous, slow_seconds
 from pollcast.poller.batching import Batching
 from pollcast.poller.digest_choice import Tally
 from pollcast.poller.digest_polls import DigestPolls
+from pollcast.poller.hinting import Hinting
 from pollcast.poller.owned import Digest, OwnedTopic, Updates
 from pollcast.poller.poll_error import PollError, Scope
-from pollcast.poller.rounds import Surroundings, run_round
+from pollcast.poller.rounds import run_round
 from pollcast.poller.statement_runner import StatementRunner
+from pollcast.poller.surroundings import LINE_SECONDS, LINE_SHARE, Surroundings
 from pollcast.poller.topic_groups import TopicGroup, TopicGroups
 from pollcast.poller.trouble import APART_BURST_STATEMENTS, ROUND_STATEMENTS, MinuteBudget, RoundBudget
 from pollcast.services import clock
@@ -62,6 +64,7 @@ class RoundRunner:
         polls: DigestPolls,
         groups: TopicGroups,
         batching: Batching,
+        hinting: Hinting,
         publish: Publish,
         width: int = 1,
     ) -> None:
@@ -74,13 +77,14 @@ class RoundRunner:
         self._batching = batching
         # New topics and suspects say nothing about the regular ones: each place has its own verdict.
         self._batching_of_new = Batching(batching.size, batching.possible, together=batching.together)
+        self._batching_of_hinted = Batching(batching.size, batching.possible, together=batching.together)
+        self._hinting = hinting
         self._digests = polls
         self._width = width
         self._publish = publish
         self._was_by_digest = False
         self._was_alone = batching.together.alone
-        outcomes = ("changed", "unchanged", "stale", "failed")
-        self._polls = {outcome: metrics.POLLS.labels(query.name, outcome) for outcome in outcomes}
+        self._polls = statements.counts.polls
         self._apart = [
             (metrics.APART_TOPICS.labels(query.name, why), group)
             for why, group in (("failing", groups.failing), ("slow", groups.slow))
@@ -108,20 +112,26 @@ class RoundRunner:
             batching = Batching(batching.size, possible=False)
         elif group is self._groups.new:
             batching = self._batching_of_new
+        elif group is self._groups.hinted:
+            batching = self._batching_of_hinted
         elif group is not self._groups.regular:
             batching = Batching(batching.size, batching.possible, together=batching.together)
         one = OneRound(self, group, batching, probed)
         hand_over = None if group is self._groups.suspects or alone else one.hand_over
-        width = self._width if group is self._groups.regular else 1
-        around = Surroundings(one.execute, one.deliver, asyncio.get_running_loop().time, group.has, hand_over, width)
+        width = self._width if group in (self._groups.regular, self._groups.hinted) else 1
+        each = one.execute_each if group is not self._groups.slow else None
+        now = asyncio.get_running_loop().time
+        seconds = min(LINE_SECONDS, LINE_SHARE * self._query.timeout)
+        around = Surroundings(one.execute, one.deliver, now, group.has, hand_over, width, each, seconds)
         apart = group in (self._groups.failing, self._groups.slow)
         budget = RoundBudget(self._budget_apart if apart else self.budget, statements)
         left = budget.statements
         heed = group is not self._groups.new
-        unreached = await run_round(topics, batching, around, budget, parts=parts, heed_verdict=heed)
+        with self._hinting.polling(one.statements):
+            unreached = await run_round(topics, batching, around, budget, parts=parts, heed_verdict=heed)
         metrics.TROUBLE_STATEMENTS.labels(self._query.name).inc(left - budget.statements)
         one.result.results += one.unchanged
-        self._polls["unchanged"].inc(one.unchanged)
+        self._polls["unchanged"].add(one.unchanged)
         if one.tally is not None:
             self._digests.choice.record(one.tally, time.monotonic())
         self._postpone(group, unreached)
@@ -158,7 +168,7 @@ class RoundRunner:
             updates = topic.record_result(outcome, polled_at)
             self._statements.record_result(topic.name)
             kind = "unchanged" if topic.seq == before else "changed"
-        self._polls[kind].inc()
+        self._polls[kind].add(1)
         compared_at = clock.now_us() if tracing.on else 0
         if updates:
             self._publish(topic.name, updates)
@@ -171,7 +181,7 @@ class RoundRunner:
         patience = max(PATIENCE_INTERVALS * self._query.interval, PATIENCE_SECONDS)
         waiting_since = asyncio.get_running_loop().time() - patience
         for topic in unreached:
-            if group is self._groups.new and group.remove(topic):
+            if group in (self._groups.new, self._groups.hinted) and group.remove(topic):
                 self._groups.regular.add(topic)
             if topic.history.started < waiting_since and topic.state == "live":
                 self._publish(topic.name, topic.record_error(POSTPONED, clock.now_us()))
@@ -230,11 +240,14 @@ class OneRound:
         self.result = RoundResult()
         self._runner = runner
         self._group = group
+        self._groups = runner._groups
+        self._held = runner._hinting.held
         self._batching = batching
         self._probed = probed
-        self._statements: dict[str, Polled] = {}  # by topic, the statement that polled it last
-        self._by_digest = group is runner._groups.regular and runner._digests.choice.digests
-        self.tally: Tally | None = Tally() if group is runner._groups.regular else None
+        self.statements: dict[str, Polled] = {}
+        """The statement that polled a topic last, for each topic whose outcome is not settled yet."""
+        self._by_digest = group is self._groups.regular and runner._digests.choice.digests
+        self.tally: Tally | None = Tally() if group is self._groups.regular else None
         """The polls of this round; None when they say nothing about digests."""
         self.unchanged = 0
         """Number of regular topics that gave their last result and stayed as they were."""
@@ -246,16 +259,47 @@ class OneRound:
         started, polled = loop.time(), Polled(clock.now_us(), len(topics))
         for topic in topics:
             topic.history.started = started
-            self._statements[topic.name] = polled
-        answer = await self._runner._digests.poll(topics, regular=self._group is self._runner._groups.regular)
+            self.statements[topic.name] = polled
+        groups = self._groups
+        answer = await self._runner._digests.poll(topics, regular=self._group in (groups.regular, groups.hinted))
         took = loop.time() - started
         if isinstance(answer, PollError):
             self._record_error(topics, answer, started, took)
             return answer
-        self._wait(started, max(0.0, took - answer.seconds))
+        self._wait(started, max(0.0, took - answer.cost))
+        self._runner._hinting.available = True
         polled.answered_at = clock.now_us()
         self._record(topics, answer, polled)
         return answer.outcomes
+
+    async def execute_each(self, topics: Sequence[OwnedTopic]) -> list[list[Outcome] | PollError]:
+        """Poll the topics in a statement each, in one round trip; return the answers of the first ones, or of all."""
+        loop = asyncio.get_running_loop()
+        started, at, groups = loop.time(), clock.now_us(), self._groups
+        before = [topic.history.started for topic in topics]
+        for topic in topics:
+            topic.history.started = started
+            self.statements[topic.name] = Polled(at, 1)
+        answers = await self._runner._digests.poll_each(topics, regular=self._group in (groups.regular, groups.hinted))
+        took, answered_at = loop.time() - started, clock.now_us()
+        used = sum(answer.cost for answer in answers if not isinstance(answer, PollError))
+        found: list[list[Outcome] | PollError] = []
+        for topic, answer in zip(topics, answers, strict=False):
+            polled = self.statements[topic.name]
+            polled.answered_at = answered_at
+            if isinstance(answer, PollError):
+                self._record_error([topic], answer, started, max(0.0, took - used))
+                found.append(answer)
+            else:
+                self._runner._hinting.available = True
+                self._record([topic], answer, polled)
+                found.append(answer.outcomes)
+        if not isinstance(answers[-1], PollError):
+            self._wait(started, max(0.0, took - used))
+        for topic, last in list(zip(topics, before, strict=True))[len(answers) :]:
+            topic.history.started = last
+            del self.statements[topic.name]
+        return found
 
     def _wait(self, started: float, seconds: float) -> None:
         """Count the wait of a statement; what statements side by side have waited together counts once."""
@@ -265,10 +309,15 @@ class OneRound:
 
     def deliver(self, topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
         """Settle the topic's outcome."""
-        polled = self._statements.get(topic.name, NOT_POLLED)
-        if outcome is topic.rows and self._is_as_before(topic, polled):
-            return
-        runner, groups = self._runner, self._runner._groups
+        polled = self.statements.pop(topic.name, NOT_POLLED)
+        if outcome is not topic.rows or not self._is_as_before(topic, polled):
+            self._settle(topic, outcome, polled, at_fault=at_fault)
+        if self._held:
+            self._runner._hinting.settled(topic.name)
+
+    def _settle(self, topic: OwnedTopic, outcome: Outcome, polled: Polled, *, at_fault: bool) -> None:
+        """Record an outcome that may change the topic's result, its state or its group."""
+        runner, groups = self._runner, self._groups
         to: TopicGroup | None
         self.result.blamed += at_fault
         if isinstance(outcome, PollError):
@@ -282,21 +331,28 @@ class OneRound:
                 to = None
         else:
             self.result.results += 1
-            topic.history.probe_result = self._probed
+            if self._group is not groups.hinted:  # the probe was not asked: its last result stands for an older poll
+                topic.history.probe_result = self._probed
             self._runner._digests.record_result(topic, outcome, polled.digests.get(topic.name))
             to = self._group_after_result(polled)
         runner.settle(self._group, topic, outcome, polled.at, polled.answered_at, to=to)
 
     def _is_as_before(self, topic: OwnedTopic, polled: Polled) -> bool:
-        """Return whether a regular topic that gave its last result just stays, and record the poll then.
+        """Return whether a regular or hinted topic that gave its last result is just regular on, and record the poll
+        then.
 
         Nearly all polls end here.
         """
-        group = self._group
-        if topic.state != "live" or polled.conspicuous or group is not self._runner._groups.regular:
+        group, groups = self._group, self._groups
+        hinted = group is groups.hinted
+        if topic.state != "live" or polled.conspicuous or not (hinted or group is groups.regular):
             return False
         if group.has(topic):
-            topic.history.probe_result = self._probed
+            if hinted:
+                group.remove(topic)
+                groups.regular.add(topic)
+            else:
+                topic.history.probe_result = self._probed
             if topic.name in polled.digests:
                 self._runner._digests.record_result(topic, topic.rows, polled.digests[topic.name])
             topic.record_unchanged(polled.at)
@@ -308,10 +364,11 @@ class OneRound:
         for topic in topics:
             if self._group.remove(topic):
                 topic.history.started = float("-inf")
-                self._runner._groups.suspects.add(topic)
+                self.statements.pop(topic.name, None)
+                self._groups.suspects.add(topic)
 
     def _group_after_result(self, polled: Polled) -> TopicGroup:
-        groups = self._runner._groups
+        groups = self._groups
         if polled.conspicuous:
             return groups.slow if polled.topics == 1 else groups.suspects
         if self._group is groups.slow:
@@ -322,6 +379,7 @@ class OneRound:
 
     def _record_error(self, topics: Sequence[OwnedTopic], error: PollError, started: float, took: float) -> None:
         together = self._batching.together
+        self._runner._hinting.available = error.scope is not Scope.DATABASE
         if error.scope is Scope.DATABASE:
             self._wait(started, took)
         elif error.scope is Scope.TOPIC_OR_SIZE and len(topics) > 1 and together.trying:
@@ -330,7 +388,7 @@ class OneRound:
     def _record(self, topics: Sequence[OwnedTopic], answer: Answer, polled: Polled) -> None:
         """Record what the statement has cost."""
         query, shared = self._runner._query, self._runner._batching.together
-        count, seconds = len(topics), answer.seconds
+        count, seconds, cost = len(topics), answer.seconds, answer.cost
         polled.seconds = seconds
         trial = count > 1 and shared.trying
         sent = len(answer.digests)
@@ -338,9 +396,9 @@ class OneRound:
         polled.digests = {topics[at].name: (answer.columns, digest) for at, digest in answer.digests.items()}
         if self.tally is not None and answer.by_digest is not self._by_digest:
             self.tally = None
-        each, tally, weights = seconds / count, self.tally or Tally(), list[int]()
+        each, tally, weights = cost / count, self.tally or Tally(), list[int]()
         tally.sent += sent
-        tally.seconds += seconds
+        tally.seconds += cost
         for topic, outcome in zip(topics, answer.outcomes, strict=True):
             topic.history.record_cost(each)
             if not isinstance(outcome, PollError):
@@ -356,5 +414,5 @@ class OneRound:
         if polled.conspicuous:
             self.result.conspicuous += count
         else:
-            shared.record(count, seconds, asyncio.get_running_loop().time())
-            self._batching.size.record_statement(count, seconds, query.timeout, answer.size)
+            shared.record(count, cost, asyncio.get_running_loop().time())
+            self._batching.size.record_statement(count, cost, query.timeout, answer.size)

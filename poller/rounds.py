@@ -13,9 +13,9 @@ culprit, so blame is measured, whatever the error:
 - A batch that times out is handed over to a place of its own, where it is divided into eighths, because each attempt
   costs a timeout and should delay no other topic. A trial that times out is polled topic by topic instead.
 
-Once a statement has succeeded, and as long as none has failed, as many are under way at a time as the database has
-connections for (`Surroundings.width`). Their answers are taken in the order in which they were sent, so what a failure
-means does not depend on which answer came first.
+Once a statement has succeeded, topics that are polled one by one share round trips (poller/surroundings.py), and as
+long as none has failed, as many statements are under way at a time as `Surroundings.width` says. Answers are taken in
+the order of their statements, so what a failure means does not depend on which answer came first.
 
 The statements that this may cost are bounded (poller/trouble.py). Topics that are not reached get no outcome in this
 round, and keep their state. Topics that are lost during a round are not polled any more. An unavailable database, which
@@ -27,15 +27,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 from pollcast.poller.answer import Outcome
-from pollcast.poller.batching import Batching, Clock
+from pollcast.poller.batching import Batching
 from pollcast.poller.grouping import divided, of_equal_keys, sample_first
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError, Scope
+from pollcast.poller.surroundings import Answers, Surroundings, line_length
 from pollcast.poller.trouble import RoundBudget, Trouble
 
 MAX_TIMEOUTS = 12
@@ -64,27 +64,6 @@ PENDING = 4
 
 MANY = 0.25
 """Share of single topics that failed from which a failed batch is divided into parts smaller than halves."""
-
-Execute = Callable[[Sequence[OwnedTopic]], Coroutine[Any, Any, list[Outcome] | PollError]]
-"""Function that polls the topics in one statement: returns one outcome per topic, or the error of the statement."""
-
-Deliver = Callable[[OwnedTopic, Outcome, bool], None]
-"""Callback for a topic's outcome. The flag is True for a topic that was found to be at fault alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """The functions by which a round acts on the world. Only `execute` waits."""
-
-    execute: Execute
-    deliver: Deliver
-    clock: Clock
-    is_owned: Callable[[OwnedTopic], bool] = lambda topic: True
-    """Function that returns whether the topic is still to be polled."""
-    hand_over: Callable[[Sequence[OwnedTopic]], None] | None = None
-    """Callback that takes over a batch that timed out; without one, the round divides it."""
-    width: int = 1
-    """Maximum number of statements under way at a time."""
 
 
 async def run_round(
@@ -138,10 +117,10 @@ class Round:
         while not self._ended and (self._untried or self._divided or self._eighths):
             if self._divided and (len(self._divided) > PENDING or not self._untried):
                 await self._divide(self._divided.popleft())
-            elif self._untried and self._around.width > 1 and self._succeeded and not self._trouble.statements:
+            elif self._untried and self._succeeded and (self._width > 1 or self._line > 1):
                 await self._poll_side_by_side()
             elif self._untried:
-                await self._poll(self._next_group())
+                await self._poll(self._next_group()[0])
             else:
                 await self._divide(self._eighths.popleft())
         self._blame_failed()
@@ -150,17 +129,25 @@ class Round:
 
     # --- regular turns
 
-    def _next_group(self) -> list[OwnedTopic]:
-        """Take the topics of the next statement. A statement for one of many topics takes constant time."""
+    def _next_group(self, line: int = 1) -> tuple[list[OwnedTopic], bool]:
+        """Take the topics of the next statement, or of a line of at most `line` topics; return whether it is a line.
+
+        A statement for one of many topics takes constant time.
+        """
         group, together = self._untried[0], self._batching.together
         most = self._batching.next_size(len(group), self._around.clock())
         if most == 1 and together.choice == "auto" and not together.alone:
             group.rotate(-self._batching.pick(len(group)))
+        in_line = most == 1 and line > 1
+        if in_line:
+            typical = together.typical or 0.0
+            costs = (max(typical, topic.history.seconds) for topic in itertools.islice(group, line))
+            most = line_length(costs, self._around.line_seconds)
         weights = [topic.history.weight for topic in itertools.islice(group, most)]
         taken = [group.popleft() for _ in range(self._batching.size.fitting(weights, most))]
         if not group:
             self._untried.popleft()
-        return [topic for topic in taken if self._around.is_owned(topic)]
+        return [topic for topic in taken if self._around.is_owned(topic)], in_line
 
     async def _poll(self, group: list[OwnedTopic]) -> None:
         """Poll topics that were not tried yet."""
@@ -171,15 +158,29 @@ class Round:
             return
         await self._judge(group, await self._try(group))
 
+    @property
+    def _width(self) -> int:
+        """Maximum number of statements, or lines, that may be under way at a time now."""
+        return 1 if self._trouble.statements else self._around.width
+
+    @property
+    def _line(self) -> int:
+        """Maximum number of topics in a line: together, all lines under way have no more than may fail."""
+        if self._around.execute_each is None or not self._alone or self._in_parts:
+            return 1
+        return self._trouble.number_affordable // self._width
+
     async def _poll_side_by_side(self) -> None:
-        """Poll topics that were not tried yet in several statements at a time."""
-        groups: list[list[OwnedTopic]] = []
-        while self._untried and len(groups) < self._around.width:
-            groups.append(self._next_group())
-        groups = [group for group in groups if group]
+        """Poll topics that were not tried yet in several statements, or lines, at a time."""
+        turns: list[Coroutine[Any, Any, Answers]] = []
+        width, line = self._width, self._line
+        while self._untried and len(turns) < width:
+            group, in_line = self._next_group(line)
+            if group:
+                turns.append(self._execute(group, in_line))
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(self._around.execute(group)) for group in groups]
-        for group, answer in zip(groups, (task.result() for task in running), strict=True):
+            running = [tasks.create_task(turn) for turn in turns]
+        for group, answer in itertools.chain.from_iterable(task.result() for task in running):
             if not self._ended:
                 await self._judge(group, self._take(group, answer))
             elif isinstance(answer, PollError) and answer.scope is not Scope.DATABASE:
@@ -188,6 +189,15 @@ class Round:
                 outcomes = [answer] * len(group) if isinstance(answer, PollError) else answer
                 for topic, outcome in zip(group, outcomes, strict=True):
                     self._around.deliver(topic, outcome, False)
+
+    async def _execute(self, group: list[OwnedTopic], in_line: bool) -> Answers:
+        """Poll the topics in one statement or in a line; those of a line without an answer are still to be polled."""
+        if not in_line or self._around.execute_each is None:
+            return [(group, await self._around.execute(group))]
+        answers = await self._around.execute_each(group)
+        if len(answers) < len(group):
+            self._untried.appendleft(deque(group[len(answers) :]))
+        return [([topic], answer) for topic, answer in zip(group, answers, strict=False)]
 
     async def _judge(self, group: list[OwnedTopic], error: PollError | None) -> None:
         """Decide what follows from the error of topics that were not tried before; None is a success."""

@@ -80,6 +80,15 @@ def retry_delay(interval: float, failures: int, random: float, longest: float = 
     return min(first * 2.0 ** min(failures - 1, 10), max(interval, longest), LONGEST_RETRY_SECONDS) * (1 - random / 4)
 
 
+def hinted_delay(min_interval: float, took: float) -> float:
+    """Return the seconds from the end of a round of topics that are polled alone to the next one that a hint asks for.
+
+    Rounds start at least `min_interval` apart, and slow ones take at most half of the time, up to a rest of
+    MAX_REST_SECONDS.
+    """
+    return max(min_interval - took, min(took, MAX_REST_SECONDS))
+
+
 def alone_delay(interval: float, took: float) -> float:
     """Return the seconds from the end of a round of topics that are polled alone to the next one.
 

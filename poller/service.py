@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 
-from pollcast.poller.database import Database
+from pollcast.poller.database import Database, application_name
 from pollcast.poller.feed import SERVICE
+from pollcast.poller.listener import Listener
 from pollcast.poller.ownership import Ownership
 from pollcast.poller.polling import Polling
 from pollcast.poller.report import PollerReport
@@ -41,6 +42,7 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
     catalog = catalogue.load(settings.catalog)
     logs.hide_claims_of(catalog)
     url = checked_url(settings.database_url.get_secret_value())
+    listen_url = settings.listen_url and checked_url(settings.listen_url.get_secret_value(), "POLLCAST_LISTEN_URL")
     keys = Keys(settings.namespace)
     with bind(settings.http) as listener:
         http = settings.advertised(*address_of(listener))
@@ -51,7 +53,9 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
                 database,
                 on_gateway_gone=lambda gateway: failure_detector.suspect("gateway", gateway),
                 on_touched=lambda topic: reporting.touch(topic),
+                on_owned_changed=lambda query: notifications.owned_changed(query),
             )
+            notifications = Listener(catalog, listen_url or url, application_name(settings.node, "listen"), polling)
             reporting = Reporting(etcd, keys, settings, PollerReport(settings.node, catalog, polling))
             async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
@@ -69,7 +73,7 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
                     await node.start_draining()
                     await ownership.drain()
 
-                works = (polling.run(), failure_detector.run(), reporting.run())
+                works = (polling.run(), notifications.run(), failure_detector.run(), reporting.run())
                 forever = [tasks.create_task(work) for work in works]
                 garbage.tune()
                 async with serve_app(service_app(healthz, readiness.answer), listener):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from pollcast.poller import metrics
 from pollcast.poller.answer import Answer
+from pollcast.poller.counts import QueryCounts
 from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.statement import Statement
@@ -29,9 +30,10 @@ MAX_DIFFERING = 1000
 
 
 class StatementRunner:
-    """The statements of one query, and the topics that have no result because of them."""
+    """The statements of one query, and the topics that have no result because of them. `counts` counts its polls."""
 
     def __init__(self, query: Query, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+        self.counts = QueryCounts(query.name)
         self._query = query
         self._database = database
         self._without_result: set[str] = set()  # topics whose last poll gave no result
@@ -45,34 +47,58 @@ class StatementRunner:
 
         `known` holds the last result of each topic of the statement.
         """
-        answer = await self._execute(statement, known)
+        (answer,) = await self.run_each([statement], [known])
+        return answer
+
+    async def run_each(
+        self, statements: Sequence[Statement], known: Sequence[Sequence[list[Row] | None]]
+    ) -> list[Answer | PollError]:
+        """Run the statements in one round trip as `Database.execute_each` does, each of them as `run` does."""
+        answers = await self._execute(statements, known)
+        return [
+            await self._recorded(answer, statement, topics)
+            for answer, statement, topics in zip(answers, statements, known, strict=False)
+        ]
+
+    async def _recorded(
+        self, answer: Answer | PollError, statement: Statement, known: Sequence[list[Row] | None]
+    ) -> Answer | PollError:
         if isinstance(answer, PollError) and answer.state == "failed" and answer.scope is Scope.TOPIC:
             answer = await self._confirmed(answer, statement, known)
         if isinstance(answer, PollError):
             self._log(answer)
-        else:
-            metrics.ROWS.labels(self._query.name).inc(answer.rows)
         return answer
 
     async def attempt(self, statement: Statement, known: Sequence[list[Row] | None]) -> Answer | PollError:
         """Run a statement whose error counts for no topic: it is neither confirmed nor logged."""
-        answer = await self._execute(statement, known)
-        if not isinstance(answer, PollError):
-            metrics.ROWS.labels(self._query.name).inc(answer.rows)
+        (answer,) = await self.attempt_each([statement], [known])
         return answer
 
-    async def _execute(self, statement: Statement, known: Sequence[list[Row] | None]) -> Answer | PollError:
+    async def attempt_each(
+        self, statements: Sequence[Statement], known: Sequence[Sequence[list[Row] | None]]
+    ) -> list[Answer | PollError]:
+        """Run the statements in one round trip as `Database.execute_each` does, each of them as `attempt` does."""
+        return await self._execute(statements, known)
+
+    async def _execute(
+        self, statements: Sequence[Statement], known: Sequence[Sequence[list[Row] | None]]
+    ) -> list[Answer | PollError]:
         name = self._query.name
-        metrics.STATEMENTS.labels(name).inc()
+        self.counts.statements.add(len(statements))
         started = self._clock()
-        answer = await self._database.execute(statement, self._query, known)
-        took = self._clock() - started
-        if isinstance(answer, PollError):
-            metrics.STATEMENT_SECONDS.labels(name).observe(took)
+        answers = await self._database.execute_each(statements, self._query, known)
+        waited = self._clock() - started
+        for answer in answers:
+            if not isinstance(answer, PollError):
+                self.counts.rows.add(answer.rows)
+                self.counts.received_bytes.add(answer.received_bytes)
+                metrics.STATEMENT_SECONDS.labels(name).observe(answer.cost)
+                waited -= answer.cost
+        if isinstance(answers[-1], PollError):
+            metrics.STATEMENT_SECONDS.labels(name).observe(max(0.0, waited))
         else:
-            metrics.STATEMENT_SECONDS.labels(name).observe(answer.seconds)
-            metrics.WAIT_SECONDS.labels(name).observe(max(0.0, took - answer.seconds))
-        return answer
+            metrics.WAIT_SECONDS.labels(name).observe(max(0.0, waited))
+        return answers
 
     async def _confirmed(
         self, error: PollError, statement: Statement, known: Sequence[list[Row] | None]
@@ -81,7 +107,7 @@ class StatementRunner:
         topic = str(statement.params)
         if statement.shared is None or (topic not in self._differing and self._clock() < self._confirm_from):
             return error
-        answer = await self._execute(statement.shared(), known)
+        (answer,) = await self._execute([statement.shared()], [known])
         if isinstance(answer, PollError):
             self._differing.pop(topic, None)
             self._confirm_from = self._clock() + CONFIRMATION_SECONDS

@@ -10,6 +10,7 @@ Times are seconds on one monotonic clock.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from pollcast.poller.batching import Clock
@@ -73,6 +74,10 @@ class RoundBudget:
         """Return whether a statement in trouble may be sent now."""
         return self.statements > 0 and self.minute.left(now)
 
+    def affordable(self, now: float) -> int:
+        """Return the number of statements in trouble that may be sent now."""
+        return min(self.statements, math.floor(self.minute.statements)) if self.left(now) else 0
+
 
 class Trouble:
     """The statements in trouble of one round, and what they have shown."""
@@ -98,6 +103,11 @@ class Trouble:
     def affordable(self) -> bool:
         """Whether another statement in trouble may be sent now."""
         return self._budget.left(self._clock())
+
+    @property
+    def number_affordable(self) -> int:
+        """Number of statements in trouble that may be sent now."""
+        return self._budget.affordable(self._clock())
 
     @property
     def share_of_singles(self) -> float:

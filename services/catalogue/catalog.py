@@ -35,6 +35,7 @@ from pollcast.services.catalogue.query import (
     Query,
 )
 from pollcast.services.catalogue.query_fields import (
+    channel_name,
     param_type,
     probe_select,
     rows_select,
@@ -124,6 +125,8 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
     together = table.take("together", together_choice)
     probe = table.take("probe", probe_select)
     refresh = table.take("refresh", duration(0.001))
+    min_interval = table.take("min_interval", duration(0.001))
+    listen = table.take("listen", channel_name)
     roles = table.take("roles", names_of("the roles that may watch the query"))
     settings = table.take("settings", settings_map) or {}
     declared = table.take("params", subtable) or {}
@@ -143,11 +146,13 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
         timeout=max(1.0, effective) if timeout is None else timeout,
         linger=5.0 if linger is None else linger,
         refresh=60.0 if refresh is None else refresh,
+        min_interval=0.1 if min_interval is None else min_interval,
         presence=bool(presence),
         max_rows=10_000 if max_rows is None else max_rows,
         max_bytes=DEFAULT_MAX_BYTES if max_bytes is None else max_bytes,
         together="auto" if together is None else together,
         probe=probe,
+        listen=listen,
         roles=roles or (),
         params=MappingProxyType({p: cast(Param, param) for p, param in params.items()}),
         settings=MappingProxyType(settings),

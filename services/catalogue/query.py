@@ -123,11 +123,13 @@ class Query:
     timeout: float = 1.0
     linger: float = 5.0
     refresh: float = 60.0
+    min_interval: float = 0.1  # minimum time from the start of a poll to the start of one that a hint asks for
     presence: bool = False
     max_rows: int = 10_000
     max_bytes: int = DEFAULT_MAX_BYTES  # maximum size of a result, as the JSON text of its rows
     together: Together = "auto"
     probe: str | None = None  # one SELECT likewise, without placeholders
+    listen: str | None = None  # the PostgreSQL channel whose notifications make topics due at once
     roles: tuple[str, ...] = ()  # roles that may watch the query; empty: all clients may
     params: Mapping[str, Param] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)

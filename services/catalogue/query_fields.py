@@ -17,6 +17,9 @@ RESERVED_SETTINGS: Final = re.compile(
 )
 """PostgreSQL settings that a poll depends on, and that `settings` cannot set."""
 
+MAX_CHANNEL_BYTES: Final = 63
+"""Maximum length of a channel's name in UTF-8, in bytes: PostgreSQL truncates longer identifiers."""
+
 _SETTING: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*")
 
 
@@ -77,6 +80,16 @@ def values_of(type: ParamType) -> Callable[[object], tuple[str, ...]]:
         return tuple(map(read_one, value))
 
     return read
+
+
+def channel_name(value: object) -> str:
+    """Read the name of a PostgreSQL channel, as `LISTEN` takes it in double quotes."""
+    name = string(value)
+    if "\0" in name:
+        raise ValueError("holds a NUL character, which no PostgreSQL identifier can contain")
+    if (length := len(name.encode())) > MAX_CHANNEL_BYTES:
+        raise ValueError(f"is {length} bytes long: the name of a PostgreSQL channel has at most {MAX_CHANNEL_BYTES}")
+    return name
 
 
 def _select(value: object) -> str:

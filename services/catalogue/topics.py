@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from pollcast.services.catalogue.catalog import Catalog
@@ -47,19 +47,7 @@ def parse(spelling: str, catalog: Catalog, claims: Mapping[str, object] | None) 
     Raises UnknownQuery, InvalidParams, and Forbidden when a required claim is absent or not a value of its parameter.
     """
     query, sent = _read(spelling.removeprefix(PREFIX), catalog)
-    values: dict[str, Value] = {}
-    for name, param in query.params.items():
-        if param.claim is not None:
-            if name in sent:
-                raise InvalidParams(f"parameter {name!r} is bound from the token: leave it out")
-            values[name] = _from_claim(param, param.claim, claims or {})
-        elif name in sent:
-            values[name] = _value(param, sent[name])
-        elif param.required:
-            raise _missing(param)
-        else:
-            values[name] = param.default
-    return _topic(query, values)
+    return _topic(query, {name: _sent_value(param, sent, claims or {}) for name, param in query.params.items()})
 
 
 def parse_canonical(canonical: str, catalog: Catalog) -> Topic:
@@ -68,18 +56,75 @@ def parse_canonical(canonical: str, catalog: Catalog) -> Topic:
     Raises UnknownQuery and InvalidParams; the latter also for a text that is not canonical.
     """
     query, sent = _read(canonical, catalog)
+    topic = _topic(query, {name: _canonical_value(param, sent) for name, param in query.params.items()})
+    if topic.canonical != canonical:
+        raise InvalidParams(f"{quoted(canonical)} is not canonical: the canonical topic is {quoted(topic.canonical)}")
+    return topic
+
+
+def parse_part(part: str, query: Query) -> Topic | Mapping[str, Value]:
+    """Return the topic of a query that has this part after `?`, as a database writes it: with the values of claims.
+
+    Defaults are filled in. Where parameters that are bound from claims are left out, the topics with any value of them
+    are meant, and the values of the other parameters are returned. Raises InvalidParams.
+    """
+    if len(part) > MAX_TOPIC_BYTES:
+        raise InvalidParams(f"the topic is too long: at most {MAX_TOPIC_BYTES} bytes")
+    sent = _sent(query, part)
     values: dict[str, Value] = {}
     for name, param in query.params.items():
         if name in sent:
             values[name] = _value(param, sent[name])
-        elif param.may_be_absent:
-            values[name] = param.absent
-        else:
+        elif param.required:
             raise _missing(param)
-    topic = _topic(query, values)
-    if topic.canonical != canonical:
-        raise InvalidParams(f"{quoted(canonical)} is not canonical: the canonical topic is {quoted(topic.canonical)}")
-    return topic
+        elif param.claim is None:
+            values[name] = param.default
+    return _topic(query, values) if len(values) == len(query.params) else values
+
+
+class Poke(NamedTuple):
+    """The topics that a poke means: one canonical topic, all topics of a query, or those with certain values."""
+
+    topic: str
+    """The canonical topic; the name of the query if it is the `whole` one; without the parameters in `any`."""
+    whole: bool = False
+    any: tuple[str, ...] = ()
+    """The parameters with which topics are meant whatever their values are."""
+
+    @property
+    def query(self) -> str:
+        """The name of the query."""
+        return self.topic.partition("?")[0]
+
+
+def parse_poke(spelling: str, catalog: Catalog, claims: Mapping[str, object] | None) -> Poke:
+    """Return the topics that a spelling means in a poke: `<query>` means all topics of a query that has parameters.
+
+    Other spellings mean one topic, as for `parse`, unless `claims` lack one that a parameter is bound from: then they
+    mean the topics with any value of it. Raises what `parse` raises, but no Forbidden for an absent claim.
+    """
+    query, sent = _read(spelling.removeprefix(PREFIX), catalog)
+    if query.params and not sent:
+        return Poke(query.name, whole=True)
+    values, anything = dict[str, Value](), list[str]()
+    for name, param in query.params.items():
+        if param.claim is not None and (claims or {}).get(param.claim) is None and name not in sent:
+            anything.append(name)
+        else:
+            values[name] = _sent_value(param, sent, claims or {})
+    return Poke(_topic(query, values).canonical, any=tuple(anything))
+
+
+def poked_values(poke: Poke, catalog: Catalog) -> dict[str, Value]:
+    """Return the values of the parameters that topics have to have for a poke to mean them.
+
+    Raises UnknownQuery and InvalidParams for a poke that `parse_poke` does not return with this catalogue.
+    """
+    query, sent = _read(poke.topic, catalog)
+    if poke.whole:
+        return {}
+    meant = {name: param for name, param in query.params.items() if name not in poke.any}
+    return {name: _canonical_value(param, sent) for name, param in meant.items()}
 
 
 def check_roles(query: Query, roles: Iterable[str]) -> None:
@@ -92,44 +137,77 @@ def _read(spelling: str, catalog: Catalog) -> tuple[Query, dict[str, list[str]]]
     """Return the query of a spelling, and the decoded texts that it gives for each parameter: one, or those of a
     list."""
     # Characters are counted first: a text never has more of them than bytes, and encoding a huge one is expensive.
-    if len(spelling) > MAX_TOPIC_BYTES or len(spelling.encode(errors="surrogatepass")) > MAX_TOPIC_BYTES:
+    if len(spelling) > MAX_TOPIC_BYTES or (
+        not spelling.isascii() and len(spelling.encode(errors="surrogatepass")) > MAX_TOPIC_BYTES
+    ):
         raise InvalidParams(f"the topic is too long: at most {MAX_TOPIC_BYTES} bytes")
     name, mark, tail = spelling.partition("?")
     if not NAME.fullmatch(name):
         raise UnknownQuery(f"{quoted(name)} is not a query's name: the topic must be live:<query> or live:<query>?…")
     query = catalog.query(name)
+    return query, _sent(query, tail) if mark else {}
+
+
+def _sent(query: Query, tail: str) -> dict[str, list[str]]:
+    """Return the decoded texts that the part of a topic after `?` gives for each parameter of the query."""
     sent: dict[str, list[str]] = {}
     # A list may repeat a value, which changes nothing: each different piece of the text is read once.
     repeated: set[str] = set()
-    for piece in tail.split("&") if mark else ():
+    for piece in tail.split("&"):
         if piece in repeated:
             continue
         if not piece:
             raise InvalidParams("a parameter is empty: after '?' comes at least one, and '&' stands between two only")
         raw_name, _, raw_value = piece.partition("=")
-        param_name = _decode(raw_name, "the name of a parameter")
+        param_name = _decode(raw_name)
         if param_name not in query.params:
             raise _unknown(query, param_name)
         if query.params[param_name].is_list:
             repeated.add(piece)
         elif param_name in sent:
             raise InvalidParams(f"parameter {param_name!r} is given twice: give it once")
-        sent.setdefault(param_name, []).append(_decode(raw_value, f"parameter {param_name!r}"))
-    return query, sent
+        sent.setdefault(param_name, []).append(_decode(raw_value, param_name))
+    return sent
 
 
-def _decode(raw: str, what: str) -> str:
-    """Decode a name or a value as URLSearchParams does: a '%' that begins no escape is a percent sign.
+def _decode(raw: str, param: str | None = None) -> str:
+    """Decode the name of a parameter, or the value of `param`, as URLSearchParams does: a '%' that begins no escape is
+    a percent sign.
 
     Unlike URLSearchParams, which replaces invalid UTF-8, this raises InvalidParams for it
     (docs/reference/topics.md#invalid-topics).
     """
+    if raw.isascii() and "%" not in raw and "+" not in raw:
+        return raw
     try:
         return unquote_to_bytes(raw.replace("+", " ").encode()).decode()
-    except UnicodeEncodeError:
-        raise InvalidParams(f"{what} is not valid Unicode: it holds half of a surrogate pair") from None
-    except UnicodeDecodeError:
+    except UnicodeError as error:
+        what = "the name of a parameter" if param is None else f"parameter {param!r}"
+        if isinstance(error, UnicodeEncodeError):
+            raise InvalidParams(f"{what} is not valid Unicode: it holds half of a surrogate pair") from None
         raise InvalidParams(f"{what} is not valid UTF-8 once its percent escapes are decoded") from None
+
+
+def _sent_value(param: Param, sent: Mapping[str, Sequence[str]], claims: Mapping[str, object]) -> Value:
+    """Return the value of a parameter in a client's spelling. Raises InvalidParams, and Forbidden for its claim."""
+    if param.claim is not None:
+        if param.name in sent:
+            raise InvalidParams(f"parameter {param.name!r} is bound from the token: leave it out")
+        return _from_claim(param, param.claim, claims)
+    if param.name in sent:
+        return _value(param, sent[param.name])
+    if param.required:
+        raise _missing(param)
+    return param.default
+
+
+def _canonical_value(param: Param, sent: Mapping[str, Sequence[str]]) -> Value:
+    """Return the value of a parameter in a canonical topic. Raises InvalidParams when it is missing or invalid."""
+    if param.name in sent:
+        return _value(param, sent[param.name])
+    if param.may_be_absent:
+        return param.absent
+    raise _missing(param)
 
 
 def _value(param: Param, texts: Sequence[str]) -> Value:
@@ -176,9 +254,14 @@ def _topic(query: Query, values: Mapping[str, Value]) -> Topic:
 
 def _text_of(query: Query, values: Mapping[str, Value]) -> str:
     """Return the text of a query with these values, in this order."""
-    # quote() keeps exactly RFC 3986's unreserved characters, of which parameters' names consist.
-    tail = "&".join(f"{name}={quote(text, safe='')}" for name, value in values.items() for text in _texts(value))
+    tail = "&".join([f"{name}={_encode(text)}" for name, value in values.items() for text in _texts(value)])
     return f"{query.name}?{tail}" if tail else query.name
+
+
+def _encode(text: str) -> str:
+    """Percent-encode all but RFC 3986's unreserved characters, which are those that quote() keeps. Parameters' names
+    consist of such characters."""
+    return text if text.isascii() and text.isalnum() else quote(text, safe="")
 
 
 def _texts(value: Value) -> tuple[str, ...]:

@@ -34,6 +34,8 @@ INT8: Final = range(-(2**63), 2**63)
 """Values of an `int`: those of PostgreSQL's `int8`."""
 
 INT4: Final = range(-(2**31), 2**31)
+INT4_LENGTH: Final = 9
+"""Maximum length of a canonical `int` that is known to fit in int4 without being read."""
 """Values of PostgreSQL's `int4`."""
 
 PG_TYPES: Final[dict[ParamType, str]] = {
@@ -134,7 +136,9 @@ def pg_type(type: ParamType, value: Value) -> str:
     `int8`. NULL and an empty list count as fitting.
     """
     if type == "int":
-        texts = (value,) if isinstance(value, str) else value or ()
+        if isinstance(value, str):
+            return "int4" if len(value) <= INT4_LENGTH or int(value) in INT4 else "int8"
+        texts = value or ()
         return "int4" if all(int(text) in INT4 for text in texts) else "int8"
     return PG_TYPES[type]
 

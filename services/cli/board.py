@@ -6,17 +6,20 @@ services/cli/top.py is its shell.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from pollcast.services.cli.query_board import QueryBoard
 from pollcast.v1 import cluster_pb2
 
 Key = str
 """A pressed key: a character, or up, down, left, right, pageup, pagedown, home, end, enter, escape or backspace."""
 
 Mode = Literal["list", "filter", "move", "drain"]
+
+View = Literal["topics", "queries"]
 
 MAX_TOPICS = 200
 """Number of topics that the board shows: the first ones in its order."""
@@ -92,6 +95,8 @@ class Board:
     reverse: bool = False
     filter: str = ""
     selected: str = ""  # the topic under the cursor
+    view: View = "topics"
+    queries: QueryBoard = field(default_factory=QueryBoard)
     mode: Mode = "list"
     choice: int = 0  # index into `choices()`
     message: str = ""
@@ -139,6 +144,11 @@ class Board:
             nodes=[cluster_pb2.NodeTopics(name=name, topics=count) for name, count in owned.items() if name],
         )
 
+    @property
+    def loads(self) -> Sequence[cluster_pb2.QueryLoad]:
+        """The cost of the polls of each query; empty when the coordinator does not report it."""
+        return self.totals.queries if self.totals is not None else ()
+
     # --- lines ------------------------------------------------------------------------------------------------
 
     def lines(self, now: datetime) -> list[TopicLine]:
@@ -175,10 +185,12 @@ class Board:
         match key:
             case "q":
                 return Quit()
+            case "v":
+                self.view = "topics" if self.view == "queries" else "queries"
             case "s" | "S":
-                names = list(COLUMNS)
-                step = 1 if key == "s" else -1
-                self.sort, self.reverse = names[(names.index(self.sort) + step) % len(names)], False
+                self._sort_by_next(1 if key == "s" else -1)
+            case "r" if self.view == "queries":
+                self.queries.reverse = not self.queries.reverse
             case "r":
                 self.reverse = not self.reverse
             case "/":
@@ -187,30 +199,25 @@ class Board:
                 self.filter = ""
             case "m" | "d":
                 self._ask("move" if key == "m" else "drain")
+            case _ if self.view == "queries":
+                names = [load.query for load in self.queries.lines(self.loads, self.filter)]
+                self.queries.selected = _step(key, names, self.queries.selected)
             case _:
-                self._step(key, self.lines(now))
+                self.selected = _step(key, [line.topic for line in self.lines(now)], self.selected)
         return None
 
-    def _step(self, key: Key, lines: list[TopicLine]) -> None:
-        names = [line.topic for line in lines]
-        if not names:
+    def _sort_by_next(self, step: int) -> None:
+        """Sort the list that is shown by its next column, or the previous one."""
+        if self.view == "queries":
+            self.queries.sort_by_next(step)
             return
-        at = names.index(self.selected) if self.selected in names else -1
-        last = len(names) - 1
-        steps = {
-            "up": -1,
-            "k": -1,
-            "down": 1,
-            "j": 1,
-            "pageup": -PAGE,
-            "pagedown": PAGE,
-            "home": -last - 1,
-            "end": last,
-        }
-        if key in steps:
-            self.selected = names[min(max(at + steps[key], 0), last)]
+        names = list(COLUMNS)
+        self.sort, self.reverse = names[(names.index(self.sort) + step) % len(names)], False
 
     def _ask(self, mode: Mode) -> None:
+        if mode == "move" and self.view == "queries":
+            self.message = "go back to the topics first, by v"
+            return
         if mode == "move" and self.selected not in self.topics:
             self.message = "select a topic first, by the arrow keys"
             return
@@ -243,6 +250,25 @@ class Board:
             self.filter = self.filter[:-1]
         elif len(key) == 1 and key.isprintable():
             self.filter += key
+
+
+def _step(key: Key, names: list[str], selected: str) -> str:
+    """Return the name that is selected after a key that moves the cursor, or any other key."""
+    if not names:
+        return selected
+    at = names.index(selected) if selected in names else -1
+    last = len(names) - 1
+    steps = {
+        "up": -1,
+        "k": -1,
+        "down": 1,
+        "j": 1,
+        "pageup": -PAGE,
+        "pagedown": PAGE,
+        "home": -last - 1,
+        "end": last,
+    }
+    return names[min(max(at + steps[key], 0), last)] if key in steps else selected
 
 
 def _line(topic: cluster_pb2.TopicInfo, now: datetime) -> TopicLine:

@@ -155,6 +155,10 @@ def poller(
     etcd: EtcdFlag = None,
     namespace: NamespaceFlag = None,
     database_url: Annotated[str | None, typer.Option(metavar="URL", help="The database to poll.")] = None,
+    listen_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The database to listen on for notifications; default: the polled one."),
+    ] = None,
     catalog: CatalogFlag = None,
     node: NodeFlag = None,
     http: HttpFlag = None,
@@ -236,6 +240,7 @@ def check(
                 **query.public(),
                 "multiplexed": report.one_by_one[name] is None,
                 "one_by_one_because": report.one_by_one[name],
+                "digest": report.digests[name],
                 "notes": report.notes[name],
             }
             for name, query in catalog.queries.items()
@@ -248,6 +253,11 @@ def check(
         why = report.one_by_one[name]
         where = "" if query.together is True else " while the poller measures that to be cheaper"
         print("    " + (f"polled one by one: {why}" if why else f"its topics are polled together{where}"))
+        if digest := report.digests[name]:
+            listed = "; ".join(f"{form} {', '.join(columns)}" for form, columns in digest.items() if columns)
+            print(
+                f"    its rows are sent when their digest has changed, while that is cheaper: {listed or 'no columns'}"
+            )
         for note in report.notes[name]:
             print(f"    note: {note}")
 
@@ -291,6 +301,21 @@ def topics(
     settings = load(ServiceSettings, etcd=etcd, namespace=namespace)
     logs.configure(level=logging.ERROR)
     asyncio.run(listing.show_topics(settings, query=query, as_json=as_json))
+
+
+@app.command(epilog="Example:  pollcast poke 'orders?region=north'")
+def poke(
+    topic: Annotated[str, typer.Argument(help="<query>?<name>=<value>&…, or <query> for all its topics")],
+    etcd: EtcdFlag = None,
+    namespace: NamespaceFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Have a topic, or all topics of a query, polled at once, because something changed."""
+    from pollcast.services.cli import poking
+
+    settings = load(ServiceSettings, etcd=etcd, namespace=namespace)
+    logs.configure(level=logging.ERROR)
+    asyncio.run(poking.poke(topic, settings, as_json=as_json))
 
 
 @app.command(epilog="Example:  pollcast top --json | jq '.topics | length'")

@@ -16,7 +16,7 @@ import os
 import sys
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ from rich.text import Text
 
 from pollcast.services.cli.board import COLUMNS, Board, Command, Drain, Key, Move, Quit, keys_in
 from pollcast.services.cli.listing import listed_topics, topic_row
+from pollcast.services.cli.query_board import COLUMNS as QUERY_COLUMNS
+from pollcast.services.cli.query_board import WIDE, load_row, summary
 from pollcast.services.coordination.reach import NoCoordinator, Refused, some_coordinator
 from pollcast.services.errors import PollcastError, unwrapped
 from pollcast.services.process.settings import ServiceSettings
@@ -40,11 +42,14 @@ if TYPE_CHECKING:
 DRAW_SECONDS = 0.25
 RETRY_SECONDS = 1.0
 
+TOTALS_SECONDS = 2.0
+"""Maximum time that `--json` waits for the totals, in seconds."""
+
 MAX_NODES = 8
 """Number of nodes that the head of the screen lists."""
 
 STYLES = {"live": "green", "ready": "green", "stale": "yellow", "starting": "yellow", "draining": "yellow"}
-HELP = "[s]ort  [r]everse  [/]filter  ↑↓ select  [m]ove  [d]rain a node  [q]uit"
+HELP = "[s]ort  [r]everse  [/]filter  ↑↓ select  [m]ove  [d]rain  [v]iew queries  [q]uit"
 
 
 class NoTerminal(PollcastError):
@@ -81,12 +86,26 @@ async def print_json(settings: ServiceSettings) -> None:
         board = Board(topics={topic.topic: topic for topic in topics})
         for node in (await stub.ListNodes(cluster_pb2.ListNodesRequest())).nodes:
             board.nodes[node.name] = node
+        await _read_totals(stub, board)
     nodes = [
         {"name": node.name, "role": node.role, "state": node.state, "topics": owned} for node, owned in _nodes(board)
     ]
     at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     rows = [topic_row(topic) for topic in topics]
-    print(orjson.dumps({"at": at, "nodes": nodes, "topics": rows}).decode(), flush=True)
+    queries = [load_row(load) for load in board.loads]
+    print(orjson.dumps({"at": at, "nodes": nodes, "queries": queries, "topics": rows}).decode(), flush=True)
+
+
+async def _read_totals(stub: ClusterAsyncStub, board: Board) -> None:
+    """Take the totals, unless the coordinator is of an older version, which sends none."""
+    call = stub.WatchCluster(cluster_pb2.WatchClusterRequest(top=1))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(TOTALS_SECONDS):
+            async for event in call:
+                if event.HasField("totals"):
+                    board.take(event)
+                    break
+    call.cancel()
 
 
 class LiveBoard:
@@ -145,7 +164,8 @@ class LiveBoard:
         console = Console(highlight=False)
         with self._raw_keys(), Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
-                live.update(render(self.board, datetime.now(UTC), console.size.height), refresh=True)
+                size = console.size
+                live.update(render(self.board, datetime.now(UTC), size.height, size.width), refresh=True)
                 try:
                     async with asyncio.timeout(DRAW_SECONDS):
                         key = await self._keys.get()
@@ -196,26 +216,52 @@ class LiveBoard:
             termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def render(board: Board, now: datetime, height: int) -> RenderableType:
-    """Return the whole screen, `height` lines."""
+def render(board: Board, now: datetime, height: int, width: int = WIDE) -> RenderableType:
+    """Return the whole screen, `height` lines of `width` characters."""
     head = _head(board)
     choices = _choices(board)
-    lines = board.lines(now)
     visible = max(height - len(head) - len(choices) - 3, 1)
-    at = next((i for i, line in enumerate(lines) if line.topic == board.selected), 0)
-    start = max(0, min(at - visible // 2, len(lines) - visible))
+    table = _queries(board, visible, width) if board.view == "queries" else _topics(board, now, visible)
+    foot = Text(board.message or HELP, style="bold" if board.message else "dim", no_wrap=True, overflow="ellipsis")
+    return Group(*head, table, *choices, foot)
+
+
+def _table(columns: Iterable[str], left: Collection[str], sort: str, *, reverse: bool) -> Table:
+    """Return an empty table. The first column takes the room that is left; those not in `left` hold numbers."""
     table = Table(box=None, expand=True, padding=(0, 1), header_style="reverse")
-    for name in COLUMNS:
-        mark = (" ▲" if board.reverse else " ▼") if name == board.sort else ""
-        number = name not in ("topic", "owner", "state")
+    for number, name in enumerate(columns):
+        mark = (" ▲" if reverse else " ▼") if name == sort else ""
         table.add_column(
             name + mark,
-            justify="right" if number else "left",
-            ratio=1 if name == "topic" else None,
+            justify="left" if name in left else "right",
+            ratio=None if number else 1,
             no_wrap=True,
             overflow="ellipsis",
         )
-    for line in lines[start : start + visible]:
+    return table
+
+
+def _around(names: Sequence[str], selected: str, visible: int) -> slice:
+    """Return which of the lines are shown, so that the selected one is among them."""
+    at = names.index(selected) if selected in names else 0
+    start = max(0, min(at - visible // 2, len(names) - visible))
+    return slice(start, start + visible)
+
+
+def _queries(board: Board, visible: int, width: int) -> Table:
+    shown = [name for name, column in QUERY_COLUMNS.items() if column.narrow or width >= WIDE]
+    loads = board.queries.lines(board.loads, board.filter)
+    table = _table(shown, ("query",), board.queries.sort, reverse=board.queries.reverse)
+    for load in loads[_around([load.query for load in loads], board.queries.selected, visible)]:
+        style = "reverse" if load.query == board.queries.selected else ""
+        table.add_row(*(QUERY_COLUMNS[name].text(load) for name in shown), style=style)
+    return table
+
+
+def _topics(board: Board, now: datetime, visible: int) -> Table:
+    lines = board.lines(now)
+    table = _table(COLUMNS, ("topic", "owner", "state"), board.sort, reverse=board.reverse)
+    for line in lines[_around([line.topic for line in lines], board.selected, visible)]:
         table.add_row(
             line.topic,
             line.owner or "-",
@@ -228,8 +274,7 @@ def render(board: Board, now: datetime, height: int) -> RenderableType:
             f"{line.cost:.1f} ms/s",
             style="reverse" if line.topic == board.selected else "",
         )
-    foot = Text(board.message or HELP, style="bold" if board.message else "dim", no_wrap=True, overflow="ellipsis")
-    return Group(*head, table, *choices, foot)
+    return table
 
 
 def _head(board: Board) -> list[Text]:
@@ -239,8 +284,12 @@ def _head(board: Board) -> list[Text]:
             ("pollcast top", "bold"),
             f"  {totals.topics} topics  {totals.clients} clients  {totals.polls_per_second:.1f} polls/s"
             f"  {totals.cost:.1f} ms/s of the database",
+            no_wrap=True,
+            overflow="ellipsis",
         )
     ]
+    if board.loads:
+        lines.append(Text(f"  {summary(board.loads)}", no_wrap=True, overflow="ellipsis"))
     nodes = _nodes(board)
     for node, owned in nodes[:MAX_NODES]:
         count = f"  {owned} topics" if owned is not None else ""

@@ -15,8 +15,7 @@ epoch fences.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from pollcast.services import clock
 from pollcast.services.coordination import operations as op
@@ -29,8 +28,15 @@ from pollcast.services.process import logs
 
 log = logs.get_logger("claims")
 
-BATCH = 100
-"""Maximum number of nested transactions in a request: etcd's default --max-txn-ops is 128."""
+BATCH = 250
+"""Maximum number of topics in a request. Each request is a commit of etcd and a message to every service."""
+
+GROUP = 50
+"""Number of topics in a nested transaction: etcd's default --max-txn-ops, 128, bounds the operations on each level,
+together with those of the levels around it."""
+
+READ_KEYS = 100
+"""Maximum number of keys that are read back in a request."""
 
 BATCH_CHARS = 128 * 1024
 """Maximum length of all topics in a request. Each occurs about five times in it, and etcd accepts 1.5 MiB."""
@@ -40,8 +46,7 @@ Item = TypeVar("Item", str, "Claim")
 ItemResult = TypeVar("ItemResult")
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A topic that this poller owns. `epoch` is the owner key's mod_revision, `lease` the lease that the key is on."""
 
     topic: str
@@ -125,11 +130,10 @@ async def delete_unchanged(etcd: Etcd, keys: Mapping[str, int]) -> list[str]:
 
     async def attempt(batch: Sequence[str]) -> dict[str, bool]:
         try:
-            done = await etcd.txn([], [op.nested([op.unchanged(key, keys[key])], [op.delete(key)]) for key in batch])
+            done = await _all(etcd, [op.nested([op.unchanged(key, keys[key])], [op.delete(key)]) for key in batch])
         except EtcdFull:
             return {key: await _delete_if_unchanged(etcd, key, keys[key]) for key in batch}
-        results = zip(batch, done.results, strict=True)
-        return {key: isinstance(result, TxnResult) and result.succeeded for key, result in results}
+        return {key: result.succeeded for key, result in zip(batch, done, strict=True)}
 
     return [key for key, deleted in (await _in_batches(keys, lambda key: key, attempt)).items() if deleted]
 
@@ -181,22 +185,38 @@ async def _each(
 
     async def attempt(batch: Sequence[Item]) -> dict[str, ItemResult]:
         try:
-            done = await etcd.txn([], [operation(item) for item in batch])
+            done = await _all(etcd, [operation(item) for item in batch])
         except EtcdFull:
             if plainly is None:
                 raise
             return {topic_of(item): await plainly(item) for item in batch}
         except EtcdUnknown:
-            found = await etcd.read_all([keys.owner(topic_of(item)) for item in batch])
+            found = await _read_back(etcd, [keys.owner(topic_of(item)) for item in batch])
             return {topic_of(i): outcome(i, False, 0, key) for i, key in zip(batch, found, strict=True)}
         answers = {}
-        for item, result in zip(batch, done.results, strict=True):
-            assert isinstance(result, TxnResult)
-            key = None if result.succeeded or not result.results else _only(result.results[0])
-            answers[topic_of(item)] = outcome(item, result.succeeded, done.revision, key)
+        for item, result in zip(batch, done, strict=True):
+            read = () if result.succeeded else result.results
+            answers[topic_of(item)] = outcome(item, result.succeeded, result.revision, _only(read[0]) if read else None)
         return answers
 
     return await _in_batches(items, topic_of, attempt)
+
+
+async def _all(etcd: Etcd, transactions: Sequence[Operation]) -> list[TxnResult]:
+    """Carry out these nested transactions in one request, in groups of GROUP, and return their results in order."""
+    groups = [op.nested([], transactions[at : at + GROUP]) for at in range(0, len(transactions), GROUP)]
+    done = await etcd.txn([], groups)
+    return [_nested(result) for group in done.results for result in _nested(group).results]
+
+
+def _nested(found: tuple[Kv, ...] | TxnResult | None) -> TxnResult:
+    assert isinstance(found, TxnResult)
+    return found
+
+
+async def _read_back(etcd: Etcd, keys: Sequence[str]) -> list[Kv | None]:
+    """Read the keys after a transaction whose outcome is unknown."""
+    return [kv for at in range(0, len(keys), READ_KEYS) for kv in await etcd.read_all(keys[at : at + READ_KEYS])]
 
 
 def _only(found: tuple[Kv, ...] | TxnResult | None) -> Kv | None:

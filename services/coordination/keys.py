@@ -231,10 +231,9 @@ class Keys:
 
     def parse_owner(self, key: str) -> str | None:
         """Return the topic, or None when it is not an owner key."""
-        match self._segments("owners", key):
-            case [topic] if TOPIC.fullmatch(topic):
-                return topic
-        return None
+        prefix = self.owners
+        topic = key[len(prefix) :]  # a topic holds no slash
+        return topic if key.startswith(prefix) and TOPIC.fullmatch(topic) else None
 
     def parse_pin(self, key: str) -> str | None:
         """Return the topic, or None when it is not a pin."""

@@ -43,8 +43,12 @@ OnChange = Callable[[list[KeyEvent]], None]
 """A subscriber: it receives changes in batches, synchronously, after the mirror holds them. It must not block. An empty
 batch means that the mirror has listed."""
 
-SLICE = 250
-"""Maximum number of events that a subscriber gets at once, and that are handled without a turn for other tasks."""
+SLICE = 100
+"""Maximum number of events that a subscriber gets at once, and that are handled without a turn for other tasks.
+
+The next message of the watches takes some five turns to arrive. When a poller dies, it may be the one that says so, and
+until it is there the others leave most of the dead poller's topics to it.
+"""
 
 MAX_PAGE_SECONDS = 10.0
 """Maximum deadline of a page, in seconds: each failure doubles it, because etcd may be slow."""
@@ -72,19 +76,19 @@ def apply(
     """Apply the events to the items. Return the events that changed something, each with what was kept of the key
     before; with `anew` also puts that change nothing."""
     changes = []
-    for event in events:
-        key = event.kv.key
+    for kv, deleted, _ in events:
+        key = kv.key
         previous = items.get(key)
-        if event.deleted:
+        if deleted:
             if previous is None:
                 continue
             del items[key]
         else:
-            kept = keep(event.kv)
+            kept = keep(kv)
             if previous == kept and not anew:
                 continue
             items[key] = kept
-        changes.append(KeyEvent(event.kv, event.deleted, previous))
+        changes.append(KeyEvent(kv, deleted, previous))
     return changes
 
 

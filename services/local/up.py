@@ -279,6 +279,8 @@ def _environment(cluster: LocalCluster, catalog: Path, name: str, http: HostPort
     environment = {k: v for k, v in os.environ.items() if k != "POLLCAST_ADVERTISE"}
     if cluster.etcd is not None:  # the embedded etcd has neither TLS nor users
         environment = {k: v for k, v in environment.items() if not k.startswith("POLLCAST_ETCD_")}
+    if cluster.postgres is not None:  # the embedded PostgreSQL is the one to listen on
+        environment.pop("POLLCAST_LISTEN_URL", None)
     environment |= {
         "POLLCAST_ETCD": ",".join(cluster.settings.etcd),
         "POLLCAST_NAMESPACE": cluster.settings.namespace,

@@ -15,13 +15,14 @@ CHECK_SECONDS = 3
 """Time that the database has to accept a connection in `connection_problem`, in seconds."""
 
 
-def checked_url(url: str) -> str:
-    """Return the database URL. Raises SettingsInvalid, without repeating the URL, when libpq does not accept it."""
+def checked_url(url: str, variable: str = "POLLCAST_DATABASE_URL") -> str:
+    """Return the database URL, which `variable` has given. Raises SettingsInvalid, without repeating the URL, when
+    libpq does not accept it."""
     try:
         conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         reason = "is not a PostgreSQL connection string such as postgresql://user:password@host:5432/database"
-        raise SettingsInvalid([Problem("settings", "", "POLLCAST_DATABASE_URL", reason)]) from None
+        raise SettingsInvalid([Problem("settings", "", variable, reason)]) from None
     return url
 
 

@@ -177,6 +177,8 @@ class PollerSettings(ServiceSettings):
     catalog: Path
     database_url: SecretStr
     """Connection string of the polled PostgreSQL, in any form that libpq accepts."""
+    listen_url: SecretStr | None = None
+    """Connection string of the PostgreSQL to listen on for notifications; None: the polled one."""
     http: HostPort = "127.0.0.1:0"
     """Address to serve `/healthz`, `/readyz` and `/metrics` on."""
     pool: int = Field(default=4, ge=1, le=1000)
@@ -209,6 +211,8 @@ class GatewaySettings(ServiceSettings):
     """Required issuer of tokens; None: any."""
     origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Allowed origins of browsers' pages; `*` allows all; empty: the gateway's own host only."""
+    poke_roles: Annotated[tuple[str, ...], NoDecode] = ()
+    """Roles of the tokens that may poke; empty: none may, where tokens are required."""
     workers: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = 1
     """Number of processes that serve the HTTP address together; `auto`: one per core."""
     max_topics: int = Field(default=100, ge=1)
@@ -219,6 +223,12 @@ class GatewaySettings(ServiceSettings):
     """Maximum number of connections of all kinds together."""
     join_rate: float = Field(default=100.0, gt=0, allow_inf_nan=False)
     """Maximum rate of joins, per second and socket."""
+
+    @field_validator("poke_roles", mode="before")
+    @classmethod
+    def _roles(cls, value: object) -> object:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(str(p).strip() for p in parts if str(p).strip()) if isinstance(parts, (list, tuple)) else parts
 
     @field_validator("origins", mode="before")
     @classmethod

@@ -3,7 +3,7 @@
 See docs/reference/security.md#limits. A request must be complete within REQUEST_SECONDS of the connection, or of its
 first byte on a connection that is kept alive, and have at most MAX_REQUEST_BYTES: otherwise the answer is 408 or 431
 and the connection is closed. A peer that takes nothing of an answer for STUCK_SECONDS is cut off; one that takes a
-little now and then is not. Requests have no body: Pollcast has no endpoint that takes one.
+little now and then is not. No endpoint reads a body: what a request has of one is dropped.
 
 A request that comes before the peer has taken the answer to the last one waits, unparsed, and only so many bytes of it
 are read that a peer cannot make the server hold more than a request of the largest size. A request that upgrades to
@@ -75,6 +75,9 @@ FULL: Final = Refusal(
     b'{"reason":"too_many_connections","detail":"this server has as many connections as it can hold"}',
 )
 
+
+TOPICS: Final = (b"GET /live/", b"HEAD /live/", b"POST /poke/")
+"""The beginnings of requests whose URL spells a topic."""
 
 CONNECTION: Final = "pollcast.connection"
 """The name of the connection, a GuardedHttp, in an ASGI scope's `extensions`."""
@@ -188,7 +191,7 @@ class GuardedHttp(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse a request that cannot be parsed. The reason differs if its URL holds unescaped characters."""
         path, _, tail = self._latest.partition(b"\n")[0].rstrip().rpartition(b" HTTP/1.")[0].partition(b"?")
-        unescaped = path.startswith((b"GET /live/", b"HEAD /live/")) and (b" " in tail or not tail.isascii())
+        unescaped = path.startswith(TOPICS) and (b" " in tail or not tail.isascii())
         self._refuse(UNESCAPED if unescaped else BROKEN)
 
     def pause_writing(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import psycopg
@@ -391,3 +392,5 @@ async def test_the_cluster_view_shows_nodes_owners_and_load(
         await expect(page.locator(".owners")).to_contain_text("stock?limit=10&shelf=a")
         await expect(page.locator(".number-card").first).to_contain_text("polls per second")
         await expect(page.locator(".number-card strong").first).not_to_have_text("…")
+        line = re.compile(r"^[\d.,]+ polls/s, \d+ % without rows, [\d.,]+ K?B/s from the database$")
+        await expect(page.locator(".savings")).to_have_text(line)

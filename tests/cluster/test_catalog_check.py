@@ -11,8 +11,9 @@ import pytest
 
 from pollcast.poller import catalog_check
 from pollcast.services.catalogue import catalog
+from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.errors import CatalogInvalid
-from tests.support.poller_database import setup, toml
+from tests.support.poller_database import query, setup, toml
 
 
 @pytest.fixture
@@ -153,3 +154,17 @@ def test_a_setting_that_does_not_take_the_sample_value_is_a_note(people: str) ->
 def test_settings_under_a_role_that_bypasses_row_level_security_are_a_note(people: str) -> None:
     _, found = notes(people, "select name from people where name = %(v)s", settings={"app.tenant": "v"})
     assert found == ["its settings keep no rows from anybody: the role of the database URL bypasses row-level security"]
+
+
+@pytest.mark.parametrize(("params", "together"), [("", True), ('v = "text"', True), ('v = "text"', False)])
+def test_the_forms_of_the_columns_in_a_digest_are_listed(people: str, params: str, together: bool) -> None:
+    sql = (
+        "select 1 as id, 2.5 as price, true as open, 'a'::text as name, '{}'::json as doc, now() as at,"
+        f" '(1,2)'::point as place, array[1] as list, {'%(v)s' if params else 'null'}::text as v"
+    )
+    checked = query(sql, params=params, together=together)
+    report = catalog_check.report(Catalog({"q": checked}), "test.toml", people)
+    json = ["doc", "at", "place", "list"]
+    assert report.digests == {"q": {"values": ["id", "price", "open"], "texts": ["name", "v"], "json": json}}
+    assert report.notes["q"] == []
+    assert catalog_check.report(Catalog({"q": checked}), "test.toml", None).digests == {"q": None}

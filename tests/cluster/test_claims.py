@@ -173,6 +173,14 @@ async def test_the_result_of_a_transaction_without_a_response_is_read_back(
         assert await release(silent, keys, [held]) == {"b": carried_out}
 
 
+async def test_all_topics_of_a_request_without_a_response_are_read_back(etcd: Etcd, keys: Keys) -> None:
+    topics = [f"q?n={i}" for i in range(c.BATCH)]
+    await demand(etcd, keys, *topics)
+    async with Session.open(etcd, 5) as session:
+        claims = await claim(UnansweringEtcd(etcd, carried_out=True), keys, session, ME, topics)
+        assert [held.topic for held in claims.values() if held] == topics
+
+
 async def test_thousands_are_claimed_in_batches_and_fast(etcd: Etcd, keys: Keys) -> None:
     topics = [f"q?n={i}" for i in range(3000)]
     await demand(etcd, keys, *topics)

@@ -294,11 +294,18 @@ async def test_topics_are_listed_in_pages_and_the_first_of_an_order_are_watched(
         async for event in call:
             totals = event.totals if event.HasField("totals") else totals
             shown += [event.topic.topic] if event.HasField("topic") else []
-            if len(shown) >= 2 and totals.topics == 8 and totals.clients == 9:
+            rates = {each.query: each for each in totals.queries}
+            polled = rates.keys() >= {"clock", "broken"} and all(each.polls_per_second for each in rates.values())
+            if len(shown) >= 2 and totals.topics == 8 and totals.clients == 9 and polled:
                 break
         call.cancel()
         assert shown[:2] == ["clock?zone=z3", "clock?zone=z0"]
         assert {each.name: each.topics for each in totals.nodes}["gateway-1"] == 8
+        assert [(each.query, each.topics) for each in totals.queries] == [("broken", 1), ("clock", 7)]
+        clock, broken = rates["clock"], rates["broken"]
+        assert clock.statements_per_second > 0
+        assert clock.bytes_per_second > 0
+        assert broken.bytes_per_second == 0  # it fails
         with pytest.raises(grpc.aio.AioRpcError, match="there is no column 'size'"):
             await coordinator.WatchCluster(cluster_pb2.WatchClusterRequest(top=2, sort="size")).read()
     await wait_until_unwatched(coordinator)

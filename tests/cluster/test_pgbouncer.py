@@ -10,16 +10,28 @@ import asyncio
 import json
 import os
 import pwd
+import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
+from pollcast.poller import catalog_check
+from pollcast.poller.answer import Answer
+from pollcast.poller.database import Database
+from pollcast.poller.poll_error import PollError
+from pollcast.poller.statement import single_statement
+from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.local import ports
 from pollcast.services.local.child import Child, User
 from pollcast.services.local.postgres_server import USER, PostgresServer
+from tests.support.late_proxy import LateProxy
+from tests.support.listening import listening_on
+from tests.support.poller_database import outcome, query
 from tests.support.polling_setting import Followed, polling_on
 from tests.support.waiting import eventually, eventually_sync
 
@@ -50,19 +62,30 @@ NAME = "pollcast poller-1 settings"
 
 
 class PgBouncer:
-    """A pgbouncer in transaction mode, with so few connections to the server that pollers have to share them."""
+    """A pgbouncer with so few connections to the server that pollers have to share them in transaction mode.
 
-    def __init__(self, database: str, port: int, folder: Path) -> None:
+    It keeps no prepared statements for its clients: from 1.21 on it could.
+    """
+
+    def __init__(self, database: str, port: int, folder: Path, mode: str) -> None:
         name = database.rpartition("/")[2]
         self.url = f"postgresql://postgres@127.0.0.1:{ports.free_port()}/{name}"
         folder.mkdir()
+        connections = SERVER_CONNECTIONS if mode == "transaction" else 8
         users, config = folder / "users.txt", folder / "pgbouncer.ini"
         users.write_text('"postgres" ""\n')
         config.write_text(
             f"[databases]\n{name} = host=127.0.0.1 port={port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
             f"listen_port = {self.url.rpartition(':')[2].partition('/')[0]}\nunix_socket_dir =\nauth_type = trust\n"
-            f"auth_file = {users}\npool_mode = transaction\ndefault_pool_size = {SERVER_CONNECTIONS}\n"
+            f"auth_file = {users}\npool_mode = {mode}\ndefault_pool_size = {connections}\n"
         )
+        program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+        assert program is not None, "pgbouncer is not installed (Debian: apt install pgbouncer)"
+        said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout
+        version = re.search(r"(\d+)\.(\d+)", said)
+        assert version is not None, said
+        if tuple(map(int, version.groups())) >= (1, 21):
+            config.write_text(config.read_text() + "max_prepared_statements = 0\n")
         user = None
         if os.geteuid() == 0:  # pgbouncer refuses to run as root
             entry = pwd.getpwnam(USER)
@@ -70,8 +93,6 @@ class PgBouncer:
             folder.parent.chmod(0o711)
             for path in (folder, users, config):
                 os.chown(path, user.uid, user.gid)
-        program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-        assert program is not None, "pgbouncer is not installed (Debian: apt install pgbouncer)"
         self._process = Child("pgbouncer", [program, str(config)], folder.with_name("pgbouncer.log"), user=user)
 
     def start(self) -> None:
@@ -89,12 +110,14 @@ class PgBouncer:
         return True
 
 
-@pytest.fixture
-def pgbouncer(database: str, postgres_server: PostgresServer, tmp_path: Path) -> Iterator[PgBouncer]:
+@pytest.fixture(params=["transaction"])
+def pgbouncer(
+    request: pytest.FixtureRequest, database: str, postgres_server: PostgresServer, tmp_path: Path
+) -> Iterator[PgBouncer]:
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("create table t (id int primary key)")
         connection.execute("insert into t values (1)")
-    bouncer = PgBouncer(database, postgres_server.port, tmp_path / "pgbouncer")
+    bouncer = PgBouncer(database, postgres_server.port, tmp_path / "pgbouncer", request.param)
     bouncer.start()
     yield bouncer
     bouncer.kill()
@@ -141,6 +164,46 @@ def settings_left(url: str) -> object:
         ).fetchone()
 
 
+@pytest.mark.parametrize("pgbouncer", ["transaction", "session"], indirect=True)
+async def test_lines_take_one_round_trip_each_and_keep_their_errors_apart_whoever_shares_the_connections(
+    pgbouncer: PgBouncer,
+) -> None:
+    q = query(
+        "select %(n)s as n, 10 / (%(n)s - 3) as x, current_setting('app.n') as setting, pg_sleep(0.002)::text as s",
+        params='n = "int"',
+        settings={"app.n": "n"},
+    )
+    proxy = LateProxy(pgbouncer.url.rpartition("@")[2].partition("/")[0])
+    alone = query("select 1 as n")
+
+    async def line(db: Database, start: int) -> None:
+        topics = [{"n": str(n)} for n in range(start, start + 15)]
+        answers = await db.execute_each([single_statement(q, each) for each in topics], q, [[None]] * 15)
+        assert len(answers) == 15
+        for topic, answer in zip(topics, answers, strict=True):
+            if topic["n"] == "3":
+                assert isinstance(answer, PollError)
+                assert "division_by_zero" in answer.cause.detail
+            else:
+                assert isinstance(answer, Answer), answer
+                ((_, row),) = answer.outcomes[0]  # type: ignore[misc]
+                assert (str(json.loads(row)["n"]), json.loads(row)["setting"]) == (topic["n"], topic["n"])
+
+    async with proxy.serving():
+        url = pgbouncer.url.replace(pgbouncer.url.rpartition("@")[2].partition("/")[0], proxy.address)
+        async with (
+            Database.open(pgbouncer.url, 4, "one") as one,
+            Database.open(f"{url}?sslmode=disable&gssencmode=disable", 1, "two") as two,
+        ):
+            for _ in range(3):
+                await asyncio.gather(*(line(db, start) for db in (one, two) for start in range(6)))
+            await outcome(two, alone)
+            before = proxy.turns
+            await line(two, 0)
+            assert proxy.turns - before == 1
+            assert await asyncio.to_thread(settings_left, pgbouncer.url) == ("0", "0", "off", 0)
+
+
 async def test_polling_recovers_when_pgbouncer_is_killed_and_restarted(
     pgbouncer: PgBouncer, database: str, tmp_path: Path
 ) -> None:
@@ -155,3 +218,17 @@ async def test_polling_recovers_when_pgbouncer_is_killed_and_restarted(
         pgbouncer.start()
         await eventually(lambda: topic.state == "live")
         assert topic.version == (1, 1)
+
+
+async def test_a_pool_of_transactions_is_recognized_because_it_cannot_listen(
+    pgbouncer: PgBouncer, database: str
+) -> None:
+    with capture_logs() as logs:
+        async with listening_on(pgbouncer.url, "all"):
+            await eventually(lambda: any("lends the session" in line["reason"] for line in logs))
+    listening = catalogue.parse("[queries.a]\nsql = 'select 1 as id'\nlisten = 'a'", "c.toml")
+    (note,) = catalog_check.report(listening, "c.toml", pgbouncer.url).notes["a"]
+    assert "POLLCAST_LISTEN_URL" in note
+    assert "POLLCAST_LISTEN_URL" in logs[-1]["advice"]
+    with psycopg.connect(pgbouncer.url) as connection:
+        assert connection.execute("select pg_listening_channels()").fetchall() == []

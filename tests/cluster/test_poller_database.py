@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -14,6 +16,7 @@ from pollcast.poller.statement import single_statement, types
 from pollcast.services.catalogue.query import Query
 from tests.support.late_proxy import LateProxy
 from tests.support.poller_database import both_ways, outcome, poll_error, query, rows, setup
+from tests.support.polling_setting import Followed, polling_on
 from tests.support.waiting import eventually
 
 pytest_plugins = ("tests.support.poller_database_fixture",)
@@ -243,11 +246,61 @@ async def test_a_poll_takes_one_round_trip(database: str) -> None:
         url = f"postgresql://postgres@{proxy.address}/{name}?sslmode=disable&gssencmode=disable"
         async with Database.open(url, 1, "poller-1") as db:
             await eventually(lambda: _answers(db, plain))
-            for q, trips in ((plain, 1), (settings, 1), (wrong, 2), (plain, 1)):  # an error is followed by a rollback
+            for q, trips in ((plain, 1), (settings, 1), (wrong, 1), (plain, 1)):
                 before = proxy.turns
                 found = await outcome(db, q, {"n": "1"})
                 assert isinstance(found, PollError) == (q is wrong)
                 assert proxy.turns - before == trips
+
+
+async def test_the_last_connection_is_replaced_when_it_is_old_before_anybody_needs_it(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pollcast.poller.connections.LIFETIME_SECONDS", 0.0)
+    pid = query("select pg_backend_pid() as pid")
+    seen: list[int] = []
+    others = "select pid from pg_stat_activity where starts_with(application_name, 'pollcast') and pid <> all(%s)"
+    with psycopg.connect(database, autocommit=True) as dba:
+        async with Database.open(database, 4, "poller-1") as db:
+            await eventually(lambda: _answers(db, query("select %(n)s as id", params='n = "int"')))
+            for _ in range(3):
+                (row,) = await rows(db, pid)
+                assert row["pid"] not in seen
+                seen.append(row["pid"])
+                await eventually(lambda: len(dba.execute(others, (seen,)).fetchall()) == 1)
+
+
+COLD = """
+[queries.watched]
+sql = "select id, %(n)s as n from generate_series(1, 600) id"
+key = ["id"]
+interval = "1h"
+timeout = "10s"
+together = TOGETHER
+params = { n = "int" }
+"""
+
+
+@pytest.mark.parametrize("together", ["true", "false", '"auto"'])
+async def test_a_cold_join_waits_for_one_round_trip_and_for_two_more_without_a_connection(
+    database: str, tmp_path: Path, together: str
+) -> None:
+    server, _, name = database.rpartition("@")[2].partition("/")
+    proxy = LateProxy(server)
+    async with proxy.serving():
+        url = f"postgresql://postgres@{proxy.address}/{name}?sslmode=disable&gssencmode=disable"
+        catalog = COLD.replace("TOGETHER", together)
+        async with polling_on(url, tmp_path, catalog) as poller, poller.gateway() as gateway:
+            for n, turns in enumerate((2, 1, 1, 1)):  # at first, the connection begins, after a round trip of TCP
+                before = proxy.turns if n else 0
+                topic = await gateway.attach(f"watched?n={n}")
+                poller.polling.gained(f"watched?n={n}", 1)
+                await eventually(partial(_has_rows, topic, 600))
+                assert proxy.turns - before == turns
+
+
+def _has_rows(topic: Followed, number: int) -> bool:
+    return len(topic.rows or ()) == number
 
 
 async def _answers(db: Database, q: Query) -> bool:

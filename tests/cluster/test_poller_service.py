@@ -12,7 +12,9 @@ from typing import Any
 
 import grpc.aio
 import orjson
+import psycopg
 import pytest
+from pydantic import SecretStr
 
 from pollcast.poller import service
 from pollcast.services import clock
@@ -21,8 +23,11 @@ from pollcast.services.coordination.keys import DemandRecord, Keys, NodeRecord, 
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.session import Session
 from pollcast.services.errors import SettingsInvalid
+from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process.settings import EtcdSettings, PollerSettings
 from pollcast.v1 import feed_pb2, feed_pb2_grpc
+from tests.support.databases import new_database
+from tests.support.listening import sessions
 from tests.support.waiting import eventually
 
 CATALOG = '[queries.one]\nsql = "select 1 as id"\nkey = ["id"]\ninterval = "50ms"\nlinger = "100ms"'
@@ -162,6 +167,20 @@ async def test_without_a_database_a_topic_is_owned_and_stale(cluster: Cluster, s
         update = await first_update(owner.grpc, "one", "status")
         assert (update.seq, update.status.state) == (0, "stale")
         assert "127.0.0.1" not in update.status.reason
+
+
+async def test_notifications_are_listened_to_on_a_database_of_their_own(
+    cluster: Cluster, settings: PollerSettings, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    settings.catalog.write_text(CATALOG.replace('"50ms"', '"30s"\nlisten = "ones"'))
+    with new_database(postgres_server) as other, psycopg.connect(other, autocommit=True) as connection:
+        with pytest.raises(SettingsInvalid, match="POLLCAST_LISTEN_URL"):
+            await service.run(settings.model_copy(update={"listen_url": SecretStr("nonsense")}), asyncio.Event())
+        async with poller(settings.model_copy(update={"listen_url": SecretStr(other)})):
+            await cluster.add_demand("one")
+            await cluster.owner("one")
+            await eventually(lambda: sessions(connection))
+        await eventually(lambda: not sessions(connection))
 
 
 async def test_health_readiness_and_metrics_are_served(cluster: Cluster, settings: PollerSettings) -> None:

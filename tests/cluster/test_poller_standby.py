@@ -8,9 +8,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
+from pollcast.poller import catalog_check, notifications
+from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.local.embedded import program
 from pollcast.services.local.postgres_server import PostgresServer
+from tests.support.listening import metric
 from tests.support.polling_setting import polling_on
 from tests.support.waiting import eventually
 
@@ -19,6 +23,7 @@ CATALOG = """
 sql = "select id, pg_is_in_recovery() as standby from t order by id"
 key = ["id"]
 interval = "200ms"
+listen = "t_changed"
 
 [queries.some]
 sql = "select id, %(n)s as n from t order by id"
@@ -63,6 +68,31 @@ async def test_a_read_only_standby_is_polled_like_a_primary(
         await eventually(lambda: topic.values == [(1, True)])
         await eventually(lambda: [each.values for each in some] == [[(1, n)] for n in range(20)])
         await eventually(lambda: {each.state for each in (topic, *some)} == {"live"})
+
+
+async def test_a_standby_is_polled_although_it_cannot_listen_and_once_promoted_it_is_listened_to(
+    pair: tuple[PostgresServer, PostgresServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifications, "REFUSED_RETRY_SECONDS", 0.1)
+    primary, standby = pair
+    notes = catalog_check.report(catalogue.parse(CATALOG, "c.toml"), "c.toml", standby.url).notes
+    cannot = "this database cannot listen (cannot execute LISTEN during recovery): set POLLCAST_LISTEN_URL"
+    assert notes == {"all": [cannot], "some": []}
+    async with polling_on(standby.url, tmp_path, CATALOG) as poller, poller.gateway() as gateway:
+        with capture_logs() as logs:
+            topic = await gateway.attach("all")
+            poller.polling.gained("all", 1)
+            await eventually(lambda: any("advice" in line for line in logs))
+            insert(primary, 1)
+            await eventually(lambda: topic.values == [(1, True)])
+            assert metric("listening", "all") == 0
+            with psycopg.connect(standby.url, autocommit=True) as connection:
+                connection.execute("select pg_promote()")
+            await eventually(lambda: metric("listening", "all") == 1)
+    (warning,) = [line for line in logs if "advice" in line]
+    assert "cannot execute LISTEN during recovery" in warning["reason"]
+    assert warning["advice"] == "a standby cannot listen: set POLLCAST_LISTEN_URL to the primary"
+    assert "listening for notifications again" in [line["event"] for line in logs]
 
 
 async def test_the_next_host_is_polled_when_the_first_is_gone_also_after_its_promotion(

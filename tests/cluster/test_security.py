@@ -23,7 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from pollcast.v1 import cluster_pb2, cluster_pb2_grpc, feed_pb2, feed_pb2_grpc, live_pb2, live_pb2_grpc
+from pollcast.v1 import cluster_pb2, cluster_pb2_grpc, feed_pb2, feed_pb2_grpc, live_pb2, live_pb2_grpc, types_pb2
 from tests.support.certificates import Authority, Certificate
 from tests.support.cluster import Cluster, cluster
 from tests.support.secure_servers import PASSWORD, SecureEtcd, SecurePostgres, secure_etcd, secure_postgres
@@ -224,7 +224,9 @@ async def test_services_accept_a_peer_with_a_certificate_of_the_authority(secure
         assert (await health(welcome)).status == health_pb2.HealthCheckResponse.SERVING
 
 
-async def test_cluster_lists_what_gateways_report_over_tls_to_peers_with_a_certificate_only(secured: Secured) -> None:
+async def test_cluster_lists_what_gateways_report_and_pokes_pollers_over_tls_for_peers_with_a_certificate_only(
+    secured: Secured,
+) -> None:
     address = secured.cluster.grpc("coordinator")
     peer = credentials(secured.certificate.ca, secured.certificate)
     url = f"ws://{secured.cluster.gateway()}/socket/websocket?vsn=2.0.0&token={secured.issuer.token()}"
@@ -236,9 +238,15 @@ async def test_cluster_lists_what_gateways_report_over_tls_to_peers_with_a_certi
             return [(t.topic, t.clients) for t in topics.topics if t.topic == "stock"] == [("stock", 1)]
 
         await eventually(listed)
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await cluster_pb2_grpc.ClusterStub(strange).ListTopics(cluster_pb2.ListTopicsRequest(), timeout=10)
-        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        poke = types_pb2.PokeRequest(topic="stock")
+        assert (await cluster_pb2_grpc.ClusterStub(welcome).Poke(poke, timeout=10)).topics == 1
+        for call in (
+            cluster_pb2_grpc.ClusterStub(strange).ListTopics(cluster_pb2.ListTopicsRequest(), timeout=10),
+            cluster_pb2_grpc.ClusterStub(strange).Poke(poke, timeout=10),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_consumer_of_livequery_needs_a_token_but_no_certificate(secured: Secured) -> None:

@@ -86,6 +86,10 @@ async def test_top_prints_nodes_and_topics_as_json(running: Cluster, watched: No
         assert {n["name"] for n in answer["nodes"]} >= {"gateway-1", "poller-2", "coordinator-1"}
         assert [t["topic"] for t in answer["topics"]] == ["clock"]
         assert answer["topics"][0]["rows"] == 1
+        (clock,) = answer["queries"]
+        assert (clock["query"], clock["topics"]) == ("clock", 1)
+        assert clock["polls_per_second"] > 0
+        assert clock["bytes_per_second"] > 0
         return answer
 
     assert (await eventually(printed))["at"]
@@ -142,6 +146,8 @@ async def test_top_moves_a_topic_and_quits_by_keys(running: Cluster, watched: No
         await screen.shows("move clock to")
         screen.type("\r")
         await screen.shows("owns clock, epoch")
+        screen.type("v")
+        await screen.shows("bytes/s ▼")
         screen.type("q")
 
         def ended() -> bool:

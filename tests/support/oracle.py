@@ -36,7 +36,7 @@ async def oracle(endpoints: list[str], namespace: str) -> AsyncIterator[Oracle]:
     settings = CoordinatorSettings(etcd=tuple(endpoints), namespace=namespace, node=name)
     keys = Keys(namespace)
     async with Etcd.open(settings) as etcd:
-        cluster = ClusterService(etcd, keys, None)
+        cluster = ClusterService(etcd, keys, None, lambda address: rpc.channel(address, settings))
         async with (
             rpc.serve(settings, [cluster.add_to], SERVICES) as server,
             Session.open(etcd, 5) as session,

@@ -14,8 +14,9 @@ from pollcast.poller.batching import Batching, BatchSize
 from pollcast.poller.database import Database
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError
-from pollcast.poller.rounds import Surroundings, run_round
+from pollcast.poller.rounds import run_round
 from pollcast.poller.statement import Values, batch_statement, single_statement
+from pollcast.poller.surroundings import Surroundings
 from pollcast.poller.trouble import MinuteBudget, RoundBudget
 from pollcast.services.catalogue import catalog, topics
 from pollcast.services.catalogue.query import Query

@@ -16,6 +16,7 @@ from pollcast.gateway.change import Change
 from pollcast.gateway.feeds import Piece, decode
 from pollcast.poller.database import Database
 from pollcast.poller.feed import SERVICE
+from pollcast.poller.listener import Listener
 from pollcast.poller.polling import Polling
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.delta import Row, apply
@@ -122,9 +123,12 @@ async def polling_on(url: str, folder: Path, catalog: str) -> AsyncIterator[Sett
     path.write_text(catalog)
     settings = PollerSettings(catalog=path, database_url=url)  # type: ignore[arg-type]
     async with Database.open(url, 4, "poller-1") as database:
-        polling = Polling(catalogue.load(path), database)
+        loaded = catalogue.load(path)
+        polling = Polling(loaded, database, on_owned_changed=lambda query: listener.owned_changed(query))
+        listener = Listener(loaded, url, "pollcast poller-1 listen", polling)
         async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(polling.run())
+            running = [tasks.create_task(work) for work in (polling.run(), listener.run())]
             yield Setting(polling, f"127.0.0.1:{server.port}", url)
             polling.feed.close()
-            running.cancel()
+            for task in running:
+                task.cancel()

@@ -9,7 +9,8 @@ from pollcast.poller.answer import Outcome
 from pollcast.poller.batching import Batching, BatchSize
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError, Scope
-from pollcast.poller.rounds import Surroundings, run_round
+from pollcast.poller.rounds import run_round
+from pollcast.poller.surroundings import Surroundings
 from pollcast.poller.together import Together
 from pollcast.poller.trouble import ROUND_STATEMENTS, MinuteBudget, RoundBudget
 from pollcast.services.catalogue import catalog
@@ -29,7 +30,9 @@ REFUSED = PollError(PollFailed("refused"), Scope.STATEMENT, refused=True)
 class Rounds:
     """Rounds of `topics` topics. `at_fault` maps a topic to the error of every statement that contains it.
 
-    `refused` is the error of statements for several topics. Time stands still unless a test moves `now`.
+    `refused` is the error of statements for several topics. `answered` is the number of statements in a line that are
+    answered; 0 means that each topic which is polled alone takes a round trip of its own. Time stands still unless a
+    test moves `now`.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Rounds:
         choice: bool = True,
         known: Iterable[int] = (),
         width: int = 1,
+        answered: int = 0,
     ) -> None:
         self.topics = [OwnedTopic(Topic(f"q?n={n}", QUERY, {"n": str(n)}), 1, 0) for n in range(topics)]
         for n in known:
@@ -51,6 +55,8 @@ class Rounds:
         self.batching = Batching(BatchSize(topics=size), together=Together(choice))
         self.minute = MinuteBudget()
         self.width = width
+        self.answered = answered
+        self.lines: list[list[int]] = []
         self.under_way: list[int] = []
         self.widest = 0
         self.now = 0.0
@@ -63,7 +69,7 @@ class Rounds:
 
     async def run(self, *, hand_over: bool = False, parts: int = 1, statements: int = ROUND_STATEMENTS) -> Rounds:
         """Run one round, in which each topic gets an outcome, or is returned, handed over or lost."""
-        self.statements, self.outcomes, self.blamed, self.handed_over = [], {}, set(), []
+        self.statements, self.outcomes, self.blamed, self.handed_over, self.lines = [], {}, set(), [], []
         around = Surroundings(
             self.execute,
             self.deliver,
@@ -71,6 +77,7 @@ class Rounds:
             lambda topic: number(topic) not in self.lost,
             (lambda group: self.handed_over.extend(map(number, group))) if hand_over else None,
             self.width,
+            self.execute_each if self.answered else None,
         )
         budget = RoundBudget(self.minute, statements)
         unreached = await run_round(self.topics, self.batching, around, budget, parts=parts)
@@ -95,6 +102,10 @@ class Rounds:
         if self.refused is not None and len(group) > 1:
             return self.refused
         return next((self.at_fault[n] for n in numbers if n in self.at_fault), [result(n) for n in numbers])
+
+    async def execute_each(self, line: Sequence[OwnedTopic]) -> list[list[Outcome] | PollError]:
+        self.lines.append(list(map(number, line)))
+        return [await self.execute([topic]) for topic in line[: self.answered]]
 
     def deliver(self, topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
         n = number(topic)

@@ -19,10 +19,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pollcast.services.local import ports
 from pollcast.v1 import (
     cluster_pb2,
+    feed_pb2,
+    feed_pb2_grpc,
     live_pb2,
     live_pb2_grpc,
     report_pb2,
     report_pb2_grpc,
+    types_pb2,
 )
 from tests.support import hostile
 from tests.support.shop import Call, Message, Socket, metadata, token
@@ -89,13 +92,36 @@ async def operators(stage: Stage) -> None:
     found.note("grpc.watch_cluster.topic", change)
     top = cluster.WatchCluster(cluster_pb2.WatchClusterRequest(top=1))
     async for event in top:
-        if event.totals.cost and event.totals.clients:
+        orders = [query for query in event.totals.queries if query.query == "orders" and query.bytes_per_second]
+        if event.totals.cost and event.totals.clients and orders:
             del event.totals.nodes[2:]  # another scene may have a topic on the other poller
+            del event.totals.queries[:]
+            event.totals.queries.append(orders[0])
+            for moment in ("unsent_per_second", "hinted_per_second"):
+                event.totals.queries[0].ClearField(moment)
             found.note("grpc.watch_cluster.totals", event)
             break
     top.cancel()
+    await pokes(stage)
     move = found.request("grpc.move_topic.request", cluster_pb2.MoveTopicRequest)
     found.note("grpc.move_topic.response", await cluster.MoveTopic(move))
+
+
+async def pokes(stage: Stage) -> None:
+    """Play pokes by HTTP, and over gRPC to a gateway, a coordinator and a poller."""
+    found, backend = stage.found, {"Authorization": f"Bearer {token(roles=['backend'])}"}
+    status, _, body = await hostile.http(stage.gateway, PATH.replace("/live/", "/poke/"), backend, "POST")
+    assert status == 202
+    found.note("http.poke", body)
+    poke = found.request("grpc.poke.request", types_pb2.PokeRequest)
+    bearer = (("authorization", backend["Authorization"]),)
+    found.note("grpc.poke.response", await stage.live.Poke(poke, metadata=bearer))
+    poke = found.request("grpc.cluster_poke.request", types_pb2.PokeRequest)
+    found.note("grpc.cluster_poke.response", await stage.cluster.Poke(poke))
+    owner = (await stage.cluster.ListTopics(cluster_pb2.ListTopicsRequest(query="orders"))).topics[0].owner
+    async with grpc.aio.insecure_channel(stage.shop.grpc(owner)) as poller:
+        request = found.request("grpc.feed.pokes", feed_pb2.FeedPokes)
+        found.note("grpc.feed.poked", await feed_pb2_grpc.FeedStub(poller).Poke(request))
 
 
 class Coordinator(report_pb2_grpc.ReportServicer):
@@ -138,6 +164,10 @@ async def reports(stage: Stage) -> None:
         shown = json_format.MessageToDict(report)
         for topics in shown.keys() & {"watched", "polled"}:
             shown[topics] = [topic for topic in shown[topics] if topic["topic"] == CANONICAL]
+        if "counts" in shown:
+            shown["counts"] = [counts for counts in shown["counts"] if counts["query"] == "orders"]
+            for moment in ("unsent", "hinted"):
+                shown["counts"][0].pop(moment, None)
         stage.found.note(f"grpc.report.{role}", shown)
 
     with stage.shop.in_etcd(record):

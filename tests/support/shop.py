@@ -91,6 +91,7 @@ def shop(folder: Path, database_url: str) -> Iterator[Shop]:
     catalog.write_text(examples("catalogue")["catalogue.shop"].text)
     environment = {
         "POLLCAST_AUTH_SECRET": SECRET,
+        "POLLCAST_POKE_ROLES": "backend",
         "POLLCAST_ORIGINS": ORIGIN,
         "POLLCAST_MAX_CONNECTIONS": str(MAX_CONNECTIONS),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from pollcast.services.cli.board import Board, Drain, Move, Quit, keys_in
+from pollcast.services.cli.query_board import COLUMNS, load_row, size, summary
 from pollcast.services.cli.top import render
 from pollcast.v1 import cluster_pb2
 
@@ -31,6 +33,28 @@ def topic(name: str, owner: str = "p1", *, clients: int = 1, poll_ms: float = 1.
             topic=name, owner=owner, state=state, clients=clients, last_polled_at=polled, load=load
         )
     )
+
+
+def load(name: str, polls: float = 0, unsent: float = 0, sent: float = 0, **rates: float) -> cluster_pb2.QueryLoad:
+    """Return what the polls of a query with two topics cost."""
+    return cluster_pb2.QueryLoad(
+        query=name, topics=2, polls_per_second=polls, unsent_per_second=unsent, bytes_per_second=sent, **rates
+    )
+
+
+LOADS = (
+    load("idle"),
+    load("orders", 1204, 1180, 35_000, statements_per_second=30, hinted_per_second=12),
+    load("prices_of_all_the_regions", 4, 1, 90_000, statements_per_second=1, avoided_per_second=3),
+)
+
+
+@pytest.fixture
+def queries(board: Board) -> Board:
+    """The board after `v`, with three queries."""
+    board.take(Event(totals=cluster_pb2.ClusterTotals(topics=3, queries=LOADS)))
+    press(board, "v")
+    return board
 
 
 @pytest.fixture
@@ -156,3 +180,85 @@ def test_the_screen_fits_the_terminal_and_shows_the_selection(board: Board, heig
     assert any(line.strip().startswith("t49") for line in lines)
     assert len(lines) <= max(height, 9)
     assert "[q]uit" in lines[-1]
+
+
+def listed(board: Board) -> list[str]:
+    """Return the queries of the board's lines, in order."""
+    return [load.query for load in board.queries.lines(board.loads, board.filter)]
+
+
+def printed(board: Board, width: int, height: int = 20) -> list[str]:
+    """Return the lines of the screen."""
+    console = Console(width=width, height=height, record=True, file=io.StringIO())
+    console.print(render(board, NOW, height, width))
+    return console.export_text().splitlines()
+
+
+def test_queries_are_sorted_by_their_bytes_until_another_column_is_selected(queries: Board) -> None:
+    assert listed(queries) == ["prices_of_all_the_regions", "orders", "idle"]
+    press(queries, "S", "S")
+    assert (queries.queries.sort, listed(queries)[0]) == ("polls/s", "orders")
+    press(queries, "r")
+    assert listed(queries)[0] == "idle"
+    press(queries, *"ssssss", "s")
+    assert queries.queries.sort == "topics"
+    assert (queries.sort, queries.reverse) == ("cost", False)  # the topics keep their order
+
+
+def test_queries_are_filtered_and_selected_apart_from_topics(queries: Board) -> None:
+    press(queries, "down", "down")
+    assert (queries.queries.selected, queries.selected) == ("orders", "")
+    press(queries, "/", *"PRICES", "enter")
+    assert listed(queries) == ["prices_of_all_the_regions"]
+    press(queries, "m")
+    assert "topics first" in queries.message
+    press(queries, "escape", "v", "down")
+    assert queries.selected == "b?x=1"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("height", [5, 20])
+def test_the_list_of_queries_fits_the_terminal(queries: Board, width: int, height: int) -> None:
+    lines = printed(queries, width, height)
+    assert max(map(len, lines)) <= width
+    assert len(lines) <= max(height, 9)
+    head = next(line for line in lines if "bytes/s" in line)
+    assert ("statements/s" in head) == (width >= 100)
+    if height > 5:
+        for name, cells in ((" orders", ["98 %", "35 KB", "0.0", "12.0"]), (" pri", ["25 %", "90 KB", "3.0", "0.0"])):
+            (row,) = (line for line in lines if line.startswith(name))
+            found = re.split(r"\s{2,}", row.strip())
+            assert [each for each in found if each in cells] == cells
+
+
+def test_the_head_sums_up_what_polls_cost_and_save(queries: Board) -> None:
+    expected = "98 % of the polls without rows  125 KB/s from the database  3.0 avoided statements/s"
+    assert expected in printed(queries, 140)[1]
+    assert "12.0 hinted polls/s" in summary(queries.loads)
+    press(queries, "v")
+    assert expected in printed(queries, 140)[1]
+    assert summary([]) == "0 % of the polls without rows  0 B/s from the database"
+
+
+def test_a_coordinator_without_figures_of_queries_leaves_the_list_empty(board: Board) -> None:
+    press(board, "v", "down", "s", "r")
+    assert (listed(board), board.queries.selected) == ([], "")
+    assert len(printed(board, 80)) > 0
+
+
+def test_a_polled_topic_that_is_lost_before_its_poll_ends_makes_no_share_above_all() -> None:
+    assert COLUMNS["no rows"].text(load("a", 10, 11)) == "100 %"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (35_400, "35 KB"), (2_400_000, "2.4 MB"), (7.1e10, "71 GB")],
+)
+def test_sizes_are_short(number: float, text: str) -> None:
+    assert size(number) == text
+
+
+def test_json_has_every_rate_of_a_query() -> None:
+    row = load_row(LOADS[2])
+    assert (row["query"], row["topics"], row["avoided_per_second"]) == ("prices_of_all_the_regions", 2, 3.0)
+    assert len(row) == len(cluster_pb2.QueryLoad.DESCRIPTOR.fields)

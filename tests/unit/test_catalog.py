@@ -27,6 +27,7 @@ presence = true
 max_rows = 1000
 probe = "select max(updated_at) from orders"
 refresh = "30s"
+listen = "Orders changed"
 roles = ["sales", "ops"]
 
 [queries.orders_by_region.params]
@@ -50,6 +51,7 @@ def test_every_field_of_a_query_is_read() -> None:
     assert query.presence
     assert query.max_rows == 1000
     assert query.probe == "select max(updated_at) from orders"
+    assert query.listen == "Orders changed"
     assert query.roles == ("sales", "ops")
     assert list(query.params) == ["region", "limit", "tenant"]
     limit, tenant = query.params["limit"], query.params["tenant"]
@@ -94,6 +96,7 @@ def test_absent_fields_have_their_defaults() -> None:
     query = one('sql = "select 1;"')
     assert query == Query(name="q", sql="select 1")
     assert (query.interval, query.timeout, query.linger, query.refresh) == (1.0, 1.0, 5.0, 60.0)
+    assert query.min_interval == 0.1
     assert (query.max_bytes, query.together, query.settings) == (16 * 1024 * 1024, "auto", {})
     assert (query.key, query.presence, query.max_rows, query.probe, query.roles) == ((), False, 10_000, None, ())
     assert query.public()["title"] is None
@@ -113,6 +116,7 @@ def test_a_duration_is_a_number_and_a_unit(text: str, seconds: float) -> None:
 
 def test_linger_may_be_zero() -> None:
     assert one('sql = "select 1"\nlinger = "0s"').linger == 0.0
+    assert one('sql = "select 1"\nmin_interval = "20ms"').min_interval == 0.02
 
 
 @pytest.mark.parametrize(

@@ -48,12 +48,17 @@ def faults(text: str) -> list[tuple[str, str, str]]:
         (f"{SQL}\ninterval = '0s'", "interval", "at least 50ms"),
         (f"{SQL}\ntimeout = '0s'", "timeout", "too short"),
         (f"{SQL}\nlinger = '999999h'", "linger", "too long"),
+        (f"{SQL}\nmin_interval = '0s'", "min_interval", "1ms"),
         (f"{SQL}\npresence = 'yes'", "presence", "true or false"),
         (f"{SQL}\nmax_rows = 0", "max_rows", "from 1"),
         (f"{SQL}\nmax_rows = true", "max_rows", "must be an integer"),
         (f"{SQL}\nmax_rows = 1.5", "max_rows", "must be an integer"),
         (f"{SQL}\nprobe = 'select %(p)s'", "probe", "takes no parameters"),
         (f"{SQL}\nprobe = 'truncate t'", "probe", "one SELECT"),
+        (f"{SQL}\nlisten = ''", "listen", "is empty"),
+        (f"{SQL}\nlisten = ['a']", "listen", "must be a string"),
+        (f'{SQL}\nlisten = "a\\u0000b"', "listen", "NUL"),
+        (f"{SQL}\nlisten = '{'ä' * 31}xy'", "listen", "is 64 bytes long"),
         (f"{SQL}\nroles = 'ops'", "roles", "list of strings"),
         (f"{SQL}\nintervall = '1s'", "intervall", "did you mean 'interval'"),
         (f"{SQL}\nzzz = 1", "zzz", "the known fields are title, sql, key"),
@@ -215,7 +220,7 @@ JSON_LIKE = st.recursive(
     max_leaves=5,
 )
 FIELDS = ["title", "sql", "key", "interval", "timeout", "linger", "presence", "max_rows", "probe", "refresh", "roles"]
-FIELDS += ["max_bytes", "together", "settings"]
+FIELDS += ["max_bytes", "together", "settings", "listen"]
 PARAM_FIELDS = ["type", "default", "enum", "min", "max", "max_length", "claim", "max_items", "optional"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from pollcast.poller.schedule import (
     NEGLIGIBLE_SECONDS,
     alone_delay,
     first_round,
+    hinted_delay,
     next_round,
     phase,
     polled_before,
@@ -85,6 +87,9 @@ def test_topics_polled_alone_rest_as_long_as_their_round_took() -> None:
     assert alone_delay(10.0, 1.0) == 4.0
     assert alone_delay(3600.0, 0.0) == 5.0
     assert alone_delay(10.0, 60.0) == 5.0
+    assert hinted_delay(0.1, 0.0) == 0.1
+    assert hinted_delay(0.1, 0.06) == pytest.approx(0.06)
+    assert hinted_delay(0.1, 60.0) == 5.0
 
 
 @given(INTERVALS, SHARES, st.floats(0, 1e6))

@@ -113,6 +113,8 @@ def test_unusable_files_are_reported_before_anything_starts(tmp_path: Path) -> N
 def test_the_text_of_settings_holds_no_secret() -> None:
     settings = load(GatewaySettings, catalog=CATALOG, auth_secret="hunter2" * 9, etcd_user="u", etcd_password="hunter2")
     poller = load(PollerSettings, catalog=CATALOG, database_url="postgresql://a:hunter2@b/c")
+    listening = load(PollerSettings, catalog=CATALOG, database_url="x", listen_url="postgresql://a:hunter2@b/c")
+    assert "hunter2" not in f"{listening!r} {listening.model_dump()}"
     assert "hunter2" not in f"{settings!r} {settings} {poller!r} {poller.model_dump()}"
 
 

@@ -28,8 +28,8 @@ export interface Query {
   params: Param[]
 }
 
-/** A node of the cluster. */
-export interface ClusterNode {
+/** A node of the cluster. The rates are those of a poller. */
+export interface ClusterNode extends PollRates {
   name: string
   role: "gateway" | "poller" | "coordinator"
   state: "starting" | "ready" | "draining"
@@ -42,10 +42,22 @@ export interface ClusterNode {
   subscriptions: number | null
   /** The number of topics that a poller owns. */
   topics: number | null
-  /** A poller's polls of topics per second. */
+}
+
+/** What pollers do per second; null before it is known. Of a cluster, the sums over its pollers. */
+export interface PollRates {
+  /** Polls of topics. */
   polls_per_second: number | null
-  /** The statements per second that a poller sends to the database. */
+  /** Statements sent to the database. */
   statements_per_second: number | null
+  /** Polls for which the database sent no rows, because the digest of the result was unchanged. */
+  unsent_per_second: number | null
+  /** Bytes of rows and digests that the database sent. */
+  bytes_per_second: number | null
+  /** Statements that were not needed because the result of a probe was unchanged. */
+  avoided_per_second: number | null
+  /** Polls that hints asked for. */
+  hinted_per_second: number | null
 }
 
 /** A topic and the poller that owns it. */
@@ -66,13 +78,11 @@ export interface Takeover {
 }
 
 /** The cluster, as `GET /api/cluster` reports it. */
-export interface Cluster {
+export interface Cluster extends PollRates {
   gateway: string
   nodes: ClusterNode[]
   topics: OwnedTopic[]
   topics_total: number
-  polls_per_second: number | null
-  statements_per_second: number | null
   subscriptions: number
   takeovers: Takeover[]
 }

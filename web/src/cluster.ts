@@ -2,6 +2,7 @@
 import * as access from "./access"
 import { ApiError, get, type Cluster, type ClusterNode, type Takeover } from "./api"
 import { el, setText } from "./dom"
+import { savings } from "./savings"
 import * as self from "./self"
 import { ago, clock, count, short } from "./values"
 
@@ -19,6 +20,7 @@ export class ClusterView {
   readonly element: HTMLElement
   private readonly trouble = el("p", { class: "why", role: "status" })
   private readonly numbers = el("div", { class: "numbers" })
+  private readonly savings = el("p", { class: "savings quiet" })
   private readonly nodes = el("div", { class: "nodes" })
   private readonly owners = el("div", { class: "owners" })
   private readonly takeovers = el("ol", { class: "timeline", "aria-live": "polite" })
@@ -40,6 +42,7 @@ export class ClusterView {
       el("header", { class: "title" }, el("h1", {}, "The cluster")),
       this.trouble,
       this.numbers,
+      this.savings,
       this.figure,
       el("h2", {}, "Nodes"),
       this.nodes,
@@ -91,6 +94,7 @@ export class ClusterView {
         factor === null ? "no subscriptions now" : `each with ${short(factor)} subscriptions on average`,
       ),
     )
+    setText(this.savings, savings(cluster) ?? "")
     if (polls !== null) this.drawSpark(polls)
     this.showNodes(cluster.nodes)
     this.showOwners(cluster)

@@ -1,5 +1,6 @@
 import { describe, expect, it, test } from "vitest"
 import { format, parse, spelling } from "../src/route"
+import { bytes, savings } from "../src/savings"
 import { plan } from "../src/shape"
 import { ago, columns, count, short, show, ticks, timeTicks } from "../src/values"
 
@@ -70,6 +71,32 @@ test("values have short, readable texts", () => {
   expect(ago(400)).toBe("0.4 s")
   expect(ago(90_000)).toBe("90 s")
   expect(ago(600_000)).toBe("10 min")
+})
+
+describe("the line about all polls", () => {
+  const none = { polls_per_second: 0, statements_per_second: 0, unsent_per_second: 0, bytes_per_second: 0 }
+  const idle = { ...none, avoided_per_second: 0, hinted_per_second: 0 }
+  it("has what they cost and what was saved", () => {
+    const busy = { ...idle, polls_per_second: 1204, unsent_per_second: 1180, bytes_per_second: 35_040 }
+    expect(savings(busy)).toBe("1,204 polls/s, 98 % without rows, 35 KB/s from the database")
+    expect(savings({ ...busy, hinted_per_second: 12, avoided_per_second: 3.25 })).toBe(
+      "1,204 polls/s, 98 % without rows, 35 KB/s from the database, 3.25 statements/s avoided by probes, 12 hints/s",
+    )
+  })
+  it("has no share of no polls, and never one above all", () => {
+    expect(savings(idle)).toBe("0 polls/s, 0 B/s from the database")
+    expect(savings({ ...idle, polls_per_second: 10, unsent_per_second: 11 })).toContain("100 % without rows")
+  })
+  it("is missing until the rates are known, and goes without those of older pollers", () => {
+    expect(savings({ ...idle, polls_per_second: null })).toBeNull()
+    const old = { ...idle, polls_per_second: 2, unsent_per_second: null, bytes_per_second: null }
+    expect(savings(old)).toBe("2 polls/s, 0 % without rows, 0 B/s from the database")
+  })
+  it("has sizes with few digits", () => {
+    expect([0, 999, 1000, 35_400, 2_345_678, 7.1e10].map(bytes)).toEqual(
+      ["0 B", "999 B", "1 KB", "35.4 KB", "2.3 MB", "71 GB"],
+    )
+  })
 })
 
 describe("the labels of an axis", () => {

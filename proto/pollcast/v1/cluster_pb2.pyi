@@ -352,6 +352,7 @@ class ClusterTotals(_message.Message):
     POLLS_PER_SECOND_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
+    QUERIES_FIELD_NUMBER: _builtins.int
     topics: _builtins.int
     """The topics that have demand or an owner."""
     clients: _builtins.int
@@ -363,6 +364,10 @@ class ClusterTotals(_message.Message):
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeTopics]:
         """The topics of each poller and gateway that has some."""
 
+    @_builtins.property
+    def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryLoad]:
+        """The queries that have topics, or were polled of late, by name."""
+
     def __init__(
         self,
         *,
@@ -371,14 +376,68 @@ class ClusterTotals(_message.Message):
         polls_per_second: _builtins.float = ...,
         cost: _builtins.float = ...,
         nodes: _abc.Iterable[Global___NodeTopics] | None = ...,
+        queries: _abc.Iterable[Global___QueryLoad] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "cost", b"cost", "nodes", b"nodes", "polls_per_second", b"polls_per_second", "topics", b"topics"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "cost", b"cost", "nodes", b"nodes", "polls_per_second", b"polls_per_second", "queries", b"queries", "topics", b"topics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ClusterTotals: _TypeAlias = ClusterTotals  # noqa: Y015
+
+@_typing.final
+class QueryLoad(_message.Message):
+    """The polls of one query by all pollers, per second, averaged over half a minute at most."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_FIELD_NUMBER: _builtins.int
+    TOPICS_FIELD_NUMBER: _builtins.int
+    POLLS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    UNSENT_PER_SECOND_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    STATEMENTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    SKIPPED_PER_SECOND_FIELD_NUMBER: _builtins.int
+    AVOIDED_PER_SECOND_FIELD_NUMBER: _builtins.int
+    HINTED_PER_SECOND_FIELD_NUMBER: _builtins.int
+    query: _builtins.str
+    topics: _builtins.int
+    """Its topics that have demand or an owner."""
+    polls_per_second: _builtins.float
+    """Polls of a topic, whatever their outcome."""
+    unsent_per_second: _builtins.float
+    """Those of which no rows were sent, because the digest of the result was unchanged."""
+    bytes_per_second: _builtins.float
+    """Bytes of the rows' JSON text, and of digests, that the database sent."""
+    statements_per_second: _builtins.float
+    """Statements sent to the database."""
+    skipped_per_second: _builtins.float
+    """Polls of a topic that were skipped because the probe's result was unchanged."""
+    avoided_per_second: _builtins.float
+    """Statements that were not needed because of that."""
+    hinted_per_second: _builtins.float
+    """Polls of a topic that hints asked for."""
+    def __init__(
+        self,
+        *,
+        query: _builtins.str = ...,
+        topics: _builtins.int = ...,
+        polls_per_second: _builtins.float = ...,
+        unsent_per_second: _builtins.float = ...,
+        bytes_per_second: _builtins.float = ...,
+        statements_per_second: _builtins.float = ...,
+        skipped_per_second: _builtins.float = ...,
+        avoided_per_second: _builtins.float = ...,
+        hinted_per_second: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avoided_per_second", b"avoided_per_second", "bytes_per_second", b"bytes_per_second", "hinted_per_second", b"hinted_per_second", "polls_per_second", b"polls_per_second", "query", b"query", "skipped_per_second", b"skipped_per_second", "statements_per_second", b"statements_per_second", "topics", b"topics", "unsent_per_second", b"unsent_per_second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryLoad: _TypeAlias = QueryLoad  # noqa: Y015
 
 @_typing.final
 class NodeTopics(_message.Message):

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from pollcast.v1 import cluster_pb2 as pollcast_dot_v1_dot_cluster__pb2
+from pollcast.v1 import types_pb2 as pollcast_dot_v1_dot_types__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -60,6 +61,11 @@ class ClusterStub:
                 request_serializer=pollcast_dot_v1_dot_cluster__pb2.DrainNodeRequest.SerializeToString,
                 response_deserializer=pollcast_dot_v1_dot_cluster__pb2.DrainNodeResponse.FromString,
                 _registered_method=True)
+        self.Poke = channel.unary_unary(
+                '/pollcast.v1.Cluster/Poke',
+                request_serializer=pollcast_dot_v1_dot_types__pb2.PokeRequest.SerializeToString,
+                response_deserializer=pollcast_dot_v1_dot_types__pb2.PokeResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer:
@@ -104,6 +110,14 @@ class ClusterServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Poke(self, request, context):
+        """Has a topic, or all topics of a query, polled at once, because something may have changed. NOT_FOUND for an unknown
+        query, INVALID_ARGUMENT for parameters.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -131,6 +145,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.DrainNode,
                     request_deserializer=pollcast_dot_v1_dot_cluster__pb2.DrainNodeRequest.FromString,
                     response_serializer=pollcast_dot_v1_dot_cluster__pb2.DrainNodeResponse.SerializeToString,
+            ),
+            'Poke': grpc.unary_unary_rpc_method_handler(
+                    servicer.Poke,
+                    request_deserializer=pollcast_dot_v1_dot_types__pb2.PokeRequest.FromString,
+                    response_serializer=pollcast_dot_v1_dot_types__pb2.PokeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -269,6 +288,33 @@ class Cluster:
             '/pollcast.v1.Cluster/DrainNode',
             pollcast_dot_v1_dot_cluster__pb2.DrainNodeRequest.SerializeToString,
             pollcast_dot_v1_dot_cluster__pb2.DrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Poke(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pollcast.v1.Cluster/Poke',
+            pollcast_dot_v1_dot_types__pb2.PokeRequest.SerializeToString,
+            pollcast_dot_v1_dot_types__pb2.PokeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from pollcast.v1 import cluster_pb2 as _cluster_pb2
+from pollcast.v1 import types_pb2 as _types_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -48,6 +49,10 @@ class ClusterStub:
     """Moves a topic to a poller, where it stays while that poller lives. NOT_FOUND for an unknown topic or poller."""
     DrainNode: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.DrainNodeRequest, _cluster_pb2.DrainNodeResponse]
     """Requests a node to drain and end, as SIGTERM does. NOT_FOUND for an unknown node."""
+    Poke: _grpc.UnaryUnaryMultiCallable[_types_pb2.PokeRequest, _types_pb2.PokeResponse]
+    """Has a topic, or all topics of a query, polled at once, because something may have changed. NOT_FOUND for an unknown
+    query, INVALID_ARGUMENT for parameters.
+    """
 
 @_typing.type_check_only
 class ClusterAsyncStub(ClusterStub):
@@ -69,6 +74,10 @@ class ClusterAsyncStub(ClusterStub):
     """Moves a topic to a poller, where it stays while that poller lives. NOT_FOUND for an unknown topic or poller."""
     DrainNode: _aio.UnaryUnaryMultiCallable[_cluster_pb2.DrainNodeRequest, _cluster_pb2.DrainNodeResponse]  # type: ignore[assignment]
     """Requests a node to drain and end, as SIGTERM does. NOT_FOUND for an unknown node."""
+    Poke: _aio.UnaryUnaryMultiCallable[_types_pb2.PokeRequest, _types_pb2.PokeResponse]  # type: ignore[assignment]
+    """Has a topic, or all topics of a query, polled at once, because something may have changed. NOT_FOUND for an unknown
+    query, INVALID_ARGUMENT for parameters.
+    """
 
 class ClusterServicer(metaclass=_abc_1.ABCMeta):
     """Cluster shows and steers the cluster. Every coordinator serves it from its own mirror of etcd."""
@@ -117,5 +126,15 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.DrainNodeResponse, _abc.Awaitable[_cluster_pb2.DrainNodeResponse]]:
         """Requests a node to drain and end, as SIGTERM does. NOT_FOUND for an unknown node."""
+
+    @_abc_1.abstractmethod
+    def Poke(
+        self,
+        request: _types_pb2.PokeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_types_pb2.PokeResponse, _abc.Awaitable[_types_pb2.PokeResponse]]:
+        """Has a topic, or all topics of a query, polled at once, because something may have changed. NOT_FOUND for an unknown
+        query, INVALID_ARGUMENT for parameters.
+        """
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -344,3 +344,74 @@ class FeedStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeedStatus: _TypeAlias = FeedStatus  # noqa: Y015
+
+@_typing.final
+class FeedPokes(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POKES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pokes(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedPoke]: ...
+    def __init__(
+        self,
+        *,
+        pokes: _abc.Iterable[Global___FeedPoke] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pokes", b"pokes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedPokes: _TypeAlias = FeedPokes  # noqa: Y015
+
+@_typing.final
+class FeedPoke(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
+    ANY_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    """The canonical topic. With `whole`, the name of a query: all its topics are meant. With `any`, a canonical topic
+    without these parameters: topics with any values of them are meant.
+    """
+    whole: _builtins.bool
+    @_builtins.property
+    def any(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        whole: _builtins.bool = ...,
+        any: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any", b"any", "topic", b"topic", "whole", b"whole"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedPoke: _TypeAlias = FeedPoke  # noqa: Y015
+
+@_typing.final
+class FeedPoked(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPICS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def topics(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of each poke, in their order, the number of topics that this poller polls for it."""
+
+    def __init__(
+        self,
+        *,
+        topics: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["topics", b"topics"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedPoked: _TypeAlias = FeedPoked  # noqa: Y015

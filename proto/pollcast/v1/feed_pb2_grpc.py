@@ -42,6 +42,11 @@ class FeedStub:
                 request_serializer=pollcast_dot_v1_dot_feed__pb2.FeedRequest.SerializeToString,
                 response_deserializer=pollcast_dot_v1_dot_feed__pb2.FeedUpdates.FromString,
                 _registered_method=True)
+        self.Poke = channel.unary_unary(
+                '/pollcast.v1.Feed/Poke',
+                request_serializer=pollcast_dot_v1_dot_feed__pb2.FeedPokes.SerializeToString,
+                response_deserializer=pollcast_dot_v1_dot_feed__pb2.FeedPoked.FromString,
+                _registered_method=True)
 
 
 class FeedServicer:
@@ -57,6 +62,13 @@ class FeedServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Poke(self, request, context):
+        """Hints that topics may have changed. The poller polls those that it owns soon, and passes nothing on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeedServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -64,6 +76,11 @@ def add_FeedServicer_to_server(servicer, server):
                     servicer.Subscribe,
                     request_deserializer=pollcast_dot_v1_dot_feed__pb2.FeedRequest.FromString,
                     response_serializer=pollcast_dot_v1_dot_feed__pb2.FeedUpdates.SerializeToString,
+            ),
+            'Poke': grpc.unary_unary_rpc_method_handler(
+                    servicer.Poke,
+                    request_deserializer=pollcast_dot_v1_dot_feed__pb2.FeedPokes.FromString,
+                    response_serializer=pollcast_dot_v1_dot_feed__pb2.FeedPoked.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -96,6 +113,33 @@ class Feed:
             '/pollcast.v1.Feed/Subscribe',
             pollcast_dot_v1_dot_feed__pb2.FeedRequest.SerializeToString,
             pollcast_dot_v1_dot_feed__pb2.FeedUpdates.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Poke(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pollcast.v1.Feed/Poke',
+            pollcast_dot_v1_dot_feed__pb2.FeedPokes.SerializeToString,
+            pollcast_dot_v1_dot_feed__pb2.FeedPoked.FromString,
             options,
             channel_credentials,
             insecure,

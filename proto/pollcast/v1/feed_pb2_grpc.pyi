@@ -38,6 +38,8 @@ class FeedStub:
     def __new__(cls, channel: _aio.Channel) -> FeedAsyncStub: ...
     Subscribe: _grpc.StreamStreamMultiCallable[_feed_pb2.FeedRequest, _feed_pb2.FeedUpdates]
     """The stream lives as long as both processes do. When it breaks, every attachment on it ends."""
+    Poke: _grpc.UnaryUnaryMultiCallable[_feed_pb2.FeedPokes, _feed_pb2.FeedPoked]
+    """Hints that topics may have changed. The poller polls those that it owns soon, and passes nothing on."""
 
 @_typing.type_check_only
 class FeedAsyncStub(FeedStub):
@@ -49,6 +51,8 @@ class FeedAsyncStub(FeedStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Subscribe: _aio.StreamStreamMultiCallable[_feed_pb2.FeedRequest, _feed_pb2.FeedUpdates]  # type: ignore[assignment]
     """The stream lives as long as both processes do. When it breaks, every attachment on it ends."""
+    Poke: _aio.UnaryUnaryMultiCallable[_feed_pb2.FeedPokes, _feed_pb2.FeedPoked]  # type: ignore[assignment]
+    """Hints that topics may have changed. The poller polls those that it owns soon, and passes nothing on."""
 
 class FeedServicer(metaclass=_abc_1.ABCMeta):
     """Feed carries results from the poller that owns a topic to the gateways that have clients on it. There is one stream
@@ -63,5 +67,13 @@ class FeedServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_feed_pb2.FeedUpdates], _abc.AsyncIterator[_feed_pb2.FeedUpdates]]:
         """The stream lives as long as both processes do. When it breaks, every attachment on it ends."""
+
+    @_abc_1.abstractmethod
+    def Poke(
+        self,
+        request: _feed_pb2.FeedPokes,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feed_pb2.FeedPoked, _abc.Awaitable[_feed_pb2.FeedPoked]]:
+        """Hints that topics may have changed. The poller polls those that it owns soon, and passes nothing on."""
 
 def add_FeedServicer_to_server(servicer: FeedServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -65,6 +65,11 @@ class LiveQueryStub:
                 request_serializer=pollcast_dot_v1_dot_live__pb2.WatchPresenceRequest.SerializeToString,
                 response_deserializer=pollcast_dot_v1_dot_live__pb2.WatchPresenceResponse.FromString,
                 _registered_method=True)
+        self.Poke = channel.unary_unary(
+                '/pollcast.v1.LiveQuery/Poke',
+                request_serializer=pollcast_dot_v1_dot_types__pb2.PokeRequest.SerializeToString,
+                response_deserializer=pollcast_dot_v1_dot_types__pb2.PokeResponse.FromString,
+                _registered_method=True)
 
 
 class LiveQueryServicer:
@@ -113,6 +118,14 @@ class LiveQueryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Poke(self, request, context):
+        """Has a topic, or all topics of a query, polled at once, because something may have changed. PERMISSION_DENIED for a
+        token without one of the roles of POLLCAST_POKE_ROLES.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LiveQueryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -140,6 +153,11 @@ def add_LiveQueryServicer_to_server(servicer, server):
                     servicer.WatchPresence,
                     request_deserializer=pollcast_dot_v1_dot_live__pb2.WatchPresenceRequest.FromString,
                     response_serializer=pollcast_dot_v1_dot_live__pb2.WatchPresenceResponse.SerializeToString,
+            ),
+            'Poke': grpc.unary_unary_rpc_method_handler(
+                    servicer.Poke,
+                    request_deserializer=pollcast_dot_v1_dot_types__pb2.PokeRequest.FromString,
+                    response_serializer=pollcast_dot_v1_dot_types__pb2.PokeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -282,6 +300,33 @@ class LiveQuery:
             '/pollcast.v1.LiveQuery/WatchPresence',
             pollcast_dot_v1_dot_live__pb2.WatchPresenceRequest.SerializeToString,
             pollcast_dot_v1_dot_live__pb2.WatchPresenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Poke(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pollcast.v1.LiveQuery/Poke',
+            pollcast_dot_v1_dot_types__pb2.PokeRequest.SerializeToString,
+            pollcast_dot_v1_dot_types__pb2.PokeResponse.FromString,
             options,
             channel_credentials,
             insecure,

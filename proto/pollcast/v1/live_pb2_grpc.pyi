@@ -54,6 +54,10 @@ class LiveQueryStub:
     """Returns the members on a topic."""
     WatchPresence: _grpc.UnaryStreamMultiCallable[_live_pb2.WatchPresenceRequest, _live_pb2.WatchPresenceResponse]
     """Streams the members on a topic, then the differences, until cancelled."""
+    Poke: _grpc.UnaryUnaryMultiCallable[_types_pb2.PokeRequest, _types_pb2.PokeResponse]
+    """Has a topic, or all topics of a query, polled at once, because something may have changed. PERMISSION_DENIED for a
+    token without one of the roles of POLLCAST_POKE_ROLES.
+    """
 
 @_typing.type_check_only
 class LiveQueryAsyncStub(LiveQueryStub):
@@ -80,6 +84,10 @@ class LiveQueryAsyncStub(LiveQueryStub):
     """Returns the members on a topic."""
     WatchPresence: _aio.UnaryStreamMultiCallable[_live_pb2.WatchPresenceRequest, _live_pb2.WatchPresenceResponse]  # type: ignore[assignment]
     """Streams the members on a topic, then the differences, until cancelled."""
+    Poke: _aio.UnaryUnaryMultiCallable[_types_pb2.PokeRequest, _types_pb2.PokeResponse]  # type: ignore[assignment]
+    """Has a topic, or all topics of a query, polled at once, because something may have changed. PERMISSION_DENIED for a
+    token without one of the roles of POLLCAST_POKE_ROLES.
+    """
 
 class LiveQueryServicer(metaclass=_abc_1.ABCMeta):
     """LiveQuery gives internal consumers the results that browsers get over WebSocket. Every gateway serves it.
@@ -133,5 +141,15 @@ class LiveQueryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_live_pb2.WatchPresenceResponse], _abc.AsyncIterator[_live_pb2.WatchPresenceResponse]]:
         """Streams the members on a topic, then the differences, until cancelled."""
+
+    @_abc_1.abstractmethod
+    def Poke(
+        self,
+        request: _types_pb2.PokeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_types_pb2.PokeResponse, _abc.Awaitable[_types_pb2.PokeResponse]]:
+        """Has a topic, or all topics of a query, polled at once, because something may have changed. PERMISSION_DENIED for a
+        token without one of the roles of POLLCAST_POKE_ROLES.
+        """
 
 def add_LiveQueryServicer_to_server(servicer: LiveQueryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

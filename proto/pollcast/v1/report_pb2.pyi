@@ -69,6 +69,7 @@ class NodeReport(_message.Message):
     PARTIAL_FIELD_NUMBER: _builtins.int
     GONE_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """The node's name."""
     role: _builtins.str
@@ -95,6 +96,10 @@ class NodeReport(_message.Message):
     def gone(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Canonical topics that were reported before and do not belong to this node any more."""
 
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryCounts]:
+        """A poller's counts of the polls of each query; queries that it has not polled are left out."""
+
     def __init__(
         self,
         *,
@@ -107,14 +112,64 @@ class NodeReport(_message.Message):
         partial: _builtins.bool = ...,
         gone: _abc.Iterable[_builtins.str] | None = ...,
         more: _builtins.bool = ...,
+        counts: _abc.Iterable[Global___QueryCounts] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone", b"gone", "more", b"more", "node", b"node", "now", b"now", "partial", b"partial", "polled", b"polled", "queries", b"queries", "role", b"role", "watched", b"watched"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "gone", b"gone", "more", b"more", "node", b"node", "now", b"now", "partial", b"partial", "polled", b"polled", "queries", b"queries", "role", b"role", "watched", b"watched"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeReport: _TypeAlias = NodeReport  # noqa: Y015
+
+@_typing.final
+class QueryCounts(_message.Message):
+    """The polls of one query by one poller, counted since the poller's process began."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_FIELD_NUMBER: _builtins.int
+    POLLS_FIELD_NUMBER: _builtins.int
+    UNSENT_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    STATEMENTS_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    AVOIDED_FIELD_NUMBER: _builtins.int
+    HINTED_FIELD_NUMBER: _builtins.int
+    query: _builtins.str
+    polls: _builtins.int
+    """Polls of a topic, whatever their outcome."""
+    unsent: _builtins.int
+    """Those of which no rows were sent, because the digest of the result was unchanged."""
+    bytes: _builtins.int
+    """Bytes of the rows' JSON text, and of digests, that the database has sent."""
+    statements: _builtins.int
+    """Statements sent to the database."""
+    skipped: _builtins.int
+    """Polls of a topic that were skipped because the probe's result was unchanged."""
+    avoided: _builtins.int
+    """Statements that were not needed because of that."""
+    hinted: _builtins.int
+    """Polls of a topic that hints asked for."""
+    def __init__(
+        self,
+        *,
+        query: _builtins.str = ...,
+        polls: _builtins.int = ...,
+        unsent: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        statements: _builtins.int = ...,
+        skipped: _builtins.int = ...,
+        avoided: _builtins.int = ...,
+        hinted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avoided", b"avoided", "bytes", b"bytes", "hinted", b"hinted", "polls", b"polls", "query", b"query", "skipped", b"skipped", "statements", b"statements", "unsent", b"unsent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryCounts: _TypeAlias = QueryCounts  # noqa: Y015
 
 @_typing.final
 class WatchedTopic(_message.Message):

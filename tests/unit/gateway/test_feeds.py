@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pollcast.gateway.change import Change
-from pollcast.gateway.feeds import SOCKETS_AT_ONCE, Link, Piece, Update, apply_some, decode
+from pollcast.gateway.feeds import (
+    CHECK_SECONDS,
+    SILENT_SECONDS,
+    SOCKETS_AT_ONCE,
+    Link,
+    Piece,
+    Update,
+    apply_some,
+    broken_since,
+    decode,
+)
 from pollcast.gateway.outbox import Outbox
+from pollcast.gateway.service import SWEEP_SECONDS
+from pollcast.gateway.silence import STEP_SECONDS
 from pollcast.gateway.status import Status
+from pollcast.gateway.topic import UNREACHED_SECONDS
 from pollcast.gateway.version import Version
+from pollcast.poller.gateway_stream import HEARTBEAT_SECONDS
 from pollcast.poller.owned import feed_delta
+from pollcast.services.catalogue.topics import Poke
 from pollcast.services.delta import Delta
 from pollcast.services.process.settings import GatewaySettings
+from pollcast.services.serving.poke_line import ask
 from pollcast.v1 import feed_pb2, feed_pb2_grpc
 from tests.support.waiting import eventually
 
@@ -106,10 +123,11 @@ def test_a_delta_arrives_as_it_was_sent_with_its_text_ready_for_clients(
 
 
 class Poller(feed_pb2_grpc.FeedServicer):
-    """A poller that records the topics attached on each stream."""
+    """A poller that records the topics attached on each stream, and then sends nothing, or ends it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, silent: bool = False) -> None:
         self.streams: list[list[str]] = []
+        self._silent = silent
 
     async def Subscribe(
         self, request_iterator: AsyncIterator[feed_pb2.FeedRequest], context: grpc.aio.ServicerContext[Any, Any]
@@ -118,7 +136,14 @@ class Poller(feed_pb2_grpc.FeedServicer):
         self.streams.append(attached)
         async for request in request_iterator:
             attached += [attach.topic for attach in request.attach]
+            if self._silent:
+                await asyncio.Event().wait()
         yield feed_pb2.FeedUpdates()
+
+    async def Poke(
+        self, request: feed_pb2.FeedPokes, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> feed_pb2.FeedPoked:
+        return feed_pb2.FeedPoked(topics=[1 for _ in request.pokes])
 
     @contextlib.asynccontextmanager
     async def serving(self, port: int) -> AsyncIterator[None]:
@@ -134,7 +159,7 @@ class Poller(feed_pb2_grpc.FeedServicer):
 
 
 async def test_topics_attached_after_a_link_broke_reach_the_next_stream(free_port: int, tmp_path: Path) -> None:
-    poller = Poller()
+    poller, lost = Poller(), list[str]()
     settings = GatewaySettings(catalog=tmp_path / "none.toml", node="gw")
     link = Link(f"127.0.0.1:{free_port}", settings, lambda *_: None, lambda *_: None, lambda _: None)
     before = asyncio.all_tasks()
@@ -143,10 +168,46 @@ async def test_topics_attached_after_a_link_broke_reach_the_next_stream(free_por
         async with poller.serving(free_port):
             link.attach("a")
             await eventually(lambda: poller.streams == [["a"]])
+            assert await ask([link.pokes], Poke("a"), lost.append) == 1
         await eventually(lambda: not link.up)
+        assert await ask([link.pokes], Poke("a"), lost.append) == 0
         async with poller.serving(free_port):
             await eventually(lambda: len(poller.streams) == 2 and poller.streams[1] == ["a"])
             link.attach("b")
             await eventually(lambda: poller.streams[1] == ["a", "b"])
         running.cancel()
     await eventually(lambda: asyncio.all_tasks() <= before)  # including grpc.aio's own task that awaits requests
+
+
+@given(st.floats(0, SILENT_SECONDS + CHECK_SECONDS))
+def test_topics_are_unreached_as_of_the_break_unless_the_poller_was_silent_for_too_long(silence: float) -> None:
+    unreached = 100.0 - broken_since(100.0, silence)
+    assert unreached == 0.0 or silence > HEARTBEAT_SECONDS + CHECK_SECONDS
+    stale_after = max(silence, silence + UNREACHED_SECONDS - unreached)  # since the last message, to the next sweep
+    assert stale_after + SWEEP_SECONDS <= 4.0  # docs/reference/guarantees.md#failover
+    if silence > SILENT_SECONDS:
+        assert unreached > UNREACHED_SECONDS
+
+
+async def test_a_stream_that_breaks_after_the_usual_silence_is_broken_from_that_moment(
+    free_port: int, tmp_path: Path
+) -> None:
+    poller, broken = Poller(silent=True), list[float]()
+    settings = GatewaySettings(catalog=tmp_path / "none.toml", node="gw")
+
+    def on_link(address: str, up: bool, since: float) -> None:
+        if not up:
+            broken.append(since)
+
+    link = Link(f"127.0.0.1:{free_port}", settings, lambda *_: None, on_link, lambda _: None)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(link.run())
+        async with poller.serving(free_port):
+            await eventually(lambda: poller.streams)
+            now = time.monotonic()
+            link.check(now + STEP_SECONDS)
+            link.check(now + HEARTBEAT_SECONDS)
+            killed_at = time.monotonic()
+        await eventually(lambda: broken)
+        running.cancel()
+    assert broken[0] >= killed_at
