@@ -20,7 +20,8 @@ from pollcast.poller.digest_polls import DigestPolls
 from pollcast.poller.hinting import MOST_AT_ONCE, Hinting
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError, Scope
-from pollcast.poller.round_runner import Publish, RoundResult, RoundRunner
+from pollcast.poller.round_result import RoundResult
+from pollcast.poller.round_runner import Publish, RoundRunner
 from pollcast.poller.statement import probe_statement
 from pollcast.poller.statement_runner import StatementRunner
 from pollcast.poller.together import Together
