@@ -27,8 +27,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from pollcast.poller.answer import Outcome
 from pollcast.poller.batching import Batching
@@ -125,7 +124,7 @@ class Round:
                 await self._divide(self._eighths.popleft())
         self._blame_failed()
         self._batching.answering = self._succeeded or not self._trouble.timeouts
-        return [topic for topic in self._unreached if self._around.is_owned(topic)]
+        return self._owned(self._unreached)
 
     # --- regular turns
 
@@ -147,11 +146,11 @@ class Round:
         taken = [group.popleft() for _ in range(self._batching.size.fitting(weights, most))]
         if not group:
             self._untried.popleft()
-        return [topic for topic in taken if self._around.is_owned(topic)], in_line
+        return taken, in_line
 
     async def _poll(self, group: list[OwnedTopic]) -> None:
         """Poll topics that were not tried yet."""
-        if not group:
+        if not (group := self._owned(group)):
             return
         if self._trouble.statements and not self._trouble.affordable:
             self._leave(group)  # too much has failed already
@@ -172,14 +171,11 @@ class Round:
 
     async def _poll_side_by_side(self) -> None:
         """Poll topics that were not tried yet in several statements, or lines, at a time."""
-        turns: list[Coroutine[Any, Any, Answers]] = []
+        running: list[asyncio.Task[Answers]] = []
         width, line = self._width, self._line
-        while self._untried and len(turns) < width:
-            group, in_line = self._next_group(line)
-            if group:
-                turns.append(self._execute(group, in_line))
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(turn) for turn in turns]
+            while self._untried and len(running) < width:
+                running.append(tasks.create_task(self._execute(*self._next_group(line))))
         for group, answer in itertools.chain.from_iterable(task.result() for task in running):
             if not self._ended:
                 await self._judge(group, self._take(group, answer))
@@ -192,6 +188,8 @@ class Round:
 
     async def _execute(self, group: list[OwnedTopic], in_line: bool) -> Answers:
         """Poll the topics in one statement or in a line; those of a line without an answer are still to be polled."""
+        if not (group := self._owned(group)):
+            return []
         if not in_line or self._around.execute_each is None:
             return [(group, await self._around.execute(group))]
         answers = await self._around.execute_each(group)
@@ -257,8 +255,7 @@ class Round:
 
     async def _divide(self, group: list[OwnedTopic]) -> None:
         """Poll a part of a batch that failed, and divide it further if it fails."""
-        group = [topic for topic in group if self._around.is_owned(topic)]
-        if not group:
+        if not (group := self._owned(group)):
             return
         if not self._trouble.affordable:
             self._leave(group)
@@ -349,9 +346,12 @@ class Round:
     def _alone(self) -> bool:
         return self._batching.together.alone or not self._batching.possible
 
+    def _owned(self, group: list[OwnedTopic]) -> list[OwnedTopic]:
+        """Return those that are still to be polled. Other tasks may take topics away: poll them before any `await`."""
+        return [topic for topic in group if self._around.is_owned(topic)]
+
     async def _try_in_trouble(self, group: list[OwnedTopic]) -> PollError | None:
-        group = [topic for topic in group if self._around.is_owned(topic)]
-        if not group:
+        if not (group := self._owned(group)):
             return None
         self._trouble.spend()
         return await self._try(group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -41,6 +42,21 @@ async def test_a_database_that_goes_away_between_statements_side_by_side_is_the_
     done = await Rounds(100, dict.fromkeys(range(20, 100), DOWN), size=10, width=3).run()
     assert done.outcomes == {n: result(n) if n < 20 else DOWN for n in range(100)}
     assert len(done.statements) == 4
+
+
+class Losing(Rounds):
+    """Rounds in which the topic after one that has an outcome is lost, or hinted, before any other task runs."""
+
+    def deliver(self, topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
+        super().deliver(topic, outcome, at_fault)
+        asyncio.get_running_loop().call_soon(self.lost.add, number(topic) + 1)
+
+
+@pytest.mark.parametrize("answered", [0, 512])
+async def test_a_topic_lost_before_its_statement_side_by_side_has_begun_is_not_polled(answered: int) -> None:
+    done = await Losing(20, {}, choice=False, width=3, answered=answered).run()
+    assert 1 in done.lost
+    assert 1 not in done.outcomes
 
 
 # --- blame ----------------------------------------------------------------------------------------------------------
