@@ -156,7 +156,7 @@ async def polled(
         if not possible:
             polling.query_pollers[query].batching.possible = False
         if digests is not None:
-            polling.query_pollers[query].polls.choice = Fixed(digests)
+            polling.query_pollers[query].digests.choice = Fixed(digests)
         running = tasks.create_task(polling.run())
         for epoch, name in enumerate(names, 1):
             polling.gained(name, epoch)

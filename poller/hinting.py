@@ -59,7 +59,7 @@ class Hinting:
     def forget(self, topic: str) -> None:
         """Forget the hints of a topic that is lost."""
         if self._topics.pop(topic, None) is not None:
-            self._hints.forget([topic])
+            self._hints.forget(topic)
 
     @contextlib.contextmanager
     def polling(self, unsettled: Mapping[str, object]) -> Iterator[None]:

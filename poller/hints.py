@@ -15,7 +15,7 @@ one monotonic clock.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from pollcast.poller.timetable import Timetable
 
@@ -78,9 +78,8 @@ class Hints:
             self._held.remove(topic)
             self._due.set(topic, max(now, started + self._min_interval))
 
-    def forget(self, topics: Iterable[str]) -> None:
-        """Forget all hints of these topics."""
-        for topic in topics:
-            if self._asked.pop(topic, None) is not None:
-                self._due.cancel(topic)
-                self._held.discard(topic)
+    def forget(self, topic: str) -> None:
+        """Forget all hints of the topic."""
+        if self._asked.pop(topic, None) is not None:
+            self._due.cancel(topic)
+            self._held.discard(topic)

@@ -103,7 +103,7 @@ class PollHistory:
         self.digest: Digest | None = None
         """Digest of the last result; None when it is not known."""
         self.refresh_at = float("inf")
-        """Time on the event loop's clock from which the topic is polled in full, whatever its digest."""
+        """Time on the monotonic clock, in seconds, from which the topic is polled in full, whatever its digest."""
 
     def record_cost(self, seconds: float) -> None:
         """Include the database time of one poll in the smoothed cost."""

@@ -47,7 +47,7 @@ class QueryPoller:
         self.batching = Batching(BatchSize(), possible=possible, together=Together(query.together))
         self._query = query
         self._statements = StatementRunner(query, database)
-        self.polls = DigestPolls(query, self._statements, DigestChoice(), time.monotonic)
+        self.digests = DigestPolls(query, self._statements, DigestChoice(), time.monotonic)
         self.counts = self._statements.counts
         self._rng = rng
         self._groups = TopicGroups()
@@ -55,7 +55,7 @@ class QueryPoller:
         self._width = width = database.width
         self.hinting = Hinting(query, self._groups)
         self._rounds = RoundRunner(
-            query, self._statements, self.polls, self._groups, self.batching, self.hinting, publish, width
+            query, self._statements, self.digests, self._groups, self.batching, self.hinting, publish, width
         )
 
     def report(self) -> report_pb2.QueryCounts | None:

@@ -45,7 +45,7 @@ class RoundRunner:
         self,
         query: Query,
         statements: StatementRunner,
-        polls: DigestPolls,
+        digests: DigestPolls,
         groups: TopicGroups,
         batching: Batching,
         hinting: Hinting,
@@ -63,7 +63,7 @@ class RoundRunner:
         self._batching_of_new = Batching(batching.size, batching.possible, together=batching.together)
         self._batching_of_hinted = Batching(batching.size, batching.possible, together=batching.together)
         self._hinting = hinting
-        self._digests = polls
+        self._digests = digests
         self._width = width
         self._publish = publish
         self._was_by_digest = False
@@ -211,6 +211,7 @@ class OneRound:
         self._probed = probed
         self.statements: dict[str, Polled] = {}
         """The statement that polled a topic last, for each topic whose outcome is not settled yet."""
+        self._regular = group in (self._groups.regular, self._groups.hinted)
         self._by_digest = group is self._groups.regular and runner._digests.choice.digests
         self.tally: Tally | None = Tally() if group is self._groups.regular else None
         """The polls of this round; None when they say nothing about digests."""
@@ -225,8 +226,7 @@ class OneRound:
         for topic in topics:
             topic.history.started = started
             self.statements[topic.name] = polled
-        groups = self._groups
-        answer = await self._runner._digests.poll(topics, regular=self._group in (groups.regular, groups.hinted))
+        answer = await self._runner._digests.poll(topics, regular=self._regular)
         took = loop.time() - started
         if isinstance(answer, PollError):
             self._record_error(topics, answer, started, took)
@@ -240,12 +240,12 @@ class OneRound:
     async def execute_each(self, topics: Sequence[OwnedTopic]) -> list[list[Outcome] | PollError]:
         """Poll the topics in a statement each, in one round trip; return the answers of the first ones, or of all."""
         loop = asyncio.get_running_loop()
-        started, at, groups = loop.time(), clock.now_us(), self._groups
+        started, at = loop.time(), clock.now_us()
         before = [topic.history.started for topic in topics]
         for topic in topics:
             topic.history.started = started
             self.statements[topic.name] = Polled(at, 1)
-        answers = await self._runner._digests.poll_each(topics, regular=self._group in (groups.regular, groups.hinted))
+        answers = await self._runner._digests.poll_each(topics, regular=self._regular)
         took, answered_at = loop.time() - started, clock.now_us()
         used = sum(answer.cost for answer in answers if not isinstance(answer, PollError))
         found: list[list[Outcome] | PollError] = []
@@ -310,7 +310,7 @@ class OneRound:
         """
         group, groups = self._group, self._groups
         hinted = group is groups.hinted
-        if topic.state != "live" or polled.conspicuous or not (hinted or group is groups.regular):
+        if topic.state != "live" or polled.conspicuous or not self._regular:
             return False
         if group.has(topic):
             if hinted:

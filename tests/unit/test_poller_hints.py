@@ -142,7 +142,8 @@ def test_a_regular_poll_after_a_hint_makes_another_needless() -> None:
 def test_a_lost_topic_has_no_hints() -> None:
     hints = Hints(LEAST)
     hints.hint("q", 1.0, 0.0)
-    hints.forget(["q", "never hinted"])
+    hints.forget("q")
+    hints.forget("never hinted")
     assert not len(hints)
     assert hints.next_at() is None
 
