@@ -60,11 +60,11 @@ class Hints:
         yet: the caller has to call `ended` afterwards.
         """
         asked = self._asked[topic]
+        if busy:  # even with a poll that has started after the hint: it may be given up
+            self._held.add(topic)
+            return None
         if started > asked:
             del self._asked[topic]
-            return None
-        if busy:
-            self._held.add(topic)
             return None
         if started + self._min_interval > now:
             self._due.set(topic, started + self._min_interval)

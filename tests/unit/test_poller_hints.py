@@ -139,6 +139,16 @@ def test_a_regular_poll_after_a_hint_makes_another_needless() -> None:
     assert [start for start, _ in topic.starts] == [0.0, 3.0]
 
 
+def test_a_hint_outlives_a_poll_after_it_that_was_given_up() -> None:
+    hints, now = Hints(LEAST), 10 * LEAST
+    hints.hint("q", now, 0.0)
+    assert hints.take_due(now, 10) == ["q"]
+    assert hints.decide("q", now, now + 1, busy=True) is None, "a line has begun, which may leave the topic out"
+    hints.ended("q", now + 2, 0.0)
+    assert hints.take_due(now + 2, 10) == ["q"]
+    assert hints.decide("q", now + 2, 0.0, busy=False) == now
+
+
 def test_a_lost_topic_has_no_hints() -> None:
     hints = Hints(LEAST)
     hints.hint("q", 1.0, 0.0)
