@@ -87,7 +87,7 @@ async def run() -> None:
         catalog = catalogue.parse(CATALOG, "bench")
         async with Database.open(server.url, 4, "bench") as database, asyncio.TaskGroup() as tasks:
             polling = Polling(catalog, database, on_owned_changed=lambda query: listener.owned_changed(query))
-            listener = Listener(catalog, server.url, "bench listen", polling)
+            listener = Listener(catalog, lambda: server.url, "bench listen", polling)
             stops = Stops()
             forever = [tasks.create_task(work) for work in (polling.run(), listener.run(), stops.run())]
             for name in ("quick", *(f"regions?region={n}" for n in range(TOPICS))):

@@ -132,10 +132,13 @@ def database_cpu(server: PostgresServer) -> float:
 
 async def measured(server: PostgresServer, query: str, seconds: float) -> Cost:
     """Return the cost of polling the query's topics during the next `seconds`."""
-    before = time.monotonic(), time.process_time(), database_cpu(server), polls(query), counted("statements", query)
+    counts = polls(query), counted("statements", query)  # which takes milliseconds, as much as a round
+    before = database_cpu(server), time.monotonic(), time.process_time()
     await asyncio.sleep(seconds)
-    after = time.monotonic(), time.process_time(), database_cpu(server), polls(query), counted("statements", query)
-    return Cost(*(b - a for a, b in zip(before, after, strict=True)))
+    ours, ended = time.process_time(), time.monotonic()
+    theirs, counted_then = database_cpu(server), (polls(query), counted("statements", query))
+    polled, statements = (b - a for a, b in zip(counts, counted_then, strict=True))
+    return Cost(ended - before[1], ours - before[2], theirs - before[0], polled, statements)
 
 
 @contextlib.asynccontextmanager

@@ -14,7 +14,7 @@ from prometheus_client import Counter
 
 from pollcast.coordinator.view import View
 from pollcast.services.catalogue.topics import Poke
-from pollcast.services.process.settings import HostPort
+from pollcast.services.process.addresses import HostPort
 from pollcast.services.serving.poke_line import PokeLine, ask
 from pollcast.v1 import feed_pb2_grpc
 

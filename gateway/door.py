@@ -46,18 +46,18 @@ class NotFound(PollcastError):
 class Doorkeeper:
     """The factory of a server's protocols (`pollcast.services.serving.web.serve_app`), and the judge of its handshakes.
 
-    `path` is the path of the socket and `max_frame` the largest message of a client, in bytes.
+    `paths` are the paths of the socket and `max_frame` is the largest message of a client, in bytes.
     """
 
-    def __init__(self, path: str, admit: Admit, max_frame: int) -> None:
-        self._path = path.encode()
+    def __init__(self, paths: tuple[str, ...], admit: Admit, max_frame: int) -> None:
+        self._paths = tuple(path.encode() for path in paths)
         self._admit = admit
         self._pools = {inflates: parser_pool(max_frame, inflates) for inflates in (False, True)}
         self._turns: Turns | None = None  # of the server's loop, once it serves
-        self.target = b"%b?" % self._path
-        """The beginning of a handshake's target; its query follows."""
-        self.start = b"GET %b" % self.target
-        """The beginning of a handshake."""
+        self.targets = tuple(b"%b?" % path for path in self._paths)
+        """The possible beginnings of a handshake's target; its query follows."""
+        self.starts = tuple(b"GET %b" % target for target in self.targets)
+        """The possible beginnings of a handshake."""
         self.reader = HeadReader()
 
     def __call__(self, *, lobby: Lobby, **uvicorn: Any) -> Door:
@@ -78,8 +78,8 @@ class Doorkeeper:
                 raise BadHandshake("a WebSocket handshake is a GET request")
             url = httptools.parse_url(head.target)
             headers = handshake.merged(head.headers)
-            if unquote_to_bytes(url.path or b"") != self._path:
-                raise NotFound(f"WebSockets are served on {self._path.decode()}")
+            if unquote_to_bytes(url.path or b"") not in self._paths:
+                raise NotFound(f"WebSockets are served on {self._paths[-1].decode()}")
             self.open(transport, connections, url.query or b"", headers, rest)
         except PollcastError as error:
             refuse(transport, connections, lobby, error)
@@ -171,13 +171,13 @@ class Door(asyncio.Protocol):
     def _enter(self, data: bytes) -> None:
         """Answer a plain handshake, and leave anything else to HTTP."""
         keeper = self._keeper
-        head = keeper.reader.read(data) if data.startswith(keeper.start) else None
-        if head is None or not head.target.startswith(keeper.target) or b"#" in head.target:
+        head = keeper.reader.read(data) if data.startswith(keeper.starts) else None
+        if head is None or not head.target.startswith(keeper.targets) or b"#" in head.target:
             self._hand_over().data_received(data)
             return
         self._leave()
         try:
-            query = head.target[len(keeper.target) :]
+            query = head.target.partition(b"?")[2]
             keeper.open(self._transport, self._connections, query, head.headers, head.rest)
         except PollcastError as error:
             refuse(self._transport, self._connections, self._lobby, error)

@@ -18,7 +18,7 @@ from pollcast.services.coordination.keys import Foreign, Keys, NodeRecord, Owner
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.operations import KeyEvent
 from pollcast.services.coordination.selection import Selection
-from pollcast.services.process.settings import HostPort
+from pollcast.services.process.addresses import HostPort
 
 
 class PollerAddresses:

@@ -6,9 +6,11 @@ is attached to it. On each stream the attachments are sent again, with the versi
 unchanged owner sends only the missing updates. A broken link does nothing to its topics but mark them as unreached.
 
 Every attachment has a number of its own, and an update is applied only when it answers the present attachment of its
-topic: whatever was sent before an attachment, on this stream or another one, is dropped. A poller sends something every
-second. A stream that is silent for SILENT_SECONDS is given up, because its poller or the way to it stands still; the
-link connects anew until the poller answers.
+topic: whatever was sent before an attachment, on this stream or another one, is dropped.
+
+A poller greets at once, and sends something every second. A stream is up when the poller has greeted: another server
+may answer at its address. A stream that is silent for SILENT_SECONDS is given up, because its poller or the way to it
+stands still; the link connects anew until the poller answers.
 """
 
 from __future__ import annotations
@@ -34,8 +36,10 @@ from pollcast.gateway.version import Version
 from pollcast.services.clock import now_us
 from pollcast.services.delta import Row
 from pollcast.services.process import logs, tracing
+from pollcast.services.process.addresses import HostPort
 from pollcast.services.process.cancellation import heeding_cancellation
-from pollcast.services.process.settings import GatewaySettings, HostPort
+from pollcast.services.process.occasional import Occasional
+from pollcast.services.process.settings import GatewaySettings
 from pollcast.services.serving import rpc
 from pollcast.services.serving.poke_line import PokeLine
 from pollcast.v1 import feed_pb2, feed_pb2_grpc
@@ -162,6 +166,7 @@ class Link:
         self._turn = 0  # counts the streams, and their ends
         self.pokes = PokeLine()
         self._silence = Silence(time.monotonic())
+        self._no_poller = Occasional(log.warning, "no poller answers at the address of one")
         self._deadline: asyncio.Timeout | None = None  # of the present stream
 
     def attach(self, topic: str) -> None:
@@ -208,7 +213,6 @@ class Link:
                 async with rpc.channel(self.address, self._settings) as channel:
                     async with asyncio.timeout(CONNECT_SECONDS):
                         await channel.channel_ready()
-                    pause = RETRY_SECONDS[0]
                     await self._stream(feed_pb2_grpc.FeedStub(channel))
                 detail = "ended by the poller"
             except grpc.aio.AioRpcError as error:
@@ -219,9 +223,12 @@ class Link:
                 self._set_up(False)
                 raise
             if self.up:
+                pause = RETRY_SECONDS[0]
                 log.info("link broken", poller=self.address, detail=detail, topics=len(self.attachments))
-            else:
+            elif detail in ("UNAVAILABLE", "no connection"):
                 log.debug("no link", poller=self.address, detail=detail, topics=len(self.attachments))
+            else:
+                self._no_poller(poller=self.address, detail=detail, topics=len(self.attachments))
             self._set_up(False)
             self._hurry.clear()
             try:
@@ -236,7 +243,11 @@ class Link:
         call = stub.Subscribe(self._requests(self._turn))
         self._silence.end()
         try:
-            self._set_up(True)
+            with heeding_cancellation(grpc.aio.AioRpcError, TimeoutError):
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    greeting = await call.initial_metadata()
+            if rpc.GREETING in tuple(greeting):
+                self._set_up(True)
             async with self.pokes.open(stub), asyncio.timeout(None) as self._deadline:
                 with heeding_cancellation(grpc.aio.AioRpcError, TimeoutError):
                     await self._receive_all(call)
@@ -251,6 +262,7 @@ class Link:
         parts: list[bytes] = []  # of one update
         async for message in call:
             self._silence.end()
+            self._set_up(True)  # a poller of an earlier version does not greet
             if message.part:
                 parts.append(message.part)
                 if not message.more_parts:

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from pollcast.gateway import metrics
 from pollcast.gateway.admission import Admission
@@ -26,6 +27,7 @@ from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
 from pollcast.gateway.pokes import Pokes
+from pollcast.gateway.prefix import BelowPrefix
 from pollcast.gateway.responses import (
     cors_headers,
     error_response,
@@ -78,8 +80,8 @@ class GatewayApp:
         metrics.SOCKETS.set_function(lambda: len(sockets))
         metrics.SUBSCRIPTIONS.set_function(lambda: sum(live.clients for live in self.hub.topics.values()))
 
-    def app(self) -> Starlette:
-        """Return the ASGI application."""
+    def app(self, prefix: str | None = None) -> ASGIApp:
+        """Return the ASGI application, which is served below the prefix as well if there is one."""
         routes: list[BaseRoute] = [
             Route("/live/{query:path}", self.live),
             Route("/live/{query:path}", self.preflight, methods=["OPTIONS"]),
@@ -92,10 +94,11 @@ class GatewayApp:
             Route("/metrics", self._metrics),
             *self.page.routes(),
         ]
-        return Starlette(
+        app = Starlette(
             routes=routes,
             exception_handlers={PollcastError: self._error_response, HTTPException: http_error_response},
         )
+        return app if prefix is None else BelowPrefix(app, prefix)
 
     # --- endpoints --------------------------------------------------------------------------------------------
 

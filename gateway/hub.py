@@ -23,7 +23,8 @@ from pollcast.gateway.wakes import TopicListener
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.clock import now_us
 from pollcast.services.process import logs
-from pollcast.services.process.settings import GatewaySettings, HostPort
+from pollcast.services.process.addresses import HostPort
+from pollcast.services.process.settings import GatewaySettings
 
 log = logs.get_logger("hub")
 

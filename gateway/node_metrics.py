@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection
 from contextlib import closing
 
-from pollcast.services.process.settings import HostPort, split_host_port
+from pollcast.services.process.addresses import HostPort, split_host_port
 
 ANSWER_SECONDS = 1.0
 """Maximum time for a node to answer, in seconds."""

@@ -14,31 +14,30 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from pollcast.services.errors import Forbidden
+from pollcast.services.process.origins import DEFAULT_PORTS, matches, normal
 from pollcast.services.process.settings import GatewaySettings
-
-DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-"""Ports by scheme, as an Origin or a Host may end with them."""
 
 
 @dataclass(frozen=True, slots=True)
 class OriginPolicy:
     """The web pages that may use a gateway.
 
-    `origins` are the allowed Origins in lower case, such as `https://example.org`; `*` allows all, and an empty tuple
-    only the gateway's own host. `names` are the host names that pages may reach it by, besides IP addresses and names
-    that nobody can register; None allows all.
+    `origins` are patterns of services/process/origins.py; pages of the gateway's own host are allowed beside them.
+    `names` are the host names that pages may reach it by, besides IP addresses and names that nobody can register; None
+    allows all. `local` allows the pages of every port of this machine as well.
     """
 
     origins: tuple[str, ...] = ()
     names: frozenset[str] | None = None
+    local: bool = False
 
     @classmethod
-    def of(cls, settings: GatewaySettings) -> Self:
-        """Return the policy that the settings describe."""
+    def of(cls, settings: GatewaySettings, *, local: bool = False) -> Self:
+        """Return the policy that the settings describe, with or without all pages of this machine."""
         if settings.auth == "none" or settings.tokens_required:
-            return cls(settings.origins)
+            return cls(settings.origins, local=local)
         named = {_hostname(urlsplit(origin).netloc) for origin in settings.origins}
-        return cls(settings.origins, frozenset(named | {(settings.advertise or "").lower()}))
+        return cls(settings.origins, frozenset(named | {(settings.advertise or "").lower()}), local)
 
     def check(self, origin: str | None, host: str) -> None:
         """Raise Forbidden for a page that may not use this gateway.
@@ -54,13 +53,15 @@ class OriginPolicy:
         """Return whether pages of this Origin are allowed."""
         if origin is None:
             return True
-        origin = origin.strip().rstrip("/").lower()
+        origin = normal(origin)
         scheme, _, authority = origin.partition("://")
         standard = DEFAULT_PORTS.get(scheme, "")
-        if self.origins:
-            return "*" in self.origins or origin in self.origins or origin.removesuffix(standard) in self.origins
         own = host.strip().lower().removesuffix(standard)
-        return bool(standard and own) and authority.removesuffix(standard) == own
+        if standard and own and authority == own:
+            return True
+        if self.local and standard and is_local(_hostname(authority)):
+            return True
+        return any(matches(origin, pattern) for pattern in self.origins)
 
     def allow_host(self, host: str) -> bool:
         """Return whether pages may reach the gateway by this host name."""
@@ -75,6 +76,16 @@ class OriginPolicy:
         except ValueError:
             return False
         return True
+
+
+def is_local(name: str) -> bool:
+    """Return whether a name or an address of a host means this machine, wherever it is used."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _hostname(authority: str) -> str:

@@ -34,6 +34,7 @@ from pollcast.gateway.offload import Thread
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
 from pollcast.gateway.pokes import Pokes
+from pollcast.gateway.prefix import paths_of
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import PresenceKeys
 from pollcast.gateway.report import GatewayReport
@@ -119,10 +120,13 @@ class Core:
             await asyncio.sleep(SWEEP_SECONDS)
 
 
-async def run(settings: GatewaySettings, stop: asyncio.Event, worker_folder: Path | None = None) -> None:
+async def run(
+    settings: GatewaySettings, stop: asyncio.Event, worker_folder: Path | None = None, *, local_pages: bool = False
+) -> None:
     """Run a gateway until `stop` is set, then drain it.
 
-    `worker_folder` makes it one of several workers that share the HTTP address and this folder.
+    `worker_folder` makes it one of several workers that share the HTTP address and this folder. `local_pages` allows
+    the pages of every port of this machine.
     Raises CatalogInvalid, SettingsInvalid or CantListen when it cannot start, and NodeTaken when another live node has
     its name.
     """
@@ -138,9 +142,9 @@ async def run(settings: GatewaySettings, stop: asyncio.Event, worker_folder: Pat
             readiness = Readiness("gateway", stop, lambda: {"etcd": "reached" if core.view.healthy else "not reached"})
             room = _room(settings)
             admission = Admission(room.clients, lambda: len(core.sockets))
-            origins, page = OriginPolicy.of(settings), Page.load()
+            origins, page = OriginPolicy.of(settings, local=local_pages), Page.load()
             entrance = Entrance(core.sockets, authenticator, origins, admission, readiness)
-            door = Doorkeeper(SOCKET_PATH, entrance.admit, settings.max_frame)
+            door = Doorkeeper(paths_of(SOCKET_PATH, settings.path_prefix), entrance.admit, settings.max_frame)
             pokes = Pokes(core.hub, catalog, settings.poke_roles)
             app = GatewayApp(
                 core.sockets,
@@ -153,7 +157,7 @@ async def run(settings: GatewaySettings, stop: asyncio.Event, worker_folder: Pat
                 core.cluster,
                 pokes,
                 workers,
-            ).app()
+            ).app(settings.path_prefix)
             live = LiveQuery(core.hub, catalog, authenticator, readiness, core.presences, admission, pokes)
             gauges = GatewayGauges(core.sockets, core.cluster, core.presences, core.members)
             with counted_on_scrape(gauges):

@@ -31,7 +31,7 @@ from pollcast.gateway.wakes import FOLLOWERS_AT_ONCE, TopicListener, Wakes
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.clock import now_us
 from pollcast.services.delta import Row
-from pollcast.services.process.settings import HostPort
+from pollcast.services.process.addresses import HostPort
 
 RETAIN_SECONDS = 30.0
 """Time after its last client left during which a topic keeps its history, in seconds."""

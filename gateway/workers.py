@@ -13,34 +13,42 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-from pollcast.services.errors import CantListen
+from pollcast.services.errors import CantListen, Problem, SettingsInvalid
 from pollcast.services.process import logs
-from pollcast.services.process.settings import GatewaySettings, HostPort, join_host_port, split_host_port
+from pollcast.services.process.addresses import HostPort, join_host_port, split_host_port
+from pollcast.services.process.settings import GatewaySettings
+from pollcast.services.process.variables import overridden
 from pollcast.services.process.workers import Worker, supervise
 from pollcast.services.serving import web
 
 log = logs.get_logger("gateway")
 
 
-async def run(settings: GatewaySettings, flags: Mapping[str, object], stop: asyncio.Event) -> None:
+async def run(
+    settings: GatewaySettings, flags: Mapping[str, object], stop: asyncio.Event, local_pages: bool = False
+) -> None:
     """Run the workers until `stop` is set, then drain them. `flags` are the settings that were given as flags.
 
     Raises CantListen when the port is taken, WorkersMisconfigured when the workers refuse their settings, and
     WorkersFailed when one does not drain.
     """
-    with _claim(settings.http) as port, tempfile.TemporaryDirectory(prefix="pollcast-gateway-") as folder:
+    with _claim(settings.http) as port, _temporary_folder() as folder:
         http = join_host_port(*web.address_of(port))
         log.info("workers serve", http=http, workers=settings.worker_count)
-        await supervise(workers(settings, flags, http, Path(folder), os.environ), stop)
+        options = ["--worker-folder", folder, *(["--local-pages"] if local_pages else [])]
+        await supervise(workers(settings, flags, http, options, os.environ), stop)
 
 
 def workers(
-    settings: GatewaySettings, flags: Mapping[str, object], http: HostPort, folder: Path, environment: Mapping[str, str]
+    settings: GatewaySettings,
+    flags: Mapping[str, object],
+    http: HostPort,
+    options: Sequence[str],
+    environment: Mapping[str, str],
 ) -> list[Worker]:
-    """Return the workers of a gateway that serves HTTP at `http`. Pure.
+    """Return the workers of a gateway that serves HTTP at `http`, each with these options of the command. Pure.
 
     Flags are passed on as variables. A gRPC port is that of the first worker, and the others get the next ones.
     """
@@ -54,20 +62,31 @@ def workers(
             "POLLCAST_GRPC": join_host_port(grpc_host, grpc_port and grpc_port + i - 1),
             "POLLCAST_WORKERS": "1",
         }
-        command = [sys.executable, "-P", "-m", "pollcast", "gateway", "--worker-folder", str(folder)]
-        found.append(Worker(own["POLLCAST_NODE"], command, {**environment, **given, **own}))
+        command = [sys.executable, "-P", "-m", "pollcast", "gateway", *options]
+        found.append(Worker(own["POLLCAST_NODE"], command, overridden(environment, {**given, **own})))
     return found
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a new folder for the workers. Raises SettingsInvalid where nothing can be written."""
+    try:
+        return tempfile.TemporaryDirectory(prefix="pollcast-gateway-")
+    except OSError as error:
+        reason = f"several workers share a temporary folder, and there is none: set TMPDIR to one ({error})"
+        raise SettingsInvalid([Problem("settings", "", "POLLCAST_WORKERS", reason)]) from None
 
 
 def _claim(address: HostPort) -> socket.socket:
     """Return a socket that keeps the address for the workers, and gets no connection itself."""
     web.bind(address).close()  # fails when anybody else listens there, with SO_REUSEPORT too
-    host, port = split_host_port(address)
-    claim = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family, where, both = web.resolve(address)
+    claim = socket.socket(family)
     claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if family == socket.AF_INET6:
+        claim.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
     try:
-        claim.bind((host, port))
+        claim.bind(where)
     except OSError as error:
         claim.close()
         raise CantListen(f"can't serve HTTP on {address}: {error.strerror or error}") from None

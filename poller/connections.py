@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import psycopg
@@ -94,9 +94,9 @@ def connection_options(url: str, application_name: str) -> dict[str, Any]:
 class Connections:
     """The connections to one database, made by `Connections.open`. Release every connection that `acquire` returned."""
 
-    def __init__(self, url: str, size: int, application_name: str) -> None:
+    def __init__(self, url: Callable[[], str], size: int, application_name: str) -> None:
         self._url = url
-        self._options = connection_options(url, application_name) | {"cursor_factory": ChunkCursor}
+        self._application_name = application_name
         self._size = size
         self._idle: list[tuple[Connection, float]] = []  # each with the time since when, the longest idle first
         self._open = 0  # connections, idle or in use
@@ -109,11 +109,12 @@ class Connections:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, url: str, size: int, application_name: str) -> AsyncIterator[Connections]:
-        """Provide connections within a scope, and attempt the first one at once.
+    async def open(cls, url: Callable[[], str], size: int, application_name: str) -> AsyncIterator[Connections]:
+        """Provide connections within a scope, and attempt the first one at once. `url` returns the present URL.
 
-        Raises psycopg.ProgrammingError when libpq does not accept `url`.
+        Raises psycopg.ProgrammingError when libpq does not accept the URL.
         """
+        conninfo_to_dict(url())
         connections = cls(url, size, application_name)
         connections._attempt()
         try:
@@ -191,10 +192,13 @@ class Connections:
             task.add_done_callback(self._attempts.discard)
 
     async def _connect(self) -> None:
+        url = self._url()
         try:
-            connection = await Connection.connect(self._url, **self._options)
+            connection = await Connection.connect(
+                url, **connection_options(url, self._application_name), cursor_factory=ChunkCursor
+            )
         except (psycopg.Error, OSError, ValueError) as error:
-            self._failed(server_words(error, self._url))
+            self._failed(server_words(error, url))
         else:
             loop = asyncio.get_running_loop()
             # The binary format of text is its bytes in UTF-8, which psycopg's C code returns as they are.

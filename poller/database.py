@@ -19,7 +19,7 @@ import enum
 import math
 import os
 import socket
-from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 
 import psycopg
@@ -86,12 +86,14 @@ class Database:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, url: str, connections: int, node: str) -> AsyncIterator[Database]:
-        """Provide a database within a scope. `url` is any connection string of libpq.
+    async def open(cls, url: str | Callable[[], str], connections: int, node: str) -> AsyncIterator[Database]:
+        """Provide a database within a scope. `url` is any connection string of libpq, or returns the present one.
 
         Raises psycopg.ProgrammingError when libpq does not accept `url`.
         """
-        async with Connections.open(url, connections, application_name(node)) as opened:
+        async with Connections.open(
+            url if callable(url) else lambda: url, connections, application_name(node)
+        ) as opened:
             yield cls(opened, connections, node)
 
     async def execute(

@@ -19,6 +19,7 @@ from pollcast.poller import metrics
 from pollcast.poller.gateway_stream import GatewayStream, messages
 from pollcast.poller.owned import OwnedTopic, Updates
 from pollcast.services.process import logs
+from pollcast.services.serving import rpc
 from pollcast.v1 import feed_pb2
 
 log = logs.get_logger("feed")
@@ -100,11 +101,15 @@ class Feed:
 
 
 async def _write(stream: GatewayStream, context: grpc.aio.ServicerContext[object, bytes]) -> None:
+    try:
+        await context.send_initial_metadata((rpc.GREETING,))
+    except grpc.aio.InternalError:  # raised by grpc.aio when the peer is gone
+        return
     async for batch in stream.batches():
         try:
             for message in messages(batch):
                 await context.write(message)
-        except grpc.aio.InternalError:  # raised by grpc.aio when the peer is gone
+        except grpc.aio.InternalError:  # the peer is gone
             return
         metrics.UPDATES.inc(len(batch))
         metrics.UPDATE_BYTES.inc(sum(map(len, batch)))

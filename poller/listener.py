@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import NoReturn
 
 import psycopg
@@ -51,7 +52,7 @@ class Listener:
     def __init__(
         self,
         catalog: Catalog,
-        url: str,
+        url: Callable[[], str],
         application_name: str,
         receiver: HintReceiver,
         rng: random.Random | None = None,
@@ -98,7 +99,7 @@ class Listener:
                 failures = 0
                 continue
             failures = 1 if self._lasted() else failures + 1
-            reason = server_words(error, self._url)
+            reason = server_words(error, self._url())
             if reason != self._trouble:
                 log.warning("can't listen for notifications", reason=reason, **advice(error))
             self._trouble = reason
@@ -116,7 +117,7 @@ class Listener:
         self._listening_since = None
         try:
             with heeding_cancellation(*errors):
-                opening = ListeningConnection.open(self._url, self._application_name, self.hints.add)
+                opening = ListeningConnection.open(self._url(), self._application_name, self.hints.add)
                 async with opening as self._connection:
                     await self._follow(self._connection)
         except errors as error:

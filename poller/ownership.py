@@ -23,7 +23,7 @@ from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, OwnerRecord
 from pollcast.services.coordination.mirror import KeptMirror, Mirror
 from pollcast.services.coordination.session import Session
-from pollcast.services.process.settings import HostPort
+from pollcast.services.process.addresses import HostPort
 
 
 class OwnershipListener(Protocol):

@@ -20,7 +20,8 @@ from pollcast.poller.digest_polls import DigestPolls
 from pollcast.poller.hinting import MOST_AT_ONCE, Hinting
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError, Scope
-from pollcast.poller.round_runner import Publish, RoundResult, RoundRunner
+from pollcast.poller.round_result import RoundResult
+from pollcast.poller.round_runner import Publish, RoundRunner
 from pollcast.poller.statement import probe_statement
 from pollcast.poller.statement_runner import StatementRunner
 from pollcast.poller.together import Together
@@ -220,10 +221,14 @@ class QueryPoller:
     def _due_after_probe(self, due: list[OwnedTopic], probed: bytes) -> list[OwnedTopic]:
         """Return the topics that have to be polled after this result of the probe."""
         refreshed = asyncio.get_running_loop().time() - self._query.refresh
+        urgent = self._groups.regular.urgent
         left = [
             topic
             for topic in due
-            if topic.history.probe_result != probed or topic.state != "live" or topic.history.started <= refreshed
+            if topic.history.probe_result != probed
+            or topic.state != "live"
+            or topic.history.started <= refreshed
+            or topic.name in urgent
         ]
         self.counts.skipped.add(len(due) - len(left))
         self.counts.avoided.add(self.batching.statements(len(due)) - self.batching.statements(len(left)))

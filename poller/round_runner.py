@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 from pollcast.poller import metrics
 from pollcast.poller.answer import Answer, Outcome, size_of
@@ -14,8 +13,9 @@ from pollcast.poller.batching import Batching
 from pollcast.poller.digest_choice import Tally
 from pollcast.poller.digest_polls import DigestPolls
 from pollcast.poller.hinting import Hinting
-from pollcast.poller.owned import Digest, OwnedTopic, Updates
+from pollcast.poller.owned import OwnedTopic, Updates
 from pollcast.poller.poll_error import PollError, Scope
+from pollcast.poller.round_result import NOT_POLLED, Polled, RoundResult
 from pollcast.poller.rounds import run_round
 from pollcast.poller.statement_runner import StatementRunner
 from pollcast.poller.surroundings import LINE_SECONDS, LINE_SHARE, Surroundings
@@ -36,22 +36,6 @@ POSTPONED = PollError(PollStale("the poll is postponed, because polls of too man
 
 PATIENCE_INTERVALS, PATIENCE_SECONDS = 3, 5.0
 """Time that a topic may wait before it is stale: the longer of the two."""
-
-
-@dataclass(slots=True)
-class RoundResult:
-    """The result of a round for the schedule."""
-
-    reached: bool = True
-    """Whether the database was available."""
-    waited: float = 0.0
-    """Time spent on waiting for connections, in seconds."""
-    results: int = 0
-    """Number of topics that gave a result."""
-    conspicuous: int = 0
-    """Number of topics in statements that were conspicuously slow."""
-    blamed: int = 0
-    """Number of topics found to be at fault alone."""
 
 
 class RoundRunner:
@@ -212,25 +196,6 @@ class RoundRunner:
         """Update the metric of the topics that are set apart."""
         for gauge, group in self._apart:
             gauge.set(len(group.topics))
-
-
-@dataclass(slots=True)
-class Polled:
-    """One statement of a round. Times ending in `at` are microseconds since the Unix epoch."""
-
-    at: int
-    topics: int
-    answered_at: int = 0
-    seconds: float = 0.0
-    """Time that it took, in seconds."""
-    conspicuous: bool = False
-    """Whether it was conspicuously slow."""
-    digests: Mapping[str, Digest] = field(default_factory=dict)
-    """The digests in its answer, by topic."""
-
-
-NOT_POLLED = Polled(0, 1)
-"""The statement of a topic that was not polled in a round, because the outcome of others is its own."""
 
 
 class OneRound:

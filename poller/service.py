@@ -41,8 +41,12 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
     """
     catalog = catalogue.load(settings.catalog)
     logs.hide_claims_of(catalog)
-    url = checked_url(settings.database_url.get_secret_value())
-    listen_url = settings.listen_url and checked_url(settings.listen_url.get_secret_value(), "POLLCAST_LISTEN_URL")
+    url = settings.secret("database_url")
+    checked_url(url())
+    listen_url = url
+    if settings.listen_url is not None:
+        listen_url = settings.secret("listen_url")
+        checked_url(listen_url(), "POLLCAST_LISTEN_URL")
     keys = Keys(settings.namespace)
     with bind(settings.http) as listener:
         http = settings.advertised(*address_of(listener))
@@ -55,7 +59,7 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
                 on_touched=lambda topic: reporting.touch(topic),
                 on_owned_changed=lambda query: notifications.owned_changed(query),
             )
-            notifications = Listener(catalog, listen_url or url, application_name(settings.node, "listen"), polling)
+            notifications = Listener(catalog, listen_url, application_name(settings.node, "listen"), polling)
             reporting = Reporting(etcd, keys, settings, PollerReport(settings.node, catalog, polling))
             async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)

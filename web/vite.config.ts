@@ -4,6 +4,7 @@ import { defineConfig } from "vite"
 const gateway = process.env["POLLCAST_URL"] ?? "http://127.0.0.1:4000"
 
 export default defineConfig({
+  base: "./", // a proxy may publish the page below any path
   build: {
     outDir: "../gateway/static", // served by gateway/page.py, and part of the wheel
     emptyOutDir: true,

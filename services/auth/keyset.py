@@ -18,6 +18,11 @@ LOOK_SECONDS: Final = 1.0
 log = get_logger("auth")
 
 
+def fitting(keys: Sequence[VerifyKey], algorithm: str, kid: str | None) -> list[VerifyKey]:
+    """Return those keys of this algorithm that have this id or none; all of the algorithm when `kid` is None."""
+    return [key for key in keys if key.algorithm == algorithm and (kid is None or key.kid in (None, kid))]
+
+
 class KeySet:
     """The keys of one JWK set file, checked for changes when a token is verified, at most once per LOOK_SECONDS."""
 
@@ -34,10 +39,9 @@ class KeySet:
         Raises Unauthorized when there is none.
         """
         self._look(missing=kid is not None and all(key.kid != kid for key in self._keys))
-        keys = [key for key in self._keys if key.algorithm == algorithm]
-        fitting = [key for key in keys if kid is None or key.kid in (None, kid)]
-        if fitting:
-            return fitting
+        keys = fitting(self._keys, algorithm, kid)
+        if keys:
+            return keys
         raise Unauthorized("the token is signed by a key, or with an algorithm, that is not in the key set")
 
     def _look(self, *, missing: bool) -> None:

@@ -12,7 +12,7 @@ import binascii
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 import jwt
 
 from pollcast.services.auth.keyset import KeySet
+from pollcast.services.auth.remote_keyset import RemoteKeySet
 from pollcast.services.errors import Problem, SettingsInvalid, Unauthorized
 from pollcast.services.process.jwks import VerifyKey
 from pollcast.services.process.logs import get_logger
@@ -62,29 +63,45 @@ class KeySource(Protocol):
 
 
 class Secret:
-    """A shared secret that verifies HS256 signatures."""
+    """A shared secret that verifies HS256 signatures. It may change: `secret` returns the present one."""
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: Callable[[], str]) -> None:
         """Prepare the secret. Raises ValueError when it is unusable: empty, not UTF-8, or a public key in PEM."""
-        try:
-            self._key = VerifyKey(None, "HS256", jwt.get_algorithm_by_name("HS256").prepare_key(secret.encode()))
-        except UnicodeEncodeError:
-            raise ValueError("is not UTF-8") from None
-        except jwt.InvalidKeyError as error:
-            raise ValueError(str(error)) from None
+        self._secret = secret
+        self._text = secret()
+        self._key = _shared_key(self._text)
 
     def find(self, algorithm: str, kid: str | None) -> Sequence[VerifyKey]:
         """Return the secret. Raises Unauthorized for any algorithm but HS256."""
         if algorithm != "HS256":
             raise Unauthorized("the token is not signed with HS256, as it must be here")
+        text = self._secret()
+        if text != self._text:
+            self._text = text
+            try:
+                self._key = _shared_key(text)
+            except ValueError as error:
+                log.error("the new secret can't be used; the old one stays", detail=str(error))
         return (self._key,)
+
+
+def _shared_key(secret: str) -> VerifyKey:
+    """Return the key of a shared secret. Raises ValueError when it is unusable."""
+    try:
+        return VerifyKey(None, "HS256", jwt.get_algorithm_by_name("HS256").prepare_key(secret.encode()))
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8") from None
+    except jwt.InvalidKeyError as error:
+        raise ValueError(str(error)) from None
 
 
 class Verifier:
     """A gateway's verifier of tokens. It has no state but its keys."""
 
-    def __init__(self, keys: KeySource, audience: str | None = None, issuer: str | None = None) -> None:
-        self._keys, self._audience, self._issuer = keys, audience, issuer
+    def __init__(
+        self, keys: KeySource, audience: str | None = None, issuer: str | None = None, roles_claim: str = "roles"
+    ) -> None:
+        self._keys, self._audience, self._issuer, self._roles_claim = keys, audience, issuer, roles_claim
 
     @classmethod
     def from_settings(cls, settings: GatewaySettings) -> Verifier | None:
@@ -94,21 +111,24 @@ class Verifier:
         """
         keys: KeySource
         if settings.auth_secret is not None:
-            secret = settings.auth_secret.get_secret_value()
+            secret = settings.secret("auth_secret")
             try:
                 keys = Secret(secret)
             except ValueError as error:
                 raise SettingsInvalid([Problem("settings", "", "POLLCAST_AUTH_SECRET", str(error))]) from None
-            if len(secret.encode()) < GOOD_SECRET_BYTES:
+            if len(secret().encode()) < GOOD_SECRET_BYTES:
                 log.warning("the secret is short and can be guessed", at_least_bytes=GOOD_SECRET_BYTES)
         elif settings.auth_jwks is not None:
             try:
                 keys = KeySet(settings.auth_jwks)
             except (OSError, ValueError) as error:
                 raise SettingsInvalid([Problem("settings", "", "POLLCAST_AUTH_JWKS", str(error))]) from None
+        elif settings.auth_jwks_url is not None:
+            keys = RemoteKeySet(settings.auth_jwks_url)
+            keys.start()
         else:
             return None
-        return cls(keys, settings.auth_audience, settings.auth_issuer)
+        return cls(keys, settings.auth_audience, settings.auth_issuer, settings.auth_roles_claim)
 
     def verify(self, token: str) -> TokenClaims:
         """Return the token's claims. Raises Unauthorized, whose detail never holds the token, unless it is valid
@@ -127,7 +147,7 @@ class Verifier:
             raise Unauthorized(_reason(error)) from None
         except RecursionError:  # from JSON nested without end
             raise Unauthorized("the token is not a JWT") from None
-        return read_claims(payload, time.time())
+        return read_claims(payload, time.time(), self._roles_claim)
 
     def _decoded(self, token: str, keys: Sequence[VerifyKey]) -> dict[str, Any]:
         """Return the claims, verified by the first key that fits the signature. Raises jwt.PyJWTError."""
@@ -157,8 +177,8 @@ class Verifier:
         )
 
 
-def read_claims(payload: Mapping[str, Any], now: float) -> TokenClaims:
-    """Return the claims of a token whose signature was verified.
+def read_claims(payload: Mapping[str, Any], now: float, roles_claim: str = "roles") -> TokenClaims:
+    """Return the claims of a token whose signature was verified. `roles_claim` is the path of its roles.
 
     Raises Unauthorized when a claim has the wrong shape, or when the token is not valid at `now`, in seconds since the
     Unix epoch.
@@ -171,7 +191,9 @@ def read_claims(payload: Mapping[str, Any], now: float) -> TokenClaims:
     subject = payload.get("sub")
     if "sub" in payload and not _is_subject(subject):
         raise Unauthorized(f"the token's sub must be a string of 1 to {MAX_SUBJECT_BYTES} bytes")
-    return TokenClaims(subject, _roles(payload.get("roles", [])), expires_at, MappingProxyType(dict(payload)))
+    return TokenClaims(
+        subject, _roles(_at(payload, roles_claim), roles_claim), expires_at, MappingProxyType(dict(payload))
+    )
 
 
 def sign(secret: str, claims: Mapping[str, object]) -> str:
@@ -223,13 +245,28 @@ def _is_subject(subject: object) -> bool:
     return 1 <= len(subject.encode()) <= MAX_SUBJECT_BYTES
 
 
-def _roles(roles: object) -> tuple[str, ...]:
+def _at(payload: Mapping[str, Any], path: str) -> object:
+    """Return the claim with this name or, if there is none, at this path with dots; an empty list when it is absent.
+
+    A name may contain dots itself: `https://example.org/roles`.
+    """
+    if path in payload:
+        return payload[path]
+    found: object = payload
+    for name in path.split("."):
+        if not isinstance(found, Mapping) or name not in found:
+            return []
+        found = found[name]
+    return found
+
+
+def _roles(roles: object, claim: str) -> tuple[str, ...]:
     """Return the roles of a token, whose claim is a list of strings or one string divided by spaces."""
     if isinstance(roles, str):
         return tuple(roles.split())
     if isinstance(roles, list) and all(isinstance(role, str) for role in roles):
         return tuple(roles)
-    raise Unauthorized("the token's roles must be a list of strings, or one string divided by spaces")
+    raise Unauthorized(f"the token's {claim} must be a list of strings, or one string divided by spaces")
 
 
 def _reason(error: jwt.PyJWTError) -> str:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from pollcast.services.errors import CatalogInvalid, PollcastError, Problem, SettingsInvalid
-from pollcast.services.process import lifecycle, logs, tracing
+from pollcast.services.process import lifecycle, logs, surroundings, tracing, variables
 from pollcast.services.process.settings import (
     CoordinatorSettings,
     EtcdSettings,
@@ -49,7 +49,7 @@ LeaseTtlFlag = Annotated[
 CatalogFlag = Annotated[Path | None, typer.Option("--catalog", metavar="FILE", help="The catalogue.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TokenFlag = Annotated[
-    str | None, typer.Option(metavar="TOKEN", envvar="POLLCAST_TOKEN", help="Token, for gateways that require one.")
+    str | None, typer.Option(metavar="TOKEN", help="Token, for gateways that require one; default: POLLCAST_TOKEN.")
 ]
 
 
@@ -75,6 +75,7 @@ def pollcast(
 
 @app.command(epilog="Example:  pollcast up --database-url postgresql://me@db/shop --catalog shop.toml")
 def up(
+    context: typer.Context,
     gateways: Annotated[int, typer.Option(min=0, help="Number of gateways.")] = 2,
     pollers: Annotated[int, typer.Option(min=0, help="Number of pollers.")] = 2,
     coordinators: Annotated[int, typer.Option(min=0, help="Number of coordinators.")] = 1,
@@ -101,6 +102,9 @@ def up(
         raise SettingsInvalid([Problem("pollcast up", "", "--etcd-nodes", f"is {etcd_nodes}: it must be 1 or 3")])
     if lease_ttl is not None and lease_ttl < 2:
         raise SettingsInvalid([Problem("pollcast up", "", "--lease-ttl", f"is {lease_ttl}: at least 2 s are needed")])
+    if database_url is not None:
+        database_url = database_url.strip()
+        _warn_of_libpq(context, "--database-url")
     options = Options(
         gateways=gateways,
         pollers=pollers,
@@ -115,7 +119,7 @@ def up(
         lease_ttl=lease_ttl,
     )
     logs.configure(level=logging.ERROR)
-    asyncio.run(lifecycle.until_stopped(lambda stop: run(options, stop)))
+    asyncio.run(lifecycle.until_stopped(lambda stop: run(options, stop), ends_with_terminal=True))
 
 
 # --- services -----------------------------------------------------------------------------------------------------
@@ -135,23 +139,26 @@ def gateway(
         str | None, typer.Option(metavar="N|auto", help="Processes that serve the port; auto: one per core.")
     ] = None,
     worker_folder: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    local_pages: Annotated[bool, typer.Option("--local-pages", hidden=True)] = False,
 ) -> None:
     """Run a gateway, which serves clients over WebSocket, server-sent events and gRPC."""
     flags = _given(locals())
-    flags.pop("worker_folder", None)
+    for hidden in ("worker_folder", "local_pages"):
+        flags.pop(hidden, None)
     settings = load(GatewaySettings, **flags)
     _configure_logs("gateway", settings)
     if settings.worker_count > 1:
         from pollcast.gateway import workers as parent
 
-        lifecycle.main(lambda stop: parent.run(settings, flags, stop))
+        lifecycle.main(lambda stop: parent.run(settings, flags, stop, local_pages))
     from pollcast.gateway import service
 
-    lifecycle.main(lambda stop: service.run(settings, stop, worker_folder))
+    lifecycle.main(lambda stop: service.run(settings, stop, worker_folder, local_pages=local_pages))
 
 
 @app.command(epilog="Example:  pollcast poller --database-url postgresql://me@db/shop --catalog shop.toml")
 def poller(
+    context: typer.Context,
     etcd: EtcdFlag = None,
     namespace: NamespaceFlag = None,
     database_url: Annotated[str | None, typer.Option(metavar="URL", help="The database to poll.")] = None,
@@ -168,8 +175,14 @@ def poller(
     pool: Annotated[int | None, typer.Option(metavar="N", help="Connections to the database.")] = None,
 ) -> None:
     """Run a poller, which owns topics and polls them."""
-    settings = load(PollerSettings, **_given(locals()))
+    flags = _given(locals())
+    flags.pop("context")
+    settings = load(PollerSettings, **flags)
     _configure_logs("poller", settings)
+    if context.obj:
+        logs.get_logger("database").warning(
+            "variables of libpq have no effect: POLLCAST_DATABASE_URL says all", variables=context.obj
+        )
     from pollcast.poller import service
 
     lifecycle.main(lambda stop: service.run(settings, stop))
@@ -198,6 +211,12 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
+def _warn_of_libpq(context: typer.Context, url: str) -> None:
+    """Report the variables of libpq that were removed from the environment, where a database is somebody's own."""
+    if context.obj:
+        print(f"pollcast: {', '.join(context.obj)} have no effect: {url} says all", file=sys.stderr)
+
+
 def _configure_logs(role: str, settings: ServiceSettings) -> None:
     logs.configure(role=role, node=settings.node)
     tracing.start(role, settings.node)
@@ -208,6 +227,7 @@ def _configure_logs(role: str, settings: ServiceSettings) -> None:
 
 @app.command(epilog="Example:  pollcast check shop.toml --database-url postgresql://me@db/shop")
 def check(
+    context: typer.Context,
     file: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="The catalogue; default: POLLCAST_CATALOG.")
     ] = None,
@@ -221,10 +241,12 @@ def check(
     from pollcast.poller import catalog_check
     from pollcast.services.catalogue import catalog as catalogue
 
-    named = os.environ.get("POLLCAST_CATALOG")
+    named = None if file else variables.alone("catalog", os.environ)
     path = file or (Path(named) if named else None)
     if path is None:
         raise SettingsInvalid([Problem("pollcast check", "", "FILE", "is required, unless POLLCAST_CATALOG is set")])
+    if database_url is not None:
+        _warn_of_libpq(context, "--database-url")
     try:
         catalog = catalogue.load(path)
         report = catalog_check.report(catalog, str(path), database_url)
@@ -275,6 +297,7 @@ def watch(
     from pollcast.services.cli import watching
 
     settings = load(ServiceSettings, etcd=etcd, namespace=namespace)
+    token = token or variables.alone("token", os.environ)
     logs.configure(level=logging.ERROR)
     asyncio.run(watching.watch(topic, settings, gateway=gateway, token=token, as_json=as_json))
 
@@ -337,40 +360,14 @@ def token(
         str, typer.Option(metavar="DURATION", help="Time until the token expires: 90s, 15m, 12h.")
     ] = "1h",
     secret: Annotated[
-        str | None, typer.Option(envvar="POLLCAST_AUTH_SECRET", help="Secret to sign with (HS256).")
+        str | None, typer.Option(help="Secret to sign with (HS256); default: POLLCAST_AUTH_SECRET.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Print a signed token, for trials and tests."""
-    import time
+    from pollcast.services.cli.signing import sign_token
 
-    from pollcast.services.auth import tokens as auth
-    from pollcast.services.catalogue.fields import duration
-
-    if not secret:
-        raise SettingsInvalid([Problem("pollcast token", "", "POLLCAST_AUTH_SECRET", "is required")])
-    try:
-        seconds = duration(1.0)(expires)
-    except ValueError as error:
-        raise SettingsInvalid([Problem("pollcast token", "", "--expires", str(error))]) from None
-    claims: dict[str, object] = {"exp": int(time.time() + seconds)}
-    if audience := os.environ.get("POLLCAST_AUTH_AUDIENCE"):
-        claims["aud"] = audience
-    if issuer := os.environ.get("POLLCAST_AUTH_ISSUER"):
-        claims["iss"] = issuer
-    if sub is not None:
-        claims["sub"] = sub
-    if role:
-        claims["roles"] = role
-    for each in claim or []:
-        name, equals, value = each.partition("=")
-        if not equals or not name:
-            raise SettingsInvalid([Problem("pollcast token", "", "--claim", f"{each!r} is not NAME=VALUE")])
-        claims[name] = value
-    try:
-        signed = auth.sign(secret, claims)
-    except ValueError as error:
-        raise SettingsInvalid([Problem("pollcast token", "", "POLLCAST_AUTH_SECRET", str(error))]) from None
+    signed, claims = sign_token(secret, sub=sub, roles=role or [], claims=claim or [], expires=expires)
     print(json.dumps({"token": signed, "claims": claims}) if as_json else signed)
 
 
@@ -380,8 +377,9 @@ def _etcd_settings(etcd: str | None, namespace: str | None) -> EtcdSettings:
 
 def main() -> NoReturn:
     """Run the command line; the console script `pollcast`."""
+    removed = surroundings.clear(os.environ)  # before anything connects to a database
     try:
-        app()
+        app(obj=removed)
     except PollcastError as error:
         print(f"pollcast: {error.detail}", file=sys.stderr)
         raise SystemExit(error.exit) from None

@@ -27,7 +27,8 @@ from rich.text import Text
 
 from pollcast.services.coordination.reach import Refused, read_nodes
 from pollcast.services.errors import PollcastError
-from pollcast.services.process.settings import HostPort, ServiceSettings, without_scheme
+from pollcast.services.process.addresses import HostPort, endpoint_of
+from pollcast.services.process.settings import ServiceSettings
 from pollcast.services.row_keys import Number, parsed, spelled
 from pollcast.services.serving import rpc
 from pollcast.services.serving.snapshots import whole
@@ -134,7 +135,7 @@ async def _responses(
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
     failed: HostPort | None = None
     while True:
-        address = without_scheme(gateway) if gateway else await _some_gateway(settings, failed)
+        address = endpoint_of(gateway) if gateway else await _some_gateway(settings, failed)
         request = live_pb2.WatchRequest(topic=topic, since=rows.version)
         async with rpc.channel(address, settings) as channel:
             try:

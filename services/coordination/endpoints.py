@@ -16,7 +16,7 @@ import asyncio
 import random
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import grpc
@@ -33,7 +33,8 @@ from pollcast.services.errors import (
     EtcdUnreachable,
     LeaseLost,
 )
-from pollcast.services.process.settings import EtcdSettings, HostPort, ServiceSettings
+from pollcast.services.process.addresses import HostPort
+from pollcast.services.process.settings import EtcdSettings, ServiceSettings
 
 RETRY_SECONDS = 0.05
 """Pause after every endpoint was tried once, in seconds."""
@@ -63,6 +64,7 @@ CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.keepalive_timeout_ms", 2_000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
@@ -169,7 +171,9 @@ class Endpoints:
     """The endpoints of one etcd cluster, the one in use, and the login that is valid on all of them. `moved` is set
     when the process should use another endpoint although the one it uses still answers."""
 
-    def __init__(self, members: Sequence[Endpoint], user: str | None = None, password: str | None = None) -> None:
+    def __init__(
+        self, members: Sequence[Endpoint], user: str | None = None, password: Callable[[], str] | None = None
+    ) -> None:
         self.moved = asyncio.Event()
         self._members = members  # home first
         self._current = 0
@@ -186,7 +190,7 @@ class Endpoints:
                 settings.etcd_key.read_bytes() if settings.etcd_key else None,
                 settings.etcd_cert.read_bytes() if settings.etcd_cert else None,
             )
-        password = settings.etcd_password.get_secret_value() if settings.etcd_password else None
+        password = settings.secret("etcd_password") if settings.etcd_password else None
         node = settings.node if isinstance(settings, ServiceSettings) else None
         members = [Endpoint(address, credentials) for address in in_order(settings.etcd, node)]
         return Endpoints(members, settings.etcd_user, password)
@@ -244,7 +248,8 @@ class Endpoints:
 
     async def _authenticate(self, timeout: float) -> str:
         endpoint = self.current
-        request = etcdrpc.AuthenticateRequest(name=self._user, password=self._password)
+        assert self._password is not None
+        request = etcdrpc.AuthenticateRequest(name=self._user, password=self._password())
         try:
             response = await endpoint.auth.Authenticate(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:

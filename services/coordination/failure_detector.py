@@ -14,19 +14,25 @@ Every peer may probe the same node; revoking a lease twice is harmless.
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 
 from pollcast.services.coordination import metrics
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord
 from pollcast.services.errors import EtcdError, LeaseLost
 from pollcast.services.process import logs
-from pollcast.services.process.settings import Role, split_host_port
+from pollcast.services.process.addresses import split_host_port
+from pollcast.services.process.settings import Role
 
 log = logs.get_logger("failure_detector")
 
 PAUSES = (0.0, 0.005, 0.02, 0.05, 0.1, 0.3, 1.0, 2.0)
 """Pauses before each attempt to connect, in seconds: the kernel may take a moment to close a killed process's
 sockets."""
+
+NO_WAY = frozenset({errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+"""Errors of connecting to an address of a kind (IPv4 or IPv6) that this host does not have."""
 
 CONNECT_SECONDS = 0.5
 """Maximum time that one attempt to connect waits for an answer, in seconds."""
@@ -80,13 +86,27 @@ class FailureDetector:
 
 
 async def refuses(host: str, port: int) -> bool:
-    """Return True when the host refuses the connection. Return False when it accepts, and when there is no answer."""
+    """Return True when the host refuses the connection. Return False when it accepts, and when there is no answer.
+
+    A name may have several addresses, as `localhost` has: all must refuse but those that cannot be reached from here.
+    """
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            _, writer = await asyncio.open_connection(host, port)
-    except ConnectionRefusedError:
-        return True
+            loop = asyncio.get_running_loop()
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            refusals = [await _refuses(str(each[4][0]), port) for each in found]
     except (OSError, TimeoutError):
         return False
+    return True in refusals and False not in refusals
+
+
+async def _refuses(address: str, port: int) -> bool | None:
+    """Return whether an address refuses the connection; None when there is no way to it from here."""
+    try:
+        _, writer = await asyncio.open_connection(address, port)
+    except ConnectionRefusedError:
+        return True
+    except OSError as error:
+        return None if error.errno in NO_WAY else False
     writer.close()
     return False

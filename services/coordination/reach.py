@@ -11,7 +11,8 @@ import grpc.aio
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord
 from pollcast.services.errors import EtcdUnreachable, PollcastError
-from pollcast.services.process.settings import EtcdSettings, HostPort, ServiceSettings
+from pollcast.services.process.addresses import HostPort
+from pollcast.services.process.settings import EtcdSettings, ServiceSettings
 from pollcast.services.serving import rpc
 from pollcast.v1 import cluster_pb2, cluster_pb2_grpc
 

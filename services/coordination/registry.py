@@ -25,7 +25,8 @@ from pollcast.services.coordination.predecessor import Predecessor
 from pollcast.services.coordination.session import Session, backoff
 from pollcast.services.errors import EtcdRefused, EtcdUnknown, LeaseLost, NodeTaken
 from pollcast.services.process import logs
-from pollcast.services.process.settings import HostPort, Role, split_host_port
+from pollcast.services.process.addresses import HostPort, split_host_port
+from pollcast.services.process.settings import Role
 from pollcast.services.process.version import VERSION
 
 log = logs.get_logger("registry")

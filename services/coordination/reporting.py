@@ -23,8 +23,9 @@ from pollcast.services.coordination.operations import KeyEvent
 from pollcast.services.coordination.report_cursor import Reportable, ReportCursor
 from pollcast.services.coordination.session import backoff
 from pollcast.services.process import logs
+from pollcast.services.process.addresses import HostPort
 from pollcast.services.process.cancellation import heeding_cancellation
-from pollcast.services.process.settings import HostPort, ServiceSettings
+from pollcast.services.process.settings import ServiceSettings
 from pollcast.services.serving import rpc
 from pollcast.v1 import report_pb2, report_pb2_grpc
 

@@ -6,7 +6,6 @@ examples/pgbench.toml has queries on it.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import psycopg
@@ -14,7 +13,7 @@ import psycopg
 from pollcast import examples
 from pollcast.services.local.child import Child, ProcessFailed
 from pollcast.services.local.embedded import program
-from pollcast.services.local.postgres_server import PostgresServer
+from pollcast.services.local.postgres_server import PostgresServer, environment
 
 CATALOG = Path(examples.__file__).parent / "pgbench.toml"
 """The demo's catalogue, in a checkout and in an installed package."""
@@ -78,5 +77,4 @@ def prune(server: PostgresServer) -> None:
 
 def _pgbench(server: PostgresServer, log: Path, *flags: str) -> Child:
     command = [program("pgbench"), *flags, "--host=127.0.0.1", f"--port={server.port}", "--username=postgres"]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
-    return Child("pgbench", [*command, "postgres"], log, env=environment)
+    return Child("pgbench", [*command, "postgres"], log, env=environment())

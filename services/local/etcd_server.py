@@ -20,7 +20,7 @@ from typing import Self
 from pollcast.services.local.child import Child, ProcessFailed
 from pollcast.services.local.embedded import START_SECONDS, program
 from pollcast.services.local.ports import PORT_ATTEMPTS, free_port, is_free, listens
-from pollcast.services.process.settings import HostPort, split_host_port
+from pollcast.services.process.addresses import HostPort, split_host_port
 
 STOP_SECONDS = 0.5
 """Time that an etcd member has to end by itself before it is killed."""
@@ -67,8 +67,7 @@ class EtcdMember(Child):
             *FLAGS,
             *flags,
         ]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
-        super().__init__(name, command, logs / f"{name}.log", env=environment)
+        super().__init__(name, command, logs / f"{name}.log", env=_environment())
 
     def healthy(self) -> bool:
         """Return whether the member answers and its cluster has a leader."""
@@ -165,7 +164,7 @@ class EtcdServer:
     def etcdctl(self, *arguments: str) -> str:
         """Run etcdctl against all members and return its output. Raises ProcessFailed with its error message."""
         command = [program("etcdctl"), f"--endpoints={','.join(self.endpoints)}", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())  # noqa: S603
         if done.returncode != 0:
             raise ProcessFailed(f"etcdctl {arguments[0]}: {done.stderr.strip()}")
         return done.stdout
@@ -208,6 +207,11 @@ class EtcdServer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of etcd's programs: what the shell's ETCD_* and ETCDCTL_* say is about other clusters."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ETCD")}
 
 
 def _etcd_ports(file: Path, names: list[str], wanted: int | None) -> dict[str, tuple[int, int]]:

@@ -6,7 +6,7 @@ import random
 import socket
 
 from pollcast.services.errors import PollcastError
-from pollcast.services.process.settings import join_host_port
+from pollcast.services.process.addresses import join_host_port
 
 # Below the range from which systems take the ports of outgoing connections, so that a server that is down for a moment
 # finds its port free again.

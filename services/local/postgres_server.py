@@ -75,7 +75,7 @@ class PostgresServer:
                 "postgres",
                 _command(data_dir, chosen, fsync),
                 log,
-                env={k: v for k, v in os.environ.items() if not k.startswith("PG")},
+                env=environment(),
                 user=user,
                 stop_signal=signal.SIGINT,  # fast shutdown: ends the connections, writes a checkpoint
                 death_signal=signal.SIGQUIT,  # immediate shutdown: the next start recovers
@@ -111,7 +111,7 @@ class PostgresServer:
         if not self.process.running or not listens(self.pid, self.port):
             return False  # whoever accepts is another process
         command = [program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port), "-t", "1"]
-        return subprocess.run(command, check=False).returncode == 0  # noqa: S603
+        return subprocess.run(command, check=False, env=environment()).returncode == 0  # noqa: S603
 
     def restart(self) -> None:
         """Kill the server if it runs, and start it on its data and port. Return when it accepts connections."""
@@ -165,6 +165,11 @@ class PostgresServer:
         self.stop()
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of PostgreSQL's programs: what the shell's PG* variables say is about other servers."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+
+
 def _command(data_dir: Path, port: int, fsync: bool) -> list[str]:
     fits = len(os.fsencode(data_dir)) + len(f"/.s.PGSQL.{port}") <= SOCKET_PATH_BYTES
     settings = {
@@ -194,7 +199,7 @@ def _status(process: psutil.Process) -> str:
 def _initdb(data_dir: Path, user: User | None, log: Path) -> None:
     command = [program("initdb"), "-D", str(data_dir), "--auth=trust", "--username=postgres", "--no-sync"]
     locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-    child = Child("initdb", [*command, *locale], log, user=user)
+    child = Child("initdb", [*command, *locale], log, user=user, env=environment())
     child.start()
     if child.wait(INITDB_SECONDS) != 0:
         child.kill()

@@ -34,8 +34,11 @@ from pollcast.services.local.child import Child, ProcessFailed
 from pollcast.services.local.cluster import ETCD_PORT, LocalCluster, Options
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.postgres_server import PostgresServer
+from pollcast.services.local.terminal import open_console
+from pollcast.services.process.addresses import HostPort
 from pollcast.services.process.database_url import connection_problem
-from pollcast.services.process.settings import EtcdSettings, HostPort, Role, load
+from pollcast.services.process.settings import EtcdSettings, Role, load
+from pollcast.services.process.variables import overridden
 
 READY_SECONDS = 60.0
 """Time that all services together have to become ready."""
@@ -60,7 +63,7 @@ async def run(options: Options, stop: asyncio.Event, console: Console | None = N
 
     Raises PollcastError when the cluster cannot be started.
     """
-    console = console or Console(highlight=False, soft_wrap=True)
+    console = console or open_console()
     catalog_path, catalog = _catalog_of(options)
     if options.port:
         for number in range(options.gateways):
@@ -152,6 +155,8 @@ async def _start_services(
             environment = _environment(cluster, catalog, name, http)
             # -P keeps the modules of the current folder out of the way of ours.
             command = [sys.executable, "-P", "-m", "pollcast", role]
+            if role == "gateway" and not any(environment.get(f"POLLCAST_ORIGINS{end}") for end in ("", "_FILE")):
+                command.append("--local-pages")
             child = Child(name, command, cluster.log(name), env=environment)
             cluster.services[name] = child
             child.start()
@@ -276,12 +281,12 @@ async def _etcd_settings(options: Options) -> EtcdSettings:
 def _environment(cluster: LocalCluster, catalog: Path, name: str, http: HostPort) -> Mapping[str, str]:
     """Return the environment of a service: this process's own, so that POLLCAST_AUTH_SECRET and the like reach it, with
     the settings that `pollcast up` decides."""
-    environment = {k: v for k, v in os.environ.items() if k != "POLLCAST_ADVERTISE"}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("POLLCAST_ADVERTISE")}
     if cluster.etcd is not None:  # the embedded etcd has neither TLS nor users
         environment = {k: v for k, v in environment.items() if not k.startswith("POLLCAST_ETCD_")}
     if cluster.postgres is not None:  # the embedded PostgreSQL is the one to listen on
-        environment.pop("POLLCAST_LISTEN_URL", None)
-    environment |= {
+        environment = {k: v for k, v in environment.items() if not k.startswith("POLLCAST_LISTEN_URL")}
+    own = {
         "POLLCAST_ETCD": ",".join(cluster.settings.etcd),
         "POLLCAST_NAMESPACE": cluster.settings.namespace,
         "POLLCAST_DATABASE_URL": cluster.database_url,
@@ -291,8 +296,8 @@ def _environment(cluster: LocalCluster, catalog: Path, name: str, http: HostPort
         "POLLCAST_GRPC": "127.0.0.1:0",
     }
     if cluster.options.lease_ttl is not None:
-        environment["POLLCAST_LEASE_TTL"] = str(cluster.options.lease_ttl)
-    return environment
+        own["POLLCAST_LEASE_TTL"] = str(cluster.options.lease_ttl)
+    return overridden(environment, own)
 
 
 @contextlib.contextmanager

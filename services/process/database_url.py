@@ -16,8 +16,12 @@ CHECK_SECONDS = 3
 
 
 def checked_url(url: str, variable: str = "POLLCAST_DATABASE_URL") -> str:
-    """Return the database URL, which `variable` has given. Raises SettingsInvalid, without repeating the URL, when
-    libpq does not accept it."""
+    """Return the database URL that `variable` has given, without white space around it, such as the line break at the
+    end of a secret's file.
+
+    Raises SettingsInvalid, without repeating the URL, when libpq does not accept it.
+    """
+    url = url.strip()
     try:
         conninfo_to_dict(url)
     except psycopg.ProgrammingError:

@@ -1,8 +1,9 @@
 """The life of a service process: its signals, its drain and its exit status (docs/reference/commands.md#exit-status).
 
 A process runs one service: a coroutine function `run(stop)` that serves until `stop` is set, then drains and returns.
-SIGTERM and SIGINT set `stop`. A second signal ends the process at once with status 130, unless it follows within
-DUPLICATE_SECONDS: make and timeout forward a signal that the whole process group receives as well. A service that
+SIGTERM, SIGINT and SIGQUIT set `stop`. A second signal ends the process at once with status 130, unless it follows
+within DUPLICATE_SECONDS: make and timeout forward a signal that the whole process group receives as well. SIGHUP,
+SIGUSR1, SIGUSR2 and SIGALRM are logged and have no effect, where the system would end the process. A service that
 cannot go on raises. The exit status is 0 after a drain, else that of the PollcastError, else 1.
 """
 
@@ -13,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import uvloop
 
@@ -27,6 +28,12 @@ log = logs.get_logger("lifecycle")
 DUPLICATE_SECONDS = 1.0
 """Time after the first signal within which another one counts as its duplicate."""
 
+STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+"""Signals that drain a process."""
+
+HARMLESS: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
+"""Signals that have no effect on a service."""
+
 SWITCH_SECONDS = 0.001
 """Time after which a thread that computes hands the interpreter to the event loop's, in seconds."""
 
@@ -34,22 +41,30 @@ Run = Callable[[asyncio.Event], Awaitable[None]]
 """A service: it serves until the event is set, then drains and returns."""
 
 
-async def until_stopped(run: Run) -> None:
-    """Run the service; SIGTERM and SIGINT set its stop event."""
+async def until_stopped(run: Run, *, ends_with_terminal: bool = False) -> None:
+    """Run the service; a signal of STOPPING sets its stop event.
+
+    One that `ends_with_terminal` drains on SIGHUP as well, unless it was started with SIGHUP ignored, as nohup does.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     abort_from = 0.0  # time of the loop from which another signal ends the process
 
     def on_signal(number: signal.Signals) -> None:
         nonlocal abort_from
-        if not stop.is_set():
+        if number in harmless:
+            log.info("a signal without effect", signal=number.name)
+        elif not stop.is_set():
             log.info("stopping", signal=number.name)
             stop.set()
             abort_from = loop.time() + DUPLICATE_SECONDS
         elif loop.time() >= abort_from:
             os._exit(130)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    harmless = set(HARMLESS)
+    if ends_with_terminal and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        harmless.discard(signal.SIGHUP)
+    for number in (*STOPPING, *HARMLESS):
         loop.add_signal_handler(number, on_signal, number)
     with stops_measured():
         await run(stop)

@@ -7,58 +7,43 @@ of its variable without the prefix, in lower case.
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import re
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ModelWrapValidatorHandler, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pollcast.services.errors import Problem, SettingsInvalid
-from pollcast.services.process import keyfiles
+from pollcast.services.process import keyfiles, origins, variables
+from pollcast.services.process.addresses import (
+    HostPort,
+    endpoint_of,
+    is_loopback,
+    is_unspecified,
+    join_host_port,
+    path_prefix_of,
+    reachable_host,
+    split_host_port,
+)
+from pollcast.services.process.secure_url import secure_url
+from pollcast.services.process.variables import variable
 
 Role = Literal["gateway", "poller", "coordinator"]
 
 S = TypeVar("S", bound="EtcdSettings")
-
-ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
-"""An origin in lower case: scheme, host and perhaps a port."""
-
-HostPort = str
-"""An address as `host:port`. Port 0 lets the system choose a free one."""
-
-
-def split_host_port(address: str) -> tuple[str, int]:
-    """Split an address: `"[::1]:80"` → `("::1", 80)`. Raises ValueError for anything else than `host:port`."""
-    host, colon, port = address.strip().rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"{address!r} is not host:port")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def join_host_port(host: str, port: int) -> HostPort:
-    """Join a host and a port to an address: `("::1", 80)` → `"[::1]:80"`."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def without_scheme(endpoint: str) -> HostPort:
-    """Return the address in an endpoint: both `http://10.0.0.1:2379/` and `10.0.0.1:2379` give `10.0.0.1:2379`.
-
-    Raises ValueError when the endpoint is neither a URL nor `host:port`, or holds a user.
-    """
-    bare = endpoint.strip().removeprefix("http://").removeprefix("https://").rstrip("/")
-    if "@" in bare:  # not quoted: it holds a password
-        raise ValueError(
-            "an endpoint must hold no user and password: set POLLCAST_ETCD_USER and POLLCAST_ETCD_PASSWORD instead"
-        )
-    split_host_port(bare)
-    return bare
 
 
 class EtcdSettings(BaseSettings):
@@ -77,13 +62,27 @@ class EtcdSettings(BaseSettings):
     etcd_user: str | None = None
     etcd_password: SecretStr | None = Field(default=None, min_length=1)
 
+    _files: dict[str, Path] = PrivateAttr(default_factory=dict)
+    """Files that settings come from, by field."""
+
+    def secret(self, field: str) -> Callable[[], str]:
+        """Return a function that returns the present value of a secret, which must be given.
+
+        That of a file is read again when the file changes; any other stays as it is.
+        """
+        value: str = getattr(self, field).get_secret_value()
+        file = self._files.get(field)
+        if file is None:
+            return lambda: value
+        return variables.Watched(field, file, value, exact=field in EXACT)
+
     @field_validator("etcd", mode="before")
     @classmethod
     def _endpoints(cls, value: object) -> object:
         parts = value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, (list, tuple)) or not [p for p in parts if str(p).strip()]:
             raise ValueError("must be one or more endpoints, host:port or http://host:port, separated by commas")
-        return tuple(without_scheme(str(p)) for p in parts if str(p).strip())
+        return tuple(endpoint_of(str(p)) for p in parts if str(p).strip())
 
     @field_validator("namespace")
     @classmethod
@@ -151,14 +150,21 @@ class ServiceSettings(EtcdSettings):
     @field_validator("grpc", "http", check_fields=False)
     @classmethod
     def _address(cls, value: str) -> str:
-        split_host_port(value)
-        return value
+        return join_host_port(*split_host_port(value))
+
+    @field_validator("advertise")
+    @classmethod
+    def _advertise(cls, value: str | None) -> str | None:
+        return None if value is None else reachable_host(value)
 
     @classmethod
     def contradictions(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Yield `(field, reason)` for each contradiction, those of the base class included."""
         yield from super().contradictions(given)
         yield from _together(given, "tls_cert", "tls_key", "tls_ca")
+        if "http" in cls.model_fields and "advertise" not in given and _is_everywhere(given.get("grpc")):  # a server's
+            reason = "is every address of this host: set POLLCAST_ADVERTISE to the one by which others reach it"
+            yield "grpc", f"{given['grpc']} {reason}"
 
     def unusable_files(self) -> Iterator[tuple[str, str]]:
         """Yield `(field, reason)` for each unusable file, those of the base class included."""
@@ -184,6 +190,11 @@ class PollerSettings(ServiceSettings):
     pool: int = Field(default=4, ge=1, le=1000)
     """Maximum number of connections to the database."""
 
+    @field_validator("database_url", "listen_url", mode="before")
+    @classmethod
+    def _url(cls, value: object) -> object:
+        return value.strip() if isinstance(value, str) else value
+
 
 class CoordinatorSettings(ServiceSettings):
     """Settings of a coordinator."""
@@ -193,24 +204,37 @@ class CoordinatorSettings(ServiceSettings):
     """Address to serve `/healthz`, `/readyz` and `/metrics` on."""
 
 
+TOKENS = ("auth_secret", "auth_jwks", "auth_jwks_url")
+"""Settings each of which makes a gateway require tokens, and says how they are verified."""
+
+ONE_OF_TOKENS = "POLLCAST_AUTH_SECRET, POLLCAST_AUTH_JWKS, POLLCAST_AUTH_JWKS_URL"
+"""The variables of TOKENS in a message."""
+
+
 class GatewaySettings(ServiceSettings):
     """Settings of a gateway."""
 
     catalog: Path
     http: HostPort = "127.0.0.1:4000"
     """Address to serve WebSocket, HTTP and the page on."""
+    path_prefix: str | None = None
+    """Path below which a proxy publishes the gateway; None: the root."""
     auth: Literal["none"] | None = None
     """The explicit decision to require no tokens."""
     auth_secret: SecretStr | None = Field(default=None, min_length=1)
     """Shared secret that verifies HS256 tokens."""
     auth_jwks: Path | None = None
     """JWK set file that verifies RS256, ES256 and EdDSA tokens."""
+    auth_jwks_url: str | None = None
+    """URL of a JWK set that verifies tokens in the same way."""
+    auth_roles_claim: str = Field(default="roles", min_length=1)
+    """Claim, or path with dots to it, that holds a token's roles."""
     auth_audience: str | None = None
     """Required audience of tokens; None: any."""
     auth_issuer: str | None = None
     """Required issuer of tokens; None: any."""
     origins: Annotated[tuple[str, ...], NoDecode] = ()
-    """Allowed origins of browsers' pages; `*` allows all; empty: the gateway's own host only."""
+    """Origins of pages that are allowed beside the gateway's own, as patterns of services/process/origins.py."""
     poke_roles: Annotated[tuple[str, ...], NoDecode] = ()
     """Roles of the tokens that may poke; empty: none may, where tokens are required."""
     workers: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = 1
@@ -224,6 +248,16 @@ class GatewaySettings(ServiceSettings):
     join_rate: float = Field(default=100.0, gt=0, allow_inf_nan=False)
     """Maximum rate of joins, per second and socket."""
 
+    @field_validator("path_prefix")
+    @classmethod
+    def _path_prefix(cls, value: str | None) -> str | None:
+        return None if value is None else path_prefix_of(value)
+
+    @field_validator("auth_jwks_url")
+    @classmethod
+    def _auth_jwks_url(cls, value: str | None) -> str | None:
+        return None if value is None else secure_url(value)
+
     @field_validator("poke_roles", mode="before")
     @classmethod
     def _roles(cls, value: object) -> object:
@@ -234,25 +268,22 @@ class GatewaySettings(ServiceSettings):
     @classmethod
     def _origins(cls, value: object) -> object:
         parts = value.split(",") if isinstance(value, str) else value
-        origins = [str(p).strip().rstrip("/").lower() for p in parts] if isinstance(parts, (list, tuple)) else []
-        for origin in filter(None, origins):
-            if origin != "*" and not ORIGIN.fullmatch(origin):
-                raise ValueError(f"{origin!r} is not an origin: write https://example.org, with a port if it has one")
-        return tuple(filter(None, origins))
+        given = [str(p).strip() for p in parts] if isinstance(parts, (list, tuple)) else []
+        return tuple(origins.checked(each) for each in given if each)
 
     @classmethod
     def contradictions(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Yield `(field, reason)` for each contradiction, those of the base class included."""
         yield from super().contradictions(given)
-        tokens = [field for field in ("auth_secret", "auth_jwks") if field in given]
-        if len(tokens) == 2:
-            yield "auth_secret", "POLLCAST_AUTH_SECRET and POLLCAST_AUTH_JWKS exclude each other"
+        tokens = [field for field in TOKENS if field in given]
+        if len(tokens) > 1:
+            yield tokens[0], f"{' and '.join(map(variable, tokens))} exclude each other"
         if "auth" in given and tokens:
-            yield "auth", f"POLLCAST_AUTH=none contradicts {' and '.join(map(_variable, tokens))}"
+            yield "auth", f"POLLCAST_AUTH=none contradicts {' and '.join(map(variable, tokens))}"
         if not tokens:
-            for field in ("auth_audience", "auth_issuer"):
+            for field in ("auth_audience", "auth_issuer", "auth_roles_claim"):
                 if field in given:
-                    yield field, "has no effect without POLLCAST_AUTH_SECRET or POLLCAST_AUTH_JWKS"
+                    yield field, f"has no effect without {ONE_OF_TOKENS}"
         if "auth" not in given and not tokens:
             for field in ("http", "grpc"):
                 address = given.get(field, cls.model_fields[field].default)
@@ -260,7 +291,7 @@ class GatewaySettings(ServiceSettings):
                     yield (
                         field,
                         f"{address} is reachable from other machines, but no tokens are required: "
-                        "set POLLCAST_AUTH_SECRET, POLLCAST_AUTH_JWKS or POLLCAST_AUTH=none",
+                        f"set {ONE_OF_TOKENS} or POLLCAST_AUTH=none",
                     )
 
     def unusable_files(self) -> Iterator[tuple[str, str]]:
@@ -277,20 +308,13 @@ class GatewaySettings(ServiceSettings):
     @property
     def tokens_required(self) -> bool:
         """True when clients need a valid token."""
-        return self.auth_secret is not None or self.auth_jwks is not None
+        return any(getattr(self, field) is not None for field in TOKENS)
 
 
-def is_loopback(address: object) -> bool:
-    """Return whether an address is reachable from this machine only. Also True for an invalid one, whose fault is
-    reported elsewhere."""
+def _is_everywhere(address: object) -> bool:
+    """Return whether this is an address, valid or not, that is bound to every address of the host."""
     try:
-        host, _ = split_host_port(str(address))
-    except ValueError:
-        return True
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
+        return is_unspecified(split_host_port(str(address))[0])
     except ValueError:
         return False
 
@@ -299,13 +323,8 @@ def _together(given: Mapping[str, Any], *fields: str) -> Iterator[tuple[str, str
     """Yield `(field, reason)` for the first missing one of these fields, unless all or none of them are given."""
     missing = [field for field in fields if field not in given]
     if missing and len(missing) < len(fields):
-        *names, last = map(_variable, fields)
+        *names, last = map(variable, fields)
         yield missing[0], f"{', '.join(names)} and {last} must be set together"
-
-
-def _variable(field: object) -> str:
-    """Return the name of a field's environment variable."""
-    return f"POLLCAST_{str(field).upper()}"
 
 
 def _error(at: tuple[int | str, ...], reason: str) -> InitErrorDetails:
@@ -320,36 +339,55 @@ def _reason(error: Any) -> str:
 
 KINDS: tuple[type[EtcdSettings], ...] = (GatewaySettings, PollerSettings, CoordinatorSettings)
 
-DECISIONS = ("auth_secret", "auth_jwks")
+DECISIONS = TOKENS
 """Settings that must not be an empty variable: a template that was not filled in is no decision against tokens."""
+
+EXACT = ("auth_secret", "etcd_password")
+"""Settings whose white space counts."""
 
 
 def load(kind: type[S], **flags: Any) -> S:
-    """Return settings from flags (None: not given) and the environment. Raises SettingsInvalid with all faults."""
+    """Return settings from flags (None: not given), the environment, and the files that it names.
+
+    Raises SettingsInvalid with all faults.
+    """
     given = {name: value for name, value in flags.items() if value is not None}
-    problems = [
-        Problem("environment", "", _variable(name), "is empty: set it, remove it, or set POLLCAST_AUTH=none")
-        for name in DECISIONS
-        if name in kind.model_fields and os.environ.get(_variable(name)) == "" and not os.environ.get("POLLCAST_AUTH")
-    ]
+    paths = [name for name, info in kind.model_fields.items() if info.annotation in (Path, Path | None)]
+    found = variables.read(kind.model_fields, EXACT, paths, os.environ, set(given))
+    problems = list(found.faults.items())
+    for name in DECISIONS:
+        if name in kind.model_fields and name not in found.values and _is_undecided(name):
+            problems.append((name, "is empty: set it, remove it, or set POLLCAST_AUTH=none"))
     try:
-        settings = kind(**given)
+        settings = kind(**found.values | given)
     except ValidationError as error:
         faults = [(str(e["loc"][0]) if e["loc"] else "", _reason(e)) for e in error.errors(include_input=False)]
     else:
         faults = list(settings.unusable_files())
         if not faults and not problems:
+            settings._files.update(found.sources)
             return settings
-    problems += [Problem(_source(name, given), "", _variable(name), reason) for name, reason in faults]
-    raise SettingsInvalid(problems)
+    problems += [
+        (f"{name}{variables.FILE.lower()}" if name in found.sources else name, reason)
+        for name, reason in faults
+        if not {name, f"{name}{variables.FILE.lower()}"} & found.faults.keys()  # what follows from a fault is no other
+    ]
+    raise SettingsInvalid([Problem(_source(name, given), "", variable(name), reason) for name, reason in problems])
+
+
+def _is_undecided(name: str) -> bool:
+    """Return whether a setting's variable is empty, and nothing else says whether tokens are required."""
+    others = (f"{variable(name)}{variables.FILE}", variable("auth"))
+    return os.environ.get(variable(name)) == "" and not any(os.environ.get(each) for each in others)
 
 
 def _source(name: str, given: Mapping[str, Any]) -> str:
     """Return where a setting's value comes from, for a message."""
-    return "environment" if name not in given and _variable(name) in os.environ else "settings"
+    return "environment" if name not in given and variable(name) in os.environ else "settings"
 
 
 def unknown_variables() -> list[str]:
     """Return the variables of the environment that have the prefix of settings, but that no service knows."""
-    known = {_variable(name) for kind in KINDS for name in kind.model_fields} | {"POLLCAST_TOKEN"}
-    return sorted(name for name in os.environ if name.startswith("POLLCAST_") and name not in known)
+    known = {variable(name) for kind in KINDS for name in kind.model_fields} | {"POLLCAST_TOKEN"}
+    known |= {f"{name}{variables.FILE}" for name in known}
+    return sorted(name for name in os.environ if name.startswith(variables.PREFIX) and name not in known)

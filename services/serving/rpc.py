@@ -19,7 +19,8 @@ from grpc_reflection.v1alpha import reflection
 
 from pollcast.services.errors import CantListen, PollcastError
 from pollcast.services.process import descriptors, logs
-from pollcast.services.process.settings import HostPort, ServiceSettings, is_loopback, join_host_port, split_host_port
+from pollcast.services.process.addresses import HostPort, is_loopback, join_host_port, split_host_port
+from pollcast.services.process.settings import ServiceSettings
 
 log = logs.get_logger("rpc")
 
@@ -55,6 +56,7 @@ again for its next one by itself.
 
 VIGILANT: list[tuple[str, int | str]] = [
     *SIZES,
+    ("grpc.enable_http_proxy", 0),  # services reach each other directly, whatever http_proxy says
     ("grpc.keepalive_time_ms", 2_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 60_000),
@@ -69,6 +71,10 @@ VIGILANT: list[tuple[str, int | str]] = [
 ]
 """Options of a channel between services: a ping every 2 s, which the peer's kernel acknowledges, so that a dead link is
 given up within 7 s and a slow one never. A peer that stands still is noticed by the silence of its streams."""
+
+GREETING = ("pollcast-feed", "1")
+"""Metadata with which a poller answers a gateway's stream at once, so that the gateway knows a poller from any other
+server at its address, such as the proxy of a mesh (docs/reference/grpc.md#feed)."""
 
 DRAIN_SECONDS = 1.0
 """Time that running calls have to end when a server stops."""

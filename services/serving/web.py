@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 
 from pollcast.services.errors import CantListen, unwrapped
 from pollcast.services.process import descriptors
-from pollcast.services.process.settings import HostPort, split_host_port
+from pollcast.services.process.addresses import HostPort, is_unspecified, split_host_port
 from pollcast.services.serving.http_guard import GuardedHttp
 from pollcast.services.serving.lobby import Lobby
 
@@ -78,16 +78,33 @@ class Server(uvicorn.Server):
         self.serving.set()
 
 
+def resolve(address: HostPort) -> tuple[socket.AddressFamily, tuple[Any, ...], bool]:
+    """Return the family and the socket address to listen on, and whether that is every address, IPv4 and IPv6.
+
+    A name is served on its IPv4 address if it has one, else on its IPv6 address. Raises OSError when it has neither.
+    """
+    host, port = split_host_port(address)
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, where = min(found, key=lambda each: each[0] != socket.AF_INET)
+    both = family == socket.AF_INET6 and is_unspecified(str(where[0])) and socket.has_dualstack_ipv6()
+    return family, where, both
+
+
 def bind(address: HostPort, *, shared: bool = False) -> socket.socket:
     """Return a listening TCP socket; port 0 lets the system choose.
 
-    A `shared` address may have other shared listeners, and each connection goes to one of them. Raises CantListen when
-    the address is in use or not one of this machine.
+    A `shared` address may have other shared listeners, and each connection goes to one of them. `[::]` takes IPv4 as
+    well. Raises CantListen when the address is in use or not one of this machine.
     """
-    host, port = split_host_port(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
+        family, where, both = resolve(address)
+        listener = socket.create_server(
+            where,
+            family=family,
+            backlog=BACKLOG,
+            reuse_port=shared,
+            dualstack_ipv6=both and socket.has_dualstack_ipv6(),
+        )
     except OSError as error:
         raise CantListen(f"can't serve HTTP on {address}: {error.strerror or error}") from None
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)

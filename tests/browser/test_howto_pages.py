@@ -24,7 +24,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 CATALOG, TABLE = blocks("own-database.md", "toml")[0], blocks("own-database.md", "sql")[0]
 PAGES = dict(zip(("client", "phoenix", "eventsource"), blocks("web-page.md", "html"), strict=True))
-SERVED = Served(CATALOG, TABLE.split(";\n"), environment={"POLLCAST_ORIGINS": "*"})
+SERVED = Served(CATALOG, TABLE.split(";\n"), environment={"POLLCAST_PATH_PREFIX": "/pollcast"})
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -64,3 +64,16 @@ async def test_a_page_of_the_manual_shows_a_result_and_its_changes(
             await expect(orders).to_have_text(["Barbara: 210", "Ada: 120.5", "Grace: 99"])
             database.execute("delete from orders where customer = 'Barbara'")
             await expect(orders).to_have_text(["Ada: 120.5", "Grace: 99"])
+
+
+@pytest.mark.parametrize("path", ["/pollcast", "/"])
+async def test_the_gateways_own_page_works_below_a_path_prefix_and_at_the_root(
+    running: Cluster, tab: Opens, path: str
+) -> None:
+    base = f"http://{running.gateway()}{path.rstrip('/')}/"
+    async with tab(f"http://{running.gateway()}{path}") as watched:
+        await watched.page.get_by_role("link", name="Cluster").click()
+        await expect(watched.page.get_by_text("gateway-1").first).to_be_visible()
+        await watched.page.goto(f"{base}#/orders_by_region?region=north")
+        await watched.follows()
+        assert {url.startswith(base) for url in watched.requests if not url.endswith("/pollcast")} == {True}

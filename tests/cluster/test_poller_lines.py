@@ -102,13 +102,13 @@ async def _answers(db: Database) -> bool:
 
 
 async def test_a_line_holds_its_connection_no_longer_than_a_statement_may(database: str) -> None:
-    q = query("select pg_sleep(0.2)::text as id, %(n)s as n", params='n = "int"', timeout="300ms")
+    q = query("select pg_sleep(0.2)::text as id, %(n)s as n", params='n = "int"', timeout="1s")
     async with Database.open(database, 1, "poller-1") as db:
         await eventually(lambda: _answers(db))
         began = time.monotonic()
         found = await line(db, q, [{"n": str(n)} for n in range(50)])
-        assert 1 <= len(found) < 10
-        assert time.monotonic() - began < 5
+        assert 1 <= len(found) < 20
+        assert time.monotonic() - began < 8, "50 of them would take 10 s"
         assert all(not isinstance(each, PollError) for each in found)
         with psycopg.connect(database, autocommit=True) as dba:
             active = "select count(*) from pg_stat_activity where query like '%pg_sleep(0.2)%' and state = 'active'"

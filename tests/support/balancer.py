@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
-from pollcast.services.process.settings import HostPort, split_host_port
+from pollcast.services.process.addresses import HostPort, split_host_port
 
 
 class Balancer:

@@ -105,7 +105,7 @@ def door_server(capacity: int | None = None) -> Iterator[DoorServer]:
     async def main() -> None:
         nonlocal loop, stop
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
-        door = Doorkeeper("/socket", server.admit, MAX_FRAME)
+        door = Doorkeeper(("/socket",), server.admit, MAX_FRAME)
         async with web.serve_app(server.app(), "127.0.0.1:0", door, capacity) as server.address:
             started.set()
             await stop.wait()

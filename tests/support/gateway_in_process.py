@@ -150,7 +150,7 @@ async def serving(
     def admit(_: Offer) -> Callable[[Wire], Receiver]:
         return lambda wire: gateway.sockets.open(wire, ANONYMOUS)
 
-    door = Doorkeeper("/", admit, max_frame=64 * 1024)
+    door = Doorkeeper(("/",), admit, max_frame=64 * 1024)
     admission = Admission(10_000, lambda: len(gateway.sockets))
     streams = EventStreams(gateway.hub)
 

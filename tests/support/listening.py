@@ -88,7 +88,7 @@ class Setting:
 async def listening_on(url: str, *owned: str) -> AsyncIterator[Setting]:
     """Run a listener within a scope, whose receiver owns topics of these queries."""
     receiver = Receiver(*owned)
-    listener = Listener(CATALOG, url, NAME, receiver)
+    listener = Listener(CATALOG, lambda: url, NAME, receiver)
     for name in owned:
         listener.owned_changed(CATALOG.queries[name])
     running = asyncio.create_task(listener.run())

@@ -125,7 +125,7 @@ async def polling_on(url: str, folder: Path, catalog: str) -> AsyncIterator[Sett
     async with Database.open(url, 4, "poller-1") as database:
         loaded = catalogue.load(path)
         polling = Polling(loaded, database, on_owned_changed=lambda query: listener.owned_changed(query))
-        listener = Listener(loaded, url, "pollcast poller-1 listen", polling)
+        listener = Listener(loaded, lambda: url, "pollcast poller-1 listen", polling)
         async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(work) for work in (polling.run(), listener.run())]
             yield Setting(polling, f"127.0.0.1:{server.port}", url)

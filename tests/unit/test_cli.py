@@ -178,7 +178,7 @@ def test_a_token_has_the_requested_subject_roles_and_claims(pollcast: Command) -
     flags = ["--sub", "alice", "--role", "sales", "--role", "ops", "--claim", "tenant_id=acme"]
     done = pollcast("token", *flags, POLLCAST_AUTH_SECRET=SECRET)
     assert done.returncode == 0, done.stderr
-    claims = auth.Verifier(auth.Secret(SECRET)).verify(done.stdout.strip())
+    claims = auth.Verifier(auth.Secret(lambda: SECRET)).verify(done.stdout.strip())
     assert claims.subject == "alice"
     assert set(claims.roles) == {"sales", "ops"}
     assert claims.values["tenant_id"] == "acme"

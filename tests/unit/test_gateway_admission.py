@@ -28,15 +28,51 @@ CATALOG = Path("c.toml")
         ((), "", "", False),
         ((), "http://[", "[", True),  # no browser sends this: one client chose both headers
         (("https://a",), "https://a:443", "b", True),
-        (("https://a",), "http://a", "a", False),
+        (("https://a",), "http://a", "b", False),
+        (("https://a",), "http://a", "a", True),  # the gateway's own page, whatever else is allowed
         (("https://a",), "https://a.b", "b", False),
-        (("*",), "https://a", "b", True),
+        (("https://*.a.b",), "https://x.a.b", "b", True),
+        (("https://*.a.b",), "https://x.y.a.b:443", "b", True),
+        (("https://*.a.b",), "HTTPS://X.A.B", "b", True),
+        (("https://*.a.b",), "https://a.b", "b", False),
+        (("https://*.a.b",), "https://.a.b", "b", False),
+        (("https://*.a.b",), "http://x.a.b", "b", False),
+        (("https://*.a.b",), "https://x.a.b:444", "b", False),
+        (("https://*.a.b",), "https://xa.b", "b", False),
+        (("https://*.a.b",), "https://x.a.b.evil", "b", False),
+        (("https://*.a.b",), "https://evil/x.a.b", "b", False),
+        (("https://*.a.b",), "https://evil:1@x.a.b", "b", False),
+        (("https://*.a.b:444",), "https://x.a.b:444", "b", True),
+        (("https://*.a.b:444",), "https://x.a.b", "b", False),
     ],
 )
 def test_a_page_is_allowed_from_the_gateways_own_host_or_a_listed_origin(
     origins: tuple[str, ...], origin: str | None, host: str, allowed: bool
 ) -> None:
     assert OriginPolicy(origins).allow_origin(origin, host) is allowed
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("http://localhost:5173", True),
+        ("https://app.localhost", True),
+        ("http://127.0.0.1", True),
+        ("http://127.9.9.9:1", True),
+        ("http://[::1]:3000", True),
+        ("http://localhost.evil.example", False),
+        ("http://127.0.0.1.evil.example", False),
+        ("http://127.0.0.1@evil.example", False),
+        ("http://10.0.0.1", False),
+        ("null", False),
+    ],
+)
+def test_pages_of_every_port_of_this_machine_are_allowed_where_the_gateway_is_started_so(
+    origin: str, allowed: bool
+) -> None:
+    settings = load(GatewaySettings, catalog=CATALOG, auth="none")
+    assert OriginPolicy.of(settings, local=True).allow_origin(origin, "gateway:4000") is allowed
+    assert not OriginPolicy.of(settings).allow_origin(origin, "gateway:4000")
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,21 @@ def test_a_sweep_hints_the_topics_with_its_values_and_repeated_ones_are_merged()
     run(main())
 
 
+async def test_a_hint_that_waited_for_the_database_bypasses_the_probe() -> None:
+    poller = QueryPoller(QUERY, Database(None, 4, ""), lambda *_: None, random.Random(1))  # type: ignore[arg-type]
+    regular, now = poller._groups.regular, asyncio.get_running_loop().time()
+    one, other = topic(1), topic(2)
+    for each in (one, other):
+        regular.add(each)
+        each.rows, each.history.started, each.history.probe_result = [], now, b"the same"
+    poller.hinting.available = False
+    poller.hinting.hint(one)
+    waiting = asyncio.create_task(poller.hinting.due())
+    await eventually(lambda: regular.urgent)
+    assert poller._due_after_probe([one, other], b"the same") == [one]
+    waiting.cancel()
+
+
 async def test_a_slow_hinted_topic_does_not_delay_others_but_rounds_are_bounded() -> None:
     poller = QueryPoller(QUERY, Database(None, 4, ""), lambda *_: None, random.Random(1))  # type: ignore[arg-type]
     groups, rounds, polled, slow = poller._groups, list[int](), list[str](), asyncio.Event()

@@ -52,8 +52,8 @@ def test_all_problems_are_reported_at_once() -> None:
 )
 def test_a_gateway_that_others_can_reach_requires_a_decision_on_tokens(field: str, address: str) -> None:
     assert "or POLLCAST_AUTH=none" in problems(GatewaySettings, catalog=CATALOG, **{field: address})[field]
-    load(GatewaySettings, catalog=CATALOG, auth="none", **{field: address})
-    load(GatewaySettings, catalog=CATALOG, auth_secret="x" * 32, **{field: address})
+    load(GatewaySettings, catalog=CATALOG, advertise="a", auth="none", **{field: address})
+    load(GatewaySettings, catalog=CATALOG, advertise="a", auth_secret="x" * 32, **{field: address})
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:1", "[::1]:1", "127.9.9.9:1"])
@@ -80,7 +80,10 @@ def test_other_empty_variables_count_as_not_given(monkeypatch: pytest.MonkeyPatc
     ("flags", "field"),
     [
         ({"auth_secret": "x" * 32, "auth_jwks": "keys.json"}, "auth_secret"),
+        ({"auth_secret": "x" * 32, "auth_jwks_url": "https://a/b"}, "auth_secret"),
+        ({"auth_jwks": "keys.json", "auth_jwks_url": "https://a/b"}, "auth_jwks"),
         ({"auth": "none", "auth_secret": "x" * 32}, "auth"),
+        ({"auth": "none", "auth_jwks_url": "https://a/b"}, "auth"),
         ({"auth_audience": "a"}, "auth_audience"),
         ({"auth_issuer": "a"}, "auth_issuer"),
         ({"etcd": "https://etcd:2379"}, "etcd"),

@@ -78,6 +78,18 @@ def test_roles_are_a_list_or_one_string_divided_by_spaces() -> None:
     assert read_claims({"roles": ["a b", "c"]}, NOW).roles == ("a b", "c")
     assert read_claims({"roles": " a  b "}, NOW).roles == ("a", "b")
     assert read_claims({"roles": ""}, NOW).roles == ()
+    keycloak = {"realm_access": {"roles": ["sales"]}, "roles": ["other"], "https://a.b/roles": ["ops"], "groups": "x y"}
+    for claim, roles in (
+        ("realm_access.roles", ("sales",)),
+        ("https://a.b/roles", ("ops",)),
+        ("groups", ("x", "y")),
+        ("realm_access.none", ()),
+        ("groups.roles", ()),
+        ("none.at.all", ()),
+    ):
+        assert read_claims(keycloak, NOW, claim).roles == roles
+    with pytest.raises(Unauthorized, match="realm_access must be a list of strings"):
+        read_claims(keycloak, NOW, "realm_access")
 
 
 def test_a_subject_may_have_256_bytes() -> None:

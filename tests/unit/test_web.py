@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import socket
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
 
+from pollcast.services.errors import CantListen
 from pollcast.services.serving import web
 
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\n"
@@ -51,3 +53,47 @@ async def test_after_a_failure_a_new_server_is_reached_on_a_socket_with_the_same
     with again:
         async with web.serve_app(Starlette(), again) as address:
             assert await answer(address) == NOT_FOUND
+
+
+def reached(address: tuple[str, int]) -> bool:
+    """Return whether somebody listens on this address."""
+    try:
+        socket.create_connection(address, timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("address", "ipv4", "ipv6"),
+    [
+        ("[::]:0", True, True),
+        ("0.0.0.0:0", True, False),
+        ("[::1]:0", False, True),
+        ("127.0.0.1:0", True, False),
+        ("localhost:0", True, False),  # also where the system's first address of localhost is ::1
+        ("only-ipv6.test:0", False, True),
+    ],
+)
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_address_of_both_kinds_serves_both_and_a_name_its_own(
+    address: str, ipv4: bool, ipv6: bool, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lookup = socket.getaddrinfo
+
+    def names(host: str, port: int, **how: Any) -> Any:
+        """Look up names of the test as a machine with IPv6 would."""
+        addresses = {"localhost": ("::1", "127.0.0.1"), "only-ipv6.test": ("::1",)}.get(host, (host,))
+        return [each for one in addresses for each in lookup(one, port, **how)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", names)
+        listener = web.bind(address, shared=shared)
+    with listener:
+        _, port = web.address_of(listener)
+        assert (reached(("127.0.0.1", port)), reached(("::1", port))) == (ipv4, ipv6)
+
+
+def test_a_name_that_does_not_exist_is_reported() -> None:
+    with pytest.raises(CantListen, match=r"can't serve HTTP on no-such-host\.invalid:80"):
+        web.bind("no-such-host.invalid:80")

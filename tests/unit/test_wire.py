@@ -57,7 +57,7 @@ async def serving() -> AsyncIterator[tuple[str, list[Echo]]]:
         echoes.append(Echo(wire))
         return echoes[-1]
 
-    door = Doorkeeper("/", lambda _: echo, max_frame=4096)
+    door = Doorkeeper(("/",), lambda _: echo, max_frame=4096)
     async with web.serve_app(Starlette(), "127.0.0.1:0", door) as (host, port):
         yield f"ws://{host}:{port}/", echoes
 

@@ -99,7 +99,13 @@ def test_the_delay_before_a_restart_grows_to_a_bound() -> None:
 
 def test_each_worker_is_a_node_with_a_grpc_port_of_its_own(tmp_path: Path) -> None:
     settings = GatewaySettings(catalog=tmp_path, node="shop", grpc="127.0.0.1:5000", workers=3)
-    found = workers(settings, {"max_topics": 7, "workers": "3"}, "127.0.0.1:4000", tmp_path, {"POLLCAST_NODE": "x"})
+    found = workers(
+        settings,
+        {"max_topics": 7, "workers": "3"},
+        "127.0.0.1:4000",
+        [],
+        {"POLLCAST_NODE": "x", "POLLCAST_HTTP_FILE": "y"},
+    )
     assert [worker.name for worker in found] == ["shop.1", "shop.2", "shop.3"]
     assert found[2].environment == {
         "POLLCAST_NODE": "shop.3",
@@ -109,9 +115,7 @@ def test_each_worker_is_a_node_with_a_grpc_port_of_its_own(tmp_path: Path) -> No
         "POLLCAST_WORKERS": "1",
     }
     any_port = GatewaySettings(catalog=tmp_path, node="shop", workers=2)
-    assert {w.environment["POLLCAST_GRPC"] for w in workers(any_port, {}, "127.0.0.1:4000", tmp_path, {})} == {
-        "127.0.0.1:0"
-    }
+    assert {w.environment["POLLCAST_GRPC"] for w in workers(any_port, {}, "127.0.0.1:4000", [], {})} == {"127.0.0.1:0"}
 
 
 def test_merged_metrics_are_one_valid_text_in_which_each_sample_names_its_worker() -> None:

@@ -97,7 +97,7 @@ export function refuse(bad: string | null, detail: string): void {
 export async function probe(): Promise<void> {
   const tried = self.token()
   try {
-    await get("/api/queries", tried)
+    await get("api/queries", tried)
   } catch (error) {
     if (!(error instanceof ApiError)) throw error
     if (error.status === 401) refuse(tried, error.detail)

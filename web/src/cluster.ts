@@ -65,7 +65,7 @@ export class ClusterView {
   private async follow(): Promise<void> {
     const tried = self.token()
     try {
-      const cluster = await get<Cluster>("/api/cluster", tried)
+      const cluster = await get<Cluster>("api/cluster", tried)
       if (this.closed) return
       setText(this.trouble, "")
       this.show(cluster)

@@ -23,7 +23,7 @@ let shown: Explore | ClusterView | null = null
 function open(): Socket {
   if (socket) return socket
   let opened = false
-  const connection = connect("/socket", {
+  const connection = connect(new URL("socket", document.baseURI).pathname, {
     token: access.token,
     onTokenRefused: (_, { reason }) => {
       // A valid token of another subject needs a connection of its own.
@@ -115,7 +115,7 @@ function list(): void {
 async function start(): Promise<void> {
   const tried = self.token()
   try {
-    queries = (await get<{ queries: Query[] }>("/api/queries", tried)).queries
+    queries = (await get<{ queries: Query[] }>("api/queries", tried)).queries
   } catch (error) {
     if (!(error instanceof ApiError)) throw error
     if (error.status === 401) {

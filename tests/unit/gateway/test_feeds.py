@@ -15,6 +15,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from pollcast.gateway.change import Change
 from pollcast.gateway.feeds import (
@@ -40,6 +41,7 @@ from pollcast.services.catalogue.topics import Poke
 from pollcast.services.delta import Delta
 from pollcast.services.process.settings import GatewaySettings
 from pollcast.services.serving.poke_line import ask
+from pollcast.services.serving.rpc import GREETING
 from pollcast.v1 import feed_pb2, feed_pb2_grpc
 from tests.support.waiting import eventually
 
@@ -123,10 +125,16 @@ def test_a_delta_arrives_as_it_was_sent_with_its_text_ready_for_clients(
 
 
 class Poller(feed_pb2_grpc.FeedServicer):
-    """A poller that records the topics attached on each stream, and then sends nothing, or ends it."""
+    """A poller that records the topics attached on each stream, and then sends nothing, or ends it.
 
-    def __init__(self, *, silent: bool = False) -> None:
+    It greets, or is of an earlier version.
+    """
+
+    def __init__(self, *, silent: bool = False, greeting: bool = True) -> None:
+        self._greeting = greeting
         self.streams: list[list[str]] = []
+        self.end = asyncio.Event()
+        """Ends the streams, with a message, of a poller that does not greet."""
         self._silent = silent
 
     async def Subscribe(
@@ -134,6 +142,11 @@ class Poller(feed_pb2_grpc.FeedServicer):
     ) -> AsyncIterator[feed_pb2.FeedUpdates]:
         attached: list[str] = []
         self.streams.append(attached)
+        if not self._greeting:
+            await self.end.wait()
+            yield feed_pb2.FeedUpdates()
+            return
+        await context.send_initial_metadata((GREETING,))
         async for request in request_iterator:
             attached += [attach.topic for attach in request.attach]
             if self._silent:
@@ -168,6 +181,7 @@ async def test_topics_attached_after_a_link_broke_reach_the_next_stream(free_por
         async with poller.serving(free_port):
             link.attach("a")
             await eventually(lambda: poller.streams == [["a"]])
+            await eventually(lambda: link.up)
             assert await ask([link.pokes], Poke("a"), lost.append) == 1
         await eventually(lambda: not link.up)
         assert await ask([link.pokes], Poke("a"), lost.append) == 0
@@ -177,6 +191,59 @@ async def test_topics_attached_after_a_link_broke_reach_the_next_stream(free_por
             await eventually(lambda: poller.streams[1] == ["a", "b"])
         running.cancel()
     await eventually(lambda: asyncio.all_tasks() <= before)  # including grpc.aio's own task that awaits requests
+
+
+async def test_a_poller_of_an_earlier_version_is_reached_with_its_first_message(free_port: int, tmp_path: Path) -> None:
+    poller, ups = Poller(greeting=False), list[bool]()
+    settings = GatewaySettings(catalog=tmp_path / "none.toml", node="gw")
+    link = Link(f"127.0.0.1:{free_port}", settings, lambda *_: None, lambda _, up, __: ups.append(up), lambda _: None)
+    async with poller.serving(free_port), asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(link.run())
+        await eventually(lambda: poller.streams)
+        assert not link.up
+        poller.end.set()
+        await eventually(lambda: ups[:1] == [True])
+        running.cancel()
+
+
+class Stranger(grpc.GenericRpcHandler):
+    """A server that knows no service of Pollcast, as the proxy of a mesh does; it counts the calls."""
+
+    calls = 0
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> None:
+        """Refuse the call as unimplemented."""
+        self.calls += 1
+
+
+async def test_a_server_that_is_no_poller_is_never_taken_for_one_and_asked_ever_more_rarely(
+    free_port: int, tmp_path: Path
+) -> None:
+    settings = GatewaySettings(catalog=tmp_path / "none.toml", node="gw")
+    ups: list[bool] = []
+    link = Link(f"127.0.0.1:{free_port}", settings, lambda *_: None, lambda _, up, __: ups.append(up), lambda _: None)
+    stranger = Stranger()
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server.add_generic_rpc_handlers((stranger,))
+    server.add_insecure_port(f"127.0.0.1:{free_port}")
+    await server.start()
+    poller = Poller()
+    with capture_logs() as logs:
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(link.run())
+            began = asyncio.get_running_loop().time()
+            await eventually(lambda: stranger.calls == 6)
+            # The pauses are at least half of 0.05, 0.1, 0.2, 0.4 and 0.8 s.
+            assert asyncio.get_running_loop().time() - began >= (0.05 + 0.1 + 0.2 + 0.4 + 0.8) / 2
+            assert ups == []
+            await server.stop(None)
+            async with poller.serving(free_port):
+                await eventually(lambda: ups == [True])
+            running.cancel()
+    warnings = [line for line in logs if line["log_level"] == "warning"]
+    assert [(line["event"], line["detail"]) for line in warnings] == [
+        ("no poller answers at the address of one", "UNIMPLEMENTED")
+    ]
 
 
 @given(st.floats(0, SILENT_SECONDS + CHECK_SECONDS))
@@ -203,7 +270,7 @@ async def test_a_stream_that_breaks_after_the_usual_silence_is_broken_from_that_
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(link.run())
         async with poller.serving(free_port):
-            await eventually(lambda: poller.streams)
+            await eventually(lambda: link.up)
             now = time.monotonic()
             link.check(now + STEP_SECONDS)
             link.check(now + HEARTBEAT_SECONDS)
