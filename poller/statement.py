@@ -24,7 +24,7 @@ topic without rows in the answer has an empty result. Each part of the text has 
 - `limit` fetches one row more than `max_rows`, which detects a result that is too long without fetching all of it.
 - The rows' sizes are summed up, and the rows from the one on that exceeds `max_bytes` are sent as NULL: a poller never
   receives, and never holds, more of a result than it may have.
-- Functions and types are those of `pg_catalog`, whatever the `search_path` of the role is.
+- Functions, operators and types are those of `pg_catalog`, whatever the `search_path` of the role is.
 - A hint (`/*+ … */`) at the beginning of the query begins the statement, where extensions look for it.
 
 Statements that compare digests (poller/digests.py) have a third form, alone and together: the query's rows are

@@ -159,7 +159,7 @@ def _digested(shape: Shape, columns: Columns, text: str, last: str) -> str:
     """
     alias, rows, digest = (own_name(shape.sql, name) for name in ("query", "rows", "digest"))
     number, key, row = (own_name(shape.sql, name) for name in ("number", "key", "row"))
-    differs = f'where "d"."value" is distinct from {last}'
+    differs = f'where ("d"."value" operator(pg_catalog.=) {last}) is not true'
     encoded = f'({_encoded(shape, rows, rows)}) as "r"'
     limited = f"(select {alias}.* from (\n{text}\n) as {alias} limit ${len(shape.casts) + 1})"  # noqa: S608
     digested = f'(select {digest_sql(columns, rows)} as "value" from {rows})'  # noqa: S608
@@ -174,7 +174,7 @@ def _digested(shape: Shape, columns: Columns, text: str, last: str) -> str:
 
 
 def _fitting(shape: Shape) -> str:
-    fits = f'case when "r"."size" <= {shape.max_bytes} then'
+    fits = f'case when "r"."size" operator(pg_catalog.<=) {shape.max_bytes} then'
     return f'{fits} "r"."key" end, {fits} "r"."row" end'
 
 

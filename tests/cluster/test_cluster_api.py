@@ -241,7 +241,7 @@ async def test_health_and_reflection_are_served(up: Cluster) -> None:
         assert "pollcast.v1.Cluster" in described.get_services()
         service = DescriptorPool(described).FindServiceByName("pollcast.v1.Cluster")
         methods = {method.name for method in service.methods}
-        assert methods == {"ListNodes", "ListTopics", "WatchCluster", "MoveTopic", "DrainNode"}
+        assert methods == {"ListNodes", "ListTopics", "WatchCluster", "MoveTopic", "DrainNode", "Poke"}
 
 
 async def test_the_leader_deletes_abandoned_keys(up: Cluster, coordinator: Stub) -> None:

@@ -226,6 +226,22 @@ def test_results_with_one_digest_have_the_same_cells(connection: Connection) -> 
     assert len({digest for digest, _ in found}) == len({str(result) for _, result in found}) == len(pairs)
 
 
+def test_digests_are_compared_by_an_operator_of_postgresql_whatever_the_search_path_is(connection: Connection) -> None:
+    connection.execute("create schema mine")
+    connection.execute("create function mine.yes(int8, int8) returns bool language sql as $$ select true $$")
+    connection.execute("create operator mine.= (leftarg = int8, rightarg = int8, function = mine.yes)")
+    connection.execute("create table mine.counts as select 1::int8 as n")
+    polls = ByDigest(connection, query("select n from mine.counts"), 1)
+    try:
+        connection.execute("set search_path = mine, pg_catalog")
+        assert plain(polls.poll()) == [[(b"", b'{"n":1}')]]
+        connection.execute("update counts set n = 2")
+        assert plain(polls.poll()) == [[(b"", b'{"n":2}')]]
+    finally:
+        connection.execute("reset search_path")
+        connection.execute("drop schema mine cascade")
+
+
 @pytest.mark.parametrize("columns", [0, 1, 22, 23, 300])
 def test_a_query_may_have_any_number_of_columns(connection: Connection, columns: int) -> None:
     listed = ", ".join(f"('x' || n)::text as c{at}" for at in range(columns))

@@ -283,7 +283,7 @@ async def test_a_hint_begins_the_statement(db: Database, together: bool) -> None
     assert not isinstance(answer, PollError)
 
 
-async def test_functions_and_types_are_those_of_postgresql_whatever_the_search_path_is(
+async def test_functions_operators_and_types_are_those_of_postgresql_whatever_the_search_path_is(
     database: str, db: Database
 ) -> None:
     setup(
@@ -294,6 +294,9 @@ async def test_functions_and_types_are_those_of_postgresql_whatever_the_search_p
         "create domain mine.text as pg_catalog.text check (value = 'mine')",
         "create function mine.unnest(pg_catalog.text[]) returns setof pg_catalog.text language sql as"
         " $$ select 'mine'::pg_catalog.text $$",
+        "create function mine.no(pg_catalog.int8, pg_catalog.int4) returns pg_catalog.bool language sql"
+        " as $$ select false $$",
+        "create operator mine.<= (leftarg = pg_catalog.int8, rightarg = pg_catalog.int4, function = mine.no)",
         f"alter database {database.rpartition('/')[2]} set search_path = mine, pg_catalog",
     )
     async with Database.open(database, 1, "poller-1") as other:
