@@ -33,7 +33,6 @@ SERVED = Served(
     CATALOG,
     tables=["create table tellers (teller int primary key, balance int)"],
     flags=["--gateways", "1", "--pollers", "1"],
-    environment={"POLLCAST_ORIGINS": "*"},
 )
 EXAMPLES = ["react", "vue", "svelte", "tanstack-db", "tanstack-query"]
 ENVIRONMENT = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
