@@ -48,6 +48,12 @@ WORSE, BETTER = 1.1, 0.9
 PLAIN = 2.0
 """Ratio at which polling together ends without waiting for ALONE_SAMPLES."""
 
+COLD_SECONDS = 0.1
+"""Excess of a trial that a second one need not confirm, in seconds.
+
+The first shared statement on a connection takes some ten milliseconds longer, because the server's caches are cold.
+"""
+
 TRIAL_SHARE = 0.05
 """Maximum share that trials add to the cost of polling alone."""
 
@@ -192,8 +198,12 @@ class Together:
     @property
     def _is_plain(self) -> bool:
         """Whether together is so much dearer than alone that few measurements are enough."""
-        shared, samples = self.cost_together or 0.0, sorted(self._alone)
-        return len(samples) >= FIRST_ALONE and shared > PLAIN * samples[-2]
+        samples = sorted(self._alone)
+        if len(samples) < FIRST_ALONE:
+            return False
+        topics, seconds = min(self._shared, key=lambda trial: trial[1] / trial[0])
+        excess = seconds - PLAIN * topics * samples[-2]
+        return excess > (0.0 if len(self._shared) > 1 else COLD_SECONDS)
 
     def _expected_excess(self) -> float:
         """Return what a trial is expected to cost above polling its topics alone, in seconds."""

@@ -80,6 +80,20 @@ def test_the_first_rounds_cost_one_small_trial() -> None:
     assert query.choice.why == "a topic takes 1 ms alone and 30.1 ms together"
 
 
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_a_first_trial_that_is_dear_on_a_cold_connection_has_to_be_confirmed(confirmed: bool) -> None:
+    choice = Together()
+    for _ in range(FIRST_ALONE):
+        choice.record(choice.next_size(1000, 512, 0.0), 0.0007, 0.0)
+    assert choice.next_size(1000, 512, 0.0) == TRIAL_TOPICS
+    choice.record(TRIAL_TOPICS, 0.02, 0.0)
+    assert not choice.alone
+    for _ in range(100):
+        topics = choice.next_size(1000, 512, 0.0)
+        choice.record(topics, 0.0007 if topics == 1 else topics * (0.0025 if confirmed else 0.0001), 0.0)
+    assert choice.alone == confirmed
+
+
 @settings(max_examples=8)
 @given(st.floats(0.8, 1.25), st.integers(10, 40))
 def test_noise_does_not_change_the_way_back_and_forth(ratio: float, topics: int) -> None:
