@@ -32,8 +32,9 @@ async def renewing(
         yield
     finally:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait((task,))  # which heeds a cancellation of the caller, unlike a suppressed CancelledError
+        if not task.cancelled():
+            task.result()
 
 
 async def _renew(source: TokenSource, token: str, send: Callable[[str], Awaitable[bool]]) -> None:
