@@ -49,6 +49,11 @@ WAIT_SECONDS = Histogram(
     ["query"],
     buckets=_SECONDS_BUCKETS,
 )
+GIVEN_UP = Counter(
+    "pollcast_poller_given_up_statements",
+    "Statements that were canceled because they took unusually long; their topics were polled apart at once.",
+    ["query"],
+)
 TROUBLE_STATEMENTS = Counter(
     "pollcast_poller_trouble_statements",
     "Statements that failed, or that searched a failed one for the topics at fault.",
