@@ -197,8 +197,8 @@ def test_the_installed_python_client_has_types(python_built: Path, venv: Path, t
 
 JS_VERSION = json.loads((ROOT / "clients/js/package.json").read_text())["version"]
 JS_MODULES = {
-    "backoff", "change", "index", "json", "live", "network", "react", "result", "socket", "store", "subscription",
-    "svelte", "tanstack-db", "token", "topic", "vue"
+    "backoff", "change", "index", "json", "live", "network", "queries", "react", "result", "socket", "store",
+    "subscription", "svelte", "tanstack-db", "token", "topic", "vue"
 }  # fmt: skip
 
 TYPESCRIPT_PROGRAM = """

@@ -122,6 +122,13 @@ def test_a_result_that_the_client_has_is_not_sent_again(running: Cluster, stock:
     for known in (first["etag"], f"W/{first['etag']}", f'"1-1", {first["etag"]}', "*"):
         status, again, body, _ = fetch(running, path, {"If-None-Match": known})
         assert (status, again["etag"], body) == (304, first["etag"], b"")
+    as_csv = {"Accept": "text/csv"}
+    status, headers, text, _ = fetch(running, path, as_csv)
+    assert (status, headers["content-type"]) == (200, "text/csv; charset=utf-8")
+    assert (headers["etag"], headers["vary"]) == (first["etag"][:-1] + '.csv"', "Accept, Origin")
+    assert [line.split(",")[0] for line in text.decode().split("\r\n")] == ["id", "3", ""]
+    assert fetch(running, path, as_csv | {"If-None-Match": headers["etag"]})[0] == 304
+    assert fetch(running, path, as_csv | {"If-None-Match": first["etag"]})[0] == 200
     stock.execute("update stock set n = n + 1 where id = 3")
     status, changed, body, _ = fetch(running, path, {"If-None-Match": first["etag"], "Prefer": "wait=15"})
     assert (status, changed["preference-applied"]) == (200, "wait=15")
