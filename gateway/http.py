@@ -26,6 +26,7 @@ from pollcast.gateway.event_stream import EventStream, EventStreams, retry_field
 from pollcast.gateway.follower import another_result
 from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.negotiation import form
+from pollcast.gateway.openapi_endpoint import OpenApi
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
 from pollcast.gateway.pokes import Pokes
@@ -78,12 +79,14 @@ class GatewayApp:
         self.page = page
         self.cluster = cluster
         self.pokes = pokes
+        self.described = OpenApi(None, tokens=authenticator.required)
         self._metrics = web.metrics if metrics_of_workers is None else metrics_of_workers.answer
         metrics.SOCKETS.set_function(lambda: len(sockets))
         metrics.SUBSCRIPTIONS.set_function(lambda: sum(live.clients for live in self.hub.topics.values()))
 
     def app(self, prefix: str | None = None) -> ASGIApp:
         """Return the ASGI application, which is served below the prefix as well if there is one."""
+        self.described = OpenApi(prefix, tokens=self.authenticator.required)
         routes: list[BaseRoute] = [
             Route("/live/{query:path}", self.live),
             Route("/live/{query:path}", self.preflight, methods=["OPTIONS"]),
@@ -91,6 +94,8 @@ class GatewayApp:
             Route("/poke/{query:path}", self.preflight_poke, methods=["OPTIONS"]),
             Route("/api/queries", self.queries),
             Route("/api/queries", self.preflight, methods=["OPTIONS"]),
+            Route("/openapi.json", self.openapi),
+            Route("/openapi.json", self.preflight, methods=["OPTIONS"]),
             Route("/api/cluster", self.show_cluster),
             *web.health_routes(healthz, self.readiness.answer),
             Route("/metrics", self._metrics),
@@ -164,6 +169,11 @@ class GatewayApp:
         self._identify(request)
         body = {"queries": [query.public() for query in self.catalog.queries.values()]}
         return json_response(body, headers=cors_headers(request))
+
+    async def openapi(self, request: Request) -> Response:
+        """Answer `GET /openapi.json` with a description of this interface."""
+        self._identify(request)
+        return self.described.answer(request, self.catalog)
 
     async def show_cluster(self, request: Request) -> Response:
         """Answer `GET /api/cluster` with the nodes, topics and takeovers of the cluster."""

@@ -100,6 +100,12 @@ def test_the_public_catalogue_holds_no_sql_and_no_claim(running: Cluster) -> Non
     assert "select" not in str(body)
     assert get(running, "/healthz")[0] == get(running, "/readyz")[0] == 200
 
+    status, described = get(running, "/openapi.json")
+    assert (status, described["servers"]) == (200, [{"url": "/"}])
+    assert {path.removeprefix("/live/") for path in described["paths"] if path.startswith("/live/")} == set(queries)
+    tag = fetch(running, "/openapi.json", {})[1]["etag"]
+    assert fetch(running, "/openapi.json", {"If-None-Match": f'"x", W/{tag}'})[0] == 304
+
 
 def fetch(running: Cluster, path: str, headers: dict[str, str]) -> tuple[int, http.client.HTTPMessage, bytes, float]:
     """Return status, headers and body of a GET from the first gateway, and the seconds that it took."""
