@@ -320,7 +320,7 @@ def test_the_servers_wheel_holds_the_package_pollcast_and_nothing_else_at_top_le
     names = names_in(server_built / f"pollcast-{SERVER_VERSION}-py3-none-any.whl")
     assert {name.split("/")[0] for name in names} == {"pollcast", f"pollcast-{SERVER_VERSION}.dist-info"}
     page = {name.rpartition("/")[2].rpartition(".")[2] for name in names if name.startswith("pollcast/gateway/static/")}
-    assert page == {"html", "js", "css", "svg"}
+    assert page == {"html", "js", "css", "svg", "txt"}
     for name in ("py.typed", "__main__.py", "examples/pgbench.toml", "v1/live.proto", "v1/live_pb2.pyi"):
         assert f"pollcast/{name}" in names
     modules = {str(file) for folder in ("services", "coordinator", "gateway", "poller") for file in modules_of(folder)}
