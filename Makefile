@@ -36,7 +36,7 @@ up: .venv/ready
 # The page that gateways serve at /, built with the Node.js of .venv.
 page: gateway/static/index.html
 
-gateway/static/index.html: node_modules/.package-lock.json $(shell find clients/js/src web/src web/public web/index.html web/vite.config.ts -type f)
+gateway/static/index.html: node_modules/.package-lock.json $(shell find clients/js/src web/src web/api web/public web/index.html web/vite.config.ts -type f)
 	@echo "Building the page ..."
 	@$(WITH_NODE) npm run --silent build >/dev/null
 
