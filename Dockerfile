@@ -63,7 +63,7 @@ USER 10001:10001
 EXPOSE 4000 4001
 # Every service answers /readyz on the address that --http or POLLCAST_HTTP says, and stays ready during an outage of
 # etcd. Kubernetes has probes of its own.
-HEALTHCHECK --interval=2s --timeout=5s --start-period=60s --retries=3 \
+HEALTHCHECK --interval=2s --timeout=10s --start-period=60s --retries=3 \
     CMD ["python", "-P", "-m", "pollcast.services.process.health"]
 ENTRYPOINT ["pollcast"]
 CMD ["--help"]
