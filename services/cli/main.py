@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from pollcast.services.cli.doctor import doctor_command
 from pollcast.services.errors import CatalogInvalid, PollcastError, Problem, SettingsInvalid
 from pollcast.services.process import lifecycle, logs, surroundings, tracing, variables
 from pollcast.services.process.settings import (
@@ -35,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(doctor_command.app)
 
 # Flags of several commands. None means not given: then POLLCAST_* or the default applies.
 EtcdFlag = Annotated[str | None, typer.Option("--etcd", metavar="URLS", help="etcd's endpoints, comma-separated.")]
