@@ -1,4 +1,4 @@
-"""The command `pollcast doctor`: it looks at everything at once and prints what it finds.
+"""The command `pollcast doctor`, which looks at everything at once and prints what it finds.
 
 Nothing hangs on a peer that is dead: every look has a deadline of its own, and all of them together take less than
 TOTAL_SECONDS. Nothing is changed: a lease is granted and revoked, to time a write.
@@ -33,7 +33,7 @@ TOTAL_SECONDS = 9.5
 
 @dataclasses.dataclass
 class _Seen:
-    """What has been seen so far."""
+    """Observations so far."""
 
     observations: Observations
 

@@ -1,4 +1,4 @@
-"""What `pollcast doctor` sees of the database: it connects as a poller does, and reads, in transactions that read only.
+"""Observation of the database: it connects as a poller does, and reads, in transactions that read only.
 
 Each question is asked by itself, because a database that only speaks PostgreSQL's protocol may not know its catalogue.
 """

@@ -1,4 +1,4 @@
-"""What `pollcast doctor` sees of etcd: each endpoint by gRPC and by HTTP, and one write that leaves nothing behind.
+"""Observation of etcd: each endpoint by gRPC and by HTTP, and one write that leaves nothing behind.
 
 A member's status is read without its help: StatusResponse of the `etcd3` module lacks the fields that etcd has had
 since 3.4, so they are taken from the message's unknown fields.

@@ -1,4 +1,4 @@
-"""What `pollcast doctor` sees of Pollcast's keys in etcd: the nodes, then as many others as time allows."""
+"""Observation of Pollcast's keys in etcd: the nodes, then as many others as time allows."""
 
 from __future__ import annotations
 

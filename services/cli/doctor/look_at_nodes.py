@@ -1,4 +1,4 @@
-"""What `pollcast doctor` sees of the nodes: whether each answers from here, by HTTP and by gRPC, and what it says."""
+"""Observation of the nodes: whether each answers from here, by HTTP and by gRPC, and what it says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `pollcast doctor` sees of the topics: their states as a coordinator lists them, and why some of them fail."""
+"""Observation of the topics: their states as a coordinator lists them, and why some of them fail."""
 
 from __future__ import annotations
 

@@ -26,10 +26,10 @@ class Member:
     stored_bytes: int = 0
     quota_bytes: int | None = None
     alarms: tuple[str, ...] = ()
-    """What the member itself reports: alarms, and the lack of a leader."""
+    """Reports of the member itself: alarms, and the lack of a leader."""
     read_seconds: float | None = None
     read_problem: str | None = None
-    """Why a read that needs the leader was refused."""
+    """Reason why a read that needs the leader was refused."""
     clock_offset: float | None = None
     """Least time by which its clock can differ from this machine's; positive when its clock is ahead."""
 
