@@ -96,6 +96,24 @@ class Database:
         ) as opened:
             yield cls(opened, connections, node)
 
+    @property
+    def state(self) -> str:
+        """`ok`, `not reached yet` before the first attempt has ended, or why the last attempt to connect failed."""
+        return self._connections.trouble or ("ok" if self.reached else "not reached yet")
+
+    @property
+    def reached(self) -> bool:
+        """Whether the database has been reached since the start."""
+        return self._connections.reached.is_set()
+
+    async def reach(self) -> None:
+        """Try to reach the database until that has succeeded once."""
+        await self._connections.reach()
+
+    async def wait_reached(self) -> None:
+        """Wait until the database has been reached for the first time."""
+        await self._connections.reached.wait()
+
     async def execute(
         self, statement: Statement, query: Query, known: Sequence[list[Row] | None] = (None,)
     ) -> Answer | PollError:

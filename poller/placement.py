@@ -64,6 +64,8 @@ class Placement:
     def __init__(self, me: str, lease: int, linger: Linger) -> None:
         self.generation = 0
         self.draining = False
+        self.waiting = False
+        """Whether this poller claims nothing yet, because it cannot poll and others can."""
         self.ranking = Ranking(me)
         self.rebalancing = Rebalancing(self.ranking)
         self._held = HeldTopics(lease, linger)
@@ -223,7 +225,7 @@ class Placement:
     def due(self, now: float) -> PlacementSteps:
         """Return the steps to take now. Each is returned once: report its result by `claimed`, `released` or `moved`,
         or by `unanswered`. There may be more for the same time: call this again once they are."""
-        due = [] if self.draining else self._claims.take_due(now)
+        due = [] if self.draining or self.waiting else self._claims.take_due(now)
         claims = [topic for topic in due if self._held.linger(topic) is not None]
         releases = self._held.take_due_releases(now)
         surrenders = self._held.take_due_surrenders(now)
@@ -235,7 +237,7 @@ class Placement:
         """Return the time at which `due` has its next steps; None when nothing is planned."""
         times = [self._held.next_at()]
         if not self.draining:
-            times += [self._claims.next_at(), self.rebalancing.step_at]
+            times += [None if self.waiting else self._claims.next_at(), self.rebalancing.step_at]
         return min((at for at in times if at is not None), default=None)
 
     def drain_targets(self, pollers: Iterable[str]) -> dict[str, list[Claim]]:
