@@ -8,7 +8,8 @@ unchanged owner sends only the missing updates. A broken link does nothing to it
 Every attachment has a number of its own, and an update is applied only when it answers the present attachment of its
 topic: whatever was sent before an attachment, on this stream or another one, is dropped.
 
-A poller greets at once, and sends something every second. A stream is up when the poller has greeted: another server
+A poller greets at once, and sends something every second; a gateway sends something every 2 s, by which the poller
+knows that it is reached. A stream is up when the poller has greeted: another server
 may answer at its address. A stream that is silent for SILENT_SECONDS is given up, because its poller or the way to it
 stands still; the link connects anew until the poller answers.
 """
@@ -16,6 +17,7 @@ stands still; the link connects anew until the poller answers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
@@ -64,6 +66,10 @@ FORGIVEN_SECONDS = 2.0
 A poller in order sends nothing for a second, and its event loop may stand still. What exceeds this shows that the
 stream was dead before it broke.
 """
+
+BEAT_SECONDS = 2.0
+"""Maximum time between two requests on a stream, in seconds; one that changes nothing tells the poller that it is
+reached."""
 
 SOCKETS_AT_ONCE = 1000
 """Number of sockets that wait to be written to after which the rest of a message is applied in a later turn."""
@@ -284,7 +290,9 @@ class Link:
         self.attachments.restart()
         yield self._request()
         while True:
-            await self._change.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_SECONDS):
+                    await self._change.wait()
             if turn != self._turn:
                 return
             yield self._request()

@@ -49,12 +49,14 @@ class Ownership:
         self._grpc = grpc
         self._listener = listener
         self._term: LeaseTerm | None = None
+        self._hesitant = False
         self._synced = asyncio.Event()  # set while all mirrors have listed the cluster under the present session
 
     async def run(self, session: Session) -> NoReturn:
         """Own topics until cancelled. Raises LeaseLost when etcd answers that the lease is gone."""
         record = OwnerRecord(self._node, self._grpc, clock.now_rfc3339())
         self._term = LeaseTerm(self._etcd, self._keys, session, record, self._listener, self._synced)
+        self._term.set_hesitant(self._hesitant)
         try:
             await self._term.run()
         finally:
@@ -80,6 +82,12 @@ class Ownership:
     def healthy(self) -> bool:
         """Whether all mirrors follow etcd now."""
         return self._term is not None and all(mirror.healthy for mirror in self._term.mirrors)
+
+    def set_hesitant(self, hesitant: bool) -> None:
+        """Set whether this poller leaves topics to others: it claims last, and yields what it has."""
+        self._hesitant = hesitant
+        if self._term is not None:
+            self._term.set_hesitant(hesitant)
 
     async def drain(self) -> None:
         """Claim nothing more, and divide the owned topics among the other ready pollers, within DRAIN_SECONDS."""
@@ -114,7 +122,7 @@ class LeaseTerm:
         synced: asyncio.Event,
     ) -> None:
         """`synced` is set as soon as all mirrors have listed the cluster."""
-        wake = asyncio.Event()
+        wake = self._wake = asyncio.Event()
         self.placement = Placement(record.node, session.lease, listener.linger)
         events = PlacementEvents(keys, session, self.placement, self._notify, wake)
         owners = KeptMirror(
@@ -147,6 +155,11 @@ class LeaseTerm:
             self._synced.set()
             await self._executor.run()
         raise AssertionError("unreachable")
+
+    def set_hesitant(self, hesitant: bool) -> None:
+        """Set whether this poller leaves topics to others."""
+        self.placement.set_hesitant(hesitant, asyncio.get_running_loop().time())
+        self._wake.set()
 
     async def drain(self) -> None:
         """Hand all topics to other pollers; those not handed over in time are freed with the lease."""

@@ -16,6 +16,7 @@ from pollcast.poller.feed import SERVICE
 from pollcast.poller.listener import Listener
 from pollcast.poller.ownership import Ownership
 from pollcast.poller.polling import Polling
+from pollcast.poller.reach_watch import ReachWatch
 from pollcast.poller.report import PollerReport
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.coordination.client import Etcd
@@ -66,18 +67,29 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
                 grpc = settings.advertised(server.host, server.port)
                 ownership = Ownership(etcd, keys, settings.node, grpc, polling)
 
+                def offer(offered: bool) -> None:
+                    node.offer(offered)
+
+                reach = ReachWatch(etcd, keys, polling.feed, grpc, ownership.set_hesitant, offer)
+
                 def describe_readiness() -> dict[str, object]:
-                    return {"etcd": "ok" if ownership.healthy else "unreachable", "topics": polling.owned}
+                    etcd_is = "ok" if ownership.healthy else "unreachable"
+                    return {"etcd": etcd_is, "topics": polling.owned, **reach.description}
 
                 readiness = Readiness("poller", stop, describe_readiness)
                 record = node_record("poller", settings.node, http, grpc)
-                node = Node(etcd, keys, record, server, readiness, synced=ownership.wait_synced, parts=[ownership.run])
+
+                async def synced() -> None:
+                    await ownership.wait_synced()
+                    await reach.looked.wait()
+
+                node = Node(etcd, keys, record, server, readiness, synced=synced, parts=[ownership.run])
 
                 async def leave() -> None:
                     await node.start_draining()
                     await ownership.drain()
 
-                works = (polling.run(), notifications.run(), failure_detector.run(), reporting.run())
+                works = (polling.run(), notifications.run(), failure_detector.run(), reporting.run(), reach.run())
                 forever = [tasks.create_task(work) for work in works]
                 garbage.tune()
                 async with serve_app(service_app(healthz, readiness.answer), listener):
