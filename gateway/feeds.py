@@ -212,36 +212,47 @@ class Link:
 
     async def run(self) -> None:
         """Keep the stream open until cancelled."""
-        pause = RETRY_SECONDS[0]
+        pause, hurried = RETRY_SECONDS[0], False
         while True:
+            connected = False
             try:
                 # Each stream has a connection of its own: gRPC may take a dead one for sound for a minute.
                 async with rpc.channel(self.address, self._settings) as channel:
                     async with asyncio.timeout(CONNECT_SECONDS):
                         await channel.channel_ready()
+                    connected = True
                     await self._stream(feed_pb2_grpc.FeedStub(channel))
                 detail = "ended by the poller"
             except grpc.aio.AioRpcError as error:
                 detail = error.code().name
             except TimeoutError:
-                detail = "silent" if self.up else "no connection"
+                detail = "silent" if connected else "no connection"
             except asyncio.CancelledError:
                 self._set_up(False)
                 raise
             if self.up:
-                pause = RETRY_SECONDS[0]
+                pause, hurried = RETRY_SECONDS[0], False
                 log.info("link broken", poller=self.address, detail=detail, topics=len(self.attachments))
             elif detail in ("UNAVAILABLE", "no connection"):
                 log.debug("no link", poller=self.address, detail=detail, topics=len(self.attachments))
             else:
                 self._no_poller(poller=self.address, detail=detail, topics=len(self.attachments))
             self._set_up(False)
-            self._hurry.clear()
-            try:
-                async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):
-                    await self._hurry.wait()
-            except TimeoutError:
-                pause = min(pause * 2, RETRY_SECONDS[1])
+            hurried = await self._rest(pause * random.uniform(0.5, 1.0), hurried)
+            pause = min(pause * 2, RETRY_SECONDS[1])
+
+    async def _rest(self, seconds: float, hurried: bool) -> bool:
+        """Wait, and return whether that was cut short: a topic that is attached shows that its poller is there. It is
+        tried once for that at a time, as topics may be attached all the time: not when the attempt before `hurried`."""
+        self._hurry.clear()
+        if hurried:
+            await asyncio.sleep(seconds)
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
+                return True
+        return False
 
     async def _stream(self, stub: feed_pb2_grpc.FeedAsyncStub) -> None:
         """Serve one stream until it ends. Raises TimeoutError when it is given up because of its silence."""
