@@ -36,7 +36,7 @@ FORGIVEN_SECONDS = 600.0
 
 
 class Reachability:
-    """What one poller knows of its being reached. `offered` is whether it should be given topics."""
+    """The knowledge of one poller whether it is reached. `offered` is whether it should be given topics."""
 
     def __init__(self) -> None:
         self.offered = False
