@@ -23,7 +23,7 @@ SPANS = st.lists(
     st.tuples(st.booleans(), st.booleans(), st.floats(0.0, 100.0).map(lambda seconds: round(seconds / TICK) * TICK)),
     max_size=30,
 )
-"""Things that a poller sees one after the other: whether gateways are registered, whether one reaches it, and how long."""
+"""Sequences of what a poller sees: whether gateways are registered, whether one reaches it, and for how long."""
 
 
 def looks(core: Reachability, since: float, seconds: float, *, gateways: bool, reached: bool) -> float:
