@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -19,7 +18,8 @@ from starlette.types import Receive, Scope, Send
 from pollcast.gateway.entrance import Entrance
 from pollcast.gateway.longpoll_sessions import FAILED, GONE, OK, Answer, LongPollSessions, Session
 from pollcast.gateway.longpoll_text import SESSION_HEADER, Batch, Credentials, owner_of, status_body
-from pollcast.gateway.responses import cors_headers, preflight_headers
+from pollcast.gateway.longpoll_wire import SENDING_BYTES
+from pollcast.gateway.responses import cors_headers, json_response, preflight_headers
 from pollcast.services.errors import PollcastError
 from pollcast.services.serving.http_guard import CONNECTION, GuardedHttp
 from pollcast.services.serving.progress import bytes_taken
@@ -29,9 +29,6 @@ PATH = "/socket/longpoll"
 
 LINES = "application/x-ndjson"
 """The type of a body of which each line is a message; any other body is one message."""
-
-UNSENT_BYTES = 8 * 1024
-"""Number of bytes of an answer that the process may hold when the answer counts as taken."""
 
 
 class OtherSessions(Protocol):
@@ -60,6 +57,9 @@ class LongPoll:
         """Answer a request."""
         try:
             self._entrance.check_page(request.headers.get("origin"), request.headers.get("host", ""))
+        except PollcastError as error:
+            return _refusal(error, {})
+        try:
             if request.method == "OPTIONS":
                 headers = cors_headers(request) | preflight_headers(request, "GET, POST")
                 return Response(status_code=204, headers=headers)
@@ -72,7 +72,7 @@ class LongPoll:
                 return self._open(request, credentials) if session is None else _PollResponse(self, request, session)
             return Response(status_code=405, headers={"allow": "GET, POST, OPTIONS"})
         except PollcastError as error:
-            return _refusal(request, error)
+            return _refusal(error, cors_headers(request))
         except ClientDisconnect:  # in the middle of a body
             return Response()
 
@@ -81,7 +81,7 @@ class LongPoll:
         try:
             return self._open(request, Credentials.read(request.scope["query_string"], request.headers))
         except PollcastError as error:
-            return _refusal(request, error)
+            return _refusal(error, cors_headers(request))
 
     def _find(self, token: str | None) -> Session | None:
         owner = owner_of(token) if token is not None else None
@@ -119,7 +119,7 @@ class _PollResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection: GuardedHttp = scope["extensions"][CONNECTION]
-        connection.transport.set_write_buffer_limits(UNSENT_BYTES)
+        connection.transport.set_write_buffer_limits(SENDING_BYTES)
         async with asyncio.TaskGroup() as group:
             leaving = group.create_task(_until_disconnected(receive))
             async with self._session.polled(leaving, lambda: bytes_taken(connection.transport)) as answer:
@@ -175,11 +175,8 @@ def _response(request: Request, body: bytes, status: int = OK, headers: dict[str
     return Response(body, status_code=status, media_type="application/json; charset=utf-8", headers=given)
 
 
-def _refusal(request: Request, error: PollcastError) -> Response:
+def _refusal(error: PollcastError, headers: dict[str, str]) -> Response:
     """Return an answer that refuses a session. A status other than 403 and 500 would stop phoenix.js in a browser."""
-    body = {
-        "status": error.http if error.http == 403 else FAILED,
-        "reason": error.reason,
-        "detail": error.detail,
-    }
-    return _response(request, orjson.dumps(body), error.http)
+    status = error.http if error.http == 403 else FAILED
+    body = {"status": status, "reason": error.reason, "detail": error.detail}
+    return json_response(body, error.http, headers | {"cache-control": "no-store"})

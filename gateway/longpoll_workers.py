@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from pollcast.gateway.longpoll_sessions import GONE, Answer, LocalSession, LongPollSessions
+from pollcast.gateway.longpoll_wire import SENDING_BYTES
 from pollcast.services.serving.progress import bytes_taken
 
 SUFFIX = ".longpoll"
@@ -116,6 +117,7 @@ async def _answer_poll(session: LocalSession, reader: asyncio.StreamReader, writ
     async with asyncio.TaskGroup() as group:
         saying = group.create_task(_said(reader))
         async with session.polled(saying, lambda: bytes_taken(writer.transport)) as answer:
+            writer.transport.set_write_buffer_limits(SENDING_BYTES)
             writer.write(_head(answer.status, answer.size))
             async for piece in answer.pieces:
                 writer.write(piece)

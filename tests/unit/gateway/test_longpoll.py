@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from pollcast.gateway import longpoll_wire
+from pollcast.gateway import closing, longpoll_wire
 from pollcast.gateway.limits import Limits
 from pollcast.gateway.longpoll_text import new_token, owner_name
 from pollcast.services.delta import Row
@@ -134,6 +134,7 @@ async def test_a_client_is_refused_with_403_or_with_500_which_lets_phoenix_js_tr
             client = Polling(gateway.host, query, headers)
             assert await client.open() == 403
             assert client.http_status == 403
+            assert "access-control-allow-origin" not in client.http_headers
             assert client.answer["reason"] == "forbidden"
         by_header = Polling(gateway.host, headers={"x-phoenix-authtoken": token()})
         assert await by_header.open() == 410
@@ -200,19 +201,45 @@ async def _drain(client: Polling) -> int:
     return int(client.answer["status"])
 
 
-async def test_a_session_that_is_not_polled_ends_and_its_places_are_free(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(longpoll_wire, "IDLE_SECONDS", 0.3)
+async def test_a_session_that_is_not_polled_ends_and_its_place_is_free(tmp_path: Path) -> None:
     limits = Limits(max_topics=2, join_rate=1e6, max_connections=2)
     async with polled_gateway(tmp_path, limits) as gateway:
         await joined(gateway)
-        await joined(gateway)
+        (forgotten,) = gateway.polled
+        client = await joined(gateway)
+        await client.poll()
+        _, patient = gateway.polled
+        waiting = asyncio.create_task(client.poll())
+        await eventually(lambda: patient.wire.polling)
         late = Polling(gateway.host)
         assert await late.open() == 500
-        await eventually(lambda: len(gateway.sockets) == 0)
-        assert len(gateway.polled) == 0
+        now = asyncio.get_running_loop().time()
+        for session in (forgotten, patient):
+            session.wire.sweep(now + longpoll_wire.IDLE_SECONDS - 1)
+        assert len(gateway.polled) == 2
+        for session in (forgotten, patient):
+            session.wire.sweep(now + longpoll_wire.IDLE_SECONDS + 1)
+        assert list(gateway.polled) == [patient]
+        await eventually(lambda: len(gateway.sockets) == 1)
         assert await late.open() == 410
+        gateway.change(TOPIC, rows(1, 20))
+        assert [message[3] for message in await waiting] == ["snapshot"]
+
+
+async def test_draining_ends_the_sessions_and_their_clients_are_told_to_try_again(
+    gateway: PolledGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closing, "DRAIN_SECONDS", 0.1)
+    client = await joined(gateway)
+    await client.poll()
+    waiting = asyncio.create_task(client.poll())
+    (session,) = gateway.polled
+    await eventually(lambda: session.wire.polling)
+    gateway.stop.set()
+    await closing.drain(gateway.hub, gateway.sockets, gateway.presences)
+    assert len(gateway.sockets) == len(gateway.polled) == 0
+    await waiting
+    assert (client.http_status, client.answer["status"], client.answer["reason"]) == (503, 500, "draining")
 
 
 async def test_a_client_that_gives_up_its_poll_ends_its_session_soon(
@@ -264,14 +291,15 @@ async def test_messages_wait_while_their_answers_are_not_polled_for(
     (session,) = gateway.polled
     heartbeat: list[Any] = [None, "1", "phoenix", "heartbeat", {}]
     monkeypatch.setattr("pollcast.gateway.longpoll_sessions.WINDOW_SECONDS", 0.3)
-    assert await client.post(*[heartbeat] * 1000) == 408
+    assert await client.post(*[[None, "0", "phoenix", "heartbeat", {}]] * 1000) == 408
     assert session.wire.waiting < 200_000 + 64 * 1024
     monkeypatch.undo()
     poster = Polling(gateway.host)
     poster.token = client.token
     posting = asyncio.create_task(poster.post(*[heartbeat] * 1000))
-    while not posting.done():
-        await client.poll()
+    answers = 0
+    while answers < 1000:
+        answers += sum(message[1:3] == ["1", "phoenix"] for message in await client.poll())
     assert await posting == 200
 
 
