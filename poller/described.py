@@ -1,4 +1,4 @@
-"""What PostgreSQL says of a query's columns and parameters when it describes a statement, which it does not run."""
+"""The columns and parameters of a query, as PostgreSQL describes them without running the query."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from typing import NoReturn, Protocol
 
+from pollcast.poller.catalogues import Definitions
 from pollcast.poller.placement import Placement, PlacementChanges
 from pollcast.poller.placement_events import PlacementEvents
 from pollcast.poller.placement_executor import PlacementExecutor
@@ -36,14 +37,24 @@ class OwnershipListener(Protocol):
         """Stop polling the topic at once."""
 
     def linger(self, topic: str) -> float | None:
-        """Return the seconds to keep polling without demand; None when the catalogue does not have the query."""
+        """Return the seconds to keep polling without demand; None when the catalogue does not have the topic."""
 
 
 class Ownership:
     """The topics that this poller owns. Its owner keys carry `node` and the address `grpc`."""
 
-    def __init__(self, etcd: Etcd, keys: Keys, node: str, grpc: HostPort, listener: OwnershipListener) -> None:
+    def __init__(
+        self,
+        etcd: Etcd,
+        keys: Keys,
+        node: str,
+        grpc: HostPort,
+        listener: OwnershipListener,
+        definitions: Definitions | None = None,
+    ) -> None:
+        """`definitions` are those of this poller's catalogue, by query."""
         self._etcd = etcd
+        self._definitions = definitions or {}
         self._keys = keys
         self._node = node
         self._grpc = grpc
@@ -54,13 +65,19 @@ class Ownership:
     async def run(self, session: Session) -> NoReturn:
         """Own topics until cancelled. Raises LeaseLost when etcd answers that the lease is gone."""
         record = OwnerRecord(self._node, self._grpc, clock.now_rfc3339())
-        self._term = LeaseTerm(self._etcd, self._keys, session, record, self._listener, self._synced)
+        self._term = LeaseTerm(self._etcd, self._keys, session, record, self._listener, self._synced, self._definitions)
         try:
             await self._term.run()
         finally:
             self._synced.clear()
             self._term.lose_everything()
             self._term = None
+
+    def set_definitions(self, definitions: Definitions) -> None:
+        """Set the definitions of this poller's catalogue, which has just come into force."""
+        self._definitions = definitions
+        if self._term is not None:
+            self._term.set_definitions(definitions)
 
     @property
     def held(self) -> dict[str, int]:
@@ -112,10 +129,11 @@ class LeaseTerm:
         record: OwnerRecord,
         listener: OwnershipListener,
         synced: asyncio.Event,
+        definitions: Definitions,
     ) -> None:
         """`synced` is set as soon as all mirrors have listed the cluster."""
-        wake = asyncio.Event()
-        self.placement = Placement(record.node, session.lease, listener.linger)
+        self._wake = wake = asyncio.Event()
+        self.placement = Placement(record.node, session.lease, listener.linger, definitions)
         events = PlacementEvents(keys, session, self.placement, self._notify, wake)
         owners = KeptMirror(
             etcd,
@@ -129,6 +147,7 @@ class LeaseTerm:
         demand = KeptMirror(etcd, keys.demands(), events.kept_demand, events.demand_changed)
         # Started in this order, so that a topic is claimed only once its owner and the other pollers are known.
         self.mirrors: tuple[Followed, ...] = (
+            Mirror(etcd, keys.catalogues, events.catalogues_changed),
             Mirror(etcd, keys.nodes("poller"), events.pollers_changed),
             Mirror(etcd, keys.pins, events.pins_changed),
             owners,
@@ -147,6 +166,11 @@ class LeaseTerm:
             self._synced.set()
             await self._executor.run()
         raise AssertionError("unreachable")
+
+    def set_definitions(self, definitions: Definitions) -> None:
+        """Set the definitions of this poller's catalogue."""
+        self.placement.set_definitions(definitions, asyncio.get_running_loop().time())
+        self._wake.set()
 
     async def drain(self) -> None:
         """Hand all topics to other pollers; those not handed over in time are freed with the lease."""
