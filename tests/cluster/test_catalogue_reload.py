@@ -121,7 +121,7 @@ async def calling(world: World, name: str) -> AsyncIterator[live_pb2_grpc.LiveQu
     assert record is not None
     assert record.grpc is not None
     async with grpc.aio.insecure_channel(record.grpc) as channel:
-        yield live_pb2_grpc.LiveQueryStub(channel)  # type: ignore[misc]
+        yield live_pb2_grpc.LiveQueryStub(channel)
 
 
 async def watched(stub: live_pb2_grpc.LiveQueryAsyncStub, topic: str) -> tuple[list[str], grpc.StatusCode]:
@@ -218,3 +218,66 @@ async def test_a_catalogue_is_taken_over_query_by_query(module_world: World) -> 
         await join(raw, "live:passing")
         await until(raw, "live:passing", "snapshot")
         client.noticed_nothing(TICK)
+
+
+def state(client: Client, topic: str = SHELF) -> tuple[str, str]:
+    """Return the state that a client was told last, and its reason."""
+    state, reason = client.seen[topic].status or ("live", "")
+    return state, reason or ""
+
+
+async def test_a_rollout_in_any_order_shows_no_row_of_another_definition(module_world: World) -> None:
+    world = module_world
+    names = ("poller-1", "poller-2", "gateway-1", "gateway-2")
+    write(world, BEFORE, *names)
+    for name in names:
+        if name not in world.services:
+            await start(world, name, wait=False)
+    for name in names:
+        await world.ready(name)
+    old = [{"id": 1, "n": 3}]
+    new = [{"id": 1, "n": 103, "mark": "new"}]
+    one, two = [f"http://{await world.http(name)}" for name in names[2:]]
+    async with Client.open(one) as first, Client.open(two) as second:
+        for client in (first, second):
+            await client.join(SHELF, TICK)
+            await client.shows(SHELF, old)
+            await client.has_results(TICK)
+        since = now()
+        owner = (await world.owned_by(SHELF)).name
+        (other,) = {"poller-1", "poller-2"} - {owner}
+
+        # Gateways first: the owner goes on for the gateway that has its definition, and the other one is stale.
+        await take(world, AFTER, "gateway-1")
+        await eventually(lambda: "catalogues differ" in state(first)[1], what="gateway-1 is stale")
+        await take(world, AFTER, other)
+        world.execute("update stock set n = 4")
+        await second.shows(SHELF, [{"id": 1, "n": 4}])
+        assert (first.seen[SHELF].rows, state(first)[0]) == (old, "stale")
+        world.execute("update stock set n = 3")
+        await second.shows(SHELF, old)
+        await take(world, AFTER, "gateway-2")
+        for client in (first, second):
+            await client.shows(SHELF, new)
+            await eventually(lambda client=client: state(client)[0] == "live")  # type: ignore[misc]
+        assert await world.owner(SHELF) == other
+        await take(world, AFTER, owner)
+
+        # Pollers first: while one of them has the gateways' definition, nobody notices anything.
+        statuses = [list(client.seen[SHELF].statuses) for client in (first, second)]
+        await take(world, BEFORE, other)
+        await eventually(lambda: world.polls_of(SHELF)[-1].node == owner, what="the other poller polls")
+        assert [client.seen[SHELF].statuses for client in (first, second)] == statuses
+        assert [client.seen[SHELF].rows for client in (first, second)] == [new, new]
+        await take(world, BEFORE, owner)
+        for client in (first, second):
+            await eventually(lambda client=client: "catalogues differ" in state(client)[1])  # type: ignore[misc]
+        await take(world, BEFORE, "gateway-1")
+        await first.shows(SHELF, old)
+        assert second.seen[SHELF].rows == new
+        await take(world, BEFORE, "gateway-2")
+        await second.shows(SHELF, old)
+        for client in (first, second):
+            await eventually(lambda client=client: state(client)[0] == "live")  # type: ignore[misc]
+            client.noticed_nothing(TICK)
+        assert world.gap(TICK, since) < 1.0
