@@ -25,6 +25,7 @@ from pollcast.gateway.entrance import foreign_page
 from pollcast.gateway.event_stream import EventStream, EventStreams, retry_field
 from pollcast.gateway.follower import another_result
 from pollcast.gateway.identity import Authenticator, Identity
+from pollcast.gateway.longpoll import LongPoll
 from pollcast.gateway.negotiation import form
 from pollcast.gateway.openapi_endpoint import OpenApi
 from pollcast.gateway.origin import OriginPolicy
@@ -66,6 +67,7 @@ class GatewayApp:
         page: Page,
         cluster: ClusterOverview,
         pokes: Pokes,
+        longpoll: LongPoll,
         metrics_of_workers: WorkerMetrics | None = None,
     ) -> None:
         self.sockets = sockets
@@ -80,6 +82,8 @@ class GatewayApp:
         self.cluster = cluster
         self.pokes = pokes
         self.described = OpenApi(None, tokens=authenticator.required)
+
+        self.longpoll = longpoll
         self._metrics = web.metrics if metrics_of_workers is None else metrics_of_workers.answer
         metrics.SOCKETS.set_function(lambda: len(sockets))
         metrics.SUBSCRIPTIONS.set_function(lambda: sum(live.clients for live in self.hub.topics.values()))
@@ -99,6 +103,7 @@ class GatewayApp:
             Route("/api/cluster", self.show_cluster),
             *web.health_routes(healthz, self.readiness.answer),
             Route("/metrics", self._metrics),
+            *self.longpoll.routes(),
             *self.page.routes(),
         ]
         app = Starlette(
