@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from json.decoder import JSONDecoder, scanstring
+from json import JSONDecoder
 
-_DECODER = JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)  # its values are not used
+_DECODER = JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)  # of its values only texts are used
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -34,16 +34,14 @@ def _members(text: str) -> Iterator[tuple[str, str | None]]:
     """Yield the name and the text of each member of a JSON object; None is JSON's null."""
     at = _after_space(text, text.index("{") + 1)
     while text[at] == '"':
-        name, at = scanstring(text, at + 1, False)
+        name, at = _DECODER.raw_decode(text, at)
         at = _after_space(text, text.index(":", at) + 1)
+        value, end = _DECODER.raw_decode(text, at)
         if text[at] == '"':
-            value, at = scanstring(text, at + 1, False)
             yield name, value
         else:
-            _, end = _DECODER.raw_decode(text, at)
             yield name, None if text[at] == "n" else text[at:end]
-            at = end
-        at = _after_space(text, at)
+        at = _after_space(text, end)
         if text[at] == "}":
             return
         at = _after_space(text, at + 1)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
+from pollcast.services.errors import Problem, SettingsInvalid
 from pollcast.services.process import logs, tracing
 from pollcast.services.process.settings import EtcdSettings, ServiceSettings, load
+
+S = TypeVar("S", bound=EtcdSettings)
 
 # None means not given: then POLLCAST_* or the default applies.
 EtcdFlag = Annotated[str | None, typer.Option("--etcd", metavar="URLS", help="etcd's endpoints, comma-separated.")]
@@ -22,6 +26,12 @@ LeaseTtlFlag = Annotated[
     int | None, typer.Option(metavar="SECONDS", help="Time to live of the node's lease, at least 2.")
 ]
 CatalogFlag = Annotated[Path | None, typer.Option("--catalog", metavar="FILE", help="The catalogue.")]
+DataDirFlag = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir", metavar="DIR", help="The cluster of `pollcast up --data-dir DIR`: its etcd and namespace."
+    ),
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TokenFlag = Annotated[
     str | None, typer.Option(metavar="TOKEN", help="Token, for gateways that require one; default: POLLCAST_TOKEN.")
@@ -45,6 +55,24 @@ def configure_logs(role: str, settings: ServiceSettings) -> None:
     tracing.start(role, settings.node)
 
 
-def etcd_settings(etcd: str | None, namespace: str | None) -> EtcdSettings:
-    """Return how etcd is reached. Raises SettingsInvalid."""
-    return load(EtcdSettings, etcd=etcd, namespace=namespace)
+def cluster_settings(kind: type[S], etcd: str | None, namespace: str | None, data_dir: Path | None) -> S:
+    """Return the settings with which a command reaches a cluster: those that `pollcast up` wrote into the folder, or
+    those of the flags and of the environment. Raises SettingsInvalid."""
+    if data_dir is None:
+        return load(kind, etcd=etcd, namespace=namespace)
+    if etcd is not None or namespace is not None:
+        raise _wrong("says where etcd is: leave out --etcd and --namespace")
+    file = data_dir / "cluster.json"
+    try:
+        cluster = json.loads(file.read_bytes())
+        return load(kind, etcd=",".join(cluster["etcd"]), namespace=cluster["namespace"])
+    except FileNotFoundError:
+        raise _wrong(f"there is no {file}: no cluster runs there") from None
+    except OSError as error:
+        raise _wrong(f"{file} can't be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError):
+        raise _wrong(f"{file} is not what pollcast up writes") from None
+
+
+def _wrong(reason: str) -> SettingsInvalid:
+    return SettingsInvalid([Problem("flags", "", "--data-dir", reason)])

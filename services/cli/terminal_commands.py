@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from pollcast.services.cli.flags import EtcdFlag, JsonFlag, NamespaceFlag, TokenFlag, etcd_settings
+from pollcast.services.cli.flags import DataDirFlag, EtcdFlag, JsonFlag, NamespaceFlag, TokenFlag, cluster_settings
 from pollcast.services.process import logs, variables
-from pollcast.services.process.settings import ServiceSettings, load
+from pollcast.services.process.settings import EtcdSettings, ServiceSettings
 
 app = typer.Typer()
 
@@ -22,6 +22,7 @@ def watch(
     topic: Annotated[str, typer.Argument(help="<query> or <query>?<name>=<value>&…")],
     etcd: EtcdFlag = None,
     namespace: NamespaceFlag = None,
+    data_dir: DataDirFlag = None,
     gateway: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="gRPC of a gateway; default: any.")] = None,
     token: TokenFlag = None,
     as_json: JsonFlag = False,
@@ -29,32 +30,39 @@ def watch(
     """Watch a topic: show its rows as they change, until Ctrl-C."""
     from pollcast.services.cli import watching
 
-    settings = load(ServiceSettings, etcd=etcd, namespace=namespace)
+    settings = cluster_settings(ServiceSettings, etcd, namespace, data_dir)
     token = token or variables.alone("token", os.environ)
     logs.configure(level=logging.ERROR)
     asyncio.run(watching.watch(topic, settings, gateway=gateway, token=token, as_json=as_json))
 
 
 @app.command(epilog="Example:  pollcast nodes --json")
-def nodes(etcd: EtcdFlag = None, namespace: NamespaceFlag = None, as_json: JsonFlag = False) -> None:
+def nodes(
+    etcd: EtcdFlag = None,
+    namespace: NamespaceFlag = None,
+    data_dir: DataDirFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
     """List the nodes that are registered in etcd."""
     from pollcast.services.cli import listing
 
+    settings = cluster_settings(EtcdSettings, etcd, namespace, data_dir)
     logs.configure(level=logging.ERROR)
-    asyncio.run(listing.show_nodes(etcd_settings(etcd, namespace), as_json=as_json))
+    asyncio.run(listing.show_nodes(settings, as_json=as_json))
 
 
 @app.command(epilog="Example:  pollcast topics --query richest_tellers")
 def topics(
     etcd: EtcdFlag = None,
     namespace: NamespaceFlag = None,
+    data_dir: DataDirFlag = None,
     query: Annotated[str, typer.Option(metavar="NAME", help="Only topics of this query.")] = "",
     as_json: JsonFlag = False,
 ) -> None:
     """List the topics that have demand or an owner, with owner, state, clients and rates."""
     from pollcast.services.cli import listing
 
-    settings = load(ServiceSettings, etcd=etcd, namespace=namespace)
+    settings = cluster_settings(ServiceSettings, etcd, namespace, data_dir)
     logs.configure(level=logging.ERROR)
     asyncio.run(listing.show_topics(settings, query=query, as_json=as_json))
 
@@ -64,22 +72,28 @@ def poke(
     topic: Annotated[str, typer.Argument(help="<query>?<name>=<value>&…, or <query> for all its topics")],
     etcd: EtcdFlag = None,
     namespace: NamespaceFlag = None,
+    data_dir: DataDirFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Have a topic, or all topics of a query, polled at once, because something changed."""
     from pollcast.services.cli import poking
 
-    settings = load(ServiceSettings, etcd=etcd, namespace=namespace)
+    settings = cluster_settings(ServiceSettings, etcd, namespace, data_dir)
     logs.configure(level=logging.ERROR)
     asyncio.run(poking.poke(topic, settings, as_json=as_json))
 
 
 @app.command(epilog="Example:  pollcast top --json | jq '.topics | length'")
-def top(etcd: EtcdFlag = None, namespace: NamespaceFlag = None, as_json: JsonFlag = False) -> None:
+def top(
+    etcd: EtcdFlag = None,
+    namespace: NamespaceFlag = None,
+    data_dir: DataDirFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
     """Show the cluster live, topics sorted by cost, with keys to sort, filter, move and drain."""
     from pollcast.services.cli import top as live
 
-    settings = load(ServiceSettings, etcd=etcd, namespace=namespace)
+    settings = cluster_settings(ServiceSettings, etcd, namespace, data_dir)
     logs.configure(level=logging.ERROR)
     asyncio.run(live.top(settings, as_json=as_json))
 

@@ -154,3 +154,4 @@ def test_rows_are_objects_of_the_callers_class(client: Client, stock: psycopg.Co
         typed: list[AsDict] = live.rows_as(AsDict)
         assert typed[0]["name"] == "apple"
         assert live.change.rows_as(lambda row: row["id"]) == [1, 2]
+        assert client.poke(STOCK) == 1

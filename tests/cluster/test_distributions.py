@@ -97,8 +97,8 @@ def build(source: Path, folder: Path) -> None:
 
 PYTHON_VERSION = version_of(ROOT / "clients" / "python" / "pyproject.toml")
 PYTHON_MODULES = {
-    "__init__", "change", "channel", "client", "conversation", "errors", "event", "exact", "phoenix", "presence",
-    "renewing", "result", "tables", "tokens", "topic", "watching"
+    "__init__", "change", "channel", "client", "conversation", "errors", "event", "exact", "phoenix", "poking",
+    "presence", "renewing", "result", "tables", "tokens", "topic", "watching"
 }  # fmt: skip
 PYTHON_FILES = {f"pollcast_client/{name}.py" for name in PYTHON_MODULES} | {"pollcast_client/py.typed"}
 
@@ -197,7 +197,7 @@ def test_the_installed_python_client_has_types(python_built: Path, venv: Path, t
 
 JS_VERSION = json.loads((ROOT / "clients/js/package.json").read_text())["version"]
 JS_MODULES = {
-    "backoff", "change", "index", "json", "live", "network", "queries", "react", "result", "socket", "store",
+    "backoff", "change", "index", "json", "live", "network", "poke", "queries", "react", "result", "socket", "store",
     "subscription", "svelte", "tanstack-db", "token", "topic", "vue"
 }  # fmt: skip
 

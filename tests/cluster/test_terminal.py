@@ -49,8 +49,9 @@ def command(*arguments: str) -> list[str]:
 
 
 async def pollcast(running: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `pollcast` to its end. It finds the cluster by POLLCAST_ETCD alone."""
-    environment = os.environ | {"POLLCAST_ETCD": ",".join(running.etcd)}
+    """Run `pollcast` to its end. It finds the cluster by POLLCAST_ETCD alone, or by --data-dir."""
+    etcd = "127.0.0.1:1" if "--data-dir" in arguments else ",".join(running.etcd)
+    environment = os.environ | {"POLLCAST_ETCD": etcd}
     return await asyncio.to_thread(
         subprocess.run, command(*arguments), capture_output=True, text=True, timeout=60, check=False, env=environment
     )
@@ -78,7 +79,7 @@ async def test_topics_lists_the_owner_and_the_gateways_of_each_topic(running: Cl
 
 
 async def test_topics_of_an_unknown_query_are_an_error(running: Cluster) -> None:
-    done = await pollcast(running, "topics", "--query", "nothing")
+    done = await pollcast(running, "topics", "--query", "nothing", "--data-dir", str(running.data_dir))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "pollcast: unknown_query: there is no query 'nothing'\n"
 

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pollcast.gateway.conditional import Condition, etag
@@ -46,6 +46,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(NAMES, st.data(), st.sampled_from([None, 1]), st.booleans())
 def test_a_reader_of_csv_gets_each_value_back(
     names: list[str], data: st.DataObject, indent: int | None, ascii_only: bool
