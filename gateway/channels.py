@@ -37,10 +37,12 @@ from pollcast.services.errors import (
     PollcastError,
     TooManyJoins,
     TooManyTopics,
+    TopicTooLong,
     UnknownEvent,
     UnknownQuery,
 )
 from pollcast.services.serving.progress import Patience
+from pollcast.services.serving.refusals import refused
 
 
 class SocketCounts:
@@ -257,6 +259,8 @@ class Socket:
                 raise InvalidPayload("the payload is not valid Unicode: it holds half of a surrogate pair")
             act(message)
         except PollcastError as error:
+            if isinstance(error, TopicTooLong):
+                refused("topic", detail=error.detail)
             self._context.counts.refused(error.reason)
             self._send(phoenix.reply_error(message, phoenix.quote(message.topic), error.reason, error.detail))
 

@@ -26,6 +26,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from pollcast.services.serving.lobby import REFUSALS, Lingering, Lobby
 from pollcast.services.serving.progress import STUCK_SECONDS, Patience, bytes_taken
+from pollcast.services.serving.refusals import refused
 
 REQUEST_SECONDS: Final = 10.0
 """Maximum time until a request is complete."""
@@ -280,6 +281,7 @@ class GuardedHttp(HttpToolsProtocol):
             part, at = data[at:start], start
             self._received += len(part)
             if self._received > MAX_REQUEST_BYTES:
+                refused("request", most_bytes=MAX_REQUEST_BYTES)
                 self._refuse(LARGE)
                 return
             self._start()

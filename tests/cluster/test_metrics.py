@@ -198,7 +198,7 @@ def expressions() -> Iterator[Expression]:
 def test_each_alert_and_each_panel_selects_series_that_a_real_run_exports(scraped: Scraped) -> None:
     labels = {name: row.labels | TARGET for row in documented() for name in row.series}
     scraped.series["up"] = [{"job": "pollcast", "instance": node} for node in NODES.values()]
-    faults = []
+    faults: list[tuple[str, object, str]] = []
     for expression in expressions():
         groups, shown = grouped(expression.text), set(expression.shown.split())
         for selector in selectors(expression.text):
