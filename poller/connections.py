@@ -44,12 +44,12 @@ LIFETIME_SECONDS = 3600.0
 
 KEEPALIVE = {
     "keepalives": 1,
-    "keepalives_idle": 30,
+    "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 3000,
 }
-"""Settings of TCP that a database URL may override: probes after 30 s of silence, at most 3 s without an
+"""Settings of TCP that a database URL may override: probes after 10 s of silence, at most 3 s without an
 acknowledgement (in milliseconds, on Linux)."""
 
 

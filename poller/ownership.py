@@ -63,6 +63,7 @@ class Ownership:
         self._listener = listener
         self._claiming = claiming
         self._term: LeaseTerm | None = None
+        self._hesitant = False
         self._synced = asyncio.Event()  # set while all mirrors have listed the cluster under the present session
         self._alone = asyncio.Event()  # set while no other poller is ready, as far as the mirrors show
 
@@ -70,8 +71,8 @@ class Ownership:
         """Own topics until cancelled. Raises LeaseLost when etcd answers that the lease is gone."""
         record = OwnerRecord(self._node, self._grpc, clock.now_rfc3339())
         self._term = LeaseTerm(self._etcd, self._keys, session, record, self._listener, self._synced, self._alone)
-        if not self._claiming:
-            self._term.placement.waiting = True
+        self._term.placement.waiting = not self._claiming
+        self._term.set_hesitant(self._hesitant)
         try:
             await self._term.run()
         finally:
@@ -107,6 +108,12 @@ class Ownership:
     def healthy(self) -> bool:
         """Whether all mirrors follow etcd now."""
         return self._term is not None and all(mirror.healthy for mirror in self._term.mirrors)
+
+    def set_hesitant(self, hesitant: bool) -> None:
+        """Set whether this poller leaves topics to others: it claims last, and yields what it has."""
+        self._hesitant = hesitant
+        if self._term is not None:
+            self._term.set_hesitant(hesitant)
 
     async def drain(self) -> None:
         """Claim nothing more, and divide the owned topics among the other ready pollers, within DRAIN_SECONDS."""
@@ -180,6 +187,11 @@ class LeaseTerm:
     def start_claiming(self) -> None:
         """Claim the topics that are free."""
         self.placement.waiting = False
+        self._wake.set()
+
+    def set_hesitant(self, hesitant: bool) -> None:
+        """Set whether this poller leaves topics to others."""
+        self.placement.set_hesitant(hesitant, asyncio.get_running_loop().time())
         self._wake.set()
 
     async def drain(self) -> None:

@@ -20,6 +20,7 @@ from pollcast.poller.feed import SERVICE
 from pollcast.poller.listener import Listener
 from pollcast.poller.ownership import Ownership
 from pollcast.poller.polling import Polling
+from pollcast.poller.reach_watch import ReachWatch
 from pollcast.poller.report import PollerReport
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.coordination.client import Etcd
@@ -80,15 +81,22 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
                 grpc = settings.advertised(server.host, server.port)
                 ownership = Ownership(etcd, keys, settings.node, grpc, polling, claiming=False)
 
+                def offer(offered: bool) -> None:
+                    node.offer(offered)
+
+                reach = ReachWatch(etcd, keys, polling.feed, grpc, ownership.set_hesitant, offer)
+
                 def describe_readiness() -> dict[str, object]:
-                    etcd_state = "ok" if ownership.healthy else "unreachable"
-                    return {"etcd": etcd_state, "database": database.state, "topics": polling.owned}
+                    etcd_is = "ok" if ownership.healthy else "unreachable"
+                    facts = {"etcd": etcd_is, "database": database.state, "topics": polling.owned}
+                    return facts | reach.description
 
                 def obstacle() -> str | None:
                     return None if database.reached else f"the database has not been reached: {database.state}"
 
                 async def synced() -> None:
                     await ownership.wait_synced()
+                    await reach.looked.wait()
                     await first_of(database.wait_reached(), ownership.wait_alone())
                     ownership.start_claiming()
 
@@ -100,7 +108,14 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
                     await node.start_draining()
                     await ownership.drain()
 
-                works = (polling.run(), notifications.run(), failure_detector.run(), reporting.run(), database.reach())
+                works = (
+                    polling.run(),
+                    notifications.run(),
+                    failure_detector.run(),
+                    reporting.run(),
+                    database.reach(),
+                    reach.run(),
+                )
                 forever = [tasks.create_task(work) for work in works]
                 garbage.tune()
                 async with serve_app(service_app(healthz, readiness.answer), listener):

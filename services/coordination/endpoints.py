@@ -35,6 +35,7 @@ from pollcast.services.errors import (
 )
 from pollcast.services.process.addresses import HostPort
 from pollcast.services.process.settings import EtcdSettings, ServiceSettings
+from pollcast.services.serving import rpc
 
 RETRY_SECONDS = 0.05
 """Pause after every endpoint was tried once, in seconds."""
@@ -58,8 +59,11 @@ ABOUT_AS_GOOD_SECONDS = 0.05
 """Time by which home may answer later than the present member and still be returned to, in seconds."""
 
 # A frozen member is detected by the deadlines of calls and watches. Keep-alive pings only close its connections: etcd
-# itself closes connections that ping more often than every 5 s (--grpc-keepalive-min-time).
+# itself closes connections that ping more often than every 5 s (--grpc-keepalive-min-time), or without a call. So a
+# connection to a member that is not in use is closed, lest a firewall or NAT forget it before it is needed.
 CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
+    *rpc.MOVING_NAMES,
+    ("grpc.client_idle_timeout_ms", 20_000),
     ("grpc.keepalive_time_ms", 6_000),
     ("grpc.keepalive_timeout_ms", 2_000),
     ("grpc.keepalive_permit_without_calls", 0),

@@ -93,6 +93,7 @@ class Node:
         self._synced = synced
         self._parts = parts
         self._was_ready = False
+        self._offered = True
 
     async def run(self, ttl: float, until: asyncio.Event, leave: Callable[[], Awaitable[None]] | None = None) -> None:
         """Run the parts under a session, again under a new one whenever the lease is lost, until `until` is set.
@@ -115,6 +116,13 @@ class Node:
 
         await keep_session(self._etcd, ttl, term, until)
 
+    def offer(self, offered: bool) -> None:
+        """Set whether the node is `ready` in etcd once it can be. While it is not offered, it is `starting` there,
+        though it answers `/readyz` as one that is ready."""
+        self._offered = offered
+        if self._readiness.synced and not self._readiness.draining:
+            self.registration.set_state("ready" if offered else "starting")
+
     async def start_draining(self) -> None:
         """Report that this node drains: to gRPC health checks, and in its entry in etcd (waiting at most a second)."""
         await self._server.set_serving(False)
@@ -128,7 +136,7 @@ class Node:
             return
         self._readiness.synced = True
         await self._server.set_serving(True)
-        self.registration.set_state("ready")
+        self.offer(self._offered)
         if not self._was_ready:
             log.info("ready", node=self.registration.record.node)
         self._was_ready = True

@@ -118,6 +118,10 @@ class InProcessGateway:
         host, port = self.address
         return f"ws://{host}:{port}/"
 
+    def wires(self) -> list[Wire]:
+        """Return the WebSockets that are open."""
+        return [socket.wire for socket in self.sockets if isinstance(socket.wire, Wire)]
+
     def topic(self, canonical: str) -> topics.Topic:
         """Return the topic with this canonical spelling."""
         return topics.parse_canonical(canonical, self.catalog)

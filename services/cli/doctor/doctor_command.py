@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pollcast.services.cli.flags import CatalogFlag, EtcdFlag, JsonFlag, NamespaceFlag
 from pollcast.services.process import logs
 
 app = typer.Typer()
@@ -16,16 +17,16 @@ app = typer.Typer()
 @app.command(epilog="Example:  pollcast doctor --database-url postgresql://pollcast_reader@db/shop")
 def doctor(
     context: typer.Context,
-    etcd: Annotated[str | None, typer.Option(metavar="URLS", help="etcd's endpoints, comma-separated.")] = None,
-    namespace: Annotated[str | None, typer.Option(metavar="PREFIX", help="Prefix of all keys in etcd.")] = None,
+    etcd: EtcdFlag = None,
+    namespace: NamespaceFlag = None,
     database_url: Annotated[
         str | None, typer.Option(metavar="URL", help="The database that pollers poll, to look at it as well.")
     ] = None,
-    catalog: Annotated[Path | None, typer.Option("--catalog", metavar="FILE", help="The catalogue.")] = None,
+    catalog: CatalogFlag = None,
     data_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Look at the cluster that pollcast up runs on this folder.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Look at etcd, the database, the nodes and the topics: print what is wrong and what to do; exit 1 if anything."""
     from pollcast.services.cli.doctor.diagnosis import examine, shown
