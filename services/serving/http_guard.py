@@ -87,10 +87,8 @@ CONNECTION: Final = "pollcast.connection"
 """The name of the connection, a GuardedHttp, in an ASGI scope's `extensions`."""
 
 TARGET: Final = "pollcast.target"
-"""The name of the request's target, the bytes as they came, in an ASGI scope's `extensions`.
-
-The scope's `query_string` is empty for a target that ends with `?` and for one without it.
-"""
+"""The name of the request's target, the bytes as they came, in an ASGI scope's `extensions`. The scope's `query_string`
+is empty for a target that ends with `?` and for one without it."""
 
 
 class Head(NamedTuple):
