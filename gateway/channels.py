@@ -40,10 +40,12 @@ from pollcast.services.errors import (
     PollcastError,
     TooManyJoins,
     TooManyTopics,
+    TopicTooLong,
     UnknownEvent,
     UnknownQuery,
 )
 from pollcast.services.serving.progress import Patience
+from pollcast.services.serving.refusals import refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +281,8 @@ class Socket:
                 raise InvalidPayload("the payload is not valid Unicode: it holds half of a surrogate pair")
             act(message)
         except PollcastError as error:
+            if isinstance(error, TopicTooLong):
+                refused("topic", detail=error.detail)
             self._context.counts.refused(error.reason)
             self._send(phoenix.reply_error(message, phoenix.quote(message.topic), error.reason, error.detail))
 

@@ -16,8 +16,7 @@ from pollcast.gateway.wire import Receiver, Wire
 from pollcast.services.auth import tokens as auth
 from pollcast.services.coordination.node import Readiness
 from pollcast.services.errors import Draining, Forbidden, PollcastError
-from pollcast.services.process import logs
-from pollcast.services.process.occasional import Occasional
+from pollcast.services.serving.refusals import refused
 
 MAX_TOKEN_CHARS = 8192
 """Maximum length of a token in a handshake (docs/reference/channels.md#limits)."""
@@ -29,8 +28,9 @@ PLAIN_QUERY = f"vsn={phoenix.VSN}".encode()
 """The query of most handshakes, which needs no parsing."""
 
 
-foreign_page = Occasional(logs.get_logger("entrance").warning, "refusing pages of a foreign Origin")
-"""Writes the log line about refused pages, of WebSockets and of HTTP requests alike."""
+def foreign_page(*, origin: str, host: str) -> None:
+    """Count and log a refused page, of a WebSocket or an HTTP request."""
+    refused("origin", origin=origin, host=host)
 
 
 class Entrance:
@@ -81,7 +81,9 @@ class Entrance:
     def _identify(self, token: str | None) -> Identity:
         """Return the identity of the client that sent the token. Raises Forbidden."""
         if token is not None and len(token) > MAX_TOKEN_CHARS:
-            raise Forbidden(f"a token in a handshake has at most {MAX_TOKEN_CHARS} characters")
+            reason = f"a token in a handshake has at most {MAX_TOKEN_CHARS} characters"
+            refused("token", detail=reason)
+            raise Forbidden(reason)
         try:
             return self._authenticator.identify(token)
         except PollcastError as error:

@@ -50,9 +50,10 @@ from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.coordination.node import Readiness, healthz
-from pollcast.services.errors import Draining, Forbidden, PollcastError
+from pollcast.services.errors import Draining, Forbidden, PollcastError, TopicTooLong
 from pollcast.services.serving import web
 from pollcast.services.serving.http_guard import TARGET
+from pollcast.services.serving.refusals import refused
 
 
 class GatewayApp:
@@ -232,6 +233,8 @@ class GatewayApp:
 
     async def _error_response(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, PollcastError)
+        if isinstance(error, TopicTooLong):
+            refused("topic", detail=error.detail)
         headers = {} if error.http != 401 else {"www-authenticate": "Bearer"}
         if self.origins.allow_origin(request.headers.get("origin"), request.headers.get("host", "")):
             headers |= cors_headers(request)

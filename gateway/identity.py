@@ -1,4 +1,4 @@
-"""The identity of a client: the claims of its token, or ANONYMOUS when no tokens are required. Pure."""
+"""The identity of a client: the claims of its token, or ANONYMOUS when no tokens are required."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pollcast.services.auth.tokens import TokenClaims, Verifier
 from pollcast.services.errors import Unauthorized
+from pollcast.services.serving.refusals import refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,13 @@ class Authenticator:
         """Return the identity of the client that sent the token. Raises Unauthorized when it is missing or invalid."""
         if self._verifier is None:
             return ANONYMOUS
-        if not token:
-            raise Unauthorized("a token is needed")
-        return _identity(self._verifier.verify(token))
+        try:
+            if not token:
+                raise Unauthorized("a token is needed")
+            return _identity(self._verifier.verify(token))
+        except Unauthorized as error:
+            refused("token", detail=error.detail)
+            raise
 
 
 def _identity(claims: TokenClaims) -> Identity:

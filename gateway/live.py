@@ -32,8 +32,9 @@ from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.clock import rfc3339
 from pollcast.services.coordination.node import Readiness
-from pollcast.services.errors import Draining, InvalidPayload, PollcastError, TooLarge, Unauthorized
+from pollcast.services.errors import Draining, InvalidPayload, PollcastError, TooLarge, TopicTooLong, Unauthorized
 from pollcast.services.serving import rpc
+from pollcast.services.serving.refusals import refused
 from pollcast.services.serving.snapshots import PIECE_BYTES, fits, pieces
 from pollcast.v1 import live_pb2, live_pb2_grpc, types_pb2
 
@@ -184,7 +185,11 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
         """
         if self._readiness.draining:
             raise Draining()
-        topic = topics.parse(spelling, self._catalogue.catalog, identity.values)
+        try:
+            topic = topics.parse(spelling, self._catalogue.catalog, identity.values)
+        except TopicTooLong as error:
+            refused("topic", detail=error.detail)
+            raise
         topics.check_roles(topic.query, identity.roles)
         return topic
 

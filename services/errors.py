@@ -66,6 +66,10 @@ class InvalidParams(PollcastError):
     reason, http, grpc = "invalid_params", 400, "INVALID_ARGUMENT"
 
 
+class TopicTooLong(InvalidParams):
+    """The topic is too long."""
+
+
 class Unauthorized(PollcastError):
     """A valid token is required."""
 

@@ -27,6 +27,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from pollcast.services.serving.lobby import REFUSALS, Lingering, Lobby
 from pollcast.services.serving.progress import STUCK_SECONDS, Patience, bytes_taken
+from pollcast.services.serving.refusals import refused
 
 REQUEST_SECONDS: Final = 10.0
 """Maximum time until a request is complete."""
@@ -86,10 +87,8 @@ CONNECTION: Final = "pollcast.connection"
 """The name of the connection, a GuardedHttp, in an ASGI scope's `extensions`."""
 
 TARGET: Final = "pollcast.target"
-"""The name of the request's target, the bytes as they came, in an ASGI scope's `extensions`.
-
-The scope's `query_string` is empty for a target that ends with `?` and for one without it.
-"""
+"""The name of the request's target, the bytes as they came, in an ASGI scope's `extensions`. The scope's `query_string`
+is empty for a target that ends with `?` and for one without it."""
 
 
 class Head(NamedTuple):
@@ -298,6 +297,7 @@ class GuardedHttp(HttpToolsProtocol):
             part, at = data[at:start], start
             self._received += len(part)
             if self._received > self._most:
+                refused("request", most_bytes=self._most)
                 self._refuse(LARGE)
                 return
             self._start()

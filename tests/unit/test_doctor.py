@@ -297,6 +297,10 @@ def test_the_offset_of_a_clock_is_the_least_that_its_whole_seconds_allow() -> No
     assert least_offset(105.0, 100.2, 100.5) == 4.5
 
 
+def test_the_words_of_others_may_end_with_a_full_stop() -> None:
+    assert wrong("x", "Is it running?", "Start it.").line == "wrong    x: Is it running? Start it."
+
+
 def test_many_names_are_cut() -> None:
     assert some(["a", "b"]) == "a, b"
     assert some(list("abcde")) == "a, b, c and 2 more"

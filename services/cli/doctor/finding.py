@@ -24,8 +24,10 @@ class Finding:
     @property
     def line(self) -> str:
         """The finding as one line of text."""
-        advice = f". {self.advice}" if self.advice else ""
-        return f"{self.level:<7}  {self.about}: {self.found}{advice}"
+        line = f"{self.level:<7}  {self.about}: {self.found}"
+        if self.advice and not line.endswith((".", "?", "!")):  # the words of others may have a full stop
+            line += "."
+        return f"{line} {self.advice}" if self.advice else line
 
 
 def ok(about: str, found: str) -> Finding:
