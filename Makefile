@@ -7,6 +7,7 @@ MAYBE_PAGE = $(MAKE) --no-print-directory page || echo "Continuing without the p
 CHROMIUM := $(shell command -v chromium || command -v google-chrome)
 HELM := $(shell command -v helm)
 PGBOUNCER := $(shell PATH="$$PATH:/usr/sbin" command -v pgbouncer)
+PROMTOOL := $(shell command -v promtool)
 TEST_WORKERS ?= 2
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 
@@ -37,7 +38,7 @@ up: .venv/ready
 # The page that gateways serve at /, built with the Node.js of .venv.
 page: gateway/static/index.html
 
-gateway/static/index.html: node_modules/.package-lock.json $(shell find clients/js/src web/src web/public web/index.html web/vite.config.ts -type f)
+gateway/static/index.html: node_modules/.package-lock.json $(shell find clients/js/src web/src web/api web/public web/index.html web/vite.config.ts -type f)
 	@echo "Building the page ..."
 	@$(WITH_NODE) npm run --silent build >/dev/null
 
@@ -48,7 +49,8 @@ node_modules/.package-lock.json: package-lock.json | .venv/ready
 test: install tests/support/js/node_modules/.package-lock.json examples/node_modules/.package-lock.json $(if $(HELM),,.venv/bin/helm)
 	@$(if $(CHROMIUM),,echo "Leaving out tests/browser: there is no Chromium (Debian: apt install chromium).")
 	@$(if $(PGBOUNCER),,echo "Leaving out tests/cluster/test_pgbouncer.py: there is no pgbouncer (Debian: apt install pgbouncer).")
-	$(BIN)/pytest $(if $(filter-out 1,$(TEST_WORKERS)),--numprocesses $(TEST_WORKERS) --dist loadfile) $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/cluster/test_pgbouncer.py) $(ARGS)
+	@$(if $(PROMTOOL),,echo "Leaving out tests/unit/test_alerts.py: there is no promtool (Debian: apt install prometheus).")
+	$(BIN)/pytest $(if $(filter-out 1,$(TEST_WORKERS)),--numprocesses $(TEST_WORKERS) --dist loadfile) $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/cluster/test_pgbouncer.py) $(if $(PROMTOOL),,--ignore=tests/unit/test_alerts.py) $(ARGS)
 
 # The real phoenix.js for the tests. Node.js is a wheel in .venv.
 tests/support/js/node_modules/.package-lock.json: tests/support/js/package-lock.json | install

@@ -268,6 +268,8 @@ class Socket:
         payload = JoinPayload.parse(message.payload)
         if not message.topic.startswith(topics.PREFIX):
             raise UnknownQuery(f"topics start with {topics.PREFIX!r}, as in 'live:<query>'")
+        if payload.others:
+            payload.check_others(topics.query_of(message.topic, self._context.catalog))
         topic = self._context.topics.parse(message.topic, self.identity.values)
         topics.check_roles(topic.query, self.identity.roles)
         request = PresenceRequest.of(topic, payload.presence, self.identity)

@@ -64,6 +64,8 @@ class Placement:
     def __init__(self, me: str, lease: int, linger: Linger) -> None:
         self.generation = 0
         self.draining = False
+        self.waiting = False
+        """Whether this poller claims nothing yet, because it cannot poll and others can."""
         self.ranking = Ranking(me)
         self.rebalancing = Rebalancing(self.ranking)
         self._held = HeldTopics(lease, linger)
@@ -161,6 +163,13 @@ class Placement:
             for topic in self.rebalancing.set_ready_changed(now):
                 self._update_movable(topic)
 
+    def set_hesitant(self, hesitant: bool, now: float) -> None:
+        """Record whether no gateway reaches this poller: then it claims last, and yields its topics to others."""
+        if hesitant != self.ranking.hesitant:
+            self.ranking.hesitant = hesitant
+            self._claims.review()
+            self.rebalancing.yield_later(now)
+
     # --- results of transactions
 
     def claimed(self, topic: str, claim: Claim | None, now: float) -> PlacementChanges:
@@ -217,17 +226,20 @@ class Placement:
                 self._held.surrender_at(claim.topic, now + wait)
         if steps.moves:
             self.rebalancing.step_at = now + wait
+            self.rebalancing.yield_later(now, wait)
 
     # --- what to do
 
     def due(self, now: float) -> PlacementSteps:
         """Return the steps to take now. Each is returned once: report its result by `claimed`, `released` or `moved`,
         or by `unanswered`. There may be more for the same time: call this again once they are."""
-        due = [] if self.draining else self._claims.take_due(now)
+        due = [] if self.draining or self.waiting else self._claims.take_due(now)
         claims = [topic for topic in due if self._held.linger(topic) is not None]
         releases = self._held.take_due_releases(now)
         surrenders = self._held.take_due_surrenders(now)
         moves = {} if self.draining else self.rebalancing.next_moves(now, claiming=len(self._claims) > 0)
+        if not self.draining:
+            moves |= self.rebalancing.next_yields(self.held, now)
         handed_over = [(claim, moves[claim.topic]) for claim in self._held.claims(moves)]
         return PlacementSteps(claims, releases, handed_over, surrenders)
 
@@ -235,7 +247,8 @@ class Placement:
         """Return the time at which `due` has its next steps; None when nothing is planned."""
         times = [self._held.next_at()]
         if not self.draining:
-            times += [self._claims.next_at(), self.rebalancing.step_at]
+            claims_at = None if self.waiting else self._claims.next_at()
+            times += [claims_at, self.rebalancing.step_at, self.rebalancing.yield_at]
         return min((at for at in times if at is not None), default=None)
 
     def drain_targets(self, pollers: Iterable[str]) -> dict[str, list[Claim]]:
@@ -280,6 +293,7 @@ class Placement:
             return PlacementChanges()
         changes = PlacementChanges({topic: epoch}, self._held.remove(topic))
         self._held.add(topic, epoch, now, demanded=self._topics.is_demanded(topic))
+        self.rebalancing.yield_later(now)
         self._update_movable(topic)
         return changes
 

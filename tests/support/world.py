@@ -158,11 +158,13 @@ class World:
         assert service.status == 0, f"{name} {service.how_it_ended()}\n{service.tail(40)}"
 
     async def http(self, name: str) -> str:
-        """Return `host:port` of the service's HTTP."""
-        record = await self.node(name)
-        assert record is not None
-        assert record.http is not None
-        return record.http
+        """Return `host:port` of the service's HTTP, as soon as it has a node record: a trouble may just have ended."""
+
+        async def address() -> str | None:
+            record = await self.node(name)
+            return None if record is None else record.http
+
+        return str(await eventually(address, what=f"{name} has a node record"))
 
     async def owner(self, topic: str) -> str | None:
         """Return the name of the topic's owner in etcd, or None when it has none."""
