@@ -15,6 +15,7 @@ COPY web/package.json web/
 RUN npm ci --ignore-scripts --no-audit --no-fund
 COPY clients/js clients/js
 COPY web/index.html web/tsconfig.json web/vite.config.ts web/
+COPY web/api web/api
 COPY web/public web/public
 COPY web/src web/src
 RUN npm run build
