@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -25,6 +26,7 @@ from pollcast.gateway.entrance import foreign_page
 from pollcast.gateway.event_stream import EventStream, EventStreams, retry_field
 from pollcast.gateway.follower import another_result
 from pollcast.gateway.identity import Authenticator, Identity
+from pollcast.gateway.longpoll import LongPoll
 from pollcast.gateway.negotiation import form
 from pollcast.gateway.openapi_endpoint import OpenApi
 from pollcast.gateway.origin import OriginPolicy
@@ -45,6 +47,7 @@ from pollcast.gateway.version import Version
 from pollcast.gateway.worker_metrics import WorkerMetrics
 from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
+from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.coordination.node import Readiness, healthz
 from pollcast.services.errors import Draining, Forbidden, PollcastError
@@ -66,12 +69,13 @@ class GatewayApp:
         page: Page,
         cluster: ClusterOverview,
         pokes: Pokes,
+        longpoll: LongPoll,
         metrics_of_workers: WorkerMetrics | None = None,
     ) -> None:
         self.sockets = sockets
         self.streams = streams
         self.hub = sockets.context.hub
-        self.catalog = sockets.context.catalog
+        self.catalogue = sockets.context.catalogue
         self.authenticator = authenticator
         self.origins = origins
         self.admission = admission
@@ -80,9 +84,15 @@ class GatewayApp:
         self.cluster = cluster
         self.pokes = pokes
         self.described = OpenApi(None, tokens=authenticator.required)
+        self.longpoll = longpoll
         self._metrics = web.metrics if metrics_of_workers is None else metrics_of_workers.answer
         metrics.SOCKETS.set_function(lambda: len(sockets))
         metrics.SUBSCRIPTIONS.set_function(lambda: sum(live.clients for live in self.hub.topics.values()))
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalogue in force."""
+        return self.catalogue.catalog
 
     def app(self, prefix: str | None = None) -> ASGIApp:
         """Return the ASGI application, which is served below the prefix as well if there is one."""
@@ -99,6 +109,7 @@ class GatewayApp:
             Route("/api/cluster", self.show_cluster),
             *web.health_routes(healthz, self.readiness.answer),
             Route("/metrics", self._metrics),
+            *self.longpoll.routes(),
             *self.page.routes(),
         ]
         app = Starlette(
@@ -121,8 +132,7 @@ class GatewayApp:
         raw = request.scope["query_string"].decode("latin-1")
         token = auth.from_header(request.headers.get("authorization")) or token_in_query(raw)
         identity = self.authenticator.identify(token)
-        topic = topics.parse(self._spelling(request), self.catalog, identity.values)
-        topics.check_roles(topic.query, identity.roles)
+        topic = self._topic(request, identity)
         if not as_events:
             return await self._snapshot(request, topic, identity, as_csv=wanted == "csv")
         since = Version.parse(request.headers.get("last-event-id", ""))
@@ -132,7 +142,8 @@ class GatewayApp:
             del head.headers["content-length"]
             return head
         lifetime = identity.lifetime(time.time() - self.sockets.context.limits.expiry_grace_seconds)
-        return EventStream(self.streams, topic, since, lifetime, self.admission, headers)
+        again = partial(self._topic, request, identity)
+        return EventStream(self.streams, topic, since, lifetime, self.admission, headers, again)
 
     async def poke(self, request: Request) -> Response:
         """Answer `POST /poke/<query>?…`: have the topic, or all topics of the query, polled at once."""
@@ -153,7 +164,7 @@ class GatewayApp:
         if known.wait:
             headers["preference-applied"] = f"wait={known.wait}"
         with self.admission.seat():
-            result, changed = await another_result(self.hub, topic, known)
+            result, changed = await another_result(self.hub, topic, known, partial(self._topic, request, identity))
         headers["etag"] = etag(result.version, suffix)
         if not changed:
             return Response(status_code=304, headers=headers)
@@ -190,6 +201,12 @@ class GatewayApp:
         return Response(status_code=204, headers=cors_headers(request) | preflight_headers(request, "POST"))
 
     # --- inside -----------------------------------------------------------------------------------------------
+
+    def _topic(self, request: Request, identity: Identity) -> Topic:
+        """Return the topic of a request by the catalogue in force. Raises UnknownQuery, InvalidParams and Forbidden."""
+        topic = topics.parse(self._spelling(request), self.catalog, identity.values)
+        topics.check_roles(topic.query, identity.roles)
+        return topic
 
     def _spelling(self, request: Request) -> str:
         """Return the topic that the request's URL spells. Raises UnknownQuery."""

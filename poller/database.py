@@ -194,7 +194,7 @@ class Database:
             self._lanes.release(lane)
         for key, answer, outcome in zip(keys, answers, outcomes, strict=False):
             self._slow.record_of(query.name, key, isinstance(outcome, Outgrown) or answer.cost > RESERVE_SECONDS)
-        if outcomes[-1] is Outgrown.OUTGROWN and allowed == limit < query.timeout:
+        if outcomes[-1] is Outgrown.OUTGROWN and limit is not None and allowed == limit < query.timeout:
             outcomes[-1] = given_up()
         return outcomes
 

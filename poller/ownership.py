@@ -15,9 +15,11 @@ from __future__ import annotations
 import asyncio
 from typing import NoReturn, Protocol
 
-from pollcast.poller.placement import Placement, PlacementChanges
+from pollcast.poller.catalogues import Definitions
+from pollcast.poller.placement import Placement
 from pollcast.poller.placement_events import PlacementEvents
 from pollcast.poller.placement_executor import PlacementExecutor
+from pollcast.poller.placement_steps import PlacementChanges
 from pollcast.services import clock
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, OwnerRecord
@@ -37,7 +39,7 @@ class OwnershipListener(Protocol):
         """Stop polling the topic at once."""
 
     def linger(self, topic: str) -> float | None:
-        """Return the seconds to keep polling without demand; None when the catalogue does not have the query."""
+        """Return the seconds to keep polling without demand; None when the catalogue does not have the topic."""
 
 
 class Ownership:
@@ -53,10 +55,13 @@ class Ownership:
         node: str,
         grpc: HostPort,
         listener: OwnershipListener,
+        definitions: Definitions | None = None,
         *,
         claiming: bool = True,
     ) -> None:
+        """`definitions` are those of this poller's catalogue, by query."""
         self._etcd = etcd
+        self._definitions = definitions or {}
         self._keys = keys
         self._node = node
         self._grpc = grpc
@@ -70,7 +75,9 @@ class Ownership:
     async def run(self, session: Session) -> NoReturn:
         """Own topics until cancelled. Raises LeaseLost when etcd answers that the lease is gone."""
         record = OwnerRecord(self._node, self._grpc, clock.now_rfc3339())
-        self._term = LeaseTerm(self._etcd, self._keys, session, record, self._listener, self._synced, self._alone)
+        self._term = LeaseTerm(
+            self._etcd, self._keys, session, record, self._listener, self._synced, self._alone, self._definitions
+        )
         self._term.placement.waiting = not self._claiming
         self._term.set_hesitant(self._hesitant)
         try:
@@ -79,6 +86,12 @@ class Ownership:
             self._synced.clear()
             self._term.lose_everything()
             self._term = None
+
+    def set_definitions(self, definitions: Definitions) -> None:
+        """Set the definitions of this poller's catalogue, which has just come into force."""
+        self._definitions = definitions
+        if self._term is not None:
+            self._term.set_definitions(definitions)
 
     @property
     def held(self) -> dict[str, int]:
@@ -147,10 +160,11 @@ class LeaseTerm:
         listener: OwnershipListener,
         synced: asyncio.Event,
         alone: asyncio.Event,
+        definitions: Definitions,
     ) -> None:
         """`synced` is set as soon as all mirrors have listed the cluster, `alone` while no other poller is ready."""
         self._wake = wake = asyncio.Event()
-        self.placement = Placement(record.node, session.lease, listener.linger)
+        self.placement = Placement(record.node, session.lease, listener.linger, definitions)
         events = PlacementEvents(keys, session, self.placement, self._notify, wake)
         owners = KeptMirror(
             etcd,
@@ -164,6 +178,7 @@ class LeaseTerm:
         demand = KeptMirror(etcd, keys.demands(), events.kept_demand, events.demand_changed)
         # Started in this order, so that a topic is claimed only once its owner and the other pollers are known.
         self.mirrors: tuple[Followed, ...] = (
+            Mirror(etcd, keys.catalogues, events.catalogues_changed),
             Mirror(etcd, keys.nodes("poller"), self._pollers_changed),
             Mirror(etcd, keys.pins, events.pins_changed),
             owners,
@@ -192,6 +207,11 @@ class LeaseTerm:
     def set_hesitant(self, hesitant: bool) -> None:
         """Set whether this poller leaves topics to others."""
         self.placement.set_hesitant(hesitant, asyncio.get_running_loop().time())
+        self._wake.set()
+
+    def set_definitions(self, definitions: Definitions) -> None:
+        """Set the definitions of this poller's catalogue."""
+        self.placement.set_definitions(definitions, asyncio.get_running_loop().time())
         self._wake.set()
 
     async def drain(self) -> None:

@@ -22,7 +22,8 @@ from pollcast.poller.ownership import Ownership
 from pollcast.poller.polling import Polling
 from pollcast.poller.reach_watch import ReachWatch
 from pollcast.poller.report import PollerReport
-from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.catalogue.definitions import Difference
+from pollcast.services.coordination.catalogue_key import CatalogueKey
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Keys
@@ -30,6 +31,7 @@ from pollcast.services.coordination.node import Node, Readiness, healthz
 from pollcast.services.coordination.registry import node_record
 from pollcast.services.coordination.reporting import Reporting
 from pollcast.services.process import garbage, logs
+from pollcast.services.process.catalogue_file import CatalogueFile
 from pollcast.services.process.database_url import checked_url
 from pollcast.services.process.settings import PollerSettings
 from pollcast.services.serving import rpc
@@ -48,14 +50,14 @@ async def first_of(*waits: Coroutine[Any, Any, None]) -> None:
             task.cancel()
 
 
-async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
-    """Run the service until `stop` is set.
+async def run(settings: PollerSettings, stop: asyncio.Event, hangup: asyncio.Event | None = None) -> None:
+    """Run the service until `stop` is set. `hangup` asks to read the catalogue again.
 
     Raises CatalogInvalid, SettingsInvalid or CantListen when it can't start, and NodeTaken when another node has its
     name.
     """
-    catalog = catalogue.load(settings.catalog)
-    logs.hide_claims_of(catalog)
+    file = CatalogueFile(settings.catalog, hangup, watched=settings.catalog_reload == "on")
+    catalogue = file.load()
     url = settings.secret("database_url")
     checked_url(url())
     listen_url = url
@@ -68,18 +70,20 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
         async with Etcd.open(settings) as etcd, Database.open(url, settings.pool, settings.node) as database:
             failure_detector = FailureDetector(etcd, keys)
             polling = Polling(
-                catalog,
+                catalogue.catalog,
                 database,
                 on_gateway_gone=lambda gateway: failure_detector.suspect("gateway", gateway),
                 on_touched=lambda topic: reporting.touch(topic),
                 on_owned_changed=lambda query: notifications.owned_changed(query),
             )
-            notifications = Listener(catalog, listen_url, application_name(settings.node, "listen"), polling)
-            reporting = Reporting(etcd, keys, settings, PollerReport(settings.node, catalog, polling))
+            notifications = Listener(catalogue.catalog, listen_url, application_name(settings.node, "listen"), polling)
+            reporting = Reporting(etcd, keys, settings, PollerReport(settings.node, polling))
             async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
                 grpc = settings.advertised(server.host, server.port)
-                ownership = Ownership(etcd, keys, settings.node, grpc, polling, claiming=False)
+                ownership = Ownership(etcd, keys, settings.node, grpc, polling, catalogue.definitions, claiming=False)
+                catalogue_key = CatalogueKey(etcd, keys, "poller", settings.node)
+                catalogue_key.set(catalogue.hash, catalogue.definitions)
 
                 def offer(offered: bool) -> None:
                     node.offer(offered)
@@ -101,8 +105,16 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
                     ownership.start_claiming()
 
                 readiness = Readiness("poller", stop, describe_readiness, obstacle)
-                record = node_record("poller", settings.node, http, grpc)
-                node = Node(etcd, keys, record, server, readiness, synced=synced, parts=[ownership.run])
+                record = node_record("poller", settings.node, http, grpc, catalogue.hash)
+                parts = [catalogue_key.run, ownership.run]
+                node = Node(etcd, keys, record, server, readiness, synced=synced, parts=parts)
+
+                async def take(difference: Difference) -> None:
+                    polling.take(catalogue.catalog, difference)
+                    notifications.take(catalogue.catalog)
+                    ownership.set_definitions(catalogue.definitions)
+                    catalogue_key.set(catalogue.hash, catalogue.definitions)
+                    node.registration.set_catalogue(catalogue.hash)
 
                 async def leave() -> None:
                     await node.start_draining()
@@ -115,11 +127,12 @@ async def run(settings: PollerSettings, stop: asyncio.Event) -> None:
                     reporting.run(),
                     database.reach(),
                     reach.run(),
+                    file.follow(catalogue, take),
                 )
                 forever = [tasks.create_task(work) for work in works]
                 garbage.tune()
                 async with serve_app(service_app(healthz, readiness.answer), listener):
-                    log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))
+                    log.info("serving", http=http, grpc=grpc, queries=len(catalogue.catalog.queries))
                     await node.run(settings.lease_ttl, stop, leave)
                 polling.feed.close()
                 for task in forever:

@@ -25,6 +25,7 @@ from pollcast.services.cli.flags import (
 from pollcast.services.errors import Problem, SettingsInvalid
 from pollcast.services.process import lifecycle, logs
 from pollcast.services.process.settings import CoordinatorSettings, GatewaySettings, PollerSettings, load
+from pollcast.services.process.workers import Hangups
 
 app = typer.Typer()
 
@@ -98,15 +99,18 @@ def gateway(
     flags = given(locals())
     for hidden in ("worker_folder", "local_pages"):
         flags.pop(hidden, None)
-    settings = load(GatewaySettings, **flags)
+    settings, hangup = load(GatewaySettings, **flags), asyncio.Event()
     configure_logs("gateway", settings)
     if settings.worker_count > 1:
         from pollcast.gateway import workers as parent
 
-        lifecycle.main(lambda stop: parent.run(settings, flags, stop, local_pages))
+        hangups = Hangups()
+        lifecycle.main(lambda stop: parent.run(settings, flags, stop, local_pages, hangups), hangups)
     from pollcast.gateway import service
 
-    lifecycle.main(lambda stop: service.run(settings, stop, worker_folder, local_pages=local_pages))
+    lifecycle.main(
+        lambda stop: service.run(settings, stop, worker_folder, local_pages=local_pages, hangup=hangup), hangup.set
+    )
 
 
 @app.command(epilog="Example:  pollcast poller --database-url postgresql://me@db/shop --catalog shop.toml")
@@ -130,7 +134,7 @@ def poller(
     """Run a poller, which owns topics and polls them."""
     flags = given(locals())
     flags.pop("context")
-    settings = load(PollerSettings, **flags)
+    settings, hangup = load(PollerSettings, **flags), asyncio.Event()
     configure_logs("poller", settings)
     if context.obj:
         logs.get_logger("database").warning(
@@ -138,7 +142,7 @@ def poller(
         )
     from pollcast.poller import service
 
-    lifecycle.main(lambda stop: service.run(settings, stop))
+    lifecycle.main(lambda stop: service.run(settings, stop, hangup), hangup.set)
 
 
 @app.command(epilog="Example:  pollcast coordinator --etcd 10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379")
@@ -153,8 +157,8 @@ def coordinator(
     lease_ttl: LeaseTtlFlag = None,
 ) -> None:
     """Run a coordinator, which shows and steers the cluster. Results reach clients without one too."""
-    settings = load(CoordinatorSettings, **given(locals()))
+    settings, hangup = load(CoordinatorSettings, **given(locals())), asyncio.Event()
     configure_logs("coordinator", settings)
     from pollcast.coordinator import service
 
-    lifecycle.main(lambda stop: service.run(settings, stop))
+    lifecycle.main(lambda stop: service.run(settings, stop, hangup), hangup.set)

@@ -20,7 +20,7 @@ from tests.support.repository import ROOT
 from tests.support.waiting import eventually
 from tests.support.world import World
 
-COMMON = ("coordination", "http", "loop")
+COMMON = ("catalogue", "coordination", "http", "loop")
 NODES = {"gateway": "gateway-1", "poller": "poller-1", "coordinator": "coordinator-1"}
 ROW = re.compile(r"\| `(pollcast_\w+)` \| (\w+) \|([^|]*)\| ([^|]+) \|")
 NAME = re.compile(r"\bpollcast_\w+")
@@ -140,7 +140,7 @@ def test_each_exported_metric_is_documented_and_each_documented_metric_is_export
 def test_no_label_value_is_a_topic(scraped: Scraped) -> None:
     assert scraped.values["query"] == {"stock", "tick"}
     assert set(scraped.values) <= {
-        "query", "outcome", "state", "event", "reason", "call", "kind", "role", "node", "version", "le",
+        "query", "outcome", "state", "event", "reason", "call", "kind", "role", "node", "version", "le", "hash",
         "generation", "implementation", "major", "minor", "patchlevel",
     }  # fmt: skip
     assert not [value for values in scraped.values.values() for value in values if "?" in value]
@@ -198,7 +198,7 @@ def expressions() -> Iterator[Expression]:
 def test_each_alert_and_each_panel_selects_series_that_a_real_run_exports(scraped: Scraped) -> None:
     labels = {name: row.labels | TARGET for row in documented() for name in row.series}
     scraped.series["up"] = [{"job": "pollcast", "instance": node} for node in NODES.values()]
-    faults = []
+    faults: list[tuple[str, object, str]] = []
     for expression in expressions():
         groups, shown = grouped(expression.text), set(expression.shown.split())
         for selector in selectors(expression.text):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pollcast.poller.placement import RETRY_SECONDS, PlacementChanges, PlacementSteps
+from pollcast.poller.placement import RETRY_SECONDS
+from pollcast.poller.placement_steps import PlacementChanges, PlacementSteps
 from pollcast.poller.ranking import RANK_WAIT_SECONDS, Ranking, rank
 from pollcast.services.coordination.claims import Claim
 from tests.support.placements import LINGER, MINE, OTHERS, holding, placement

@@ -32,7 +32,7 @@ def test_the_document_is_valid(text: str, tokens: bool) -> None:
     found = document(text, "/pollcast", tokens=tokens)
     assert [error.message for error in OpenAPIV31SpecValidator(found).iter_errors()] == []
     assert found["servers"] == [{"url": "/pollcast"}]
-    needed = [{"token": []}] if tokens else []
+    needed: list[dict[str, list[str]]] = [{"token": []}] if tokens else []
     for path, operations in found["paths"].items():
         for operation in operations.values():
             free = path in ("/healthz", "/readyz", "/metrics")
