@@ -11,7 +11,7 @@ PROMTOOL := $(shell command -v promtool)
 TEST_WORKERS ?= 2
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 
-.PHONY: install page up test chaos check bench model model-broken proto proto-check fmt lock dist
+.PHONY: install page up test test-again chaos check bench model model-broken proto proto-check fmt lock dist
 
 install: .venv/installed
 	@$(MAYBE_PAGE)
@@ -51,6 +51,11 @@ test: install tests/support/js/node_modules/.package-lock.json examples/node_mod
 	@$(if $(PGBOUNCER),,echo "Leaving out tests/cluster/test_pgbouncer.py: there is no pgbouncer (Debian: apt install pgbouncer).")
 	@$(if $(PROMTOOL),,echo "Leaving out tests/unit/test_alerts.py: there is no promtool (Debian: apt install prometheus).")
 	$(BIN)/pytest $(if $(filter-out 1,$(TEST_WORKERS)),--numprocesses $(TEST_WORKERS) --dist loadfile) $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/cluster/test_pgbouncer.py) $(if $(PROMTOOL),,--ignore=tests/unit/test_alerts.py) $(ARGS)
+
+# Run the tests again that failed in `make test`, one after the other. It fails if there are more than five, or none.
+test-again:
+	@$(BIN)/python -c 'import json; names = json.load(open(".pytest_cache/v/cache/lastfailed")); print("Failed, and run again:", *names, sep="\n  "); assert 1 <= len(names) <= 5'
+	$(BIN)/pytest --last-failed --last-failed-no-failures none
 
 # The real phoenix.js for the tests. Node.js is a wheel in .venv.
 tests/support/js/node_modules/.package-lock.json: tests/support/js/package-lock.json | install
