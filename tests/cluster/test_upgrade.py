@@ -35,6 +35,9 @@ TICKS = [f"tick?n={n}" for n in range(3)]
 STOCK = "stock?shelf=a"
 ORDER: tuple[Role, ...] = ("coordinator", "poller", "gateway")
 
+PATIENCE_SECONDS = 60.0
+"""Maximum time for a service to become ready, and to end, on a machine with other work."""
+
 SILENCE_SECONDS = 4.0
 """Maximum time between two results of a topic that changes ten times per second, while the services of a role are
 replaced on a loaded machine. A topic that nobody had handed over would be `stale` before."""
@@ -67,7 +70,8 @@ class Fleet:
     async def start(self, role: Role, *, old: bool) -> None:
         """Start a service of a role, of the released version or this one, and wait until it is ready."""
         name = f"{role}-{next(self.numbers)}"
-        await self.world.start(role, name, code=self._released if old else None)
+        await self.world.start(role, name, wait=False, code=self._released if old else None)
+        await self.world.ready(name, PATIENCE_SECONDS)
         self.current[role] = name
 
     async def replace(self, role: Role, *, old: bool) -> None:
@@ -75,7 +79,7 @@ class Fleet:
         before = self.world.services[self.current[role]]
         await self.start(role, old=old)
         before.ask_to_stop()
-        await self.world.ended(before.name, 15.0)
+        await self.world.ended(before.name, PATIENCE_SECONDS)
 
 
 @contextlib.asynccontextmanager

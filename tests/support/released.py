@@ -19,7 +19,7 @@ PARTS = (
     *("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "web/build_backend.py", "src", "proto"),
     *("services", "coordinator", "gateway", "poller", "examples"),
 )
-"""What a wheel is built from, as in the Dockerfile."""
+"""The files and folders that a wheel is built from, as in the Dockerfile."""
 
 
 def install_released(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import socket
 import threading
 from collections.abc import Iterator
@@ -108,3 +109,16 @@ def test_the_image_runs_as_a_number_with_this_check_and_demands_no_catalogue() -
     assert all(part.isdecimal() and int(part) > 0 for part in users[-1].split(":"))
     assert '    CMD ["python", "-P", "-m", "pollcast.services.process.health"]' in lines
     assert not any("POLLCAST_CATALOG" in line and not line.startswith("#") for line in lines)
+
+
+def test_the_image_builds_the_page_from_all_its_sources() -> None:
+    backend = ast.parse((ROOT / "web" / "build_backend.py").read_text())
+    (sources,) = [
+        ast.literal_eval(node.value)
+        for node in backend.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SOURCES"
+    ]
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = [word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]]
+    missing = [source for source in sources if not any(Path(source).is_relative_to(each) for each in copied)]
+    assert missing == []
