@@ -131,4 +131,4 @@ async def _read(stream: GatewayStream, requests: AsyncIterator[feed_pb2.FeedRequ
         for name in request.detach:
             stream.detach(name)
         for attach in request.attach:
-            stream.attach(attach.topic, attach.epoch, attach.seq, attach.attachment)
+            stream.attach(attach.topic, attach.epoch, attach.seq, attach.attachment, attach.definition)

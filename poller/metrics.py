@@ -6,6 +6,7 @@ Names are stable. Labels are queries, never topics, because the number of topics
 from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
 
 STATEMENTS = Counter("pollcast_poller_statements", "Statements sent to the database, including probes.", ["query"])
 POLLS = Counter(
@@ -48,6 +49,11 @@ WAIT_SECONDS = Histogram(
     "Time of one successful statement beside its duration in the database: mainly the wait for a connection.",
     ["query"],
     buckets=_SECONDS_BUCKETS,
+)
+GIVEN_UP = Counter(
+    "pollcast_poller_given_up_statements",
+    "Statements that were canceled because they took unusually long; their topics were polled apart at once.",
+    ["query"],
 )
 TROUBLE_STATEMENTS = Counter(
     "pollcast_poller_trouble_statements",
@@ -102,3 +108,10 @@ IGNORED = Counter(
     "Notifications whose payload is not the part of a topic of the query after `?`.",
     ["query"],
 )
+
+
+def forget(query: str) -> None:
+    """Remove the series of a query that is not in the catalogue any more."""
+    for metric in list(globals().values()):
+        if isinstance(metric, MetricWrapperBase) and "query" in metric._labelnames:
+            metric.remove_by_labels({"query": query})

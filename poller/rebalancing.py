@@ -94,7 +94,8 @@ class Rebalancing:
         if self.step_at is None or self.step_at > now:
             return {}
         ranking, self._latest_step_at = self._ranking, None
-        moves = self.movable.misplaced(ranking.ready_since, MAX_STEP_TOPICS)
+        misplaced = self.movable.misplaced(ranking.ready_since, MAX_STEP_TOPICS)
+        moves = {topic: poller for topic, poller in misplaced.items() if ranking.fits(poller, topic)}
         looked_at = 0
         waiting = claiming and not self._size
         self._wait_until = (self._wait_until or now + MAX_WAIT_SECONDS) if waiting else None
@@ -109,7 +110,7 @@ class Rebalancing:
             settled = ranking.ready_for(SETTLE_SECONDS, now)
             if self._size and (amounts := {poller: n for poller, n in amounts.items() if poller in settled}):
                 looked_at = self._size if self._steps >= TRIAL_STEPS else STEP_TOPICS
-                moves |= self.movable.choose(amounts, looked_at, self.balance.can_take)
+                moves |= self.movable.choose(amounts, looked_at, self._can_take)
                 self._steps += bool(moves)
         self._fruitless = 0 if moves else self._fruitless + looked_at
         if not moves and self._fruitless >= len(self.movable):
@@ -128,7 +129,7 @@ class Rebalancing:
             return {}
         me, settled = self._ranking.me, self._ranking.ready_for(YIELD_SECONDS, now)
         others = settled - {me}
-        can_take = self.balance.can_take
+        can_take = self._can_take
         wanted = (topic for topic in topics if any(can_take(poller, topic) for poller in others))
         targets = self.drain_targets(islice(wanted, MAX_STEP_TOPICS), others)
         waiting = [
@@ -139,6 +140,10 @@ class Rebalancing:
         else:
             self.yield_at = max(now, min(waiting) + YIELD_SECONDS) if waiting else None
         return {topic: target for target, given in targets.items() for topic in given}
+
+    def _can_take(self, poller: str, topic: str) -> bool:
+        """Return False when the poller is known to have no query of this topic, or another definition of it."""
+        return self._ranking.fits(poller, topic) and self.balance.can_take(poller, topic)
 
     def record_hand_over(self, topic: str, receiver: str, now: float) -> None:
         """Record that this poller has handed the topic over."""
@@ -168,9 +173,9 @@ class Rebalancing:
         turns = cycle(ready)
         for topic in topics if ready else ():
             target = next(iter(amounts)) if amounts else next(turns)
-            if not self.balance.can_take(target, topic):
+            if not self._can_take(target, topic):
                 order = rank(topic, ready)
-                target = next((poller for poller in order if self.balance.can_take(poller, topic)), order[0])
+                target = next((poller for poller in order if self._can_take(poller, topic)), order[0])
             targets.setdefault(target, []).append(topic)
             if target in amounts:
                 amounts[target] -= 1

@@ -187,13 +187,7 @@ class Endpoints:
     @staticmethod
     def from_settings(settings: EtcdSettings) -> Endpoints:
         """Create the channels; they connect on first use. Raises OSError when a TLS file cannot be read."""
-        credentials = None
-        if settings.etcd_ca is not None:
-            credentials = grpc.ssl_channel_credentials(
-                settings.etcd_ca.read_bytes(),
-                settings.etcd_key.read_bytes() if settings.etcd_key else None,
-                settings.etcd_cert.read_bytes() if settings.etcd_cert else None,
-            )
+        credentials = credentials_of(settings)
         password = settings.secret("etcd_password") if settings.etcd_password else None
         node = settings.node if isinstance(settings, ServiceSettings) else None
         members = [Endpoint(address, credentials) for address in in_order(settings.etcd, node)]
@@ -292,6 +286,17 @@ class Endpoints:
                 return None
         endpoint.answered(began)
         return loop.time() - began
+
+
+def credentials_of(settings: EtcdSettings) -> grpc.ChannelCredentials | None:
+    """Return the TLS credentials for channels to etcd; None without TLS. Raises OSError when a file cannot be read."""
+    if settings.etcd_ca is None:
+        return None
+    return grpc.ssl_channel_credentials(
+        settings.etcd_ca.read_bytes(),
+        settings.etcd_key.read_bytes() if settings.etcd_key else None,
+        settings.etcd_cert.read_bytes() if settings.etcd_cert else None,
+    )
 
 
 def metadata(token: str | None, *extra: tuple[str, str]) -> tuple[tuple[str, str], ...]:

@@ -31,13 +31,21 @@ class Readiness:
     """The answer to `/readyz`: whether this node should receive clients (docs/reference/http.md#health).
 
     Set `synced` when the node has read from etcd what it needs. It is never reset: an etcd outage is reported in the
-    answer and does not make the node unready. `describe` returns further fields of the answer."""
+    answer and does not make the node unready. `describe` returns further fields of the answer, and `obstacle` why the
+    node cannot do its work yet, if it cannot."""
 
-    def __init__(self, role: Role, stop: asyncio.Event, describe: Callable[[], dict[str, object]]) -> None:
+    def __init__(
+        self,
+        role: Role,
+        stop: asyncio.Event,
+        describe: Callable[[], dict[str, object]],
+        obstacle: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.stop = stop
         self.synced = False
         self._role = role
         self._describe = describe
+        self._obstacle = obstacle
 
     @property
     def draining(self) -> bool:
@@ -48,8 +56,9 @@ class Readiness:
         """Return whether the node is ready, and the JSON body."""
         if self.draining:
             return False, {"status": "draining", "reason": f"this {self._role} is shutting down"} | self._describe()
-        if not self.synced:
-            return False, {"status": "starting", "reason": "not in sync with etcd yet"} | self._describe()
+        reason = self._obstacle() or (None if self.synced else "not in sync with etcd yet")
+        if reason is not None:
+            return False, {"status": "starting", "reason": reason} | self._describe()
         return True, {"status": "ready"} | self._describe()
 
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pollcast.poller.connections import KEEPALIVE
-from pollcast.poller.placement import Placement, PlacementSteps
+from pollcast.poller.placement import Placement
+from pollcast.poller.placement_steps import PlacementSteps
 from pollcast.poller.ranking import LAST_SECONDS, rank
 from pollcast.poller.reachability import (
     FORGIVEN_SECONDS,

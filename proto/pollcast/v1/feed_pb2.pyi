@@ -68,6 +68,7 @@ class Attach(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     SEQ_FIELD_NUMBER: _builtins.int
     ATTACHMENT_FIELD_NUMBER: _builtins.int
+    DEFINITION_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     """The canonical topic."""
     epoch: _builtins.int
@@ -77,6 +78,10 @@ class Attach(_message.Message):
     """The number of this attachment, which the gateway never uses again on the stream. A further attachment of a topic
     replaces the one before: what is being sent is abandoned, and the present state is sent from its beginning.
     """
+    definition: _builtins.str
+    """The definition of the topic's query on this gateway; empty for any. A poller that owns the topic under another
+    definition sends no result of it, but the status `stale` with the reason.
+    """
     def __init__(
         self,
         *,
@@ -84,10 +89,11 @@ class Attach(_message.Message):
         epoch: _builtins.int = ...,
         seq: _builtins.int = ...,
         attachment: _builtins.int = ...,
+        definition: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "epoch", b"epoch", "seq", b"seq", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "definition", b"definition", "epoch", b"epoch", "seq", b"seq", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
