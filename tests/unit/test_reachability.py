@@ -1,10 +1,12 @@
-"""Whether a poller should be given topics (poller/reachability.py), and what one does that should not (placement)."""
+"""Whether a poller should be given topics (poller/reachability.py), what one does that should not (placement), and the
+options of connections that let services be found and reached."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pollcast.poller.connections import KEEPALIVE
 from pollcast.poller.placement import Placement
 from pollcast.poller.placement_steps import PlacementSteps
 from pollcast.poller.ranking import LAST_SECONDS, rank
@@ -17,6 +19,8 @@ from pollcast.poller.reachability import (
     Reachability,
 )
 from pollcast.poller.rebalancing import YIELD_SECONDS
+from pollcast.services.coordination.endpoints import CHANNEL_OPTIONS
+from pollcast.services.serving.rpc import PATIENT, VIGILANT
 
 TICK = 0.25
 
@@ -184,3 +188,23 @@ def test_a_hesitant_poller_keeps_a_topic_whose_query_nobody_else_has() -> None:
     run_until(placement, 60.0)
     assert set(placement.held) == set(TOPICS[:2])
     assert placement.next_due() is None or placement.next_due() > 60.0  # type: ignore[operator]
+
+
+# --- connections
+
+
+def test_a_name_that_leads_elsewhere_is_asked_for_again_within_a_second() -> None:
+    for options in (dict(VIGILANT), dict(CHANNEL_OPTIONS)):
+        assert int(options["grpc.dns_min_time_between_resolutions_ms"]) <= 1000
+        assert int(options["grpc.max_reconnect_backoff_ms"]) <= 1000
+        assert int(options["grpc.dns_ares_query_timeout"]) <= 3000
+
+
+def test_no_connection_is_idle_for_so_long_that_a_nat_forgets_it() -> None:
+    vigilant, etcd = dict(VIGILANT), dict(CHANNEL_OPTIONS)
+    assert int(vigilant["grpc.keepalive_time_ms"]) <= 15_000
+    assert vigilant["grpc.keepalive_permit_without_calls"] == 1
+    assert int(dict(PATIENT)["grpc.http2.min_recv_ping_interval_without_data_ms"]) < 2_000  # allows these pings
+    assert 5_000 < int(etcd["grpc.keepalive_time_ms"]) <= 15_000  # etcd allows one every 5 s, and none without calls
+    assert int(etcd["grpc.client_idle_timeout_ms"]) <= 20_000
+    assert int(KEEPALIVE["keepalives_idle"]) <= 15
