@@ -48,7 +48,7 @@ class GatewayGauges:
             "Topics with clients on this gateway, by query and by the state that clients were sent.",
             labels=["query", "state"],
         )
-        for name in self._sockets.context.catalog.queries:
+        for name in self._sockets.context.catalogue.catalog.queries:
             for state in ("live", "stale", "failed"):
                 topics.add_metric([name, state], watched[name, state])
         yield topics

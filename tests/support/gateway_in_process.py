@@ -34,6 +34,7 @@ from pollcast.gateway.wire import Receiver, Wire
 from pollcast.poller.owned import OwnedTopic, Updates
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue import topics
+from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.coordination.keys import PresenceRecord
 from pollcast.services.coordination.operations import Kv
 from pollcast.services.delta import Row
@@ -107,7 +108,7 @@ class InProcessGateway:
         self.presences = Presences(etcd, now)
         self.hub = Hub(GatewaySettings(catalog=file), etcd, self.presences, lambda _: None, offload)
         limits = limits or Limits(max_topics=100, join_rate=1e6, max_connections=10_000)
-        self.sockets = Sockets(self.hub, self.catalog, limits, lambda _: ANONYMOUS, now)
+        self.sockets = Sockets(self.hub, CatalogueInForce(self.catalog), limits, lambda _: ANONYMOUS, now)
         self.address = ("", 0)
         self._owned: dict[str, OwnedTopic] = {}
         self._call_soon = call_soon
