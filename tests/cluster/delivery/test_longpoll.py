@@ -32,7 +32,7 @@ async def test_phoenix_js_falls_back_to_long_polling_and_survives_the_loss_of_it
         balancer.refuses_upgrades = True
         url = f"ws://{balancer.address}/socket"
         for socket, version in VERSIONS.items():
-            phoenix.do("connect", socket=socket, url=url, version=version, longPollFallbackMs=2500)
+            phoenix.do("connect", socket=socket, url=url, version=version, stock=True, longPollFallbackMs=2500)
             phoenix.do("join", socket=socket, topic=TOPIC, params={"resume": True})
         phoenix.do("connect", socket="other", url=f"ws://{running.gateway(1)}/socket")
         phoenix.do("join", socket="other", topic=TOPIC)  # the other gateway follows the topic from the beginning
@@ -50,8 +50,7 @@ async def test_phoenix_js_falls_back_to_long_polling_and_survives_the_loss_of_it
         stock.execute("update stock set n = 1 where id = 2")
         for copy in copies:
             await copy.shows([apple, pear | {"n": 1}])
-            assert len(phoenix.of(copy.socket, TOPIC, "snapshot")) == 1
-            assert len(phoenix.of(copy.socket, TOPIC, "delta")) == 2
+        assert "snapshot" not in [said.get("event") for said in phoenix.happened[before:]]
     polled = {said["socket"]: said["polls"] for said in phoenix.happened if said.get("event") == "open"}
     assert polled == {"new": True, "old": True, "other": False}
 
@@ -90,14 +89,16 @@ async def test_phoenix_js_starts_anew_when_its_session_is_gone(
     async with polled_gateway(tmp_path) as gateway:
         gateway.change("keyed?n=0", rows(1, 20))
         url = f"ws://{gateway.host}/socket"
-        phoenix.do("connect", socket="s", url=url, version=version, longPollFallbackMs=2500)
+        phoenix.do("connect", socket="s", url=url, version=version, stock=True, longPollFallbackMs=2500)
         phoenix.do("join", socket="s", topic="live:keyed", params={"resume": True})
         await phoenix.wait_for(lambda said: said.get("event") == "snapshot")
+        gateway.change("keyed?n=0", rows(3, 20))
+        await phoenix.wait_for(lambda said: said.get("event") == "delta")  # phoenix.js 1.7 joins twice at first
         before = len(phoenix.happened)
         for session in list(gateway.polled):
             session.wire.close(1001)
         await phoenix.wait_for(is_reply("s", "live:keyed"), after=before)
         gateway.change("keyed?n=0", rows(2, 20))
         await phoenix.wait_for(lambda said: said.get("event") == "delta", after=before)
-        assert len(phoenix.of("s", "live:keyed", "snapshot")) == 1
+        assert "snapshot" not in [said.get("event") for said in phoenix.happened[before:]]
         phoenix.do("disconnect", socket="s")
