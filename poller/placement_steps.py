@@ -1,4 +1,4 @@
-"""What a poller's placement decides: topics that were gained and lost, and transactions to run."""
+"""The decisions of a poller's placement: topics that were gained and lost, and transactions to run."""
 
 from __future__ import annotations
 

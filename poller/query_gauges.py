@@ -1,4 +1,4 @@
-"""What a query's metrics and log lines tell of the way in which its topics are polled."""
+"""Metrics and log lines of a query that tell of the way in which its topics are polled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a statement of topics that have worked before is given up (poller/haste.py)."""
+"""The time after which a statement of topics that have worked before is given up (poller/haste.py)."""
 
 from __future__ import annotations
 
