@@ -1,7 +1,9 @@
-"""The page's wall in a real browser: several topics side by side, kept in the address."""
+"""The page's wall in a real browser, and the ways to show a result: tables, charts, trends and numbers."""
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from typing import Any
 
 import psycopg
@@ -12,7 +14,7 @@ from tests.browser.conftest import Opens
 from tests.support.cluster import STOCK_TABLE, Cluster, Served
 from tests.support.waiting import eventually
 
-CATALOG = """
+CATALOG = '''
 [queries.stock]
 title = "What is in stock"
 sql = "select id, name, n from stock where shelf = %(shelf)s order by n desc, id limit %(limit)s"
@@ -27,11 +29,36 @@ title = "The total"
 sql = "select sum(n)::int as total, 1.5::numeric(8, 2) as share from stock"
 interval = "100ms"
 
+[queries.orders]
+title = "Orders"
+sql = """
+select id, 100000 + id as customer_id, round(n * 1.255, 3) as amount, id = 2 as paid, nullif(name, 'fig') as name,
+       timestamptz '2026-01-31 12:00:00.123456+00' + id * interval '1 hour' as at,
+       jsonb_build_object('shelf', shelf, 'ids', array[9007199254740993, id]) as details
+from stock order by id
+"""
+key = ["id"]
+interval = "100ms"
+
+[queries.tellers]
+title = "The richest tellers"
+sql = "select 70 + id as teller, id as bid, n as balance from stock order by n desc, id"
+key = ["teller"]
+interval = "100ms"
+
+[queries.regions]
+title = "By region"
+sql = """
+select r as region, timestamptz '2026-01-31 12:00+00' + m * interval '1 minute' as at, m * length(r) as revenue
+from generate_series(0, 20) m, unnest(array['north', 'southern']) r order by at, region
+"""
+key = ["region", "at"]
+
 [queries.broken]
 title = "A query that fails"
 sql = "select 1 / n as one from (values (0)) v(n)"
 interval = "100ms"
-"""
+'''
 
 SERVED = Served(CATALOG, tables=[STOCK_TABLE], flags=("--gateways", "1", "--pollers", "1"))
 
@@ -153,3 +180,107 @@ async def test_no_address_breaks_the_page_and_each_tile_says_what_is_wrong_with_
             return opened.troubles == []
 
         assert await eventually(calm)
+
+
+async def test_a_table_has_readable_cells_is_sorted_and_can_be_copied(
+    url: str, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
+    allowed = ["clipboard-read", "clipboard-write"]
+    async with tab(f"{url}#/orders", permissions=allowed, timezone_id="Europe/Vienna") as opened:
+        page = opened.page
+        await opened.shows(["1", "2", "3"], column=0)
+        await opened.shows(["100001", "100002", "100003"], column=1)
+        await opened.shows(["6.275", "3.765", "1.255"], column=2)
+        await opened.shows(["false", "true", "false"], column=3)
+        await opened.shows(["apple", "pear", "NULL"], column=4)
+        await opened.shows([f"2026-01-31 {hour}:00:00.123" for hour in (14, 15, 16)], column=5)
+        time = page.locator(".cell.time", has_text=" 14:00")
+        await expect(time).to_have_attribute("title", "2026-01-31T13:00:00.123456+00:00")
+        stock.execute("update stock set n = 40 where id = 3")
+        await opened.shows(["6.275", "3.765", "50.200"], column=2)
+
+        amount = page.get_by_role("columnheader", name="amount")
+        await amount.get_by_role("button").press("Enter")
+        await opened.shows(["2", "1", "3"], column=0)
+        await expect(amount).to_have_attribute("aria-sort", "ascending")
+        await amount.get_by_role("button").press("Enter")
+        await opened.shows(["3", "1", "2"], column=0)
+        await expect(page).to_have_url(f"{url}#/orders?%7Edesc=amount")
+        stock.execute("update stock set n = 50 where id = 2")
+        await opened.shows(["2", "3", "1"], column=0)
+        await amount.get_by_role("button").press("Enter")
+        await opened.shows(["1", "2", "3"], column=0)
+
+        more = page.locator(".rows .cell.json button").first
+        await more.press("Enter")
+        await expect(page.get_by_role("dialog")).to_contain_text("9007199254740993")
+        await page.keyboard.press("Escape")
+        await expect(page.get_by_role("dialog")).to_have_count(0)
+        await expect(more).to_be_focused()
+        await page.get_by_role("button", name="Copy as CSV").click()
+        await expect(page.get_by_role("button", name="Copied")).to_be_visible()
+        copied = await page.evaluate("navigator.clipboard.readText()")
+        assert copied.splitlines()[0] == "id,customer_id,amount,paid,name,at,details"
+        assert copied.splitlines()[3].startswith("3,100003,50.2,false,,2026-01-31T15:00:00.123456+00:00,")
+        async with page.expect_download() as download:
+            await page.get_by_role("button", name="Download CSV").click()
+        saved = await download.value
+        assert saved.suggested_filename == "orders.csv"
+        assert (await saved.path()).read_bytes().decode().splitlines() == copied.splitlines()
+
+
+async def test_charts_have_the_right_labels_a_line_for_each_series_and_a_measure_as_column(
+    url: str, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
+    async with tab(f"{url}#/tellers?~=chart") as opened:
+        page = opened.page
+        await page.evaluate(
+            """() => {
+              window.drawn = []
+              const write = CanvasRenderingContext2D.prototype.fillText
+              const clear = CanvasRenderingContext2D.prototype.clearRect
+              CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+                window.drawn.push(text)
+                return write.call(this, text, ...rest)
+              }
+              CanvasRenderingContext2D.prototype.clearRect = function (...given) {
+                window.drawn = []
+                return clear.apply(this, given)
+              }
+            }"""
+        )
+        await expect(page.locator(".u-legend")).to_contain_text("balance")
+        assert "bid" not in str(await page.locator(".u-legend").text_content())
+        stock.execute("update stock set n = 9 where id = 2")  # the order changes, and nothing else of the axis
+        await opened.becomes("drawn.filter(text => /^7[123]$/.test(text)).join() === '72,71,73'")
+        await page.locator(".plot .u-over").hover()
+        await expect(page.locator(".tip")).to_contain_text("teller: 71")
+        await page.goto(f"{url}#/regions?~=chart")
+        await expect(page.locator(".u-legend .u-series")).to_have_count(3)
+        await expect(page.locator(".u-legend")).to_contain_text("southern")
+        await page.goto(f"{url}#/tellers?~=trend")
+        await expect(page.locator(".u-legend")).to_contain_text("teller 72")
+
+
+async def test_the_code_for_a_topic_works_as_it_is(url: str, stock: psycopg.Connection[Any], tab: Opens) -> None:
+    async with tab(f"{url}#/stock?shelf=a&limit=7") as opened:
+        page = opened.page
+        await opened.shows(["apple", "pear"])
+        await page.get_by_text("Use this topic in your code").click()
+        code = {}
+        for language in ("curl", "JavaScript", "React", "Python"):
+            await page.get_by_label("Language").select_option(language)
+            code[language] = str(await page.locator(".code pre").text_content())
+        assert await page.get_by_role("link", name="OpenAPI").get_attribute("href") == f"{url}api/docs"
+    assert '"live:stock?shelf=a&limit=7"' in code["JavaScript"]
+    assert 'useLive("live:stock?shelf=a&limit=7")' in code["React"]
+    for command in (["sh", "-c", f"exec {code['curl'].splitlines()[-1]}"], [sys.executable, "-c", code["Python"]]):
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(60):
+                while b"pear" not in (line := await process.stdout.readline()):
+                    assert line, f"{command} ended without a row"
+        finally:
+            process.kill()
+            await process.wait()

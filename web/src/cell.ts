@@ -15,7 +15,7 @@ export function classOf({ kind }: Column): string {
 /** Shows a value in a cell. One that does not fit is a button, which shows the whole row. */
 export function fill(cell: HTMLElement, column: Column, value: Json | undefined): void {
   const text = cellText(column, value)
-  const full = fullText(column, value)
+  const full = fullText(column, value, text)
   const more = (typeof value === "object" && value !== null) || (column.kind === "text" && text.length > column.letters)
   let place: HTMLElement = cell
   if (more) {

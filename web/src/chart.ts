@@ -7,7 +7,7 @@ import { el, perFrame, rem, setText, uid } from "./dom"
 import { onColours } from "./palette"
 import type { Look } from "./route"
 import { MOST_LINES, Past } from "./series"
-import { MOST_BARS, name, plan, type Plan } from "./shape"
+import { fullName, MOST_BARS, name, plan, type Plan } from "./shape"
 import { numberOf } from "./values"
 import type { View, ViewOptions } from "./view"
 
@@ -174,5 +174,5 @@ function label(drawn: Drawn, result: Result): string {
 
 /** Returns the names of the rows, for lines over time: none for a single row. */
 function names({ rows, key }: Result): string[] {
-  return rows.map((row: Row, at) => (rows.length === 1 ? "" : key.length ? name(row, key) : String(at + 1)))
+  return rows.map((row: Row, at) => (rows.length === 1 ? "" : key.length ? fullName(row, key) : String(at + 1)))
 }

@@ -109,10 +109,9 @@ export function cellText(column: Column, value: Json | undefined): string {
 }
 
 /** Returns the full text of a value where it says more than the cell; else the empty text. */
-export function fullText(column: Column, value: Json | undefined): string {
+export function fullText(column: Column, value: Json | undefined, text = cellText(column, value)): string {
   if (value === null || value === undefined || typeof value === "boolean") return ""
   if (typeof value === "object") return pretty(value).slice(0, MOST_FULL)
-  const text = cellText(column, value)
   if (typeof value === "string") return value !== text || value.length > column.letters ? value : ""
   return typeof value === "number" && decimals(value) > column.decimals && column.kind === "number" ? String(value) : ""
 }

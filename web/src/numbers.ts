@@ -4,7 +4,7 @@ import { columnsOf, fixed, localTime, widen, type Column } from "./columns"
 import { el, perFrame, setText } from "./dom"
 import { onColours } from "./palette"
 import type { Look } from "./route"
-import { measures, name } from "./shape"
+import { fullName, measures } from "./shape"
 import { drawSpark } from "./spark"
 import { numberOf } from "./values"
 import type { View, ViewOptions } from "./view"
@@ -94,7 +94,7 @@ export class Numbers implements View {
     const column = chosen ?? names[0]
     if (column === undefined) return []
     return rows.slice(0, MOST_FIGURES).map((row, at) => {
-      const id = key.length ? name(row, key) : String(at + 1)
+      const id = key.length ? fullName(row, key) : String(at + 1)
       return of(row, column, id, `${id} · ${column}`)
     })
   }

@@ -5,7 +5,7 @@
  * stays, up to a bounded number. A point that is corrected or deleted within the result's span changes in the chart too.
  */
 import type { Row } from "@pollcast/client"
-import { name } from "./shape"
+import { fullName } from "./shape"
 import { numberOf } from "./values"
 
 /** Number of points that a line keeps. */
@@ -38,7 +38,7 @@ export class Past {
     for (const row of rows) {
       const at = Date.parse(String(row[time])) / 1000
       if (Number.isNaN(at)) continue
-      const line = name(row, by)
+      const line = fullName(row, by)
       const points = found.get(line)
       if (points) points.push({ at, row })
       else found.set(line, [{ at, row }])

@@ -1,7 +1,7 @@
 /** The choice of a chart for a result: bars of its rows, or lines over time. Pure: no I/O. */
-import type { Row } from "@pollcast/client"
+import type { Json, Row } from "@pollcast/client"
 import { isId } from "./columns"
-import { columns, isNumeric, isTime } from "./values"
+import { columns, isNumeric, isTime, json, numberOf } from "./values"
 
 /** The chosen chart; `values` are the columns that can be drawn. */
 export type Plan =
@@ -63,5 +63,14 @@ function others(rows: readonly Row[], key: readonly string[], time: string, valu
 
 /** Returns the name of a row: its values in these columns. */
 export function name(row: Row, by: readonly string[]): string {
-  return by.map((column) => (row[column] === null || row[column] === undefined ? "–" : String(row[column]))).join(" · ")
+  return by.map((column) => textOf(row[column])).join(" · ")
+}
+
+/** Returns the name of a row where the columns are not named beside it: `teller 7 · north`. */
+export function fullName(row: Row, by: readonly string[]): string {
+  return by.map((column) => (numberOf(row[column]) === null ? "" : `${column} `) + textOf(row[column])).join(" · ")
+}
+
+function textOf(value: Json | undefined): string {
+  return value === null || value === undefined ? "–" : typeof value === "object" ? json(value) : String(value)
 }

@@ -44,6 +44,8 @@ export class Table implements View {
   private shown = new Map<string, Shown>()
   private columns: Column[] = []
   private result: Result | null = null
+  /** The result whose columns are known. */
+  private examined: Result | null = null
   /** The indexes of the rows in the sorted order; null for the query's order. */
   private sorted: { result: Result; sort: Sort; indexes: number[] } | null = null
   private look: Look
@@ -209,8 +211,10 @@ export class Table implements View {
   }
 
   /** Sets the columns, and removes all rows from the document when they changed. */
-  private setColumns({ rows, key }: Result): void {
-    if (!rows.length && this.columns.length) return
+  private setColumns(result: Result): void {
+    const { rows, key } = result
+    if (result === this.examined || (!rows.length && this.columns.length)) return
+    this.examined = result
     const columns = columnsOf(rows, key)
     const same = (a: Column, b: Column | undefined): boolean => a.name === b?.name && a.kind === b.kind
     if (columns.length === this.columns.length && columns.every((each, at) => same(each, this.columns[at]))) return

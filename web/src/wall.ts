@@ -31,7 +31,6 @@ export class Wall {
   readonly element: HTMLElement
   private readonly grid = el("div", { class: "grid" })
   private readonly empty = el("p", { class: "quiet" }, "This wall is empty. Add a topic above, or on the page of a topic.")
-  private readonly bar: HTMLElement
   private readonly adder: Adder
   private readonly leave = el("button", { type: "button", class: "leave" }, "Leave full screen")
   private readonly announce = el("p", { class: "unseen", role: "status" })
@@ -51,14 +50,14 @@ export class Wall {
     this.leave.addEventListener("click", () => this.leaveFull())
     const theme = el("button", { type: "button" }, "Light or dark")
     theme.addEventListener("click", () => this.put({ ...this.route, theme: this.nextTheme() }, true))
-    this.bar = el(
+    const bar = el(
       "header",
       { class: "title" },
       el("h1", {}, "Wall"),
       this.adder.element,
       el("div", { class: "tools" }, theme, full),
     )
-    this.element = el("article", { class: "wall" }, this.bar, this.leave, this.announce, this.empty, this.grid)
+    this.element = el("article", { class: "wall" }, bar, this.leave, this.announce, this.empty, this.grid)
     this.follow(route)
     this.ticking = window.setInterval(() => this.tiles.forEach((tile) => tile.tick()), 500)
     document.addEventListener("fullscreenchange", this.onFullscreen)
@@ -167,7 +166,6 @@ export class Wall {
     setTheme(theme)
     if (full) document.body.dataset["full"] = ""
     else delete document.body.dataset["full"]
-    this.bar.hidden = full
     this.leave.hidden = !full
     this.empty.hidden = this.tiles.length > 0
     this.tiles.forEach((view) => view.put(view.tile))
