@@ -61,7 +61,7 @@ class Attachments:
 
     def request(self, gateway: str, known: KnownVersion) -> feed_pb2.FeedRequest:
         """Return the request that reports all changes since the last one, from the gateway of that name."""
-        request = feed_pb2.FeedRequest(gateway=gateway)
+        request = feed_pb2.FeedRequest(gateway=gateway, beats=True)
         for topic, attach in self._changes.items():
             if attach:
                 version, definition = known(topic) or Known()

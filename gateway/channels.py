@@ -1,9 +1,9 @@
-"""One WebSocket client: its channels, and the handling of its messages (docs/reference/channels.md#messages).
+"""One client: its channels, and the handling of its messages (docs/reference/channels.md#messages).
 
-A socket is attached to a connection of `gateway.wire` right after the handshake, and lives until the connection is
-gone. It holds one channel per topic that it has joined, by the topic's spelling. Everything here runs in callbacks of
-the event loop: there is no task and no queue per client. The reply to a join never waits for a result, an owner or
-etcd.
+A socket is attached to a link right after the handshake (a connection of `gateway.wire`, or a session of
+`gateway.longpoll_wire`), and lives until that is gone. It holds one channel per topic that it has joined, by the
+topic's spelling. Everything here runs in callbacks of the event loop: there is no task and no queue per client. The
+reply to a join never waits for a result, an owner or etcd.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Identity
 from pollcast.gateway.join_payload import JoinPayload
 from pollcast.gateway.limits import Bucket, Limits
+from pollcast.gateway.link import Link
 from pollcast.gateway.outbound_frames import Framed, frame
 from pollcast.gateway.phoenix import Malformed, Message, Ref
 from pollcast.gateway.presence_request import PresenceRequest
@@ -30,7 +31,6 @@ from pollcast.gateway.socket_counts import SocketCounts
 from pollcast.gateway.status import Status
 from pollcast.gateway.topic import LiveTopic
 from pollcast.gateway.topic_memo import TopicMemo
-from pollcast.gateway.wire import Wire
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.clock import now_us
@@ -119,7 +119,7 @@ class Socket:
         "wire",
     )
 
-    def __init__(self, wire: Wire, identity: Identity, context: SocketContext) -> None:
+    def __init__(self, wire: Link, identity: Identity, context: SocketContext) -> None:
         self.wire = wire
         self.identity = identity
         self.channels: dict[str, Channel] = {}
@@ -290,6 +290,8 @@ class Socket:
         payload = JoinPayload.parse(message.payload)
         if not message.topic.startswith(topics.PREFIX):
             raise UnknownQuery(f"topics start with {topics.PREFIX!r}, as in 'live:<query>'")
+        if payload.others:
+            payload.check_others(topics.query_of(message.topic, self._context.catalogue.catalog))
         topic = self._context.topics.parse(message.topic, self.identity.values)
         topics.check_roles(topic.query, self.identity.roles)
         request = PresenceRequest.of(topic, payload.presence, self.identity)

@@ -1,4 +1,4 @@
-"""The decision about a WebSocket handshake: whose page, which token, and whether there is room."""
+"""The decision about a new client: whose page, which token, and whether there is room."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ foreign_page = Occasional(logs.get_logger("entrance").warning, "refusing pages o
 
 
 class Entrance:
-    """A gateway's decision about handshakes."""
+    """A gateway's decision about WebSocket handshakes and new sessions of long polling."""
 
     def __init__(
         self,
@@ -48,26 +48,35 @@ class Entrance:
         self._authenticator = authenticator
         self._admission = admission
         self._readiness = readiness
-        self._check_page = functools.lru_cache(MAX_PAGES)(origins.check)  # an error is not remembered
+        self._checked_page = functools.lru_cache(MAX_PAGES)(origins.check)  # an error is not remembered
 
     def admit(self, offer: Offer) -> Callable[[Wire], Receiver]:
         """Return a function that opens the client's socket.
 
         Raises Forbidden for a foreign page, another vsn or a bad token, Draining, and TooManyConnections.
         """
-        try:
-            self._check_page(offer.origin, offer.host)
-        except Forbidden:
-            foreign_page(origin=(offer.origin or "")[:200], host=offer.host[:200])
-            raise
+        self.check_page(offer.origin, offer.host)
         vsn, token = _parameters(offer.query)
+        identity = self.identify(vsn, auth.bearer_from_subprotocols(offer.subprotocols) or token)
+        return lambda wire: self._sockets.open(wire, identity)
+
+    def check_page(self, origin: str | None, host: str) -> None:
+        """Raise Forbidden for a foreign page. `origin` and `host` are the request's headers."""
+        try:
+            self._checked_page(origin, host)
+        except Forbidden:
+            foreign_page(origin=(origin or "")[:200], host=host[:200])
+            raise
+
+    def identify(self, vsn: str | None, token: str | None) -> Identity:
+        """Return the identity of a new client. Raises Forbidden, Draining and TooManyConnections as `admit` does."""
         if vsn != phoenix.VSN:
             raise Forbidden(f"this server speaks vsn={phoenix.VSN} only")
-        identity = self._identify(auth.bearer_from_subprotocols(offer.subprotocols) or token)
+        identity = self._identify(token)
         if self._readiness.draining:
             raise Draining()
         self._admission.check()
-        return lambda wire: self._sockets.open(wire, identity)
+        return identity
 
     def _identify(self, token: str | None) -> Identity:
         """Return the identity of the client that sent the token. Raises Forbidden."""

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from pollcast.gateway.cluster_overview import ClusterOverview
+from pollcast.gateway.longpoll_wire import LongPollWire
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import PresenceKeys
 from pollcast.gateway.sockets import Sockets
@@ -69,6 +70,11 @@ class GatewayGauges:
 
     def _clients(self) -> Iterator[Metric]:
         counts = self._sockets.counts
+        yield _gauge(
+            "pollcast_gateway_longpoll_sessions",
+            "Sockets whose clients use long polling in the place of a WebSocket.",
+            sum(isinstance(socket.wire, LongPollWire) for socket in self._sockets),
+        )
         congested = sum(socket.wire.congested for socket in self._sockets)
         yield _gauge(
             "pollcast_gateway_congested_sockets",

@@ -21,10 +21,14 @@ from pollcast.gateway import metrics
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.cluster_overview import ClusterOverview
 from pollcast.gateway.conditional import Condition, etag
+from pollcast.gateway.csv_text import csv_text
 from pollcast.gateway.entrance import foreign_page
 from pollcast.gateway.event_stream import EventStream, EventStreams, retry_field
 from pollcast.gateway.follower import another_result
 from pollcast.gateway.identity import Authenticator, Identity
+from pollcast.gateway.longpoll import LongPoll
+from pollcast.gateway.negotiation import form
+from pollcast.gateway.openapi_endpoint import OpenApi
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
 from pollcast.gateway.pokes import Pokes
@@ -65,6 +69,7 @@ class GatewayApp:
         page: Page,
         cluster: ClusterOverview,
         pokes: Pokes,
+        longpoll: LongPoll,
         metrics_of_workers: WorkerMetrics | None = None,
     ) -> None:
         self.sockets = sockets
@@ -78,6 +83,9 @@ class GatewayApp:
         self.page = page
         self.cluster = cluster
         self.pokes = pokes
+        self.described = OpenApi(None, tokens=authenticator.required)
+
+        self.longpoll = longpoll
         self._metrics = web.metrics if metrics_of_workers is None else metrics_of_workers.answer
         metrics.SOCKETS.set_function(lambda: len(sockets))
         metrics.SUBSCRIPTIONS.set_function(lambda: sum(live.clients for live in self.hub.topics.values()))
@@ -89,6 +97,7 @@ class GatewayApp:
 
     def app(self, prefix: str | None = None) -> ASGIApp:
         """Return the ASGI application, which is served below the prefix as well if there is one."""
+        self.described = OpenApi(prefix, tokens=self.authenticator.required)
         routes: list[BaseRoute] = [
             Route("/live/{query:path}", self.live),
             Route("/live/{query:path}", self.preflight, methods=["OPTIONS"]),
@@ -96,9 +105,12 @@ class GatewayApp:
             Route("/poke/{query:path}", self.preflight_poke, methods=["OPTIONS"]),
             Route("/api/queries", self.queries),
             Route("/api/queries", self.preflight, methods=["OPTIONS"]),
+            Route("/openapi.json", self.openapi),
+            Route("/openapi.json", self.preflight, methods=["OPTIONS"]),
             Route("/api/cluster", self.show_cluster),
             *web.health_routes(healthz, self.readiness.answer),
             Route("/metrics", self._metrics),
+            *self.longpoll.routes(),
             *self.page.routes(),
         ]
         app = Starlette(
@@ -110,9 +122,10 @@ class GatewayApp:
     # --- endpoints --------------------------------------------------------------------------------------------
 
     async def live(self, request: Request) -> Response:
-        """Answer `GET /live/<query>?…` with one JSON snapshot or, when the client accepts it, an event stream."""
+        """Answer `GET /live/<query>?…` with one snapshot, in JSON or CSV, or with an event stream."""
         self._check_origin(request)
-        as_events = "text/event-stream" in ",".join(request.headers.getlist("accept")).lower()
+        wanted = form(request.headers.getlist("accept"))
+        as_events = wanted == "events"
         if self.readiness.draining:
             if not as_events:
                 raise Draining()
@@ -122,7 +135,7 @@ class GatewayApp:
         identity = self.authenticator.identify(token)
         topic = self._topic(request, identity)
         if not as_events:
-            return await self._json_snapshot(request, topic, identity)
+            return await self._snapshot(request, topic, identity, as_csv=wanted == "csv")
         since = Version.parse(request.headers.get("last-event-id", ""))
         headers = _stream_headers(request)
         if request.method == "HEAD":  # without a body there is no stream to wait for
@@ -140,10 +153,11 @@ class GatewayApp:
         topics = await self.pokes.poke(self._spelling(request), identity)
         return json_response({"topics": topics}, status=202, headers=cors_headers(request))
 
-    async def _json_snapshot(self, request: Request, topic: Topic, identity: Identity) -> Response:
+    async def _snapshot(self, request: Request, topic: Topic, identity: Identity, *, as_csv: bool) -> Response:
         """Answer with the topic's result, or with 304 when the client has it still after the time that it waits for
         another one (docs/reference/http.md#conditional-requests)."""
-        known = Condition.parse(request.headers.getlist("if-none-match"), request.headers.getlist("prefer"))
+        suffix = ".csv" if as_csv else ""
+        known = Condition.parse(request.headers.getlist("if-none-match"), request.headers.getlist("prefer"), suffix)
         lifetime = identity.lifetime(time.time())
         if lifetime is not None:
             known = known.wait_at_most(lifetime)
@@ -152,9 +166,12 @@ class GatewayApp:
             headers["preference-applied"] = f"wait={known.wait}"
         with self.admission.seat():
             result, changed = await another_result(self.hub, topic, known, partial(self._topic, request, identity))
-        headers["etag"] = etag(result.version)
+        headers["etag"] = etag(result.version, suffix)
         if not changed:
             return Response(status_code=304, headers=headers)
+        if as_csv:
+            text = await asyncio.to_thread(lambda: csv_text(row for _, row in result.rows))
+            return Response(text, media_type="text/csv", headers=headers)
         body = result.body
         text = await asyncio.to_thread(lambda: body.text) if body.large else body.text
         return Response(text, media_type="application/json", headers=headers)
@@ -164,6 +181,11 @@ class GatewayApp:
         self._identify(request)
         body = {"queries": [query.public() for query in self.catalog.queries.values()]}
         return json_response(body, headers=cors_headers(request))
+
+    async def openapi(self, request: Request) -> Response:
+        """Answer `GET /openapi.json` with a description of this interface."""
+        self._identify(request)
+        return self.described.answer(request, self.catalog)
 
     async def show_cluster(self, request: Request) -> Response:
         """Answer `GET /api/cluster` with the nodes, topics and takeovers of the cluster."""

@@ -41,6 +41,11 @@ class Authenticator:
     def __init__(self, verifier: Verifier | None) -> None:
         self._verifier = verifier
 
+    @property
+    def required(self) -> bool:
+        """Whether tokens are required."""
+        return self._verifier is not None
+
     def identify(self, token: str | None) -> Identity:
         """Return the identity of the client that sent the token. Raises Unauthorized when it is missing or invalid."""
         if self._verifier is None:

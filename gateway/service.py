@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.closing import drain, start_afresh
@@ -30,6 +30,11 @@ from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Authenticator
 from pollcast.gateway.limits import Limits
 from pollcast.gateway.live import SERVICE, LiveQuery
+from pollcast.gateway.longpoll import PATH as LONGPOLL_PATH
+from pollcast.gateway.longpoll import LongPoll
+from pollcast.gateway.longpoll_sessions import LongPollSessions
+from pollcast.gateway.longpoll_text import owner_name
+from pollcast.gateway.longpoll_workers import WorkerSessions
 from pollcast.gateway.offload import Thread
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
@@ -98,6 +103,7 @@ class Core:
             catalogue.definition,
         )
         self.sockets = Sockets(self.hub, catalogue, Limits.of(settings), authenticator.identify, time.monotonic)
+        self.polled = LongPollSessions(self.sockets, settings.max_frame, owner_name(settings.node))
         self.streams = EventStreams(self.hub)
         self.cluster = ClusterOverview(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalogue)
         self.view = EtcdView(
@@ -143,6 +149,7 @@ class Core:
             self.hub.coordination_reached = self.view.healthy
             self.hub.sweep(time.monotonic())
             self.sockets.sweep(time.monotonic(), time.time())
+            self.polled.sweep()
             self.streams.sweep(time.monotonic())
             trimmer.sweep(self.hub.retained.forgotten_bytes, time.monotonic())
             await asyncio.sleep(SWEEP_SECONDS)
@@ -167,8 +174,7 @@ async def run(
     catalogue = file.load()
     authenticator = Authenticator(Verifier.from_settings(settings))
     keys = Keys(settings.namespace)
-    workers = None if worker_folder is None else WorkerMetrics(worker_folder, settings.node)
-    with web.bind(settings.http, shared=workers is not None) as listener:
+    with web.bind(settings.http, shared=worker_folder is not None) as listener:
         http = settings.advertised(*web.address_of(listener))
         async with Etcd.open(settings) as etcd:
             core = Core(settings, catalogue, etcd, keys, authenticator)
@@ -177,7 +183,10 @@ async def run(
             admission = Admission(room.clients, lambda: len(core.sockets))
             origins, page = OriginPolicy.of(settings, local=local_pages), Page.load()
             entrance = Entrance(core.sockets, authenticator, origins, admission, readiness)
-            door = Doorkeeper(paths_of(SOCKET_PATH, settings.path_prefix), entrance.admit, settings.max_frame)
+            prefix = settings.path_prefix
+            streamed = paths_of(LONGPOLL_PATH, prefix)
+            door = Doorkeeper(paths_of(SOCKET_PATH, prefix), entrance.admit, settings.max_frame, streamed)
+            shared = Shared.of(worker_folder, settings.node, core.polled)
             pokes = Pokes(core.hub, catalogue, settings.poke_roles)
             app = GatewayApp(
                 core.sockets,
@@ -189,13 +198,14 @@ async def run(
                 page,
                 core.cluster,
                 pokes,
-                workers,
-            ).app(settings.path_prefix)
+                LongPoll(entrance, core.polled, settings.max_frame, shared.sessions),
+                shared.metrics,
+            ).app(prefix)
             live = LiveQuery(core.hub, catalogue, authenticator, readiness, core.presences, admission, pokes)
             gauges = GatewayGauges(core.sockets, core.cluster, core.presences, core.members)
             with counted_on_scrape(gauges):
                 async with (
-                    contextlib.nullcontext() if workers is None else workers.serving(),
+                    shared.serving(),
                     rpc.serve(settings, [live.add_to], [SERVICE], for_services=False, capacity=room.grpc) as server,
                     web.serve_app(app, listener, door, room.connections),
                 ):
@@ -213,6 +223,27 @@ async def run(
                     works = (*core.works(readiness), file.follow(catalogue, take))
                     await _run_until_drained(core, node, works, settings.lease_ttl, stop)
     log.info("drained")
+
+
+class Shared(NamedTuple):
+    """The things that the workers of a gateway offer each other. A gateway without workers offers nothing."""
+
+    metrics: WorkerMetrics | None = None
+    sessions: WorkerSessions | None = None
+
+    @classmethod
+    def of(cls, folder: Path | None, node: str, polled: LongPollSessions) -> Self:
+        """Return what the worker of this name offers in the shared folder, if there is one."""
+        return cls() if folder is None else cls(WorkerMetrics(folder, node), WorkerSessions(folder, polled))
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Offer it inside the scope."""
+        async with contextlib.AsyncExitStack() as stack:
+            for each in (self.metrics, self.sessions):
+                if each is not None:
+                    await stack.enter_async_context(each.serving())
+            yield
 
 
 def _room(settings: GatewaySettings) -> descriptors.Room:

@@ -1,4 +1,4 @@
-"""The open WebSockets of a gateway: opening, counting and sweeping them."""
+"""The open sockets of a gateway, of both transports: opening, counting and sweeping them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pollcast.gateway.close_codes import GOING_AWAY, STUCK, TOKEN_EXPIRED
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Identity
 from pollcast.gateway.limits import Limits
+from pollcast.gateway.link import Link
 from pollcast.gateway.socket_counts import SocketCounts
 from pollcast.gateway.topic_memo import TopicMemo
-from pollcast.gateway.wire import Wire
 from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.serving.progress import Patience
 
@@ -47,7 +47,7 @@ class Sockets:
     def __iter__(self) -> Iterator[Socket]:
         return iter(self._open)
 
-    def open(self, wire: Wire, identity: Identity) -> Socket:
+    def open(self, wire: Link, identity: Identity) -> Socket:
         """Return a new socket for a connection whose handshake has just ended."""
         socket = Socket(wire, identity, self.context)
         self._open.add(socket)

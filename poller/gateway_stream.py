@@ -33,6 +33,9 @@ PART_BYTES = 128 * 1024
 HEARTBEAT_SECONDS = 1.0
 """Maximum time between two messages to a gateway, in seconds."""
 
+SILENT_SECONDS = 5.0
+"""Silence of a gateway after which it does not reach this poller any more, in seconds. It sends a request every 2 s."""
+
 UNKNOWN = "unknown"
 """State reported to the gateway when the update that reported it may have been dropped, or was of another epoch."""
 
@@ -77,12 +80,19 @@ class GatewayStream:
 
     def __init__(self, owned: Mapping[str, OwnedTopic], limit: int = QUEUE_BYTES) -> None:
         self.gateway = ""  # the gateway's node name, once its first request has come
+        self.beats = False  # whether the gateway has said that it sends requests all the time
+        self.silence = 0.0  # seconds since its last request, as far as they were counted
         self.queued = 0  # bytes in `later` of all topics
         self._owned = owned
         self._limit = limit
         self._attached: dict[str, Attachment] = {}  # by topic
         self._queues: dict[str, TopicQueue] = {}  # topics with something to send, in the order of their turns
         self._filled = asyncio.Event()
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether there is a gateway at the other end, as far as is known."""
+        return bool(self.gateway) and not (self.beats and self.silence > SILENT_SECONDS)
 
     @property
     def attached(self) -> Iterable[str]:

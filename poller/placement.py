@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
-from pollcast.poller.catalogues import Catalogues, Definitions
+from pollcast.poller.catalogues import HEIR_SECONDS, JUDGED_TOPICS, Catalogues, Definitions
 from pollcast.poller.claim_queue import ClaimQueue
 from pollcast.poller.held_topics import HeldTopics, Linger
 from pollcast.poller.ranking import Ranking, query_of, rank
@@ -40,12 +40,6 @@ from pollcast.services.process.settings import Role
 
 RETRY_SECONDS = 0.5
 """Time before a refused claim or release is retried, in seconds."""
-
-JUDGED_TOPICS = 1000
-"""Maximum number of topics that are judged in one step after a change of definitions."""
-
-HEIR_SECONDS = 1.0
-"""Time that a hand-over to a poller with the right definition may take before the topic is surrendered, in seconds."""
 
 
 @dataclass(slots=True)
@@ -75,6 +69,8 @@ class Placement:
         """`definitions` are those of this poller's catalogue, by query."""
         self.generation = 0
         self.draining = False
+        self.waiting = False
+        """Whether this poller claims nothing yet, because it cannot poll and others can."""
         self.catalogues = Catalogues(definitions)
         self.ranking = Ranking(me, self.catalogues)
         self.rebalancing = Rebalancing(self.ranking)
@@ -191,6 +187,13 @@ class Placement:
             self.rebalancing.balance.forget(node)
             self._judge_all(self.catalogues.set_poller(node, definitions), now)
 
+    def set_hesitant(self, hesitant: bool, now: float) -> None:
+        """Record whether no gateway reaches this poller: then it claims last, and yields its topics to others."""
+        if hesitant != self.ranking.hesitant:
+            self.ranking.hesitant = hesitant
+            self._claims.review()
+            self.rebalancing.yield_later(now)
+
     # --- results of transactions
 
     def claimed(self, topic: str, claim: Claim | None, now: float) -> PlacementChanges:
@@ -247,6 +250,7 @@ class Placement:
                 self._held.surrender_at(claim.topic, now + wait)
         if steps.moves:
             self.rebalancing.step_at = now + wait
+            self.rebalancing.yield_later(now, wait)
 
     # --- what to do
 
@@ -256,10 +260,12 @@ class Placement:
         for topic in self._to_judge[-JUDGED_TOPICS:]:
             self._judge(topic, now)
         del self._to_judge[-JUDGED_TOPICS:]
-        due = [] if self.draining else self._claims.take_due(now)
+        due = [] if self.draining or self.waiting else self._claims.take_due(now)
         claims = [topic for topic in due if self._held.linger(topic) is not None and self._is_wanted(topic)]
         releases = self._held.take_due_releases(now)
         moves = {} if self.draining else self.rebalancing.next_moves(now, claiming=len(self._claims) > 0)
+        if not self.draining:
+            moves |= self.rebalancing.next_yields(self.held, now)
         handed_over = [(claim, moves[claim.topic]) for claim in self._held.claims(moves)]
         surrenders = []
         for claim in self._held.take_due_surrenders(now):
@@ -278,7 +284,8 @@ class Placement:
             return float("-inf")
         times = [self._held.next_at()]
         if not self.draining:
-            times += [self._claims.next_at(), self.rebalancing.step_at]
+            claims_at = None if self.waiting else self._claims.next_at()
+            times += [claims_at, self.rebalancing.step_at, self.rebalancing.yield_at]
         return min((at for at in times if at is not None), default=None)
 
     def drain_targets(self, pollers: Iterable[str]) -> dict[str, list[Claim]]:
@@ -328,6 +335,7 @@ class Placement:
             return PlacementChanges()
         changes = PlacementChanges({topic: epoch}, self._held.remove(topic))
         self._held.add(topic, epoch, now, demanded=self._topics.is_demanded(topic))
+        self.rebalancing.yield_later(now)
         self._update_movable(topic)
         if not self.catalogues.uniform:
             self._judge(topic, now)

@@ -62,6 +62,10 @@ def rank(topic: str, pollers: Iterable[str]) -> list[str]:
     return sorted(pollers, key=lambda poller: (weights(poller)[at], poller), reverse=True)
 
 
+LAST_SECONDS = 3.0
+"""Time that a poller which no gateway reaches leaves to all others to claim a free topic, in seconds."""
+
+
 class Ranking:
     """The pollers that are ready and the pinned topics, as the poller `me` needs them: its own rank for each topic."""
 
@@ -69,6 +73,8 @@ class Ranking:
         self.me = me
         self.catalogues = catalogues or Catalogues()
         self.ready_since: dict[str, float] = {}  # ready poller → time since when it is ready
+        self.hesitant = False
+        """Whether `me` claims last, because no gateway reaches it."""
         self.pins: dict[str, str] = {}  # topic → the poller that should own it while that poller is ready
         self._changes: list[tuple[array[int], str, int]] = []  # weights and names of those that joined (1) or left (-1)
         self._counts: dict[int, tuple[int, int]] = {}  # bucket → pollers before `me` after how many of the changes
@@ -108,7 +114,7 @@ class Ranking:
 
     def claim_delay(self, topic: str) -> float:
         """Return the seconds that `me` leaves the free topic to the pollers ranked before it."""
-        return self.rank(topic) * RANK_WAIT_SECONDS
+        return self.rank(topic) * RANK_WAIT_SECONDS + (LAST_SECONDS if self.hesitant else 0.0)
 
     def fits(self, poller: str, topic: str) -> bool:
         """Return whether the poller has this one's definition of the topic's query, as far as is known."""

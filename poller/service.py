@@ -1,21 +1,26 @@
 """The poller service: it owns topics, polls them, and sends their updates to gateways.
 
-A poller starts without a database (its topics are stale until the database can be reached) and without etcd (it owns no
-topics until it has read the cluster). It is ready after the first sync with etcd. When it loses its session it loses
-its topics, and claims topics again under the next session. SIGTERM drains it: it claims nothing more, hands its topics
-to the other pollers, revokes its lease, so that no key is left, and ends its streams. When it dies without
-draining, other pollers take over once its keys are gone.
+A poller starts without a database and without etcd (it owns no topics until it has read the cluster). It is ready after
+the first sync with etcd, once it has reached its database. One that has never reached it leaves the topics to others
+that are ready, so that the wrong password of a new poller makes no topic stale; where there are none, it owns the
+topics, and their status says what is wrong. A later outage of the database changes nothing about that. When a poller
+loses its session it loses its topics, and claims topics again under the next session. SIGTERM drains it: it claims
+nothing more, hands its topics to the other pollers, revokes its lease, so that no key is left, and ends its streams.
+When it dies without draining, other pollers take over once its keys are gone.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 from pollcast.poller.database import Database, application_name
 from pollcast.poller.feed import SERVICE
 from pollcast.poller.listener import Listener
 from pollcast.poller.ownership import Ownership
 from pollcast.poller.polling import Polling
+from pollcast.poller.reach_watch import ReachWatch
 from pollcast.poller.report import PollerReport
 from pollcast.services.catalogue.definitions import Difference
 from pollcast.services.coordination.catalogue_key import CatalogueKey
@@ -33,6 +38,16 @@ from pollcast.services.serving import rpc
 from pollcast.services.serving.web import address_of, bind, serve_app, service_app
 
 log = logs.get_logger("poller")
+
+
+async def first_of(*waits: Coroutine[Any, Any, None]) -> None:
+    """Wait until one of these waits has ended, and end the others."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def run(settings: PollerSettings, stop: asyncio.Event, hangup: asyncio.Event | None = None) -> None:
@@ -66,17 +81,28 @@ async def run(settings: PollerSettings, stop: asyncio.Event, hangup: asyncio.Eve
             async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
                 grpc = settings.advertised(server.host, server.port)
-                ownership = Ownership(etcd, keys, settings.node, grpc, polling, catalogue.definitions)
+                ownership = Ownership(etcd, keys, settings.node, grpc, polling, catalogue.definitions, claiming=False)
                 catalogue_key = CatalogueKey(etcd, keys, "poller", settings.node)
                 catalogue_key.set(catalogue.hash, catalogue.definitions)
 
-                def describe_readiness() -> dict[str, object]:
-                    return {"etcd": "ok" if ownership.healthy else "unreachable", "topics": polling.owned}
+                def offer(offered: bool) -> None:
+                    node.offer(offered)
 
-                readiness = Readiness("poller", stop, describe_readiness)
-                record = node_record("poller", settings.node, http, grpc, catalogue.hash)
-                parts = [catalogue_key.run, ownership.run]
-                node = Node(etcd, keys, record, server, readiness, synced=ownership.wait_synced, parts=parts)
+                reach = ReachWatch(etcd, keys, polling.feed, grpc, ownership.set_hesitant, offer)
+
+                def describe_readiness() -> dict[str, object]:
+                    etcd_is = "ok" if ownership.healthy else "unreachable"
+                    facts = {"etcd": etcd_is, "database": database.state, "topics": polling.owned}
+                    return facts | reach.description
+
+                def obstacle() -> str | None:
+                    return None if database.reached else f"the database has not been reached: {database.state}"
+
+                async def synced() -> None:
+                    await ownership.wait_synced()
+                    await reach.looked.wait()
+                    await first_of(database.wait_reached(), ownership.wait_alone())
+                    ownership.start_claiming()
 
                 async def take(difference: Difference) -> None:
                     polling.take(catalogue.catalog, difference)
@@ -84,6 +110,11 @@ async def run(settings: PollerSettings, stop: asyncio.Event, hangup: asyncio.Eve
                     ownership.set_definitions(catalogue.definitions)
                     catalogue_key.set(catalogue.hash, catalogue.definitions)
                     node.registration.set_catalogue(catalogue.hash)
+
+                readiness = Readiness("poller", stop, describe_readiness, obstacle)
+                record = node_record("poller", settings.node, http, grpc, catalogue.hash)
+                parts = [catalogue_key.run, ownership.run]
+                node = Node(etcd, keys, record, server, readiness, synced=synced, parts=parts)
 
                 async def leave() -> None:
                     await node.start_draining()
@@ -95,6 +126,8 @@ async def run(settings: PollerSettings, stop: asyncio.Event, hangup: asyncio.Eve
                     failure_detector.run(),
                     reporting.run(),
                     file.follow(catalogue, take),
+                    database.reach(),
+                    reach.run(),
                 )
                 forever = [tasks.create_task(work) for work in works]
                 garbage.tune()

@@ -50,6 +50,11 @@ def parse(spelling: str, catalog: Catalog, claims: Mapping[str, object] | None) 
     return _topic(query, {name: _sent_value(param, sent, claims or {}) for name, param in query.params.items()})
 
 
+def query_of(spelling: str, catalog: Catalog) -> Query:
+    """Return the query of a spelling, whose parameters may be wrong. Raises UnknownQuery."""
+    return _query(spelling.removeprefix(PREFIX).partition("?")[0], catalog)
+
+
 def parse_canonical(canonical: str, catalog: Catalog) -> Topic:
     """Return the topic of a canonical text, as etcd and the Feed carry it: with the values of claims and defaults.
 
@@ -142,10 +147,14 @@ def _read(spelling: str, catalog: Catalog) -> tuple[Query, dict[str, list[str]]]
     ):
         raise InvalidParams(f"the topic is too long: at most {MAX_TOPIC_BYTES} bytes")
     name, mark, tail = spelling.partition("?")
+    query = _query(name, catalog)
+    return query, _sent(query, tail) if mark else {}
+
+
+def _query(name: str, catalog: Catalog) -> Query:
     if not NAME.fullmatch(name):
         raise UnknownQuery(f"{quoted(name)} is not a query's name: the topic must be live:<query> or live:<query>?…")
-    query = catalog.query(name)
-    return query, _sent(query, tail) if mark else {}
+    return catalog.query(name)
 
 
 def _sent(query: Query, tail: str) -> dict[str, list[str]]:

@@ -13,7 +13,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pollcast.services.cli import check_command, service_commands, terminal_commands
+from pollcast.services.cli import check_command, service_commands, terminal_commands, types_command
+from pollcast.services.cli.doctor import doctor_command
 from pollcast.services.errors import PollcastError
 from pollcast.services.process import surroundings
 
@@ -43,7 +44,7 @@ def pollcast(
     """Every flag of a service can also be set as POLLCAST_<FLAG>."""
 
 
-for part in (service_commands, check_command, terminal_commands):
+for part in (service_commands, check_command, types_command, doctor_command, terminal_commands):
     app.add_typer(part.app)
 
 

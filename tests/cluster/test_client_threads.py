@@ -89,9 +89,9 @@ def test_a_refused_topic_ends_alone_and_with_one_error(client: Client, stock: ps
 
 
 def test_a_refused_token_ends_the_client_with_its_reason(guarded: Cluster) -> None:
-    with Client(f"http://{guarded.gateway()}") as client, client.live(STOCK) as live:
+    with Client(f"http://{guarded.gateway()}") as client:
         with pytest.raises(Refused, match="unauthorized"):
-            live.first()
+            client.live(STOCK).first()
         with pytest.raises(Refused, match="unauthorized"):
             client.live("live:another")
     with Client(f"http://{guarded.gateway()}", token=token) as client, client.live(STOCK) as live:

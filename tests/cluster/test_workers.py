@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pollcast.services.coordination.keys import NodeRecord
 from tests.support.client import Client
+from tests.support.longpoll_gateway import Polling
 from tests.support.processes import is_gone
 from tests.support.waiting import eventually
 from tests.support.world import World
@@ -34,6 +35,20 @@ def sockets(address: str) -> dict[str, float]:
         text = connection.getresponse().read().decode()
     families = {family.name: family for family in text_string_to_metric_families(text)}
     return {sample.labels["node"]: sample.value for sample in families["pollcast_gateway_sockets"].samples}
+
+
+async def polls_reach_their_session(address: str) -> None:
+    """Check that a client of long polling, each of whose connections reaches any worker, is served by one of them."""
+    client = Polling(address)
+    assert await client.open() == 410
+    session = client.token
+    assert await client.join(f"live:{TOPIC}") == 200
+    await client.until("snapshot")
+    for ref in map(str, range(CLIENTS)):
+        assert await client.post([None, ref, "phoenix", "heartbeat", {}]) == 200
+        assert await client.until("phx_reply") == {"status": "ok", "response": {}}
+        assert client.token == session
+    assert await client.post(b"the end of the session") == 410
 
 
 async def test_workers_share_a_port_and_the_death_of_one_concerns_its_clients_alone(world: World) -> None:
@@ -60,6 +75,7 @@ async def test_workers_share_a_port_and_the_death_of_one_concerns_its_clients_al
         before = sockets(address)
         assert sum(before.values()) == CLIENTS
         assert min(before.values()) > 0  # by chance all are on one worker in one of 2048 runs
+        await polls_reach_their_session(address)
 
         os.kill(nodes["shop.1"].pid, signal.SIGKILL)
         await eventually(lambda: sum(client.reconnects > 0 for client in clients) == before["shop.1"])

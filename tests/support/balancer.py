@@ -19,6 +19,7 @@ class Balancer:
         self._open: set[asyncio.StreamWriter] = set()
         self._silent: set[asyncio.StreamWriter] = set()
         self._closed = False
+        self.refuses_upgrades = False  # as proxies do that know no WebSockets
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -52,8 +53,10 @@ class Balancer:
         self.connections += 1
         self._open.add(writer)
         try:
-            there = await self._reach()
+            begun = await self._begun(reader) if self.refuses_upgrades else b""
+            there = None if b"upgrade: websocket" in begun.lower() else await self._reach()
             if there is not None and not self._closed:
+                there[1].write(begun)
                 self._open.add(there[1])
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._copy(reader, there[1]))
@@ -62,6 +65,12 @@ class Balancer:
         finally:
             self._open.discard(writer)
             writer.transport.abort()
+
+    async def _begun(self, reader: asyncio.StreamReader) -> bytes:
+        """Return the head of a connection's first request; nothing when the client is gone before."""
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            return await reader.readuntil(b"\r\n\r\n")
+        return b""
 
     async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         """Connect to the first gateway that answers; return None when none does."""

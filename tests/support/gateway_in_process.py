@@ -133,6 +133,10 @@ class InProcessGateway:
         found = self.catalogue.replace(catalogue.parse(text, "test.toml"))
         await Renewal(self.hub, self.sockets, self.presences)(self.catalog, found)
 
+    def wires(self) -> list[Wire]:
+        """Return the WebSockets that are open."""
+        return [socket.wire for socket in self.sockets if isinstance(socket.wire, Wire)]
+
     def topic(self, canonical: str) -> topics.Topic:
         """Return the topic with this canonical spelling."""
         return topics.parse_canonical(canonical, self.catalog)

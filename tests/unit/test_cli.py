@@ -63,7 +63,8 @@ def process(*arguments: str) -> Done:
 
 
 @pytest.mark.parametrize(
-    "command", ["up", "gateway", "poller", "coordinator", "check", "watch", "nodes", "topics", "top", "token"]
+    "command",
+    ["up", "gateway", "poller", "coordinator", "check", "types", "doctor", "watch", "nodes", "topics", "top", "token"],
 )
 def test_every_command_has_help_with_an_example(pollcast: Command, command: str) -> None:
     done = pollcast(command, "--help", TERMINAL_WIDTH="200")
