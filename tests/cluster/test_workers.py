@@ -54,7 +54,7 @@ async def polls_reach_their_session(address: str) -> None:
 async def test_workers_share_a_port_and_the_death_of_one_concerns_its_clients_alone(world: World) -> None:
     world.execute("insert into stock values (1, 1, 'a')")
     await world.start("poller", "poller-1")
-    off = ("env", "POLLCAST_CATALOG_RELOAD=off")
+    off = ("/usr/bin/env", "POLLCAST_CATALOG_RELOAD=off")
     service = await world.start("gateway", "shop", "--workers", "2", wrap=off, wait=False)
 
     async def both() -> dict[str, NodeRecord]:
@@ -108,7 +108,7 @@ async def test_workers_share_a_port_and_the_death_of_one_concerns_its_clients_al
 
 
 async def test_workers_drain_when_their_parent_is_killed(world: World) -> None:
-    off = ("env", "POLLCAST_CATALOG_RELOAD=off")
+    off = ("/usr/bin/env", "POLLCAST_CATALOG_RELOAD=off")
     service = await world.start("gateway", "shop", "--workers", "2", wrap=off, wait=False)
 
     async def both() -> list[int]:
