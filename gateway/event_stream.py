@@ -182,6 +182,8 @@ class EventStreams:
 
         def renew(stream: Stream) -> None:
             before = stream.streams
+            if stream not in before.members:
+                return  # it has ended
             try:
                 renewed = topic if again is None else again()
             except PollcastError as error:

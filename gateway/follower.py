@@ -192,6 +192,8 @@ def following(
 
     def renew() -> None:
         before = follower.topic
+        if follower not in before.followers:
+            return  # it has ended
         try:
             renewed = topic if again is None else again()
         except PollcastError as error:

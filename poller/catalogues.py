@@ -14,6 +14,12 @@ from typing import Final
 Definitions = Mapping[str, str]
 """The definition of each query of a catalogue, by the query's name."""
 
+JUDGED_TOPICS = 1000
+"""Maximum number of topics that are judged in one step after a change of definitions."""
+
+HEIR_SECONDS = 1.0
+"""Time that a hand-over to a poller with the right definition may take before the topic is surrendered, in seconds."""
+
 NONE: Final[frozenset[str]] = frozenset()
 
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 
-from pollcast.poller.catalogues import Catalogues, Definitions
+from pollcast.poller.catalogues import HEIR_SECONDS, JUDGED_TOPICS, Catalogues, Definitions
 from pollcast.poller.claim_queue import ClaimQueue
 from pollcast.poller.held_topics import HeldTopics, Linger
 from pollcast.poller.placement_steps import PlacementChanges, PlacementSteps
@@ -40,12 +40,6 @@ from pollcast.services.process.settings import Role
 
 RETRY_SECONDS = 0.5
 """Time before a refused claim or release is retried, in seconds."""
-
-JUDGED_TOPICS = 1000
-"""Maximum number of topics that are judged in one step after a change of definitions."""
-
-HEIR_SECONDS = 1.0
-"""Time that a hand-over to a poller with the right definition may take before the topic is surrendered, in seconds."""
 
 
 class Placement:
@@ -161,13 +155,6 @@ class Placement:
             for topic in self.rebalancing.set_ready_changed(now):
                 self._update_movable(topic)
 
-    def set_hesitant(self, hesitant: bool, now: float) -> None:
-        """Record whether no gateway reaches this poller: then it claims last, and yields its topics to others."""
-        if hesitant != self.ranking.hesitant:
-            self.ranking.hesitant = hesitant
-            self._claims.review()
-            self.rebalancing.yield_later(now)
-
     def set_definitions(self, definitions: Definitions, now: float) -> None:
         """Set the definitions of this poller's catalogue."""
         self._judge_all(self.catalogues.set_mine(definitions), now)
@@ -179,6 +166,13 @@ class Placement:
         elif role == "poller" and node != self.ranking.me:
             self.rebalancing.balance.forget(node)
             self._judge_all(self.catalogues.set_poller(node, definitions), now)
+
+    def set_hesitant(self, hesitant: bool, now: float) -> None:
+        """Record whether no gateway reaches this poller: then it claims last, and yields its topics to others."""
+        if hesitant != self.ranking.hesitant:
+            self.ranking.hesitant = hesitant
+            self._claims.review()
+            self.rebalancing.yield_later(now)
 
     # --- results of transactions
 

@@ -118,6 +118,10 @@ class Rebalancing:
         self.step_at = now + STEP_SECONDS if moves or self._size or waiting else None
         return moves
 
+    def _can_take(self, poller: str, topic: str) -> bool:
+        """Return False when the poller is known to have no query of this topic, or another definition of it."""
+        return self._ranking.fits(poller, topic) and self.balance.can_take(poller, topic)
+
     def yield_later(self, now: float, wait: float = 0.0) -> None:
         """Look in `wait` seconds for topics to yield, if no gateway reaches this poller."""
         self.yield_at = now + wait if self._ranking.hesitant else None
@@ -140,10 +144,6 @@ class Rebalancing:
         else:
             self.yield_at = max(now, min(waiting) + YIELD_SECONDS) if waiting else None
         return {topic: target for target, given in targets.items() for topic in given}
-
-    def _can_take(self, poller: str, topic: str) -> bool:
-        """Return False when the poller is known to have no query of this topic, or another definition of it."""
-        return self._ranking.fits(poller, topic) and self.balance.can_take(poller, topic)
 
     def record_hand_over(self, topic: str, receiver: str, now: float) -> None:
         """Record that this poller has handed the topic over."""

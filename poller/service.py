@@ -104,17 +104,17 @@ async def run(settings: PollerSettings, stop: asyncio.Event, hangup: asyncio.Eve
                     await first_of(database.wait_reached(), ownership.wait_alone())
                     ownership.start_claiming()
 
-                readiness = Readiness("poller", stop, describe_readiness, obstacle)
-                record = node_record("poller", settings.node, http, grpc, catalogue.hash)
-                parts = [catalogue_key.run, ownership.run]
-                node = Node(etcd, keys, record, server, readiness, synced=synced, parts=parts)
-
                 async def take(difference: Difference) -> None:
                     polling.take(catalogue.catalog, difference)
                     notifications.take(catalogue.catalog)
                     ownership.set_definitions(catalogue.definitions)
                     catalogue_key.set(catalogue.hash, catalogue.definitions)
                     node.registration.set_catalogue(catalogue.hash)
+
+                readiness = Readiness("poller", stop, describe_readiness, obstacle)
+                record = node_record("poller", settings.node, http, grpc, catalogue.hash)
+                parts = [catalogue_key.run, ownership.run]
+                node = Node(etcd, keys, record, server, readiness, synced=synced, parts=parts)
 
                 async def leave() -> None:
                     await node.start_draining()
@@ -125,9 +125,9 @@ async def run(settings: PollerSettings, stop: asyncio.Event, hangup: asyncio.Eve
                     notifications.run(),
                     failure_detector.run(),
                     reporting.run(),
+                    file.follow(catalogue, take),
                     database.reach(),
                     reach.run(),
-                    file.follow(catalogue, take),
                 )
                 forever = [tasks.create_task(work) for work in works]
                 garbage.tune()

@@ -54,7 +54,7 @@ Digest = bytes
 
 
 class Looks:
-    """The findings of the looks at a file: which content is to be tried. Pure."""
+    """The looks at a file, and the decision whether the content that they show is to be tried. Pure."""
 
     def __init__(self, tried: Digest | None) -> None:
         """`tried` is the digest of the content that was read at start."""

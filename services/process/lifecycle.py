@@ -81,6 +81,7 @@ def main(run: Run, on_hangup: Callable[[], None] | None = None) -> NoReturn:
 
     The soft limit of open files is raised to the hard one first (docs/reference/commands.md#open-files).
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the service runs: it is about to read the catalogue
     sys.setswitchinterval(SWITCH_SECONDS)
     descriptors.raise_limit()
     for variable in unknown_variables():

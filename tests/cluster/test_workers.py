@@ -54,7 +54,8 @@ async def polls_reach_their_session(address: str) -> None:
 async def test_workers_share_a_port_and_the_death_of_one_concerns_its_clients_alone(world: World) -> None:
     world.execute("insert into stock values (1, 1, 'a')")
     await world.start("poller", "poller-1")
-    service = await world.start("gateway", "shop", "--workers", "2", wait=False)
+    off = ("/usr/bin/env", "POLLCAST_CATALOG_RELOAD=off")
+    service = await world.start("gateway", "shop", "--workers", "2", wrap=off, wait=False)
 
     async def both() -> dict[str, NodeRecord]:
         found = await workers_of(world)
@@ -91,6 +92,15 @@ async def test_workers_share_a_port_and_the_death_of_one_concerns_its_clients_al
         await eventually(replaced, 30, what="the worker is replaced")
         assert sum(client.reconnects for client in clients) == before["shop.1"]
         pids = [record.pid for record in (await workers_of(world)).values()]
+        old = {record.catalogue for record in (await workers_of(world)).values()}
+        world.catalog.write_text(world.catalog.read_text().replace("[queries.tick]\n", '[queries.tick]\ntitle = "T"\n'))
+        service.send(signal.SIGHUP)
+
+        async def taken() -> bool:
+            new = [record.catalogue for record in (await workers_of(world)).values()]
+            return len(new) == 2 and len(set(new)) == 1 and not old & set(new)
+
+        await eventually(taken, what="the parent has passed SIGHUP on, and both workers have another catalogue")
     service.ask_to_stop()
     await world.ended("shop")
     assert all(map(is_gone, pids))
@@ -98,7 +108,8 @@ async def test_workers_share_a_port_and_the_death_of_one_concerns_its_clients_al
 
 
 async def test_workers_drain_when_their_parent_is_killed(world: World) -> None:
-    service = await world.start("gateway", "shop", "--workers", "2", wait=False)
+    off = ("/usr/bin/env", "POLLCAST_CATALOG_RELOAD=off")
+    service = await world.start("gateway", "shop", "--workers", "2", wrap=off, wait=False)
 
     async def both() -> list[int]:
         found = [record.pid for record in (await workers_of(world)).values()]

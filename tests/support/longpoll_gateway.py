@@ -25,7 +25,6 @@ from pollcast.gateway.longpoll_workers import WorkerSessions
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.sockets import SWEEPS, Sockets
 from pollcast.services.auth.tokens import Verifier
-from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.coordination.node import Readiness
 from pollcast.services.process.addresses import join_host_port
 from pollcast.services.serving import web
@@ -42,7 +41,7 @@ class PolledGateway(InProcessGateway):
     def __init__(self, folder: Path, limits: Limits | None, node: str, authenticator: Authenticator) -> None:
         super().__init__(folder, limits)
         limits = self.sockets.context.limits
-        self.sockets = Sockets(self.hub, CatalogueInForce(self.catalog), limits, authenticator.identify, time.monotonic)
+        self.sockets = Sockets(self.hub, self.catalogue, limits, authenticator.identify, time.monotonic)
         self.polled = LongPollSessions(self.sockets, MAX_FRAME, owner_name(node))
         self.stop = asyncio.Event()
 
