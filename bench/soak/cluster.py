@@ -1,0 +1,128 @@
+"""The cluster of the soak: etcd with three members, PostgreSQL, and services with a probe each.
+
+The first service of each role, `gateway-1` say, runs from the beginning to the end; the others are replaced. Gateways
+keep their addresses, as they would behind a name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+import psycopg
+from tests.support.world import World
+
+from bench.soak.measure import COUNTS, Held
+from bench.soak.shop import CATALOG, SCHEMA
+from pollcast.services.coordination.client import Etcd
+from pollcast.services.coordination.keys import Keys
+from pollcast.services.local import ports
+from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.postgres_server import PostgresServer
+from pollcast.services.process.settings import EtcdSettings, Role
+
+NODES: list[tuple[Role, int]] = [("coordinator", 2), ("poller", 3), ("gateway", 2)]
+"""Number of services of each role."""
+
+LASTING = ("coordinator-1", "poller-1", "gateway-1")
+"""The services that run from the beginning to the end."""
+
+SETTLE_SECONDS = 30.0
+"""Maximum time until the numbers of a process no longer change when nothing happens."""
+
+START_SECONDS = 60.0
+
+
+@dataclass
+class SoakCluster:
+    """A running cluster."""
+
+    folder: Path
+    world: World
+    etcd: EtcdServer
+    postgres: PostgresServer
+    http: dict[str, tuple[str, int]] = field(default_factory=dict)  # address of each gateway, by its name
+    grpc: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all services."""
+        return list(self.world.services)
+
+    async def start(self, role: Role, name: str, *, wait: bool = True) -> None:
+        """Start a service, on the addresses that it had before."""
+        flags: list[str] = []
+        if role == "gateway":
+            for addresses in (self.http, self.grpc):
+                addresses.setdefault(name, ("127.0.0.1", ports.free_port()))
+            flags += ["--http", f"127.0.0.1:{self.http[name][1]}", "--grpc", f"127.0.0.1:{self.grpc[name][1]}"]
+        probe = [sys.executable, "-m", "bench.probe", str(self._socket(name))]
+        self._socket(name).unlink(missing_ok=True)
+        await self.world.start(role, name, *flags, wrap=probe, wait=wait)
+
+    async def replace(self, name: str, *, kill: bool) -> None:
+        """Stop or kill a service, and start another process in its place."""
+        service = self.world.services[name]
+        if kill:
+            service.kill()
+        else:
+            service.ask_to_stop()
+            await self.world.ended(name, 30.0)
+        await self.start(service.role, name, wait=False)
+        await self.world.ready(name, START_SECONDS)
+
+    async def held(self, name: str) -> Held:
+        """Return what a service holds once its numbers no longer change, or after SETTLE_SECONDS."""
+        last: dict[str, int] = {}
+        async with asyncio.timeout(2 * SETTLE_SECONDS):
+            for _ in range(int(SETTLE_SECONDS)):
+                reader, _writer = await asyncio.open_unix_connection(self._socket(name))
+                answer = orjson.loads(await reader.read())
+                _writer.close()
+                counts = {count: answer[count] for count in COUNTS}
+                if counts == last:
+                    break
+                last = counts
+                await asyncio.sleep(1.0)
+        return Held.of(answer)
+
+    async def keys(self) -> Counter[str]:
+        """Return the number of keys of each kind in etcd."""
+        prefix = f"{self.world.keys.namespace}/"
+        kvs = (await self.world.etcd.range(prefix)).kvs
+        return Counter(kv.key.removeprefix(prefix).split("/")[0] for kv in kvs)
+
+    def _socket(self, name: str) -> Path:
+        return self.folder / f"{name}.sock"
+
+
+@contextlib.asynccontextmanager
+async def soak_cluster(folder: Path) -> AsyncIterator[SoakCluster]:
+    """Run the cluster; on leaving, its services must end with exit status 0."""
+    with (
+        EtcdServer.start(folder / "etcd", nodes=3, fsync=False) as etcd,
+        PostgresServer.start(folder / "pg", fsync=False) as postgres,
+    ):
+        with psycopg.connect(postgres.url, autocommit=True) as connection:
+            connection.execute(SCHEMA.encode())
+        async with Etcd.open(EtcdSettings(etcd=etcd.endpoints)) as client:
+            world = World(folder, etcd.endpoints, Keys("/pollcast"), client, postgres.url)
+            world.catalog.write_text(CATALOG)
+            cluster = SoakCluster(folder, world, etcd, postgres)
+            try:
+                for role, count in NODES:
+                    for number in range(count):
+                        await cluster.start(role, f"{role}-{number + 1}", wait=False)
+                for name in cluster.names:
+                    await world.ready(name, START_SECONDS)
+                yield cluster
+                await world.stop()
+            finally:
+                for service in world.services.values():
+                    service.kill()
