@@ -16,6 +16,7 @@ from pathlib import Path
 
 import orjson
 import psycopg
+from tests.support.waiting import eventually
 from tests.support.world import World
 
 from bench.soak.measure import COUNTS, Held
@@ -74,8 +75,16 @@ class SoakCluster:
         else:
             service.ask_to_stop()
             await self.world.ended(name, 30.0)
-        await self.start(service.role, name, wait=False)
-        await self.world.ready(name, START_SECONDS)
+        await self.started_anew(service.role, name)
+
+    async def started_anew(self, role: Role, name: str) -> None:
+        """Start a process in the place of one that has ended, whose entry in etcd may still be there."""
+        await self.start(role, name, wait=False)
+
+        async def ready() -> bool:
+            return (await self.world.ready(name, START_SECONDS)).pid == self.world.services[name].pid
+
+        await eventually(ready, START_SECONDS, what=f"{name} is ready")
 
     async def held(self, name: str) -> Held:
         """Return what a service holds once its numbers no longer change, or after SETTLE_SECONDS."""

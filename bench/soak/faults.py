@@ -12,6 +12,7 @@ from tests.support.waiting import eventually
 
 from bench.soak.cluster import LASTING, SoakCluster
 from bench.soak.shop import Topics
+from pollcast.services.errors import PollcastError
 
 PAUSE_SECONDS = (0.5, 8.0)
 """Shortest and longest pause between two faults."""
@@ -25,6 +26,7 @@ class Faults:
 
     def __init__(self, cluster: SoakCluster, rng: random.Random) -> None:
         self.counts: Counter[str] = Counter()
+        self.findings: list[str] = []  # what did not happen as it should
         self._cluster = cluster
         self._rng = rng
         replaced = [name for name in cluster.names if name not in LASTING]
@@ -41,17 +43,28 @@ class Faults:
     async def all_once(self) -> None:
         """Inflict each fault once, which belongs to a warm-up."""
         for fault in self._choices:
-            self.counts[await fault()] += 1
+            await self._inflict(fault)
 
     async def rage(self, stop: asyncio.Event) -> None:
         """Inflict faults until `stop` is set. All of them are healed on return."""
         while not stop.is_set():
-            self.counts[await self._rng.choice(self._choices)()] += 1
+            await self._inflict(self._rng.choice(self._choices))
             try:
                 async with asyncio.timeout(self._rng.uniform(*PAUSE_SECONDS)):
                     await stop.wait()
             except TimeoutError:
                 continue
+
+    async def _inflict(self, fault: Callable[[], Awaitable[str]]) -> None:
+        """Inflict a fault; a service that has ended as it must not is a finding, and is replaced."""
+        try:
+            self.counts[await fault()] += 1
+        except (AssertionError, RuntimeError, PollcastError) as error:
+            self.findings.append(str(error))
+            print(f"FINDING: {error}", flush=True)
+            for service in list(self._cluster.world.services.values()):
+                if not service.running:
+                    await self._cluster.started_anew(service.role, service.name)
 
     def _replacement(self, name: str, *, kill: bool) -> Callable[[], Awaitable[str]]:
         async def replace() -> str:

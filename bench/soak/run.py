@@ -217,7 +217,7 @@ class Soak:
             if record.ended:
                 findings.faults.append(f"a resident has ended for good: {record.ended}")
         findings.happened.update({f"refused or cut: {how}": count for how, count in refusals.items()})
-        findings.faults += guests.faults
+        findings.faults += [*guests.faults, *self._faults.findings]
 
 
 def _state(client: LiveClient) -> str:
