@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 import uvloop
 
 TIMER = "uvloop.loop.UVTimer"
@@ -48,7 +49,21 @@ def measure() -> dict[str, Any]:
         "timers": types[TIMER],
         "cpu": time.process_time(),
         "types": dict(types.most_common(COMMON)),
+        "connections": _connections(),
     }
+
+
+def _connections() -> dict[str, int]:
+    """Return the number of connections to each port that is listened on, here or by others; etcd's among them."""
+    found = [each for each in psutil.Process().net_connections("tcp") if each.laddr]
+    own = {each.laddr.port for each in found if each.status == psutil.CONN_LISTEN}
+    ends = [(each.laddr.port, each.raddr.port, each.status) for each in found if each.raddr]
+    return dict(
+        Counter(
+            f"{f'from clients to {here}' if here in own else f'to {there}'} {status.lower()}"
+            for here, there, status in ends
+        )
+    )
 
 
 async def _answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -72,7 +87,7 @@ def main() -> None:
 
         return run(probed(), **options)
 
-    uvloop.run = run_with_probe
+    uvloop.run = run_with_probe  # type: ignore[assignment]
     sys.argv = ["pollcast", *arguments]
     from pollcast.services.cli.main import main as pollcast
 

@@ -186,8 +186,8 @@ async def another_result(hub: Hub, topic: Topic, known: Condition) -> tuple[Resu
     """Return the topic's result, and whether it is another than the client knows, for which it waits `known.wait`
     seconds.
 
-    Raises PollFailed at once when the query failed, NoResult when no result comes within RESULT_SECONDS, and Draining
-    when the gateway shuts down first.
+    The wait ends early when the gateway shuts down. Raises PollFailed at once when the query failed, NoResult when no
+    result comes within RESULT_SECONDS, and Draining when the gateway shuts down first.
     """
     with following(hub, topic, deltas=False) as follower:
         async with contextlib.aclosing(follower.events()) as events:
@@ -203,7 +203,7 @@ async def another_result(hub: Hub, topic: Topic, known: Condition) -> tuple[Resu
             try:
                 async with asyncio.timeout(known.wait):
                     return await _next_result(events), True
-            except TimeoutError:
+            except (TimeoutError, Draining):  # what the client has is still right
                 return result, False
 
 

@@ -20,6 +20,7 @@ from pollcast.gateway import metrics
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.cluster_overview import ClusterOverview
 from pollcast.gateway.conditional import Condition, etag
+from pollcast.gateway.departure import Departure
 from pollcast.gateway.entrance import foreign_page
 from pollcast.gateway.event_stream import EventStream, EventStreams, retry_field
 from pollcast.gateway.follower import another_result
@@ -60,6 +61,7 @@ class GatewayApp:
         origins: OriginPolicy,
         admission: Admission,
         readiness: Readiness,
+        departure: Departure,
         page: Page,
         cluster: ClusterOverview,
         pokes: Pokes,
@@ -73,6 +75,7 @@ class GatewayApp:
         self.origins = origins
         self.admission = admission
         self.readiness = readiness
+        self.departure = departure
         self.page = page
         self.cluster = cluster
         self.pokes = pokes
@@ -90,7 +93,7 @@ class GatewayApp:
             Route("/api/queries", self.queries),
             Route("/api/queries", self.preflight, methods=["OPTIONS"]),
             Route("/api/cluster", self.show_cluster),
-            *web.health_routes(healthz, self.readiness.answer),
+            *web.health_routes(healthz, self.readiness.answer, self.departure.asked),
             Route("/metrics", self._metrics),
             *self.page.routes(),
         ]
@@ -106,7 +109,7 @@ class GatewayApp:
         """Answer `GET /live/<query>?…` with one JSON snapshot or, when the client accepts it, an event stream."""
         self._check_origin(request)
         as_events = "text/event-stream" in ",".join(request.headers.getlist("accept")).lower()
-        if self.readiness.draining:
+        if self.departure.closing:
             if not as_events:
                 raise Draining()
             return Response(retry_field(), media_type=EventStream.media_type, headers=_stream_headers(request))
@@ -145,6 +148,8 @@ class GatewayApp:
             headers["preference-applied"] = f"wait={known.wait}"
         with self.admission.seat():
             result, changed = await another_result(self.hub, topic, known)
+        if self.departure.begun:  # the next request is to find its way to another gateway
+            headers["connection"] = "close"
         headers["etag"] = etag(result.version)
         if not changed:
             return Response(status_code=304, headers=headers)
@@ -199,6 +204,8 @@ class GatewayApp:
     async def _error_response(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, PollcastError)
         headers = {} if error.http != 401 else {"www-authenticate": "Bearer"}
+        if self.departure.begun:
+            headers["connection"] = "close"
         if self.origins.allow_origin(request.headers.get("origin"), request.headers.get("host", "")):
             headers |= cors_headers(request)
         return error_response(error, headers)

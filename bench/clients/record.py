@@ -1,4 +1,4 @@
-"""What a client shows and what happened to it, the same for all protocols."""
+"""The results that a client shows, and a record of what happened to it, the same for all protocols."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def ordered(version: str) -> tuple[int, int]:
 
 @dataclass(slots=True)
 class Record:
-    """What happened to one client."""
+    """The record of what happened to one client."""
 
     kind: str
     connects: list[float] = field(default_factory=list)  # time of each connection that was accepted

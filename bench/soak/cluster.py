@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import psycopg
 from tests.support.waiting import eventually
 from tests.support.world import World
 
-from bench.soak.measure import COUNTS, Held
+from bench.soak.measure import Held, breaches
 from bench.soak.shop import CATALOG, SCHEMA
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys
@@ -28,14 +29,18 @@ from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process.settings import EtcdSettings, Role
 
-NODES: list[tuple[Role, int]] = [("coordinator", 2), ("poller", 3), ("gateway", 2)]
+NODES: dict[Role, int] = {"coordinator": 2, "poller": 3, "gateway": 2}
 """Number of services of each role."""
 
 LASTING = ("coordinator-1", "poller-1", "gateway-1")
 """The services that run from the beginning to the end."""
 
-SETTLE_SECONDS = 30.0
-"""Maximum time until the numbers of a process no longer change when nothing happens."""
+REST_SECONDS = 16.0
+"""Time for which nothing happens before the first measurement, in seconds: a gateway notices at the next comment on an
+event stream, after 15 s, that a client has died."""
+
+SETTLE_SECONDS = 60.0
+"""Maximum time until a process holds what it held after the warm-up."""
 
 START_SECONDS = 60.0
 
@@ -86,20 +91,19 @@ class SoakCluster:
 
         await eventually(ready, START_SECONDS, what=f"{name} is ready")
 
-    async def held(self, name: str) -> Held:
-        """Return what a service holds once its numbers no longer change, or after SETTLE_SECONDS."""
-        last: dict[str, int] = {}
-        async with asyncio.timeout(2 * SETTLE_SECONDS):
-            for _ in range(int(SETTLE_SECONDS)):
-                reader, _writer = await asyncio.open_unix_connection(self._socket(name))
-                answer = orjson.loads(await reader.read())
-                _writer.close()
-                counts = {count: answer[count] for count in COUNTS}
-                if counts == last:
-                    break
-                last = counts
-                await asyncio.sleep(1.0)
-        return Held.of(answer)
+    async def held(self, name: str, before: Held | None, *, memory: bool) -> Held:
+        """Return what a service holds: after REST_SECONDS or, with an earlier measurement, once it holds no more and no
+        less than that, or after SETTLE_SECONDS what it holds then."""
+        if before is None:
+            await asyncio.sleep(REST_SECONDS)
+        ends = time.monotonic() + SETTLE_SECONDS
+        while True:
+            reader, writer = await asyncio.open_unix_connection(self._socket(name))
+            held = Held.of(orjson.loads(await reader.read()))
+            writer.close()
+            if before is None or not breaches(name, before, held, memory=memory) or time.monotonic() > ends:
+                return held
+            await asyncio.sleep(2.0)
 
     async def keys(self) -> Counter[str]:
         """Return the number of keys of each kind in etcd."""
@@ -112,7 +116,7 @@ class SoakCluster:
 
 
 @contextlib.asynccontextmanager
-async def soak_cluster(folder: Path) -> AsyncIterator[SoakCluster]:
+async def soak_cluster(folder: Path, nodes: Mapping[Role, int]) -> AsyncIterator[SoakCluster]:
     """Run the cluster; on leaving, its services must end with exit status 0."""
     with (
         EtcdServer.start(folder / "etcd", nodes=3, fsync=False) as etcd,
@@ -125,7 +129,7 @@ async def soak_cluster(folder: Path) -> AsyncIterator[SoakCluster]:
             world.catalog.write_text(CATALOG)
             cluster = SoakCluster(folder, world, etcd, postgres)
             try:
-                for role, count in NODES:
+                for role, count in nodes.items():
                     for number in range(count):
                         await cluster.start(role, f"{role}-{number + 1}", wait=False)
                 for name in cluster.names:

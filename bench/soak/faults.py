@@ -1,4 +1,4 @@
-"""What happens to the cluster during the soak, one thing after another."""
+"""Faults of the cluster during the soak, one after another."""
 
 from __future__ import annotations
 

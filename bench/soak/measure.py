@@ -1,4 +1,4 @@
-"""What a process holds at one moment, and where two moments differ by more than they may. Pure."""
+"""Measurements of what processes hold, and the places where two differ by more than they may. Pure."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ SHARE = 0.05
 """Share by which a process may differ at the end from where it was after the warm-up."""
 
 COUNTS = ("fds", "threads", "tasks", "timers")
-"""What is counted in a process, apart from its memory."""
+"""Names of the numbers that are taken of a process, apart from its memory."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """What one process holds when the same clients are on as after the warm-up, and nothing happens."""
+    """A measurement of one process while the same clients are on as after the warm-up and nothing else happens."""
 
     pid: int
     rss: int  # resident memory in KiB
     counts: Mapping[str, int]  # by each of COUNTS
     types: Mapping[str, int] = field(default_factory=dict)  # number of objects by type
     cpu: float = 0.0
+    connections: Mapping[str, int] = field(default_factory=dict)  # number by the port that is connected to
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> Held:
         """Return what a probe has answered."""
         counts = {name: int(answer[name]) for name in COUNTS}
-        return cls(answer["pid"], answer["rss"], counts, answer["types"], answer["cpu"])
+        return cls(answer["pid"], answer["rss"], counts, answer["types"], answer["cpu"], answer["connections"])
 
 
 def exceeds(name: str, before: int, after: int) -> bool:
@@ -43,10 +44,19 @@ def breaches(process: str, before: Held, after: Held, *, memory: bool) -> list[s
     if memory:
         pairs["rss"] = before.rss, after.rss
     return [
-        f"{process}: {name} went from {first} to {last}" + (f" ({grown(before, after)})" if first < last else "")
+        f"{process}: {name} went from {first} to {last}{_why(name, before, after)}"
         for name, (first, last) in pairs.items()
         if exceeds(name, first, last)
     ]
+
+
+def _why(name: str, before: Held, after: Held) -> str:
+    """Return what explains a change, in parentheses."""
+    if name != "fds":
+        return f" ({grown(before, after)})"
+    names = sorted({*before.connections, *after.connections})
+    changes = [(name, after.connections.get(name, 0) - before.connections.get(name, 0)) for name in names]
+    return f" ({', '.join(f'{change:+} {name}' for name, change in changes if change)})"
 
 
 def grown(before: Held, after: Held, most: int = 8) -> str:

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,11 +17,12 @@ from tests.support.waiting import eventually
 
 from bench.clients.record import LiveClient
 from bench.soak.churn import Guests, residents
-from bench.soak.cluster import LASTING, SoakCluster, soak_cluster
+from bench.soak.cluster import LASTING, NODES, SoakCluster, soak_cluster
 from bench.soak.faults import Faults
 from bench.soak.measure import COUNTS, Held, breaches, key_breaches
 from bench.soak.shop import rows_of, write
 from bench.table import show
+from pollcast.services.process.settings import Role
 
 WARM_UP_SHARE = 0.15
 """Part of the duration that is the warm-up."""
@@ -35,12 +36,13 @@ QUIET_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how much: seconds, guests at a time, changes of rows per second."""
+    """The length of a soak in seconds, the number of guests at a time, and the rate of changes of rows per second."""
 
     seconds: float = 3600.0
     guests: int = 16
     writes: float = 4.0
     seed: int = 1
+    nodes: Mapping[Role, int] = field(default_factory=lambda: NODES)
     checks: int = 8  # after the warm-up; the last one is at the end
 
     @classmethod
@@ -68,7 +70,7 @@ def duration(text: str) -> float:
 
 @dataclass
 class Findings:
-    """What was measured, and everything that was wrong."""
+    """The measurements, and everything that was wrong."""
 
     held: dict[str, list[Held]] = field(default_factory=dict)  # by process; the first is that after the warm-up
     keys: list[Counter[str]] = field(default_factory=list)
@@ -152,10 +154,12 @@ class Soak:
         findings.keys.append(keys)
         self._find(key_breaches(findings.keys[0], keys))
         names = self._cluster.names
-        for name, held in zip(names, await asyncio.gather(*map(self._cluster.held, names)), strict=True):
+        memory = self._plan.seconds >= MEMORY_FROM_SECONDS
+        first = {name: series[0] for name, series in findings.held.items()}
+        measuring = [self._cluster.held(name, first.get(name), memory=memory) for name in names]
+        for name, held in zip(names, await asyncio.gather(*measuring), strict=True):
             series = findings.held.setdefault(name, [])
             series.append(held)
-            memory = self._plan.seconds >= MEMORY_FROM_SECONDS
             self._find(breaches(name, series[0], held, memory=memory))
         at = {name: findings.held[name][-1] for name in LASTING}
         now = ", ".join(f"{name} {held.rss} KiB {dict(held.counts)}" for name, held in at.items())
@@ -227,7 +231,7 @@ def _state(client: LiveClient) -> str:
 
 async def soak(plan: Plan, folder: Path) -> Findings:
     """Run a soak in a folder and return its findings."""
-    async with soak_cluster(folder) as cluster:
+    async with soak_cluster(folder, plan.nodes) as cluster:
         course = Soak(cluster, plan)
         await course.run()
     return course.findings
