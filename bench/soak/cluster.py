@@ -20,13 +20,14 @@ import psycopg
 from tests.support.waiting import eventually
 from tests.support.world import World
 
-from bench.soak.measure import Held, breaches
+from bench.soak.measure import Held, breaches, least
 from bench.soak.shop import CATALOG, SCHEMA
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys
 from pollcast.services.local import ports
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.postgres_server import PostgresServer
+from pollcast.services.process.addresses import split_host_port
 from pollcast.services.process.settings import EtcdSettings, Role
 
 NODES: dict[Role, int] = {"coordinator": 2, "poller": 3, "gateway": 2}
@@ -38,6 +39,9 @@ LASTING = ("coordinator-1", "poller-1", "gateway-1")
 REST_SECONDS = 16.0
 """Time for which nothing happens before the first measurement, in seconds: a gateway notices at the next comment on an
 event stream, after 15 s, that a client has died."""
+
+SAMPLES = 5
+"""Number of samples, a second apart, of which a measurement has the least numbers: polls come and go."""
 
 SETTLE_SECONDS = 60.0
 """Maximum time until a process holds what it held after the warm-up."""
@@ -97,13 +101,17 @@ class SoakCluster:
         if before is None:
             await asyncio.sleep(REST_SECONDS)
         ends = time.monotonic() + SETTLE_SECONDS
+        members = {split_host_port(member.client)[1] for member in self.etcd.members}
+        samples: list[Held] = []
         while True:
             reader, writer = await asyncio.open_unix_connection(self._socket(name))
-            held = Held.of(orjson.loads(await reader.read()))
+            samples.append(Held.of(orjson.loads(await reader.read()), members))
             writer.close()
-            if before is None or not breaches(name, before, held, memory=memory) or time.monotonic() > ends:
+            held = least(samples[-SAMPLES:])
+            at_rest = before is None or not breaches(name, before, held, memory=memory)
+            if (len(samples) >= SAMPLES and at_rest) or time.monotonic() > ends:
                 return held
-            await asyncio.sleep(2.0)
+            await asyncio.sleep(1.0)
 
     async def keys(self) -> Counter[str]:
         """Return the number of keys of each kind in etcd."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 SHARE = 0.05
@@ -25,15 +25,29 @@ class Held:
     connections: Mapping[str, int] = field(default_factory=dict)  # number by the port that is connected to
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> Held:
-        """Return what a probe has answered."""
+    def of(cls, answer: Mapping[str, Any], passing: Set[int]) -> Held:
+        """Return what a probe has answered.
+
+        Connections to the ports `passing` count as nothing: how many of etcd's members a process is connected to
+        depends on those that it had to try.
+        """
         counts = {name: int(answer[name]) for name in COUNTS}
+        counts["fds"] -= sum(answer["connections"].get(f"to {port} established", 0) for port in passing)
         return cls(answer["pid"], answer["rss"], counts, answer["types"], answer["cpu"], answer["connections"])
 
 
+def least(samples: Sequence[Held]) -> Held:
+    """Return the last measurement with the least of all numbers: what a process holds while it does nothing."""
+    counts = {name: min(sample.counts[name] for sample in samples) for name in COUNTS}
+    return replace(samples[-1], counts=counts, rss=min(sample.rss for sample in samples))
+
+
 def exceeds(name: str, before: int, after: int) -> bool:
-    """Return whether a quantity has left its bounds. Memory may become less: a process that was replaced is younger."""
-    if name == "rss":
+    """Return whether a quantity has left its bounds.
+
+    Memory may become less, as a process that was replaced is younger, and so may timers, as each poll has some.
+    """
+    if name in ("rss", "timers"):
         return after > before * (1 + SHARE)
     return abs(after - before) > before * SHARE
 
