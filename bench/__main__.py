@@ -1,7 +1,7 @@
 """The command `python -m bench [name…] [--option…]`, which runs the named benchmarks, or all of them.
 
-Options belong to the benchmark that is named; `scale` and `soak` take some. `soak` runs for an hour and only when it is
-named."""
+Options belong to the benchmark that is named; `scale`, `soak` and `rolling` take some. The last two take long, and run
+only when they are named."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ ALL = (
     "scale",
 )
 
-LONG = ("soak",)
+LONG = ("soak", "rolling")
 """Benchmarks that run only when they are named."""
 
-WITH_OPTIONS = ("scale", "soak")
+WITH_OPTIONS = ("scale", *LONG)
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ Load balancers send clients to a gateway until they have asked `/readyz` once mo
 has nowhere else to go. So a gateway whose `/readyz` is asked regularly goes on serving everybody, old and new clients,
 until those who ask have had their answer; only then it refuses and closes clients.
 
-`HealthChecks` is pure. It recognizes a load balancer by the regularity of its questions: those of a person or a script
-have no rhythm, or have ended.
+`HealthChecks` is pure. It recognizes load balancers by the rhythm of their questions, several of one host as well:
+those of a person or a script have no rhythm, or have ended.
 """
 
 from __future__ import annotations
@@ -14,64 +14,57 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
-from statistics import median
+from itertools import pairwise
 
 AUTOMATIC_SECONDS = 6.0
-"""Maximum time for which a gateway waits when no time is set, in seconds: health checks take 5 s at most by default."""
+"""Time for which a gateway waits for load balancers when no time is set, in seconds: their checks take 5 s at most."""
 
-ENOUGH_ANSWERS = 3
-"""Number of answers `draining` after which a load balancer gives up a gateway."""
+WINDOW_SECONDS = 16.0
+"""Time in which a rhythm must be found, in seconds: three gaps between questions."""
 
 GAPS = 3
-"""Number of gaps between questions from which a rhythm is recognized."""
+"""Number of long gaps that make a rhythm."""
 
-LONGEST_GAP_SECONDS = 30.0
-"""Longest gap between the questions of a load balancer, in seconds."""
+SHORTEST_SECONDS = 2.0
+"""Minimum time that the questions of a load balancer go back, in seconds: those of a start are over before."""
+
+MAX_QUESTIONS = 256
+"""Number of questions that are remembered of one host."""
 
 MAX_SOURCES = 32
 """Number of hosts whose questions are remembered."""
-
-
-class _Source:
-    """One host that asks: its last question, the gaps before it, and how many questions were answered `draining`."""
-
-    __slots__ = ("gaps", "last", "told")
-
-    def __init__(self, now: float) -> None:
-        self.last = now
-        self.gaps: deque[float] = deque(maxlen=GAPS)
-        self.told = 0
-
-    def overdue_at(self) -> float | None:
-        """Return the time at which its next question is overdue, or None when it has no rhythm."""
-        if len(self.gaps) < GAPS:
-            return None
-        gap = median(self.gaps)
-        return self.last + 1.5 * gap + 1.0 if gap <= LONGEST_GAP_SECONDS else None
 
 
 class HealthChecks:
     """The questions for this gateway's readiness, by the host that asks. Times are monotonic seconds."""
 
     def __init__(self) -> None:
-        self._sources: dict[str, _Source] = {}
+        self._asked: dict[str, deque[float]] = {}
 
-    def asked(self, host: str, now: float, *, draining: bool) -> None:
-        """Take in a question of a host; `draining` is whether that was the answer."""
-        source = self._sources.get(host)
-        if source is None:
-            if len(self._sources) >= MAX_SOURCES:
-                del self._sources[min(self._sources, key=lambda each: self._sources[each].last)]
-            source = self._sources[host] = _Source(now)
-        else:
-            source.gaps.append(now - source.last)
-            source.last = now
-        source.told += draining
+    def asked(self, host: str, now: float) -> None:
+        """Take in a question of a host."""
+        if host not in self._asked and len(self._asked) >= MAX_SOURCES:
+            del self._asked[min(self._asked, key=lambda each: self._asked[each][-1])]
+        times = self._asked.setdefault(host, deque(maxlen=MAX_QUESTIONS))
+        times.append(now)
+        while times[0] < now - WINDOW_SECONDS:
+            times.popleft()
 
     def expected_until(self) -> float:
-        """Return the time until which a host that asks regularly may ask and has not had enough answers."""
-        waiting = (source.overdue_at() for source in self._sources.values() if source.told < ENOUGH_ANSWERS)
-        return max((time for time in waiting if time is not None), default=0.0)
+        """Return the time until which a host that asks regularly may ask again; 0 when none does."""
+        return max(map(_overdue_at, self._asked.values()), default=0.0)
+
+
+def _overdue_at(times: deque[float]) -> float:
+    """Return the time from which another question is overdue, or 0 when these have no rhythm.
+
+    The third longest gap is that of the rhythm: of several load balancers at least one gap in each round is as long,
+    and a question that a script asks in between makes two longer ones at most.
+    """
+    gaps = sorted((after - before for before, after in pairwise(times)), reverse=True)
+    if len(gaps) < GAPS or times[-1] - times[0] < SHORTEST_SECONDS:
+        return 0.0
+    return times[-1] + 1.5 * gaps[GAPS - 1] + 0.5
 
 
 class Departure:
@@ -93,7 +86,7 @@ class Departure:
 
     def asked(self, host: str) -> None:
         """Take in that a host has asked whether this gateway is ready."""
-        self._checks.asked(host, self._now(), draining=self.begun)
+        self._checks.asked(host, self._now())
         self._asked.set()
 
     async def wait(self) -> None:
