@@ -11,7 +11,7 @@ PROMTOOL := $(shell command -v promtool)
 TEST_WORKERS ?= 2
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 
-.PHONY: install page up test test-again chaos check bench model model-broken proto proto-check fmt lock dist
+.PHONY: install page up test test-again chaos soak check bench model model-broken proto proto-check fmt lock dist
 
 install: .venv/installed
 	@$(MAYBE_PAGE)
@@ -74,6 +74,10 @@ examples/node_modules/.package-lock.json: examples/package-lock.json | install
 chaos: install
 	CHAOS_SECONDS=$(or $(SECONDS),600) CHAOS_SEED=$(or $(SEED),1) CHAOS_POLLERS=$(or $(POLLERS),3) \
 		CHAOS_TOPICS=$(or $(TOPICS),4) $(BIN)/pytest -s tests/faults/test_chaos.py
+
+# An hour in which everything happens to a cluster, after which it must hold what it did before: make soak DURATION=10m
+soak: install
+	$(BIN)/python -m bench soak --duration $(or $(DURATION),1h)
 
 check: install proto-check
 	$(BIN)/ruff format --check .

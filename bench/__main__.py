@@ -1,6 +1,7 @@
 """The command `python -m bench [name…] [--option…]`, which runs the named benchmarks, or all of them.
 
-Options belong to the benchmark that is named last, the only one that takes some being `scale`."""
+Options belong to the benchmark that is named; `scale`, `soak` and `rolling` take some. The last two take long, and run
+only when they are named."""
 
 from __future__ import annotations
 
@@ -33,17 +34,22 @@ ALL = (
     "scale",
 )
 
+LONG = ("soak", "rolling")
+"""Benchmarks that run only when they are named."""
+
+WITH_OPTIONS = ("scale", *LONG)
+
 
 def main() -> None:
     """Run the benchmarks that the command line names, one after the other."""
     arguments = sys.argv[1:]
     at = next((at for at, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
     names, options = arguments[:at] or ALL, arguments[at:]
-    if options and names != ["scale"]:
-        raise SystemExit("only `scale` takes options, and only alone")
-    unknown = [name for name in names if name not in ALL]
+    if options and not (len(names) == 1 and names[0] in WITH_OPTIONS):
+        raise SystemExit(f"only {' and '.join(WITH_OPTIONS)} take options, and only alone")
+    unknown = [name for name in names if name not in (*ALL, *LONG)]
     if unknown:
-        raise SystemExit(f"there is no benchmark {unknown[0]!r}; choose from {', '.join(ALL)}")
+        raise SystemExit(f"there is no benchmark {unknown[0]!r}; choose from {', '.join((*ALL, *LONG))}")
     os.environ["GRPC_VERBOSITY"] = "ERROR"
     logs.configure(level=logging.WARNING)
     raise_file_limit()

@@ -8,13 +8,13 @@ from urllib.parse import parse_qsl
 
 from pollcast.gateway import phoenix
 from pollcast.gateway.admission import Admission
+from pollcast.gateway.departure import Departure
 from pollcast.gateway.handshake import Offer
 from pollcast.gateway.identity import Authenticator, Identity
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.wire import Receiver, Wire
 from pollcast.services.auth import tokens as auth
-from pollcast.services.coordination.node import Readiness
 from pollcast.services.errors import Draining, Forbidden, PollcastError
 from pollcast.services.serving.refusals import refused
 
@@ -42,12 +42,12 @@ class Entrance:
         authenticator: Authenticator,
         origins: OriginPolicy,
         admission: Admission,
-        readiness: Readiness,
+        departure: Departure,
     ) -> None:
         self._sockets = sockets
         self._authenticator = authenticator
         self._admission = admission
-        self._readiness = readiness
+        self._departure = departure
         self._checked_page = functools.lru_cache(MAX_PAGES)(origins.check)  # an error is not remembered
 
     def admit(self, offer: Offer) -> Callable[[Wire], Receiver]:
@@ -73,7 +73,7 @@ class Entrance:
         if vsn != phoenix.VSN:
             raise Forbidden(f"this server speaks vsn={phoenix.VSN} only")
         identity = self._identify(token)
-        if self._readiness.draining:
+        if self._departure.closing:
             raise Draining()
         self._admission.check()
         return identity

@@ -230,8 +230,8 @@ async def another_result(
     """Return the topic's result, and whether it is another than the client knows, for which it waits `known.wait`
     seconds. `again` is as for `following`, and what it raises is raised.
 
-    Raises PollFailed at once when the query failed, NoResult when no result comes within RESULT_SECONDS, and Draining
-    when the gateway shuts down first.
+    The wait ends early when the gateway shuts down. Raises PollFailed at once when the query failed, NoResult when no
+    result comes within RESULT_SECONDS, and Draining when the gateway shuts down first.
     """
     with following(hub, topic, deltas=False, again=again) as follower:
         async with contextlib.aclosing(follower.events()) as events:
@@ -247,7 +247,7 @@ async def another_result(
             try:
                 async with asyncio.timeout(known.wait):
                     return await _next_result(follower, events), True
-            except TimeoutError:
+            except (TimeoutError, Draining):  # what the client has is still right
                 return result, False
 
 

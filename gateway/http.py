@@ -22,6 +22,7 @@ from pollcast.gateway.admission import Admission
 from pollcast.gateway.cluster_overview import ClusterOverview
 from pollcast.gateway.conditional import Condition, etag
 from pollcast.gateway.csv_text import csv_text
+from pollcast.gateway.departure import Departure
 from pollcast.gateway.entrance import foreign_page
 from pollcast.gateway.event_stream import EventStream, EventStreams, retry_field
 from pollcast.gateway.follower import another_result
@@ -67,6 +68,7 @@ class GatewayApp:
         origins: OriginPolicy,
         admission: Admission,
         readiness: Readiness,
+        departure: Departure,
         page: Page,
         cluster: ClusterOverview,
         pokes: Pokes,
@@ -81,6 +83,7 @@ class GatewayApp:
         self.origins = origins
         self.admission = admission
         self.readiness = readiness
+        self.departure = departure
         self.page = page
         self.cluster = cluster
         self.pokes = pokes
@@ -108,7 +111,7 @@ class GatewayApp:
             Route("/openapi.json", self.openapi),
             Route("/openapi.json", self.preflight, methods=["OPTIONS"]),
             Route("/api/cluster", self.show_cluster),
-            *web.health_routes(healthz, self.readiness.answer),
+            *web.health_routes(healthz, self.readiness.answer, self.departure.asked),
             Route("/metrics", self._metrics),
             *self.longpoll.routes(),
             *self.page.routes(),
@@ -126,7 +129,7 @@ class GatewayApp:
         self._check_origin(request)
         wanted = form(request.headers.getlist("accept"))
         as_events = wanted == "events"
-        if self.readiness.draining:
+        if self.departure.closing:
             if not as_events:
                 raise Draining()
             return Response(retry_field(), media_type=EventStream.media_type, headers=_stream_headers(request))
@@ -166,6 +169,8 @@ class GatewayApp:
             headers["preference-applied"] = f"wait={known.wait}"
         with self.admission.seat():
             result, changed = await another_result(self.hub, topic, known, partial(self._topic, request, identity))
+        if self.departure.begun:  # the next request is to find its way to another gateway
+            headers["connection"] = "close"
         headers["etag"] = etag(result.version, suffix)
         if not changed:
             return Response(status_code=304, headers=headers)
@@ -236,6 +241,8 @@ class GatewayApp:
         if isinstance(error, TopicTooLong):
             refused("topic", detail=error.detail)
         headers = {} if error.http != 401 else {"www-authenticate": "Bearer"}
+        if self.departure.begun:
+            headers["connection"] = "close"
         if self.origins.allow_origin(request.headers.get("origin"), request.headers.get("host", "")):
             headers |= cors_headers(request)
         return error_response(error, headers)

@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 
 from pollcast.gateway.admission import Admission
+from pollcast.gateway.departure import Departure
 from pollcast.gateway.follower import DeltaEvent, ending_after, first_result, following
 from pollcast.gateway.history import Result
 from pollcast.gateway.hub import Hub
@@ -31,7 +32,6 @@ from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.clock import rfc3339
-from pollcast.services.coordination.node import Readiness
 from pollcast.services.errors import Draining, InvalidPayload, PollcastError, TooLarge, TopicTooLong, Unauthorized
 from pollcast.services.serving import rpc
 from pollcast.services.serving.refusals import refused
@@ -52,7 +52,7 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
         hub: Hub,
         catalogue: CatalogueInForce,
         authenticator: Authenticator,
-        readiness: Readiness,
+        departure: Departure,
         presences: Presences,
         admission: Admission,
         pokes: Pokes,
@@ -61,7 +61,7 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
         self._hub = hub
         self._catalogue = catalogue
         self._authenticator = authenticator
-        self._readiness = readiness
+        self._departure = departure
         self._presences = presences
         self._admission = admission
 
@@ -183,7 +183,7 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
 
         Raises Draining, UnknownQuery, InvalidParams, or Forbidden when the caller's roles do not suffice.
         """
-        if self._readiness.draining:
+        if self._departure.closing:
             raise Draining()
         try:
             topic = topics.parse(spelling, self._catalogue.catalog, identity.values)

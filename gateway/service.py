@@ -1,10 +1,11 @@
 """The gateway service: clients on one side, owners of topics on the other, and demand in etcd between them.
 
 A gateway starts without etcd and without pollers: clients may join, and their topics are reported as stale. It is ready
-after the first sync with etcd. SIGTERM drains it: it takes no new clients, `/readyz` reports it, and its sockets are
-closed with 1012, spread over time so that their clients do not reach the other gateways all at once; then its lease is
-revoked, which removes its demand and its presences from etcd (docs/reference/channels.md#draining). When a gateway dies
-without draining, its keys expire with its lease, and its clients reconnect to another gateway.
+after the first sync with etcd. SIGTERM drains it: `/readyz` reports it, and once load balancers have had the time to
+notice (gateway/departure.py), it takes no new clients, and its sockets are closed with 1012, spread over time so that
+their clients do not reach the other gateways all at once; then its lease is revoked, which removes its demand and its
+presences from etcd (docs/reference/channels.md#draining). When a gateway dies without draining, its keys expire with
+its lease, and its clients reconnect to another gateway.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pollcast.gateway.admission import Admission
 from pollcast.gateway.closing import drain, start_afresh
 from pollcast.gateway.cluster_overview import ClusterOverview
 from pollcast.gateway.demand import Demand
+from pollcast.gateway.departure import Departure
 from pollcast.gateway.door import Doorkeeper
 from pollcast.gateway.entrance import Entrance
 from pollcast.gateway.etcd_view import EtcdView, PollerAddresses
@@ -179,10 +181,11 @@ async def run(
         async with Etcd.open(settings) as etcd:
             core = Core(settings, catalogue, etcd, keys, authenticator)
             readiness = Readiness("gateway", stop, lambda: {"etcd": "reached" if core.view.healthy else "not reached"})
+            departure = Departure(settings.drain_delay, stop, time.monotonic)
             room = _room(settings)
             admission = Admission(room.clients, lambda: len(core.sockets))
             origins, page = OriginPolicy.of(settings, local=local_pages), Page.load()
-            entrance = Entrance(core.sockets, authenticator, origins, admission, readiness)
+            entrance = Entrance(core.sockets, authenticator, origins, admission, departure)
             prefix = settings.path_prefix
             streamed = paths_of(LONGPOLL_PATH, prefix)
             door = Doorkeeper(paths_of(SOCKET_PATH, prefix), entrance.admit, settings.max_frame, streamed)
@@ -195,13 +198,14 @@ async def run(
                 origins,
                 admission,
                 readiness,
+                departure,
                 page,
                 core.cluster,
                 pokes,
                 LongPoll(entrance, core.polled, settings.max_frame, shared.sessions),
                 shared.metrics,
             ).app(prefix)
-            live = LiveQuery(core.hub, catalogue, authenticator, readiness, core.presences, admission, pokes)
+            live = LiveQuery(core.hub, catalogue, authenticator, departure, core.presences, admission, pokes)
             gauges = GatewayGauges(core.sockets, core.cluster, core.presences, core.members)
             with counted_on_scrape(gauges):
                 async with (
@@ -221,7 +225,7 @@ async def run(
                         await core.take(difference)
 
                     works = (*core.works(readiness), file.follow(catalogue, take))
-                    await _run_until_drained(core, node, works, settings.lease_ttl, stop)
+                    await _run_until_drained(core, node, works, settings.lease_ttl, stop, departure)
     log.info("drained")
 
 
@@ -261,15 +265,22 @@ def _room(settings: GatewaySettings) -> descriptors.Room:
 
 
 async def _run_until_drained(
-    core: Core, node: Node, works: Iterable[Coroutine[Any, Any, None]], lease_ttl: float, stop: asyncio.Event
+    core: Core,
+    node: Node,
+    works: Iterable[Coroutine[Any, Any, None]],
+    lease_ttl: float,
+    stop: asyncio.Event,
+    departure: Departure,
 ) -> None:
-    """Run the node and the works until `stop`; then close all clients, and only after that give the lease back."""
+    """Run the node and the works until `stop` and `departure`; then close all clients, and only after that give the
+    lease back."""
     drained = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         membership = tasks.create_task(node.run(lease_ttl, drained))
         running = [tasks.create_task(work) for work in works]
         await stop.wait()
         await node.start_draining()
+        await departure.wait()
         await drain(core.hub, core.sockets, core.presences)
         drained.set()
         await membership

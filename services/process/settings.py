@@ -249,6 +249,8 @@ class GatewaySettings(ServiceSettings):
     """Maximum number of connections of all kinds together."""
     join_rate: float = Field(default=100.0, gt=0, allow_inf_nan=False)
     """Maximum rate of joins, per second and socket."""
+    drain_delay: float | None = Field(default=None, ge=0, le=3600)
+    """Time from SIGTERM until clients are refused and closed, in seconds; None: what load balancers need."""
 
     @field_validator("path_prefix")
     @classmethod

@@ -155,15 +155,18 @@ def service_app(healthz: ReadinessCheck, readyz: ReadinessCheck) -> Starlette:
     return Starlette(routes=[*health_routes(healthz, readyz), Route("/metrics", metrics)])
 
 
-def health_routes(healthz: ReadinessCheck, readyz: ReadinessCheck) -> list[Route]:
-    """Return the routes `/healthz` and `/readyz`."""
-    return [Route("/healthz", _endpoint(healthz)), Route("/readyz", _endpoint(readyz))]
+def health_routes(
+    healthz: ReadinessCheck, readyz: ReadinessCheck, asked: Callable[[str], None] = lambda _: None
+) -> list[Route]:
+    """Return the routes `/healthz` and `/readyz`. `asked` is called with each host that asks for the latter."""
+    return [Route("/healthz", _endpoint(healthz, lambda _: None)), Route("/readyz", _endpoint(readyz, asked))]
 
 
-def _endpoint(check: ReadinessCheck) -> Callable[[Request], Any]:
+def _endpoint(check: ReadinessCheck, asked: Callable[[str], None]) -> Callable[[Request], Any]:
     """Return an endpoint that answers with the result of the check."""
 
-    async def answer(_: Request) -> Response:
+    async def answer(request: Request) -> Response:
+        asked("" if request.client is None else request.client.host)
         healthy, body = check()
         return JSONResponse(body, status_code=200 if healthy else 503)
 

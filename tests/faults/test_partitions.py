@@ -103,7 +103,12 @@ async def divided(
         for name in ("etcd", CONSUMER, *HOSTS):
             net.host(name)
         etcds: list[Child] = []
-        stack.callback(lambda: [etcd.kill() for etcd in etcds])
+
+        def stop_etcd() -> None:
+            for etcd in etcds:
+                etcd.kill()
+
+        stack.callback(stop_etcd)
         _start_etcd(folder, net, etcds)
         stack.enter_context(_without_tokens())
         endpoints = [f"{address}:{ETCD_PORT}" for address in (net.address("etcd"), net.other_address("etcd"))]

@@ -14,6 +14,7 @@ import orjson
 from starlette.applications import Starlette
 
 from pollcast.gateway.admission import Admission
+from pollcast.gateway.departure import Departure
 from pollcast.gateway.door import Doorkeeper
 from pollcast.gateway.entrance import Entrance
 from pollcast.gateway.identity import Authenticator
@@ -25,7 +26,6 @@ from pollcast.gateway.longpoll_workers import WorkerSessions
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.sockets import SWEEPS, Sockets
 from pollcast.services.auth.tokens import Verifier
-from pollcast.services.coordination.node import Readiness
 from pollcast.services.process.addresses import join_host_port
 from pollcast.services.serving import web
 from tests.support.gateway_in_process import InProcessGateway
@@ -36,14 +36,14 @@ SECONDS = 20.0
 
 
 class PolledGateway(InProcessGateway):
-    """An in-process gateway with sessions of long polling. Set `stop` to let it refuse new clients as draining."""
+    """An in-process gateway with sessions of long polling. Set `departure.closing` to let it refuse new clients as draining."""
 
     def __init__(self, folder: Path, limits: Limits | None, node: str, authenticator: Authenticator) -> None:
         super().__init__(folder, limits)
         limits = self.sockets.context.limits
         self.sockets = Sockets(self.hub, self.catalogue, limits, authenticator.identify, time.monotonic)
         self.polled = LongPollSessions(self.sockets, MAX_FRAME, owner_name(node))
-        self.stop = asyncio.Event()
+        self.departure = Departure(0.0, asyncio.Event(), time.monotonic)
 
     @property
     def host(self) -> str:
@@ -72,8 +72,7 @@ async def polled_gateway(
     authenticator = Authenticator(verifier)
     gateway = PolledGateway(folder, limits, node, authenticator)
     admission = Admission(gateway.sockets.context.limits.max_connections, lambda: len(gateway.sockets))
-    readiness = Readiness("gateway", gateway.stop, dict)
-    entrance = Entrance(gateway.sockets, authenticator, OriginPolicy(), admission, readiness)
+    entrance = Entrance(gateway.sockets, authenticator, OriginPolicy(), admission, gateway.departure)
     others = None if shared is None else WorkerSessions(shared, gateway.polled)
     endpoint = LongPoll(entrance, gateway.polled, MAX_FRAME, others)
     door = Doorkeeper(("/no/websocket",), entrance.admit, MAX_FRAME, (PATH,))

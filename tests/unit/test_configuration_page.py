@@ -35,6 +35,7 @@ UNITS = {
     "join_rate": "joins per second and socket",
     "max_frame": "bytes",
     "max_connections": "connections per gateway",
+    "drain_delay": "seconds",
 }
 
 

@@ -137,6 +137,9 @@ MISTAKES = [
     Mistake("join_rate", "inf", "finite"),
     Mistake("join_rate", "0", "greater than 0"),
     Mistake("join_rate", "100/s", "number"),
+    Mistake("drain_delay", "-1", "greater than or equal to 0"),
+    Mistake("drain_delay", "6s", "number"),
+    Mistake("drain_delay", "86400", "less than or equal to 3600"),
 ]
 
 UNUSUAL = [

@@ -1,0 +1,98 @@
+"""A service with a probe: `python -m bench.probe SOCKET … -m pollcast gateway …` runs `pollcast gateway …` in this
+process, and answers each connection to the Unix socket with one line of JSON about the process.
+
+The answer has its resident memory in KiB after a full collection and a trim of the heap, its file descriptors, threads,
+tasks and scheduled timers, its CPU time, and how many objects of each type it holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+import uvloop
+
+TIMER = "uvloop.loop.UVTimer"
+"""The type of a timer that is scheduled: uvloop keeps each until it has fired or is cancelled."""
+
+COMMON = 60
+"""Number of types that the answer counts."""
+
+
+def measure() -> dict[str, Any]:
+    """Return what this process holds."""
+    gc.unfreeze()
+    gc.collect()
+    types = Counter(f"{kind.__module__}.{kind.__qualname__}" for kind in map(type, gc.get_objects()))
+    gc.freeze()
+    ctypes.CDLL(None).malloc_trim(0)
+    proc = Path("/proc/self")
+    pages = int((proc / "statm").read_text().split()[1])
+    return {
+        "pid": os.getpid(),
+        "rss": pages * os.sysconf("SC_PAGE_SIZE") // 1024,
+        "fds": len(list((proc / "fd").iterdir())) - 1,  # without that of the listing
+        "threads": len(list((proc / "task").iterdir())),
+        "python_threads": sorted(thread.name for thread in threading.enumerate()),
+        "tasks": len(asyncio.all_tasks()) - 1,  # without that of the answer
+        "timers": types[TIMER],
+        "cpu": time.process_time(),
+        "types": dict(types.most_common(COMMON)),
+        "connections": _connections(),
+    }
+
+
+def _connections() -> dict[str, int]:
+    """Return the number of connections to each port that is listened on, here or by others; etcd's among them."""
+    found = [each for each in psutil.Process().net_connections("tcp") if each.laddr]
+    own = {each.laddr.port for each in found if each.status == psutil.CONN_LISTEN}
+    ends = [(each.laddr.port, each.raddr.port, each.status) for each in found if each.raddr]
+    return dict(
+        Counter(
+            f"{f'from clients to {here}' if here in own else f'to {there}'} {status.lower()}"
+            for here, there, status in ends
+        )
+    )
+
+
+async def _answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(orjson.dumps(measure()))
+    await writer.drain()
+    writer.close()
+
+
+def main() -> None:
+    """Run the service."""
+    path, arguments = sys.argv[1], sys.argv[sys.argv.index("pollcast") + 1 :]
+    run = uvloop.run
+
+    def run_with_probe(service: Coroutine[Any, Any, Any], **options: Any) -> Any:
+        async def probed() -> Any:
+            server = await asyncio.start_unix_server(_answer, path)
+            try:
+                return await service
+            finally:
+                server.close()
+
+        return run(probed(), **options)
+
+    uvloop.run = run_with_probe  # type: ignore[assignment]
+    sys.argv = ["pollcast", *arguments]
+    from pollcast.services.cli.main import main as pollcast
+
+    pollcast()
+
+
+if __name__ == "__main__":
+    main()
