@@ -31,7 +31,7 @@ AT_ONCE = 100
 
 @dataclass
 class Report:
-    """What a restart did to the clients of one protocol, in seconds and numbers of clients."""
+    """Effects of a restart on the clients of one protocol, in seconds and numbers of clients."""
 
     clients: int = 0
     ended: list[str] = field(default_factory=list)  # why clients have ended for good
