@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from pollcast.poller import service
+from pollcast.poller import ranking, rebalancing, service
 from pollcast.services import clock
 from pollcast.services.coordination.client import Etcd, Page
 from pollcast.services.coordination.keys import DemandRecord, Keys, NodeRecord, OwnerRecord
@@ -57,6 +57,15 @@ class Cluster:
         kv = await eventually(lambda: self._mirror.items.get(self.keys.owner(topic)))
         assert kv is not None
         return OwnerRecord.decode(kv.value), kv.mod_revision
+
+    async def owned_by(self, name: str, topics: list[str]) -> None:
+        """Wait until the poller owns all of these topics."""
+
+        def owners() -> set[str]:
+            entries = [self._mirror.items.get(self.keys.owner(topic)) for topic in topics]
+            return {"nobody" if kv is None else OwnerRecord.decode(kv.value).node for kv in entries}
+
+        await eventually(lambda: owners() == {name})
 
     async def ready(self, name: str) -> NodeRecord:
         """Wait until the poller is ready, and return its record."""
@@ -242,6 +251,22 @@ async def test_a_poller_that_never_reached_its_database_is_not_ready_and_leaves_
                     assert orjson.loads(body)["database"] == "ok"
                 finally:
                     connection.execute(f"drop database {name} with (force)".encode())
+
+
+async def test_a_poller_without_a_database_owns_topics_until_another_one_is_ready(
+    cluster: Cluster, settings: PollerSettings, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "LAST_SECONDS", 0.1)
+    monkeypatch.setattr(rebalancing, "YIELD_SECONDS", 0.1)
+    missing = {"database_url": SecretStr(f"{database.rpartition('/')[0]}/missing"), "node": "poller-2"}
+    for topic in TOPICS:
+        await cluster.add_demand(topic)
+    async with poller(settings.model_copy(update=missing)):
+        assert {(await cluster.owner(topic))[0].node for topic in TOPICS} == {"poller-2"}
+        assert (await cluster.node("poller-2")).state == "starting"
+        async with poller(settings):
+            await cluster.owned_by("poller-1", TOPICS)
+            assert (await cluster.node("poller-2")).state == "starting"
 
 
 async def _unready(url: str, words: str) -> dict[str, Any] | None:
