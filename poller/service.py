@@ -26,7 +26,6 @@ from pollcast.poller.reach_watch import ReachWatch
 from pollcast.poller.report import PollerReport
 from pollcast.services.catalogue.definitions import Difference
 from pollcast.services.catalogue.in_force import CatalogueInForce
-from pollcast.services.coordination.catalogue_key import CatalogueKey
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Keys
@@ -93,12 +92,18 @@ class Member:
         etcd, keys, node, catalogue = core.etcd, core.keys, core.settings.node, core.catalogue
         self._core = core
         self._ownership = Ownership(etcd, keys, node, grpc, core.polling, catalogue.definitions)
-        self._catalogue_key = CatalogueKey(etcd, keys, "poller", node)
-        self._catalogue_key.set(catalogue.hash, catalogue.definitions)
         self.readiness = Readiness("poller", stop, self._describe, self._obstacle)
         record = node_record("poller", node, http, grpc, catalogue.hash)
-        parts = [self._catalogue_key.run, self._ownership.run]
-        self._node = Node(etcd, keys, record, server, self.readiness, synced=self._synced, parts=parts)
+        self._node = Node(
+            etcd,
+            keys,
+            record,
+            server,
+            self.readiness,
+            synced=self._synced,
+            parts=[self._ownership.run],
+            definitions=catalogue.definitions,
+        )
         hesitate = partial(self._ownership.hesitate, "no gateway reaches this poller")
         self._reach = ReachWatch(etcd, keys, core.polling.feed, grpc, hesitate, self._node.offer)
 
@@ -115,8 +120,7 @@ class Member:
         catalogue = self._core.catalogue
         self._core.take(difference)
         self._ownership.set_definitions(catalogue.definitions)
-        self._catalogue_key.set(catalogue.hash, catalogue.definitions)
-        self._node.registration.set_catalogue(catalogue.hash)
+        self._node.set_catalogue(catalogue)
 
     async def _reach_database(self) -> None:
         reason = "the database was never reached"
