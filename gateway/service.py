@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from pathlib import Path
@@ -178,58 +179,29 @@ async def run(
             core = Core(settings, catalogue, etcd, keys, authenticator)
             readiness = Readiness("gateway", stop, lambda: {"etcd": "reached" if core.view.healthy else "not reached"})
             departure = Departure(settings.drain_delay, stop, time.monotonic)
-            room = _room(settings)
-            admission = Admission(room.clients, lambda: len(core.sockets))
-            origins, page = OriginPolicy.of(settings, local=local_pages), Page.load()
-            entrance = Entrance(core.sockets, authenticator, origins, admission, departure)
-            prefix = settings.path_prefix
-            streamed = paths_of(LONGPOLL_PATH, prefix)
-            door = Doorkeeper(paths_of(SOCKET_PATH, prefix), entrance.admit, settings.max_frame, streamed)
             shared = Shared.of(worker_folder, settings.node, core.polled)
-            pokes = Pokes(core.hub, catalogue, settings.poke_roles)
-            app = GatewayApp(
-                core.sockets,
-                core.streams,
-                authenticator,
-                origins,
-                admission,
-                readiness,
-                departure,
-                page,
-                core.cluster,
-                pokes,
-                LongPoll(entrance, core.polled, settings.max_frame, shared.sessions),
-                shared.metrics,
-            ).app(prefix)
-            live = LiveQuery(core.hub, catalogue, authenticator, departure, core.presences, admission, pokes)
-            gauges = GatewayGauges(core.sockets, core.cluster, core.presences, core.members)
-            with counted_on_scrape(gauges):
-                async with (
-                    shared.serving(),
-                    rpc.serve(settings, [live.add_to], [SERVICE], for_services=False, capacity=room.grpc) as server,
-                    web.serve_app(app, listener, door, room.connections),
-                ):
-                    grpc = settings.advertised(server.host, server.port)
-                    record = node_record("gateway", settings.node, http, grpc, catalogue.hash)
-                    node = Node(
-                        etcd,
-                        keys,
-                        record,
-                        server,
-                        readiness,
-                        synced=core.view.wait_synced,
-                        parts=[core.demand.run, core.members.run],
-                        definitions=catalogue.definitions,
-                    )
-                    garbage.tune()
-                    log.info("serving", http=http, grpc=grpc, queries=len(catalogue.catalog.queries))
+            front = Front(settings, catalogue, core, authenticator, readiness, departure, shared, local_pages)
+            async with front.serving(listener) as server:
+                grpc = settings.advertised(server.host, server.port)
+                node = Node(
+                    etcd,
+                    keys,
+                    node_record("gateway", settings.node, http, grpc, catalogue.hash),
+                    server,
+                    readiness,
+                    synced=core.view.wait_synced,
+                    parts=[core.demand.run, core.members.run],
+                    definitions=catalogue.definitions,
+                )
+                garbage.tune()
+                log.info("serving", http=http, grpc=grpc, queries=len(catalogue.catalog.queries))
 
-                    async def take(difference: Difference) -> None:
-                        node.set_catalogue(catalogue)
-                        await core.take(difference)
+                async def take(difference: Difference) -> None:
+                    node.set_catalogue(catalogue)
+                    await core.take(difference)
 
-                    works = (*core.works(readiness), file.follow(catalogue, take))
-                    await _run_until_drained(core, node, works, settings.lease_ttl, stop, departure)
+                works = (*core.works(readiness), file.follow(catalogue, take))
+                await _run_until_drained(core, node, works, settings.lease_ttl, stop, departure)
     log.info("drained")
 
 
@@ -252,6 +224,60 @@ class Shared(NamedTuple):
                 if each is not None:
                     await stack.enter_async_context(each.serving())
             yield
+
+
+class Front:
+    """The servers of a gateway: HTTP, with a door of its own for the handshakes of sockets, and gRPC."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        catalogue: CatalogueInForce,
+        core: Core,
+        authenticator: Authenticator,
+        readiness: Readiness,
+        departure: Departure,
+        shared: Shared,
+        local_pages: bool,
+    ) -> None:
+        self._settings = settings
+        self._shared = shared
+        self._room = room = _room(settings)
+        admission = Admission(room.clients, lambda: len(core.sockets))
+        origins = OriginPolicy.of(settings, local=local_pages)
+        entrance = Entrance(core.sockets, authenticator, origins, admission, departure)
+        prefix = settings.path_prefix
+        streamed = paths_of(LONGPOLL_PATH, prefix)
+        self._door = Doorkeeper(paths_of(SOCKET_PATH, prefix), entrance.admit, settings.max_frame, streamed)
+        pokes = Pokes(core.hub, catalogue, settings.poke_roles)
+        self._app = GatewayApp(
+            core.sockets,
+            core.streams,
+            authenticator,
+            origins,
+            admission,
+            readiness,
+            departure,
+            Page.load(),
+            core.cluster,
+            pokes,
+            LongPoll(entrance, core.polled, settings.max_frame, shared.sessions),
+            shared.metrics,
+        ).app(prefix)
+        self._live = LiveQuery(core.hub, catalogue, authenticator, departure, core.presences, admission, pokes)
+        self._gauges = GatewayGauges(core.sockets, core.cluster, core.presences, core.members)
+
+    @contextlib.asynccontextmanager
+    async def serving(self, listener: socket.socket) -> AsyncIterator[rpc.RpcServer]:
+        """Serve inside the scope, HTTP on this listener; provide the server of gRPC."""
+        live, room = self._live, self._room
+        with counted_on_scrape(self._gauges):
+            async with (
+                self._shared.serving(),
+                rpc.serve(self._settings, [live.add_to], [SERVICE], for_services=False, capacity=room.grpc) as server,
+                web.serve_app(self._app, listener, self._door, room.connections),
+            ):
+                yield server
 
 
 def _room(settings: GatewaySettings) -> descriptors.Room:
