@@ -176,7 +176,9 @@ async def run(
                     node = Node(etcd, keys, record, server, readiness, synced=core.view.wait_synced, parts=parts)
                     garbage.tune()
                     log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))
-                    await _run_until_drained(core, node, core.works(readiness), settings.lease_ttl, stop, departure)
+                    await _run_until_drained(
+                        core, node, core.works(readiness), settings.lease_ttl, stop, departure, server
+                    )
     log.info("drained")
 
 
@@ -201,6 +203,7 @@ async def _run_until_drained(
     lease_ttl: float,
     stop: asyncio.Event,
     departure: Departure,
+    server: rpc.RpcServer,
 ) -> None:
     """Run the node and the works until `stop` and `departure`; then close all clients, and only after that give the
     lease back."""
@@ -211,7 +214,8 @@ async def _run_until_drained(
         await stop.wait()
         await node.start_draining()
         await departure.wait()
-        await drain(core.hub, core.sockets, core.presences)
+        async with server.refusing():
+            await drain(core.hub, core.sockets, core.presences)
         drained.set()
         await membership
         for task in running:
