@@ -55,8 +55,18 @@ A peer that does not speak HTTP/2 within 10 s is closed, and so is one that has 
 again for its next one by itself.
 """
 
+# gRPC asks for a name again whenever connecting fails, but by default not within 30 s of the last time; and it waits up
+# to 2 minutes for a name server that does not answer.
+MOVING_NAMES: list[tuple[str, int | str]] = [
+    ("grpc.dns_min_time_between_resolutions_ms", 500),
+    ("grpc.dns_ares_query_timeout", 2_000),
+]
+"""Options of a channel that finds a server which is back under its name with another address: while it cannot connect,
+it asks for the name twice a second at most."""
+
 VIGILANT: list[tuple[str, int | str]] = [
     *SIZES,
+    *MOVING_NAMES,
     ("grpc.enable_http_proxy", 0),  # services reach each other directly, whatever http_proxy says
     ("grpc.keepalive_time_ms", 2_000),
     ("grpc.keepalive_timeout_ms", 5_000),
