@@ -36,10 +36,7 @@ SECONDS = 20.0
 
 
 class PolledGateway(InProcessGateway):
-    """An in-process gateway with sessions of long polling.
-
-    Set `departure.closing` to let it refuse new clients as draining.
-    """
+    """An in-process gateway with sessions of long polling. Once `departure.closing` is set it refuses new clients."""
 
     def __init__(self, folder: Path, limits: Limits | None, node: str, authenticator: Authenticator) -> None:
         super().__init__(folder, limits)
