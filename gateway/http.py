@@ -164,7 +164,7 @@ class GatewayApp:
         lifetime = identity.lifetime(time.time())
         if lifetime is not None:
             known = known.wait_at_most(lifetime)
-        headers = cors_headers(request) | {"cache-control": "no-cache", "vary": "Accept, Origin"}
+        headers = cors_headers(request) | {"cache-control": "no-cache", "vary": "Accept, Authorization, Origin"}
         if known.wait:
             headers["preference-applied"] = f"wait={known.wait}"
         with self.admission.seat():
