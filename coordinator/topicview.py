@@ -132,7 +132,13 @@ class TopicView:
             return
         seconds = (made - before.made) / 1e6 if before is not None else 0.0
         owned_for = (made - report.owned_since) / 1e6
-        if before is not None and before.report.epoch == report.epoch and seconds > 0 and owned_for > RATE_SECONDS:
+        if (
+            before is not None
+            and before.report.epoch == report.epoch
+            and before.report.owned_since == report.owned_since  # else its query has another definition: it began anew
+            and seconds > 0
+            and owned_for > RATE_SECONDS
+        ):
             weight = 1 - math.exp(-seconds / RATE_SECONDS)
             polls, changes = report.polls - before.report.polls, report.changes - before.report.changes
             self.polls_per_second += weight * (polls / seconds - self.polls_per_second)

@@ -120,6 +120,7 @@ class GatewayApp:
             routes=routes,
             exception_handlers={PollcastError: self._error_response, HTTPException: http_error_response},
         )
+        app.router.redirect_slashes = False  # to an absolute address, without the prefix and with the wrong scheme
         return app if prefix is None else BelowPrefix(app, prefix)
 
     # --- endpoints --------------------------------------------------------------------------------------------
@@ -164,7 +165,7 @@ class GatewayApp:
         lifetime = identity.lifetime(time.time())
         if lifetime is not None:
             known = known.wait_at_most(lifetime)
-        headers = cors_headers(request) | {"cache-control": "no-cache", "vary": "Accept, Origin"}
+        headers = cors_headers(request) | {"cache-control": "no-cache", "vary": "Accept, Authorization, Origin"}
         if known.wait:
             headers["preference-applied"] = f"wait={known.wait}"
         with self.admission.seat():

@@ -201,7 +201,7 @@ async def run(
                     await core.take(difference)
 
                 works = (*core.works(readiness), file.follow(catalogue, take))
-                await _run_until_drained(core, node, works, settings.lease_ttl, stop, departure)
+                await _run_until_drained(core, node, works, settings.lease_ttl, stop, departure, server)
     log.info("drained")
 
 
@@ -301,6 +301,7 @@ async def _run_until_drained(
     lease_ttl: float,
     stop: asyncio.Event,
     departure: Departure,
+    server: rpc.RpcServer,
 ) -> None:
     """Run the node and the works until `stop` and `departure`; then close all clients, and only after that give the
     lease back."""
@@ -311,7 +312,8 @@ async def _run_until_drained(
         await stop.wait()
         await node.start_draining()
         await departure.wait()
-        await drain(core.hub, core.sockets, core.presences)
+        async with server.refusing():
+            await drain(core.hub, core.sockets, core.presences)
         drained.set()
         await membership
         for task in running:

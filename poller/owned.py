@@ -3,8 +3,8 @@
 Times are arguments, and updates are return values, encoded once for all gateways (docs/reference/grpc.md#feed). Only
 large ones are encoded piece by piece, for each gateway when its turn comes, so that a large result is neither held a
 second time nor encoded in one go. An `OwnedTopic` exists from the moment this poller gains the topic until it loses it;
-the next owner has a higher epoch and counts `seq` from 1 again. It holds one copy of the rows as bytes, about 170 bytes
-a row in addition to the text of the row and of its key.
+the next owner has a higher epoch and counts `seq` anew (poller/first_version.py). It holds one copy of the rows as
+bytes, about 170 bytes a row in addition to the text of the row and of its key.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ class OwnedTopic:
     __slots__ = (
         "definition",
         "epoch",
+        "first_seq",
         "history",
         "name",
         "polled_at",
@@ -129,8 +130,7 @@ class OwnedTopic:
     )
 
     def __init__(self, topic: Topic, epoch: int, since: int, definition: str = "", seq: int = 0) -> None:
-        """`definition` is that of the topic's query; `seq` that of the last result that this poller sent under this
-        epoch, by another definition of the query."""
+        """`definition` is that of the topic's query; `seq` the one after which versions count."""
         self.topic = topic
         self.definition = definition
         self.name = topic.canonical
@@ -139,7 +139,7 @@ class OwnedTopic:
         """The sharing key of the topic (poller/statement.py), from its first poll on."""
         self.epoch = epoch
         self.history = PollHistory(since)
-        self.seq = seq
+        self.seq = self.first_seq = seq
         self.rows: list[Row] | None = None
         """Last result; None before the first."""
         self.polled_at = 0

@@ -20,6 +20,7 @@ from pollcast.poller import metrics
 from pollcast.poller.claim_queue import CLAIM_TOPICS
 from pollcast.poller.database import Database
 from pollcast.poller.feed import Feed, OnGatewayGone
+from pollcast.poller.first_version import first_seq
 from pollcast.poller.gauges import topic_gauges
 from pollcast.poller.owned import OwnedTopic, Updates
 from pollcast.poller.ownership_log import OwnershipLog
@@ -127,19 +128,20 @@ class Polling:
     def gained(self, topic: str, epoch: int) -> None:
         """Own the topic under this epoch from now on, and poll it at once."""
         self.lost(topic)
-        self._begin(topic, epoch, 0)
+        self._begin(topic, epoch)
         if topic in self._unknown:
             log.error("gained a topic that is not in the catalogue", topic=topic, epoch=epoch)
 
-    def _begin(self, topic: str, epoch: int, seq: int) -> None:
-        """Own the topic, whose last version is (epoch, seq), or remember that it is not in the catalogue."""
+    def _begin(self, topic: str, epoch: int, seq: int | None = None) -> None:
+        """Own the topic, or remember that it is not in the catalogue. `seq` is its last one by another definition."""
         try:
             parsed = self._parsed(topic)
         except PollcastError:
-            self._unknown[topic] = epoch, seq
+            self._unknown[topic] = epoch, seq or 0
             return
         self._unknown.pop(topic, None)
-        owned = OwnedTopic(parsed, epoch, clock.now_us(), self._definitions[parsed.query.name], seq)
+        definition = self._definitions[parsed.query.name]
+        owned = OwnedTopic(parsed, epoch, clock.now_us(), definition, first_seq(parsed, definition, seq))
         self._owned[topic] = owned
         self._states[topic] = owned.state
         self._on_touched(topic)

@@ -43,7 +43,7 @@ class PollerReport:
             interval_ms=round(interval * 1000),
             linger_ms=round(owned.topic.query.linger * 1000),
             polls=owned.history.count,
-            changes=owned.seq,
+            changes=owned.seq - owned.first_seq,
             rows=len(owned.rows or ()),
             poll_us=round(owned.history.seconds * 1e6),
             receivers=self._polling.feed.receivers(topic),

@@ -67,6 +67,10 @@ class Catalog:
             raise UnknownQuery(f"there is no query {quoted(name)}{hint}") from None
 
 
+MAX_BYTES: Final = 16 * 1024 * 1024
+"""Maximum size of a catalogue's file, in bytes: it is read every second."""
+
+
 def load(path: Path) -> Catalog:
     """Read the catalogue in a file. Raises CatalogInvalid with all its faults."""
     return read(content(path), str(path))
@@ -75,9 +79,13 @@ def load(path: Path) -> Catalog:
 def content(path: Path) -> bytes:
     """Return the content of a catalogue's file. Raises CatalogInvalid when it cannot be read."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            found = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise CatalogInvalid([Problem(str(path), "", "", f"can't be read: {error.strerror or error}")]) from None
+    if len(found) > MAX_BYTES:
+        raise CatalogInvalid([Problem(str(path), "", "", f"is too large: more than {MAX_BYTES} bytes")])
+    return found
 
 
 def read(content: bytes, file: str) -> Catalog:

@@ -22,7 +22,7 @@ from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.definitions import Difference
 from pollcast.services.catalogue.in_force import CatalogueInForce
-from pollcast.services.errors import CatalogInvalid
+from pollcast.services.errors import CatalogInvalid, Problem
 from pollcast.services.process import logs
 
 log = logs.get_logger("catalogue")
@@ -143,7 +143,7 @@ class CatalogueFile:
     async def _changed(self, forced: bool) -> Catalog | None:
         """Return the file's catalogue if it is to be taken. Raises CatalogInvalid when it is to be refused."""
         try:
-            content = await asyncio.to_thread(catalogue.content, self._path)
+            content = await asyncio.to_thread(_content_now, self._path)
         except CatalogInvalid:
             if self._looks.look(None, forced=forced):
                 raise
@@ -166,6 +166,17 @@ def _show(in_force: CatalogueInForce) -> None:
     INFO.clear()
     INFO.labels(in_force.hash).set(1)
     CURRENT.set(1)
+
+
+def _content_now(path: Path) -> bytes:
+    """Return the file's content without waiting for a writer. Raises CatalogInvalid when it cannot be read.
+
+    A pipe would be waited for without end, and nothing that replaces it would ever be seen.
+    """
+    with contextlib.suppress(OSError):  # reading it says the same
+        if path.is_fifo():
+            raise CatalogInvalid([Problem(str(path), "", "", "can't be read again: it is a pipe, not a file")])
+    return catalogue.content(path)
 
 
 def _digest(content: bytes) -> Digest:

@@ -328,7 +328,7 @@ Global___FeedChange: _TypeAlias = FeedChange  # noqa: Y015
 class FeedStatus(_message.Message):
     """The topic's status. It is sent after the first poll of an epoch, whenever it changes, and on attachment once there
     has been a poll, even when it is "live": the gateway may have reported "stale" while it did not reach the poller.
-    The update's `seq` is that of the last result, 0 before the first.
+    The update's `seq` is that of the last result, or the one before that of the first.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
