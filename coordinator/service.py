@@ -65,7 +65,7 @@ async def run(settings: CoordinatorSettings, stop: asyncio.Event, hangup: asynci
                     present = in_force
 
                     async def show_catalogue(_: Difference) -> None:
-                        node.registration.set_catalogue(present.hash)
+                        node.set_catalogue(present)
 
                     forever.append(tasks.create_task(file.follow(present, show_catalogue)))
                 garbage.tune()

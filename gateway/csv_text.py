@@ -27,7 +27,11 @@ def csv_text(rows: Iterable[bytes]) -> bytes:
         if not lines:
             lines.append(",".join(_field(name) for name, _ in members))
         lines.append(",".join("" if value is None else _field(value) for _, value in members))
-    return "".join(f"{line}\r\n" for line in lines).encode()
+    text = "".join(f"{line}\r\n" for line in lines)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # JSON may have halves of a character, which UTF-8 does not have
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
 
 def _members(text: str) -> Iterator[tuple[str, str | None]]:

@@ -120,6 +120,7 @@ class GatewayApp:
             routes=routes,
             exception_handlers={PollcastError: self._error_response, HTTPException: http_error_response},
         )
+        app.router.redirect_slashes = False  # to an absolute address, without the prefix and with the wrong scheme
         return app if prefix is None else BelowPrefix(app, prefix)
 
     # --- endpoints --------------------------------------------------------------------------------------------

@@ -117,12 +117,13 @@ async def _answer_poll(session: LocalSession, reader: asyncio.StreamReader, writ
     async with asyncio.TaskGroup() as group:
         saying = group.create_task(_said(reader))
         async with session.polled(saying, lambda: bytes_taken(writer.transport)) as answer:
-            writer.transport.set_write_buffer_limits(SENDING_BYTES)
-            writer.write(_head(answer.status, answer.size))
-            async for piece in answer.pieces:
-                writer.write(piece)
-            await writer.drain()
-            answer.taken = await saying
+            with contextlib.suppress(ConnectionError):  # here, because the group would wrap it
+                writer.transport.set_write_buffer_limits(SENDING_BYTES)
+                writer.write(_head(answer.status, answer.size))
+                async for piece in answer.pieces:
+                    writer.write(piece)
+                await writer.drain()
+                answer.taken = await saying
 
 
 def _head(status: int, size: int) -> bytes:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 FOLDER = Path(__file__).parent / "static"
@@ -51,11 +51,11 @@ PLACEHOLDER = """<!doctype html>
 <pre>make page</pre>
 <p>Then start the gateway again. Everything else works without it:</p>
 <ul>
-<li><a href="/api/queries">/api/queries</a>: the queries that you can watch</li>
-<li><a href="/openapi.json">/openapi.json</a>: this interface, in OpenAPI</li>
+<li><a href="api/queries">/api/queries</a>: the queries that you can watch</li>
+<li><a href="openapi.json">/openapi.json</a>: this interface, in OpenAPI</li>
 <li><code>/live/&lt;query&gt;?&lt;parameter&gt;=&lt;value&gt;</code>: a result, as JSON or server-sent events</li>
 <li><code>/socket/websocket</code>: live results for phoenix.js</li>
-<li><a href="/metrics">/metrics</a>, <a href="/readyz">/readyz</a>: the state of this gateway</li>
+<li><a href="metrics">/metrics</a>, <a href="readyz">/readyz</a>: the state of this gateway</li>
 </ul>
 </html>
 """
@@ -107,8 +107,9 @@ class Page:
         return cls({name.removesuffix(".html"): file for name, file in files.items()})
 
     def routes(self) -> list[Route]:
-        """Return one route per file."""
-        return [Route(f"/{name}", self._serve) for name in self._files]
+        """Return one route per file, and one that leads from `/api/docs/` to the page without the slash."""
+        routes = [Route(f"/{name}", self._serve) for name in self._files]
+        return [*routes, Route(f"/{DOCS}/", _without_slash)] if DOCS in self._files else routes
 
     async def _serve(self, request: Request) -> Response:
         name = request.url.path.removeprefix("/")
@@ -123,3 +124,8 @@ class Page:
                 content = compressed
                 headers["content-encoding"] = "gzip"
         return Response(content, media_type=file.media_type, headers=headers)
+
+
+async def _without_slash(_: Request) -> Response:
+    """Redirect by a relative address, because only the browser knows the scheme and the path of a proxy."""
+    return RedirectResponse(f"../{DOCS.rpartition('/')[2]}")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Set
 
-Definitions = Mapping[str, str]
-"""The definition of each query of a catalogue, by the query's name."""
+from pollcast.services.catalogue.definitions import Definitions
 
 
 class Served:

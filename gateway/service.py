@@ -51,7 +51,6 @@ from pollcast.gateway.worker_metrics import WorkerMetrics
 from pollcast.services.auth.tokens import Verifier
 from pollcast.services.catalogue.definitions import Difference
 from pollcast.services.catalogue.in_force import CatalogueInForce
-from pollcast.services.coordination.catalogue_key import CatalogueKey
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Keys
@@ -87,8 +86,6 @@ class Core:
         authenticator: Authenticator,
     ) -> None:
         self._catalogue = catalogue
-        self.catalogue_key = CatalogueKey(etcd, keys, "gateway", settings.node)
-        self.catalogue_key.set(catalogue.hash, catalogue.definitions)
         self.demand = Demand(etcd, keys, settings.node)
         self.members = PresenceKeys(etcd, keys, settings.node)
         self.presences = Presences(self.members, time.monotonic)
@@ -132,7 +129,6 @@ class Core:
     async def take(self, difference: Difference) -> None:
         """Adapt to the catalogue that has just come into force, which differs so from the one before."""
         self.view.compare_catalogues()
-        self.catalogue_key.set(self._catalogue.hash, self._catalogue.definitions)
         await self._renewal(self._catalogue.catalog, difference)
 
     def _on_touched(self, topic: str) -> None:
@@ -215,17 +211,25 @@ async def run(
                 ):
                     grpc = settings.advertised(server.host, server.port)
                     record = node_record("gateway", settings.node, http, grpc, catalogue.hash)
-                    parts = [core.catalogue_key.run, core.demand.run, core.members.run]
-                    node = Node(etcd, keys, record, server, readiness, synced=core.view.wait_synced, parts=parts)
+                    node = Node(
+                        etcd,
+                        keys,
+                        record,
+                        server,
+                        readiness,
+                        synced=core.view.wait_synced,
+                        parts=[core.demand.run, core.members.run],
+                        definitions=catalogue.definitions,
+                    )
                     garbage.tune()
                     log.info("serving", http=http, grpc=grpc, queries=len(catalogue.catalog.queries))
 
                     async def take(difference: Difference) -> None:
-                        node.registration.set_catalogue(catalogue.hash)
+                        node.set_catalogue(catalogue)
                         await core.take(difference)
 
                     works = (*core.works(readiness), file.follow(catalogue, take))
-                    await _run_until_drained(core, node, works, settings.lease_ttl, stop, departure)
+                    await _run_until_drained(core, node, works, settings.lease_ttl, stop, departure, server)
     log.info("drained")
 
 
@@ -271,6 +275,7 @@ async def _run_until_drained(
     lease_ttl: float,
     stop: asyncio.Event,
     departure: Departure,
+    server: rpc.RpcServer,
 ) -> None:
     """Run the node and the works until `stop` and `departure`; then close all clients, and only after that give the
     lease back."""
@@ -281,7 +286,8 @@ async def _run_until_drained(
         await stop.wait()
         await node.start_draining()
         await departure.wait()
-        await drain(core.hub, core.sockets, core.presences)
+        async with server.refusing():
+            await drain(core.hub, core.sockets, core.presences)
         drained.set()
         await membership
         for task in running:

@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 
+from pollcast.poller.ranking import query_of
+
 TOLERANCE = 0.1
 """Difference between the highest and the lowest load, as a share of the mean, that is left as it is."""
 
@@ -82,12 +84,12 @@ class Balance:
 
     def exclude(self, poller: str, topic: str) -> None:
         """Record that the poller's catalogue does not have the query of this topic."""
-        self._unknown_queries.setdefault(poller, set()).add(_query(topic))
+        self._unknown_queries.setdefault(poller, set()).add(query_of(topic))
 
     def can_take(self, poller: str, topic: str) -> bool:
         """Return False when the poller's catalogue is known not to have the query of this topic."""
         unknown = self._unknown_queries.get(poller)
-        return unknown is None or _query(topic) not in unknown
+        return unknown is None or query_of(topic) not in unknown
 
     def forget(self, poller: str) -> None:
         """Forget the exclusions of a poller, because it has another catalogue now."""
@@ -97,7 +99,3 @@ class Balance:
         """Forget the exclusions of pollers not listed: a poller that returns may have another catalogue."""
         for poller in self._unknown_queries.keys() - set(pollers):
             del self._unknown_queries[poller]
-
-
-def _query(topic: str) -> str:
-    return topic.partition("?")[0]

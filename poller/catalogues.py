@@ -8,11 +8,10 @@ Feed compares definitions once more before anything is shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
-Definitions = Mapping[str, str]
-"""The definition of each query of a catalogue, by the query's name."""
+from pollcast.services.catalogue.definitions import Definitions
 
 JUDGED_TOPICS = 1000
 """Maximum number of topics that are judged in one step after a change of definitions."""

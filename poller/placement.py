@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 
-from pollcast.poller.catalogues import HEIR_SECONDS, JUDGED_TOPICS, Catalogues, Definitions
+from pollcast.poller.catalogues import HEIR_SECONDS, JUDGED_TOPICS, Catalogues
 from pollcast.poller.claim_queue import ClaimQueue
 from pollcast.poller.held_topics import HeldTopics, Linger
 from pollcast.poller.placement_steps import PlacementChanges, PlacementSteps
@@ -35,6 +35,7 @@ from pollcast.poller.ranking import Ranking, query_of, rank
 from pollcast.poller.rebalancing import Rebalancing
 from pollcast.poller.revision_order import RevisionOrder
 from pollcast.poller.topic_table import TopicTable
+from pollcast.services.catalogue.definitions import Definitions
 from pollcast.services.coordination.claims import Claim
 from pollcast.services.process.settings import Role
 
@@ -49,8 +50,6 @@ class Placement:
         """`definitions` are those of this poller's catalogue, by query."""
         self.generation = 0
         self.draining = False
-        self.waiting = False
-        """Whether this poller claims nothing yet, because it cannot poll and others can."""
         self.catalogues = Catalogues(definitions)
         self.ranking = Ranking(me, self.catalogues)
         self.rebalancing = Rebalancing(self.ranking)
@@ -168,7 +167,7 @@ class Placement:
             self._judge_all(self.catalogues.set_poller(node, definitions), now)
 
     def set_hesitant(self, hesitant: bool, now: float) -> None:
-        """Record whether no gateway reaches this poller: then it claims last, and yields its topics to others."""
+        """Record whether this poller leaves topics to others: then it claims last, and yields what it has."""
         if hesitant != self.ranking.hesitant:
             self.ranking.hesitant = hesitant
             self._claims.review()
@@ -240,7 +239,7 @@ class Placement:
         for topic in self._to_judge[-JUDGED_TOPICS:]:
             self._judge(topic, now)
         del self._to_judge[-JUDGED_TOPICS:]
-        due = [] if self.draining or self.waiting else self._claims.take_due(now)
+        due = [] if self.draining else self._claims.take_due(now)
         claims = [topic for topic in due if self._held.linger(topic) is not None and self._is_wanted(topic)]
         releases = self._held.take_due_releases(now)
         moves = {} if self.draining else self.rebalancing.next_moves(now, claiming=len(self._claims) > 0)
@@ -264,8 +263,7 @@ class Placement:
             return float("-inf")
         times = [self._held.next_at()]
         if not self.draining:
-            claims_at = None if self.waiting else self._claims.next_at()
-            times += [claims_at, self.rebalancing.step_at, self.rebalancing.yield_at]
+            times += [self._claims.next_at(), self.rebalancing.step_at, self.rebalancing.yield_at]
         return min((at for at in times if at is not None), default=None)
 
     def drain_targets(self, pollers: Iterable[str]) -> dict[str, list[Claim]]:

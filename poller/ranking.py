@@ -63,7 +63,7 @@ def rank(topic: str, pollers: Iterable[str]) -> list[str]:
 
 
 LAST_SECONDS = 3.0
-"""Time that a poller which no gateway reaches leaves to all others to claim a free topic, in seconds."""
+"""Time that a hesitant poller leaves to all others to claim a free topic, in seconds."""
 
 
 class Ranking:
@@ -74,7 +74,7 @@ class Ranking:
         self.catalogues = catalogues or Catalogues()
         self.ready_since: dict[str, float] = {}  # ready poller → time since when it is ready
         self.hesitant = False
-        """Whether `me` claims last, because no gateway reaches it."""
+        """Whether `me` leaves topics to others (poller/service.py says when), so that it claims last."""
         self.pins: dict[str, str] = {}  # topic → the poller that should own it while that poller is ready
         self._changes: list[tuple[array[int], str, int]] = []  # weights and names of those that joined (1) or left (-1)
         self._counts: dict[int, tuple[int, int]] = {}  # bucket → pollers before `me` after how many of the changes

@@ -3,8 +3,8 @@
 Once the loads of ready pollers have been too uneven for SETTLE_SECONDS, each poller carries out its part of the plan
 that evens them out (poller/balance.py), in steps of STEP_SECONDS. It takes about STEPS steps, however many topics move.
 A poller that joins gets its share this way, and the topics of one that died are evened out among the others, if they
-need it. A pinned topic goes to its poller at once. A poller that no gateway reaches hands over all that others can
-take. Times are arguments, in seconds on any one clock.
+need it. A pinned topic goes to its poller at once. A hesitant poller, which no gateway reaches or which has never
+reached its database, hands over all that others can take. Times are arguments, in seconds on any one clock.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MAX_STEP_TOPICS = 500
 """Maximum number of topics handed over in one step, to even out loads, and for pins."""
 
 YIELD_SECONDS = 5.0
-"""Time for which others must have been ready before a poller that no gateway reaches hands its topics to them.
+"""Time for which others must have been ready before a hesitant poller hands its topics to them, in seconds.
 
 After an outage of the network all pollers are reached again within 4 s, and none should get everything meanwhile.
 """
@@ -60,7 +60,7 @@ class Rebalancing:
         self.balance = Balance()
         self.movable = MovableTopics(ranking.me)
         self.step_at: float | None = None  # when to compute the next moves; None while nothing has changed
-        self.yield_at: float | None = None  # when to hand topics over next, while no gateway reaches this poller
+        self.yield_at: float | None = None  # when to hand topics over next, while this poller is hesitant
         self._ranking = ranking
         self._latest_step_at: float | None = None  # the latest time of the first step, while it is put off
         self._size = 0  # number of topics in one step; 0 while no topics are moved to even out loads
@@ -123,12 +123,12 @@ class Rebalancing:
         return self._ranking.fits(poller, topic) and self.balance.can_take(poller, topic)
 
     def yield_later(self, now: float, wait: float = 0.0) -> None:
-        """Look in `wait` seconds for topics to yield, if no gateway reaches this poller."""
+        """Look in `wait` seconds for topics to yield, if this poller is hesitant."""
         self.yield_at = now + wait if self._ranking.hesitant else None
 
     def next_yields(self, topics: Iterable[str], now: float) -> dict[str, str]:
-        """Return some of these topics, which are all that this poller holds, to hand over because no gateway reaches
-        it, each with its receiver, and plan the next step. What nobody else can take stays here."""
+        """Return some of these topics, which are all that this poller holds, to hand over because it is hesitant, each
+        with its receiver, and plan the next step. What nobody else can take stays here."""
         if self.yield_at is None or self.yield_at > now:
             return {}
         me, settled = self._ranking.me, self._ranking.ready_for(YIELD_SECONDS, now)

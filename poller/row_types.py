@@ -85,6 +85,7 @@ KINDS: Mapping[str, Kind] = {
     "jsonb": "json",
     "record": "json",
     "_record": "json",
+    "anyarray": "json",  # of statistics: arrays of whatever type
 }
 """The kinds of PostgreSQL's own types; the others are `text`."""
 

@@ -1,18 +1,20 @@
 """The poller service: it owns topics, polls them, and sends their updates to gateways.
 
 A poller starts without a database and without etcd (it owns no topics until it has read the cluster). It is ready after
-the first sync with etcd, once it has reached its database. One that has never reached it leaves the topics to others
-that are ready, so that the wrong password of a new poller makes no topic stale; where there are none, it owns the
-topics, and their status says what is wrong. A later outage of the database changes nothing about that. When a poller
-loses its session it loses its topics, and claims topics again under the next session. SIGTERM drains it: it claims
-nothing more, hands its topics to the other pollers, revokes its lease, so that no key is left, and ends its streams.
-When it dies without draining, other pollers take over once its keys are gone.
+the first sync with etcd, once it has reached its database. One that has never reached it hesitates, like one that no
+gateway reaches (docs/reference/etcd.md#nodes): it leaves topics to others, so that the wrong password of a poller makes
+no topic stale for long; where there are no others, it owns the topics, and their status says what is wrong. A later
+outage of the database changes nothing about that. When a poller loses its session it loses its topics, and claims
+topics again under the next session. SIGTERM drains it: it claims nothing more, hands its topics to the other pollers,
+revokes its lease, so that no key is left, and ends its streams. When it dies without draining, other pollers take over
+once its keys are gone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from pollcast.poller.database import Database, application_name
@@ -23,7 +25,7 @@ from pollcast.poller.polling import Polling
 from pollcast.poller.reach_watch import ReachWatch
 from pollcast.poller.report import PollerReport
 from pollcast.services.catalogue.definitions import Difference
-from pollcast.services.coordination.catalogue_key import CatalogueKey
+from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Keys
@@ -31,6 +33,7 @@ from pollcast.services.coordination.node import Node, Readiness, healthz
 from pollcast.services.coordination.registry import node_record
 from pollcast.services.coordination.reporting import Reporting
 from pollcast.services.process import garbage, logs
+from pollcast.services.process.addresses import HostPort
 from pollcast.services.process.catalogue_file import CatalogueFile
 from pollcast.services.process.database_url import checked_url
 from pollcast.services.process.settings import PollerSettings
@@ -40,14 +43,108 @@ from pollcast.services.serving.web import address_of, bind, serve_app, service_a
 log = logs.get_logger("poller")
 
 
-async def first_of(*waits: Coroutine[Any, Any, None]) -> None:
-    """Wait until one of these waits has ended, and end the others."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
+Works = tuple[Coroutine[Any, Any, None], ...]
+"""Coroutines that run until the poller has drained, with and without a session."""
+
+
+class Core:
+    """The parts of a poller that do not depend on its address: topics, their polls, and reports of both."""
+
+    def __init__(
+        self,
+        settings: PollerSettings,
+        catalogue: CatalogueInForce,
+        etcd: Etcd,
+        database: Database,
+        listen_url: Callable[[], str],
+    ) -> None:
+        self.settings = settings
+        self.catalogue = catalogue
+        self.etcd = etcd
+        self.database = database
+        self.keys = Keys(settings.namespace)
+        self._failure_detector = FailureDetector(etcd, self.keys)
+        self.polling = Polling(
+            catalogue.catalog,
+            database,
+            on_gateway_gone=partial(self._failure_detector.suspect, "gateway"),
+            on_touched=lambda topic: self._reporting.touch(topic),
+            on_owned_changed=lambda query: self._notifications.owned_changed(query),
+        )
+        name = application_name(settings.node, "listen")
+        self._notifications = Listener(catalogue.catalog, listen_url, name, self.polling)
+        self._reporting = Reporting(etcd, self.keys, settings, PollerReport(settings.node, self.polling))
+
+    def works(self) -> Works:
+        """Return the works of these parts."""
+        return self.polling.run(), self._notifications.run(), self._failure_detector.run(), self._reporting.run()
+
+    def take(self, difference: Difference) -> None:
+        """Adapt to the catalogue that has just come into force, which differs so from the one before."""
+        self.polling.take(self.catalogue.catalog, difference)
+        self._notifications.take(self.catalogue.catalog)
+
+
+class Member:
+    """The poller as a node of the cluster at the addresses `http` and `grpc`: its entries in etcd, and its topics."""
+
+    def __init__(self, core: Core, server: rpc.RpcServer, stop: asyncio.Event, http: HostPort, grpc: HostPort) -> None:
+        etcd, keys, node, catalogue = core.etcd, core.keys, core.settings.node, core.catalogue
+        self._core = core
+        self._ownership = Ownership(etcd, keys, node, grpc, core.polling, catalogue.definitions)
+        self.readiness = Readiness("poller", stop, self._describe, self._obstacle)
+        record = node_record("poller", node, http, grpc, catalogue.hash)
+        self._node = Node(
+            etcd,
+            keys,
+            record,
+            server,
+            self.readiness,
+            synced=self._synced,
+            parts=[self._ownership.run],
+            definitions=catalogue.definitions,
+        )
+        hesitate = partial(self._ownership.hesitate, "no gateway reaches this poller")
+        self._reach = ReachWatch(etcd, keys, core.polling.feed, grpc, hesitate, self._node.offer)
+
+    def works(self) -> Works:
+        """Return the works of a member."""
+        return self._reach_database(), self._reach.run()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Be a node, own topics, and hand them over once `stop` is set. Raises NodeTaken."""
+        await self._node.run(self._core.settings.lease_ttl, stop, self._leave)
+
+    async def take(self, difference: Difference) -> None:
+        """Adapt to the catalogue that has just come into force, which differs so from the one before."""
+        catalogue = self._core.catalogue
+        self._core.take(difference)
+        self._ownership.set_definitions(catalogue.definitions)
+        self._node.set_catalogue(catalogue)
+
+    async def _reach_database(self) -> None:
+        reason = "the database was never reached"
+        self._ownership.hesitate(reason, True)
+        await self._core.database.reach()
+        self._ownership.hesitate(reason, False)
+
+    async def _synced(self) -> None:
+        await self._ownership.wait_synced()
+        await self._reach.looked.wait()
+        await self._core.database.wait_reached()
+
+    async def _leave(self) -> None:
+        await self._node.start_draining()
+        await self._ownership.drain()
+
+    def _describe(self) -> dict[str, object]:
+        etcd_is = "ok" if self._ownership.healthy else "unreachable"
+        facts = {"etcd": etcd_is, "database": self._core.database.state, "topics": self._core.polling.owned}
+        return facts | self._reach.description
+
+    def _obstacle(self) -> str | None:
+        database = self._core.database
+        return None if database.reached else f"the database has not been reached: {database.state}"
 
 
 async def run(settings: PollerSettings, stop: asyncio.Event, hangup: asyncio.Event | None = None) -> None:
@@ -64,77 +161,22 @@ async def run(settings: PollerSettings, stop: asyncio.Event, hangup: asyncio.Eve
     if settings.listen_url is not None:
         listen_url = settings.secret("listen_url")
         checked_url(listen_url(), "POLLCAST_LISTEN_URL")
-    keys = Keys(settings.namespace)
     with bind(settings.http) as listener:
         http = settings.advertised(*address_of(listener))
         async with Etcd.open(settings) as etcd, Database.open(url, settings.pool, settings.node) as database:
-            failure_detector = FailureDetector(etcd, keys)
-            polling = Polling(
-                catalogue.catalog,
-                database,
-                on_gateway_gone=lambda gateway: failure_detector.suspect("gateway", gateway),
-                on_touched=lambda topic: reporting.touch(topic),
-                on_owned_changed=lambda query: notifications.owned_changed(query),
-            )
-            notifications = Listener(catalogue.catalog, listen_url, application_name(settings.node, "listen"), polling)
-            reporting = Reporting(etcd, keys, settings, PollerReport(settings.node, polling))
-            async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
+            core = Core(settings, catalogue, etcd, database, listen_url)
+            feed = core.polling.feed
+            async with rpc.serve(settings, [feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)
                 grpc = settings.advertised(server.host, server.port)
-                ownership = Ownership(etcd, keys, settings.node, grpc, polling, catalogue.definitions, claiming=False)
-                catalogue_key = CatalogueKey(etcd, keys, "poller", settings.node)
-                catalogue_key.set(catalogue.hash, catalogue.definitions)
-
-                def offer(offered: bool) -> None:
-                    node.offer(offered)
-
-                reach = ReachWatch(etcd, keys, polling.feed, grpc, ownership.set_hesitant, offer)
-
-                def describe_readiness() -> dict[str, object]:
-                    etcd_is = "ok" if ownership.healthy else "unreachable"
-                    facts = {"etcd": etcd_is, "database": database.state, "topics": polling.owned}
-                    return facts | reach.description
-
-                def obstacle() -> str | None:
-                    return None if database.reached else f"the database has not been reached: {database.state}"
-
-                async def synced() -> None:
-                    await ownership.wait_synced()
-                    await reach.looked.wait()
-                    await first_of(database.wait_reached(), ownership.wait_alone())
-                    ownership.start_claiming()
-
-                async def take(difference: Difference) -> None:
-                    polling.take(catalogue.catalog, difference)
-                    notifications.take(catalogue.catalog)
-                    ownership.set_definitions(catalogue.definitions)
-                    catalogue_key.set(catalogue.hash, catalogue.definitions)
-                    node.registration.set_catalogue(catalogue.hash)
-
-                readiness = Readiness("poller", stop, describe_readiness, obstacle)
-                record = node_record("poller", settings.node, http, grpc, catalogue.hash)
-                parts = [catalogue_key.run, ownership.run]
-                node = Node(etcd, keys, record, server, readiness, synced=synced, parts=parts)
-
-                async def leave() -> None:
-                    await node.start_draining()
-                    await ownership.drain()
-
-                works = (
-                    polling.run(),
-                    notifications.run(),
-                    failure_detector.run(),
-                    reporting.run(),
-                    file.follow(catalogue, take),
-                    database.reach(),
-                    reach.run(),
-                )
+                member = Member(core, server, stop, http, grpc)
+                works = (*core.works(), *member.works(), file.follow(catalogue, member.take))
                 forever = [tasks.create_task(work) for work in works]
                 garbage.tune()
-                async with serve_app(service_app(healthz, readiness.answer), listener):
+                async with serve_app(service_app(healthz, member.readiness.answer), listener):
                     log.info("serving", http=http, grpc=grpc, queries=len(catalogue.catalog.queries))
-                    await node.run(settings.lease_ttl, stop, leave)
-                polling.feed.close()
+                    await member.run(stop)
+                feed.close()
                 for task in forever:
                     task.cancel()
     log.info("drained")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterator
 
+from pollcast.poller.ranking import query_of
+
 State = tuple[int, str | None]
 """The gateways that demand a topic, as bits, and the poller that owns it."""
 
@@ -37,7 +39,7 @@ class TopicTable:
 
     def of_queries(self, queries: Collection[str]) -> list[str]:
         """Return the topics of these queries."""
-        return [topic for topic in self._states if topic.partition("?")[0] in queries]
+        return [topic for topic in self._states if query_of(topic) in queries]
 
     def gateways(self, topic: str) -> Iterator[str]:
         """Yield the gateways that demand the topic."""

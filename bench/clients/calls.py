@@ -17,6 +17,9 @@ from pollcast_client.errors import ProtocolViolated
 RETRY_SECONDS = (0.5, 1.5)
 """Shortest and longest pause before another call."""
 
+ACCEPTED_SECONDS = 2.0
+"""Time without an error after which a call counts as accepted: there is no answer until there is something new."""
+
 PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 """Codes after which an application calls again."""
 
@@ -62,6 +65,7 @@ class GrpcClient:
                 try:
                     await self._watch(stub)
                 except grpc.aio.AioRpcError as error:
+                    self.record.connected = False
                     if len(self.record.connects) > accepted:
                         self.record.lost.append(time.monotonic())
                     else:
@@ -71,17 +75,25 @@ class GrpcClient:
                         return
                 await asyncio.sleep(random.uniform(*RETRY_SECONDS))
 
+    def _accepted(self) -> None:
+        self.record.connected = True
+
     async def _watch(self, stub: live_pb2_grpc.LiveQueryAsyncStub) -> None:
         shown = self.shown[self._topic]
         call = stub.Watch(live_pb2.WatchRequest(topic=self._topic, since=shown.version or ""))
-        await call.initial_metadata()
         shown.anew = True
+        silent = asyncio.get_running_loop().call_later(ACCEPTED_SECONDS, self._accepted)  # nothing is new since `since`
+        try:
+            await call.initial_metadata()
+        finally:
+            silent.cancel()
         pieces: list[types_pb2.Snapshot] = []
         counted = False
         async for response in call:
             if not counted:
                 counted = True
                 self.record.connects.append(time.monotonic())
+                self.record.connected = True
             await self._reading.wait()
             kind = response.WhichOneof("event")
             try:

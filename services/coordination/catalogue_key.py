@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import NoReturn
 
+from pollcast.services.catalogue.definitions import Definitions
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.desired_keys import DesiredKeys
 from pollcast.services.coordination.keys import CatalogueRecord, Keys
@@ -23,7 +23,7 @@ class CatalogueKey:
         self._key = keys.catalogue(role, node)
         self._desired = DesiredKeys(etcd, "catalogue")
 
-    def set(self, catalogue: str, definitions: Mapping[str, str]) -> None:
+    def set(self, catalogue: str, definitions: Definitions) -> None:
         """Write the definitions of the catalogue with this hash."""
         self._desired.put(self._key, CatalogueRecord(catalogue, dict(definitions)).encode())
 

@@ -12,6 +12,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
+from pollcast.services.catalogue.definitions import Definitions
+from pollcast.services.catalogue.in_force import CatalogueInForce
+from pollcast.services.coordination.catalogue_key import CatalogueKey
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.drain import DrainRequests
 from pollcast.services.coordination.keys import Keys, NodeRecord
@@ -71,7 +74,8 @@ class Node:
     """A service process as a node of the cluster.
 
     `synced` returns when the service has read from etcd what it needs beyond its own entry. `parts` run under each
-    session, beside the registration and the drain requests."""
+    session, beside the registration and the drain requests. A node that tells others its `definitions` has a catalogue
+    key as well: it is written once the node's name is known to be its own."""
 
     def __init__(
         self,
@@ -83,6 +87,7 @@ class Node:
         *,
         synced: Callable[[], Awaitable[object]] | None = None,
         parts: Sequence[LeasedPart] = (),
+        definitions: Definitions | None = None,
     ) -> None:
         self.registration = Registration(etcd, keys, record)
         self.session: Session | None = None  # the present one, or the last one
@@ -91,7 +96,12 @@ class Node:
         self._server = server
         self._readiness = readiness
         self._synced = synced
-        self._parts = parts
+        self._parts = [*parts]
+        self._catalogue_key: CatalogueKey | None = None
+        if record.catalogue is not None and definitions is not None:
+            self._catalogue_key = CatalogueKey(etcd, keys, record.role, record.node)
+            self._catalogue_key.set(record.catalogue, definitions)
+            self._parts.append(self._keep_catalogue_key)
         self._was_ready = False
         self._offered = True
 
@@ -116,6 +126,12 @@ class Node:
 
         await keep_session(self._etcd, ttl, term, until)
 
+    def set_catalogue(self, catalogue: CatalogueInForce) -> None:
+        """Show in etcd that this catalogue is in force here now."""
+        self.registration.set_catalogue(catalogue.hash)
+        if self._catalogue_key is not None:
+            self._catalogue_key.set(catalogue.hash, catalogue.definitions)
+
     def offer(self, offered: bool) -> None:
         """Set whether the node is `ready` in etcd once it can be. While it is not offered, it is `starting` there,
         though it answers `/readyz` as one that is ready."""
@@ -127,6 +143,11 @@ class Node:
         """Report that this node drains: to gRPC health checks, and in its entry in etcd (waiting at most a second)."""
         await self._server.set_serving(False)
         await self.registration.announce("draining")
+
+    async def _keep_catalogue_key(self, session: Session) -> None:
+        await self.registration.registered.wait()
+        assert self._catalogue_key is not None
+        await self._catalogue_key.run(session)
 
     async def _become_ready(self) -> None:
         await self.registration.registered.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -54,11 +55,24 @@ from generate_series(0, 20) m, unnest(array['north', 'southern']) r order by at,
 """
 key = ["region", "at"]
 
+[queries.many]
+title = "Ten thousand rows"
+sql = """
+select id, (id * 7919 + extract(epoch from clock_timestamp())::bigint %% 1000 * (id %% 10 / 9)) %% 10007 as n,
+       md5(id::text) as text
+from generate_series(1, 10000) id order by id
+"""
+key = ["id"]
+interval = "500ms"
+timeout = "5s"
+
 [queries.broken]
 title = "A query that fails"
 sql = "select 1 / n as one from (values (0)) v(n)"
 interval = "100ms"
 '''
+
+AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
 
 SERVED = Served(CATALOG, tables=[STOCK_TABLE], flags=("--gateways", "1", "--pollers", "1"))
 
@@ -284,3 +298,71 @@ async def test_the_code_for_a_topic_works_as_it_is(url: str, stock: psycopg.Conn
         finally:
             process.kill()
             await process.wait()
+
+
+async def test_axe_finds_nothing_in_any_view(url: str, stock: psycopg.Connection[Any], tab: Opens) -> None:
+    wall = "t=0.0.6.5.stock%3Fshelf%3Da&t=6.0.6.5.regions%3F~%3Dchart&t=0.5.4.4.total%3F~%3Dnumber&t=4.5.4.4.broken"
+    views = {
+        "table": ("orders?~sort=n", ".rows .row"),
+        "chart": ("regions?~=chart", "canvas"),
+        "number": ("total?~=number", ".figure"),
+        "wrong": ("stock?shelf=a&limit=999", ".wrong:not(:empty)"),
+        "failed": ("broken", ".trouble:not([hidden])"),
+        "wall": (f"wall/?{wall}", ".trouble:not([hidden])"),
+        "full": (f"wall/?full&{wall}", ".trouble:not([hidden])"),
+        "cluster": ("cluster/", ".nodes"),
+    }
+    sizes = {"phone": (390, 844), "desktop": (1280, 800), "wall": (3840, 2160)}
+    for scheme, size in (("light", "phone"), ("dark", "desktop"), ("light", "wall")):
+        width, height = sizes[size]
+        look: dict[str, Any] = {"viewport": {"width": width, "height": height}, "reduced_motion": "reduce"}
+        async with tab(url, color_scheme=scheme, **look) as opened:
+            await opened.page.evaluate(AXE.read_text())
+            for name, (address, awaited) in views.items():
+                if size == "wall" and name not in ("wall", "full"):
+                    continue
+                await opened.page.evaluate("address => { location.hash = address }", f"#/{address}")
+                await opened.page.locator(awaited).first.wait_for()
+                found = await opened.page.evaluate(
+                    """axe.run({resultTypes: ['violations']})
+                         .then(({violations}) => violations.map(({id, nodes}) => `${id}: ${nodes[0].html}`))"""
+                )
+                await opened.picture(f"{name}-{size}-{scheme}")
+                assert found == [], (scheme, size, name)
+                assert await opened.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+async def test_ten_thousand_rows_scroll_while_deltas_come(url: str, tab: Opens) -> None:
+    scroll = """() => new Promise(done => {
+      const scroller = document.querySelector('.scroller')
+      const times = []
+      let last = performance.now()
+      const frame = now => {
+        times.push(now - last)
+        last = now
+        scroller.scrollTop += 400
+        if (times.length < 60) requestAnimationFrame(frame)
+        else done(times.slice(1))
+      }
+      requestAnimationFrame(frame)
+    })"""
+    async with tab(f"{url}#/many?~sort=n") as opened:
+        page = opened.page
+        await opened.follows()
+        await expect(page.get_by_role("table")).to_have_attribute("aria-rowcount", "10001")
+        session = await page.context.new_cdp_session(page)
+        await session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+        async def busy() -> float:
+            """Return the CPU seconds of the page's main thread, which do not depend on the load of the machine."""
+            metrics = (await session.send("Performance.getMetrics"))["metrics"]
+            return float(next(each["value"] for each in metrics if each["name"] == "TaskDuration"))
+
+        version = await page.locator("article").get_attribute("data-version")
+        before = await busy()
+        frames = await page.evaluate(scroll)
+        spent = (await busy() - before) / len(frames)
+        await expect(page.locator("article")).not_to_have_attribute("data-version", str(version))
+        assert await page.locator(".rows .row").count() < 60
+        print(f"longest frame {max(frames):.0f} ms, {spent * 1000:.1f} ms of CPU for each frame")  # noqa: T201
+        assert spent < 0.05

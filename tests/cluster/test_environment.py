@@ -107,6 +107,7 @@ async def test_a_gateway_is_served_below_its_path_prefix_and_at_the_root(up: Clu
     answer = connection.getresponse()
     assert (answer.status, answer.headers["location"]) == (307, "/pollcast/?a=b")
     connection.close()
+    assert (await http(up.gateway(), "/pollcast/api/queries/"))[0] == 404  # not redirected to the root
     assert (await http(up.gateway(), "/pollcastx/live/session"))[0] == 404
     assert (await http(up.gateway(), "/pollcast/pollcast/live/session"))[0] == 404
 

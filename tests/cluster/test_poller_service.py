@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import urllib.error
 import urllib.request
 import uuid
@@ -17,11 +18,14 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from pollcast.poller import service
+from pollcast.poller import ranking, rebalancing, service
 from pollcast.services import clock
+from pollcast.services.coordination import registry
 from pollcast.services.coordination.client import Etcd, Page
-from pollcast.services.coordination.keys import DemandRecord, Keys, NodeRecord, OwnerRecord
+from pollcast.services.coordination.keys import CatalogueRecord, DemandRecord, Keys, NodeRecord, OwnerRecord
 from pollcast.services.coordination.mirror import Mirror
+from pollcast.services.coordination.predecessor import Predecessor
+from pollcast.services.coordination.registry import node_record
 from pollcast.services.coordination.session import Session
 from pollcast.services.errors import SettingsInvalid
 from pollcast.services.local.postgres_server import PostgresServer
@@ -57,6 +61,25 @@ class Cluster:
         kv = await eventually(lambda: self._mirror.items.get(self.keys.owner(topic)))
         assert kv is not None
         return OwnerRecord.decode(kv.value), kv.mod_revision
+
+    async def owned_by(self, name: str, topics: list[str]) -> None:
+        """Wait until the poller owns all of these topics."""
+
+        def owners() -> set[str]:
+            entries = [self._mirror.items.get(self.keys.owner(topic)) for topic in topics]
+            return {"nobody" if kv is None else OwnerRecord.decode(kv.value).node for kv in entries}
+
+        await eventually(lambda: owners() == {name})
+
+    async def put(self, key: str, value: bytes) -> None:
+        """Write a key as another live process would."""
+        await self._etcd.put(key, value, self._session.lease)
+
+    async def revision(self, key: str) -> int:
+        """Return the revision of the key's last write."""
+        kv = await self._etcd.get(key)
+        assert kv is not None
+        return kv.mod_revision
 
     async def ready(self, name: str) -> NodeRecord:
         """Wait until the poller is ready, and return its record."""
@@ -242,6 +265,47 @@ async def test_a_poller_that_never_reached_its_database_is_not_ready_and_leaves_
                     assert orjson.loads(body)["database"] == "ok"
                 finally:
                     connection.execute(f"drop database {name} with (force)".encode())
+
+
+async def test_a_second_poller_of_a_name_leaves_the_keys_of_the_first_alone(
+    cluster: Cluster, settings: PollerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = asyncio.Event()
+
+    class Observed(Predecessor):
+        def observe(self, sent: float, received: float, left: float) -> None:
+            super().observe(sent, received, left)
+            if sent - self.began > 0.5:
+                waited.set()
+
+        @functools.cached_property
+        def began(self) -> float:
+            return asyncio.get_running_loop().time()
+
+    monkeypatch.setattr(registry, "Predecessor", Observed)
+    key = cluster.keys.catalogue("poller", "poller-1")
+    await cluster.put(cluster.keys.node("poller", "poller-1"), node_record("poller", "poller-1", None, None).encode())
+    await cluster.put(key, CatalogueRecord("0123456789ab", {}).encode())
+    before = await cluster.revision(key)
+    async with poller(settings):
+        await waited.wait()
+        assert await cluster.revision(key) == before
+
+
+async def test_a_poller_without_a_database_owns_topics_until_another_one_is_ready(
+    cluster: Cluster, settings: PollerSettings, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "LAST_SECONDS", 0.1)
+    monkeypatch.setattr(rebalancing, "YIELD_SECONDS", 0.1)
+    missing = {"database_url": SecretStr(f"{database.rpartition('/')[0]}/missing"), "node": "poller-2"}
+    for topic in TOPICS:
+        await cluster.add_demand(topic)
+    async with poller(settings.model_copy(update=missing)):
+        assert {(await cluster.owner(topic))[0].node for topic in TOPICS} == {"poller-2"}
+        assert (await cluster.node("poller-2")).state == "starting"
+        async with poller(settings):
+            await cluster.owned_by("poller-1", TOPICS)
+            assert (await cluster.node("poller-2")).state == "starting"
 
 
 async def _unready(url: str, words: str) -> dict[str, Any] | None:

@@ -5,8 +5,10 @@ from decimal import Decimal
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, NaiveDatetime
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NaiveDatetime
+from typing_extensions import TypeAliasType
 
+Json = TypeAliasType("Json", "dict[str, Json] | list[Json] | str | bool | int | float | Decimal | None")
 Numeric = Annotated[Decimal, Field(allow_inf_nan=True)]
 
 
@@ -99,8 +101,8 @@ class Everything(BaseModel):
     c17: AwareDatetime | None
     c18: str | None
     c19: UUID | None
-    c20: JsonValue | None
-    c21: JsonValue | None
+    c20: Json | None
+    c21: Json | None
     c22: str | None
     c23: str | None
     c24: str | None
@@ -113,7 +115,7 @@ class Everything(BaseModel):
     c31: list[int | None] | None
     c32: list[int | None] | None
     c33: list[AwareDatetime | None] | None
-    c34: list[JsonValue | None] | None
+    c34: list[Json | None] | None
     c35: Literal["sad", 'o"k', "*/"] | None
     c36: list[Literal["sad", 'o"k', "*/"] | None] | None
     c37: str | None
@@ -139,6 +141,42 @@ class Names(BaseModel):
     plain: int | None
     order: int | None
     qu_ote_: int | None = Field(alias='qu"ote')
+    register_: int | None = Field(alias="register")
+
+
+class Statistics(BaseModel):
+    """`statistics`: a row."""
+
+    model_config = ConfigDict(extra="ignore", populate_by_name=True, protected_namespaces=())
+
+    most_common_vals: Json | None
+
+
+class AlikePartInNer(BaseModel):
+    """A value of a composite type."""
+
+    model_config = ConfigDict(extra="ignore", populate_by_name=True, protected_namespaces=())
+
+    n: int | None
+    moods: list[Literal["sad", 'o"k', "*/"] | None] | None
+
+
+class AlikePart(BaseModel):
+    """A value of a composite type."""
+
+    model_config = ConfigDict(extra="ignore", populate_by_name=True, protected_namespaces=())
+
+    name: str | None
+    in_ner_: AlikePartInNer | None = Field(alias="in ner")
+
+
+class Alike(BaseModel):
+    """`alike`: a row."""
+
+    model_config = ConfigDict(extra="ignore", populate_by_name=True, protected_namespaces=())
+
+    AlikePart_: int | None = Field(alias="AlikePart")
+    part: AlikePart | None
 
 
 class None2(BaseModel):

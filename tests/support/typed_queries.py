@@ -6,7 +6,10 @@ tsc check. Run this module as a script, with the URL of an empty database, to wr
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import psycopg
@@ -57,8 +60,8 @@ TYPES = {
     "timestamptz": ["'2026-01-31T12:00:00Z'"],
     "interval": ["'1 day -2 hours'"],
     "uuid": ["'00000000-0000-0000-0000-000000000001'"],
-    "json": ["'{\"a\": [1, null]}'", "'null'"],
-    "jsonb": ["'[\"x\"]'", "'17'"],
+    "json": ["'{\"a\": [1, null, 1.5]}'", "'null'"],
+    "jsonb": ['\'["x", {"a": 0.1}]\'', "'17'"],
     "oid": ["17"],
     "money": ["'1.5'"],
     "bit(3)": ["'101'"],
@@ -81,7 +84,7 @@ TYPES = {
 }
 """Values of each type, in SQL."""
 
-NAMES = ("if", "json", "model_dump", "_a", "Ä b", "2nd", "str", "dt", "Field", "plain", "order", 'qu"ote')
+NAMES = ("if", "json", "model_dump", "_a", "Ä b", "2nd", "str", "dt", "Field", "plain", "order", 'qu"ote', "register")
 """Names of columns that are hard to write in Python or in TypeScript."""
 
 
@@ -114,6 +117,12 @@ sql = '''{_everything()}'''
 
 [queries.names]
 sql = '''{_names()}'''
+
+[queries.statistics]
+sql = "select most_common_vals from pg_catalog.pg_stats"
+
+[queries.alike]
+sql = '''select 1 as "AlikePart", row('x', null)::part as part'''
 
 [queries.none]
 sql = "select 1 as \\"one\\""
@@ -164,8 +173,8 @@ def generated(url: str) -> tuple[str, str]:
     return pydantic_models(queries, rows, "typed.toml"), typescript(queries, rows, "typed.toml")
 
 
-def values(url: str) -> list[dict[str, object]]:
-    """Return rows of the query `everything`, with all values of each type, as PostgreSQL's JSON."""
+def values(url: str, parse_float: Callable[[str], float | Decimal] = float) -> list[dict[str, object]]:
+    """Return rows of the query `everything`, with all values of each type, from PostgreSQL's JSON."""
     most = max(map(len, TYPES.values()))
     found: list[dict[str, object]] = []
     with psycopg.connect(url) as connection:
@@ -173,8 +182,8 @@ def values(url: str) -> list[dict[str, object]]:
             columns = ", ".join(
                 f"(({texts[row % len(texts)]})::{type}) as c{at}" for at, (type, texts) in enumerate(TYPES.items())
             )
-            cursor = connection.execute(f"select row_to_json(q.*) from (select {columns}) q".encode())
-            found += [value for (value,) in cursor]
+            cursor = connection.execute(f"select row_to_json(q.*)::text from (select {columns}) q".encode())
+            found += [json.loads(text, parse_float=parse_float) for (text,) in cursor]
     return found
 
 

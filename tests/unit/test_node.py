@@ -26,7 +26,7 @@ async def test_a_node_that_cannot_do_its_work_yet_says_why() -> None:
     readiness = Readiness("poller", asyncio.Event(), dict, lambda: obstacle[0] if obstacle else None)
     expected = (False, {"status": "starting", "reason": "the database has not been reached"})
     assert readiness.answer() == expected
-    readiness.synced = True  # in sync with etcd, and no other poller is there
+    readiness.synced = True
     assert readiness.answer() == expected
     obstacle.clear()
     assert readiness.answer() == (True, {"status": "ready"})

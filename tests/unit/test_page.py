@@ -131,3 +131,8 @@ async def test_a_second_page_has_an_address_without_suffix_and_may_show_images_o
         assert "script-src 'self';" in headers["content-security-policy"]
         _, headers, _ = await get(f"{host}:{port}", "/")
         assert "data:" not in headers["content-security-policy"]
+        status, headers, _ = await get(f"{host}:{port}", "/api/docs/")
+        assert (status.split()[1], headers["location"]) == (
+            "307",
+            "../docs",
+        )  # relative: a prefix and TLS stay

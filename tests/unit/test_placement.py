@@ -205,16 +205,6 @@ def test_steps_of_unknown_outcome_are_planned_again() -> None:
     assert view.due(LINGER + 3) == work
 
 
-def test_a_waiting_poller_claims_nothing_until_it_waits_no_more() -> None:
-    view = placement()
-    view.waiting = True
-    view.add_demand("t", "gw", 0)
-    assert view.next_due() is None
-    assert view.due(100) == PlacementSteps([], [])
-    view.waiting = False
-    assert view.due(101) == PlacementSteps(["t"], [])
-
-
 def test_a_draining_poller_claims_nothing() -> None:
     view = placement()
     view.add_demand("t", "gw", 0)

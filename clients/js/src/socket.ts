@@ -71,6 +71,13 @@ export interface Outage {
   reason: string
 }
 
+/** Properties of phoenix.js's Socket that @types/phoenix lacks. */
+interface PhoenixFields {
+  authToken?: () => string
+  longPollFallbackMs?: number
+  transport: unknown
+}
+
 /** A phoenix.js Socket that reconnects quickly and renews its token; see `connect`. */
 export class LiveSocket extends Socket {
   /** The token with which the current connection was opened or last renewed. */
@@ -82,6 +89,7 @@ export class LiveSocket extends Socket {
   private readonly opened = new Set<Channel>()
   private readonly listeners = new Set<(outage: Outage) => void>()
   private readonly backoff: { failures: number }
+  private readonly primary: unknown
   private unobserve: (() => void) | null = null
   /** The timer of the token's renewal. */
   private timer: ReturnType<typeof setTimeout> | undefined
@@ -105,6 +113,7 @@ export class LiveSocket extends Socket {
       ...socket,
     })
     this.backoff = backoff
+    this.primary = (this as unknown as PhoenixFields).transport
     this.source = token ?? null
     const log = (_: string, { reason, detail }: Refusal): void =>
       console.error(`the gateway refused the new token: ${reason}: ${detail}`)
@@ -183,10 +192,11 @@ export class LiveSocket extends Socket {
     this.pending = setTimeout(() => {
       if (!this.isConnected()) this.reopen({ kind: "lost", reason: "the gateway does not answer" })
     }, OPEN_MS)
-    // A property of phoenix.js that @types/phoenix lacks.
-    const presented = this as unknown as { authToken?: () => string }
-    if (token !== null) presented.authToken = () => token
-    else if (this.source !== null) delete presented.authToken
+    const fields = this as unknown as PhoenixFields
+    if (token !== null) fields.authToken = () => token
+    else if (this.source !== null) delete fields.authToken
+    // After one failure phoenix.js polls for ever, although the gateway may just have been away.
+    if (fields.longPollFallbackMs) fields.transport = this.primary
     super.connect()
   }
 

@@ -273,3 +273,21 @@ test("the membership of a topic is that of the last watch to have one", async ()
   await pass(100)
   expect(gateway.joins).toBe(3)
 })
+
+test("a socket that fell back to long polling while the gateway was away returns to its WebSocket", async () => {
+  const asked = vi.fn(() => Promise.reject(new Error("no gateway")))
+  vi.stubGlobal("fetch", asked)
+  socket = connect("ws://gateway/socket", { socket: { transport: gateway.transport, longPollFallbackMs: 2500 } })
+  const seen = new Seen("live:a")
+  await pass(5000)
+  gateway.refusing = true
+  gateway.open.forEach((each) => each.lose(1006))
+  await pass(30_000)
+  expect(asked).toHaveBeenCalled()
+  expect(seen.live.status.state).toBe("stale")
+  gateway.refusing = false
+  gateway.change("live:a", random(1))
+  await pass(CALM_MS)
+  expect(seen.live.status.state).toBe("live")
+  expect(seen.last?.rows).toEqual(gateway.topic("live:a").rows)
+})

@@ -110,6 +110,7 @@ test("a collection holds the rows of its topic after any changes and losses", as
     expect(collection.status).toBe("ready")
     expect(byId(collection.toArray)).toEqual(byId(gateway.topic("live:a").rows))
   }
+  await pass(10_000) // more than the longest pause before a connection
   subscription.unsubscribe()
   await collection.cleanup()
   await pass(1000)

@@ -37,6 +37,12 @@ def test_a_result_without_rows_is_an_empty_text() -> None:
     assert csv_text([]) == b""
 
 
+def test_half_a_character_which_json_may_have_is_replaced() -> None:
+    assert csv_text([b'{"a":"x\\ud83c","b":["\\ud83c"],"c":"\\ud83c\\udf88"}']).decode() == (
+        'a,b,c\r\nx\ufffd,"[""\\ud83c""]",\U0001f388\r\n'
+    )
+
+
 NAMES = st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=4, unique=True)
 
 VALUES: st.SearchStrategy[Any] = st.recursive(

@@ -379,6 +379,15 @@ async def test_workers_pass_the_requests_of_their_sessions_on(tmp_path: Path) ->
         last = noise(200)
         one.change("whole", last)
         assert [message[3] for message in await waiting] == ["snapshot"]
+        failed: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+        _, writer = await asyncio.open_unix_connection(next(shared.glob(f"{owner_name('shop.1')}.*")))
+        writer.write(orjson.dumps({"token": client.token, "post": False}) + b"\n")
+        await eventually(lambda: session.wire.polling)
+        writer.close()  # of a client that leaves, or of a worker that is killed
+        await eventually(lambda: not session.wire.polling)
+        await client.post(heartbeats[0])
+        assert not failed
         assert await client.post(b"x" * (MAX_FRAME + 1)) == 410
         await client.poll()
         assert client.answer["status"] == 410

@@ -101,6 +101,30 @@ export interface Names {
   plain: number | null
   order: number | null
   "qu\"ote": number | null
+  register: number | null
+}
+
+/** `statistics`: it has no parameters. */
+export type StatisticsParams = Record<string, never>
+
+/** `statistics`: a row. */
+export interface Statistics {
+  most_common_vals: Json | null
+}
+
+/** `alike`: it has no parameters. */
+export type AlikeParams = Record<string, never>
+
+/** `alike`: a row. */
+export interface Alike {
+  AlikePart: number | null
+  part: {
+    name: string | null
+    "in ner": {
+      n: number | bigint | null
+      moods: ("sad" | "o\"k" | "*/" | null)[] | null
+    } | null
+  } | null
 }
 
 /** `none`: it has no parameters. */
@@ -211,6 +235,8 @@ declare module "@pollcast/client" {
     declared_revenue: { params: DeclaredRevenueParams; row: DeclaredRevenue }
     everything: { params: EverythingParams; row: Everything }
     names: { params: NamesParams; row: Names }
+    statistics: { params: StatisticsParams; row: Statistics }
+    alike: { params: AlikeParams; row: Alike }
     none: { params: NoneParams; row: None }
     orders_params: { params: OrdersParamsParams; row: OrdersParams }
     nullable: { params: NullableParams; row: Nullable }
