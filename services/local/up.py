@@ -152,7 +152,7 @@ async def _start_services(
         for number in range(1, count + 1):
             name = f"{role}-{number}"
             http = f"127.0.0.1:{options.port + number - 1}" if role == "gateway" and options.port else "127.0.0.1:0"
-            environment = _environment(cluster, catalog, name, http)
+            environment = environment_of(cluster, catalog, name, http)
             # -P keeps the modules of the current folder out of the way of ours.
             command = [sys.executable, "-P", "-m", "pollcast", role]
             if role == "gateway" and not any(environment.get(f"POLLCAST_ORIGINS{end}") for end in ("", "_FILE")):
@@ -282,7 +282,7 @@ async def _etcd_settings(options: Options) -> EtcdSettings:
     return settings
 
 
-def _environment(cluster: LocalCluster, catalog: Path, name: str, http: HostPort) -> Mapping[str, str]:
+def environment_of(cluster: LocalCluster, catalog: Path, name: str, http: HostPort) -> Mapping[str, str]:
     """Return the environment of a service: this process's own, so that POLLCAST_AUTH_SECRET and the like reach it, with
     the settings that `pollcast up` decides."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("POLLCAST_ADVERTISE")}
@@ -299,6 +299,8 @@ def _environment(cluster: LocalCluster, catalog: Path, name: str, http: HostPort
         "POLLCAST_HTTP": http,
         "POLLCAST_GRPC": "127.0.0.1:0",
     }
+    if not environment.keys() & {"POLLCAST_DRAIN_DELAY", "POLLCAST_DRAIN_DELAY_FILE"}:
+        own["POLLCAST_DRAIN_DELAY"] = "0"  # all gateways end at once: a load balancer has nowhere else to send clients
     if cluster.options.lease_ttl is not None:
         own["POLLCAST_LEASE_TTL"] = str(cluster.options.lease_ttl)
     return overridden(environment, own)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from pollcast.services.errors import Problem, SettingsInvalid
 from pollcast.services.process.redaction import HIDDEN
+
+NO_URL = "is not a PostgreSQL connection string such as postgresql://user:password@host:5432/database"
+"""Words for a URL that libpq does not accept: its own words quote a part of it, which may be of the password."""
 
 CHECK_SECONDS = 3
 """Time that the database has to accept a connection in `connection_problem`, in seconds."""
@@ -25,8 +27,7 @@ def checked_url(url: str, variable: str = "POLLCAST_DATABASE_URL") -> str:
     try:
         conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        reason = "is not a PostgreSQL connection string such as postgresql://user:password@host:5432/database"
-        raise SettingsInvalid([Problem("settings", "", variable, reason)]) from None
+        raise SettingsInvalid([Problem("settings", "", variable, NO_URL)]) from None
     return url
 
 
@@ -48,11 +49,12 @@ def server_words(error: BaseException, url: str) -> str:
 
     The password is hidden: that of the URL, wherever it should appear.
     """
+    try:
+        password = str(conninfo_to_dict(url).get("password") or "")
+    except psycopg.ProgrammingError:
+        return f"its URL {NO_URL}"
     words = re.sub(r"\s+", " ", str(error)).strip().removeprefix("connection failed: ") or type(error).__name__
-    secrets = _password_pieces(url)
-    with suppress(psycopg.ProgrammingError):
-        secrets.add(str(conninfo_to_dict(url).get("password") or ""))
-    for secret in sorted(secrets - {""}, key=len, reverse=True):
+    for secret in sorted({*_password_pieces(url), password} - {""}, key=len, reverse=True):
         words = words.replace(secret, HIDDEN)
     return words
 

@@ -1,4 +1,4 @@
-"""What takes the place of a catalogue's file while a service runs, and does not stop it from reading the file again."""
+"""Obstacles in the place of a catalogue's file: once they are gone, a running service reads the file again."""
 
 from __future__ import annotations
 
