@@ -18,7 +18,9 @@ import psutil
 import psycopg
 import pytest
 
+from pollcast.services.coordination.keys import NodeRecord
 from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.up import service_of
 from tests.support.cluster import Cluster, cluster
 from tests.support.processes import is_gone
 from tests.support.waiting import eventually_sync
@@ -297,3 +299,20 @@ def test_a_second_sigterm_has_no_effect(tmp_path: Path) -> None:
         up.process.terminate()
         assert up.process.wait(20) == 0
         assert not (tmp_path / "data" / "cluster.json").exists()
+
+
+def test_a_worker_of_a_gateway_stands_for_it_and_a_process_of_an_earlier_run_does_not() -> None:
+    """POLLCAST_WORKERS makes a gateway several nodes, `gateway-1.1` and so on."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+
+        def found(node: str, pid: int) -> str | None:
+            record = NodeRecord(node, "gateway", "h:1", None, pid, "1", "then", "1", "ready")
+            return service_of(record, {"gateway-1": os.getpid(), "gateway-2": child.pid})
+
+        assert found("gateway-1", os.getpid()) == "gateway-1"
+        assert found("gateway-1.2", child.pid) == "gateway-1"
+        assert found("gateway-1", child.pid) is None
+        assert found("gateway-2.1", child.pid) is None
+        assert found("other.1", child.pid) is None
+        child.communicate(b"\n")
+        assert found("gateway-1.2", child.pid) is None
