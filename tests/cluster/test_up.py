@@ -231,8 +231,10 @@ def test_a_cluster_on_a_given_etcd_and_database_leaves_no_key_behind(
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("create table numbers (n int primary key)")
         connection.execute("insert into numbers values (1), (2)")
-    flags = ("--etcd", f"http://{etcd_server.endpoint}", "--database-url", database, "--catalog", str(catalog))
-    with cluster(tmp_path / "data", *flags, environment={"POLLCAST_NAMESPACE": namespace}) as running:
+    servers = ("--etcd", f"http://{etcd_server.endpoint}", "--database-url", database)
+    environment = {"POLLCAST_NAMESPACE": namespace, "POLLCAST_WORKERS": "2"}
+    flags = (*servers, "--catalog", str(catalog), "--gateways", "1")
+    with cluster(tmp_path / "data", *flags, environment=environment) as running:
         assert running.etcd == [etcd_server.endpoint]
         assert running.namespace == namespace
         assert running.nodes("etcd") == []
