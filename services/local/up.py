@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 import psycopg
 from rich.console import Console
 from rich.status import Status
@@ -183,15 +184,29 @@ async def _until_ready(cluster: LocalCluster, etcd: Etcd, stop: asyncio.Event, s
             tails = "\n".join(f"{name}:\n{cluster.services[name].tail()}" for name in missing)
             raise ProcessFailed(f"not ready after {READY_SECONDS:g} s: {', '.join(missing)}\n{tails}")
         for record in await _records(etcd, keys):
-            service = cluster.services.get(record.node)
-            if service is None or record.node in ready or record.pid != service.pid:
+            name = service_of(record, {name: child.pid for name, child in cluster.services.items()})
+            if name is None or name in ready:
                 continue
             registered_only = record.role == "poller" and cluster.database_problem is not None
             if registered_only or (record.state == "ready" and record.http is not None and await _answers(record.http)):
-                ready[record.node] = record
+                ready[name] = record
         await _pause(stop, CHECK_SECONDS)
         _unless(stop)
     cluster.records = {name: ready[name] for name in cluster.services}
+
+
+def service_of(record: NodeRecord, pids: Mapping[str, int]) -> str | None:
+    """Return the name of the service that a node is, or is a worker of (POLLCAST_WORKERS); None for another node.
+
+    `pids` are the process ids of the services.
+    """
+    if pids.get(record.node) == record.pid:
+        return record.node
+    name = record.node.rpartition(".")[0]
+    with contextlib.suppress(psutil.Error):
+        if name in pids and psutil.Process(record.pid).ppid() == pids[name]:
+            return name
+    return None
 
 
 async def _records(etcd: Etcd, keys: Keys) -> list[NodeRecord]:

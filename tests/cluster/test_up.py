@@ -18,7 +18,9 @@ import psutil
 import psycopg
 import pytest
 
+from pollcast.services.coordination.keys import NodeRecord
 from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.up import service_of
 from tests.support.cluster import Cluster, cluster
 from tests.support.processes import is_gone
 from tests.support.waiting import eventually_sync
@@ -229,8 +231,10 @@ def test_a_cluster_on_a_given_etcd_and_database_leaves_no_key_behind(
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("create table numbers (n int primary key)")
         connection.execute("insert into numbers values (1), (2)")
-    flags = ("--etcd", f"http://{etcd_server.endpoint}", "--database-url", database, "--catalog", str(catalog))
-    with cluster(tmp_path / "data", *flags, environment={"POLLCAST_NAMESPACE": namespace}) as running:
+    servers = ("--etcd", f"http://{etcd_server.endpoint}", "--database-url", database)
+    environment = {"POLLCAST_NAMESPACE": namespace, "POLLCAST_WORKERS": "2"}
+    flags = (*servers, "--catalog", str(catalog), "--gateways", "1")
+    with cluster(tmp_path / "data", *flags, environment=environment) as running:
         assert running.etcd == [etcd_server.endpoint]
         assert running.namespace == namespace
         assert running.nodes("etcd") == []
@@ -297,3 +301,20 @@ def test_a_second_sigterm_has_no_effect(tmp_path: Path) -> None:
         up.process.terminate()
         assert up.process.wait(20) == 0
         assert not (tmp_path / "data" / "cluster.json").exists()
+
+
+def test_a_worker_of_a_gateway_stands_for_it_and_a_process_of_an_earlier_run_does_not() -> None:
+    """POLLCAST_WORKERS makes a gateway several nodes, `gateway-1.1` and so on."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+
+        def found(node: str, pid: int) -> str | None:
+            record = NodeRecord(node, "gateway", "h:1", None, pid, "1", "then", "1", "ready")
+            return service_of(record, {"gateway-1": os.getpid(), "gateway-2": child.pid})
+
+        assert found("gateway-1", os.getpid()) == "gateway-1"
+        assert found("gateway-1.2", child.pid) == "gateway-1"
+        assert found("gateway-1", child.pid) is None
+        assert found("gateway-2.1", child.pid) is None
+        assert found("other.1", child.pid) is None
+        child.communicate(b"\n")
+        assert found("gateway-1.2", child.pid) is None
