@@ -76,4 +76,8 @@ async def test_the_gateways_own_page_works_below_a_path_prefix_and_at_the_root(
         await expect(watched.page.get_by_text("gateway-1").first).to_be_visible()
         await watched.page.goto(f"{base}#/orders_by_region?region=north")
         await watched.follows()
+        await watched.page.get_by_text("Use this topic in your code").click()
+        await watched.page.get_by_role("link", name="OpenAPI").click()
+        operation = watched.page.locator("#operations-live-live_orders_by_region")
+        await operation.get_by_role("button", name="/live/orders_by_region").first.wait_for()
         assert {url.startswith(base) for url in watched.requests if not url.endswith("/pollcast")} == {True}

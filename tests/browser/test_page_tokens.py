@@ -1,4 +1,4 @@
-"""The page in a real browser, on a gateway that requires tokens."""
+"""The page in a real browser, on a gateway that requires tokens, whose catalogue changes, or behind a proxy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import jwt
 import psycopg
-from playwright.async_api import expect
+from playwright.async_api import Page, expect
 
 from tests.browser.conftest import Opens, Watched
 from tests.support.cluster import STOCK_TABLE, Cluster, Served
@@ -119,3 +119,55 @@ async def test_the_cluster_view_asks_for_another_token_and_keeps_its_data(guarde
         await expect(page.get_by_role("row", name="gateway-1")).to_be_visible()
         await enter(opened, token(300))
         await expect(page.locator("article > .why")).to_be_empty()
+
+
+async def test_the_page_takes_a_changed_catalogue_over(
+    running: Cluster, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
+    url = f"http://{running.gateway()}/"
+    file = running.data_dir.parent / "catalog.toml"
+    wall = "#/wall/?t=0.0.6.5.stock%3Fshelf%3Da&t=6.0.6.5.stock%3Fshelf%3Db"
+    async with tab(f"{url}#/stock?shelf=a") as opened, tab(f"{url}{wall}") as beside:
+        await opened.shows(["apple", "pear"])
+        tiles = beside.page.locator(".tile")
+        await expect(tiles.first.locator(".people li")).to_have_count(1)  # the other page; a wall is no member
+        try:
+            file.write_text(CATALOG.replace("queries.stock", "queries.other"))
+            await expect(opened.page.locator(".freshness .why")).to_contain_text("unknown_query")
+            await expect(opened.page.locator("#catalogue a")).to_have_text(["otherother"])
+            await opened.shows(["apple", "pear"])  # the last rows stay
+            await expect(tiles.first.locator(".why")).to_contain_text("unknown_query")
+
+            file.write_text(CATALOG.replace("[queries.stock]", '[queries.stock]\ntitle = "The stock"'))
+            for each in (opened, beside):
+
+                async def taken(page: Page = each.page) -> bool:
+                    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+                    return await page.locator("main").get_by_role("heading", name="The stock").count() > 0
+
+                await eventually(taken, what="the page shows the new title")
+            await opened.follows()
+            await expect(beside.page.locator(".freshness[data-state=live]")).to_have_count(2)
+            stock.execute("update stock set n = 9 where id = 2")
+            await opened.shows(["pear", "apple"])
+            await expect(tiles.nth(1).locator(".rows .cell").nth(1)).to_have_text("fig")
+            assert beside.page.url == f"{url}{wall}"
+        finally:
+            file.write_text(CATALOG)
+
+
+async def test_the_page_falls_back_to_long_polling_where_no_websocket_is_let_through(
+    running: Cluster, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
+    async with tab(f"http://{running.gateway()}/") as opened:
+        await opened.page.add_init_script(
+            """window.WebSocket = class {
+              constructor() { setTimeout(() => this.onerror?.(new Event('error'))) }
+              close() {}
+            }"""
+        )
+        await opened.page.goto(f"http://{running.gateway()}/?#/stock?shelf=a")
+        await opened.shows(["apple", "pear"])
+        stock.execute("update stock set n = 9 where id = 2")
+        await opened.shows(["pear", "apple"])
+        assert any("/socket/longpoll?" in url for url in opened.requests)

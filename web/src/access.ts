@@ -9,7 +9,7 @@ import { claims, expiresAt } from "@pollcast/client"
 import { ApiError, get } from "./api"
 import { byId, el, setText } from "./dom"
 import * as self from "./self"
-import { clock } from "./values"
+import { moment } from "./values"
 
 /** A call of `token` that awaits its result. */
 interface Waiting {
@@ -74,7 +74,7 @@ export function token(expiring: string | null = null): Promise<string | null> {
     waiting.push({ replaced: expiring, resolve })
     if (expiring !== null && place.hidden) {
       const at = expiresAt(expiring)
-      const when = at === null ? "soon" : `at ${clock(at)}`
+      const when = at === null ? "soon" : `at ${moment(at)}`
       ask(
         "Your token expires soon",
         `It expires ${when}. Enter another one now to continue without an interruption.`,

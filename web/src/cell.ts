@@ -47,6 +47,12 @@ export function flash(cell: HTMLElement, after: unknown, before: unknown, still:
   flashing.set(cell, cell.animate(frames, { duration: FLASH_MS, easing: "ease-out" }))
 }
 
+/** Ends the cell's light. */
+export function calm(cell: HTMLElement): void {
+  flashing.get(cell)?.cancel()
+  flashing.delete(cell)
+}
+
 /** Shows all values of a row in full, until the dialog is closed. */
 export function showRow(row: Row, columns: readonly Column[]): void {
   const close = el("button", { type: "button", class: "primary" }, "Close")

@@ -18,6 +18,8 @@ export const SHAPE_NAMES: Record<Shape, string> = { table: "Table", chart: "Char
 /** The view of one query, whose topic follows the parameters in the form. Call `close()` when it is replaced. */
 export class Explore {
   readonly element: HTMLElement
+  /** The catalogue does not have the query any more. */
+  gone = false
   private readonly people = new People()
   private readonly counted = el("span", { class: "quiet" })
   private readonly shapes: HTMLElement
@@ -49,7 +51,7 @@ export class Explore {
     this.controls = new Controls(query, this.params, (chosen) => this.choose(chosen))
     this.snippets = new Snippets()
     const pin = el("button", { type: "button" }, "Add to wall")
-    pin.addEventListener("click", () => this.onPin({ ...this.look, query: query.name, params: this.params, shape: this.shape }))
+    pin.addEventListener("click", () => this.onPin(this.route))
     const tabs = SHAPES.map((name) => el("a", { "data-shape": name, href: "#" }, SHAPE_NAMES[name]))
     this.shapes = el("nav", { class: "shapes", "aria-label": "Show as" }, ...tabs)
     this.element = el(
@@ -71,6 +73,11 @@ export class Explore {
       this.start()
     } else this.stage.explain("Set the parameters above to watch.")
     this.showShape()
+  }
+
+  /** What is shown, as in the address. */
+  get route(): Shown {
+    return { ...this.look, query: this.query.name, params: this.params, shape: this.shape }
   }
 
   /** Applies a changed address. Returns false when it names another topic than the one that is shown. */

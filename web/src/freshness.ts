@@ -1,7 +1,7 @@
 /** The status of the topic and the age of its result. Screen readers announce a change of the status, not the age. */
 import type { Result, Status } from "@pollcast/client"
 import { el, setText } from "./dom"
-import { ago, clock } from "./values"
+import { ago, moment } from "./values"
 
 const WORDS = { waiting: "waiting", connecting: "waiting", live: "live", stale: "stale", failed: "failed", closed: "closed" } as const
 
@@ -34,7 +34,7 @@ export class Freshness {
     this.element.dataset["state"] = state
     setText(this.badge, WORDS[state])
     const { reason, since } = this.status
-    setText(this.why, reason === null ? "" : since === null ? reason : `${reason}, since ${clock(since)}`)
+    setText(this.why, reason === null ? "" : since === null ? reason : `${reason}, since ${moment(since)}`)
     if (!this.result) {
       setText(this.age, state === "waiting" ? "for the first result" : "no result yet")
       return

@@ -2,7 +2,8 @@
 import { connect } from "@pollcast/client"
 import type { Socket } from "phoenix"
 import * as access from "./access"
-import { ApiError, get, type Query } from "./api"
+import { ApiError, type Query } from "./api"
+import { Catalogue, changed } from "./catalogue"
 import { ClusterView } from "./cluster"
 import { byId, el } from "./dom"
 import { Explore } from "./explore"
@@ -12,15 +13,15 @@ import * as self from "./self"
 import { lastWall, Wall, withTile } from "./wall"
 
 const main = byId("main")
-const catalogue = byId<HTMLUListElement>("catalogue")
+const entries = byId<HTMLUListElement>("catalogue")
 const link = new Link(byId("link"))
 const nameField = byId<HTMLInputElement>("name")
 
 const TOKEN_EXPIRED = 4001
 
 let socket: Socket | null = null
-let queries: Query[] = []
 let shown: Explore | ClusterView | Wall | null = null
+const catalogue = new Catalogue(refresh)
 
 /** Returns the page's socket; opens it on first use. */
 function open(): Socket {
@@ -28,6 +29,7 @@ function open(): Socket {
   let opened = false
   const connection = connect(new URL("socket", document.baseURI).pathname, {
     token: access.token,
+    socket: { longPollFallbackMs: 2500 }, // as Phoenix's generators have it
     onTokenRefused: (_, { reason }) => {
       // A valid token of another subject needs a connection of its own.
       if (reason === "forbidden") connection.disconnect(() => connection.connect())
@@ -42,6 +44,9 @@ function open(): Socket {
     else if (!opened) void access.probe()
     opened = false
   })
+  connection.onMessage((message) => {
+    if ((message as { event: string }).event === "phx_close") catalogue.suspect() // of a query that is gone, or whose parameters changed
+  })
   link.follow(connection)
   socket = connection
   return connection
@@ -51,7 +56,7 @@ function open(): Socket {
 function show(): void {
   const route = parse(location.hash)
   if (route.view === "none") {
-    const [first] = queries
+    const [first] = catalogue.queries
     if (first) location.replace(format(first.name, new Map(), "table"))
     else main.replaceChildren(el("p", { class: "quiet" }, "The catalogue has no queries."))
     return
@@ -64,11 +69,11 @@ function show(): void {
   }
   if (route.view === "wall") {
     if (shown instanceof Wall) shown.follow(route)
-    else replace(new Wall(open(), queries, route), "Wall")
+    else replace(new Wall(open(), catalogue.queries, route), "Wall")
     return
   }
   if (shown instanceof Explore && shown.query.name === route.query && shown.follow(route)) return
-  const query = queries.find((each) => each.name === route.query)
+  const query = queryOf(route.query)
   if (!query) {
     shown?.close()
     shown = null
@@ -78,6 +83,29 @@ function show(): void {
     return
   }
   replace(new Explore(open(), query, route, pin), query.title ?? query.name)
+}
+
+/** Returns the query of this name; null when the catalogue does not have it. */
+function queryOf(name: string): Query | null {
+  return catalogue.queries.find((each) => each.name === name) ?? null
+}
+
+/**
+ * Applies a changed catalogue: a query with other parameters, or another title, is shown anew. One that is gone stays
+ * on the page with the reason, and is shown anew when it comes back.
+ */
+function refresh(): void {
+  list()
+  if (shown instanceof Wall) shown.refresh(catalogue.queries)
+  else if (shown instanceof Explore) {
+    const query = queryOf(shown.query.name)
+    if (query === null) shown.gone = true
+    else if (shown.gone || changed(shown.query, query)) {
+      replace(new Explore(open(), query, shown.route, pin), query.title ?? query.name)
+    }
+  } else if (!shown) show()
+  const route = parse(location.hash)
+  if (route.view !== "none") mark(route.view, route.view === "topic" ? route.query : null)
 }
 
 /** Closes the current view and shows another. */
@@ -103,16 +131,16 @@ function mark(view: "topic" | "cluster" | "wall", query: string | null): void {
       each.setAttribute("aria-current", "page")
     } else each.removeAttribute("aria-current")
   }
-  const chosen = catalogue.querySelector<HTMLElement>("[aria-current]")
-  const strip = catalogue.parentElement // on a phone it scrolls sideways
+  const chosen = entries.querySelector<HTMLElement>("[aria-current]")
+  const strip = entries.parentElement // on a phone it scrolls sideways
   if (chosen && strip) strip.scrollLeft = chosen.offsetLeft - (strip.clientWidth - chosen.offsetWidth) / 2
   document.body.dataset["view"] = current
 }
 
 /** Lists the queries of the catalogue. */
 function list(): void {
-  catalogue.replaceChildren(
-    ...queries.map((query) =>
+  entries.replaceChildren(
+    ...catalogue.queries.map((query) =>
       el(
         "li",
         {},
@@ -131,7 +159,7 @@ function list(): void {
 async function start(): Promise<void> {
   const tried = self.token()
   try {
-    queries = (await get<{ queries: Query[] }>("api/queries", tried)).queries
+    await catalogue.load(tried)
   } catch (error) {
     if (!(error instanceof ApiError)) throw error
     if (error.status === 401) {
@@ -150,7 +178,8 @@ async function start(): Promise<void> {
 }
 
 access.onEntered(() => {
-  if (!queries.length) void start()
+  if (!catalogue.queries.length) void start()
+  else catalogue.suspect() // the roles of another token may show other queries
 })
 nameField.value = self.name()
 byId<HTMLFormElement>("me").addEventListener("submit", (event) => {

@@ -12,7 +12,7 @@ import { Numbers } from "./numbers"
 import { spelling, type Look, type Params, type Shape } from "./route"
 import * as self from "./self"
 import { Table } from "./table"
-import { clock } from "./values"
+import { moment } from "./values"
 import type { View, ViewOptions } from "./view"
 
 /** What a stage reports. */
@@ -105,7 +105,7 @@ export class Stage {
     this.trouble.hidden = !bad
     this.view.element.hidden = bad
     if (bad) {
-      const since = status.since ? `since ${clock(status.since)}` : ""
+      const since = status.since ? `since ${moment(status.since)}` : ""
       this.trouble.dataset["state"] = status.state
       this.trouble.replaceChildren(
         el("strong", {}, status.state === "failed" ? "This topic failed" : "No data at the moment"),

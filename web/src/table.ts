@@ -3,10 +3,10 @@
  *
  * Only the visible rows are in the document, each positioned by a transform: a row that moves gets another transform,
  * and the browser animates it on the compositor. Ten thousand changing rows therefore cost as much as the thirty visible
- * ones. Rows are identified by their key, or by their index in a query without a key.
+ * ones. Scrolling makes no elements: those of the rows that leave show the rows that come. Rows are identified by their key, or by their index in a query without a key.
  */
 import type { Result, Row } from "@pollcast/client"
-import { classOf, fill, flash, FLASH_MS, showRow } from "./cell"
+import { calm, classOf, fill, flash, FLASH_MS, showRow } from "./cell"
 import { cellText, columnsOf, widen, type Column } from "./columns"
 import { el, perFrame, rem } from "./dom"
 import { Order, type Sort } from "./order"
@@ -50,10 +50,17 @@ export class Table implements View {
   private sorted: { result: Result; sort: Sort; indexes: number[] } | null = null
   private look: Look
   private rowPx = 0
+  /** The height of rows is known for the present size of the table. */
+  private sized = false
   private first = true
+  /** What was drawn last: the result, and the places of its rows that are in the document. */
+  private drawn: { result: Result | null; from: number; until: number } = { result: null, from: 0, until: 0 }
   private readonly paint = perFrame(() => this.draw())
   private readonly still = matchMedia("(prefers-reduced-motion: reduce)")
-  private readonly resized = new ResizeObserver(this.paint)
+  private readonly resized = new ResizeObserver(() => {
+    this.sized = false
+    this.paint()
+  })
 
   constructor({ label, look, onLook }: ViewOptions) {
     this.look = look
@@ -103,39 +110,50 @@ export class Table implements View {
     const { result } = this
     if (!result) return
     const { rows, keys } = result
-    this.setColumns(result)
-    this.setRowHeight()
-    const order = this.ordered(result)
-    this.table.setAttribute("aria-rowcount", String(rows.length + 1))
-    this.empty.hidden = rows.length > 0
-    this.body.style.height = `${rows.length * this.rowPx}px`
+    if (result !== this.drawn.result || !this.sized) this.setResult(result)
     this.body.classList.toggle("settled", !this.first)
-
+    const order = this.ordered(result)
     const { scrollTop, clientHeight } = this.scroller
     const top = Math.floor(scrollTop / this.rowPx)
     const from = Math.max(0, top - BEYOND)
     const until = Math.min(rows.length, top + Math.ceil(clientHeight / this.rowPx) + BEYOND)
     const widened = this.widen(rows, order, from, until)
     const next = new Map<string, Shown>()
-    const entered: HTMLDivElement[] = []
+    const coming: { key: string; row: Row; place: number }[] = []
     for (let place = from; place < until; place += 1) {
       const at = order ? order[place]! : place
       const key = keys[at] ?? String(at)
       const row = rows[at]!
       const before = this.shown.get(key)
-      this.shown.delete(key)
-      const shown = before ? this.change(before, row, place, widened) : this.enter(row, place)
-      if (!before) entered.push(shown.element)
-      next.set(key, shown)
+      if (!before) coming.push({ key, row, place })
+      else {
+        this.shown.delete(key)
+        next.set(key, this.change(before, row, place, widened))
+      }
     }
-    this.body.append(...entered)
-    const few = this.shown.size <= MOST_FADING && !this.still.matches
-    for (const [, gone] of this.shown) {
-      if (few && gone.at >= top && gone.at * this.rowPx < scrollTop + clientHeight) leave(gone.element)
-      else gone.element.remove()
+    const news = result !== this.drawn.result
+    const fading = news && this.shown.size <= MOST_FADING && !this.still.matches
+    const spare: Shown[] = []
+    for (const gone of this.shown.values()) {
+      if (fading && gone.at >= top && gone.at * this.rowPx < scrollTop + clientHeight) leave(gone.element)
+      else if (news || gone.element.contains(document.activeElement)) gone.element.remove()
+      else spare.push(gone)
     }
+    for (const { key, row, place } of coming) next.set(key, this.reuse(spare.pop(), row, place) ?? this.enter(row, place, news))
+    for (const { element } of spare) element.remove()
     this.shown = next
+    this.drawn = { result, from, until }
     this.first = false
+  }
+
+  /** Prepares the table for the rows of another result. */
+  private setResult(result: Result): void {
+    this.sized = true
+    this.setColumns(result)
+    this.setRowHeight()
+    this.table.setAttribute("aria-rowcount", String(result.rows.length + 1))
+    this.empty.hidden = result.rows.length > 0
+    this.body.style.height = `${result.rows.length * this.rowPx}px`
   }
 
   /** Returns the indexes of the rows in the order in which they are shown; null for the query's order. */
@@ -176,6 +194,7 @@ export class Table implements View {
       shown.row = row
     }
     if (shown.at !== at) {
+      shown.element.classList.remove("placed")
       shown.element.classList.toggle("rising", at < shown.at)
       shown.at = at
       this.place(shown.element, at)
@@ -183,15 +202,31 @@ export class Table implements View {
     return shown
   }
 
-  private enter(row: Row, at: number): Shown {
+  /** Shows a row in the element of one that is not visible any more. */
+  private reuse(spare: Shown | undefined, row: Row, at: number): Shown | null {
+    if (!spare) return null
+    spare.cells.forEach((cell, index) => {
+      const column = this.columns[index]!
+      calm(cell)
+      fill(cell, column, row[column.name])
+    })
+    spare.element.className = "row placed"
+    this.place(spare.element, at)
+    return Object.assign(spare, { row, at })
+  }
+
+  /** Shows a row in an element of its own; one that is new among the visible ones fades in. */
+  private enter(row: Row, at: number, news: boolean): Shown {
     const cells = this.columns.map((column) => {
       const cell = el("div", { role: "cell", class: classOf(column) })
       fill(cell, column, row[column.name])
       return cell
     })
-    const element = el("div", { role: "row", class: this.first ? "row" : "row entering" }, ...cells)
+    const fades = news && !this.first && at >= this.drawn.from && at < this.drawn.until
+    const element = el("div", { role: "row", class: fades ? "row entering" : "row" }, ...cells)
     this.place(element, at)
-    if (!this.first)
+    this.body.append(element)
+    if (fades)
       element.addEventListener("animationend", () => element.classList.remove("entering"), { once: true })
     return { element, cells, row, at }
   }

@@ -5,6 +5,7 @@ const NUMBER = new Intl.NumberFormat("en", { maximumFractionDigits: 20 })
 const SHORT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 })
 const COMPACT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 3 })
 const CLOCK = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" })
+const DATED = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" })
 /** Maximum number of decimals of an axis label. */
 const MOST_DIGITS = 10
 const DAY = new Intl.DateTimeFormat("en", { month: "short", day: "numeric" })
@@ -92,6 +93,12 @@ export function ago(ms: number): string {
 /** Returns the time of day in this computer's time zone: `13:45:09`. */
 export function clock(at: number | string): string {
   return CLOCK.format(new Date(at))
+}
+
+/** Returns the time of day; with the date when it is not that of `now`: `25 Nov 2026, 13:45:09`. */
+export function moment(at: number | string, now = Date.now()): string {
+  const date = new Date(at)
+  return (date.toDateString() === new Date(now).toDateString() ? CLOCK : DATED).format(date)
 }
 
 /** Returns the labels of a number axis, with as many digits as are needed to distinguish them. */

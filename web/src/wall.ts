@@ -6,6 +6,7 @@
 import type { Socket } from "phoenix"
 import type { Query } from "./api"
 import { arrangeable } from "./arrange"
+import { changed } from "./catalogue"
 import { el } from "./dom"
 import { before, change, depth, free, settle, type Place } from "./layout"
 import { setTheme } from "./palette"
@@ -40,11 +41,12 @@ export class Wall {
 
   constructor(
     private readonly socket: Socket,
-    private readonly queries: readonly Query[],
+    private queries: readonly Query[],
     route: WallRoute,
   ) {
     this.route = { ...route, tiles: [] }
-    this.adder = new Adder(queries, (shown) => this.add(shown))
+    this.adder = new Adder((shown) => this.add(shown))
+    this.adder.offer(queries)
     const full = el("button", { type: "button" }, "Full screen")
     full.addEventListener("click", () => this.enterFull())
     this.leave.addEventListener("click", () => this.leaveFull())
@@ -85,8 +87,21 @@ export class Wall {
     this.show()
   }
 
-  /** Shows the user's other name: a wall has no members. */
-  rename(): void {}
+  /** Applies a changed catalogue: tiles whose queries changed, or came back, are made anew; the others go on. */
+  refresh(queries: readonly Query[]): void {
+    this.queries = queries
+    this.adder.offer(queries)
+    this.tiles = this.tiles.map((view) => {
+      const query = this.queryOf(view.tile)
+      if (query === null) view.gone = true
+      if (!changed(view.gone ? null : view.query, query)) return view
+      view.close()
+      const next = this.view(view.tile)
+      view.element.replaceWith(next.element)
+      return next
+    })
+    this.put({ ...this.route, tiles: this.places }, true)
+  }
 
   /** Stops all watches. */
   close(): void {
@@ -99,8 +114,7 @@ export class Wall {
   }
 
   private view(tile: Tile): TileView {
-    const query = this.queries.find(({ name }) => name === tile.query) ?? null
-    const view = new TileView(this.socket, query, tile, {
+    const view = new TileView(this.socket, this.queryOf(tile), tile, {
       onChange: (shown) => this.replace(view, shown),
       onRemove: () => this.remove(view),
     })
@@ -111,6 +125,10 @@ export class Wall {
       commit: (by) => this.move(view, by),
     })
     return view
+  }
+
+  private queryOf({ query }: Tile): Query | null {
+    return this.queries.find(({ name }) => name === query) ?? null
   }
 
   private get places(): Tile[] {

@@ -9,10 +9,10 @@ export class Adder {
   readonly element: HTMLFormElement
   /** The first control. */
   readonly first = el("select", { id: uid("add-query") })
+  private readonly button = el("button", { type: "submit", class: "primary" }, "Add")
 
-  constructor(queries: readonly Query[], onAdd: (shown: Shown) => void) {
+  constructor(onAdd: (shown: Shown) => void) {
     const shape = el("select", { id: uid("add-shape") }, ...SHAPES.map((name) => el("option", { value: name }, SHAPE_NAMES[name])))
-    this.first.append(...queries.map(({ name, title }) => el("option", { value: name }, title ?? name)))
     this.element = el(
       "form",
       { class: "adder", "aria-label": "Add a topic" },
@@ -20,11 +20,19 @@ export class Adder {
       this.first,
       el("label", { for: shape.id }, "as"),
       shape,
-      el("button", { type: "submit", class: "primary", disabled: queries.length === 0 }, "Add"),
+      this.button,
     )
     this.element.addEventListener("submit", (event) => {
       event.preventDefault()
       onAdd({ query: this.first.value, params: new Map(), shape: shape.value as Shape })
     })
+  }
+
+  /** Offers these queries; the chosen one stays if it is among them. */
+  offer(queries: readonly Query[]): void {
+    const chosen = this.first.value
+    this.first.replaceChildren(...queries.map(({ name, title }) => el("option", { value: name }, title ?? name)))
+    if (queries.some(({ name }) => name === chosen)) this.first.value = chosen
+    this.button.disabled = queries.length === 0
   }
 }

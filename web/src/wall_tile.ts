@@ -1,11 +1,13 @@
 /** One tile of a wall: a topic with its status, its parameters and the means to arrange it. */
 import type { Socket } from "phoenix"
+import * as access from "./access"
 import type { Query } from "./api"
 import type { Handles } from "./arrange"
 import { Controls } from "./controls"
 import { el, uid } from "./dom"
 import { SHAPE_NAMES } from "./explore"
 import type { Place } from "./layout"
+import { People } from "./people"
 import { format, SHAPES, spelling, type Look, type Params, type Shape, type Shown, type Tile } from "./route"
 import { Stage } from "./stage"
 
@@ -20,6 +22,9 @@ export interface TileEvents {
 export class TileView {
   readonly element: HTMLElement
   readonly handles: Handles
+  /** The catalogue does not have the query any more. */
+  gone = false
+  private readonly people = new People()
   private readonly stage: Stage | null
   private readonly controls: Controls | null
   private readonly link: HTMLAnchorElement
@@ -28,7 +33,7 @@ export class TileView {
 
   constructor(
     socket: Socket,
-    query: Query | null,
+    readonly query: Query | null,
     public tile: Tile,
     private readonly events: TileEvents,
   ) {
@@ -49,7 +54,9 @@ export class TileView {
     this.shapes.addEventListener("change", () => this.change({ shape: this.shapes.value as Shape }))
     if (query) {
       this.stage = new Stage(socket, query, tile.shape, lookOf(tile), {
-        onChange: () => undefined,
+        onChange: ({ kind, presence }) => {
+          if (kind === "presence") this.people.show(presence, access.key())
+        },
         onLook: (look) => this.change(look),
         fill: true,
         member: false,
@@ -63,7 +70,7 @@ export class TileView {
       place.append(el("p", { class: "why" }, `There is no query “${tile.query}” in the catalogue.`))
     }
     chrome.append(move, close)
-    const head = el("header", {}, heading, this.stage?.freshness.element, chrome)
+    const head = el("header", {}, heading, this.people.element, this.stage?.freshness.element, chrome)
     this.element = el("section", { class: "tile", "aria-label": title }, head, this.controls?.element, place, size)
     this.start()
     this.describe()

@@ -2,7 +2,7 @@ import { describe, expect, it, test } from "vitest"
 import { format, parse, spelling } from "../src/route"
 import { bytes, savings } from "../src/savings"
 import { plan } from "../src/shape"
-import { ago, columns, count, short, show, ticks, timeTicks } from "../src/values"
+import { ago, columns, count, moment, short, show, ticks, timeTicks } from "../src/values"
 
 describe("the address", () => {
   it("contains a topic, so that a link can be shared", () => {
@@ -71,6 +71,9 @@ test("values have short, readable texts", () => {
   expect(ago(400)).toBe("0.4 s")
   expect(ago(90_000)).toBe("90 s")
   expect(ago(600_000)).toBe("10 min")
+  const noon = new Date(2026, 10, 26, 12).getTime()
+  expect(moment(noon - 3_600_000, noon)).toBe("11:00:00")
+  expect(moment(noon - 86_400_000, noon)).toBe("25 Nov 2026, 12:00:00")
 })
 
 describe("the line about all polls", () => {
