@@ -32,18 +32,36 @@ def show(console: Console, cluster: LocalCluster, catalog: Catalog) -> None:
 
 
 def _suggestions(cluster: LocalCluster, catalog: Catalog) -> Iterator[str]:
-    # A query without required parameters: the busiest one of the demo, if the catalogue has it.
-    simple = [q.name for q in catalog.queries.values() if not any(p.required for p in q.params.values())]
-    topic = "richest_tellers" if "richest_tellers" in simple else next(iter(simple), None)
+    topic = example(catalog)
     gateway = next((r.http for r in cluster.records.values() if r.role == "gateway"), None)
     endpoints = ",".join(cluster.settings.etcd)
+    if gateway is not None:
+        yield f"http://{gateway}/ in a browser"
     if topic is not None and gateway is not None:
-        yield f"curl -N -H 'Accept: text/event-stream' http://{gateway}/live/{topic}"
+        yield f"curl -N -H 'Accept: text/event-stream' {_quoted(f'http://{gateway}/live/{topic}')}"
         where = "" if endpoints == f"127.0.0.1:{ETCD_PORT}" else f"POLLCAST_ETCD={endpoints} "
-        yield f"{where}{_nearest(Path(sys.executable).with_name('pollcast'))} watch {topic}"
+        yield f"{where}{_nearest(Path(sys.executable).with_name('pollcast'))} watch {_quoted(topic)}"
     if cluster.etcd is not None:
         etcdctl = _nearest(Path(program("etcdctl")))
         yield f"{etcdctl} --endpoints={endpoints} get --prefix {cluster.settings.namespace}"
+
+
+def example(catalog: Catalog) -> str | None:
+    """Return a topic to try: of a query without required parameters, or else of any, with gaps for their values.
+
+    The busiest query of the demo comes first. Return None for a catalogue without queries.
+    """
+    gaps = {
+        query.name: "&".join(f"{p.name}=…" for p in query.params.values() if p.required and p.claim is None)
+        for query in catalog.queries.values()
+    }
+    simple = [query.name for query in catalog.queries.values() if not any(p.required for p in query.params.values())]
+    name = "richest_tellers" if "richest_tellers" in simple else next(iter([*simple, *gaps]), None)
+    return name if name is None or not gaps[name] else f"{name}?{gaps[name]}"
+
+
+def _quoted(text: str) -> str:
+    return f"'{text}'" if "?" in text else text
 
 
 def _nearest(path: Path) -> Path:

@@ -18,9 +18,11 @@ import psutil
 import psycopg
 import pytest
 
+from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.coordination.keys import NodeRecord
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.up import service_of
+from pollcast.services.local.welcome import example
 from tests.support.cluster import Cluster, cluster
 from tests.support.processes import is_gone
 from tests.support.waiting import eventually_sync
@@ -101,11 +103,22 @@ def test_every_gateway_is_ready_when_cluster_json_exists(up: Cluster) -> None:
 
 
 def test_addresses_and_commands_to_try_are_printed(up: Cluster) -> None:
+    eventually_sync(lambda: "Ctrl-C" in output(up))  # printed last, after cluster.json is written
     printed = output(up)
     assert f"http://{up.gateway()}/live/richest_tellers" in printed
+    assert f"http://{up.gateway()}/ in a browser" in printed
     assert "watch richest_tellers" in printed
     assert "get --prefix /pollcast" in printed
     assert "Ctrl-C" in printed
+
+
+def test_the_topic_to_try_has_gaps_for_the_parameters_that_every_query_requires() -> None:
+    text = (
+        "[queries.a]\nsql = 'select %(n)s, %(m)s, %(o)s'\n"
+        "params = {n = 'int', m = 'text', o = {type = 'int', default = 1}}"
+    )
+    assert example(catalogue.parse(text, "c.toml")) == "a?n=…&m=…"
+    assert example(catalogue.parse(f"{text}\n[queries.b]\nsql = 'select 1'", "c.toml")) == "b"
 
 
 def test_the_demo_is_a_busy_database(up: Cluster) -> None:
