@@ -1,4 +1,4 @@
-"""What takes the place of a catalogue's file while a service runs, and does not stop it from reading the file again."""
+"""Things that take the place of a catalogue's file, and never stop a service from reading the file again."""
 
 from __future__ import annotations
 
