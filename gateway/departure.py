@@ -71,11 +71,16 @@ class Departure:
 
     def __init__(self, seconds: float | None, stop: asyncio.Event, now: Callable[[], float]) -> None:
         """`seconds` is how long a gateway serves on after `stop`; None waits for load balancers."""
-        self.closing = False
+        self._closing = False
         self._seconds = seconds
         self._stop = stop
         self._now = now
         self._checks = HealthChecks()
+
+    @property
+    def closing(self) -> bool:
+        """Whether new clients are refused; at once where the gateway is to wait for nobody."""
+        return self._closing or (self._seconds == 0 and self.begun)
 
     @property
     def begun(self) -> bool:
@@ -89,7 +94,7 @@ class Departure:
     async def wait(self) -> None:
         """Return when clients are to be closed, which is `closing` from then on. Call this once, after `stop`."""
         await asyncio.sleep(self.seconds())
-        self.closing = True
+        self._closing = True
 
     def seconds(self) -> float:
         """Return the time for which to serve on from now on.

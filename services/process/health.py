@@ -1,9 +1,9 @@
 """The image's health check, `python -m pollcast.services.process.health`: asks the service of this container for
 `/readyz`, on the address that it serves.
 
-That address is the flag `--http` of the container's first process, or else `POLLCAST_HTTP` or the file that
-`POLLCAST_HTTP_FILE` names. It runs every few seconds, so it imports little, and it connects directly, whatever proxy
-the environment names. The exit status is 0 when the service is ready, else 1, with the reason on stdout.
+That address is the flag `--http` of the container's first process, or else `POLLCAST_HTTP`, or the text of the file
+that this variable with `_FILE` names. It runs every few seconds, so it imports little, and it connects directly,
+whatever proxy the environment names. The exit status is 0 when the service is ready, else 1, with the reason on stdout.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from pollcast.services.process.addresses import is_unspecified, split_host_port
+
+VARIABLE: Final = "POLLCAST_HTTP"
+"""The variable with the address that a service serves HTTP on."""
 
 FIRST: Final = Path("/proc/1/cmdline")
 """The command line of a container's first process, with a zero byte after each argument."""
@@ -34,9 +37,9 @@ def address(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
             return argument.removeprefix("--http=")
         if argument == "--http" and at + 1 < len(arguments):
             return arguments[at + 1]
-    if value := environment.get("POLLCAST_HTTP", "").strip():
+    if value := environment.get(VARIABLE, "").strip():
         return value
-    if file := environment.get("POLLCAST_HTTP_FILE", "").strip():
+    if file := environment.get(f"{VARIABLE}_FILE", "").strip():
         return Path(file).read_text(encoding="utf-8").strip()
     raise LookupError("neither --http nor POLLCAST_HTTP says where the service listens")
 

@@ -36,14 +36,15 @@ SECONDS = 20.0
 
 
 class PolledGateway(InProcessGateway):
-    """An in-process gateway with sessions of long polling. Once `departure.closing` is set it refuses new clients."""
+    """An in-process gateway with sessions of long polling. Once `stop` is set it refuses new clients."""
 
     def __init__(self, folder: Path, limits: Limits | None, node: str, authenticator: Authenticator) -> None:
         super().__init__(folder, limits)
         limits = self.sockets.context.limits
         self.sockets = Sockets(self.hub, self.catalogue, limits, authenticator.identify, time.monotonic)
         self.polled = LongPollSessions(self.sockets, MAX_FRAME, owner_name(node))
-        self.departure = Departure(0.0, asyncio.Event(), time.monotonic)
+        self.stop = asyncio.Event()
+        self.departure = Departure(0.0, self.stop, time.monotonic)
 
     @property
     def host(self) -> str:

@@ -141,7 +141,7 @@ async def test_a_client_is_refused_with_403_or_with_500_which_lets_phoenix_js_tr
         by_query = Polling(gateway.host, "token=" + token() + "&vsn=2.0.0&")
         assert await by_query.open() == 500
         assert (by_query.http_status, by_query.answer["reason"]) == (503, "too_many_connections")
-        gateway.departure.closing = True
+        gateway.stop.set()
         assert await by_query.open() == 500
         assert (by_query.http_status, by_query.answer["reason"]) == (503, "draining")
         assert await by_header.join("live:keyed") == 200
@@ -235,7 +235,7 @@ async def test_draining_ends_the_sessions_and_their_clients_are_told_to_try_agai
     waiting = asyncio.create_task(client.poll())
     (session,) = gateway.polled
     await eventually(lambda: session.wire.polling)
-    gateway.departure.closing = True
+    gateway.stop.set()
     await closing.drain(gateway.hub, gateway.sockets, gateway.presences)
     assert len(gateway.sockets) == len(gateway.polled) == 0
     await waiting
