@@ -314,8 +314,9 @@ def environment_of(cluster: LocalCluster, catalog: Path, name: str, http: HostPo
         "POLLCAST_HTTP": http,
         "POLLCAST_GRPC": "127.0.0.1:0",
     }
-    if not environment.keys() & {"POLLCAST_DRAIN_DELAY", "POLLCAST_DRAIN_DELAY_FILE"}:
-        own["POLLCAST_DRAIN_DELAY"] = "0"  # all gateways end at once: a load balancer has nowhere else to send clients
+    delay = "POLLCAST_DRAIN_DELAY"
+    if not environment.keys() & {delay, f"{delay}_FILE"}:
+        own[delay] = "0"  # all gateways end at once: a load balancer has nowhere else to send clients
     if cluster.options.lease_ttl is not None:
         own["POLLCAST_LEASE_TTL"] = str(cluster.options.lease_ttl)
     return overridden(environment, own)
