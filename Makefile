@@ -50,8 +50,7 @@ test: install tests/support/js/node_modules/.package-lock.json examples/node_mod
 	@$(if $(CHROMIUM),,echo "Leaving out tests/browser: there is no Chromium (Debian: apt install chromium).")
 	@$(if $(PGBOUNCER),,echo "Leaving out tests/cluster/test_pgbouncer.py: there is no pgbouncer (Debian: apt install pgbouncer).")
 	@$(if $(PROMTOOL),,echo "Leaving out tests/unit/test_alerts.py: there is no promtool (Debian: apt install prometheus).")
-	@echo "Leaving out tests/faults/test_scale.py: at times its simulated pollers never answer. It is to be mended."
-	$(BIN)/pytest $(if $(filter-out 1,$(TEST_WORKERS)),--numprocesses $(TEST_WORKERS) --dist loadfile) --ignore=tests/faults/test_scale.py $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/cluster/test_pgbouncer.py) $(if $(PROMTOOL),,--ignore=tests/unit/test_alerts.py) $(ARGS)
+	$(BIN)/pytest $(if $(filter-out 1,$(TEST_WORKERS)),--numprocesses $(TEST_WORKERS) --dist loadfile) $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/cluster/test_pgbouncer.py) $(if $(PROMTOOL),,--ignore=tests/unit/test_alerts.py) $(ARGS)
 
 # Run the tests again that failed in `make test`, one after the other. It fails if there are more than five, or none.
 test-again:

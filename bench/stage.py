@@ -25,6 +25,7 @@ from pollcast.poller.owned import OwnedTopic
 from pollcast.services import clock
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue import topics
+from pollcast.services.catalogue.definitions import definition
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, OwnerRecord
 from pollcast.services.coordination.registry import node_record
@@ -161,7 +162,7 @@ async def stage(
                         owner = OwnerRecord("stand-in", address, clock.now_rfc3339())
                         epoch = await etcd.put(keys.owner(name), owner.encode())
                         topic = topics.parse_canonical(name, catalog)
-                        owned[name] = OwnedTopic(topic, epoch, clock.now_us())
+                        owned[name] = OwnedTopic(topic, epoch, clock.now_us(), definition(topic.query))
                         owned[name].record_result(result, clock.now_us())
                     async with contextlib.AsyncExitStack() as stack:
                         started = []

@@ -53,7 +53,7 @@ async def main(order: dict[str, Any]) -> None:
             report = Report(name, catalog, topics_of)
             part: LeasedPart
             if product:
-                part = Ownership(client, place.keys, name, address, topics_of).run
+                part = Ownership(client, place.keys, name, address, topics_of, topics_of.definitions).run
             else:
                 poller = crowd.pollers[name] = LightPoller(crowd, name, address, topics_of)
                 part = poller.own

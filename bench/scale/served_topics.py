@@ -9,6 +9,7 @@ from pollcast.poller.owned import OwnedTopic
 from pollcast.services import clock
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.definitions import definitions
 from pollcast.services.errors import PollcastError
 from pollcast.v1 import report_pb2
 
@@ -23,6 +24,7 @@ class Served(Mapping[str, OwnedTopic]):
         self._on_change = on_change
         self.epochs: dict[str, int] = {}
         self.feed = Feed(self)
+        self.definitions = definitions(catalog)
         self._catalog = catalog
         self._made: dict[str, OwnedTopic] = {}
         self._asked: set[str] = set()
@@ -57,7 +59,8 @@ class Served(Mapping[str, OwnedTopic]):
             raise KeyError(topic)
         owned = self._made.get(topic)
         if owned is None:
-            owned = OwnedTopic(topics.parse_canonical(topic, self._catalog), epoch, clock.now_us())
+            parsed = topics.parse_canonical(topic, self._catalog)
+            owned = OwnedTopic(parsed, epoch, clock.now_us(), self.definitions[parsed.query.name])
             owned.record_result([ROW], clock.now_us())
             self._made[topic] = owned
             self._asked.add(topic)
