@@ -1,9 +1,9 @@
 """The catalogues of other nodes, as one poller compares them with its own (docs/reference/etcd.md#catalogues). Pure.
 
 A poller polls a topic only for gateways whose definition of its query equals its own. While all nodes have the same
-catalogue, which is nearly always, nothing differs and every question is answered without a look at a topic. A node
-whose definitions are not known (it has just started, or is of an earlier version) is taken to have the same ones: the
-Feed compares definitions once more before anything is shown.
+catalogue, which is nearly always, no node publishes its definitions, and every question is answered without a look at a
+topic. A node whose definitions are not known is taken to have the same ones: the Feed compares definitions once more
+before anything is shown.
 """
 
 from __future__ import annotations

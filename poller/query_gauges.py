@@ -26,7 +26,7 @@ class QueryGauges:
         ]
 
     def show(self) -> None:
-        """Update the metrics; log when the way of polling has changed, and forget costs that were of another way."""
+        """Update the metrics, and log when the way of polling has changed."""
         name, together = self._query, self._batching.together
         alone = together.alone or not self._batching.possible
         metrics.BATCH_TOPICS.labels(name).set(1 if alone else self._batching.size.topics)
@@ -37,7 +37,6 @@ class QueryGauges:
         metrics.DIGESTS.labels(name).set(choice.digests)
         if choice.digests != self._was_by_digest:
             self._was_by_digest = choice.digests
-            together.forget_costs()
             event = "topics are polled by digest now" if choice.digests else "topics are polled by rows now"
             log.info(event, query=name, reason=choice.why)
         if together.alone != self._was_alone:

@@ -70,6 +70,7 @@ class RoundRunner:
         self._width = width
         self._publish = publish
         self._polls = statements.counts.polls
+        self._by_digest = digests.choice.digests  # the way that the measured costs are of
         self.gauges = QueryGauges(query.name, batching, digests.choice, groups)
         self.gauges.show()
 
@@ -120,6 +121,9 @@ class RoundRunner:
         if one.tally is not None:
             self._digests.choice.record(one.tally, time.monotonic())
         self._postpone(group, unreached)
+        if self._digests.choice.digests is not self._by_digest:
+            self._by_digest = self._digests.choice.digests
+            self._batching.together.forget_costs()
         self.gauges.show()
         return one.result
 

@@ -282,6 +282,7 @@ class Round:
     def _give_up(self, group: list[OwnedTopic]) -> None:
         """Go on without topics whose statement took unusually long, or divide them."""
         if len(group) == 1 or not self._in_parts:
+            assert self._around.give_up is not None
             self._around.give_up(group)
             return
         self._trouble.charge()

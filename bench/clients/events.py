@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from bench.clients.line import Line
-from bench.clients.record import Address, Record, Shown
+from bench.clients.line import Line, LineClient
+from bench.clients.record import Address
 from bench.clients.responses import Chunks, Fields, Head
 from pollcast_client.errors import ProtocolViolated
 
@@ -15,20 +15,16 @@ RECONNECT_SECONDS = 3.0
 """Pause before a reconnect until the server has sent `retry`."""
 
 
-class EventSourceClient:
+class EventSourceClient(LineClient):
     """An event stream of one topic."""
 
     def __init__(self, address: Address, topic: str) -> None:
-        self.record = Record("SSE")
-        self.shown = {topic: Shown()}
+        super().__init__("SSE", address, [topic])
         self._topic = topic
-        self._address = address
-        self._line: Line | None = None
         self._head: Head | None = None
         self._buffer = bytearray()
         self._chunks = Chunks()
         self._fields = Fields()
-        self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Connect, and come back whenever the stream ends."""
@@ -37,23 +33,6 @@ class EventSourceClient:
         self._fields.begin()
         self._line = Line(self._on_connected, self._on_bytes, self._on_lost)
         self._line.connect(self._address)
-
-    def stop(self, *, abruptly: bool = False) -> None:
-        """Close the stream, or die."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._line is not None:
-            self._line.drop(abruptly=abruptly)
-
-    def pause(self) -> None:
-        """Read no more until `resume`."""
-        if self._line is not None:
-            self._line.pause()
-
-    def resume(self) -> None:
-        """Read again."""
-        if self._line is not None:
-            self._line.resume()
 
     def _on_connected(self) -> None:
         assert self._line is not None

@@ -1,12 +1,40 @@
-"""One TCP connection of a client at a time."""
+"""A client's TCP connection, and what clients that have one at a time share."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
-from bench.clients.record import Address
+from bench.clients.record import Address, Record, Shown
+
+
+class LineClient:
+    """A client of some topics with one connection at a time, whose record begins as that of `protocol`."""
+
+    def __init__(self, protocol: str, address: Address, topics: Iterable[str]) -> None:
+        self.record = Record(protocol)
+        self.shown = {topic: Shown() for topic in topics}
+        self._address = address
+        self._line: Line | None = None
+        self._timer: asyncio.TimerHandle | None = None  # of the next attempt to connect
+
+    def stop(self, *, abruptly: bool = False) -> None:
+        """Close the connection, or die."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._line is not None:
+            self._line.drop(abruptly=abruptly)
+
+    def pause(self) -> None:
+        """Read no more until `resume`."""
+        if self._line is not None:
+            self._line.pause()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._line is not None:
+            self._line.resume()
 
 
 class Line(asyncio.Protocol):

@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from bench.clients.line import Line
-from bench.clients.record import Address, Record, Shown
+from bench.clients.line import Line, LineClient
+from bench.clients.record import Address
 from bench.clients.responses import Head
 from bench.swarm import masked
 from pollcast_client.errors import ProtocolViolated
@@ -29,19 +29,16 @@ HEARTBEAT_SECONDS = 30.0
 """Interval of phoenix.js' heartbeats, each of which has to be answered before the next one."""
 
 
-class PhoenixClient:
+class PhoenixClient(LineClient):
     """One socket with some topics, spelled canonically. It sends `since` when it joins a topic again."""
 
     def __init__(self, address: Address, topics: Iterable[str], presence: dict[str, Any] | None = None) -> None:
         """`presence` is the presence payload of each join."""
-        self.record = Record("WebSocket")
-        self.shown = {topic: Shown() for topic in topics}
-        self._address = address
+        super().__init__("WebSocket", address, topics)
         self._presence = presence
         self._joined_as: dict[str, str] = {}  # join_ref of each topic's last join
         self._rejoins: dict[str, int] = {}  # number of refused joins in succession
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._line: Line | None = None
         self._buffer = bytearray()
         self._parts = bytearray()  # of a message in several frames
         self._open = False
@@ -57,22 +54,11 @@ class PhoenixClient:
         """Leave all topics and close the socket, or die."""
         self._stopped = True
         self._cancel_timers()
-        if self._line is not None:
-            if self._open and not abruptly:
-                for topic, join_ref in self._joined_as.items():
-                    self._send(join_ref, topic, "phx_leave", {})
-                self._line.write(b"\x88\x82\0\0\0\0\x03\xe8")  # close, 1000
-            self._line.drop(abruptly=abruptly)
-
-    def pause(self) -> None:
-        """Read no more until `resume`."""
-        if self._line is not None:
-            self._line.pause()
-
-    def resume(self) -> None:
-        """Read again."""
-        if self._line is not None:
-            self._line.resume()
+        if self._line is not None and self._open and not abruptly:
+            for topic, join_ref in self._joined_as.items():
+                self._send(join_ref, topic, "phx_leave", {})
+            self._line.write(b"\x88\x82\0\0\0\0\x03\xe8")  # close, 1000
+        super().stop(abruptly=abruptly)
 
     def _connect(self) -> None:
         self._buffer.clear()

@@ -6,8 +6,8 @@ import asyncio
 import random
 import time
 
-from bench.clients.line import Line
-from bench.clients.record import Address, Record, Shown, results
+from bench.clients.line import Line, LineClient
+from bench.clients.record import Address, results
 from bench.clients.responses import Head
 from pollcast_client.errors import ProtocolViolated
 
@@ -21,19 +21,15 @@ PASSING = (502, 503, 504)
 """Status codes after which an application tries again; it gives up on all others that are errors."""
 
 
-class JsonClient:
+class JsonClient(LineClient):
     """A result that is polled over one connection that is kept alive."""
 
     def __init__(self, address: Address, topic: str) -> None:
-        self.record = Record("JSON")
-        self.shown = {topic: Shown()}
+        super().__init__("JSON", address, [topic])
         self._topic = topic
-        self._address = address
-        self._line: Line | None = None
         self._head: Head | None = None
         self._buffer = bytearray()
         self._answered = False  # this connection has carried an answer
-        self._timer: asyncio.TimerHandle | None = None
         self._tag = ""
 
     def start(self) -> None:
@@ -42,23 +38,6 @@ class JsonClient:
         self._buffer.clear()
         self._line = Line(self._ask, self._on_bytes, self._on_lost)
         self._line.connect(self._address)
-
-    def stop(self, *, abruptly: bool = False) -> None:
-        """Close the connection, or die."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._line is not None:
-            self._line.drop(abruptly=abruptly)
-
-    def pause(self) -> None:
-        """Read no more until `resume`."""
-        if self._line is not None:
-            self._line.pause()
-
-    def resume(self) -> None:
-        """Read again."""
-        if self._line is not None:
-            self._line.resume()
 
     def _ask(self) -> None:
         assert self._line is not None

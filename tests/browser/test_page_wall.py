@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from playwright.async_api import Locator, expect
 
-from tests.browser.conftest import Opens
+from tests.browser.conftest import Opens, Watched
 from tests.support.cluster import STOCK_TABLE, Cluster, Served
 from tests.support.waiting import eventually
 
@@ -97,45 +97,50 @@ async def drag(handle: Locator, right: float, down: float) -> None:
     await mouse.up()
 
 
+async def arrange(opened: Watched, url: str) -> None:
+    """Put two topics on the empty wall, and move and resize them by keyboard and mouse."""
+    page = opened.page
+    await page.get_by_label("Topic", exact=True).select_option("stock")
+    await page.get_by_role("button", name="Add", exact=True).click()
+    await opened.shows(["apple", "pear"])
+    await page.get_by_label("Topic", exact=True).select_option("total")
+    await page.get_by_label("as", exact=True).select_option("number")
+    await page.get_by_role("button", name="Add", exact=True).click()
+    first, second = "t=0.0.6.5.stock%3Fshelf%3Da", "t=6.0.3.3.total%3F%257E%3Dnumber"
+    await expect(page).to_have_url(f"{url}#/wall/?{first}&{second}")
+    await expect(page.locator(".figure strong").first).to_have_text("9")
+
+    move = page.get_by_role("button", name="Move The total", exact=True)
+    await move.press("ArrowRight")
+    await expect(page).to_have_url(f"{url}#/wall/?{first}&{second.replace('6.0.3.3', '7.0.3.3')}")
+    await expect(move).to_be_focused()
+    await move.press("Shift+ArrowDown")
+    await expect(page).to_have_url(f"{url}#/wall/?{first}&{second.replace('6.0.3.3', '7.0.3.4')}")
+    await page.get_by_role("button", name="Resize The total").press("ArrowLeft")
+    await expect(page).to_have_url(f"{url}#/wall/?{first}&{second.replace('6.0.3.3', '7.0.2.4')}")
+    await page.go_back()
+    await page.go_back()
+    await page.go_back()
+    await expect(page).to_have_url(f"{url}#/wall/?{first}&{second}")
+    tile = page.locator(".tile", has_text="The total")
+    before = await tile.bounding_box()
+    assert before is not None
+
+    await drag(move, -before["width"] * 2, 0)  # onto the first tile, which makes room
+    await expect(page).to_have_url(f"{url}#/wall/?t=0.3.6.5.stock%3Fshelf%3Da&{second.replace('6.0', '0.0')}")
+    await drag(page.get_by_role("button", name="Resize The total"), before["width"], 0)
+    await expect(page).to_have_url(f"{url}#/wall/?t=0.3.6.5.stock%3Fshelf%3Da&{second.replace('6.0.3', '0.0.6')}")
+    await page.get_by_role("button", name="Move The total", exact=True).focus()
+    await page.get_by_label("Show What is in stock as").select_option("chart")
+    await page.locator(".tile .plot canvas").wait_for()
+
+
 async def test_a_wall_is_arranged_with_mouse_and_keyboard_and_its_address_gives_the_same_wall(
     url: str, stock: psycopg.Connection[Any], tab: Opens
 ) -> None:
     async with tab(f"{url}#/wall/") as opened:
-        page = opened.page
-        await page.get_by_label("Topic", exact=True).select_option("stock")
-        await page.get_by_role("button", name="Add", exact=True).click()
-        await opened.shows(["apple", "pear"])
-        await page.get_by_label("Topic", exact=True).select_option("total")
-        await page.get_by_label("as", exact=True).select_option("number")
-        await page.get_by_role("button", name="Add", exact=True).click()
-        first, second = "t=0.0.6.5.stock%3Fshelf%3Da", "t=6.0.3.3.total%3F%257E%3Dnumber"
-        await expect(page).to_have_url(f"{url}#/wall/?{first}&{second}")
-        await expect(page.locator(".figure strong").first).to_have_text("9")
-
-        move = page.get_by_role("button", name="Move The total", exact=True)
-        await move.press("ArrowRight")
-        await expect(page).to_have_url(f"{url}#/wall/?{first}&{second.replace('6.0.3.3', '7.0.3.3')}")
-        await expect(move).to_be_focused()
-        await move.press("Shift+ArrowDown")
-        await expect(page).to_have_url(f"{url}#/wall/?{first}&{second.replace('6.0.3.3', '7.0.3.4')}")
-        await page.get_by_role("button", name="Resize The total").press("ArrowLeft")
-        await expect(page).to_have_url(f"{url}#/wall/?{first}&{second.replace('6.0.3.3', '7.0.2.4')}")
-        await page.go_back()
-        await page.go_back()
-        await page.go_back()
-        await expect(page).to_have_url(f"{url}#/wall/?{first}&{second}")
-        tile = page.locator(".tile", has_text="The total")
-        before = await tile.bounding_box()
-        assert before is not None
-
-        await drag(move, -before["width"] * 2, 0)  # onto the first tile, which makes room
-        await expect(page).to_have_url(f"{url}#/wall/?t=0.3.6.5.stock%3Fshelf%3Da&{second.replace('6.0', '0.0')}")
-        await drag(page.get_by_role("button", name="Resize The total"), before["width"], 0)
-        await expect(page).to_have_url(f"{url}#/wall/?t=0.3.6.5.stock%3Fshelf%3Da&{second.replace('6.0.3', '0.0.6')}")
-        await page.get_by_role("button", name="Move The total", exact=True).focus()
-        await page.get_by_label("Show What is in stock as").select_option("chart")
-        await page.locator(".tile .plot canvas").wait_for()
-        shared = page.url
+        await arrange(opened, url)
+        shared = opened.page.url
 
     async with tab(shared) as opened:
         page = opened.page

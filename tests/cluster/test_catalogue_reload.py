@@ -145,6 +145,26 @@ async def streamed(address: str, topic: str) -> list[str]:
     return [line.removeprefix("event: ") for line in text.splitlines() if line.startswith("event: ")]
 
 
+async def is_closed(raw: ClientConnection, topic: str, reason: str) -> None:
+    """Wait until a topic is closed after it was told that it failed for this reason."""
+    *_, status, closed = await until(raw, f"live:{topic}", "phx_close")
+    assert status[3:] == ["status", status[4]]
+    assert (status[4]["state"], status[4]["reason"].partition(":")[0]) == ("failed", reason)
+    assert closed[0] == "1"
+
+
+async def refuses(world: World, wrong: str, in_force: str | None) -> None:
+    """Write a catalogue with four wrong queries, and wait until gateway-1 has refused it whole, once."""
+    write(world, wrong, "gateway-1")
+    log = world.services["gateway-1"]
+    await eventually(lambda: "catalogue refused" in log.tail(50), what="the wrong catalogue is refused")
+    metrics = get(await world.http("gateway-1"), "/metrics")[1]
+    assert "pollcast_catalogue_current 0.0" in metrics
+    assert f'pollcast_catalogue_info{{hash="{in_force}"}} 1.0' in metrics
+    refused = [line for line in log.tail(200).splitlines() if "catalogue refused" in line]
+    assert len(refused) == 4  # one line for each query that is wrong, and no more in later looks
+
+
 async def test_a_catalogue_is_taken_over_query_by_query(module_world: World) -> None:
     world = module_world
     world.execute("insert into stock values (1, 1, 'a')")
@@ -180,10 +200,7 @@ async def test_a_catalogue_is_taken_over_query_by_query(module_world: World) -> 
             ("open", "forbidden"),
             ("bound?limit=50", "invalid_params"),
         ):
-            *_, status, closed = await until(raw, f"live:{topic}", "phx_close")
-            assert status[3:] == ["status", status[4]]
-            assert (status[4]["state"], status[4]["reason"].partition(":")[0]) == ("failed", reason)
-            assert closed[0] == "1"
+            await is_closed(raw, topic, reason)
         kinds, code = await ended_call
         assert (kinds[-1], code) == ("status", grpc.StatusCode.NOT_FOUND)
         assert (await ended_stream)[-1] == "status"
@@ -200,16 +217,9 @@ async def test_a_catalogue_is_taken_over_query_by_query(module_world: World) -> 
         assert second != first
         assert second == await shown(world, "poller-1")
 
-        write(world, WRONG, "gateway-1")
-        log = world.services["gateway-1"]
-        await eventually(lambda: "catalogue refused" in log.tail(50), what="the wrong catalogue is refused")
+        await refuses(world, WRONG, second)
         world.execute("update stock set n = 3")
         await client.shows(SHELF, [{"id": 1, "n": 103, "mark": "new"}])
-        metrics = get(address, "/metrics")[1]
-        assert "pollcast_catalogue_current 0.0" in metrics
-        assert f'pollcast_catalogue_info{{hash="{second}"}} 1.0' in metrics
-        refused = [line for line in log.tail(200).splitlines() if "catalogue refused" in line]
-        assert len(refused) == 4  # one line for each query that is wrong, and no more in later looks
         for name in ("poller-1", "gateway-1"):
             await take(world, BEFORE, name)
         await client.shows(SHELF, [{"id": 1, "n": 3}])

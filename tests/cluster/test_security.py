@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,9 @@ from urllib.parse import quote
 
 import grpc
 import grpc.aio
-import jwt
 import orjson
 import psycopg
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -28,6 +25,7 @@ from pollcast.services.cli.doctor.finding import Finding
 from pollcast.v1 import cluster_pb2, cluster_pb2_grpc, feed_pb2, feed_pb2_grpc, live_pb2, live_pb2_grpc, types_pb2
 from tests.support.certificates import Authority, Certificate
 from tests.support.cluster import Cluster, cluster
+from tests.support.issuer import Issuer
 from tests.support.secure_servers import PASSWORD, SecureEtcd, SecurePostgres, secure_etcd, secure_postgres
 from tests.support.waiting import eventually
 
@@ -63,37 +61,6 @@ roles = ["sales"]
 """
 
 TENANT = "tenant-whose-name-is-nobodys-business"
-
-
-class Issuer:
-    """An issuer of tokens with Ed25519 keys, which writes their public halves into a key set file."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self._keys: dict[str, Ed25519PrivateKey] = {}
-        self.add("first")
-
-    def add(self, kid: str) -> None:
-        """Add a new key to the key set."""
-        self._keys[kid] = Ed25519PrivateKey.generate()
-        self._write()
-
-    def remove(self, kid: str) -> None:
-        """Remove a key from the key set."""
-        del self._keys[kid]
-        self._write()
-
-    def token(self, kid: str = "first", seconds: float = 300, **claims: object) -> str:
-        """Return a token that the key signs and that expires after `seconds`."""
-        payload = {"sub": "alice", "aud": "pollcast", "iss": "tests", "exp": int(time.time() + seconds)} | claims
-        return jwt.encode(payload, self._keys[kid], algorithm="EdDSA", headers={"kid": kid})
-
-    def _write(self) -> None:
-        algorithm = jwt.get_algorithm_by_name("EdDSA")
-        keys = [json.loads(algorithm.to_jwk(key.public_key())) | {"kid": kid} for kid, key in self._keys.items()]
-        new = self.file.with_suffix(".new")
-        new.write_text(json.dumps({"keys": keys}))
-        new.replace(self.file)
 
 
 @dataclass(frozen=True)
