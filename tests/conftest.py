@@ -107,9 +107,29 @@ def _allow_open_files() -> None:
 
 
 @pytest.fixture(scope="session")
-def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder for what all tests share."""
+    return tmp_path_factory.mktemp("session")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _remove_folders_of_module(session_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Remove the temporary folders of a module after its last test.
+
+    An etcd reserves 125 MB for its log, so the folders of a whole run take 11 GB. pytest removes those of the tests
+    themselves (tmp_path_retention_policy in pyproject.toml).
+    """
+    base = tmp_path_factory.getbasetemp()
+    before = set(base.iterdir())
+    yield
+    for folder in set(base.iterdir()) - before:
+        shutil.rmtree(folder, ignore_errors=True)  # what a process that ends late still writes goes with the run
+
+
+@pytest.fixture(scope="session")
+def etcd_server(session_folder: Path) -> Iterator[EtcdServer]:
     """An etcd of one member, shared by all tests. A test that freezes or kills etcd starts its own."""
-    with EtcdServer.start(tmp_path_factory.mktemp("etcd"), fsync=False) as server:
+    with EtcdServer.start(session_folder / "etcd", fsync=False) as server:
         yield server
 
 
@@ -126,9 +146,9 @@ def namespace() -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def postgres_server(session_folder: Path) -> Iterator[PostgresServer]:
     """A PostgreSQL shared by all tests. A test that freezes or kills PostgreSQL starts its own."""
-    with PostgresServer.start(tmp_path_factory.mktemp("pg") / "data", fsync=False) as server:
+    with PostgresServer.start(session_folder / "postgres", fsync=False) as server:
         yield server
 
 
