@@ -152,7 +152,7 @@ async def _start_services(
     for role, count in counts:
         for number in range(1, count + 1):
             name = f"{role}-{number}"
-            http = f"127.0.0.1:{options.port + number - 1}" if role == "gateway" and options.port else "127.0.0.1:0"
+            http = ports.at_loopback(options.port + number - 1 if role == "gateway" and options.port else 0)
             environment = environment_of(cluster, catalog, name, http)
             # -P keeps the modules of the current folder out of the way of ours.
             command = [sys.executable, "-P", "-m", "pollcast", role]
@@ -312,7 +312,7 @@ def environment_of(cluster: LocalCluster, catalog: Path, name: str, http: HostPo
         "POLLCAST_CATALOG": str(catalog),
         "POLLCAST_NODE": name,
         "POLLCAST_HTTP": http,
-        "POLLCAST_GRPC": "127.0.0.1:0",
+        "POLLCAST_GRPC": ports.at_loopback(0),
     }
     delay = "POLLCAST_DRAIN_DELAY"
     if not environment.keys() & {delay, f"{delay}_FILE"}:

@@ -1,8 +1,9 @@
 """The life of a service process: its signals, its drain and its exit status (docs/reference/commands.md#exit-status).
 
 A process runs one service: a coroutine function `run(stop)` that serves until `stop` is set, then drains and returns.
-SIGTERM, SIGINT and SIGQUIT set `stop`. A second signal ends the process at once with status 130, unless it follows
-within DUPLICATE_SECONDS: make and timeout forward a signal that the whole process group receives as well. SIGHUP,
+SIGTERM, SIGINT and SIGQUIT set `stop`. A second signal ends the delay before a drain, if the service waits at that
+moment; else it ends the process at once with status 130. One that follows within DUPLICATE_SECONDS has no effect: make
+and timeout forward a signal that the whole process group receives as well. SIGHUP,
 SIGUSR1, SIGUSR2 and SIGALRM are logged and have no effect, where the system would end the process; a service with a
 catalogue reads it again on SIGHUP. A service that cannot go on raises. The exit status is 0 after a drain, else that of
 the PollcastError, else 1.
@@ -43,9 +44,15 @@ Run = Callable[[asyncio.Event], Awaitable[None]]
 
 
 async def until_stopped(
-    run: Run, *, ends_with_terminal: bool = False, on_hangup: Callable[[], None] | None = None
+    run: Run,
+    *,
+    ends_with_terminal: bool = False,
+    on_hangup: Callable[[], None] | None = None,
+    end_delay: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run the service; a signal of STOPPING sets its stop event, and SIGHUP calls `on_hangup`.
+
+    `end_delay` ends the delay before the drain, and returns whether there was one.
 
     One that `ends_with_terminal` drains on SIGHUP as well, unless it was started with SIGHUP ignored, as nohup does.
     """
@@ -65,7 +72,10 @@ async def until_stopped(
             stop.set()
             abort_from = loop.time() + DUPLICATE_SECONDS
         elif loop.time() >= abort_from:
-            os._exit(130)
+            if not end_delay():
+                os._exit(130)
+            log.info("draining without delay", signal=number.name)
+            abort_from = loop.time() + DUPLICATE_SECONDS
 
     harmless = set(HARMLESS)
     if ends_with_terminal and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
@@ -76,8 +86,10 @@ async def until_stopped(
         await run(stop)
 
 
-def main(run: Run, on_hangup: Callable[[], None] | None = None) -> NoReturn:
-    """Run the service until it ends, then exit with the status of its end. SIGHUP calls `on_hangup`.
+def main(
+    run: Run, on_hangup: Callable[[], None] | None = None, end_delay: Callable[[], bool] = lambda: False
+) -> NoReturn:
+    """Run the service until it ends, then exit with the status of its end. Signals call `on_hangup` and `end_delay`.
 
     The soft limit of open files is raised to the hard one first (docs/reference/commands.md#open-files).
     """
@@ -87,7 +99,7 @@ def main(run: Run, on_hangup: Callable[[], None] | None = None) -> NoReturn:
     for variable in unknown_variables():
         log.warning("no such setting", variable=variable)
     try:
-        uvloop.run(until_stopped(run, on_hangup=on_hangup))
+        uvloop.run(until_stopped(run, on_hangup=on_hangup, end_delay=end_delay))
     except PollcastError as error:
         log.error("ended", reason=error.reason, detail=error.detail)
         raise SystemExit(error.exit) from None
