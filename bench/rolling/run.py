@@ -75,7 +75,7 @@ async def _restart_under_load(cluster: SoakCluster, crowds: list[Process], clien
         seconds = [await _restart(cluster, name) for name in cluster.names]
         await asyncio.sleep(6.0)  # the longest `retry` of an event stream
         writing.cancel()
-    rows = await rows_of(url, set(TOPICS))
+    rows = await rows_of(url, set(TOPICS), cluster.edition)
     wrong = 0
     try:
         await eventually(lambda: _none(crowds, do="wrong", rows=rows), QUIET_SECONDS)

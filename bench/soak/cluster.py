@@ -22,7 +22,7 @@ from tests.support.waiting import eventually
 from tests.support.world import World
 
 from bench.soak.measure import Held, breaches, least, together
-from bench.soak.shop import CATALOG, SCHEMA
+from bench.soak.shop import SCHEMA, Edition
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys
 from pollcast.services.local import ports
@@ -60,6 +60,7 @@ class SoakCluster:
     postgres: PostgresServer
     http: dict[str, tuple[str, int]] = field(default_factory=dict)  # address of each gateway, by its name
     grpc: dict[str, tuple[str, int]] = field(default_factory=dict)
+    edition: Edition = field(default_factory=Edition)  # of the catalogue's file
 
     @property
     def names(self) -> list[str]:
@@ -95,6 +96,17 @@ class SoakCluster:
             return (await self.world.ready(name, START_SECONDS)).pid == self.world.services[name].pid
 
         await eventually(ready, START_SECONDS, what=f"{name} is ready")
+
+    def publish(self, text: str) -> None:
+        """Replace the catalogue's file in one step."""
+        new = self.world.catalog.with_suffix(".new")
+        new.write_text(text)
+        new.replace(self.world.catalog)
+
+    async def catalogues(self) -> set[str | None]:
+        """Return the hashes of the catalogues of all services; None for a service that shows none."""
+        records = [await self.world.node(name) for name in self.names]
+        return {None if record is None else record.catalogue for record in records}
 
     @property
     def groups(self) -> dict[str, list[str]]:
@@ -149,7 +161,7 @@ async def soak_cluster(folder: Path, nodes: Mapping[Role, int]) -> AsyncIterator
             connection.execute(SCHEMA.encode())
         async with Etcd.open(EtcdSettings(etcd=etcd.endpoints)) as client:
             world = World(folder, etcd.endpoints, Keys("/pollcast"), client, postgres.url)
-            world.catalog.write_text(CATALOG)
+            world.catalog.write_text(Edition().text)
             cluster = SoakCluster(folder, world, etcd, postgres)
             try:
                 for role, count in nodes.items():

@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.support.waiting import eventually
 
 from bench.clients.record import LiveClient
+from bench.soak.catalogue import CatalogueChanges
 from bench.soak.churn import Guests, residents
 from bench.soak.cluster import NODES, SoakCluster, soak_cluster
 from bench.soak.faults import Faults
@@ -111,7 +112,8 @@ class Soak:
         self._rng = random.Random(plan.seed)
         self._residents = residents(cluster)
         self._guests = Guests(cluster, plan.guests, random.Random(self._rng.random()))
-        self._faults = Faults(cluster, random.Random(self._rng.random()))
+        changes = CatalogueChanges(cluster, random.Random(self._rng.random()), self._residents)
+        self._faults = Faults(cluster, random.Random(self._rng.random()), changes)
 
     async def run(self) -> None:
         """Warm up, then soak and check until the time is over."""
@@ -151,7 +153,7 @@ class Soak:
     async def _check(self) -> None:
         """Compare everything that is held at rest with the database and with the first check."""
         findings = self.findings
-        await eventually(lambda: all(each.record.connected for each in self._residents), QUIET_SECONDS)
+        await self._all_connected()
         await self._compare_rows()
         keys = await self._keys_at_rest()
         findings.keys.append(keys)
@@ -169,10 +171,25 @@ class Soak:
         )
         print(f"check {len(findings.keys)}: {now}; {len(findings.faults)} findings", flush=True)
 
+    async def _all_connected(self) -> None:
+        """Wait until each resident is connected; those that are not are findings."""
+
+        def away() -> list[str]:
+            return [
+                f"{each.record.kind} of {', '.join(each.shown)} is not connected: {_state(each)}"
+                for each in self._residents
+                if not each.record.connected
+            ]
+
+        try:
+            await eventually(lambda: not away(), QUIET_SECONDS)
+        except AssertionError:
+            self._find(away())
+
     async def _compare_rows(self) -> None:
         """Wait until each resident shows the rows of the database; those that do not are findings."""
         topics = {topic for resident in self._residents for topic in resident.shown}
-        rows = await rows_of(self._cluster.world.url, topics)
+        rows = await rows_of(self._cluster.world.url, topics, self._cluster.edition)
 
         def wrong() -> list[str]:
             return [
