@@ -29,7 +29,7 @@ from pollcast.services.local import ports
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process.addresses import split_host_port
-from pollcast.services.process.settings import EtcdSettings, Role
+from pollcast.services.process.settings import EtcdSettings, PollerSettings, Role
 
 NODES: dict[Role, int] = {"coordinator": 2, "poller": 3, "gateway": 2}
 """Number of services of each role."""
@@ -48,6 +48,9 @@ SETTLE_SECONDS = 60.0
 """Maximum time until a process holds what it held after the warm-up."""
 
 START_SECONDS = 60.0
+
+DATABASE_CONNECTIONS = PollerSettings.model_fields["pool"].default + 1
+"""Maximum number of connections to the database of a poller, which listens."""
 
 
 @dataclass
@@ -122,11 +125,12 @@ class SoakCluster:
         if before is None:
             await asyncio.sleep(REST_SECONDS)
         ends = time.monotonic() + SETTLE_SECONDS
-        members = {split_host_port(member.client)[1] for member in self.etcd.members}
+        passing = {split_host_port(member.client)[1]: 1 for member in self.etcd.members}
+        passing[self.postgres.port] = DATABASE_CONNECTIONS
         samples: list[Held] = []
         while True:
             answers = [await self._ask(name) for name in self.groups[group]]
-            samples.append(together([Held.of(answer, members) for answer in answers]))
+            samples.append(together([Held.of(answer, passing) for answer in answers]))
             held = least(samples[-SAMPLES:])
             at_rest = before is None or not breaches(group, before, held, memory=memory)
             if (len(samples) >= SAMPLES and at_rest) or time.monotonic() > ends:

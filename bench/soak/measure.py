@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,14 +26,15 @@ class Held:
     connections: Mapping[str, int] = field(default_factory=dict)  # number by the port that is connected to
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any], passing: Set[int]) -> Held:
+    def of(cls, answer: Mapping[str, Any], passing: Mapping[int, int]) -> Held:
         """Return what a probe has answered.
 
-        Connections to the ports `passing` count as nothing: how many of etcd's members a process is connected to
-        depends on those that it had to try.
+        Up to `passing[port]` connections to a port count as nothing: a process is connected to the members of etcd that
+        it had to try, and to the database as often as statements had to run at the same time.
         """
         counts = {name: int(answer[name]) for name in COUNTS}
-        counts["fds"] -= sum(answer["connections"].get(f"to {port} established", 0) for port in passing)
+        for port, most in passing.items():
+            counts["fds"] -= min(most, answer["connections"].get(f"to {port} established", 0))
         return cls(answer["pid"], answer["rss"], counts, answer["types"], answer["cpu"], answer["connections"])
 
 

@@ -42,6 +42,13 @@ def test_a_breach_of_file_descriptors_names_the_connections() -> None:
     ]
 
 
+@pytest.mark.parametrize(("connections", "fds"), [(0, 40), (1, 39), (2, 38), (3, 38)])
+def test_a_few_connections_to_a_port_count_as_nothing_and_more_of_them_do(connections: int, fds: int) -> None:
+    ends = {"to 5432 established": connections, "to 5433 established": 7, "to 5432 close_wait": 5}
+    answer = {**dict.fromkeys((*COUNTS, "pid", "rss", "cpu"), 40), "types": {}, "connections": ends}
+    assert Held.of(answer, {5432: 2, 2379: 1}).counts["fds"] == fds
+
+
 def test_every_kind_of_key_has_to_be_as_often_as_before() -> None:
     found = key_breaches({"owners": 3, "nodes": 2}, {"owners": 2, "nodes": 2, "presence": 1})
     assert found == ["etcd: owners has 2 keys instead of 3", "etcd: presence has 1 keys instead of 0"]
