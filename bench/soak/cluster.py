@@ -21,7 +21,7 @@ import psycopg
 from tests.support.waiting import eventually
 from tests.support.world import World
 
-from bench.soak.measure import Held, breaches, least, together
+from bench.soak.measure import Held, breaches, over, together
 from bench.soak.shop import SCHEMA, Edition
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys
@@ -37,12 +37,8 @@ NODES: dict[Role, int] = {"coordinator": 2, "poller": 3, "gateway": 2}
 LASTING = ("coordinator-1", "poller-1", "gateway-1")
 """The services that run from the beginning to the end."""
 
-REST_SECONDS = 16.0
-"""Time for which nothing happens before the first measurement, in seconds: a gateway notices at the next comment on an
-event stream, after 15 s, that a client has died."""
-
 SAMPLES = 5
-"""Number of samples, a second apart, of which a measurement has the least numbers: polls come and go."""
+"""Number of samples, a second apart, of a measurement: polls come and go."""
 
 SETTLE_SECONDS = 60.0
 """Maximum time until a process holds what it held after the warm-up."""
@@ -120,10 +116,8 @@ class SoakCluster:
         return groups
 
     async def held(self, group: str, before: Held | None, *, memory: bool) -> Held:
-        """Return what a group of services holds: after REST_SECONDS or, with an earlier measurement, once it holds no
-        more and no less than that, or after SETTLE_SECONDS what it holds then."""
-        if before is None:
-            await asyncio.sleep(REST_SECONDS)
+        """Return what a group of services holds: with an earlier measurement once it holds no more and no less than
+        that, or after SETTLE_SECONDS what it holds then."""
         ends = time.monotonic() + SETTLE_SECONDS
         passing = {split_host_port(member.client)[1]: 1 for member in self.etcd.members}
         passing[self.postgres.port] = DATABASE_CONNECTIONS
@@ -131,7 +125,7 @@ class SoakCluster:
         while True:
             answers = [await self._ask(name) for name in self.groups[group]]
             samples.append(together([Held.of(answer, passing) for answer in answers]))
-            held = least(samples[-SAMPLES:])
+            held = over(samples[-SAMPLES:])
             at_rest = before is None or not breaches(group, before, held, memory=memory)
             if (len(samples) >= SAMPLES and at_rest) or time.monotonic() > ends:
                 return held

@@ -33,6 +33,13 @@ WARM_UP_SHARE = 0.15
 MEMORY_FROM_SECONDS = 600.0
 """Duration from which on memory is judged: that of a process grows for minutes after its start."""
 
+LOOK_SECONDS = 1.0
+"""Time between two looks at the keys in etcd before the first measurement, in seconds."""
+
+REST_SECONDS = 16.0
+"""Time for which nothing happens before the first measurement, in seconds: a gateway notices at the next comment on an
+event stream, after 15 s, that a client has died."""
+
 QUIET_SECONDS = 60.0
 """Maximum time until clients show the database and etcd has the keys of the residents only."""
 
@@ -126,6 +133,7 @@ class Soak:
         ends = began + self._plan.seconds
         self._start()
         await self._soak(began + self._plan.seconds * WARM_UP_SHARE, self._warm_up)
+        await asyncio.sleep(REST_SECONDS)
         await self._check()
         pause = (ends - time.monotonic()) / self._plan.checks
         for number in range(self._plan.checks):
@@ -238,7 +246,7 @@ class Soak:
             before, last = last, await self._cluster.keys()
             if self.findings.keys:
                 return last == self.findings.keys[0]
-            await asyncio.sleep(5.0)
+            await asyncio.sleep(LOOK_SECONDS)
             return before == last
 
         try:
