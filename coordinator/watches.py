@@ -204,4 +204,5 @@ def node_info(record: NodeRecord) -> cluster_pb2.Node:
         version=record.version,
         started_at=record.started_at,
         state=record.state,
+        catalogue=record.catalogue or "",
     )

@@ -9,12 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
+from typing import NamedTuple
 
 from pollcast.gateway.version import Version
 from pollcast.v1 import feed_pb2
 
-KnownVersion = Callable[[str], Version | None]
-"""Returns the version that the gateway has of a canonical topic."""
+
+class Known(NamedTuple):
+    """The part of a topic that the gateway has: its version, if any, by this definition of its query (empty: any)."""
+
+    version: Version | None = None
+    definition: str = ""
+
+
+KnownVersion = Callable[[str], Known | None]
+"""Returns what the gateway has of a canonical topic; None for nothing."""
 
 
 class Attachments:
@@ -52,11 +61,13 @@ class Attachments:
 
     def request(self, gateway: str, known: KnownVersion) -> feed_pb2.FeedRequest:
         """Return the request that reports all changes since the last one, from the gateway of that name."""
-        request = feed_pb2.FeedRequest(gateway=gateway)
+        request = feed_pb2.FeedRequest(gateway=gateway, beats=True)
         for topic, attach in self._changes.items():
             if attach:
-                epoch, seq = known(topic) or (0, 0)
-                request.attach.add(topic=topic, epoch=epoch, seq=seq, attachment=self._numbers[topic])
+                version, definition = known(topic) or Known()
+                epoch, seq = version or (0, 0)
+                number = self._numbers[topic]
+                request.attach.add(topic=topic, epoch=epoch, seq=seq, attachment=number, definition=definition)
             else:
                 request.detach.append(topic)
         self._changes = {}

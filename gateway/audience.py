@@ -76,12 +76,17 @@ class Audience:
         """Push a new status; `before` is the one that the channels know."""
         self._broadcasts.send(Broadcast(self.channels, RESULT, b"status", status.payload(), before))
 
-    def catch_up(self, channel: Subscriber, status: Status) -> None:
-        """Send a channel whose socket has drained the status, if it knows another one, and the present snapshot."""
+    def known_status(self, channel: Subscriber, status: Status) -> Status:
+        """Return the status that a channel knows, which may have missed the present one. It is not written to it any
+        more: the caller brings the channel up to date."""
         for broadcast in self._broadcasts.leave_out(channel, RESULT):
             if broadcast.before is not None:
                 self._last_status.setdefault(channel, broadcast.before)
-        known = self._last_status.pop(channel, status)
+        return self._last_status.pop(channel, status)
+
+    def catch_up(self, channel: Subscriber, status: Status) -> None:
+        """Send a channel whose socket has drained the status, if it knows another one, and the present snapshot."""
+        known = self.known_status(channel, status)
         if not known.same_as(status):
             channel.wire.write(Framed(phoenix.push(channel.spelling, b"status", status.payload())).plain)
         since = self._cohorts.resume(channel, serving=self.serving)

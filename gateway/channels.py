@@ -1,15 +1,15 @@
-"""One WebSocket client: its channels, and the handling of its messages (docs/reference/channels.md#messages).
+"""One client: its channels, and the handling of its messages (docs/reference/channels.md#messages).
 
-A socket is attached to a connection of `gateway.wire` right after the handshake, and lives until the connection is
-gone. It holds one channel per topic that it has joined, by the topic's spelling. Everything here runs in callbacks of
-the event loop: there is no task and no queue per client. The reply to a join never waits for a result, an owner or
-etcd.
+A socket is attached to a link right after the handshake (a connection of `gateway.wire`, or a session of
+`gateway.longpoll_wire`), and lives until that is gone. It holds one channel per topic that it has joined, by the
+topic's spelling. Everything here runs in callbacks of the event loop: there is no task and no queue per client. The
+reply to a join never waits for a result, an owner or etcd.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -22,41 +22,30 @@ from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Identity
 from pollcast.gateway.join_payload import JoinPayload
 from pollcast.gateway.limits import Bucket, Limits
+from pollcast.gateway.link import Link
 from pollcast.gateway.outbound_frames import Framed, frame
 from pollcast.gateway.phoenix import Malformed, Message, Ref
 from pollcast.gateway.presence_request import PresenceRequest
 from pollcast.gateway.roster import Member
+from pollcast.gateway.socket_counts import SocketCounts
+from pollcast.gateway.status import Status
 from pollcast.gateway.topic import LiveTopic
 from pollcast.gateway.topic_memo import TopicMemo
-from pollcast.gateway.wire import Wire
 from pollcast.services.catalogue import topics
-from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.in_force import CatalogueInForce
+from pollcast.services.clock import now_us
 from pollcast.services.errors import (
     Forbidden,
     InvalidPayload,
     PollcastError,
     TooManyJoins,
     TooManyTopics,
+    TopicTooLong,
     UnknownEvent,
     UnknownQuery,
 )
 from pollcast.services.serving.progress import Patience
-
-
-class SocketCounts:
-    """Numbers of events on a gateway's sockets since it started."""
-
-    __slots__ = ("malformed", "refusals", "slow", "stuck")
-
-    def __init__(self) -> None:
-        self.malformed = 0  # messages that closed their socket
-        self.slow = 0  # times that a socket fell behind
-        self.stuck = 0  # sockets that were closed because they did not read
-        self.refusals: dict[str, int] = {}  # error replies by reason
-
-    def refused(self, reason: str) -> None:
-        """Count an error reply."""
-        self.refusals[reason] = self.refusals.get(reason, 0) + 1
+from pollcast.services.serving.refusals import refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +53,7 @@ class SocketContext:
     """Objects that all sockets of a gateway share. `identify` raises Unauthorized; `now` returns monotonic seconds."""
 
     hub: Hub
-    catalog: Catalog
+    catalogue: CatalogueInForce
     topics: TopicMemo
     limits: Limits
     identify: Callable[[str], Identity]
@@ -132,7 +121,7 @@ class Socket:
         "wire",
     )
 
-    def __init__(self, wire: Wire, identity: Identity, context: SocketContext) -> None:
+    def __init__(self, wire: Link, identity: Identity, context: SocketContext) -> None:
         self.wire = wire
         self.identity = identity
         self.channels: dict[str, Channel] = {}
@@ -183,6 +172,41 @@ class Socket:
             self._part(channel, broken=True)
         self.channels.clear()
         self._context.on_closed(self)
+
+    def renew(self, lives: Collection[LiveTopic]) -> None:
+        """Go on with the channels of these topics under the catalogue in force: move a channel to the topic that its
+        client means now, or close it."""
+        for name, channel in list(self.channels.items()):
+            if channel.live in lives:
+                try:
+                    self._move(name, channel)
+                except PollcastError as error:
+                    del self.channels[name]
+                    self._part(channel)
+                    status = Status("failed", error.explained, now_us())
+                    self._send(phoenix.push(channel.spelling, b"status", status.payload()))
+                    self._send(phoenix.close(channel.join_ref, channel.spelling))
+
+    def _move(self, name: str, old: Channel) -> None:
+        """Move a channel to the topic that its client means by the catalogue in force. Raises PollcastError."""
+        context = self._context
+        topic = context.topics.parse(name, self.identity.values)
+        topics.check_roles(topic.query, self.identity.roles)
+        if context.hub.topics.get(topic.canonical) is old.live:
+            return  # nothing has changed but the roles that may watch it
+        request = PresenceRequest.again(topic, old.member, self.identity)
+        live = context.hub.enter(topic, context.now())
+        channel = self.channels[name] = Channel(self, live, old.spelling, old.join_ref, old.deltas)
+        live.spellings.add(channel.spelling)
+        if not live.status.same_as(old.live.audience.known_status(old, old.live.status)):
+            self._send(phoenix.push(channel.spelling, b"status", live.status.payload()))
+        if live.presence is not None and live.presence is old.live.presence:
+            channel.member, old.member = old.member, None
+            live.presence.send_state(channel)
+        elif live.presence is not None:
+            channel.member = live.presence.join(channel, request)
+        live.audience.join(channel, None)
+        self._part(old)
 
     def fell_behind(self, channel: Channel, part: int) -> None:
         """Remember to bring the channel up to date once this socket has drained."""
@@ -257,6 +281,8 @@ class Socket:
                 raise InvalidPayload("the payload is not valid Unicode: it holds half of a surrogate pair")
             act(message)
         except PollcastError as error:
+            if isinstance(error, TopicTooLong):
+                refused("topic", detail=error.detail)
             self._context.counts.refused(error.reason)
             self._send(phoenix.reply_error(message, phoenix.quote(message.topic), error.reason, error.detail))
 
@@ -268,6 +294,8 @@ class Socket:
         payload = JoinPayload.parse(message.payload)
         if not message.topic.startswith(topics.PREFIX):
             raise UnknownQuery(f"topics start with {topics.PREFIX!r}, as in 'live:<query>'")
+        if payload.others:
+            payload.check_others(topics.query_of(message.topic, self._context.catalogue.catalog))
         topic = self._context.topics.parse(message.topic, self.identity.values)
         topics.check_roles(topic.query, self.identity.roles)
         request = PresenceRequest.of(topic, payload.presence, self.identity)

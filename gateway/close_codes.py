@@ -17,6 +17,9 @@ UNSUPPORTED_DATA: Final = 1003
 INVALID_MESSAGE: Final = 1007
 """The client sent a text that is not a message of Phoenix's V2 JSON serializer."""
 
+MESSAGE_TOO_BIG: Final = 1009
+"""The client sent a message larger than POLLCAST_MAX_FRAME over long polling."""
+
 SERVICE_RESTART: Final = 1012
 """The gateway is draining or etcd has lost its data: the client should reconnect, to any gateway."""
 

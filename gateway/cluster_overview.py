@@ -21,7 +21,7 @@ from pollcast.gateway.hub import Owner
 from pollcast.gateway.identity import Identity
 from pollcast.gateway.takeovers import Takeovers
 from pollcast.services.catalogue import topics
-from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.clock import now_rfc3339
 from pollcast.services.coordination.keys import NodeRecord
 from pollcast.services.coordination.mirror import Mirror
@@ -77,12 +77,12 @@ class ClusterOverview:
     here, and `forget` when it is kept no more.
     """
 
-    def __init__(self, nodes: Mirror, settings: GatewaySettings, catalog: Catalog) -> None:
+    def __init__(self, nodes: Mirror, settings: GatewaySettings, catalogue: CatalogueInForce) -> None:
         self.nodes = nodes
         self._takeovers = Takeovers()
         self._node = settings.node
         self._hides_parameters = settings.tokens_required
-        self._catalog = catalog
+        self._catalogue = catalogue
         self._owners: dict[str, str] = {}  # node names, by topic
         self._names: Ordered[str] = Ordered()  # of the topics with an owner
         self._queries: Counter[tuple[str, str]] = Counter()  # their number, by query and owner
@@ -163,6 +163,7 @@ class ClusterOverview:
             "http": None if self._hides_parameters else record.http,
             "started_at": record.started_at,
             "version": record.version,
+            "catalogue": record.catalogue,
             "clients": round(figures.totals[SOCKETS]) if figures is not None and gateway else None,
             "subscriptions": round(figures.totals[SUBSCRIPTIONS]) if figures is not None and gateway else None,
             "topics": round(figures.totals[OWNED]) if figures is not None and poller else None,
@@ -196,7 +197,7 @@ class ClusterOverview:
             return topic
         name = topic.partition("?")[0]
         try:
-            topics.check_roles(self._catalog.query(name), identity.roles)
+            topics.check_roles(self._catalogue.catalog.query(name), identity.roles)
         except PollcastError:
             return None
         return name

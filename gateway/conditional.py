@@ -36,13 +36,14 @@ class Condition:
     wait: int = 0
 
     @classmethod
-    def parse(cls, if_none_match: Sequence[str], prefer: Sequence[str]) -> Self:
+    def parse(cls, if_none_match: Sequence[str], prefer: Sequence[str], suffix: str = "") -> Self:
         """Return the condition of a request, from the values of its headers `If-None-Match` and `Prefer`.
 
-        Malformed tags and preferences count as absent, as does `wait` without a result that the client has.
+        Only tags with the suffix of the requested form count. Malformed tags and preferences count as absent, as does
+        `wait` without a result that the client has.
         """
         text = ", ".join(if_none_match)
-        tags = _ETAG.findall(text)[:MAX_ETAGS]
+        tags = [tag.removesuffix(suffix) for tag in _ETAG.findall(text)[:MAX_ETAGS] if tag.endswith(suffix)]
         versions = tuple(version for tag in tags if (version := Version.parse(tag)) is not None)
         known = cls(versions, any=text.strip() == "*")
         return dataclasses.replace(known, wait=parse_wait(prefer)) if known else known
@@ -63,6 +64,6 @@ def parse_wait(prefer: Sequence[str]) -> int:
     return 0
 
 
-def etag(version: Version) -> str:
-    """Return the entity tag of a result."""
-    return f'"{version}"'
+def etag(version: Version, suffix: str = "") -> str:
+    """Return the entity tag of a result. Each form of a result has its suffix: equal tags mean equal bytes."""
+    return f'"{version}{suffix}"'

@@ -46,10 +46,11 @@ class NotFound(PollcastError):
 class Doorkeeper:
     """The factory of a server's protocols (`pollcast.services.serving.web.serve_app`), and the judge of its handshakes.
 
-    `paths` are the paths of the socket and `max_frame` is the largest message of a client, in bytes.
+    `paths` are the paths of the socket and `max_frame` is the largest message of a client, in bytes. `streamed` are the
+    paths whose endpoints read the body of a POST.
     """
 
-    def __init__(self, paths: tuple[str, ...], admit: Admit, max_frame: int) -> None:
+    def __init__(self, paths: tuple[str, ...], admit: Admit, max_frame: int, streamed: tuple[str, ...] = ()) -> None:
         self._paths = tuple(path.encode() for path in paths)
         self._admit = admit
         self._pools = {inflates: parser_pool(max_frame, inflates) for inflates in (False, True)}
@@ -58,6 +59,7 @@ class Doorkeeper:
         """The possible beginnings of a handshake's target; its query follows."""
         self.starts = tuple(b"GET %b" % target for target in self.targets)
         """The possible beginnings of a handshake."""
+        self.streamed = tuple(path.encode() for path in streamed)
         self.reader = HeadReader()
 
     def __call__(self, *, lobby: Lobby, **uvicorn: Any) -> Door:
@@ -185,7 +187,8 @@ class Door(asyncio.Protocol):
     def _hand_over(self) -> PacedHttp:
         """Make HTTP the connection's protocol, and return it."""
         self._leave()
-        http = PacedHttp(**self._uvicorn, lobby=self._lobby, upgrade=self._keeper.upgrade)
+        keeper = self._keeper
+        http = PacedHttp(**self._uvicorn, lobby=self._lobby, upgrade=keeper.upgrade, streamed=keeper.streamed)
         http.connection_made(self._transport)
         self._transport.set_protocol(http)
         return http

@@ -1,4 +1,4 @@
-"""The decision about a WebSocket handshake: whose page, which token, and whether there is room."""
+"""The decision about a new client: whose page, which token, and whether there is room."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.wire import Receiver, Wire
 from pollcast.services.auth import tokens as auth
 from pollcast.services.errors import Draining, Forbidden, PollcastError
-from pollcast.services.process import logs
-from pollcast.services.process.occasional import Occasional
+from pollcast.services.serving.refusals import refused
 
 MAX_TOKEN_CHARS = 8192
 """Maximum length of a token in a handshake (docs/reference/channels.md#limits)."""
@@ -29,12 +28,13 @@ PLAIN_QUERY = f"vsn={phoenix.VSN}".encode()
 """The query of most handshakes, which needs no parsing."""
 
 
-foreign_page = Occasional(logs.get_logger("entrance").warning, "refusing pages of a foreign Origin")
-"""Writes the log line about refused pages, of WebSockets and of HTTP requests alike."""
+def foreign_page(*, origin: str, host: str) -> None:
+    """Count and log a refused page, of a WebSocket or an HTTP request."""
+    refused("origin", origin=origin, host=host)
 
 
 class Entrance:
-    """A gateway's decision about handshakes."""
+    """A gateway's decision about WebSocket handshakes and new sessions of long polling."""
 
     def __init__(
         self,
@@ -48,31 +48,42 @@ class Entrance:
         self._authenticator = authenticator
         self._admission = admission
         self._departure = departure
-        self._check_page = functools.lru_cache(MAX_PAGES)(origins.check)  # an error is not remembered
+        self._checked_page = functools.lru_cache(MAX_PAGES)(origins.check)  # an error is not remembered
 
     def admit(self, offer: Offer) -> Callable[[Wire], Receiver]:
         """Return a function that opens the client's socket.
 
         Raises Forbidden for a foreign page, another vsn or a bad token, Draining, and TooManyConnections.
         """
-        try:
-            self._check_page(offer.origin, offer.host)
-        except Forbidden:
-            foreign_page(origin=(offer.origin or "")[:200], host=offer.host[:200])
-            raise
+        self.check_page(offer.origin, offer.host)
         vsn, token = _parameters(offer.query)
+        identity = self.identify(vsn, auth.bearer_from_subprotocols(offer.subprotocols) or token)
+        return lambda wire: self._sockets.open(wire, identity)
+
+    def check_page(self, origin: str | None, host: str) -> None:
+        """Raise Forbidden for a foreign page. `origin` and `host` are the request's headers."""
+        try:
+            self._checked_page(origin, host)
+        except Forbidden:
+            foreign_page(origin=(origin or "")[:200], host=host[:200])
+            raise
+
+    def identify(self, vsn: str | None, token: str | None) -> Identity:
+        """Return the identity of a new client. Raises Forbidden, Draining and TooManyConnections as `admit` does."""
         if vsn != phoenix.VSN:
             raise Forbidden(f"this server speaks vsn={phoenix.VSN} only")
-        identity = self._identify(auth.bearer_from_subprotocols(offer.subprotocols) or token)
+        identity = self._identify(token)
         if self._departure.closing:
             raise Draining()
         self._admission.check()
-        return lambda wire: self._sockets.open(wire, identity)
+        return identity
 
     def _identify(self, token: str | None) -> Identity:
         """Return the identity of the client that sent the token. Raises Forbidden."""
         if token is not None and len(token) > MAX_TOKEN_CHARS:
-            raise Forbidden(f"a token in a handshake has at most {MAX_TOKEN_CHARS} characters")
+            reason = f"a token in a handshake has at most {MAX_TOKEN_CHARS} characters"
+            refused("token", detail=reason)
+            raise Forbidden(reason)
         try:
             return self._authenticator.identify(token)
         except PollcastError as error:

@@ -12,9 +12,11 @@ from collections.abc import Callable
 
 from pollcast.gateway.cluster_overview import ClusterOverview
 from pollcast.gateway.hub import Hub, Owner
+from pollcast.gateway.served import Served
+from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.failure_detector import FailureDetector
-from pollcast.services.coordination.keys import Foreign, Keys, NodeRecord, OwnerRecord
+from pollcast.services.coordination.keys import CatalogueRecord, Foreign, Keys, NodeRecord, OwnerRecord
 from pollcast.services.coordination.mirror import Mirror
 from pollcast.services.coordination.operations import KeyEvent
 from pollcast.services.coordination.selection import Selection
@@ -53,6 +55,7 @@ class EtcdView:
         addresses: PollerAddresses,
         members: Mirror,
         on_new_cluster: Callable[[], None],
+        catalogue: CatalogueInForce,
     ) -> None:
         self.owners = Selection(
             etcd,
@@ -63,7 +66,10 @@ class EtcdView:
             on_new_cluster,
         )
         self.pollers = Mirror(etcd, keys.nodes("poller"), self._on_pollers)
-        self._mirrors: tuple[Selection | Mirror, ...] = (self.owners, self.pollers, members)
+        self.catalogues = Mirror(etcd, keys.catalogues_of("poller"), self._on_catalogues)
+        self._mirrors: tuple[Selection | Mirror, ...] = (self.owners, self.pollers, self.catalogues, members)
+        self._served = Served()
+        self._catalogue = catalogue
         self._keys = keys
         self._hub = hub
         self._cluster = cluster
@@ -93,6 +99,24 @@ class EtcdView:
             self.owners.discard(self._keys.owner(topic))
             self._cluster.forget(topic)
 
+    def compare_catalogues(self) -> None:
+        """Tell the hub which queries no poller defines as the catalogue in force does."""
+        self._hub.set_unserved(self._served.unserved(self._catalogue.definitions))
+
+    def _on_catalogues(self, events: list[KeyEvent]) -> None:
+        for event in events:
+            parsed = self._keys.parse_catalogue(event.kv.key)
+            if parsed is None:
+                continue
+            definitions = None
+            if not event.deleted:
+                try:
+                    definitions = CatalogueRecord.decode(event.kv.value).queries
+                except ValueError as error:
+                    self._foreign.report(event.kv.key, event.kv.mod_revision, str(error))
+            self._served.set_definitions(parsed[1], definitions)
+        self.compare_catalogues()
+
     def _on_owners(self, events: list[KeyEvent]) -> None:
         now = time.monotonic()
         for event in events:
@@ -110,6 +134,7 @@ class EtcdView:
 
     def _on_pollers(self, events: list[KeyEvent]) -> None:
         nodes: dict[HostPort, str] = {}
+        ready: set[str] = set()
         for kv in self.pollers.items.values():
             try:
                 record = NodeRecord.decode(kv.value)
@@ -118,5 +143,9 @@ class EtcdView:
                 continue
             if record.grpc is not None:
                 nodes[record.grpc] = record.node
+            if record.state == "ready":
+                ready.add(record.node)
         self._addresses.set(nodes)
         self._hub.feeds.set_pollers(set(nodes))
+        self._served.set_ready(ready)
+        self.compare_catalogues()

@@ -21,14 +21,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pollcast.gateway.admission import Admission
-from pollcast.gateway.event_text import EventTexts
+from pollcast.gateway.event_text import EventTexts, server_sent
 from pollcast.gateway.follower import Position, ending_after
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.offload import Offload
+from pollcast.gateway.status import Status
 from pollcast.gateway.topic import LiveTopic
 from pollcast.gateway.version import Version
 from pollcast.gateway.wakes import STREAMS_AT_ONCE, Wakes
 from pollcast.services.catalogue.topics import Topic
+from pollcast.services.clock import now_us
+from pollcast.services.errors import PollcastError
 from pollcast.services.serving.http_guard import CONNECTION, GuardedHttp, chunk_of
 
 COMMENT_SECONDS = 15.0
@@ -66,10 +69,18 @@ def retry_field() -> bytes:
 class Stream:
     """One client's stream of a topic, as the topic sees it."""
 
-    __slots__ = ("connection", "ended", "position", "silent", "streams", "write_chunk")
+    __slots__ = ("connection", "ended", "on_renew", "position", "silent", "streams", "write_chunk")
 
-    def __init__(self, streams: Streams, connection: StreamConnection, since: Version | None) -> None:
+    def __init__(
+        self,
+        streams: Streams,
+        connection: StreamConnection,
+        since: Version | None,
+        on_renew: Callable[[Stream], None] = lambda stream: None,
+    ) -> None:
+        """`on_renew` moves the stream to the topic that its client means by the catalogue in force, or fails it."""
         self.streams = streams
+        self.on_renew = on_renew
         self.connection = connection
         self.write_chunk = connection.chunk_writer()
         self.position = Position(since=since)
@@ -89,13 +100,25 @@ class Stream:
         """Write nothing more, and end the response."""
         self.ended.set()
 
+    def renew(self) -> None:
+        """Go on under the catalogue that has just come into force."""
+        self.on_renew(self)
+
+    def fail(self, error: PollcastError) -> None:
+        """Write a last status `failed`, and end the response, because the topic may not be followed any more."""
+        if not self.ended.is_set():
+            status = Status("failed", error.explained, now_us())
+            self.write_chunk(chunk_of(server_sent(status, self.position.version or self.position.since)))
+        self.end()
+
 
 class Streams:
     """The event streams of one topic (a `pollcast.gateway.topic.StreamGroup`)."""
 
-    __slots__ = ("_texts", "_wakes", "members")
+    __slots__ = ("_texts", "_wakes", "live", "members")
 
-    def __init__(self, texts: EventTexts, offload: Offload) -> None:
+    def __init__(self, live: LiveTopic, texts: EventTexts, offload: Offload) -> None:
+        self.live = live
         self._texts = texts
         self.members: dict[Stream, None] = {}  # in the order of their connections, which lie likewise in memory
         self._wakes = Wakes(self.members, partial(_write, texts), STREAMS_AT_ONCE, offload)
@@ -149,14 +172,31 @@ class EventStreams:
         self._swept = 0.0
 
     @contextmanager
-    def opened(self, topic: Topic, connection: GuardedHttp, since: Version | None) -> Iterator[Stream]:
-        """Add a stream to the topic's clients inside the scope; its answer's headers have been sent."""
-        live = self._hub.enter(topic, time.monotonic())
-        streams = self._streams.get(live)
-        if streams is None:
-            streams = self._streams[live] = Streams(EventTexts(live, self._hub.offload), self._hub.offload)
-            live.streams = streams
-        stream = Stream(streams, connection, since)
+    def opened(
+        self, topic: Topic, connection: GuardedHttp, since: Version | None, again: Callable[[], Topic] | None = None
+    ) -> Iterator[Stream]:
+        """Add a stream to the topic's clients inside the scope; its answer's headers have been sent.
+
+        `again` returns the topic that the client means by the catalogue in force then, or raises what refuses it.
+        """
+
+        def renew(stream: Stream) -> None:
+            before = stream.streams
+            if stream not in before.members:
+                return  # it has ended
+            try:
+                renewed = topic if again is None else again()
+            except PollcastError as error:
+                stream.fail(error)
+                return
+            if self._hub.topics.get(renewed.canonical) is not before.live:
+                stream.position = Position(reported=stream.position.reported)
+                self._enter(stream, renewed)
+                self._leave(stream, before)
+                stream.wake()
+
+        streams = self._of(self._hub.enter(topic, time.monotonic()))
+        stream = Stream(streams, connection, since, renew)
         connection.on_drained = stream.wake
         streams.members[stream] = None
         self._open.add(stream)
@@ -167,11 +207,28 @@ class EventStreams:
             stream.end()
             connection.on_drained = None
             self._open.discard(stream)
-            del streams.members[stream]
-            if not streams.members:
-                del self._streams[live]
-                live.streams = None
-            self._hub.leave(live, time.monotonic())
+            self._leave(stream, stream.streams)
+
+    def _enter(self, stream: Stream, topic: Topic) -> None:
+        """Move a stream to the clients of a topic."""
+        stream.streams = self._of(self._hub.enter(topic, time.monotonic()))
+        stream.streams.members[stream] = None
+
+    def _leave(self, stream: Stream, streams: Streams) -> None:
+        """Take a stream off a topic's clients."""
+        del streams.members[stream]
+        if not streams.members:
+            del self._streams[streams.live]
+            streams.live.streams = None
+        self._hub.leave(streams.live, time.monotonic())
+
+    def _of(self, live: LiveTopic) -> Streams:
+        """Return the streams of a topic, which may have none yet."""
+        streams = self._streams.get(live)
+        if streams is None:
+            texts = EventTexts(live, self._hub.offload)
+            streams = live.streams = self._streams[live] = Streams(live, texts, self._hub.offload)
+        return streams
 
     def sweep(self, now: float) -> None:
         """Send a comment on each stream that has been silent; call it several times in COMMENT_SECONDS."""
@@ -197,8 +254,12 @@ class EventStream(Response):
         lifetime: float | None,
         admission: Admission,
         headers: dict[str, str],
+        again: Callable[[], Topic] | None = None,
     ) -> None:
-        """Describe the response: `since` is the version that the client has, `lifetime` its maximum time in seconds."""
+        """Describe the response: `since` is the version that the client has, `lifetime` its maximum time in seconds.
+
+        `again` is as for `EventStreams.opened`.
+        """
         super().__init__(headers=headers)
         del self.headers["content-length"]
         self._streams = streams
@@ -206,6 +267,7 @@ class EventStream(Response):
         self._since = since
         self._lifetime = lifetime
         self._admission = admission
+        self._again = again
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._admission.seat():
@@ -213,8 +275,17 @@ class EventStream(Response):
             connection.begin_stream()
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             connection.chunk_writer()(chunk_of(retry_field()))
+            topic = self._topic
+            if self._again is not None:  # the catalogue may have changed since the request came
+                try:
+                    topic = self._again()
+                except PollcastError as error:
+                    status = Status("failed", error.explained, now_us())
+                    connection.chunk_writer()(chunk_of(server_sent(status, self._since)))
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    return
             with (
-                self._streams.opened(self._topic, connection, self._since) as stream,
+                self._streams.opened(topic, connection, self._since, self._again) as stream,
                 ending_after(self._lifetime, stream.end),
             ):
                 await _until_over(stream, receive)

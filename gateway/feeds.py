@@ -8,7 +8,8 @@ unchanged owner sends only the missing updates. A broken link does nothing to it
 Every attachment has a number of its own, and an update is applied only when it answers the present attachment of its
 topic: whatever was sent before an attachment, on this stream or another one, is dropped.
 
-A poller greets at once, and sends something every second. A stream is up when the poller has greeted: another server
+A poller greets at once, and sends something every second; a gateway sends something every 2 s, by which the poller
+knows that it is reached. A stream is up when the poller has greeted: another server
 may answer at its address. A stream that is silent for SILENT_SECONDS is given up, because its poller or the way to it
 stands still; the link connects anew until the poller answers.
 """
@@ -16,6 +17,7 @@ stands still; the link connects anew until the poller answers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
@@ -64,6 +66,10 @@ FORGIVEN_SECONDS = 2.0
 A poller in order sends nothing for a second, and its event loop may stand still. What exceeds this shows that the
 stream was dead before it broke.
 """
+
+BEAT_SECONDS = 2.0
+"""Maximum time between two requests on a stream, in seconds; one that changes nothing tells the poller that it is
+reached."""
 
 SOCKETS_AT_ONCE = 1000
 """Number of sockets that wait to be written to after which the rest of a message is applied in a later turn."""
@@ -206,36 +212,47 @@ class Link:
 
     async def run(self) -> None:
         """Keep the stream open until cancelled."""
-        pause = RETRY_SECONDS[0]
+        pause, hurried = RETRY_SECONDS[0], False
         while True:
+            connected = False
             try:
                 # Each stream has a connection of its own: gRPC may take a dead one for sound for a minute.
                 async with rpc.channel(self.address, self._settings) as channel:
                     async with asyncio.timeout(CONNECT_SECONDS):
                         await channel.channel_ready()
+                    connected = True
                     await self._stream(feed_pb2_grpc.FeedStub(channel))
                 detail = "ended by the poller"
             except grpc.aio.AioRpcError as error:
                 detail = error.code().name
             except TimeoutError:
-                detail = "silent" if self.up else "no connection"
+                detail = "silent" if connected else "no connection"
             except asyncio.CancelledError:
                 self._set_up(False)
                 raise
             if self.up:
-                pause = RETRY_SECONDS[0]
+                pause, hurried = RETRY_SECONDS[0], False
                 log.info("link broken", poller=self.address, detail=detail, topics=len(self.attachments))
             elif detail in ("UNAVAILABLE", "no connection"):
                 log.debug("no link", poller=self.address, detail=detail, topics=len(self.attachments))
             else:
                 self._no_poller(poller=self.address, detail=detail, topics=len(self.attachments))
             self._set_up(False)
-            self._hurry.clear()
-            try:
-                async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):
-                    await self._hurry.wait()
-            except TimeoutError:
-                pause = min(pause * 2, RETRY_SECONDS[1])
+            hurried = await self._rest(pause * random.uniform(0.5, 1.0), hurried)
+            pause = min(pause * 2, RETRY_SECONDS[1])
+
+    async def _rest(self, seconds: float, hurried: bool) -> bool:
+        """Wait, and return whether that was cut short: a topic that is attached shows that its poller is there. It is
+        tried once for that at a time, as topics may be attached all the time: not when the attempt before `hurried`."""
+        self._hurry.clear()
+        if hurried:
+            await asyncio.sleep(seconds)
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
+                return True
+        return False
 
     async def _stream(self, stub: feed_pb2_grpc.FeedAsyncStub) -> None:
         """Serve one stream until it ends. Raises TimeoutError when it is given up because of its silence."""
@@ -284,7 +301,9 @@ class Link:
         self.attachments.restart()
         yield self._request()
         while True:
-            await self._change.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_SECONDS):
+                    await self._change.wait()
             if turn != self._turn:
                 return
             yield self._request()

@@ -22,7 +22,8 @@ from pollcast.gateway.status import Status
 from pollcast.gateway.topic import LiveTopic
 from pollcast.gateway.version import Version
 from pollcast.services.catalogue.topics import Topic
-from pollcast.services.errors import Draining, NoResult, PollFailed
+from pollcast.services.clock import now_us
+from pollcast.services.errors import Draining, NoResult, PollcastError, PollFailed
 
 RESULT_SECONDS = 10.0
 """Maximum time that a request for one snapshot waits for a first result, in seconds.
@@ -108,6 +109,15 @@ class Follower:
         self._largest = largest
         self._wake = asyncio.Event()
         self._ended = False
+        self.error: PollcastError | None = None
+        """The reason of an end that is the topic's, or the client's lack of access to it."""
+        self.renew = lambda: None
+        """See TopicListener."""
+
+    @property
+    def topic(self) -> LiveTopic:
+        """The topic that is followed now."""
+        return self._topic
 
     @property
     def status(self) -> Status:
@@ -123,6 +133,17 @@ class Follower:
         self._ended = True
         self._wake.set()
 
+    def move(self, topic: LiveTopic) -> None:
+        """Follow another topic, beginning with a snapshot."""
+        self._topic, self._position = topic, Position(reported=self._position.reported)
+        self._deltas = self._deltas and bool(topic.topic.query.key)
+        self._wake.set()
+
+    def fail(self, error: PollcastError) -> None:
+        """Make `events` return, after a status `failed`, because the topic may not be followed any more."""
+        self.error = error
+        self.end()
+
     async def events(self, silence: float | None = None) -> AsyncGenerator[TopicEvent | None, None]:
         """Yield each event as it comes, until `end`; yield None after every `silence` seconds without an event."""
         while not self._ended:
@@ -135,6 +156,8 @@ class Follower:
                     await self._wake.wait()
             except TimeoutError:
                 yield None
+        if self.error is not None:
+            yield Status("failed", self.error.explained, now_us())
 
     def knows(self, known: Condition) -> bool:
         """Return whether the present result is one that the client knows, perhaps by an older version."""
@@ -156,44 +179,65 @@ def following(
     deltas: bool = True,
     lifetime: float | None = None,
     largest: int | None = None,
+    again: Callable[[], Topic] | None = None,
 ) -> Iterator[Follower]:
     """Add a follower to the topic's clients inside the scope.
 
-    The follower ends after `lifetime` seconds, when its token expires; None means no limit.
+    The follower ends after `lifetime` seconds, when its token expires; None means no limit. `again` returns the topic
+    that the client means by the catalogue in force then, or raises what refuses it.
     """
     live = hub.enter(topic, time.monotonic())
     follower = Follower(live, since=since, deltas=deltas, largest=largest)
     live.followers.add(follower)
+
+    def renew() -> None:
+        before = follower.topic
+        if follower not in before.followers:
+            return  # it has ended
+        try:
+            renewed = topic if again is None else again()
+        except PollcastError as error:
+            follower.fail(error)
+            return
+        if hub.topics.get(renewed.canonical) is not before:
+            follower.move(hub.enter(renewed, time.monotonic()))
+            follower.topic.followers.add(follower)
+            before.followers.discard(follower)
+            hub.leave(before, time.monotonic())
+
+    follower.renew = renew
     try:
         with ending_after(lifetime, follower.end):
             yield follower
     finally:
-        live.followers.discard(follower)
-        hub.leave(live, time.monotonic())
+        follower.topic.followers.discard(follower)
+        hub.leave(follower.topic, time.monotonic())
 
 
-async def first_result(hub: Hub, topic: Topic) -> Result:
+async def first_result(hub: Hub, topic: Topic, again: Callable[[], Topic] | None = None) -> Result:
     """Return the topic's result as soon as there is one.
 
     Raises PollFailed at once when the query failed, NoResult after RESULT_SECONDS, and Draining when the gateway shuts
     down first.
     """
-    result, _ = await another_result(hub, topic, Condition())
+    result, _ = await another_result(hub, topic, Condition(), again)
     return result
 
 
-async def another_result(hub: Hub, topic: Topic, known: Condition) -> tuple[Result, bool]:
+async def another_result(
+    hub: Hub, topic: Topic, known: Condition, again: Callable[[], Topic] | None = None
+) -> tuple[Result, bool]:
     """Return the topic's result, and whether it is another than the client knows, for which it waits `known.wait`
-    seconds.
+    seconds. `again` is as for `following`, and what it raises is raised.
 
     The wait ends early when the gateway shuts down. Raises PollFailed at once when the query failed, NoResult when no
     result comes within RESULT_SECONDS, and Draining when the gateway shuts down first.
     """
-    with following(hub, topic, deltas=False) as follower:
+    with following(hub, topic, deltas=False, again=again) as follower:
         async with contextlib.aclosing(follower.events()) as events:
             try:
                 async with asyncio.timeout(RESULT_SECONDS):
-                    result = await _next_result(events)
+                    result = await _next_result(follower, events)
             except TimeoutError:
                 status = follower.status
                 why = f"the topic is {status.state}: {status.reason}" if status.reason else "no answer to the query yet"
@@ -202,14 +246,17 @@ async def another_result(hub: Hub, topic: Topic, known: Condition) -> tuple[Resu
                 return result, True
             try:
                 async with asyncio.timeout(known.wait):
-                    return await _next_result(events), True
+                    return await _next_result(follower, events), True
             except (TimeoutError, Draining):  # what the client has is still right
                 return result, False
 
 
-async def _next_result(events: AsyncGenerator[TopicEvent | None, None]) -> Result:
-    """Return the next result. Raises PollFailed when the query failed, and Draining when the events end."""
+async def _next_result(follower: Follower, events: AsyncGenerator[TopicEvent | None, None]) -> Result:
+    """Return the follower's next result. Raises its error when it has one, PollFailed when the query failed, and
+    Draining when the events end."""
     async for event in events:
+        if follower.error is not None:
+            raise follower.error
         if isinstance(event, Status) and event.state == "failed":
             raise PollFailed(event.reason)
         if isinstance(event, Result):

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from pollcast.gateway.cluster_overview import ClusterOverview
+from pollcast.gateway.longpoll_wire import LongPollWire
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import PresenceKeys
 from pollcast.gateway.sockets import Sockets
@@ -47,7 +48,7 @@ class GatewayGauges:
             "Topics with clients on this gateway, by query and by the state that clients were sent.",
             labels=["query", "state"],
         )
-        for name in self._sockets.context.catalog.queries:
+        for name in self._sockets.context.catalogue.catalog.queries:
             for state in ("live", "stale", "failed"):
                 topics.add_metric([name, state], watched[name, state])
         yield topics
@@ -69,6 +70,11 @@ class GatewayGauges:
 
     def _clients(self) -> Iterator[Metric]:
         counts = self._sockets.counts
+        yield _gauge(
+            "pollcast_gateway_longpoll_sessions",
+            "Sockets whose clients use long polling in the place of a WebSocket.",
+            sum(isinstance(socket.wire, LongPollWire) for socket in self._sockets),
+        )
         congested = sum(socket.wire.congested for socket in self._sockets)
         yield _gauge(
             "pollcast_gateway_congested_sockets",

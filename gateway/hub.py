@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from pollcast.gateway.attachments import Known
 from pollcast.gateway.change import Change
 from pollcast.gateway.cohorts import Traffic
 from pollcast.gateway.feeds import Feeds, Piece, Update
@@ -18,7 +19,6 @@ from pollcast.gateway.presence import Presences
 from pollcast.gateway.retained import Retained
 from pollcast.gateway.status import Status
 from pollcast.gateway.topic import RETAIN_SECONDS, UNREACHED_SECONDS, LiveTopic
-from pollcast.gateway.version import Version
 from pollcast.gateway.wakes import TopicListener
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.clock import now_us
@@ -27,6 +27,12 @@ from pollcast.services.process.addresses import HostPort
 from pollcast.services.process.settings import GatewaySettings
 
 log = logs.get_logger("hub")
+
+UNSERVED = "no poller has this gateway's definition of the query: their catalogues differ"
+"""Reason of a stale topic whose query no poller has, or only by another definition."""
+
+RENEWED = "the query has changed: there is no result of its new definition yet"
+"""Reason of a stale topic that failed by the former definition of its query."""
 
 OnBrokenLink = Callable[[HostPort], None]
 """Notices that the stream to the poller at that address has broken; must not block."""
@@ -69,8 +75,9 @@ class Hub:
         offload: Offload = INLINE,
         on_touched: Callable[[str], None] = lambda topic: None,
         on_kept: Callable[[str, bool], None] = lambda topic, kept: None,
+        definition: Callable[[str], str] = lambda query: "",
     ) -> None:
-        """Make a hub without topics.
+        """Make a hub without topics. `definition` returns that of the query of this name (empty: any).
 
         `on_touched` receives a topic whose clients or state may have changed, `on_kept` one that is kept now (True) or
         no more. Neither may block.
@@ -84,6 +91,8 @@ class Hub:
         self.coordination_reached = True
         self._on_touched = on_touched
         self._on_kept = on_kept
+        self._definition = definition
+        self._unserved: frozenset[str] = frozenset()  # queries that no poller has by the present definition
         self.offload = offload
         self._demand = demand
         self._presences = presences
@@ -97,9 +106,7 @@ class Hub:
         self._on_touched(topic.canonical)
         live = self.topics.get(topic.canonical)
         if live is None:
-            live = self.topics[topic.canonical] = LiveTopic(topic, self.traffic, self.offload, self._attach_again)
-            live.unreached_since = now
-            self._timed[topic.canonical] = None
+            live = self._add(topic, now)
             self._on_kept(topic.canonical, True)
             self._demand.want(topic.canonical)
         elif live.idle_since is not None:
@@ -111,6 +118,41 @@ class Hub:
         if topic.query.presence:
             live.presence = self._presences.of(topic, live.audience)
         return live
+
+    def replace(self, live: LiveTopic, topic: Topic | None, now: float) -> LiveTopic | None:
+        """Retire a topic whose query has another definition now. Return the live topic in its place, without clients.
+
+        `topic` is the same canonical one by the new definition, None when it is not valid any more. Nothing takes the
+        place of a topic that is not valid or has no clients, and None is returned. Move the clients, and then call
+        `leave` for the returned topic.
+        """
+        canonical = live.topic.canonical
+        before = live.status
+        live.retire()
+        if topic is None or live.idle_since is not None:
+            if live.idle_since is None:
+                self._demand.unwant(canonical)
+            self._remove(live)
+            return None
+        self._detach(live)
+        successor = self._add(topic, now)
+        successor.fence = live.fence
+        if before.state == "failed":
+            successor.status = Status("stale", RENEWED, now_us())
+        elif topic.query.name not in self._unserved:
+            successor.status = before
+        owner = self.owners.get(canonical)
+        if owner is not None:
+            self._follow(successor, owner, now)
+        self._on_touched(canonical)
+        return successor
+
+    def set_unserved(self, queries: frozenset[str]) -> None:
+        """Set the queries that no poller has by this gateway's definition; their topics without an owner are stale."""
+        came, self._unserved = queries - self._unserved, queries
+        for canonical, live in self.topics.items():
+            if live.topic.query.name in came and canonical not in self.owners and live.idle_since is None:
+                self._take_status(live, Status("stale", UNSERVED, now_us()))
 
     def check_spelling(self, topic: Topic, spelling: bytes) -> None:
         """Raise InvalidParams when a channel may not join the topic by this spelling, a JSON string."""
@@ -150,6 +192,8 @@ class Hub:
         if live.idle_since is not None:
             self._detach(live)
             live.set_aside()
+        elif live.topic.query.name in self._unserved:
+            self._take_status(live, Status("stale", UNSERVED, now_us()))
 
     def reset(self) -> None:
         """Forget every topic and owner, because etcd lost its data and versions start over. Close the sockets first."""
@@ -232,14 +276,28 @@ class Hub:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
+    def _add(self, topic: Topic, now: float) -> LiveTopic:
+        """Add a live topic without a result and without an owner."""
+        query = topic.query.name
+        live = LiveTopic(topic, self.traffic, self.offload, self._attach_again, self._definition(query))
+        self.topics[topic.canonical] = live
+        live.unreached_since = now
+        self._timed[topic.canonical] = None
+        if query in self._unserved and topic.canonical not in self.owners:
+            live.status = Status("stale", UNSERVED, now_us())
+        return live
+
     def _retain(self, live: LiveTopic) -> None:
         """Keep a topic without clients within the budget, for which others or the topic itself may be forgotten."""
         for canonical in self.retained.put(live.topic.canonical, live.history.size):
             self._forget(self.topics[canonical])
 
     def _forget(self, live: LiveTopic) -> None:
-        self._detach(live)
         live.set_aside()
+        self._remove(live)
+
+    def _remove(self, live: LiveTopic) -> None:
+        self._detach(live)
         canonical = live.topic.canonical
         self.retained.forget(canonical)
         del self.topics[canonical]
@@ -292,8 +350,13 @@ class Hub:
             return "the poller that owns this topic is not reached"
         if not self.coordination_reached:
             return "no poller owns this topic, and coordination (etcd) is not reached"
+        if canonical.partition("?")[0] in self._unserved:
+            return UNSERVED
         return "no poller owns this topic yet"
 
-    def _known(self, topic: str) -> Version | None:
+    def _known(self, topic: str) -> Known:
         live = self.topics.get(topic)
-        return live.history.present.version if live is not None and live.history.present is not None else None
+        if live is None:
+            return Known()
+        present = live.history.present
+        return Known(None if present is None else present.version, live.definition)

@@ -1,4 +1,4 @@
-"""The identity of a client: the claims of its token, or ANONYMOUS when no tokens are required. Pure."""
+"""The identity of a client: the claims of its token, or ANONYMOUS when no tokens are required."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pollcast.services.auth.tokens import TokenClaims, Verifier
 from pollcast.services.errors import Unauthorized
+from pollcast.services.serving.refusals import refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +42,22 @@ class Authenticator:
     def __init__(self, verifier: Verifier | None) -> None:
         self._verifier = verifier
 
+    @property
+    def required(self) -> bool:
+        """Whether tokens are required."""
+        return self._verifier is not None
+
     def identify(self, token: str | None) -> Identity:
         """Return the identity of the client that sent the token. Raises Unauthorized when it is missing or invalid."""
         if self._verifier is None:
             return ANONYMOUS
-        if not token:
-            raise Unauthorized("a token is needed")
-        return _identity(self._verifier.verify(token))
+        try:
+            if not token:
+                raise Unauthorized("a token is needed")
+            return _identity(self._verifier.verify(token))
+        except Unauthorized as error:
+            refused("token", detail=error.detail)
+            raise
 
 
 def _identity(claims: TokenClaims) -> Identity:

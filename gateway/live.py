@@ -29,11 +29,12 @@ from pollcast.gateway.status import Status
 from pollcast.gateway.version import Version
 from pollcast.services.auth import tokens as auth
 from pollcast.services.catalogue import topics
-from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.clock import rfc3339
-from pollcast.services.errors import Draining, InvalidPayload, PollcastError, TooLarge, Unauthorized
+from pollcast.services.errors import Draining, InvalidPayload, PollcastError, TooLarge, TopicTooLong, Unauthorized
 from pollcast.services.serving import rpc
+from pollcast.services.serving.refusals import refused
 from pollcast.services.serving.snapshots import PIECE_BYTES, fits, pieces
 from pollcast.v1 import live_pb2, live_pb2_grpc, types_pb2
 
@@ -49,7 +50,7 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
     def __init__(
         self,
         hub: Hub,
-        catalog: Catalog,
+        catalogue: CatalogueInForce,
         authenticator: Authenticator,
         departure: Departure,
         presences: Presences,
@@ -58,7 +59,7 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
     ) -> None:
         self._pokes = pokes
         self._hub = hub
-        self._catalog = catalog
+        self._catalogue = catalogue
         self._authenticator = authenticator
         self._departure = departure
         self._presences = presences
@@ -86,6 +87,7 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
                     deltas=not snapshots,
                     lifetime=lifetime,
                     largest=PIECE_BYTES,
+                    again=lambda: self._topic(request.topic, identity),
                 ) as follower,
             ):
                 async with aclosing(follower.events()) as events:
@@ -95,7 +97,7 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
                                 yield live_pb2.WatchResponse(snapshot=snapshot)
                         elif event is not None:
                             yield _response(event)
-            raise _reason_of_end(identity)
+            raise follower.error or _reason_of_end(identity)
         except PollcastError as error:
             await rpc.abort(context, error)
 
@@ -104,9 +106,10 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
     ) -> types_pb2.Snapshot:
         """Return the topic's present result, waiting for a first one. One of more than a piece is refused."""
         try:
-            topic = self._topic(request.topic, self._identify(context))
+            identity = self._identify(context)
+            topic = self._topic(request.topic, identity)
             with self._admission.seat():
-                result = await first_result(self._hub, topic)
+                result = await first_result(self._hub, topic, lambda: self._topic(request.topic, identity))
             rows = [row for _, row in result.rows]
             if not fits(rows):
                 size = sum(map(len, rows))
@@ -124,7 +127,7 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
             self._identify(context)
         except PollcastError as error:
             await rpc.abort(context, error)
-        return live_pb2.ListQueriesResponse(queries=[_query_info(q) for q in self._catalog.queries.values()])
+        return live_pb2.ListQueriesResponse(queries=[_query_info(q) for q in self._catalogue.catalog.queries.values()])
 
     async def ListPresence(
         self, request: live_pb2.ListPresenceRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -144,15 +147,19 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
             identity = self._identify(context)
             topic = self._topic_with_presence(request.topic, identity)
             lifetime = identity.lifetime(time.time() - EXPIRY_GRACE_SECONDS)
+
+            def again() -> topics.Topic:
+                return self._topic_with_presence(request.topic, identity)
+
             with (
                 self._admission.seat(),
-                self._presences.watching(topic) as watcher,
+                self._presences.watching(topic, again) as watcher,
                 ending_after(lifetime, watcher.end),
             ):
                 async with aclosing(watcher.events()) as events:
                     async for event, total in events:
                         yield _presence_response(event, total)
-            raise _reason_of_end(identity)
+            raise watcher.error or _reason_of_end(identity)
         except PollcastError as error:
             await rpc.abort(context, error)
 
@@ -178,7 +185,11 @@ class LiveQuery(live_pb2_grpc.LiveQueryServicer):
         """
         if self._departure.closing:
             raise Draining()
-        topic = topics.parse(spelling, self._catalog, identity.values)
+        try:
+            topic = topics.parse(spelling, self._catalogue.catalog, identity.values)
+        except TopicTooLong as error:
+            refused("topic", detail=error.detail)
+            raise
         topics.check_roles(topic.query, identity.roles)
         return topic
 

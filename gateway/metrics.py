@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-SOCKETS = Gauge("pollcast_gateway_sockets", "WebSocket clients that are connected.")
+SOCKETS = Gauge("pollcast_gateway_sockets", "Clients that are connected over WebSocket or long polling.")
 SUBSCRIPTIONS = Gauge(
     "pollcast_gateway_subscriptions", "Topics joined by clients, each counted once per client, whatever the protocol."
 )

@@ -7,9 +7,11 @@ from elsewhere: its security policy forbids that, and inline scripts and styles 
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import mimetypes
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -20,16 +22,24 @@ from starlette.routing import Route
 FOLDER = Path(__file__).parent / "static"
 """The folder of the built page: in a checkout after `make page`, in an installed package always."""
 
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src {images}; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+DOCS = "api/docs"
+"""The path of the page that shows the OpenAPI document."""
+
 SECURITY_HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
+    "content-security-policy": POLICY.format(images="'self'"),
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
 }
 """Headers of every file: the page loads nothing from elsewhere, runs nothing inline, and is shown in no frame."""
+
+DOCS_HEADERS = {"content-security-policy": POLICY.format(images="'self' data:")}
+"""Header of the page DOCS: the style sheet of Swagger UI contains its own images."""
 
 PLACEHOLDER = """<!doctype html>
 <html lang="en">
@@ -42,6 +52,7 @@ PLACEHOLDER = """<!doctype html>
 <p>Then start the gateway again. Everything else works without it:</p>
 <ul>
 <li><a href="/api/queries">/api/queries</a>: the queries that you can watch</li>
+<li><a href="/openapi.json">/openapi.json</a>: this interface, in OpenAPI</li>
 <li><code>/live/&lt;query&gt;?&lt;parameter&gt;=&lt;value&gt;</code>: a result, as JSON or server-sent events</li>
 <li><code>/socket/websocket</code>: live results for phoenix.js</li>
 <li><a href="/metrics">/metrics</a>, <a href="/readyz">/readyz</a>: the state of this gateway</li>
@@ -56,24 +67,28 @@ COMPRESSED_FROM_BYTES = 1024
 
 @dataclass(frozen=True)
 class File:
-    """One file of the page, as it is served: its content, plain and gzip-compressed, and two header values."""
+    """One file of the page, as it is served: its content, and two header values."""
 
     content: bytes
-    compressed: bytes | None
     media_type: str
     cache: str
+
+    @cached_property
+    def compressed(self) -> bytes | None:
+        """The content gzip-compressed, which is made on first use and takes long for a large file; None for a short
+        one."""
+        return gzip.compress(self.content, mtime=0) if len(self.content) >= COMPRESSED_FROM_BYTES else None
 
     @classmethod
     def of(cls, name: str, content: bytes) -> Self:
         """Return the file with this path below `/`. Files in assets/ never change: their names hold a hash."""
         media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
         cache = "public, max-age=31536000, immutable" if name.startswith("assets/") else "no-cache"
-        compressed = gzip.compress(content, mtime=0) if len(content) >= COMPRESSED_FROM_BYTES else None
-        return cls(content, compressed, media_type, cache)
+        return cls(content, media_type, cache)
 
 
 class Page:
-    """The files of the page by their path below `/`; "" is the page itself."""
+    """The files of the page by their path below `/`, that of pages without `.html`; "" is the page itself."""
 
     def __init__(self, files: dict[str, File]) -> None:
         self._files = files
@@ -89,17 +104,22 @@ class Page:
         paths = [path for path in folder.rglob("*") if path.is_file()]
         files = {(name := path.relative_to(folder).as_posix()): File.of(name, path.read_bytes()) for path in paths}
         files[""] = files.pop("index.html")
-        return cls(files)
+        return cls({name.removesuffix(".html"): file for name, file in files.items()})
 
     def routes(self) -> list[Route]:
         """Return one route per file."""
         return [Route(f"/{name}", self._serve) for name in self._files]
 
     async def _serve(self, request: Request) -> Response:
-        file = self._files[request.url.path.removeprefix("/")]
+        name = request.url.path.removeprefix("/")
+        file = self._files[name]
         headers = SECURITY_HEADERS | {"cache-control": file.cache, "vary": "Accept-Encoding"}
+        if name == DOCS:
+            headers |= DOCS_HEADERS
         content = file.content
-        if file.compressed is not None and "gzip" in request.headers.get("accept-encoding", ""):
-            content = file.compressed
-            headers["content-encoding"] = "gzip"
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            compressed = await asyncio.to_thread(lambda: file.compressed)
+            if compressed is not None:
+                content = compressed
+                headers["content-encoding"] = "gzip"
         return Response(content, media_type=file.media_type, headers=headers)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pollcast.gateway import metrics
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Identity
-from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.catalogue.topics import parse_poke
 from pollcast.services.errors import Forbidden
 from pollcast.services.serving.poke_line import ask
@@ -19,11 +19,10 @@ from pollcast.services.serving.poke_line import ask
 class Pokes:
     """The receiver of a gateway's pokes. `roles` are those of the tokens that may poke, where tokens are required."""
 
-    def __init__(self, hub: Hub, catalog: Catalog, roles: tuple[str, ...]) -> None:
+    def __init__(self, hub: Hub, catalogue: CatalogueInForce, roles: tuple[str, ...]) -> None:
         self._hub = hub
-        self._catalog = catalog
+        self._catalogue = catalogue
         self._roles = frozenset(roles)
-        self._received = {name: metrics.POKES.labels(name) for name in catalog.queries}
 
     def check_roles(self, identity: Identity) -> None:
         """Raise Forbidden when tokens are required, and the client's has no role that may poke."""
@@ -36,8 +35,8 @@ class Pokes:
         Raises Forbidden, UnknownQuery and InvalidParams. A poller that does not answer counts 0.
         """
         self.check_roles(identity)
-        poke = parse_poke(spelling, self._catalog, identity.values)
-        self._received[poke.query].inc()
+        poke = parse_poke(spelling, self._catalogue.catalog, identity.values)
+        metrics.POKES.labels(poke.query).inc()
         owner = self._hub.owners.get(poke.topic) if not (poke.whole or poke.any) else None
         lines = self._hub.feeds.poke_lines(None if owner is None else owner.grpc)
         return await ask(lines, poke, lambda query: metrics.LOST_POKES.labels(query).inc())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import count
 from typing import NoReturn
 
@@ -34,6 +34,7 @@ class Presences:
         self._schedule = Schedule[PresenceList](now)
         self._ticked = asyncio.Event()
         self._refs = count(1)
+        self._again: dict[PresenceWatch, Callable[[], Topic]] = {}
         self._ref_prefix = secrets.token_urlsafe(9)  # no other process of the cluster ever has the same
 
     def of(self, topic: Topic, audience: Audience | None = None) -> PresenceList:
@@ -105,15 +106,27 @@ class Presences:
             await self._ticked.wait()
 
     @contextlib.contextmanager
-    def watching(self, topic: Topic) -> Iterator[PresenceWatch]:
-        """Follow the topic's list inside the scope, without being a client of the topic."""
+    def watching(self, topic: Topic, again: Callable[[], Topic] | None = None) -> Iterator[PresenceWatch]:
+        """Follow the topic's list inside the scope, without being a client of the topic.
+
+        `again` returns the topic that the consumer means by the catalogue in force then, or raises what refuses it.
+        """
         presence = self.of(topic)
         watch = PresenceWatch(presence.roster)
         presence.watches.add(watch)
+        self._again[watch] = again or (lambda: topic)
         try:
             yield watch
         finally:
+            del self._again[watch]
             presence.unwatch(watch)
+
+    def renew_watches(self, queries: Collection[str]) -> None:
+        """End the watches of topics of these queries that the catalogue in force does not allow any more."""
+        for presence in self._lists.values():
+            if presence.topic.query.name in queries:
+                for watch in presence.watches:
+                    watch.renew(self._again[watch], presence.topic.canonical)
 
     def end_watches(self) -> None:
         """End every watch, because the gateway drains."""

@@ -34,7 +34,7 @@ from pollcast.services import clock
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.coordination.keys import PresenceRecord
 from pollcast.services.coordination.operations import Kv
-from pollcast.services.errors import InvalidPayload
+from pollcast.services.errors import InvalidParams, InvalidPayload, PollcastError
 
 WINDOW_SECONDS = 0.1
 """Minimum time for which changes are gathered, in seconds; it bounds the diffs to ten a second."""
@@ -340,6 +340,8 @@ class PresenceWatch:
         self._roster = roster
         self._wake = asyncio.Event()
         self._ended = False
+        self.error: PollcastError | None = None
+        """The reason of an end that is the topic's, or the client's lack of access to it."""
 
     def wake(self) -> None:
         """Make `events` look for a difference, because the list has changed."""
@@ -349,6 +351,15 @@ class PresenceWatch:
         """End `events`."""
         self._ended = True
         self._wake.set()
+
+    def renew(self, again: Callable[[], Topic], topic: str) -> None:
+        """End unless `again` returns this canonical topic by the catalogue in force."""
+        try:
+            if again().canonical != topic:
+                raise InvalidParams("the catalogue has changed, and this means another topic now: watch it again")
+        except PollcastError as error:
+            self.error = error
+            self.end()
 
     async def events(self) -> AsyncGenerator[tuple[Shown | Diff, int], None]:
         """Yield the shown members, then differences, each with the total number of members, until ended."""

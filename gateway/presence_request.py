@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from pollcast.gateway.identity import Identity
+from pollcast.gateway.roster import Member
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.errors import InvalidPayload
 
@@ -70,6 +71,13 @@ class PresenceRequest:
             key = identity.subject
         meta = check_meta(payload.get("meta"))
         return None if key is None else PresenceRequest(check_key(key), meta)
+
+    @staticmethod
+    def again(topic: Topic, member: Member | None, identity: Identity) -> PresenceRequest | None:
+        """Return the request of a client that is moved to the topic, and that was listed so on another one."""
+        if member is None or not topic.query.presence:
+            return PresenceRequest.of(topic, None, identity)
+        return PresenceRequest(member.key, orjson.loads(member.client_meta))
 
 
 def check_key(key: str) -> str:

@@ -6,16 +6,16 @@ from collections.abc import Iterable
 
 from pollcast.gateway.hub import Hub
 from pollcast.services import clock
-from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.v1 import report_pb2
 
 
 class GatewayReport:
     """The Reportable of a gateway."""
 
-    def __init__(self, node: str, catalog: Catalog, hub: Hub) -> None:
+    def __init__(self, node: str, catalogue: CatalogueInForce, hub: Hub) -> None:
         self._node = node
-        self._catalog = catalog
+        self._catalogue = catalogue
         self._hub = hub
 
     def topics(self) -> Iterable[str]:
@@ -24,7 +24,8 @@ class GatewayReport:
 
     def begin(self) -> report_pb2.NodeReport:
         """Return a report as of now, without topics."""
-        return report_pb2.NodeReport(node=self._node, role="gateway", now=clock.now_us(), queries=self._catalog.queries)
+        queries = self._catalogue.catalog.queries
+        return report_pb2.NodeReport(node=self._node, role="gateway", now=clock.now_us(), queries=queries)
 
     def add(self, report: report_pb2.NodeReport, topic: str) -> bool:
         """Add the description of a topic; return False when it has no clients."""

@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.closing import drain, start_afresh
@@ -32,6 +32,11 @@ from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Authenticator
 from pollcast.gateway.limits import Limits
 from pollcast.gateway.live import SERVICE, LiveQuery
+from pollcast.gateway.longpoll import PATH as LONGPOLL_PATH
+from pollcast.gateway.longpoll import LongPoll
+from pollcast.gateway.longpoll_sessions import LongPollSessions
+from pollcast.gateway.longpoll_text import owner_name
+from pollcast.gateway.longpoll_workers import WorkerSessions
 from pollcast.gateway.offload import Thread
 from pollcast.gateway.origin import OriginPolicy
 from pollcast.gateway.page import Page
@@ -39,12 +44,14 @@ from pollcast.gateway.pokes import Pokes
 from pollcast.gateway.prefix import paths_of
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import PresenceKeys
+from pollcast.gateway.renewal import Renewal
 from pollcast.gateway.report import GatewayReport
 from pollcast.gateway.sockets import SWEEPS, Sockets
 from pollcast.gateway.worker_metrics import WorkerMetrics
 from pollcast.services.auth.tokens import Verifier
-from pollcast.services.catalogue import catalog as catalogue
-from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.definitions import Difference
+from pollcast.services.catalogue.in_force import CatalogueInForce
+from pollcast.services.coordination.catalogue_key import CatalogueKey
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Keys
@@ -54,6 +61,7 @@ from pollcast.services.coordination.node import Node, Readiness
 from pollcast.services.coordination.registry import node_record
 from pollcast.services.coordination.reporting import Reporting
 from pollcast.services.process import descriptors, garbage, logs
+from pollcast.services.process.catalogue_file import CatalogueFile
 from pollcast.services.process.memory import HeapTrimmer
 from pollcast.services.process.settings import GatewaySettings
 from pollcast.services.serving import rpc, web
@@ -71,27 +79,47 @@ class Core:
     """The parts of a gateway that do not depend on its servers: topics, clients, and their view of etcd."""
 
     def __init__(
-        self, settings: GatewaySettings, catalog: Catalog, etcd: Etcd, keys: Keys, authenticator: Authenticator
+        self,
+        settings: GatewaySettings,
+        catalogue: CatalogueInForce,
+        etcd: Etcd,
+        keys: Keys,
+        authenticator: Authenticator,
     ) -> None:
+        self._catalogue = catalogue
+        self.catalogue_key = CatalogueKey(etcd, keys, "gateway", settings.node)
+        self.catalogue_key.set(catalogue.hash, catalogue.definitions)
         self.demand = Demand(etcd, keys, settings.node)
         self.members = PresenceKeys(etcd, keys, settings.node)
         self.presences = Presences(self.members, time.monotonic)
         self.failure_detector = FailureDetector(etcd, keys)
         addresses = PollerAddresses(self.failure_detector)
         self.hub = Hub(
-            settings, self.demand, self.presences, addresses.suspect, Thread(), self._on_touched, self._on_kept
+            settings,
+            self.demand,
+            self.presences,
+            addresses.suspect,
+            Thread(),
+            self._on_touched,
+            self._on_kept,
+            catalogue.definition,
         )
-        self.sockets = Sockets(self.hub, catalog, Limits.of(settings), authenticator.identify, time.monotonic)
+        self.sockets = Sockets(self.hub, catalogue, Limits.of(settings), authenticator.identify, time.monotonic)
+        self.polled = LongPollSessions(self.sockets, settings.max_frame, owner_name(settings.node))
         self.streams = EventStreams(self.hub)
-        self.cluster = ClusterOverview(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalog)
-        self.view = EtcdView(etcd, keys, self.hub, self.cluster, addresses, self.members.mirror, self._start_afresh)
-        self._reporting = Reporting(etcd, keys, settings, GatewayReport(settings.node, catalog, self.hub))
+        self.cluster = ClusterOverview(Mirror(etcd, keys.nodes(), lambda _: None), settings, catalogue)
+        self.view = EtcdView(
+            etcd, keys, self.hub, self.cluster, addresses, self.members.mirror, self._start_afresh, catalogue
+        )
+        self._reporting = Reporting(etcd, keys, settings, GatewayReport(settings.node, catalogue, self.hub))
+        self._renewal = Renewal(self.hub, self.sockets, self.presences)
 
     def works(self, readiness: Readiness) -> tuple[Coroutine[Any, Any, None], ...]:
         """Return the coroutines that run until the gateway has drained, with and without a session."""
         return (
             self.view.owners.run(),
             self.view.pollers.run(),
+            self.view.catalogues.run(),
             self.cluster.nodes.run(),
             self.members.follow(self.presences.apply),
             self.presences.run(),
@@ -100,6 +128,12 @@ class Core:
             self._reporting.run(),
             self._sweep(readiness),
         )
+
+    async def take(self, difference: Difference) -> None:
+        """Adapt to the catalogue that has just come into force, which differs so from the one before."""
+        self.view.compare_catalogues()
+        self.catalogue_key.set(self._catalogue.hash, self._catalogue.definitions)
+        await self._renewal(self._catalogue.catalog, difference)
 
     def _on_touched(self, topic: str) -> None:
         self._reporting.touch(topic)
@@ -117,38 +151,46 @@ class Core:
             self.hub.coordination_reached = self.view.healthy
             self.hub.sweep(time.monotonic())
             self.sockets.sweep(time.monotonic(), time.time())
+            self.polled.sweep()
             self.streams.sweep(time.monotonic())
             trimmer.sweep(self.hub.retained.forgotten_bytes, time.monotonic())
             await asyncio.sleep(SWEEP_SECONDS)
 
 
 async def run(
-    settings: GatewaySettings, stop: asyncio.Event, worker_folder: Path | None = None, *, local_pages: bool = False
+    settings: GatewaySettings,
+    stop: asyncio.Event,
+    worker_folder: Path | None = None,
+    *,
+    local_pages: bool = False,
+    hangup: asyncio.Event | None = None,
 ) -> None:
     """Run a gateway until `stop` is set, then drain it.
 
     `worker_folder` makes it one of several workers that share the HTTP address and this folder. `local_pages` allows
-    the pages of every port of this machine.
+    the pages of every port of this machine. `hangup` asks to read the catalogue again.
     Raises CatalogInvalid, SettingsInvalid or CantListen when it cannot start, and NodeTaken when another live node has
     its name.
     """
-    catalog = catalogue.load(settings.catalog)
-    logs.hide_claims_of(catalog)
+    file = CatalogueFile(settings.catalog, hangup, watched=settings.catalog_reload == "on")
+    catalogue = file.load()
     authenticator = Authenticator(Verifier.from_settings(settings))
     keys = Keys(settings.namespace)
-    workers = None if worker_folder is None else WorkerMetrics(worker_folder, settings.node)
-    with web.bind(settings.http, shared=workers is not None) as listener:
+    with web.bind(settings.http, shared=worker_folder is not None) as listener:
         http = settings.advertised(*web.address_of(listener))
         async with Etcd.open(settings) as etcd:
-            core = Core(settings, catalog, etcd, keys, authenticator)
+            core = Core(settings, catalogue, etcd, keys, authenticator)
             readiness = Readiness("gateway", stop, lambda: {"etcd": "reached" if core.view.healthy else "not reached"})
             departure = Departure(settings.drain_delay, stop, time.monotonic)
             room = _room(settings)
             admission = Admission(room.clients, lambda: len(core.sockets))
             origins, page = OriginPolicy.of(settings, local=local_pages), Page.load()
             entrance = Entrance(core.sockets, authenticator, origins, admission, departure)
-            door = Doorkeeper(paths_of(SOCKET_PATH, settings.path_prefix), entrance.admit, settings.max_frame)
-            pokes = Pokes(core.hub, catalog, settings.poke_roles)
+            prefix = settings.path_prefix
+            streamed = paths_of(LONGPOLL_PATH, prefix)
+            door = Doorkeeper(paths_of(SOCKET_PATH, prefix), entrance.admit, settings.max_frame, streamed)
+            shared = Shared.of(worker_folder, settings.node, core.polled)
+            pokes = Pokes(core.hub, catalogue, settings.poke_roles)
             app = GatewayApp(
                 core.sockets,
                 core.streams,
@@ -160,24 +202,52 @@ async def run(
                 page,
                 core.cluster,
                 pokes,
-                workers,
-            ).app(settings.path_prefix)
-            live = LiveQuery(core.hub, catalog, authenticator, departure, core.presences, admission, pokes)
+                LongPoll(entrance, core.polled, settings.max_frame, shared.sessions),
+                shared.metrics,
+            ).app(prefix)
+            live = LiveQuery(core.hub, catalogue, authenticator, departure, core.presences, admission, pokes)
             gauges = GatewayGauges(core.sockets, core.cluster, core.presences, core.members)
             with counted_on_scrape(gauges):
                 async with (
-                    contextlib.nullcontext() if workers is None else workers.serving(),
+                    shared.serving(),
                     rpc.serve(settings, [live.add_to], [SERVICE], for_services=False, capacity=room.grpc) as server,
                     web.serve_app(app, listener, door, room.connections),
                 ):
                     grpc = settings.advertised(server.host, server.port)
-                    record = node_record("gateway", settings.node, http, grpc)
-                    parts = [core.demand.run, core.members.run]
+                    record = node_record("gateway", settings.node, http, grpc, catalogue.hash)
+                    parts = [core.catalogue_key.run, core.demand.run, core.members.run]
                     node = Node(etcd, keys, record, server, readiness, synced=core.view.wait_synced, parts=parts)
                     garbage.tune()
-                    log.info("serving", http=http, grpc=grpc, queries=len(catalog.queries))
-                    await _run_until_drained(core, node, core.works(readiness), settings.lease_ttl, stop, departure)
+                    log.info("serving", http=http, grpc=grpc, queries=len(catalogue.catalog.queries))
+
+                    async def take(difference: Difference) -> None:
+                        node.registration.set_catalogue(catalogue.hash)
+                        await core.take(difference)
+
+                    works = (*core.works(readiness), file.follow(catalogue, take))
+                    await _run_until_drained(core, node, works, settings.lease_ttl, stop, departure, server)
     log.info("drained")
+
+
+class Shared(NamedTuple):
+    """The things that the workers of a gateway offer each other. A gateway without workers offers nothing."""
+
+    metrics: WorkerMetrics | None = None
+    sessions: WorkerSessions | None = None
+
+    @classmethod
+    def of(cls, folder: Path | None, node: str, polled: LongPollSessions) -> Self:
+        """Return what the worker of this name offers in the shared folder, if there is one."""
+        return cls() if folder is None else cls(WorkerMetrics(folder, node), WorkerSessions(folder, polled))
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Offer it inside the scope."""
+        async with contextlib.AsyncExitStack() as stack:
+            for each in (self.metrics, self.sessions):
+                if each is not None:
+                    await stack.enter_async_context(each.serving())
+            yield
 
 
 def _room(settings: GatewaySettings) -> descriptors.Room:
@@ -201,6 +271,7 @@ async def _run_until_drained(
     lease_ttl: float,
     stop: asyncio.Event,
     departure: Departure,
+    server: rpc.RpcServer,
 ) -> None:
     """Run the node and the works until `stop` and `departure`; then close all clients, and only after that give the
     lease back."""
@@ -211,7 +282,8 @@ async def _run_until_drained(
         await stop.wait()
         await node.start_draining()
         await departure.wait()
-        await drain(core.hub, core.sockets, core.presences)
+        async with server.refusing():
+            await drain(core.hub, core.sockets, core.presences)
         drained.set()
         await membership
         for task in running:

@@ -1,18 +1,19 @@
-"""The open WebSockets of a gateway: opening, counting and sweeping them."""
+"""The open sockets of a gateway, of both transports: opening, counting and sweeping them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
 
-from pollcast.gateway.channels import Socket, SocketContext, SocketCounts
+from pollcast.gateway.channels import Socket, SocketContext
 from pollcast.gateway.close_codes import GOING_AWAY, STUCK, TOKEN_EXPIRED
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.identity import Identity
 from pollcast.gateway.limits import Limits
+from pollcast.gateway.link import Link
+from pollcast.gateway.socket_counts import SocketCounts
 from pollcast.gateway.topic_memo import TopicMemo
-from pollcast.gateway.wire import Wire
-from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.serving.progress import Patience
 
 SWEEPS = 4
@@ -25,14 +26,14 @@ class Sockets:
     def __init__(
         self,
         hub: Hub,
-        catalog: Catalog,
+        catalogue: CatalogueInForce,
         limits: Limits,
         identify: Callable[[str], Identity],
         now: Callable[[], float],
     ) -> None:
         self.counts = SocketCounts()
-        memo = TopicMemo(catalog)
-        self.context = SocketContext(hub, catalog, memo, limits, identify, now, self.counts, self._remove)
+        memo = TopicMemo(catalogue)
+        self.context = SocketContext(hub, catalogue, memo, limits, identify, now, self.counts, self._remove)
         self._open: set[Socket] = set()
         self._unjoined: dict[Socket, float] = {}  # when they were opened; some may have joined since the last sweep
         self._unswept: list[Socket] = []
@@ -46,7 +47,7 @@ class Sockets:
     def __iter__(self) -> Iterator[Socket]:
         return iter(self._open)
 
-    def open(self, wire: Wire, identity: Identity) -> Socket:
+    def open(self, wire: Link, identity: Identity) -> Socket:
         """Return a new socket for a connection whose handshake has just ended."""
         socket = Socket(wire, identity, self.context)
         self._open.add(socket)

@@ -5,6 +5,10 @@ passes the fence (updates of a lower epoch than the highest known are dropped), 
 audience (WebSocket) and to the followers (server-sent events, gRPC). When the last client leaves, demand ends at once;
 history and log stay for RETAIN_SECONDS, so that a returning client needs no snapshot; then the topic is forgotten.
 
+A live topic belongs to one definition of its query. When the query gets another one, it is retired, and its clients
+move to a new live topic without a history (gateway/renewal.py), so no client ever gets a delta from a result of one
+definition to a result of another.
+
 A result that is retained without demand and without an owner may be out of date: the audience then serves no
 client until an owner has sent an update.
 """
@@ -63,12 +67,14 @@ class LiveTopic:
         traffic: Traffic,
         offload: Offload = INLINE,
         on_gap: Callable[[LiveTopic], None] = lambda live: None,
+        definition: str = "",
     ) -> None:
-        """Create the state of a topic without a result.
+        """Create the state of a topic without a result. `definition` is that of its query (empty: any).
 
         `on_gap` is called when a result that had to wait does not follow on the history: attach to the owner again.
         """
         self.topic = topic
+        self.definition = definition
         self.spellings = Spellings(topic)
         self.delta_age = DELTA_AGE_SECONDS.labels(topic.query.name)
         self.history = History(topic.query.key)
@@ -136,6 +142,11 @@ class LiveTopic:
         self.audience.serving = False
         self._intake.drop()
         self.status = Status("live", None, now_us())
+
+    def retire(self) -> None:
+        """Take no further result, because another live topic takes this one's place; its clients are moved to that."""
+        self.audience.serving = False
+        self._intake.drop()
 
     def end_followers(self) -> None:
         """End every follower and event stream, because the topic's results have become void."""

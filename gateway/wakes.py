@@ -29,6 +29,9 @@ class TopicListener(Protocol):
     def end(self) -> None:
         """Stop listening."""
 
+    def renew(self) -> None:
+        """Go on under the catalogue that has just come into force: at the topic that is meant now, or not at all."""
+
 
 T = TypeVar("T", bound=TopicListener)
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
+from websockets.exceptions import PayloadTooBig
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 
@@ -27,6 +28,7 @@ from pollcast.gateway.frame_parsers import FrameParser, ParserPool, is_idle, who
 from pollcast.gateway.outbox import Outbox
 from pollcast.gateway.turns import Turns
 from pollcast.services.serving.progress import bytes_taken
+from pollcast.services.serving.refusals import refused
 
 HELD_BYTES = 64 * 1024
 """Maximum number of bytes that wait for a connection beside its largest message (docs/reference/guarantees.md)."""
@@ -302,6 +304,8 @@ class Wire(asyncio.Protocol):
                 self._on_frame(parser, frame)
         self._send_control(parser)
         if parser.protocol.parser_exc is not None:
+            if isinstance(parser.protocol.parser_exc, PayloadTooBig) and not self.closing:
+                refused("message", most_bytes=self._parsers.max_size)
             self._fail()
         elif self._unhandled is None and is_idle(parser.protocol):
             self._parser = None

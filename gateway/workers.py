@@ -20,16 +20,22 @@ from pollcast.services.process import logs
 from pollcast.services.process.addresses import HostPort, join_host_port, split_host_port
 from pollcast.services.process.settings import GatewaySettings
 from pollcast.services.process.variables import overridden
-from pollcast.services.process.workers import Worker, supervise
+from pollcast.services.process.workers import Hangups, Worker, supervise
 from pollcast.services.serving import web
 
 log = logs.get_logger("gateway")
 
 
 async def run(
-    settings: GatewaySettings, flags: Mapping[str, object], stop: asyncio.Event, local_pages: bool = False
+    settings: GatewaySettings,
+    flags: Mapping[str, object],
+    stop: asyncio.Event,
+    local_pages: bool = False,
+    hangups: Hangups | None = None,
 ) -> None:
     """Run the workers until `stop` is set, then drain them. `flags` are the settings that were given as flags.
+
+    `hangups` passes SIGHUP on to them.
 
     Raises CantListen when the port is taken, WorkersMisconfigured when the workers refuse their settings, and
     WorkersFailed when one does not drain.
@@ -38,7 +44,7 @@ async def run(
         http = join_host_port(*web.address_of(port))
         log.info("workers serve", http=http, workers=settings.worker_count)
         options = ["--worker-folder", folder, *(["--local-pages"] if local_pages else [])]
-        await supervise(workers(settings, flags, http, options, os.environ), stop)
+        await supervise(workers(settings, flags, http, options, os.environ), stop, hangups)
 
 
 def workers(

@@ -89,6 +89,10 @@ class Balance:
         unknown = self._unknown_queries.get(poller)
         return unknown is None or _query(topic) not in unknown
 
+    def forget(self, poller: str) -> None:
+        """Forget the exclusions of a poller, because it has another catalogue now."""
+        self._unknown_queries.pop(poller, None)
+
     def forget_absent(self, pollers: Collection[str]) -> None:
         """Forget the exclusions of pollers not listed: a poller that returns may have another catalogue."""
         for poller in self._unknown_queries.keys() - set(pollers):

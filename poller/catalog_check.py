@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
-from psycopg import Connection, RawCursor
+from psycopg import Connection
 
 from pollcast.poller.batchable import unbatchable_reason
 from pollcast.poller.connections import CONNECT_SECONDS
-from pollcast.poller.database import LOCK_SECONDS, SET_LOCALLY
+from pollcast.poller.described import columns, difference, natural_types, type_note, with_cast
 from pollcast.poller.digests import forms
 from pollcast.poller.notifications import listen_statement
 from pollcast.poller.poll_error import Scope, classify, condition
@@ -34,28 +34,12 @@ from pollcast.poller.statement import (
     probe_statement,
     query_alias,
     single_statement,
-    untyped_statement,
 )
+from pollcast.poller.trying import TIMEOUT_SECONDS, samples, transaction
 from pollcast.services.catalogue.catalog import Catalog
-from pollcast.services.catalogue.query import Param, Query
-from pollcast.services.catalogue.values import PG_TYPES, Value
+from pollcast.services.catalogue.query import Query
 from pollcast.services.errors import CatalogInvalid, PollStale, Problem
 from pollcast.services.process.database_url import checked_url
-
-SAMPLES = {
-    "text": "x",
-    "int": "1",
-    "float": "1",
-    "numeric": "1",
-    "bool": "true",
-    "date": "2026-01-31",
-    "timestamptz": "2026-01-31T12:00:00Z",
-    "uuid": "00000000-0000-0000-0000-000000000001",
-}
-"""Sample value for each parameter type, in canonical text."""
-
-TIMEOUT_SECONDS = 10.0
-"""Maximum time to plan a query, in seconds."""
 
 RUN_SECONDS = 2.0
 """Maximum time that a query with a key is run, in seconds, if its own timeout is not shorter."""
@@ -120,7 +104,7 @@ def report(catalog: Catalog, file: str, url: str | None) -> Report:
 
 def _try(connection: Connection, query: Query, file: str, found: Report) -> list[Problem]:
     """Check one query: add to the report, and return the problems."""
-    values = _samples(query)
+    values = samples(query)
     if refused := _refused_settings(connection, query, values):
         if refused.sqlstate != INVALID_PARAMETER_VALUE:
             reason = f"{refused.diag.message_primary} ({condition(refused.sqlstate or '')}, {refused.sqlstate})"
@@ -135,17 +119,17 @@ def _try(connection: Connection, query: Query, file: str, found: Report) -> list
         found.notes[query.name].append(
             "its settings keep no rows from anybody: the role of the database URL bypasses row-level security"
         )
-    types = _natural_types(connection, query)
+    types = natural_types(connection, query)
     problems = list(_problems(connection, "sql", single_statement(query, values), query, file))
     if problems:
-        problems = [_with_cast(problem, query, types) for problem in problems]
+        problems = [with_cast(problem, query, types) for problem in problems]
     if query.probe is not None:
         problems += _problems(connection, "probe", probe_statement(query), query, file)
     if problems:
         return problems
     notes = found.notes[query.name]
-    notes += (note for name, type in types.items() if (note := _type_note(query.params[name], type)))
-    alone = _columns(connection, columns_statement(query, [values], together=False))
+    notes += (note for name, type in types.items() if (note := type_note(query.params[name], type)))
+    alone = columns(connection, columns_statement(query, [values], together=False))
     twice = [name for name, number in Counter(name for name, _ in alone).items() if number > 1]
     if twice:
         listed = ", ".join(twice)
@@ -158,7 +142,7 @@ def _try(connection: Connection, query: Query, file: str, found: Report) -> list
     if query.key:
         problems += _duplicate_keys(connection, query, values, file, notes)
     if found.one_by_one[query.name] is None and not problems:
-        why = batch_refusal(connection, query, file) or _difference(connection, query, values, alone)
+        why = batch_refusal(connection, query, file) or difference(connection, query, values, alone)
         found.one_by_one[query.name] = why
         if why is None:
             notes += _plan_note(connection, query, values)
@@ -177,20 +161,9 @@ def batch_refusal(connection: Connection, query: Query, file: str) -> str | None
 
     The query must have parameters and be accepted for one topic alone.
     """
-    values = _samples(query)
+    values = samples(query)
     refused = next(_problems(connection, "sql", batch_statement(query, [values, values]), query, file), None)
     return f"PostgreSQL refuses to take its topics together: {refused.reason}" if refused else None
-
-
-def _samples(query: Query) -> Values:
-    return {name: _sample(param) for name, param in query.params.items()}
-
-
-def _sample(param: Param) -> Value:
-    if param.default is not None and param.default != ():
-        return param.default
-    text = param.enum[0] if param.enum else param.min or param.max or SAMPLES[param.type]
-    return (text,) if param.is_list else text
 
 
 # --- plans ------------------------------------------------------------------------------------------------------------
@@ -199,7 +172,7 @@ def _sample(param: Param) -> Value:
 def _refused_settings(connection: Connection, query: Query, values: Values) -> psycopg.Error | None:
     """Return the error with which PostgreSQL refuses the settings of a topic; None when it accepts them."""
     try:
-        with _transaction(connection, Statement("", (), query.setting_values(values)), TIMEOUT_SECONDS):
+        with transaction(connection, Statement("", (), query.setting_values(values)), TIMEOUT_SECONDS):
             return None
     except psycopg.Error as error:
         if connection.closed or error.sqlstate is None:
@@ -229,27 +202,13 @@ def _bypasses_row_security(connection: Connection) -> bool:
     return row is not None and row[0]
 
 
-@contextlib.contextmanager
-def _transaction(connection: Connection, statement: Statement, seconds: float) -> Iterator[RawCursor]:
-    """Provide a cursor in a read-only transaction with the statement's settings and this timeout."""
-    with connection.transaction(force_rollback=True), RawCursor(connection) as cursor:
-        cursor.execute(b"set transaction read only")
-        cursor.execute(f"set local lock_timeout = {round(LOCK_SECONDS * 1000)}".encode())
-        cursor.execute(f"set local statement_timeout = {max(1, round(seconds * 1000))}".encode())
-        cursor.execute(b"set local jit = off")
-        if statement.settings:
-            names, values = zip(*statement.settings, strict=True)
-            cursor.execute(SET_LOCALLY, (list(names), list(values)))
-        yield cursor
-
-
 def _problems(connection: Connection, field: str, text: Statement, query: Query, file: str) -> Iterator[Problem]:
     """Yield the problem of the statement, if there is one.
 
     Errors caused by sample values (a division by zero, a cast) are ignored: only those of the whole statement count.
     """
     try:
-        with _transaction(connection, text, TIMEOUT_SECONDS) as cursor:
+        with transaction(connection, text, TIMEOUT_SECONDS) as cursor:
             cursor.execute(b"explain " + text.sql.encode(), text.params)
     except psycopg.Error as error:
         if error.sqlstate is None:
@@ -292,86 +251,11 @@ def _whole_tables(connection: Connection, statement: Statement) -> dict[str, boo
         for child in node.get("Plans", ()):
             visit(child)
 
-    with contextlib.suppress(psycopg.errors.Error), _transaction(connection, statement, TIMEOUT_SECONDS) as cursor:
+    with contextlib.suppress(psycopg.errors.Error), transaction(connection, statement, TIMEOUT_SECONDS) as cursor:
         cursor.execute(b"explain (format json) " + statement.sql.encode(), statement.params)
         row = cursor.fetchone()
         visit(row[0][0]["Plan"] if row is not None else {})
     return tables
-
-
-# --- columns and types ------------------------------------------------------------------------------------------------
-
-
-def _columns(connection: Connection, statement: Statement) -> list[tuple[str, int]]:
-    """Return the name and the type's number of each column of the statement, which is described and not run."""
-    with _transaction(connection, statement, TIMEOUT_SECONDS):
-        prepared = connection.pgconn.prepare(b"", statement.sql.encode())
-        described = connection.pgconn.describe_prepared(b"")
-        names = [(described.fname(at) or b"").decode() for at in range(described.nfields)]
-        columns = list(zip(names, map(described.ftype, range(described.nfields)), strict=True))
-    return [] if prepared.error_message else columns
-
-
-def _difference(connection: Connection, query: Query, values: Values, alone: Sequence[tuple[str, int]]) -> str | None:
-    """Return a message with the columns that are different together; None when there are none."""
-    together = _columns(connection, columns_statement(query, [values, values], together=True))
-    if together == alone:
-        return None
-    changed = [f"{a} and {b}" for (a, _), (b, _) in zip(alone, together, strict=False) if a != b]
-    return f"PostgreSQL describes its columns otherwise together ({', '.join(changed) or 'by type or number'})"
-
-
-def _natural_types(connection: Connection, query: Query) -> dict[str, str]:
-    """Return the types, as PostgreSQL names them, that parameters would have if they were literals in quotes.
-
-    Placeholders with a cast do not count. A query that PostgreSQL refuses so has no types.
-    """
-    sql, names = untyped_statement(query)
-    found: dict[str, str] = {}
-    with _transaction(connection, Statement(sql, ()), TIMEOUT_SECONDS) as cursor:
-        if connection.pgconn.prepare(b"", sql.encode()).error_message:
-            return {}
-        described = connection.pgconn.describe_prepared(b"")
-        for name, oid in zip(names, map(described.param_type, range(described.nparams)), strict=False):
-            cursor.execute(b"select pg_catalog.format_type($1, null)", (oid,))
-            row = cursor.fetchone()
-            assert row is not None
-            type = row[0].replace("character", "bpchar") if row[0] in _PADDED else row[0]
-            if name not in found or _is_own(found[name], query.params[name]):
-                found[name] = type
-    return found
-
-
-_PADDED = {"character", "character[]"}  # as a cast, `character` would shorten a value to one character
-
-_OWN_TYPES = {*PG_TYPES.values(), "bigint", "integer", "smallint", "double precision", "real", "boolean"} | {
-    *("timestamp with time zone", "timestamp without time zone", "character varying", "name", "unknown", "oid")
-}
-"""Types with which the types of parameters compare as a literal does."""
-
-
-def _with_cast(problem: Problem, query: Query, types: dict[str, str]) -> Problem:
-    """Add to a problem with types the casts that avoid it."""
-    if "42883" not in problem.reason and "42804" not in problem.reason:
-        return problem
-    casts = [f"%({name})s::{type}" for name, type in types.items() if not _is_own(type, query.params[name])]
-    return Problem(
-        problem.file, problem.query, problem.field, problem.reason + (f": write {', '.join(casts)}" if casts else "")
-    )
-
-
-def _type_note(param: Param, type: str) -> str | None:
-    """Return a note if a literal would be of a type that compares in another way than the parameter's."""
-    if param.type != "text" or _is_own(type, param):
-        return None
-    return (
-        f"{param.name} is compared as text, a literal would be {type}: write %({param.name})s::{type} if it should "
-        f"compare as {type} does"
-    )
-
-
-def _is_own(type: str, param: Param) -> bool:
-    return (type.removesuffix("[]") if param.is_list else type) in _OWN_TYPES
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------
@@ -385,7 +269,7 @@ def _duplicate_keys(
     seconds = min(query.timeout, RUN_SECONDS)
     keys: Counter[str] = Counter()
     try:
-        with _transaction(connection, statement, seconds) as cursor:
+        with transaction(connection, statement, seconds) as cursor:
             cursor.execute(statement.sql.encode(), statement.params)
             keys.update(key for _, key, _ in cursor)
     except psycopg.errors.QueryCanceled:

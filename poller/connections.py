@@ -4,7 +4,8 @@
 needs, and it would not know which of them to distrust. Here at most `size` connections exist. An idle connection that
 its server has closed is noticed before it is used, TCP keepalives keep the others known to firewalls on the way and
 reveal a dead peer, and `discard_idle` drops all idle ones after one has died silently. While the database cannot be
-reached, one connection is attempted at a time, and the server's words are logged once.
+reached, one connection is attempted at a time, and the server's words are logged once. Before the first one that
+succeeds, connections are attempted although nobody needs one (`reach`): the poller's readiness depends on it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ CONNECT_SECONDS = 3
 RECONNECT_SECONDS = 0.5
 """Minimum time between two connection attempts while the database cannot be reached, in seconds."""
 
+REACH_SECONDS = 5.0
+"""Maximum time between two connection attempts that nobody waits for, before the first success, in seconds."""
+
 IDLE_SECONDS = 600.0
 """Time after which an idle connection is closed, in seconds, unless it is the only one."""
 
@@ -40,12 +44,12 @@ LIFETIME_SECONDS = 3600.0
 
 KEEPALIVE = {
     "keepalives": 1,
-    "keepalives_idle": 30,
+    "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 3000,
 }
-"""Settings of TCP that a database URL may override: probes after 30 s of silence, at most 3 s without an
+"""Settings of TCP that a database URL may override: probes after 10 s of silence, at most 3 s without an
 acknowledgement (in milliseconds, on Linux)."""
 
 
@@ -106,6 +110,13 @@ class Connections:
         self._next_attempt = 0.0
         self._changed = asyncio.Event()
         self._closed = False
+        self.reached = asyncio.Event()
+        """Event that is set once a connection has been opened for the first time."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Reason why the last attempt to connect failed, in the words of the server; None after a success."""
+        return self._trouble
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -121,6 +132,16 @@ class Connections:
             yield connections
         finally:
             await connections._close()
+
+    async def reach(self) -> None:
+        """Attempt connections, less and less often, until one has been opened for the first time."""
+        pause = RECONNECT_SECONDS
+        while not self.reached.is_set():
+            self._attempt()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self.reached.wait()
+            pause = min(2 * pause, REACH_SECONDS)
 
     async def acquire(self, seconds: float) -> Connection:
         """Return a connection, an idle one or a new one. Raises Unreachable when there is none after this time."""
@@ -209,6 +230,7 @@ class Connections:
             if self._trouble is not None:
                 log.info("connected to the database")
             self._trouble, self._next_attempt = None, 0.0
+            self.reached.set()
         self._changed.set()
 
     def _failed(self, reason: str) -> None:

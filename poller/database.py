@@ -28,7 +28,7 @@ from pollcast.poller.answer import Answer
 from pollcast.poller.chunk_cursor import ChunkCursor, Command, Transaction
 from pollcast.poller.connections import Connection, Connections, Unreachable
 from pollcast.poller.lanes import Lane, Lanes, SlowStatements
-from pollcast.poller.poll_error import QUERY_CANCELED, PollError, Scope, busy, classify, unreachable
+from pollcast.poller.poll_error import QUERY_CANCELED, PollError, Scope, busy, classify, given_up, unreachable
 from pollcast.poller.statement import Statement
 from pollcast.services.catalogue.query import Query
 from pollcast.services.delta import Row
@@ -96,6 +96,24 @@ class Database:
         ) as opened:
             yield cls(opened, connections, node)
 
+    @property
+    def state(self) -> str:
+        """`ok`, `not reached yet` before the first attempt has ended, or why the last attempt to connect failed."""
+        return self._connections.trouble or ("ok" if self.reached else "not reached yet")
+
+    @property
+    def reached(self) -> bool:
+        """Whether the database has been reached since the start."""
+        return self._connections.reached.is_set()
+
+    async def reach(self) -> None:
+        """Try to reach the database until that has succeeded once."""
+        await self._connections.reach()
+
+    async def wait_reached(self) -> None:
+        """Wait until the database has been reached for the first time."""
+        await self._connections.reached.wait()
+
     async def execute(
         self, statement: Statement, query: Query, known: Sequence[list[Row] | None] = (None,)
     ) -> Answer | PollError:
@@ -108,17 +126,22 @@ class Database:
         return outcome
 
     async def execute_each(
-        self, statements: Sequence[Statement], query: Query, known: Sequence[Sequence[list[Row] | None]]
+        self,
+        statements: Sequence[Statement],
+        query: Query,
+        known: Sequence[Sequence[list[Row] | None]],
+        limit: float | None = None,
     ) -> list[Answer | PollError]:
         """Run statements of the query one after the other, each in a transaction of its own, in one round trip.
 
         Return the answer of each, or those of the first ones, at least of one: the others have to be run again. That
-        happens when one of them loses its connection, or when they take longer together than one of them may.
+        happens when one of them loses its connection, or when they take longer together than one of them may. One that
+        takes longer than `limit` seconds is given up (poller/haste.py).
         """
-        outcomes = await self._without_outgrown(statements, query, known)
+        outcomes = await self._without_outgrown(statements, query, known, limit)
         if isinstance(outcomes[-1], LostConnection):
             last = slice(len(outcomes) - 1, len(outcomes))
-            outcomes[-1:] = await self._without_outgrown(statements[last], query, known[last])
+            outcomes[-1:] = await self._without_outgrown(statements[last], query, known[last], limit)
         found: list[Answer | PollError] = []
         for outcome in outcomes:
             if isinstance(outcome, Answer):
@@ -127,17 +150,25 @@ class Database:
         return found
 
     async def _without_outgrown(
-        self, statements: Sequence[Statement], query: Query, known: Sequence[Sequence[list[Row] | None]]
+        self,
+        statements: Sequence[Statement],
+        query: Query,
+        known: Sequence[Sequence[list[Row] | None]],
+        limit: float | None,
     ) -> list[Answer | PollError | LostConnection]:
         """Run the statements as soon as they may have a connection; run one that outgrows the reserve once more."""
-        outcomes = await self._in_lane(statements, query, known)
+        outcomes = await self._in_lane(statements, query, known, limit)
         while isinstance(outcomes[-1], Outgrown):
             last = slice(len(outcomes) - 1, len(outcomes))
-            outcomes[-1:] = await self._in_lane(statements[last], query, known[last])
+            outcomes[-1:] = await self._in_lane(statements[last], query, known[last], limit)
         return [outcome for outcome in outcomes if not isinstance(outcome, Outgrown)]
 
     async def _in_lane(
-        self, statements: Sequence[Statement], query: Query, known: Sequence[Sequence[list[Row] | None]]
+        self,
+        statements: Sequence[Statement],
+        query: Query,
+        known: Sequence[Sequence[list[Row] | None]],
+        limit: float | None,
     ) -> list[Outcome]:
         keys = [_identity(statement, len(topics)) for statement, topics in zip(statements, known, strict=True)]
         slow = any(self._slow.slow(key, query.name) for key in keys)
@@ -145,7 +176,8 @@ class Database:
         lane = await self._lanes.acquire(slow, max(WAIT_SECONDS, query.timeout), quick)
         if lane is None:
             return [busy()]
-        allowed = min(query.timeout, RESERVE_SECONDS) if lane is Lane.RESERVE else query.timeout
+        most = query.timeout if limit is None else min(query.timeout, limit)
+        allowed = min(most, RESERVE_SECONDS) if lane is Lane.RESERVE else most
         try:
             connection = await self._connections.acquire(min(max(WAIT_SECONDS, query.timeout), MAX_CONNECT_SECONDS))
         except Unreachable as error:
@@ -156,12 +188,14 @@ class Database:
             raise
         answers = [Answer(query, topics, digests=each.digests) for each, topics in zip(statements, known, strict=True)]
         try:
-            outcomes = await self._try(connection, statements, answers, query, allowed)
+            outcomes = await self._try(connection, statements, answers, query, allowed, limited=allowed == limit)
         finally:
             await self._connections.release(connection)
             self._lanes.release(lane)
         for key, answer, outcome in zip(keys, answers, outcomes, strict=False):
             self._slow.record_of(query.name, key, isinstance(outcome, Outgrown) or answer.cost > RESERVE_SECONDS)
+        if outcomes[-1] is Outgrown.OUTGROWN and limit is not None and allowed == limit < query.timeout:
+            outcomes[-1] = given_up()
         return outcomes
 
     async def _try(
@@ -171,8 +205,13 @@ class Database:
         answers: Sequence[Answer],
         query: Query,
         allowed: float,
+        *,
+        limited: bool,
     ) -> list[Outcome]:
-        """Run the statements on the connection, and return the outcomes of the first ones, or of all."""
+        """Run the statements on the connection, and return the outcomes of the first ones, or of all.
+
+        When they are `limited`, a statement that is canceled counts as given up, whoever has canceled it.
+        """
         loop, guard, cursor = asyncio.get_running_loop(), Guard(connection), ChunkCursor(connection)
         outcomes: list[Outcome] = []
         sent = ended = loop.time()
@@ -187,7 +226,7 @@ class Database:
                     outcomes.append(answer)
                 except psycopg.Error as error:
                     # A statement may have begun before the answer of the one before it was read.
-                    timed_out = loop.time() - guard.begun >= allowed * _CANCELED_BEFORE
+                    timed_out = limited or loop.time() - guard.begun >= allowed * _CANCELED_BEFORE
                     outcomes.append(await self._outcome(error, connection, guard, query, allowed, timed_out))
                 ended = loop.time()
                 answer.seconds = ended - (min(guard.begun, ended) if answer is answers[0] else before)
@@ -252,7 +291,7 @@ class LostConnection:
 
 
 class Outgrown(enum.Enum):
-    """The outcome of a statement that has taken all the time that the reserve gives it."""
+    """The outcome of a statement that has taken all the time that it has here, but not the query's timeout."""
 
     OUTGROWN = enum.auto()
 

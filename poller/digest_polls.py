@@ -41,25 +41,33 @@ class DigestPolls:
         self._columns: dict[Hashable, Columns] = {}  # by the types of the topics' parameters
         self._refreshes = 0
 
-    async def poll(self, topics: Sequence[OwnedTopic], *, regular: bool) -> Answer | PollError:
-        """Poll the topics in one statement. Only `regular` polls may go by digests."""
+    async def poll(
+        self, topics: Sequence[OwnedTopic], *, regular: bool, limit: float | None = None
+    ) -> Answer | PollError:
+        """Poll the topics in one statement, which is given up after `limit` seconds. Only `regular` polls may go by
+        digests."""
         if regular and self.choice.digests:
-            answer = await self._by_digest(topics)
+            answer = await self._by_digest(topics, limit)
             if answer is not None:
                 return answer
         values = [topic.topic.values for topic in topics]
         query = self._query
         statement = single_statement(query, values[0]) if len(values) == 1 else batch_statement(query, values)
-        return await self._statements.run(statement, [topic.rows for topic in topics])
+        return await self._statements.run(statement, [topic.rows for topic in topics], limit)
 
-    async def poll_each(self, topics: Sequence[OwnedTopic], *, regular: bool) -> list[Answer | PollError]:
-        """Poll the topics in a statement each, in one round trip; return the answers of the first ones, or of all."""
+    async def poll_each(
+        self, topics: Sequence[OwnedTopic], *, regular: bool, limit: float | None = None
+    ) -> list[Answer | PollError]:
+        """Poll the topics in a statement each, in one round trip; return the answers of the first ones, or of all.
+
+        Each statement is given up after `limit` seconds.
+        """
         if regular and self.choice.digests:
-            answers = await self._each_by_digest(topics)
+            answers = await self._each_by_digest(topics, limit)
             if answers:
                 return answers
         statements = [single_statement(self._query, topic.topic.values) for topic in topics]
-        return await self._statements.run_each(statements, [[topic.rows] for topic in topics])
+        return await self._statements.run_each(statements, [[topic.rows] for topic in topics], limit)
 
     def record_result(self, topic: OwnedTopic, rows: object, digest: Digest | None) -> None:
         """Record the digest of a topic's result before it replaces `topic.rows`; None when the poll gave none."""
@@ -71,7 +79,7 @@ class DigestPolls:
         elif rows is not topic.rows:
             history.digest = None
 
-    async def _by_digest(self, topics: Sequence[OwnedTopic]) -> Answer | PollError | None:
+    async def _by_digest(self, topics: Sequence[OwnedTopic], limit: float | None) -> Answer | PollError | None:
         """Poll the topics by their digests. None means that digests are of no use, now or for a while."""
         columns = await self._described(topics)
         if columns is None:
@@ -79,10 +87,10 @@ class DigestPolls:
         now = self._clock()
         values, last = [topic.topic.values for topic in topics], [_last(topic, columns, now) for topic in topics]
         statement = digest_statement(self._query, values, last, columns)
-        answer = await self._statements.attempt(statement, [topic.rows for topic in topics])
+        answer = await self._statements.attempt(statement, [topic.rows for topic in topics], limit)
         return self._usable(answer, columns, len(topics), now)
 
-    async def _each_by_digest(self, topics: Sequence[OwnedTopic]) -> list[Answer | PollError]:
+    async def _each_by_digest(self, topics: Sequence[OwnedTopic], limit: float | None) -> list[Answer | PollError]:
         """Poll the topics by their digests in a statement each; return the answers before one that is of no use."""
         columns = await self._described(topics[:1])
         if columns is None:
@@ -93,7 +101,7 @@ class DigestPolls:
             for topic in topics
         ]
         answers: list[Answer | PollError] = []
-        for answer in await self._statements.attempt_each(statements, [[topic.rows] for topic in topics]):
+        for answer in await self._statements.attempt_each(statements, [[topic.rows] for topic in topics], limit):
             usable = self._usable(answer, columns, 1, now)
             if usable is None:
                 break
@@ -106,7 +114,7 @@ class DigestPolls:
         """Return the answer to a statement that compares digests; None if it counts for nothing."""
         now = self._clock()
         if isinstance(answer, PollError):
-            if answer.scope is Scope.DATABASE:
+            if answer.scope in (Scope.DATABASE, Scope.GIVEN_UP):
                 return answer
             self._columns.clear()  # a column may be gone
             self.choice.record_error(now)

@@ -63,6 +63,12 @@ class Feed:
         """Return the number of gateways attached to the topic."""
         return sum(topic in stream.attached for stream in self._streams)
 
+    def is_reached(self, seconds: float) -> bool:
+        """Return whether any gateway reaches this poller, after this further time since the last call."""
+        for stream in self._streams:
+            stream.silence += seconds
+        return any(stream.is_sound for stream in self._streams)
+
     def close(self) -> None:
         """End every stream; gateways then look for the topics' next owners at once."""
         self._closed.set()
@@ -117,10 +123,12 @@ async def _write(stream: GatewayStream, context: grpc.aio.ServicerContext[object
 
 async def _read(stream: GatewayStream, requests: AsyncIterator[feed_pb2.FeedRequest]) -> None:
     async for request in requests:
+        stream.silence = 0.0
+        stream.beats = stream.beats or request.beats
         if not stream.gateway:
             stream.gateway = request.gateway
             log.info("gateway connected", gateway=request.gateway)
         for name in request.detach:
             stream.detach(name)
         for attach in request.attach:
-            stream.attach(attach.topic, attach.epoch, attach.seq, attach.attachment)
+            stream.attach(attach.topic, attach.epoch, attach.seq, attach.attachment, attach.definition)

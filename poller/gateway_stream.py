@@ -3,6 +3,9 @@
 Every update that is sent carries the number of the attachment that it answers. A further attachment of the topic, or
 its loss, abandons what is being sent of it, even in the midst of a snapshot; the gateway drops what still arrives.
 
+A gateway gets no result that was made by another definition of the topic's query than its own, but a status that says
+so: while a catalogue is being rolled out, nodes have different ones.
+
 A gateway that reads slowly costs this poller at most QUEUE_BYTES and the snapshot being sent. Beyond that, the queued
 updates of a topic are dropped, and the topic's current state is sent instead when its turn comes.
 """
@@ -30,8 +33,14 @@ PART_BYTES = 128 * 1024
 HEARTBEAT_SECONDS = 1.0
 """Maximum time between two messages to a gateway, in seconds."""
 
+SILENT_SECONDS = 5.0
+"""Silence of a gateway after which it does not reach this poller any more, in seconds. It sends a request every 2 s."""
+
 UNKNOWN = "unknown"
 """State reported to the gateway when the update that reported it may have been dropped, or was of another epoch."""
+
+DIFFERS = "differs"
+"""State reported to the gateway when it has another definition of the topic's query than this poller."""
 
 
 @dataclass(slots=True)
@@ -41,8 +50,15 @@ class Attachment:
     suffix: bytes
     """Encoded number of the attachment, to be appended to each serialised FeedUpdate that answers it."""
 
+    definition: str = ""
+    """Definition of the topic's query on the gateway; empty for any."""
+
     reported: str = UNKNOWN
     """State last reported to the gateway."""
+
+    def fits(self, owned: OwnedTopic) -> bool:
+        """Return whether the gateway may see results of this topic."""
+        return not self.definition or self.definition == owned.definition
 
 
 @dataclass(slots=True)
@@ -64,6 +80,8 @@ class GatewayStream:
 
     def __init__(self, owned: Mapping[str, OwnedTopic], limit: int = QUEUE_BYTES) -> None:
         self.gateway = ""  # the gateway's node name, once its first request has come
+        self.beats = False  # whether the gateway has said that it sends requests all the time
+        self.silence = 0.0  # seconds since its last request, as far as they were counted
         self.queued = 0  # bytes in `later` of all topics
         self._owned = owned
         self._limit = limit
@@ -72,21 +90,32 @@ class GatewayStream:
         self._filled = asyncio.Event()
 
     @property
+    def is_sound(self) -> bool:
+        """Whether there is a gateway at the other end, as far as is known."""
+        return bool(self.gateway) and not (self.beats and self.silence > SILENT_SECONDS)
+
+    @property
     def attached(self) -> Iterable[str]:
         """The attached topics."""
         return self._attached
 
-    def attach(self, name: str, epoch: int, seq: int, number: int = 0) -> None:
+    def attach(self, name: str, epoch: int, seq: int, number: int = 0, definition: str = "") -> None:
         """Send the topic's updates from now on, with the attachment's number.
 
-        The gateway has the version (epoch, seq), which is not sent again.
+        The gateway has the version (epoch, seq), which is not sent again, and this definition of the topic's query.
 
         The state is always sent: the gateway may have set the topic to stale while it could not reach this poller.
         """
         self.detach(name)
-        attachment = self._attached[name] = Attachment(feed_pb2.FeedUpdate(attachment=number).SerializeToString())
+        suffix = feed_pb2.FeedUpdate(attachment=number).SerializeToString()
+        attachment = self._attached[name] = Attachment(suffix, definition)
         owned = self._owned.get(name)
-        if owned is None or (owned.seq == 0 and owned.state == "live"):
+        if owned is None:
+            return
+        if not attachment.fits(owned):
+            self._refuse(name, attachment, owned)
+            return
+        if owned.rows is None and owned.state == "live":
             return
         if (epoch, seq) != (owned.epoch, owned.seq):
             self._queues[name] = TopicQueue(resync=True)
@@ -105,10 +134,13 @@ class GatewayStream:
         attachment = self._attached.get(name)
         if attachment is None:
             return
+        owned = self._owned[name]
+        if not attachment.fits(owned):
+            self._refuse(name, attachment, owned)
+            return
         queue = self._queues.get(name)
         if queue is not None and queue.resync:
             return
-        owned = self._owned[name]
         self._enqueue(name, followed_by(updates, [owned.status()]) if attachment.reported == UNKNOWN else updates)
         attachment.reported = owned.state
         if self.queued > self._limit:
@@ -174,6 +206,13 @@ class GatewayStream:
         else:
             return None
         return iter(updates)
+
+    def _refuse(self, name: str, attachment: Attachment, owned: OwnedTopic) -> None:
+        """Report once that the gateway has another definition."""
+        if attachment.reported != DIFFERS:
+            attachment.reported = DIFFERS
+            self._enqueue(name, [owned.differs()])
+            self._filled.set()
 
     def _enqueue(self, name: str, updates: Updates) -> None:
         self._queues.setdefault(name, TopicQueue()).later.append(updates)

@@ -1,7 +1,8 @@
 """The topics that one poller holds under one lease, and the times at which to give some of them up. Pure.
 
 A held topic without demand is released when its query's `linger` is over. A held topic of a query that this poller's
-catalogue does not have is surrendered at once, so that a poller which has the query can claim it. Times are
+catalogue does not have, or defines otherwise than the gateways that demand it, is surrendered at once, so that a poller
+which has their definition can own it. Times are
 arguments, in seconds on any one clock.
 """
 
@@ -75,6 +76,10 @@ class HeldTopics:
     def surrender_at(self, topic: str, at: float) -> None:
         """Plan the surrender of the topic for this time."""
         self._surrenders.set(topic, at)
+
+    def cancel_surrender(self, topic: str) -> None:
+        """Drop the planned surrender of the topic, if there is one."""
+        self._surrenders.cancel(topic)
 
     def cancel_release(self, topic: str) -> None:
         """Drop the planned release of the topic, if there is one."""

@@ -67,21 +67,32 @@ class Listener:
         self._changed = asyncio.Event()  # the wanted channels may have changed
         self._connection: ListeningConnection | None = None
         self._listening_since: float | None = None
+        self._listening: frozenset[bytes] = frozenset()
         self._trouble: str | None = None  # why the last attempt failed; None after one that succeeded
         self._show(frozenset())
+
+    def take(self, catalog: Catalog) -> None:
+        """Take another catalogue, after the receiver of hints has."""
+        before = self._channels.names
+        self._channels.replace(catalog.queries.values())
+        for name in before - self._channels.names:
+            metrics.LISTENING.remove_by_labels({"query": name})
+        self._want()
+        self._show(self._listening)
 
     def owned_changed(self, query: Query) -> None:
         """Record that the first topic of the query was gained, or its last one lost."""
         if query.listen is not None:
-            self._wanted = self._channels.wanted(self._owns_any)
-            self._changed.set()
-            if self._connection is not None:
-                self._connection.wake()
+            self._want()
+
+    def _want(self) -> None:
+        self._wanted = self._channels.wanted(self._owns_any)
+        self._changed.set()
+        if self._connection is not None:
+            self._connection.wake()
 
     async def run(self) -> None:
         """Listen until cancelled."""
-        if not self._channels:
-            return
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.hints.run(), name="hints of notifications")
             await self._connect_forever()
@@ -167,6 +178,7 @@ class Listener:
 
     def _show(self, listening: frozenset[bytes]) -> None:
         """Show in the metrics which queries are listening."""
+        self._listening = listening
         for channel in self._channels:
             for query in self._channels.queries(channel):
                 metrics.LISTENING.labels(query.name).set(channel in listening)

@@ -6,6 +6,7 @@ Names are stable. Labels are queries, never topics, because the number of topics
 from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
 
 STATEMENTS = Counter("pollcast_poller_statements", "Statements sent to the database, including probes.", ["query"])
 POLLS = Counter(
@@ -49,6 +50,11 @@ WAIT_SECONDS = Histogram(
     ["query"],
     buckets=_SECONDS_BUCKETS,
 )
+GIVEN_UP = Counter(
+    "pollcast_poller_given_up_statements",
+    "Statements that were canceled because they took unusually long; their topics were polled apart at once.",
+    ["query"],
+)
 TROUBLE_STATEMENTS = Counter(
     "pollcast_poller_trouble_statements",
     "Statements that failed, or that searched a failed one for the topics at fault.",
@@ -80,6 +86,9 @@ OWNED_TOPICS = Gauge("pollcast_poller_owned_topics", "Topics that this poller ow
 GAINED = Counter("pollcast_poller_gained_topics", "Topics gained by this poller, free or owned by another before.")
 LOST = Counter("pollcast_poller_lost_topics", "Topics that this poller released, handed over or lost.")
 GATEWAY_STREAMS = Gauge("pollcast_poller_gateway_streams", "Connected gateways.")
+REACHED = Gauge(
+    "pollcast_poller_reached", "1 while a gateway reaches this poller, or none is registered; 0 while none reaches it."
+)
 UPDATES = Counter("pollcast_poller_frames", "Updates sent to gateways.")
 UPDATE_BYTES = Counter("pollcast_poller_frame_bytes", "Bytes of the updates sent to gateways.")
 RESETS = Counter(
@@ -99,3 +108,10 @@ IGNORED = Counter(
     "Notifications whose payload is not the part of a topic of the query after `?`.",
     ["query"],
 )
+
+
+def forget(query: str) -> None:
+    """Remove the series of a query that is not in the catalogue any more."""
+    for metric in list(globals().values()):
+        if isinstance(metric, MetricWrapperBase) and "query" in metric._labelnames:
+            metric.remove_by_labels({"query": query})

@@ -88,6 +88,8 @@ class NotificationHints:
         """Give the hints that notifications of the query's channel mean for the query."""
         whole, searches = heard.whole, 0
         for payload, times in heard.payloads.items():
+            if not self._receiver.owns_any(query.name):
+                return
             meant = meant_by(query, payload)
             if isinstance(meant, Topic):
                 self._receiver.hint_topic(meant.canonical)
@@ -101,7 +103,7 @@ class NotificationHints:
                 whole = True
                 break
             await steps.give_way()
-        if whole:
+        if whole and self._receiver.owns_any(query.name):
             await steps.outside(self._receiver.hint_query(query.name, {}))
 
     def _log_ignored(self, query: Query, reason: str) -> None:

@@ -132,12 +132,22 @@ class Channels:
 
     def __init__(self, queries: Iterable[Query]) -> None:
         self._queries: dict[bytes, list[Query]] = {}
+        self.replace(queries)
+
+    def replace(self, queries: Iterable[Query]) -> None:
+        """Take the queries of another catalogue instead."""
+        self._queries = {}
         for query in queries:
             if query.listen is not None:
                 self._queries.setdefault(query.listen.encode(), []).append(query)
 
     def __bool__(self) -> bool:
         return bool(self._queries)
+
+    @property
+    def names(self) -> set[str]:
+        """The names of the queries that listen to a channel."""
+        return {query.name for queries in self._queries.values() for query in queries}
 
     def queries(self, channel: bytes) -> list[Query]:
         """Return the queries that listen to the channel."""

@@ -113,17 +113,33 @@ class PollHistory:
 class OwnedTopic:
     """One topic under one epoch of this poller: its last result, its version and its state."""
 
-    __slots__ = ("epoch", "history", "name", "polled_at", "reason", "rows", "seq", "sharing", "since", "state", "topic")
+    __slots__ = (
+        "definition",
+        "epoch",
+        "history",
+        "name",
+        "polled_at",
+        "reason",
+        "rows",
+        "seq",
+        "sharing",
+        "since",
+        "state",
+        "topic",
+    )
 
-    def __init__(self, topic: Topic, epoch: int, since: int) -> None:
+    def __init__(self, topic: Topic, epoch: int, since: int, definition: str = "", seq: int = 0) -> None:
+        """`definition` is that of the topic's query; `seq` that of the last result that this poller sent under this
+        epoch, by another definition of the query."""
         self.topic = topic
+        self.definition = definition
         self.name = topic.canonical
         """The canonical topic."""
         self.sharing: Hashable = None
         """The sharing key of the topic (poller/statement.py), from its first poll on."""
         self.epoch = epoch
         self.history = PollHistory(since)
-        self.seq = 0
+        self.seq = seq
         self.rows: list[Row] | None = None
         """Last result; None before the first."""
         self.polled_at = 0
@@ -162,6 +178,11 @@ class OwnedTopic:
         """
         updates: Updates = [] if self.rows is None else self._snapshot(self.rows)
         return followed_by(updates, [self.status()] if self.state != known_state else [])
+
+    def differs(self) -> bytes:
+        """Return the update for a gateway that has another definition of the topic's query."""
+        reason = "the poller that owns this topic has another definition of its query: their catalogues differ"
+        return self._encoder()(status=feed_pb2.FeedStatus(state="stale", reason=reason, since=self.since))
 
     def status(self) -> bytes:
         """Return the update that reports the present state."""

@@ -15,13 +15,16 @@ from __future__ import annotations
 import asyncio
 from typing import NoReturn, Protocol
 
-from pollcast.poller.placement import Placement, PlacementChanges
+from pollcast.poller.catalogues import Definitions
+from pollcast.poller.placement import Placement
 from pollcast.poller.placement_events import PlacementEvents
 from pollcast.poller.placement_executor import PlacementExecutor
+from pollcast.poller.placement_steps import PlacementChanges
 from pollcast.services import clock
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, OwnerRecord
 from pollcast.services.coordination.mirror import KeptMirror, Mirror
+from pollcast.services.coordination.operations import KeyEvent
 from pollcast.services.coordination.session import Session
 from pollcast.services.process.addresses import HostPort
 
@@ -36,31 +39,59 @@ class OwnershipListener(Protocol):
         """Stop polling the topic at once."""
 
     def linger(self, topic: str) -> float | None:
-        """Return the seconds to keep polling without demand; None when the catalogue does not have the query."""
+        """Return the seconds to keep polling without demand; None when the catalogue does not have the topic."""
 
 
 class Ownership:
-    """The topics that this poller owns. Its owner keys carry `node` and the address `grpc`."""
+    """The topics that this poller owns. Its owner keys carry `node` and the address `grpc`.
 
-    def __init__(self, etcd: Etcd, keys: Keys, node: str, grpc: HostPort, listener: OwnershipListener) -> None:
+    With `claiming=False` it claims nothing before `start_claiming` is called.
+    """
+
+    def __init__(
+        self,
+        etcd: Etcd,
+        keys: Keys,
+        node: str,
+        grpc: HostPort,
+        listener: OwnershipListener,
+        definitions: Definitions | None = None,
+        *,
+        claiming: bool = True,
+    ) -> None:
+        """`definitions` are those of this poller's catalogue, by query."""
         self._etcd = etcd
+        self._definitions = definitions or {}
         self._keys = keys
         self._node = node
         self._grpc = grpc
         self._listener = listener
+        self._claiming = claiming
         self._term: LeaseTerm | None = None
+        self._hesitant = False
         self._synced = asyncio.Event()  # set while all mirrors have listed the cluster under the present session
+        self._alone = asyncio.Event()  # set while no other poller is ready, as far as the mirrors show
 
     async def run(self, session: Session) -> NoReturn:
         """Own topics until cancelled. Raises LeaseLost when etcd answers that the lease is gone."""
         record = OwnerRecord(self._node, self._grpc, clock.now_rfc3339())
-        self._term = LeaseTerm(self._etcd, self._keys, session, record, self._listener, self._synced)
+        self._term = LeaseTerm(
+            self._etcd, self._keys, session, record, self._listener, self._synced, self._alone, self._definitions
+        )
+        self._term.placement.waiting = not self._claiming
+        self._term.set_hesitant(self._hesitant)
         try:
             await self._term.run()
         finally:
             self._synced.clear()
             self._term.lose_everything()
             self._term = None
+
+    def set_definitions(self, definitions: Definitions) -> None:
+        """Set the definitions of this poller's catalogue, which has just come into force."""
+        self._definitions = definitions
+        if self._term is not None:
+            self._term.set_definitions(definitions)
 
     @property
     def held(self) -> dict[str, int]:
@@ -76,10 +107,26 @@ class Ownership:
         """Wait until all mirrors have listed the cluster under one session."""
         await self._synced.wait()
 
+    async def wait_alone(self) -> None:
+        """Wait until no other poller is ready."""
+        await self._alone.wait()
+
+    def start_claiming(self) -> None:
+        """Claim topics from now on, under every session."""
+        self._claiming = True
+        if self._term is not None:
+            self._term.start_claiming()
+
     @property
     def healthy(self) -> bool:
         """Whether all mirrors follow etcd now."""
         return self._term is not None and all(mirror.healthy for mirror in self._term.mirrors)
+
+    def set_hesitant(self, hesitant: bool) -> None:
+        """Set whether this poller leaves topics to others: it claims last, and yields what it has."""
+        self._hesitant = hesitant
+        if self._term is not None:
+            self._term.set_hesitant(hesitant)
 
     async def drain(self) -> None:
         """Claim nothing more, and divide the owned topics among the other ready pollers, within DRAIN_SECONDS."""
@@ -112,10 +159,12 @@ class LeaseTerm:
         record: OwnerRecord,
         listener: OwnershipListener,
         synced: asyncio.Event,
+        alone: asyncio.Event,
+        definitions: Definitions,
     ) -> None:
-        """`synced` is set as soon as all mirrors have listed the cluster."""
-        wake = asyncio.Event()
-        self.placement = Placement(record.node, session.lease, listener.linger)
+        """`synced` is set as soon as all mirrors have listed the cluster, `alone` while no other poller is ready."""
+        self._wake = wake = asyncio.Event()
+        self.placement = Placement(record.node, session.lease, listener.linger, definitions)
         events = PlacementEvents(keys, session, self.placement, self._notify, wake)
         owners = KeptMirror(
             etcd,
@@ -129,13 +178,15 @@ class LeaseTerm:
         demand = KeptMirror(etcd, keys.demands(), events.kept_demand, events.demand_changed)
         # Started in this order, so that a topic is claimed only once its owner and the other pollers are known.
         self.mirrors: tuple[Followed, ...] = (
-            Mirror(etcd, keys.nodes("poller"), events.pollers_changed),
+            Mirror(etcd, keys.catalogues, events.catalogues_changed),
+            Mirror(etcd, keys.nodes("poller"), self._pollers_changed),
             Mirror(etcd, keys.pins, events.pins_changed),
             owners,
             demand,
         )
+        self._node, self._events = record.node, events
         self._listener = listener
-        self._synced = synced
+        self._synced, self._alone = synced, alone
         self._executor = PlacementExecutor(etcd, keys, session, record, self.placement, events, self._notify, wake)
 
     async def run(self) -> NoReturn:
@@ -148,6 +199,21 @@ class LeaseTerm:
             await self._executor.run()
         raise AssertionError("unreachable")
 
+    def start_claiming(self) -> None:
+        """Claim the topics that are free."""
+        self.placement.waiting = False
+        self._wake.set()
+
+    def set_hesitant(self, hesitant: bool) -> None:
+        """Set whether this poller leaves topics to others."""
+        self.placement.set_hesitant(hesitant, asyncio.get_running_loop().time())
+        self._wake.set()
+
+    def set_definitions(self, definitions: Definitions) -> None:
+        """Set the definitions of this poller's catalogue."""
+        self.placement.set_definitions(definitions, asyncio.get_running_loop().time())
+        self._wake.set()
+
     async def drain(self) -> None:
         """Hand all topics to other pollers; those not handed over in time are freed with the lease."""
         self.placement.draining = True
@@ -156,6 +222,13 @@ class LeaseTerm:
     def lose_everything(self) -> None:
         """Notify the listener that all topics are lost."""
         self._notify(self.placement.reset())
+
+    def _pollers_changed(self, changes: list[KeyEvent]) -> None:
+        self._events.pollers_changed(changes)
+        if self._events.ready.keys() <= {self._node}:
+            self._alone.set()
+        else:
+            self._alone.clear()
 
     def _notify(self, changes: PlacementChanges) -> None:
         for topic in changes.lost:

@@ -14,62 +14,52 @@ answer to steps of an older generation. All that holds now is told again after a
 At any moment a topic is in one of these states:
 
 - without demand, or owned by another poller: nothing to do;
-- free and demanded: planned to be claimed (poller/claim_queue.py);
+- free and demanded by a gateway with this poller's definition of its query: planned to be claimed
+  (poller/claim_queue.py);
 - held: owned by this poller under an epoch (poller/held_topics.py);
 - held and without demand: planned to be released;
-- held although this poller's catalogue does not have its query: planned to be surrendered;
+- held although this poller's catalogue does not have its query, or defines it otherwise than every gateway that demands
+  the topic (poller/catalogues.py): planned to be handed to a poller that has a gateway's definition, or surrendered;
 - held although another poller should have it: handed over (poller/rebalancing.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, field
 
+from pollcast.poller.catalogues import HEIR_SECONDS, JUDGED_TOPICS, Catalogues, Definitions
 from pollcast.poller.claim_queue import ClaimQueue
 from pollcast.poller.held_topics import HeldTopics, Linger
-from pollcast.poller.ranking import Ranking
+from pollcast.poller.placement_steps import PlacementChanges, PlacementSteps
+from pollcast.poller.ranking import Ranking, query_of, rank
 from pollcast.poller.rebalancing import Rebalancing
 from pollcast.poller.revision_order import RevisionOrder
 from pollcast.poller.topic_table import TopicTable
 from pollcast.services.coordination.claims import Claim
+from pollcast.services.process.settings import Role
 
 RETRY_SECONDS = 0.5
 """Time before a refused claim or release is retried, in seconds."""
 
 
-@dataclass(slots=True)
-class PlacementChanges:
-    """The topics lost, and the topics gained with their epochs. Apply the losses first: a topic whose epoch changed is
-    in both."""
-
-    gained: dict[str, int] = field(default_factory=dict)
-    lost: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class PlacementSteps:
-    """The transactions to run: topics to claim, claims to release, to hand over (each with its receiver), and to
-    surrender to any poller."""
-
-    claims: list[str]
-    releases: list[Claim]
-    moves: list[tuple[Claim, str]] = field(default_factory=list)
-    surrenders: list[Claim] = field(default_factory=list)
-
-
 class Placement:
     """The cluster as the poller `me` sees it under one lease. All times are seconds on any one clock."""
 
-    def __init__(self, me: str, lease: int, linger: Linger) -> None:
+    def __init__(self, me: str, lease: int, linger: Linger, definitions: Definitions | None = None) -> None:
+        """`definitions` are those of this poller's catalogue, by query."""
         self.generation = 0
         self.draining = False
-        self.ranking = Ranking(me)
+        self.waiting = False
+        """Whether this poller claims nothing yet, because it cannot poll and others can."""
+        self.catalogues = Catalogues(definitions)
+        self.ranking = Ranking(me, self.catalogues)
         self.rebalancing = Rebalancing(self.ranking)
         self._held = HeldTopics(lease, linger)
         self._claims = ClaimQueue(self.ranking)
         self._topics = TopicTable()
         self._revisions = RevisionOrder()
+        self._to_judge: list[str] = []  # topics whose query is defined otherwise than before, here or elsewhere
+        self._offered: set[str] = set()  # topics that are to be surrendered and were handed to a poller in vain
 
     @property
     def held(self) -> dict[str, int]:
@@ -88,6 +78,8 @@ class Placement:
         if topic in self.held:
             self._held.cancel_release(topic)
             self._update_movable(topic)
+            if not self.catalogues.uniform:
+                self._judge(topic, now)
         else:
             self._plan_claim(topic, now)
 
@@ -99,6 +91,8 @@ class Placement:
             if topic in self.held:
                 self._held.release_after_linger(topic, now)
                 self._update_movable(topic)
+        elif not self.catalogues.uniform:
+            self._judge(topic, now)
 
     def set_pin(self, topic: str, poller: str, now: float) -> None:
         """Record that the topic should be owned by that poller while the poller is ready."""
@@ -161,6 +155,25 @@ class Placement:
             for topic in self.rebalancing.set_ready_changed(now):
                 self._update_movable(topic)
 
+    def set_definitions(self, definitions: Definitions, now: float) -> None:
+        """Set the definitions of this poller's catalogue."""
+        self._judge_all(self.catalogues.set_mine(definitions), now)
+
+    def set_catalogue(self, role: Role, node: str, definitions: Definitions | None, now: float) -> None:
+        """Record the definitions of another node's catalogue, None for unknown ones."""
+        if role == "gateway":
+            self._judge_all(self.catalogues.set_gateway(node, definitions), now)
+        elif role == "poller" and node != self.ranking.me:
+            self.rebalancing.balance.forget(node)
+            self._judge_all(self.catalogues.set_poller(node, definitions), now)
+
+    def set_hesitant(self, hesitant: bool, now: float) -> None:
+        """Record whether no gateway reaches this poller: then it claims last, and yields its topics to others."""
+        if hesitant != self.ranking.hesitant:
+            self.ranking.hesitant = hesitant
+            self._claims.review()
+            self.rebalancing.yield_later(now)
+
     # --- results of transactions
 
     def claimed(self, topic: str, claim: Claim | None, now: float) -> PlacementChanges:
@@ -217,25 +230,42 @@ class Placement:
                 self._held.surrender_at(claim.topic, now + wait)
         if steps.moves:
             self.rebalancing.step_at = now + wait
+            self.rebalancing.yield_later(now, wait)
 
     # --- what to do
 
     def due(self, now: float) -> PlacementSteps:
         """Return the steps to take now. Each is returned once: report its result by `claimed`, `released` or `moved`,
         or by `unanswered`. There may be more for the same time: call this again once they are."""
-        due = [] if self.draining else self._claims.take_due(now)
-        claims = [topic for topic in due if self._held.linger(topic) is not None]
+        for topic in self._to_judge[-JUDGED_TOPICS:]:
+            self._judge(topic, now)
+        del self._to_judge[-JUDGED_TOPICS:]
+        due = [] if self.draining or self.waiting else self._claims.take_due(now)
+        claims = [topic for topic in due if self._held.linger(topic) is not None and self._is_wanted(topic)]
         releases = self._held.take_due_releases(now)
-        surrenders = self._held.take_due_surrenders(now)
         moves = {} if self.draining else self.rebalancing.next_moves(now, claiming=len(self._claims) > 0)
+        if not self.draining:
+            moves |= self.rebalancing.next_yields(self.held, now)
         handed_over = [(claim, moves[claim.topic]) for claim in self._held.claims(moves)]
+        surrenders = []
+        for claim in self._held.take_due_surrenders(now):
+            heir = self._heir(claim.topic)
+            if heir is None or claim.topic in moves:
+                surrenders.append(claim)
+            else:
+                handed_over.append((claim, heir))
+                self._offered.add(claim.topic)
+                self._held.surrender_at(claim.topic, now + HEIR_SECONDS)
         return PlacementSteps(claims, releases, handed_over, surrenders)
 
     def next_due(self) -> float | None:
         """Return the time at which `due` has its next steps; None when nothing is planned."""
+        if self._to_judge:
+            return float("-inf")
         times = [self._held.next_at()]
         if not self.draining:
-            times += [self._claims.next_at(), self.rebalancing.step_at]
+            claims_at = None if self.waiting else self._claims.next_at()
+            times += [claims_at, self.rebalancing.step_at, self.rebalancing.yield_at]
         return min((at for at in times if at is not None), default=None)
 
     def drain_targets(self, pollers: Iterable[str]) -> dict[str, list[Claim]]:
@@ -251,6 +281,9 @@ class Placement:
         self._claims.clear()
         self.rebalancing.reset()
         self._revisions.reset()
+        self.catalogues.clear()
+        self._to_judge.clear()
+        self._offered.clear()
         return PlacementChanges(lost=lost)
 
     # --- inside
@@ -261,6 +294,8 @@ class Placement:
         Topics that others should claim are looked up in the catalogue only when their claim is due after all.
         """
         if self._topics.owner(topic) is not None or not self._topics.is_demanded(topic) or topic in self._claims:
+            return
+        if not self._is_wanted(topic):
             return
         if delay is None:
             delay = self.ranking.claim_delay(topic)
@@ -280,14 +315,58 @@ class Placement:
             return PlacementChanges()
         changes = PlacementChanges({topic: epoch}, self._held.remove(topic))
         self._held.add(topic, epoch, now, demanded=self._topics.is_demanded(topic))
+        self.rebalancing.yield_later(now)
         self._update_movable(topic)
+        if not self.catalogues.uniform:
+            self._judge(topic, now)
         return changes
 
     def _lose(self, topic: str) -> list[str]:
         lost = self._held.remove(topic)
         if lost:
+            self._offered.discard(topic)
             self._update_movable(topic)
         return lost
+
+    def _is_wanted(self, topic: str) -> bool:
+        """Return whether a gateway that demands the topic has this poller's definition of its query."""
+        if self.catalogues.uniform:
+            return True
+        query, fits = query_of(topic), self.catalogues.gateway_fits
+        return any(fits(gateway, query) for gateway in self._topics.gateways(topic))
+
+    def _judge_all(self, queries: frozenset[str], now: float) -> None:
+        """Judge all topics of these queries, in the next calls of `due`."""
+        if queries:
+            self._claims.review()  # other pollers may be waited for than before
+            self._to_judge = list(dict.fromkeys([*self._to_judge, *self._topics.of_queries(queries)]))
+            self.rebalancing.step_later(now)
+
+    def _judge(self, topic: str, now: float) -> None:
+        """Plan what is due for a topic after a change of definitions, or of demand while definitions differ."""
+        demanded = self._topics.is_demanded(topic)
+        if topic not in self.held:
+            if demanded and self._is_wanted(topic):
+                self._plan_claim(topic, now)
+            else:
+                self._claims.cancel(topic)
+        elif self._held.linger(topic) is None or (demanded and not self._is_wanted(topic)):
+            self._held.cancel_release(topic)
+            self._held.surrender_at(topic, now)
+        else:
+            self._offered.discard(topic)
+            self._held.cancel_surrender(topic)
+            if not demanded:
+                self._held.release_after_linger(topic, now)
+
+    def _heir(self, topic: str) -> str | None:
+        """Return the poller to hand a topic to that is to be surrendered; None when none is known to be able to poll
+        it, or when it was handed over in vain."""
+        if self.draining or self.catalogues.uniform or topic in self._offered:
+            return None
+        others = self.ranking.ready_since.keys() - {self.ranking.me}
+        able = self.catalogues.able(others, self._topics.gateways(topic), query_of(topic))
+        return next(iter(rank(topic, able)), None)
 
     def _update_movable(self, topic: str) -> None:
         self.rebalancing.movable.update(

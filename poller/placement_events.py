@@ -13,8 +13,18 @@ import sys
 from collections.abc import Callable, Container, Iterable
 from typing import Any, cast
 
-from pollcast.poller.placement import Placement, PlacementChanges
-from pollcast.services.coordination.keys import DemandRecord, Foreign, Keys, NodeRecord, OwnerRecord, PinRecord, Record
+from pollcast.poller.placement import Placement
+from pollcast.poller.placement_steps import PlacementChanges
+from pollcast.services.coordination.keys import (
+    CatalogueRecord,
+    DemandRecord,
+    Foreign,
+    Keys,
+    NodeRecord,
+    OwnerRecord,
+    PinRecord,
+    Record,
+)
 from pollcast.services.coordination.operations import KeyEvent, Kv
 from pollcast.services.coordination.session import Session
 
@@ -134,6 +144,16 @@ class PlacementEvents:
                 self._placement.set_pin(topic, PinRecord.decode(event.kv.value).node, _now())
             elif topic is not None:
                 self._placement.remove_pin(topic, _now())
+        self._wake.set()
+
+    def catalogues_changed(self, events: list[KeyEvent]) -> None:
+        """Handle changes of the catalogue keys of all nodes."""
+        for event in events:
+            parsed = self._keys.parse_catalogue(event.kv.key)
+            valid = self.invalid.check(event, parsed is not None, CatalogueRecord)
+            if parsed is not None:
+                definitions = CatalogueRecord.decode(event.kv.value).queries if valid else None
+                self._placement.set_catalogue(*parsed, definitions, _now())
         self._wake.set()
 
     def pollers_changed(self, events: list[KeyEvent]) -> None:

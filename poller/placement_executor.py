@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import NoReturn
 
-from pollcast.poller.placement import Placement, PlacementChanges, PlacementSteps
+from pollcast.poller.placement import Placement
 from pollcast.poller.placement_events import Notify, PlacementEvents
+from pollcast.poller.placement_steps import PlacementChanges, PlacementSteps
 from pollcast.services import clock
 from pollcast.services.coordination.claims import Claim, batches, claim, hand_over, let_go, release, remove
 from pollcast.services.coordination.client import Etcd

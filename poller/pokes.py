@@ -10,8 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from pollcast.services.catalogue.catalog import Catalog
-from pollcast.services.catalogue.topics import Poke, poked_values
+from pollcast.services.catalogue.topics import Poke
 from pollcast.services.catalogue.values import Value
 from pollcast.services.errors import PollcastError
 from pollcast.services.process import logs
@@ -21,16 +20,19 @@ log = logs.get_logger("pokes")
 
 
 class Pokes:
-    """The receiver of pokes. The functions hint a topic, or the topics of a query with some values, and return how
-    many of them are owned."""
+    """The receiver of pokes.
+
+    `values_of` returns the values that a poke means, or raises a PollcastError. The other functions hint a topic, or
+    the topics of a query with some values, and return how many of them are owned.
+    """
 
     def __init__(
         self,
-        catalog: Catalog,
+        values_of: Callable[[Poke], Mapping[str, Value]],
         hint_topic: Callable[[str], int],
         hint_query: Callable[[str, Mapping[str, Value]], Coroutine[Any, Any, int]],
     ) -> None:
-        self._catalog = catalog
+        self._values_of = values_of
         self._hint_topic = hint_topic
         self._hint_query = hint_query
 
@@ -51,7 +53,7 @@ class Pokes:
     async def _hint_several(self, message: feed_pb2.FeedPoke) -> int:
         poke = Poke(message.topic, message.whole, tuple(message.any))
         try:
-            return await self._hint_query(poke.query, poked_values(poke, self._catalog))
+            return await self._hint_query(poke.query, self._values_of(poke))
         except PollcastError as error:
             log.debug("poke refused", query=poke.query, detail=error.detail)
             return 0

@@ -26,6 +26,7 @@ class Scope(enum.Enum):
     STATEMENT = "every topic of the statement"
     TOPIC = "at least one topic of the statement"
     TOPIC_OR_SIZE = "at least one topic of the statement, or the number of its topics"
+    GIVEN_UP = "no topic yet: the statement was given up early (poller/haste.py)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,11 @@ def unreachable(message: str) -> PollError:
 def busy() -> PollError:
     """Return the poll error for a statement that got no connection in time, because others used all of them."""
     return PollError(PollStale("all connections to the database are busy"), Scope.DATABASE)
+
+
+def given_up() -> PollError:
+    """Return the poll error for a statement that was given up because it took unusually long. It is no outcome."""
+    return PollError(PollStale("the query took unusually long"), Scope.GIVEN_UP)
 
 
 def _without_sqlstate(error: psycopg.Error) -> PollError:

@@ -3,11 +3,14 @@
 `gained` and `lost` are called by poller/ownership.py and take effect at once: a gained topic is polled immediately, and
 no update of a lost topic is sent. `run` polls until cancelled. When this poller dies, gateways see their streams break
 and keep the last results until the next owner's first result.
+
+`take` adapts it to another catalogue: topics of queries that did not change go on, those of a query that did begin
+anew under the new definition, with higher versions of the same epoch, and those that the new catalogue does not have
+wait, unpolled, until poller/placement.py has given them up.
 """
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,10 +25,13 @@ from pollcast.poller.owned import OwnedTopic, Updates
 from pollcast.poller.ownership_log import OwnershipLog
 from pollcast.poller.pokes import Pokes
 from pollcast.poller.query_poller import QueryPoller
+from pollcast.poller.query_pollers import QueryPollers
 from pollcast.services import clock
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.definitions import Difference, definitions
 from pollcast.services.catalogue.query import Query
+from pollcast.services.catalogue.topics import Poke
 from pollcast.services.catalogue.values import Value, quoted
 from pollcast.services.coordination.metrics import counted_on_scrape
 from pollcast.services.errors import PollcastError, UnknownQuery
@@ -55,15 +61,20 @@ class Polling:
         self._on_touched = on_touched
         self._on_owned_changed = on_owned_changed
         self._owned_of = Counter[str]()  # the number of owned topics of each query
-        self._parsed = lru_cache(PARSED_TOPICS)(lambda topic: topics.parse_canonical(topic, catalog))
+        self.catalog = catalog
+        self._definitions = definitions(catalog)
+        self._parsed = lru_cache(PARSED_TOPICS)(lambda topic: topics.parse_canonical(topic, self.catalog))
+        self._unknown: dict[str, tuple[int, int]] = {}  # epoch and seq of gained topics that the catalogue has not
         self._states: dict[str, str] = {}  # the state of each topic when it was touched last
         self._owned: dict[str, OwnedTopic] = {}
-        self.feed = Feed(self._owned, on_gateway_gone, Pokes(catalog, self.hint_topic, self.hint_query).receive)
+        self.feed = Feed(
+            self._owned, on_gateway_gone, Pokes(self._poked_values, self.hint_topic, self.hint_query).receive
+        )
         self._log = OwnershipLog()
         rng = rng or random.Random()
-        self.query_pollers = {
-            name: QueryPoller(query, database, self._publish, rng) for name, query in catalog.queries.items()
-        }
+        self.query_pollers = QueryPollers(lambda query: QueryPoller(query, database, self._publish, rng))
+        for query in catalog.queries.values():
+            self.query_pollers.put(query)
 
     @property
     def owned(self) -> int:
@@ -97,14 +108,38 @@ class Polling:
         except PollcastError:
             return None
 
+    def take(self, catalog: Catalog, difference: Difference) -> None:
+        """Adapt to another catalogue, which differs so from the one before."""
+        redefined = difference.redefined
+        affected = [owned for owned in self._owned.values() if owned.topic.query.name in redefined]
+        for owned in affected:
+            self.lost(owned.name)
+            self._unknown[owned.name] = owned.epoch, owned.seq
+        self.catalog, self._definitions = catalog, definitions(catalog)
+        self._parsed.cache_clear()
+        for name in difference.gone:
+            self.query_pollers.remove(name)
+        for name in difference.changed | difference.added:
+            self.query_pollers.put(catalog.queries[name])
+        for topic, (epoch, seq) in list(self._unknown.items()):
+            self._begin(topic, epoch, seq)
+
     def gained(self, topic: str, epoch: int) -> None:
         """Own the topic under this epoch from now on, and poll it at once."""
         self.lost(topic)
+        self._begin(topic, epoch, 0)
+        if topic in self._unknown:
+            log.error("gained a topic that is not in the catalogue", topic=topic, epoch=epoch)
+
+    def _begin(self, topic: str, epoch: int, seq: int) -> None:
+        """Own the topic, whose last version is (epoch, seq), or remember that it is not in the catalogue."""
         try:
-            owned = OwnedTopic(self._parsed(topic), epoch, clock.now_us())
-        except PollcastError as error:
-            log.error("gained a topic that is not in the catalogue", topic=topic, epoch=epoch, detail=error.detail)
+            parsed = self._parsed(topic)
+        except PollcastError:
+            self._unknown[topic] = epoch, seq
             return
+        self._unknown.pop(topic, None)
+        owned = OwnedTopic(parsed, epoch, clock.now_us(), self._definitions[parsed.query.name], seq)
         self._owned[topic] = owned
         self._states[topic] = owned.state
         self._on_touched(topic)
@@ -116,6 +151,7 @@ class Polling:
     def lost(self, topic: str) -> None:
         """Stop polling the topic, and send no update of it any more; ignore a topic not owned."""
         owned = self._owned.pop(topic, None)
+        self._unknown.pop(topic, None)
         if owned is not None:
             del self._states[topic]
             self._on_touched(topic)
@@ -145,9 +181,10 @@ class Polling:
     async def run(self) -> None:
         """Poll until cancelled."""
         with counted_on_scrape(lambda: topic_gauges(self._owned, self.query_pollers, clock.now_us())):
-            async with asyncio.TaskGroup() as tasks:
-                for name, query_poller in self.query_pollers.items():
-                    tasks.create_task(query_poller.run(), name=f"poll {name}")
+            await self.query_pollers.run()
+
+    def _poked_values(self, poke: Poke) -> dict[str, Value]:
+        return topics.poked_values(poke, self.catalog)
 
     def _count(self, query: Query, change: int) -> None:
         before = self.owns_any(query.name)

@@ -77,7 +77,7 @@ class QueryPoller:
         self.hinting.forget(topic.name)
         if self._groups.remove(topic):
             self._owned_topics.dec()
-            self._rounds.show_apart()
+            self._rounds.gauges.show_apart()
 
     async def run(self) -> None:
         """Poll until cancelled."""

@@ -5,6 +5,8 @@ hashing: the order is the same in every process, and a poller that joins or leav
 others. The poller that ranks first claims a free topic at once, and each of the others waits RANK_WAIT_SECONDS longer
 than the one before it, so that pollers do not all claim every topic at once.
 
+A poller that is known to have another definition of a topic's query does not claim the topic, and is not waited for.
+
 `Ranking` counts for each bucket how many ready pollers rank before this one. A count is corrected when it is asked for,
 by the pollers that have joined or left since it was asked for last. So a change of the pollers costs nothing by itself,
 and a rank costs one hash of the topic's name otherwise, however many topics and pollers there are. Times are arguments,
@@ -19,6 +21,8 @@ import sys
 import zlib
 from array import array
 from collections.abc import Iterable
+
+from pollcast.poller.catalogues import Catalogues
 
 BUCKETS = 4096
 """Number of buckets of topics."""
@@ -41,6 +45,11 @@ def weights(poller: str) -> array[int]:
     return found
 
 
+def query_of(topic: str) -> str:
+    """Return the name of the topic's query."""
+    return topic.partition("?")[0]
+
+
 def prefers(topic: str, poller: str, other: str) -> bool:
     """Return whether the first poller ranks before the other one for the topic."""
     at = bucket(topic)
@@ -53,12 +62,19 @@ def rank(topic: str, pollers: Iterable[str]) -> list[str]:
     return sorted(pollers, key=lambda poller: (weights(poller)[at], poller), reverse=True)
 
 
+LAST_SECONDS = 3.0
+"""Time that a poller which no gateway reaches leaves to all others to claim a free topic, in seconds."""
+
+
 class Ranking:
     """The pollers that are ready and the pinned topics, as the poller `me` needs them: its own rank for each topic."""
 
-    def __init__(self, me: str) -> None:
+    def __init__(self, me: str, catalogues: Catalogues | None = None) -> None:
         self.me = me
+        self.catalogues = catalogues or Catalogues()
         self.ready_since: dict[str, float] = {}  # ready poller → time since when it is ready
+        self.hesitant = False
+        """Whether `me` claims last, because no gateway reaches it."""
         self.pins: dict[str, str] = {}  # topic → the poller that should own it while that poller is ready
         self._changes: list[tuple[array[int], str, int]] = []  # weights and names of those that joined (1) or left (-1)
         self._counts: dict[int, tuple[int, int]] = {}  # bucket → pollers before `me` after how many of the changes
@@ -88,9 +104,9 @@ class Ranking:
 
         The poller that the topic is pinned to ranks first while it is ready.
         """
-        before = self._count(bucket(topic))
+        before = self._count(bucket(topic)) - self._unable_before(topic)
         pinned = self.pins.get(topic)
-        if pinned is None or (pinned not in self.ready_since and pinned != self.me):
+        if pinned is None or (pinned not in self.ready_since and pinned != self.me) or not self.fits(pinned, topic):
             return before
         if pinned == self.me:
             return 0
@@ -98,7 +114,19 @@ class Ranking:
 
     def claim_delay(self, topic: str) -> float:
         """Return the seconds that `me` leaves the free topic to the pollers ranked before it."""
-        return self.rank(topic) * RANK_WAIT_SECONDS
+        return self.rank(topic) * RANK_WAIT_SECONDS + (LAST_SECONDS if self.hesitant else 0.0)
+
+    def fits(self, poller: str, topic: str) -> bool:
+        """Return whether the poller has this one's definition of the topic's query, as far as is known."""
+        return self.catalogues.uniform or poller == self.me or self.catalogues.poller_fits(poller, query_of(topic))
+
+    def _unable_before(self, topic: str) -> int:
+        """Return the number of ready pollers that rank before `me` and have another definition of the query."""
+        if self.catalogues.uniform:
+            return 0
+        query, fits = query_of(topic), self.catalogues.poller_fits
+        ready = [poller for poller in self.catalogues.differing_pollers if poller in self.ready_since]
+        return sum(prefers(topic, poller, self.me) for poller in ready if poller != self.me and not fits(poller, query))
 
     def _count(self, at: int) -> int:
         """Return the number of ready pollers that rank before `me` in the bucket."""

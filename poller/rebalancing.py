@@ -3,13 +3,14 @@
 Once the loads of ready pollers have been too uneven for SETTLE_SECONDS, each poller carries out its part of the plan
 that evens them out (poller/balance.py), in steps of STEP_SECONDS. It takes about STEPS steps, however many topics move.
 A poller that joins gets its share this way, and the topics of one that died are evened out among the others, if they
-need it. A pinned topic goes to its poller at once. Times are arguments, in seconds on any one clock.
+need it. A pinned topic goes to its poller at once. A poller that no gateway reaches hands over all that others can
+take. Times are arguments, in seconds on any one clock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import cycle
+from itertools import cycle, islice
 
 from pollcast.poller.balance import Balance, is_uneven, part_of_plan
 from pollcast.poller.movable import MovableTopics
@@ -39,6 +40,12 @@ TRIAL_STEPS = 3
 MAX_STEP_TOPICS = 500
 """Maximum number of topics handed over in one step, to even out loads, and for pins."""
 
+YIELD_SECONDS = 5.0
+"""Time for which others must have been ready before a poller that no gateway reaches hands its topics to them.
+
+After an outage of the network all pollers are reached again within 4 s, and none should get everything meanwhile.
+"""
+
 SURRENDER_SECONDS = 5.0
 """Time after a hand-over within which a topic without an owner was surrendered by its receiver, in seconds.
 
@@ -53,6 +60,7 @@ class Rebalancing:
         self.balance = Balance()
         self.movable = MovableTopics(ranking.me)
         self.step_at: float | None = None  # when to compute the next moves; None while nothing has changed
+        self.yield_at: float | None = None  # when to hand topics over next, while no gateway reaches this poller
         self._ranking = ranking
         self._latest_step_at: float | None = None  # the latest time of the first step, while it is put off
         self._size = 0  # number of topics in one step; 0 while no topics are moved to even out loads
@@ -69,6 +77,7 @@ class Rebalancing:
         if self.step_at is None or self._latest_step_at is None or self._size:
             self._latest_step_at = now + MAX_SETTLE_SECONDS
         self._size = 0
+        self.yield_later(now)
         self.step_at = None if self._ranking.alone else min(now + SETTLE_SECONDS, self._latest_step_at)
         return self.movable.settle()
 
@@ -85,7 +94,8 @@ class Rebalancing:
         if self.step_at is None or self.step_at > now:
             return {}
         ranking, self._latest_step_at = self._ranking, None
-        moves = self.movable.misplaced(ranking.ready_since, MAX_STEP_TOPICS)
+        misplaced = self.movable.misplaced(ranking.ready_since, MAX_STEP_TOPICS)
+        moves = {topic: poller for topic, poller in misplaced.items() if ranking.fits(poller, topic)}
         looked_at = 0
         waiting = claiming and not self._size
         self._wait_until = (self._wait_until or now + MAX_WAIT_SECONDS) if waiting else None
@@ -100,13 +110,40 @@ class Rebalancing:
             settled = ranking.ready_for(SETTLE_SECONDS, now)
             if self._size and (amounts := {poller: n for poller, n in amounts.items() if poller in settled}):
                 looked_at = self._size if self._steps >= TRIAL_STEPS else STEP_TOPICS
-                moves |= self.movable.choose(amounts, looked_at, self.balance.can_take)
+                moves |= self.movable.choose(amounts, looked_at, self._can_take)
                 self._steps += bool(moves)
         self._fruitless = 0 if moves else self._fruitless + looked_at
         if not moves and self._fruitless >= len(self.movable):
             self._size = 0
         self.step_at = now + STEP_SECONDS if moves or self._size or waiting else None
         return moves
+
+    def _can_take(self, poller: str, topic: str) -> bool:
+        """Return False when the poller is known to have no query of this topic, or another definition of it."""
+        return self._ranking.fits(poller, topic) and self.balance.can_take(poller, topic)
+
+    def yield_later(self, now: float, wait: float = 0.0) -> None:
+        """Look in `wait` seconds for topics to yield, if no gateway reaches this poller."""
+        self.yield_at = now + wait if self._ranking.hesitant else None
+
+    def next_yields(self, topics: Iterable[str], now: float) -> dict[str, str]:
+        """Return some of these topics, which are all that this poller holds, to hand over because no gateway reaches
+        it, each with its receiver, and plan the next step. What nobody else can take stays here."""
+        if self.yield_at is None or self.yield_at > now:
+            return {}
+        me, settled = self._ranking.me, self._ranking.ready_for(YIELD_SECONDS, now)
+        others = settled - {me}
+        can_take = self._can_take
+        wanted = (topic for topic in topics if any(can_take(poller, topic) for poller in others))
+        targets = self.drain_targets(islice(wanted, MAX_STEP_TOPICS), others)
+        waiting = [
+            since for poller, since in self._ranking.ready_since.items() if poller != me and poller not in settled
+        ]
+        if targets:
+            self.yield_at = now + STEP_SECONDS
+        else:
+            self.yield_at = max(now, min(waiting) + YIELD_SECONDS) if waiting else None
+        return {topic: target for target, given in targets.items() for topic in given}
 
     def record_hand_over(self, topic: str, receiver: str, now: float) -> None:
         """Record that this poller has handed the topic over."""
@@ -136,9 +173,9 @@ class Rebalancing:
         turns = cycle(ready)
         for topic in topics if ready else ():
             target = next(iter(amounts)) if amounts else next(turns)
-            if not self.balance.can_take(target, topic):
+            if not self._can_take(target, topic):
                 order = rank(topic, ready)
-                target = next((poller for poller in order if self.balance.can_take(poller, topic)), order[0])
+                target = next((poller for poller in order if self._can_take(poller, topic)), order[0])
             targets.setdefault(target, []).append(topic)
             if target in amounts:
                 amounts[target] -= 1
@@ -151,6 +188,7 @@ class Rebalancing:
         self.balance = Balance()
         self.movable.clear()
         self.step_at = None
+        self.yield_at = None
         self._latest_step_at = None
         self._wait_until = None
         self._size = 0

@@ -6,16 +6,14 @@ from collections.abc import Iterable
 
 from pollcast.poller.polling import Polling
 from pollcast.services import clock
-from pollcast.services.catalogue.catalog import Catalog
 from pollcast.v1 import report_pb2
 
 
 class PollerReport:
     """The Reportable of a poller."""
 
-    def __init__(self, node: str, catalog: Catalog, polling: Polling) -> None:
+    def __init__(self, node: str, polling: Polling) -> None:
         self._node = node
-        self._catalog = catalog
         self._polling = polling
 
     def topics(self) -> Iterable[str]:
@@ -27,7 +25,7 @@ class PollerReport:
         reports = (poller.report() for poller in self._polling.query_pollers.values())
         counts = [report for report in reports if report is not None]
         return report_pb2.NodeReport(
-            node=self._node, role="poller", now=clock.now_us(), queries=self._catalog.queries, counts=counts
+            node=self._node, role="poller", now=clock.now_us(), queries=self._polling.catalog.queries, counts=counts
         )
 
     def add(self, report: report_pb2.NodeReport, topic: str) -> bool:

@@ -8,13 +8,15 @@ from collections.abc import Callable, Sequence
 
 from pollcast.poller import metrics
 from pollcast.poller.answer import Answer, Outcome, size_of
-from pollcast.poller.apart import BACK_SHARE, is_conspicuous, slow_seconds
+from pollcast.poller.apart import BACK_SHARE, SENT_RATIO, is_conspicuous, slow_seconds
 from pollcast.poller.batching import Batching
 from pollcast.poller.digest_choice import Tally
 from pollcast.poller.digest_polls import DigestPolls
+from pollcast.poller.haste import Haste
 from pollcast.poller.hinting import Hinting
 from pollcast.poller.owned import OwnedTopic, Updates
 from pollcast.poller.poll_error import PollError, Scope
+from pollcast.poller.query_gauges import QueryGauges
 from pollcast.poller.round_result import NOT_POLLED, Polled, RoundResult
 from pollcast.poller.rounds import run_round
 from pollcast.poller.statement_runner import StatementRunner
@@ -64,16 +66,12 @@ class RoundRunner:
         self._batching_of_hinted = Batching(batching.size, batching.possible, together=batching.together)
         self._hinting = hinting
         self._digests = digests
+        self._haste = Haste(query.interval, query.timeout)
         self._width = width
         self._publish = publish
-        self._was_by_digest = False
-        self._was_alone = batching.together.alone
         self._polls = statements.counts.polls
-        self._apart = [
-            (metrics.APART_TOPICS.labels(query.name, why), group)
-            for why, group in (("failing", groups.failing), ("slow", groups.slow))
-        ]
-        self._show()
+        self.gauges = QueryGauges(query.name, batching, digests.choice, groups)
+        self.gauges.show()
 
     async def run(
         self,
@@ -101,12 +99,15 @@ class RoundRunner:
         elif group is not self._groups.regular:
             batching = Batching(batching.size, batching.possible, together=batching.together)
         one = OneRound(self, group, batching, probed)
-        hand_over = None if group is self._groups.suspects or alone else one.hand_over
-        width = self._width if group in (self._groups.regular, self._groups.hinted) else 1
-        each = one.execute_each if group is not self._groups.slow else None
         now = asyncio.get_running_loop().time
+        hand_over = None if group is self._groups.suspects or alone else one.hand_over
+        side_by_side = group in (self._groups.regular, self._groups.hinted)
+        if group is self._groups.suspects:  # they hold connections for a short time only, as long as they are given up
+            side_by_side = self._haste.in_force(now())
+        width = self._width if side_by_side else 1
+        each = one.execute_each if group is not self._groups.slow else None
         seconds = min(LINE_SECONDS, LINE_SHARE * self._query.timeout)
-        around = Surroundings(one.execute, one.deliver, now, group.has, hand_over, width, each, seconds)
+        around = Surroundings(one.execute, one.deliver, now, group.has, hand_over, one.hand_over, width, each, seconds)
         apart = group in (self._groups.failing, self._groups.slow)
         budget = RoundBudget(self._budget_apart if apart else self.budget, statements)
         left = budget.statements
@@ -119,7 +120,7 @@ class RoundRunner:
         if one.tally is not None:
             self._digests.choice.record(one.tally, time.monotonic())
         self._postpone(group, unreached)
-        self._show()
+        self.gauges.show()
         return one.result
 
     def settle(
@@ -171,32 +172,6 @@ class RoundRunner:
                 self._publish(topic.name, topic.record_error(POSTPONED, clock.now_us()))
                 self._statements.record_error(topic.name)
 
-    def _show(self) -> None:
-        """Update the metrics, and log when the way of polling changes."""
-        name, together = self._query.name, self._batching.together
-        alone = together.alone or not self._batching.possible
-        metrics.BATCH_TOPICS.labels(name).set(1 if alone else self._batching.size.topics)
-        metrics.TOGETHER.labels(name).set(not alone)
-        for way, cost in (("alone", together.cost_alone), ("together", together.cost_together)):
-            metrics.TOPIC_SECONDS.labels(name, way).set(cost or 0.0)
-        choice = self._digests.choice
-        metrics.DIGESTS.labels(name).set(choice.digests)
-        if choice.digests != self._was_by_digest:
-            self._was_by_digest = choice.digests
-            together.forget_costs()
-            event = "topics are polled by digest now" if choice.digests else "topics are polled by rows now"
-            log.info(event, query=name, reason=choice.why)
-        if together.alone != self._was_alone:
-            self._was_alone = together.alone
-            event = "topics are polled one by one now" if together.alone else "topics are polled together now"
-            log.info(event, query=name, reason=together.why)
-        self.show_apart()
-
-    def show_apart(self) -> None:
-        """Update the metric of the topics that are set apart."""
-        for gauge, group in self._apart:
-            gauge.set(len(group.topics))
-
 
 class OneRound:
     """The callbacks of one round."""
@@ -226,7 +201,9 @@ class OneRound:
         for topic in topics:
             topic.history.started = started
             self.statements[topic.name] = polled
-        answer = await self._runner._digests.poll(topics, regular=self._regular)
+        answer = await self._runner._digests.poll(
+            topics, regular=self._regular, limit=self._limit(topics, started, len(topics))
+        )
         took = loop.time() - started
         if isinstance(answer, PollError):
             self._record_error(topics, answer, started, took)
@@ -245,7 +222,8 @@ class OneRound:
         for topic in topics:
             topic.history.started = started
             self.statements[topic.name] = Polled(at, 1)
-        answers = await self._runner._digests.poll_each(topics, regular=self._regular)
+        limit = self._limit(topics, started, 1)
+        answers = await self._runner._digests.poll_each(topics, regular=self._regular, limit=limit)
         took, answered_at = loop.time() - started, clock.now_us()
         used = sum(answer.cost for answer in answers if not isinstance(answer, PollError))
         found: list[list[Outcome] | PollError] = []
@@ -325,12 +303,29 @@ class OneRound:
         return True
 
     def hand_over(self, topics: Sequence[OwnedTopic]) -> None:
-        """Make suspects of the topics of a statement that timed out; they are polled again at once."""
+        """Make suspects of the topics of a statement that timed out or was given up, and set a single suspect apart as
+        slow; they are polled again at once."""
         for topic in topics:
             if self._group.remove(topic):
                 topic.history.started = float("-inf")
                 self.statements.pop(topic.name, None)
-                self._groups.suspects.add(topic)
+                if self._group is self._groups.suspects:
+                    self._groups.set_apart(topic, self._groups.slow, self._group)
+                    self.result.blamed += 1
+                else:
+                    self._groups.suspects.add(topic)
+
+    def _limit(self, topics: Sequence[OwnedTopic], now: float, size: int) -> float | None:
+        """Return the time after which a statement for `size` of these topics is given up, in seconds; None for
+        never."""
+        suspects, together = self._group is self._groups.suspects, self._batching.together
+        trial = size > 1 and together.trying
+        if trial or not (self._regular or suspects) or any(topic.rows is None for topic in topics):
+            return None
+        usual = together.typical
+        if usual is not None and self._runner._digests.choice.digests:
+            usual *= SENT_RATIO  # the rows of any number of topics may be sent
+        return self._runner._haste.limit(size, usual, now, apart=suspects)
 
     def _group_after_result(self, polled: Polled) -> TopicGroup:
         groups = self._groups
@@ -344,6 +339,9 @@ class OneRound:
 
     def _record_error(self, topics: Sequence[OwnedTopic], error: PollError, started: float, took: float) -> None:
         together = self._batching.together
+        if error.scope is Scope.GIVEN_UP:
+            self._runner._haste.record_given_up(asyncio.get_running_loop().time())
+            metrics.GIVEN_UP.labels(self._runner._query.name).inc()
         self._runner._hinting.available = error.scope is not Scope.DATABASE
         if error.scope is Scope.DATABASE:
             self._wait(started, took)
@@ -352,6 +350,7 @@ class OneRound:
 
     def _record(self, topics: Sequence[OwnedTopic], answer: Answer, polled: Polled) -> None:
         """Record what the statement has cost."""
+        self._runner._haste.record_answer()
         query, shared = self._runner._query, self._runner._batching.together
         count, seconds, cost = len(topics), answer.seconds, answer.cost
         polled.seconds = seconds

@@ -10,6 +10,7 @@ culprit, so blame is measured, whatever the error:
   and fail together, twice, the database refuses them together.
 - Otherwise a failed batch is divided until the topics at fault are alone: into halves, or into smaller parts when many
   single topics failed. Topics not at fault get their results meanwhile.
+- A statement that takes unusually long is given up (poller/haste.py), and its topics are handed over as well.
 - A batch that times out is handed over to a place of its own, where it is divided into eighths, because each attempt
   costs a timeout and should delay no other topic. A trial that times out is polled topic by topic instead.
 
@@ -34,8 +35,9 @@ from pollcast.poller.batching import Batching
 from pollcast.poller.grouping import divided, of_equal_keys, sample_first
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError, Scope
-from pollcast.poller.surroundings import Answers, Surroundings, line_length
+from pollcast.poller.surroundings import Answers, Surroundings
 from pollcast.poller.trouble import RoundBudget, Trouble
+from pollcast.poller.untried import Untried
 
 MAX_TIMEOUTS = 12
 """Maximum number of timeouts in one round; topics not reached by then wait for the next round.
@@ -94,7 +96,7 @@ class Round:
         *,
         in_parts: bool,
     ) -> None:
-        self._untried = deque(deque(group) for group in groups if group)
+        self._untried = Untried(groups, batching, around)
         self._divided: deque[list[OwnedTopic]] = deque()  # parts of batches that failed
         self._eighths: deque[list[OwnedTopic]] = deque()  # parts of batches that timed out, which come last
         self._batching = batching
@@ -119,7 +121,7 @@ class Round:
             elif self._untried and self._succeeded and (self._width > 1 or self._line > 1):
                 await self._poll_side_by_side()
             elif self._untried:
-                await self._poll(self._next_group()[0])
+                await self._poll(self._untried.take_next()[0])
             else:
                 await self._divide(self._eighths.popleft())
         self._blame_failed()
@@ -127,26 +129,6 @@ class Round:
         return self._owned(self._unreached)
 
     # --- regular turns
-
-    def _next_group(self, line: int = 1) -> tuple[list[OwnedTopic], bool]:
-        """Take the topics of the next statement, or of a line of at most `line` topics; return whether it is a line.
-
-        A statement for one of many topics takes constant time.
-        """
-        group, together = self._untried[0], self._batching.together
-        most = self._batching.next_size(len(group), self._around.clock())
-        if most == 1 and together.choice == "auto" and not together.alone:
-            group.rotate(-self._batching.pick(len(group)))
-        in_line = most == 1 and line > 1
-        if in_line:
-            typical = together.typical or 0.0
-            costs = (max(typical, topic.history.seconds) for topic in itertools.islice(group, line))
-            most = line_length(costs, self._around.line_seconds)
-        weights = [topic.history.weight for topic in itertools.islice(group, most)]
-        taken = [group.popleft() for _ in range(self._batching.size.fitting(weights, most))]
-        if not group:
-            self._untried.popleft()
-        return taken, in_line
 
     async def _poll(self, group: list[OwnedTopic]) -> None:
         """Poll topics that were not tried yet."""
@@ -175,7 +157,7 @@ class Round:
         width, line = self._width, self._line
         async with asyncio.TaskGroup() as tasks:
             while self._untried and len(running) < width:
-                running.append(tasks.create_task(self._execute(*self._next_group(line))))
+                running.append(tasks.create_task(self._execute(*self._untried.take_next(line))))
         for group, answer in itertools.chain.from_iterable(task.result() for task in running):
             if not self._ended:
                 await self._judge(group, self._take(group, answer))
@@ -194,7 +176,7 @@ class Round:
             return [(group, await self._around.execute(group))]
         answers = await self._around.execute_each(group)
         if len(answers) < len(group):
-            self._untried.appendleft(deque(group[len(answers) :]))
+            self._untried.add_first(group[len(answers) :])
         return [([topic], answer) for topic, answer in zip(group, answers, strict=False)]
 
     async def _judge(self, group: list[OwnedTopic], error: PollError | None) -> None:
@@ -251,7 +233,7 @@ class Round:
             return False
         self._trouble.spend()
         answer = await self._around.execute(pair)
-        return isinstance(answer, PollError) and answer.scope is not Scope.DATABASE
+        return isinstance(answer, PollError) and answer.scope not in (Scope.DATABASE, Scope.GIVEN_UP)
 
     async def _divide(self, group: list[OwnedTopic]) -> None:
         """Poll a part of a batch that failed, and divide it further if it fails."""
@@ -261,7 +243,7 @@ class Round:
             self._leave(group)
             return
         if len(group) > 1 and self._alone:
-            self._untried.append(deque(group))
+            self._untried.add(group)
             return
         error = await self._try_in_trouble(group)
         if error is None or self._ended:
@@ -288,7 +270,7 @@ class Round:
             self._batching.size.restore()
             self._around.deliver(group[0], error, True)
         elif self._alone:  # it was a trial
-            self._untried.appendleft(deque(group))
+            self._untried.add_first(group)
         else:
             if not self._in_parts:
                 self._batching.size.record_timeout(len(group))
@@ -296,6 +278,18 @@ class Round:
                 self._around.hand_over(group)
             else:
                 self._eighths.extend(divided(group, 8))
+
+    def _give_up(self, group: list[OwnedTopic]) -> None:
+        """Go on without topics whose statement took unusually long, or divide them."""
+        if len(group) == 1 or not self._in_parts:
+            self._around.give_up(group)
+            return
+        self._trouble.charge()
+        if self._trouble.affordable:
+            for part in divided(group, 8):
+                self._untried.add(part)
+        else:
+            self._leave(group)
 
     def _fail_alone(self, topic: OwnedTopic, error: PollError) -> None:
         if error.scope is Scope.TOPIC_OR_SIZE:
@@ -312,7 +306,7 @@ class Round:
             enough = known >= KNOWN_SAMPLE or len(self._failed) >= SAMPLE
         else:
             enough = len(self._failed) >= RUN_SAMPLE
-        more = any(any(part) for part in (*self._untried, *self._divided, *self._eighths))
+        more = bool(self._untried) or any(map(any, (*self._divided, *self._eighths)))
         if alike and more and enough:
             self._declare(error)
 
@@ -324,10 +318,9 @@ class Round:
     async def _probe(self, verdict: PollError) -> None:
         """Try a few topics alone, and deliver the verdict for all topics if they all fail alike."""
         for tried in range(PROBES):
-            group = next((group for group in self._untried if group), None)
-            if group is None or (tried and not self._trouble.affordable):
+            if not self._untried or (tried and not self._trouble.affordable):
                 break
-            topic = group.popleft()
+            topic = self._untried.take_one()
             if not self._around.is_owned(topic):
                 continue
             error = await self._try_in_trouble([topic])
@@ -361,11 +354,15 @@ class Round:
         return self._take(group, await self._around.execute(group))
 
     def _take(self, group: list[OwnedTopic], answer: list[Outcome] | PollError) -> PollError | None:
-        """Deliver the outcomes in the answer to a statement for these topics, or return its error."""
+        """Deliver the outcomes in the answer to a statement for these topics, or return its error; None when nothing is
+        left to do in this round."""
         self._trouble.singles += len(group) == 1
         if isinstance(answer, PollError):
             if answer.scope is Scope.DATABASE:
                 self._end_with(answer, group)
+            elif answer.scope is Scope.GIVEN_UP:
+                self._give_up(group)
+                return None
             return answer
         self._succeeded, self._patience = True, MAX_TIMEOUTS
         self._shared = self._shared or len(group) > 1
@@ -393,7 +390,6 @@ class Round:
 
     def _leave(self, group: list[OwnedTopic]) -> None:
         """End the round, and leave these topics and all others that were not tried yet for the next one."""
-        self._unreached += [topic for part in (*self._untried, *self._divided, *self._eighths) for topic in part]
-        self._unreached += group
-        self._untried, self._divided, self._eighths = deque(), deque(), deque()
+        self._unreached += [*self._untried, *itertools.chain.from_iterable((*self._divided, *self._eighths)), *group]
+        self._untried, self._divided, self._eighths = Untried([], self._batching, self._around), deque(), deque()
         self._ended = True

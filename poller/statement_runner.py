@@ -42,19 +42,24 @@ class StatementRunner:
         self._confirm_from = float("-inf")
         self._differing: dict[str, None] = {}  # values of topics that fail only when they are planned alone
 
-    async def run(self, statement: Statement, known: Sequence[list[Row] | None] = (None,)) -> Answer | PollError:
+    async def run(
+        self, statement: Statement, known: Sequence[list[Row] | None] = (None,), limit: float | None = None
+    ) -> Answer | PollError:
         """Run the statement, and return its answer or its error. An error with another reason than the last is logged.
 
-        `known` holds the last result of each topic of the statement.
+        `known` holds the last result of each topic of the statement, which is given up after `limit` seconds.
         """
-        (answer,) = await self.run_each([statement], [known])
+        (answer,) = await self.run_each([statement], [known], limit)
         return answer
 
     async def run_each(
-        self, statements: Sequence[Statement], known: Sequence[Sequence[list[Row] | None]]
+        self,
+        statements: Sequence[Statement],
+        known: Sequence[Sequence[list[Row] | None]],
+        limit: float | None = None,
     ) -> list[Answer | PollError]:
         """Run the statements in one round trip as `Database.execute_each` does, each of them as `run` does."""
-        answers = await self._execute(statements, known)
+        answers = await self._execute(statements, known, limit)
         return [
             await self._recorded(answer, statement, topics)
             for answer, statement, topics in zip(answers, statements, known, strict=False)
@@ -65,28 +70,36 @@ class StatementRunner:
     ) -> Answer | PollError:
         if isinstance(answer, PollError) and answer.state == "failed" and answer.scope is Scope.TOPIC:
             answer = await self._confirmed(answer, statement, known)
-        if isinstance(answer, PollError):
+        if isinstance(answer, PollError) and answer.scope is not Scope.GIVEN_UP:
             self._log(answer)
         return answer
 
-    async def attempt(self, statement: Statement, known: Sequence[list[Row] | None]) -> Answer | PollError:
+    async def attempt(
+        self, statement: Statement, known: Sequence[list[Row] | None], limit: float | None = None
+    ) -> Answer | PollError:
         """Run a statement whose error counts for no topic: it is neither confirmed nor logged."""
-        (answer,) = await self.attempt_each([statement], [known])
+        (answer,) = await self.attempt_each([statement], [known], limit)
         return answer
 
     async def attempt_each(
-        self, statements: Sequence[Statement], known: Sequence[Sequence[list[Row] | None]]
+        self,
+        statements: Sequence[Statement],
+        known: Sequence[Sequence[list[Row] | None]],
+        limit: float | None = None,
     ) -> list[Answer | PollError]:
         """Run the statements in one round trip as `Database.execute_each` does, each of them as `attempt` does."""
-        return await self._execute(statements, known)
+        return await self._execute(statements, known, limit)
 
     async def _execute(
-        self, statements: Sequence[Statement], known: Sequence[Sequence[list[Row] | None]]
+        self,
+        statements: Sequence[Statement],
+        known: Sequence[Sequence[list[Row] | None]],
+        limit: float | None = None,
     ) -> list[Answer | PollError]:
         name = self._query.name
         self.counts.statements.add(len(statements))
         started = self._clock()
-        answers = await self._database.execute_each(statements, self._query, known)
+        answers = await self._database.execute_each(statements, self._query, known, limit)
         waited = self._clock() - started
         for answer in answers:
             if not isinstance(answer, PollError):

@@ -47,6 +47,8 @@ class Surroundings:
     """Function that returns whether the topic is still to be polled."""
     hand_over: Callable[[Sequence[OwnedTopic]], None] | None = None
     """Callback that takes over a batch that timed out; without one, the round divides it."""
+    give_up: Callable[[Sequence[OwnedTopic]], None] = lambda topics: None
+    """Callback that takes over the topics of a statement that was given up, because it took unusually long."""
     width: int = 1
     """Maximum number of statements, or lines, under way at a time."""
     execute_each: ExecuteEach | None = None

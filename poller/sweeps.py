@@ -70,6 +70,13 @@ class Sweeps:
 
     async def run(self) -> None:
         """Perform the sweeps."""
+        try:
+            await self._perform_all()
+        finally:  # the query is not polled any more
+            for sweep in self._sweeps.values():
+                sweep.counted.set()
+
+    async def _perform_all(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             self._asked.clear()

@@ -8,6 +8,7 @@ same twice changes nothing. The number of a gateway that demands nothing any mor
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection, Iterator
 
 State = tuple[int, str | None]
 """The gateways that demand a topic, as bits, and the poller that owns it."""
@@ -33,6 +34,15 @@ class TopicTable:
 
     def __len__(self) -> int:
         return len(self._states)
+
+    def of_queries(self, queries: Collection[str]) -> list[str]:
+        """Return the topics of these queries."""
+        return [topic for topic in self._states if topic.partition("?")[0] in queries]
+
+    def gateways(self, topic: str) -> Iterator[str]:
+        """Yield the gateways that demand the topic."""
+        bits = self._states.get(topic, NOTHING)[0]
+        return (gateway for gateway, number in self._number.items() if bits >> number & 1)
 
     def is_demanded(self, topic: str) -> bool:
         """Return whether any gateway demands the topic."""

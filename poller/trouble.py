@@ -99,6 +99,10 @@ class Trouble:
         if counted:
             self._budget.spend(self._clock())
 
+    def charge(self) -> None:
+        """Spend one statement that was given up; others may go on side by side."""
+        self._budget.spend(self._clock())
+
     @property
     def affordable(self) -> bool:
         """Whether another statement in trouble may be sent now."""

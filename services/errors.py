@@ -45,6 +45,11 @@ class PollcastError(Exception):
         """The message, for people."""
         return str(self)
 
+    @property
+    def explained(self) -> str:
+        """The reason and the detail, for a status that has one text for both."""
+        return f"{self.reason}: {self.detail}"
+
 
 # --- requests that cannot be served ----------------------------------------------------------------------------
 
@@ -59,6 +64,10 @@ class InvalidParams(PollcastError):
     """The topic's parameters are wrong."""
 
     reason, http, grpc = "invalid_params", 400, "INVALID_ARGUMENT"
+
+
+class TopicTooLong(InvalidParams):
+    """The topic is too long."""
 
 
 class Unauthorized(PollcastError):

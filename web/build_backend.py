@@ -37,6 +37,7 @@ PAGE = ROOT / "gateway" / "static" / "index.html"
 SOURCES = (
     "package-lock.json",
     "web/package.json",
+    "web/api",
     "web/index.html",
     "web/vite.config.ts",
     "web/public",

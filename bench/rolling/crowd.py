@@ -1,4 +1,4 @@
-"""Clients of all protocols behind a load balancer, and what a rolling restart did to them.
+"""Clients of all protocols behind a load balancer, and the effects of a rolling restart on them.
 
 `python -m bench.rolling.crowd` runs a crowd in a process of its own: it executes orders from its standard input, one
 JSON object a line, and answers each with a line.
@@ -31,7 +31,7 @@ AT_ONCE = 100
 
 @dataclass
 class Report:
-    """What a restart did to the clients of one protocol, in seconds and numbers of clients."""
+    """The effects of a restart on the clients of one protocol, in seconds and numbers of clients."""
 
     clients: int = 0
     ended: list[str] = field(default_factory=list)  # why clients have ended for good

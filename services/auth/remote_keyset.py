@@ -74,8 +74,8 @@ class RemoteKeySet:
 
     def _refresh(self) -> threading.Thread:
         """Return the thread that fetches the keys, after starting it unless there is one."""
-        self._tried_at = self._monotonic()
         if self._under_way is None or not self._under_way.is_alive():
+            self._tried_at = self._monotonic()
             self._under_way = threading.Thread(target=self._fetch_keys, name="key set", daemon=True)
             self._under_way.start()
         return self._under_way

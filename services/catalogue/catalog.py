@@ -1,7 +1,8 @@
 """The catalogue: the queries of a cluster, from one TOML file (docs/reference/catalogue.md#queries).
 
-It is read once at start and frozen. An invalid catalogue is refused as a whole, with every fault at once; an existing
-`Catalog` is valid as far as can be known without the database. Reading the file is the only I/O.
+A `Catalog` is frozen; a service that reads its file again gets another one (services/process/catalogue_file.py). An
+invalid catalogue is refused as a whole, with every fault at once; an existing `Catalog` is valid as far as can be known
+without the database. Reading the file is the only I/O.
 """
 
 from __future__ import annotations
@@ -68,14 +69,25 @@ class Catalog:
 
 def load(path: Path) -> Catalog:
     """Read the catalogue in a file. Raises CatalogInvalid with all its faults."""
+    return read(content(path), str(path))
+
+
+def content(path: Path) -> bytes:
+    """Return the content of a catalogue's file. Raises CatalogInvalid when it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_bytes()
     except OSError as error:
         raise CatalogInvalid([Problem(str(path), "", "", f"can't be read: {error.strerror or error}")]) from None
+
+
+def read(content: bytes, file: str) -> Catalog:
+    """Read the content of a catalogue's file; faults name it `file`. Raises CatalogInvalid with all its faults."""
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         reason = f"is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}"
-        raise CatalogInvalid([Problem(str(path), "", "", reason)]) from None
-    return parse(text, str(path))
+        raise CatalogInvalid([Problem(file, "", "", reason)]) from None
+    return parse(text, file)
 
 
 def parse(text: str, file: str) -> Catalog:

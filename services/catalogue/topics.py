@@ -16,7 +16,7 @@ from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.fields import did_you_mean
 from pollcast.services.catalogue.query import NAME, Param, Query
 from pollcast.services.catalogue.values import Value, native_text, quoted
-from pollcast.services.errors import Forbidden, InvalidParams, UnknownQuery
+from pollcast.services.errors import Forbidden, InvalidParams, TopicTooLong, UnknownQuery
 
 PREFIX: Final = "live:"
 """Prefix of the topics that clients join."""
@@ -50,6 +50,11 @@ def parse(spelling: str, catalog: Catalog, claims: Mapping[str, object] | None) 
     return _topic(query, {name: _sent_value(param, sent, claims or {}) for name, param in query.params.items()})
 
 
+def query_of(spelling: str, catalog: Catalog) -> Query:
+    """Return the query of a spelling, whose parameters may be wrong. Raises UnknownQuery."""
+    return _query(spelling.removeprefix(PREFIX).partition("?")[0], catalog)
+
+
 def parse_canonical(canonical: str, catalog: Catalog) -> Topic:
     """Return the topic of a canonical text, as etcd and the Feed carry it: with the values of claims and defaults.
 
@@ -69,7 +74,7 @@ def parse_part(part: str, query: Query) -> Topic | Mapping[str, Value]:
     are meant, and the values of the other parameters are returned. Raises InvalidParams.
     """
     if len(part) > MAX_TOPIC_BYTES:
-        raise InvalidParams(f"the topic is too long: at most {MAX_TOPIC_BYTES} bytes")
+        raise TopicTooLong(f"the topic is too long: at most {MAX_TOPIC_BYTES} bytes")
     sent = _sent(query, part)
     values: dict[str, Value] = {}
     for name, param in query.params.items():
@@ -140,12 +145,16 @@ def _read(spelling: str, catalog: Catalog) -> tuple[Query, dict[str, list[str]]]
     if len(spelling) > MAX_TOPIC_BYTES or (
         not spelling.isascii() and len(spelling.encode(errors="surrogatepass")) > MAX_TOPIC_BYTES
     ):
-        raise InvalidParams(f"the topic is too long: at most {MAX_TOPIC_BYTES} bytes")
+        raise TopicTooLong(f"the topic is too long: at most {MAX_TOPIC_BYTES} bytes")
     name, mark, tail = spelling.partition("?")
+    query = _query(name, catalog)
+    return query, _sent(query, tail) if mark else {}
+
+
+def _query(name: str, catalog: Catalog) -> Query:
     if not NAME.fullmatch(name):
         raise UnknownQuery(f"{quoted(name)} is not a query's name: the topic must be live:<query> or live:<query>?…")
-    query = catalog.query(name)
-    return query, _sent(query, tail) if mark else {}
+    return catalog.query(name)
 
 
 def _sent(query: Query, tail: str) -> dict[str, list[str]]:
@@ -248,7 +257,7 @@ def _topic(query: Query, values: Mapping[str, Value]) -> Topic:
     ordered = {name: values[name] for name in sorted(values)}
     canonical = _text_of(query, ordered)
     if len(canonical) > MAX_TOPIC_BYTES:
-        raise InvalidParams(f"the canonical topic is too long: at most {MAX_TOPIC_BYTES} bytes")
+        raise TopicTooLong(f"the canonical topic is too long: at most {MAX_TOPIC_BYTES} bytes")
     return Topic(canonical, query, MappingProxyType(ordered))
 
 

@@ -33,7 +33,7 @@ DISPLAYED = ("topic", "owner", "state", "clients", "gateways", "interval_ms", "p
 
 async def show_nodes(settings: EtcdSettings, *, as_json: bool) -> None:
     """Print the nodes. Raises NoEtcd when etcd is not reached."""
-    fields = ("role", "state", "http", "grpc", "pid", "version", "started_at")
+    fields = ("role", "state", "http", "grpc", "pid", "version", "started_at", "catalogue")
     shown = [{"name": r.node} | {field: getattr(r, field) for field in fields} for r in await read_nodes(settings)]
     _show("nodes", shown, as_json)
 

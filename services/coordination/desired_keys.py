@@ -50,6 +50,7 @@ class DesiredKeys:
         self._backlog = Backlog()
         self._wake = asyncio.Event()
         self._full = asyncio.Event()
+        self._attempting = False  # keys that are in the backlog no more are being written
         self._shown: ShownKeys | None = None
 
     def put(self, key: str, value: bytes) -> None:
@@ -76,7 +77,8 @@ class DesiredKeys:
     @property
     def settled(self) -> bool:
         """Whether etcd is known to hold the desired keys and no others."""
-        return self._shown is not None and not self._backlog and self._shown.mirror.synced.is_set()
+        shown, waiting = self._shown, self._attempting or bool(self._backlog)
+        return shown is not None and not waiting and shown.mirror.synced.is_set()
 
     @property
     def healthy(self) -> bool:
@@ -113,7 +115,11 @@ class DesiredKeys:
             change = {key: self.wanted.get(key) for key in self._backlog.take(now(), BATCH)}
             due = {key: value for key, value in change.items() if not shown.agrees(key, value)}
             if due:
-                await self._attempt(shown, due)
+                self._attempting = True
+                try:
+                    await self._attempt(shown, due)
+                finally:
+                    self._attempting = False
                 self._check_overtaken(shown)
 
     async def _until_ready(self) -> None:

@@ -35,6 +35,7 @@ from pollcast.services.errors import (
 )
 from pollcast.services.process.addresses import HostPort
 from pollcast.services.process.settings import EtcdSettings, ServiceSettings
+from pollcast.services.serving import rpc
 
 RETRY_SECONDS = 0.05
 """Pause after every endpoint was tried once, in seconds."""
@@ -58,8 +59,11 @@ ABOUT_AS_GOOD_SECONDS = 0.05
 """Time by which home may answer later than the present member and still be returned to, in seconds."""
 
 # A frozen member is detected by the deadlines of calls and watches. Keep-alive pings only close its connections: etcd
-# itself closes connections that ping more often than every 5 s (--grpc-keepalive-min-time).
+# itself closes connections that ping more often than every 5 s (--grpc-keepalive-min-time), or without a call. So a
+# connection to a member that is not in use is closed, lest a firewall or NAT forget it before it is needed.
 CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
+    *rpc.MOVING_NAMES,
+    ("grpc.client_idle_timeout_ms", 20_000),
     ("grpc.keepalive_time_ms", 6_000),
     ("grpc.keepalive_timeout_ms", 2_000),
     ("grpc.keepalive_permit_without_calls", 0),
@@ -183,13 +187,7 @@ class Endpoints:
     @staticmethod
     def from_settings(settings: EtcdSettings) -> Endpoints:
         """Create the channels; they connect on first use. Raises OSError when a TLS file cannot be read."""
-        credentials = None
-        if settings.etcd_ca is not None:
-            credentials = grpc.ssl_channel_credentials(
-                settings.etcd_ca.read_bytes(),
-                settings.etcd_key.read_bytes() if settings.etcd_key else None,
-                settings.etcd_cert.read_bytes() if settings.etcd_cert else None,
-            )
+        credentials = credentials_of(settings)
         password = settings.secret("etcd_password") if settings.etcd_password else None
         node = settings.node if isinstance(settings, ServiceSettings) else None
         members = [Endpoint(address, credentials) for address in in_order(settings.etcd, node)]
@@ -288,6 +286,17 @@ class Endpoints:
                 return None
         endpoint.answered(began)
         return loop.time() - began
+
+
+def credentials_of(settings: EtcdSettings) -> grpc.ChannelCredentials | None:
+    """Return the TLS credentials for channels to etcd; None without TLS. Raises OSError when a file cannot be read."""
+    if settings.etcd_ca is None:
+        return None
+    return grpc.ssl_channel_credentials(
+        settings.etcd_ca.read_bytes(),
+        settings.etcd_key.read_bytes() if settings.etcd_key else None,
+        settings.etcd_cert.read_bytes() if settings.etcd_cert else None,
+    )
 
 
 def metadata(token: str | None, *extra: tuple[str, str]) -> tuple[tuple[str, str], ...]:

@@ -8,7 +8,7 @@ ignore it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import Any, Literal, Self, cast
 
 import orjson
@@ -48,14 +48,16 @@ class Record:
 
     @classmethod
     def decode(cls, value: bytes) -> Self:
-        """Parse the JSON text. Unknown fields are ignored. Raises ValueError with the reason when the value is
-        garbled."""
+        """Parse the JSON text. Unknown fields are ignored, and fields with a default may be absent. Raises ValueError
+        with the reason when the value is garbled."""
         found = orjson.loads(value)
         if not isinstance(found, dict):
             raise ValueError("is not a JSON object")
         fields: dict[str, Any] = {}
         for name, kind in cls.__annotations__.items():
             if name not in found:
+                if cls.__dataclass_fields__[name].default is not MISSING:  # an earlier version does not write it
+                    continue
                 raise ValueError(f"lacks {name}")
             if not _fits(found[name], kind):
                 raise ValueError(f"has a wrong {name}")
@@ -73,6 +75,8 @@ def _fits(value: object, kind: str) -> bool:
             return isinstance(value, int) and not isinstance(value, bool)
         case "dict[str, Any]":
             return isinstance(value, dict)
+        case "dict[str, str]":
+            return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
         case "LeaseHex":
             return isinstance(value, str) and LEASE.fullmatch(value) is not None
         case "Role":
@@ -95,11 +99,21 @@ class NodeRecord(Record):
     started_at: str
     lease: LeaseHex
     state: NodeState
+    catalogue: str | None = None
+    """Hash of its catalogue; None without one."""
 
     @property
     def lease_number(self) -> int:
         """The lease as a number."""
         return int(self.lease, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueRecord(Record):
+    """The value of a catalogue key (docs/reference/etcd.md#catalogues): the definition of each query of a node."""
+
+    catalogue: str
+    queries: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +191,19 @@ class Keys:
         """Return the prefix of the entries of all nodes, or of those of one role."""
         return f"{self.namespace}/nodes/{role}/" if role else f"{self.namespace}/nodes/"
 
+    @property
+    def catalogues(self) -> str:
+        """The prefix of all catalogue keys."""
+        return f"{self.namespace}/catalogues/"
+
+    def catalogues_of(self, role: Role) -> str:
+        """Return the prefix of the catalogue keys of all nodes of a role."""
+        return f"{self.namespace}/catalogues/{role}/"
+
+    def catalogue(self, role: Role, node: str) -> str:
+        """Return the catalogue key of a node."""
+        return f"{self.namespace}/catalogues/{role}/{node}"
+
     def demand(self, topic: str, gateway: str) -> str:
         """Return the demand key of a gateway for a topic."""
         return f"{self.namespace}/demand/{topic}/{gateway}"
@@ -213,6 +240,13 @@ class Keys:
     def parse_node(self, key: str) -> tuple[Role, str] | None:
         """Return (role, node), or None when it is not the key of a node's entry."""
         match self._segments("nodes", key):
+            case [role, node] if role in ROLES and SEGMENT.fullmatch(node):
+                return cast(Role, role), node
+        return None
+
+    def parse_catalogue(self, key: str) -> tuple[Role, str] | None:
+        """Return (role, node), or None when it is not a catalogue key."""
+        match self._segments("catalogues", key):
             case [role, node] if role in ROLES and SEGMENT.fullmatch(node):
                 return cast(Role, role), node
         return None

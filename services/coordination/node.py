@@ -31,13 +31,21 @@ class Readiness:
     """The answer to `/readyz`: whether this node should receive clients (docs/reference/http.md#health).
 
     Set `synced` when the node has read from etcd what it needs. It is never reset: an etcd outage is reported in the
-    answer and does not make the node unready. `describe` returns further fields of the answer."""
+    answer and does not make the node unready. `describe` returns further fields of the answer, and `obstacle` why the
+    node cannot do its work yet, if it cannot."""
 
-    def __init__(self, role: Role, stop: asyncio.Event, describe: Callable[[], dict[str, object]]) -> None:
+    def __init__(
+        self,
+        role: Role,
+        stop: asyncio.Event,
+        describe: Callable[[], dict[str, object]],
+        obstacle: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.stop = stop
         self.synced = False
         self._role = role
         self._describe = describe
+        self._obstacle = obstacle
 
     @property
     def draining(self) -> bool:
@@ -48,8 +56,9 @@ class Readiness:
         """Return whether the node is ready, and the JSON body."""
         if self.draining:
             return False, {"status": "draining", "reason": f"this {self._role} is shutting down"} | self._describe()
-        if not self.synced:
-            return False, {"status": "starting", "reason": "not in sync with etcd yet"} | self._describe()
+        reason = self._obstacle() or (None if self.synced else "not in sync with etcd yet")
+        if reason is not None:
+            return False, {"status": "starting", "reason": reason} | self._describe()
         return True, {"status": "ready"} | self._describe()
 
 
@@ -84,6 +93,7 @@ class Node:
         self._synced = synced
         self._parts = parts
         self._was_ready = False
+        self._offered = True
 
     async def run(self, ttl: float, until: asyncio.Event, leave: Callable[[], Awaitable[None]] | None = None) -> None:
         """Run the parts under a session, again under a new one whenever the lease is lost, until `until` is set.
@@ -106,6 +116,13 @@ class Node:
 
         await keep_session(self._etcd, ttl, term, until)
 
+    def offer(self, offered: bool) -> None:
+        """Set whether the node is `ready` in etcd once it can be. While it is not offered, it is `starting` there,
+        though it answers `/readyz` as one that is ready."""
+        self._offered = offered
+        if self._readiness.synced and not self._readiness.draining:
+            self.registration.set_state("ready" if offered else "starting")
+
     async def start_draining(self) -> None:
         """Report that this node drains: to gRPC health checks, and in its entry in etcd (waiting at most a second)."""
         await self._server.set_serving(False)
@@ -119,7 +136,7 @@ class Node:
             return
         self._readiness.synced = True
         await self._server.set_serving(True)
-        self.registration.set_state("ready")
+        self.offer(self._offered)
         if not self._was_ready:
             log.info("ready", node=self.registration.record.node)
         self._was_ready = True

@@ -38,9 +38,14 @@ ANNOUNCE_SECONDS = 1.0
 """Maximum time that `announce` waits for etcd, in seconds."""
 
 
-def node_record(role: Role, node: str, http: HostPort | None, grpc: HostPort | None) -> NodeRecord:
-    """Return the entry of this process in the state `starting`; Registration fills in its lease."""
-    return NodeRecord(node, role, http, grpc, os.getpid(), VERSION, clock.now_rfc3339(), "0", "starting")
+def node_record(
+    role: Role, node: str, http: HostPort | None, grpc: HostPort | None, catalogue: str | None = None
+) -> NodeRecord:
+    """Return the entry of this process in the state `starting`; Registration fills in its lease.
+
+    `catalogue` is the hash of its catalogue, if it has one.
+    """
+    return NodeRecord(node, role, http, grpc, os.getpid(), VERSION, clock.now_rfc3339(), "0", "starting", catalogue)
 
 
 class Registration:
@@ -59,6 +64,12 @@ class Registration:
         """Set the state; `run` writes it."""
         if state != self.record.state:
             self.record = dataclasses.replace(self.record, state=state)
+            self._stale()
+
+    def set_catalogue(self, catalogue: str) -> None:
+        """Set the hash of the catalogue; `run` writes it."""
+        if catalogue != self.record.catalogue:
+            self.record = dataclasses.replace(self.record, catalogue=catalogue)
             self._stale()
 
     async def announce(self, state: NodeState) -> bool:

@@ -47,6 +47,8 @@ class LocalCluster:
     data_dir: Path
     settings: EtcdSettings
     database_url: str = ""
+    database_problem: str | None = None
+    """Reason why the given database could not be reached at the start."""
     etcd: EtcdServer | None = None
     postgres: PostgresServer | None = None
     workload: Child | None = None

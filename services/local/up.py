@@ -115,9 +115,9 @@ async def _start_servers(cluster: LocalCluster, stop: asyncio.Event, status: Sta
     if options.database_url is not None:
         cluster.database_url = options.database_url
         status.update("Connecting to the database …")
-        problem = await asyncio.to_thread(connection_problem, options.database_url)
-        if problem is not None:
-            console.print(f"The database can't be reached: {problem}", markup=False, style="yellow")
+        cluster.database_problem = await asyncio.to_thread(connection_problem, options.database_url)
+        if cluster.database_problem is not None:
+            console.print(f"The database can't be reached: {cluster.database_problem}", markup=False, style="yellow")
             console.print("Topics are stale until it can; the pollers keep trying.", markup=False)
         return
     status.update("Starting PostgreSQL …")
@@ -166,7 +166,10 @@ async def _start_services(
 
 
 async def _until_ready(cluster: LocalCluster, etcd: Etcd, stop: asyncio.Event, status: Status) -> None:
-    """Wait until every service is ready by its key in etcd and by its `/readyz`."""
+    """Wait until every service is ready by its key in etcd and by its `/readyz`.
+
+    Pollers whose database could not be reached are not ready before it can: their keys in etcd suffice.
+    """
     keys = Keys(cluster.settings.namespace)
     deadline = time.monotonic() + READY_SECONDS
     ready: dict[str, NodeRecord] = {}
@@ -181,9 +184,10 @@ async def _until_ready(cluster: LocalCluster, etcd: Etcd, stop: asyncio.Event, s
             raise ProcessFailed(f"not ready after {READY_SECONDS:g} s: {', '.join(missing)}\n{tails}")
         for record in await _records(etcd, keys):
             service = cluster.services.get(record.node)
-            if service is None or record.node in ready or record.pid != service.pid or record.state != "ready":
+            if service is None or record.node in ready or record.pid != service.pid:
                 continue
-            if record.http is not None and await _answers(record.http):
+            registered_only = record.role == "poller" and cluster.database_problem is not None
+            if registered_only or (record.state == "ready" and record.http is not None and await _answers(record.http)):
                 ready[record.node] = record
         await _pause(stop, CHECK_SECONDS)
         _unless(stop)

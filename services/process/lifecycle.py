@@ -3,8 +3,9 @@
 A process runs one service: a coroutine function `run(stop)` that serves until `stop` is set, then drains and returns.
 SIGTERM, SIGINT and SIGQUIT set `stop`. A second signal ends the process at once with status 130, unless it follows
 within DUPLICATE_SECONDS: make and timeout forward a signal that the whole process group receives as well. SIGHUP,
-SIGUSR1, SIGUSR2 and SIGALRM are logged and have no effect, where the system would end the process. A service that
-cannot go on raises. The exit status is 0 after a drain, else that of the PollcastError, else 1.
+SIGUSR1, SIGUSR2 and SIGALRM are logged and have no effect, where the system would end the process; a service with a
+catalogue reads it again on SIGHUP. A service that cannot go on raises. The exit status is 0 after a drain, else that of
+the PollcastError, else 1.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ Run = Callable[[asyncio.Event], Awaitable[None]]
 """A service: it serves until the event is set, then drains and returns."""
 
 
-async def until_stopped(run: Run, *, ends_with_terminal: bool = False) -> None:
-    """Run the service; a signal of STOPPING sets its stop event.
+async def until_stopped(
+    run: Run, *, ends_with_terminal: bool = False, on_hangup: Callable[[], None] | None = None
+) -> None:
+    """Run the service; a signal of STOPPING sets its stop event, and SIGHUP calls `on_hangup`.
 
     One that `ends_with_terminal` drains on SIGHUP as well, unless it was started with SIGHUP ignored, as nohup does.
     """
@@ -52,7 +55,10 @@ async def until_stopped(run: Run, *, ends_with_terminal: bool = False) -> None:
 
     def on_signal(number: signal.Signals) -> None:
         nonlocal abort_from
-        if number in harmless:
+        if number == signal.SIGHUP and on_hangup is not None:
+            log.info("reading the catalogue again", signal=number.name)
+            on_hangup()
+        elif number in harmless:
             log.info("a signal without effect", signal=number.name)
         elif not stop.is_set():
             log.info("stopping", signal=number.name)
@@ -70,17 +76,18 @@ async def until_stopped(run: Run, *, ends_with_terminal: bool = False) -> None:
         await run(stop)
 
 
-def main(run: Run) -> NoReturn:
-    """Run the service until it ends, then exit with the status of its end.
+def main(run: Run, on_hangup: Callable[[], None] | None = None) -> NoReturn:
+    """Run the service until it ends, then exit with the status of its end. SIGHUP calls `on_hangup`.
 
     The soft limit of open files is raised to the hard one first (docs/reference/commands.md#open-files).
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the service runs: it is about to read the catalogue
     sys.setswitchinterval(SWITCH_SECONDS)
     descriptors.raise_limit()
     for variable in unknown_variables():
         log.warning("no such setting", variable=variable)
     try:
-        uvloop.run(until_stopped(run))
+        uvloop.run(until_stopped(run, on_hangup=on_hangup))
     except PollcastError as error:
         log.error("ended", reason=error.reason, detail=error.detail)
         raise SystemExit(error.exit) from None

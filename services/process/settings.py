@@ -136,6 +136,8 @@ class ServiceSettings(EtcdSettings):
     """Host under which other nodes reach this one; None: the host that it is bound to."""
     lease_ttl: int = Field(default=5, ge=2)
     """Time to live of the node's lease in etcd, in seconds."""
+    catalog_reload: Literal["on", "off"] = "on"
+    """Whether a change of the catalogue's file is noticed without SIGHUP."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None

@@ -1,9 +1,9 @@
 """Worker processes: a parent that keeps several processes of one service running.
 
 `supervise` is the whole life of the parent. It starts each worker's command in a session of its own, starts a worker
-again that ends, after a delay that grows while it ends soon after its start, and on `stop` asks all of them to drain
-and waits for them. A worker that ends with the status of wrong settings would end so again, so it ends all. When the
-parent is killed, the kernel asks the workers to drain (services/process/leash.py).
+again that ends, after a delay that grows while it ends soon after its start, passes SIGHUP on, and on `stop` asks all
+of them to drain and waits for them. A worker that ends with the status of wrong settings would end so again, so it ends
+all. When the parent is killed, the kernel asks the workers to drain (services/process/leash.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import signal
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pollcast.services.errors import ConfigurationInvalid, PollcastError
@@ -58,13 +58,36 @@ def restart_delay(early_ends: int) -> float:
     return min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(early_ends, 16))
 
 
-async def supervise(workers: Sequence[Worker], stop: asyncio.Event) -> None:
-    """Keep the workers running until `stop` is set, then drain them.
+class Hangups:
+    """The running workers, to which the parent passes its SIGHUP on."""
+
+    def __init__(self) -> None:
+        self._processes: set[Process] = set()
+
+    def __call__(self) -> None:
+        """Send SIGHUP to every running worker."""
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGHUP)
+
+    @contextlib.contextmanager
+    def reaching(self, process: Process) -> Iterator[None]:
+        """Include the process inside the scope."""
+        self._processes.add(process)
+        try:
+            yield
+        finally:
+            self._processes.discard(process)
+
+
+async def supervise(workers: Sequence[Worker], stop: asyncio.Event, hangups: Hangups | None = None) -> None:
+    """Keep the workers running until `stop` is set, then drain them. `hangups` passes SIGHUP on to them.
 
     Raises WorkersMisconfigured when a worker has wrong settings, and WorkersFailed when one does not end with status 0.
     """
     async with asyncio.TaskGroup() as tasks:
-        keepers = [tasks.create_task(_keep(worker, stop), name=worker.name) for worker in workers]
+        hangups = hangups or Hangups()
+        keepers = [tasks.create_task(_keep(worker, stop, hangups), name=worker.name) for worker in workers]
     ended = {worker.name: keeper.result() for worker, keeper in zip(workers, keepers, strict=True)}
     failed = {name: status for name, status in ended.items() if status != 0}
     if failed:
@@ -72,7 +95,7 @@ async def supervise(workers: Sequence[Worker], stop: asyncio.Event) -> None:
         raise kind(f"exit status by worker: {failed}")
 
 
-async def _keep(worker: Worker, stop: asyncio.Event) -> int:
+async def _keep(worker: Worker, stop: asyncio.Event, hangups: Hangups) -> int:
     """Run a worker until `stop`, and set `stop` when its settings are wrong. Return its last exit status."""
     early_ends = 0
     now = asyncio.get_running_loop().time
@@ -86,7 +109,8 @@ async def _keep(worker: Worker, stop: asyncio.Event) -> int:
             start_new_session=True,
         )
         log.info("worker started", worker=worker.name, pid=process.pid)
-        status = await _until_over(process, stop)
+        with hangups.reaching(process):
+            status = await _until_over(process, stop)
         if stop.is_set():
             return status
         log.error("worker ended, starting another", worker=worker.name, pid=process.pid, status=status)

@@ -3,7 +3,8 @@
 See docs/reference/security.md#limits. A request must be complete within REQUEST_SECONDS of the connection, or of its
 first byte on a connection that is kept alive, and have at most MAX_REQUEST_BYTES: otherwise the answer is 408 or 431
 and the connection is closed. A peer that takes nothing of an answer for STUCK_SECONDS is cut off; one that takes a
-little now and then is not. No endpoint reads a body: what a request has of one is dropped.
+little now and then is not. Only endpoints in `streamed` read a body, piece by piece, and it may have up to
+MAX_STREAMED_BYTES; of any other request, a body is dropped.
 
 A request that comes before the peer has taken the answer to the last one waits, unparsed, and only so many bytes of it
 are read that a peer cannot make the server hold more than a request of the largest size. A request that upgrades to
@@ -26,12 +27,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from pollcast.services.serving.lobby import REFUSALS, Lingering, Lobby
 from pollcast.services.serving.progress import STUCK_SECONDS, Patience, bytes_taken
+from pollcast.services.serving.refusals import refused
 
 REQUEST_SECONDS: Final = 10.0
 """Maximum time until a request is complete."""
 
 MAX_REQUEST_BYTES: Final = 64 * 1024
 """Maximum size of a request, in bytes."""
+
+MAX_STREAMED_BYTES: Final = 8 * 1024 * 1024
+"""Maximum size of a request whose body is read piece by piece, in bytes: as much as Phoenix reads."""
 
 PROGRESS_SECONDS: Final = 5.0
 """Interval between two checks of whether a slow peer has taken something of its answer."""
@@ -72,9 +77,8 @@ LARGE: Final = Refusal(
 FULL: Final = Refusal(
     b"503 Service Unavailable",
     "no_room",
-    b'{"reason":"too_many_connections","detail":"this server has as many connections as it can hold"}',
+    b'{"reason":"too_many_connections","detail":"this server has as many connections as it can hold","status":500}',
 )
-
 
 TOPICS: Final = (b"GET /live/", b"HEAD /live/", b"POST /poke/")
 """The beginnings of requests whose URL spells a topic."""
@@ -83,10 +87,8 @@ CONNECTION: Final = "pollcast.connection"
 """The name of the connection, a GuardedHttp, in an ASGI scope's `extensions`."""
 
 TARGET: Final = "pollcast.target"
-"""The name of the request's target, the bytes as they came, in an ASGI scope's `extensions`.
-
-The scope's `query_string` is empty for a target that ends with `?` and for one without it.
-"""
+"""The name of the request's target, the bytes as they came, in an ASGI scope's `extensions`. The scope's `query_string`
+is empty for a target that ends with `?` and for one without it."""
 
 
 class Head(NamedTuple):
@@ -111,6 +113,7 @@ class GuardedHttp(HttpToolsProtocol):
     _check: asyncio.TimerHandle | None = None  # while the peer has not taken what was written: the next check
     _unsent = False  # True once an answer is complete, but not taken yet
     _received = 0  # bytes received since the last complete request
+    _most = MAX_REQUEST_BYTES  # maximum number of those
     _latest = b""  # the data that the parser is reading
     _tail = b""  # the end of that data, which may be the beginning of HEAD_END
     _early = b""  # data that came before the last request was answered
@@ -118,10 +121,21 @@ class GuardedHttp(HttpToolsProtocol):
     _upgrading = False  # True once the headers of a WebSocket handshake are complete
     _over = False  # True once the connection is passed on, refused or closed
 
-    def __init__(self, *args: Any, lobby: Lobby, upgrade: Upgrade | None = None, **kwargs: Any) -> None:
-        """Make a protocol for one connection. Without `upgrade`, no request is a WebSocket handshake."""
+    def __init__(
+        self,
+        *args: Any,
+        lobby: Lobby,
+        upgrade: Upgrade | None = None,
+        streamed: tuple[bytes, ...] = (),
+        **kwargs: Any,
+    ) -> None:
+        """Make a protocol for one connection.
+
+        Without `upgrade`, no request is a WebSocket handshake. `streamed` are the paths that read the body of a POST.
+        """
         super().__init__(*args, **kwargs)
         self._lobby = lobby
+        self._streamed = streamed
         self._upgrade = upgrade
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -158,6 +172,8 @@ class GuardedHttp(HttpToolsProtocol):
         if upgrades and self._upgrade is not None and _names_websocket(self.headers):
             self._upgrading = True
             return
+        if self._streamed and self.parser.get_method() == b"POST" and self.url.partition(b"?")[0] in self._streamed:
+            self._most = MAX_STREAMED_BYTES
         cast(dict[str, Any], self.scope)["extensions"] = {CONNECTION: self, TARGET: self.url}
         super().on_headers_complete()
         if self.parser.should_upgrade():  # the parser reads no body of such a request: what follows it is unknown
@@ -168,6 +184,7 @@ class GuardedHttp(HttpToolsProtocol):
         if not self._upgrading:
             super().on_message_complete()
         self._received = 0
+        self._most = MAX_REQUEST_BYTES
         self._stop()
 
     def on_response_complete(self) -> None:
@@ -279,7 +296,8 @@ class GuardedHttp(HttpToolsProtocol):
             self._tail = data[1 - len(HEAD_END) :] if found < 0 else b""
             part, at = data[at:start], start
             self._received += len(part)
-            if self._received > MAX_REQUEST_BYTES:
+            if self._received > self._most:
+                refused("request", most_bytes=self._most)
                 self._refuse(LARGE)
                 return
             self._start()

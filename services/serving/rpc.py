@@ -6,6 +6,7 @@ DRAIN_SECONDS to end (docs/reference/grpc.md#health-and-reflection).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
@@ -54,8 +55,18 @@ A peer that does not speak HTTP/2 within 10 s is closed, and so is one that has 
 again for its next one by itself.
 """
 
+# gRPC asks for a name again whenever connecting fails, but by default not within 30 s of the last time; and it waits up
+# to 2 minutes for a name server that does not answer.
+MOVING_NAMES: list[tuple[str, int | str]] = [
+    ("grpc.dns_min_time_between_resolutions_ms", 500),
+    ("grpc.dns_ares_query_timeout", 2_000),
+]
+"""Options of a channel that finds a server which is back under its name with another address: while it cannot connect,
+it asks for the name twice a second at most."""
+
 VIGILANT: list[tuple[str, int | str]] = [
     *SIZES,
+    *MOVING_NAMES,
     ("grpc.enable_http_proxy", 0),  # services reach each other directly, whatever http_proxy says
     ("grpc.keepalive_time_ms", 2_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -80,6 +91,10 @@ DRAIN_SECONDS = 1.0
 """Time that running calls have to end when a server stops."""
 
 
+REFUSING_SECONDS = 3600.0
+"""Maximum time for which a server refuses new calls before it stops."""
+
+
 @dataclass(frozen=True)
 class RpcServer:
     """A running gRPC server."""
@@ -89,6 +104,19 @@ class RpcServer:
     health: health_aio.HealthServicer
     services: tuple[str, ...]
     """Full names of its services."""
+    server: grpc.aio.Server
+
+    @contextlib.asynccontextmanager
+    async def refusing(self) -> AsyncIterator[None]:
+        """Refuse new calls inside the scope, and stop the server on leaving; calls that run go on until then.
+
+        Clients learn at once that their connections take no more calls (GOAWAY) and connect anew for the next. Without
+        this, a client that calls while the server stops gets CANCELLED, after which nobody tries again.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.server.stop(REFUSING_SECONDS))
+            yield
+            await self.server.stop(DRAIN_SECONDS)  # the shorter of both times counts
 
     async def set_serving(self, serving: bool) -> None:
         """Set the answer of grpc.health.v1 for the server as a whole and for each of its services."""
@@ -136,7 +164,7 @@ async def serve(
         raise CantListen(f"can't serve gRPC on {address}: {error}") from None
     await server.start()
     try:
-        serving = RpcServer(host, bound, health, names)
+        serving = RpcServer(host, bound, health, names, server)
         await serving.set_serving(True)
         yield serving
     finally:

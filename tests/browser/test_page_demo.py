@@ -77,3 +77,19 @@ async def test_the_cluster_view_shows_the_takeover_of_a_killed_pollers_topics(de
         await opened.picture("cluster")
         for task in watching:
             task.cancel()
+
+
+async def test_the_openapi_document_is_browsed_and_tried_out(demo: Cluster, tab: Opens) -> None:
+    async with tab(f"http://{demo.gateway()}/api/docs") as opened:
+        page = opened.page
+        operation = page.locator("#operations-live-live_richest_tellers")
+        await operation.get_by_role("button", name="/live/richest_tellers").first.click()
+        await expect(operation.get_by_role("row", name="limit")).to_contain_text("integer")
+        await opened.picture("openapi")
+        await operation.get_by_placeholder("limit").fill("3")
+        await operation.get_by_role("button", name="Execute").click()
+        answered = operation.locator(".live-responses-table .response .response-col_status")
+        await expect(answered).to_contain_text("200")
+        asked = f"http://{demo.gateway()}/live/richest_tellers?limit=3"
+        assert asked in opened.requests
+        await opened.picture("openapi-tried")

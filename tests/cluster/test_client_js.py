@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import orjson
 import psycopg
+import pytest
 
 from tests.support.balancer import Balancer
 from tests.support.cluster import STOCK_TABLE, Cluster, Served
@@ -84,13 +85,14 @@ def results(lines: list[Printed]) -> list[str]:
     return [line["kind"] for line in lines if line["kind"] in ("snapshot", "delta")]
 
 
+@pytest.mark.parametrize("websockets", [True, False])
 async def test_the_client_applies_deltas_and_resumes_with_the_deltas_that_it_missed(
-    running: Cluster, stock: psycopg.Connection[Any]
+    running: Cluster, stock: psycopg.Connection[Any], websockets: bool
 ) -> None:
-    async with (
-        Balancer.start([running.gateway(0)]) as balancer,
-        Follower.start(balancer.url, "live:stock") as follower,
-    ):
+    async with Balancer.start([running.gateway(0)]) as balancer, AsyncExitStack() as stack:
+        balancer.refuses_upgrades = not websockets
+        flags = () if websockets else ("--fallback",)
+        follower = await stack.enter_async_context(Follower.start(balancer.url, "live:stock", *flags))
         await follower.until(rows((1, 5), (2, 3)))
         stock.execute("update stock set n = 9 where id = 2")
         assert (await follower.until(rows((2, 9), (1, 5))))[-1]["kind"] == "delta"

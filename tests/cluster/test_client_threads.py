@@ -89,9 +89,9 @@ def test_a_refused_topic_ends_alone_and_with_one_error(client: Client, stock: ps
 
 
 def test_a_refused_token_ends_the_client_with_its_reason(guarded: Cluster) -> None:
-    with Client(f"http://{guarded.gateway()}") as client, client.live(STOCK) as live:
+    with Client(f"http://{guarded.gateway()}") as client:
         with pytest.raises(Refused, match="unauthorized"):
-            live.first()
+            client.live(STOCK).first()
         with pytest.raises(Refused, match="unauthorized"):
             client.live("live:another")
     with Client(f"http://{guarded.gateway()}", token=token) as client, client.live(STOCK) as live:
@@ -154,3 +154,4 @@ def test_rows_are_objects_of_the_callers_class(client: Client, stock: psycopg.Co
         typed: list[AsDict] = live.rows_as(AsDict)
         assert typed[0]["name"] == "apple"
         assert live.change.rows_as(lambda row: row["id"]) == [1, 2]
+        assert client.poke(STOCK) == 1

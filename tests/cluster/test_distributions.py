@@ -97,8 +97,8 @@ def build(source: Path, folder: Path) -> None:
 
 PYTHON_VERSION = version_of(ROOT / "clients" / "python" / "pyproject.toml")
 PYTHON_MODULES = {
-    "__init__", "change", "channel", "client", "conversation", "errors", "event", "exact", "phoenix", "presence",
-    "renewing", "result", "tables", "tokens", "topic", "watching"
+    "__init__", "change", "channel", "client", "conversation", "errors", "event", "exact", "phoenix", "poking",
+    "presence", "renewing", "result", "tables", "tokens", "topic", "watching"
 }  # fmt: skip
 PYTHON_FILES = {f"pollcast_client/{name}.py" for name in PYTHON_MODULES} | {"pollcast_client/py.typed"}
 
@@ -197,8 +197,8 @@ def test_the_installed_python_client_has_types(python_built: Path, venv: Path, t
 
 JS_VERSION = json.loads((ROOT / "clients/js/package.json").read_text())["version"]
 JS_MODULES = {
-    "backoff", "change", "index", "json", "live", "network", "react", "result", "socket", "store", "subscription",
-    "svelte", "tanstack-db", "token", "topic", "vue"
+    "backoff", "change", "index", "json", "live", "network", "poke", "queries", "react", "result", "socket", "store",
+    "subscription", "svelte", "tanstack-db", "token", "topic", "vue"
 }  # fmt: skip
 
 TYPESCRIPT_PROGRAM = """
@@ -320,7 +320,7 @@ def test_the_servers_wheel_holds_the_package_pollcast_and_nothing_else_at_top_le
     names = names_in(server_built / f"pollcast-{SERVER_VERSION}-py3-none-any.whl")
     assert {name.split("/")[0] for name in names} == {"pollcast", f"pollcast-{SERVER_VERSION}.dist-info"}
     page = {name.rpartition("/")[2].rpartition(".")[2] for name in names if name.startswith("pollcast/gateway/static/")}
-    assert page == {"html", "js", "css", "svg"}
+    assert page == {"html", "js", "css", "svg", "txt"}
     for name in ("py.typed", "__main__.py", "examples/pgbench.toml", "v1/live.proto", "v1/live_pb2.pyi"):
         assert f"pollcast/{name}" in names
     modules = {str(file) for folder in ("services", "coordinator", "gateway", "poller") for file in modules_of(folder)}

@@ -94,6 +94,7 @@ async def test_a_gateway_is_served_below_its_path_prefix_and_at_the_root(up: Clu
     for prefix in ("", "/pollcast"):
         for path, status in (("/live/session", 200), ("/live/none", 404), ("/healthz", 200), ("/api/queries", 200)):
             assert (await http(up.gateway(), f"{prefix}{path}"))[0] == status
+        assert (await http(up.gateway(), f"{prefix}/socket/longpoll?vsn=2.0.0"))[2]["status"] == 410
         connection = HTTPConnection(host, int(port), timeout=20)
         connection.request("GET", f"{prefix}/")
         assert b"Pollcast" in connection.getresponse().read()

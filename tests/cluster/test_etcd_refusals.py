@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pollcast.services.cli.doctor.look_at_etcd import look_at_etcd, look_at_write
 from pollcast.services.coordination import claims
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.desired_keys import DesiredKeys
@@ -77,6 +78,10 @@ async def test_a_full_etcd_still_takes_deletes_and_everything_heals_when_it_has_
             desired.put(key, b"1")
         await eventually(lambda: desired.settled)
         await small.fill()
+        seen = await look_at_etcd(EtcdSettings(etcd=small.server.endpoints))
+        assert [alarm for alarm in seen.endpoints[0].alarms if "NOSPACE" in alarm]
+        assert (seen.endpoints[0].quota_bytes, seen.endpoints[0].read_problem) == (QUOTA, None)
+        assert "database space exceeded" in ((await look_at_write(small.etcd)).problem or "")
         for key in new:
             desired.put(key, b"1")
         await asyncio.sleep(0)

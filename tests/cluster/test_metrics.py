@@ -15,16 +15,19 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pollcast.coordinator.move_topic import move_topic
 from tests.support.client import Client
+from tests.support.promql import grouped, selectors
 from tests.support.repository import ROOT
 from tests.support.waiting import eventually
 from tests.support.world import World
 
-COMMON = ("coordination", "http", "loop")
+COMMON = ("catalogue", "coordination", "http", "loop")
 NODES = {"gateway": "gateway-1", "poller": "poller-1", "coordinator": "coordinator-1"}
 ROW = re.compile(r"\| `(pollcast_\w+)` \| (\w+) \|([^|]*)\| ([^|]+) \|")
 NAME = re.compile(r"\bpollcast_\w+")
 LEASE = ("--lease-ttl", "10")  # long enough that no lease expires while the machine stands still
 EXPECTED = {"gateway_takeovers_total": 2, "coordinator_owned_topics": 1, "coordinator_nodes": 4}
+TARGET = frozenset({"job", "instance"})
+"""Labels that Prometheus adds to every series."""
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
 
@@ -64,6 +67,8 @@ class Scraped:
     exported: dict[str, dict[str, tuple[str, frozenset[str]]]]  # role → name → kind and labels
     values: dict[str, set[str]]  # label → its values
     samples: dict[str, float]  # name of a sample → its value, summed over labels and services
+    series: dict[str, list[dict[str, str]]]  # name of a sample → the labels of each, with those of Prometheus' target
+    names: set[str]  # names of the samples that each metric has, if it has any
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +99,16 @@ async def scraped(module_world: World) -> AsyncIterator[Scraped]:
 
 async def _scrape(world: World) -> Scraped:
     """Read /metrics of one service of each role."""
-    scraped = Scraped({}, {}, {})
+    scraped = Scraped({}, {}, {}, {}, set())
     for role, node in NODES.items():
         text = await asyncio.to_thread(_get, f"http://{await world.http(node)}/metrics")
         families = list(text_string_to_metric_families(text))
         scraped.exported[role] = dict(_summary(family) for family in families if family.name.startswith("pollcast_"))
+        for family in families:
+            scraped.names.update(family.name + suffix for suffix in SUFFIXES.get(family.type, ()))
         for sample in (sample for family in families for sample in family.samples):
+            target = {"job": "pollcast", "instance": node}
+            scraped.series.setdefault(sample.name, []).append(sample.labels | target)
             scraped.samples[sample.name] = scraped.samples.get(sample.name, 0.0) + sample.value
             for label, value in sample.labels.items():
                 scraped.values.setdefault(label, set()).add(value)
@@ -131,7 +140,7 @@ def test_each_exported_metric_is_documented_and_each_documented_metric_is_export
 def test_no_label_value_is_a_topic(scraped: Scraped) -> None:
     assert scraped.values["query"] == {"stock", "tick"}
     assert set(scraped.values) <= {
-        "query", "outcome", "state", "event", "reason", "call", "kind", "role", "node", "version", "le",
+        "query", "outcome", "state", "event", "reason", "call", "kind", "role", "node", "version", "le", "hash",
         "generation", "implementation", "major", "minor", "patchlevel",
     }  # fmt: skip
     assert not [value for values in scraped.values.values() for value in values if "?" in value]
@@ -161,6 +170,48 @@ def test_alerts_dashboard_and_pages_use_documented_names_only(file: str) -> None
         known |= {row.name for row in documented()}
     used = {name for name in NAME.findall((ROOT / file).read_text()) if name != "pollcast_reader"}
     assert used <= known, used - known
+
+
+@dataclass(frozen=True)
+class Expression:
+    """An expression of an alert or a panel, and the text beside it that names labels."""
+
+    place: str
+    text: str
+    shown: str
+
+
+def expressions() -> Iterator[Expression]:
+    """Yield every expression of the alerts and of the dashboard."""
+    for alert in (ROOT / "deploy/alerts.yml").read_text().split("- alert: ")[1:]:
+        expression = re.search(r"^ +expr: (.+)$", alert, re.MULTILINE)
+        summary = re.search(r'^ +summary: "(.+)"$', alert, re.MULTILINE)
+        assert expression
+        assert summary
+        yield Expression(alert.split()[0], expression[1], " ".join(re.findall(r"\$labels\.(\w+)", summary[1])))
+    for panel in orjson.loads((ROOT / "deploy/grafana.json").read_bytes())["panels"]:
+        for target in panel.get("targets", ()):
+            shown = " ".join(re.findall(r"\{\{ *(\w+) *\}\}", target.get("legendFormat", "")))
+            yield Expression(panel["title"], target["expr"], shown)
+
+
+def test_each_alert_and_each_panel_selects_series_that_a_real_run_exports(scraped: Scraped) -> None:
+    labels = {name: row.labels | TARGET for row in documented() for name in row.series}
+    scraped.series["up"] = [{"job": "pollcast", "instance": node} for node in NODES.values()]
+    faults: list[tuple[str, object, str]] = []
+    for expression in expressions():
+        groups, shown = grouped(expression.text), set(expression.shown.split())
+        for selector in selectors(expression.text):
+            series = scraped.series.get(selector.name)
+            if series is None:  # nothing has been counted under any label in this run
+                used = groups | shown | {label for label, _, _ in selector.matchers}
+                if selector.name not in scraped.names or not used <= labels[selector.name] | {"le"}:
+                    faults.append((expression.place, selector, "is not exported, or lacks a label"))
+            elif not any(selector.matches(each) and groups | shown <= each.keys() for each in series):
+                faults.append((expression.place, selector, "matches no series with the labels that are used"))
+        if groups and not shown <= groups:
+            faults.append((expression.place, shown, "shows a label that is not grouped by"))
+    assert faults == []
 
 
 def test_each_alert_is_explained() -> None:

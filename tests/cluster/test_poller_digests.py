@@ -67,9 +67,13 @@ class OneConnection:
         self.statements: list[Statement] = []
 
     async def execute_each(
-        self, statements: Sequence[Statement], query: Query, known: Sequence[Sequence[list[Row] | None]]
+        self,
+        statements: Sequence[Statement],
+        query: Query,
+        known: Sequence[Sequence[list[Row] | None]],
+        limit: float | None = None,
     ) -> list[Any]:
-        """Run the statements as Database does."""
+        """Run the statements as Database does, without a limit of time."""
         return [await self.execute(*each) for each in zip(statements, [query] * len(known), known, strict=True)]
 
     async def execute(self, statement: Statement, query: Query, known: Sequence[list[Row] | None]) -> Any:

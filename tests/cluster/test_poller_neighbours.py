@@ -62,6 +62,18 @@ sql = "select n as id, pg_sleep(seconds)::text as s from pace where n = %(n)s"
 timeout = "2s"
 params = { n = "int" }
 
+[queries.hanging]
+sql = "select n as id, pg_sleep(seconds)::text as s from pace where n = %(n)s"
+timeout = "30s"
+together = true
+params = { n = "int" }
+
+[queries.hanging_alone]
+sql = "select n as id, pg_sleep(seconds)::text as s from pace where n = %(n)s"
+timeout = "30s"
+together = false
+params = { n = "int" }
+
 [queries.planned]
 sql = "select id, region from feed where (%(v)s = '' or region = %(v)s) order by id"
 key = ["id"]
@@ -232,6 +244,20 @@ async def test_a_slow_topic_is_set_apart_and_its_neighbours_keep_their_interval(
     done = sorted(count - before[name] for name, count in polls(poller).items() if name != "one_slow?n=250")
     assert done[0] >= 0.7 * took  # alone it would be 0.5 at most
     assert 1 <= polls(poller)["one_slow?n=250"] - before["one_slow?n=250"] <= took / 1.5
+
+
+async def test_topics_that_hang_hold_up_no_other_for_long_although_they_have_a_long_timeout(poller: Setting) -> None:
+    names = [f"{query}?n={n}" for query in ("hanging", "hanging_alone") for n in range(50)]
+    gain(poller, *names)
+    groups = [poller.polling.query_pollers[query]._groups for query in ("hanging", "hanging_alone")]
+    await eventually(lambda: states(poller) == {"live": 100} and all(len(each.regular.topics) == 50 for each in groups))
+    await eventually(lambda: min(polls(poller).values()) >= 3)
+    await poller.execute("update pace set seconds = 60 where n in (7, 33)")
+    hung = {f"{query}?n={n}" for query in ("hanging", "hanging_alone") for n in (7, 33)}
+    await eventually(lambda: hung <= {name for each in groups for name in each.slow.topics})
+    before = polls(poller)
+    await eventually(lambda: all(polls(poller)[name] >= before[name] + 2 for name in names if name not in hung))
+    assert states(poller) == {"live": 100}  # those that hang have the whole timeout
 
 
 async def test_a_slow_topic_comes_back_when_it_is_quick_again(poller: Setting) -> None:

@@ -10,7 +10,6 @@ import psycopg
 from prometheus_client import REGISTRY
 
 from pollcast.poller.report import PollerReport
-from pollcast.services.catalogue import catalog
 from tests.support.polling_setting import Setting, polling_on
 from tests.support.waiting import eventually
 
@@ -39,7 +38,7 @@ def begin(database: str) -> None:
 
 def reported_interval(poller: Setting, topic: str) -> int:
     """Return the topic's interval in the poller's report, in milliseconds."""
-    node = PollerReport("poller-1", catalog.parse(CATALOG, "test.toml"), poller.polling)
+    node = PollerReport("poller-1", poller.polling)
     report = node.begin()
     assert node.add(report, topic)
     return report.polled[0].interval_ms

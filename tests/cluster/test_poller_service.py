@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ from tests.support.databases import new_database
 from tests.support.listening import sessions
 from tests.support.waiting import eventually
 
+TOPICS = [f"numbered?n={n}" for n in range(6)]
 CATALOG = '[queries.one]\nsql = "select 1 as id"\nkey = ["id"]\ninterval = "50ms"\nlinger = "100ms"'
+CATALOG += '\n[queries.numbered]\nsql = "select %(n)s as n"\ninterval = "1s"\nparams = { n = "int" }\n'
 
 
 class Cluster:
@@ -213,6 +216,43 @@ async def test_a_poller_is_ready_only_once_it_has_read_the_cluster(
         listed.set()
         await cluster.ready("poller-1")
         assert orjson.loads(await asyncio.to_thread(get, f"http://{node.http}/readyz"))["status"] == "ready"
+
+
+async def test_a_poller_that_never_reached_its_database_is_not_ready_and_leaves_topics_to_one_that_has(
+    cluster: Cluster, settings: PollerSettings, database: str
+) -> None:
+    name = f"missing_{uuid.uuid4().hex[:12]}"
+    missing = {"database_url": SecretStr(f"{database.rpartition('/')[0]}/{name}"), "node": "poller-2"}
+    async with poller(settings):
+        await cluster.ready("poller-1")
+        async with poller(settings.model_copy(update=missing)):
+            node = await cluster.node("poller-2")
+            words = f'FATAL: database "{name}" does not exist'
+            said = await eventually(lambda: _unready(f"http://{node.http}/readyz", words))
+            assert (said["status"], said["topics"]) == ("starting", 0)
+            assert (await cluster.node("poller-2")).state == "starting"
+            for topic in TOPICS:
+                await cluster.add_demand(topic)
+            assert {(await cluster.owner(topic))[0].node for topic in TOPICS} == {"poller-1"}
+            with psycopg.connect(database, autocommit=True) as connection:
+                connection.execute(f"create database {name} strategy = wal_log".encode())
+                try:
+                    await cluster.ready("poller-2")
+                    body = await asyncio.to_thread(get, f"http://{node.http}/readyz")
+                    assert orjson.loads(body)["database"] == "ok"
+                finally:
+                    connection.execute(f"drop database {name} with (force)".encode())
+
+
+async def _unready(url: str, words: str) -> dict[str, Any] | None:
+    """Return the body of a refusal by a node in sync with etcd whose reason contains these words."""
+    try:
+        await asyncio.to_thread(get, url)
+    except urllib.error.HTTPError as refused:
+        said: dict[str, Any] = orjson.loads(refused.read())
+        told = words in said["reason"] and words in said["database"]
+        return said if refused.code == 503 and said["etcd"] == "ok" and told else None
+    return None
 
 
 def get(url: str) -> bytes:

@@ -21,11 +21,11 @@ from psycopg import Connection, RawCursor
 from psycopg.types.string import ByteaBinaryLoader
 
 from pollcast.poller.answer import Answer, Outcome
-from pollcast.poller.catalog_check import SAMPLES
 from pollcast.poller.database import Database
 from pollcast.poller.poll_error import PollError
 from pollcast.poller.statement import Statement, batch_statement, probe_statement, sharing_key, single_statement
 from pollcast.poller.statement_runner import StatementRunner
+from pollcast.poller.trying import SAMPLES
 from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.sql import check_select
 from pollcast.services.catalogue.values import Value

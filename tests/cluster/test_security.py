@@ -23,6 +23,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from pollcast.services.cli.doctor.diagnosis import examine
+from pollcast.services.cli.doctor.finding import Finding
 from pollcast.v1 import cluster_pb2, cluster_pb2_grpc, feed_pb2, feed_pb2_grpc, live_pb2, live_pb2_grpc, types_pb2
 from tests.support.certificates import Authority, Certificate
 from tests.support.cluster import Cluster, cluster
@@ -293,6 +295,42 @@ def test_the_etcd_user_reaches_its_prefix_and_nothing_else(secured: Secured) -> 
         assert refused.returncode != 0, forbidden
         assert "permission denied" in refused.stderr
     assert etcd.etcdctl("get", "/pollcast/leader").returncode != 0  # without a user
+
+
+async def test_doctor_passes_every_protection_and_says_which_one_stops_it(
+    secured: Secured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {
+        "POLLCAST_ETCD_CA": secured.etcd.certificate.ca,
+        "POLLCAST_ETCD_USER": "pollcast",
+        "POLLCAST_ETCD_PASSWORD": secured.etcd.passwords["pollcast"],
+        "POLLCAST_TLS_CA": secured.certificate.ca,
+        "POLLCAST_TLS_CERT": secured.certificate.cert,
+        "POLLCAST_TLS_KEY": secured.certificate.key,
+    }
+
+    async def found(**changed: str) -> list[Finding]:
+        for name, value in (settings | changed).items():
+            monkeypatch.setenv(name, str(value))  # an empty one counts as not given
+        flags = {"etcd": secured.etcd.endpoint, "database_url": secured.postgres.url()}
+        return await asyncio.to_thread(examine, flags, ())
+
+    async def nothing_wrong() -> list[Finding]:
+        every = await found()
+        return [] if [finding for finding in every if finding.level == "wrong"] else every
+
+    healthy = await eventually(nothing_wrong)
+    assert {"gateway-1", "poller-1", "coordinator-1"} <= {each.about for each in healthy if each.level == "ok"}
+    assert not [each for each in healthy if each.about == "database" and "may write" in each.found]
+    for changed, words in (
+        ({"POLLCAST_ETCD_USER": "", "POLLCAST_ETCD_PASSWORD": ""}, "user name is empty. Set POLLCAST_ETCD_USER"),
+        ({"POLLCAST_ETCD_PASSWORD": "wrong"}, "invalid user ID or password. Correct POLLCAST_ETCD_USER"),
+        ({"POLLCAST_ETCD_CA": ""}, "TLS only. Set POLLCAST_ETCD_CA"),
+        ({"POLLCAST_ETCD_CA": str(secured.foreign.ca)}, "certificate verify failed"),
+        ({"POLLCAST_TLS_CA": "", "POLLCAST_TLS_CERT": "", "POLLCAST_TLS_KEY": ""}, "it may require TLS (POLLCAST_TLS"),
+    ):
+        lines = [finding.line for finding in await found(**changed) if finding.level == "wrong"]
+        assert [line for line in lines if words in line], (changed, lines)
 
 
 def test_the_etcd_role_script_can_run_again(secured: Secured) -> None:

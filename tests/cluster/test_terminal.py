@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import pty
@@ -14,6 +15,10 @@ from typing import Any
 
 import pytest
 
+from pollcast.services.coordination.client import Etcd
+from pollcast.services.coordination.keys import ROLES, Keys, NodeRecord, OwnerRecord
+from pollcast.services.coordination.session import Session
+from pollcast.services.process.settings import EtcdSettings
 from tests.support.client import Client
 from tests.support.cluster import Cluster, Served
 from tests.support.waiting import eventually
@@ -44,8 +49,9 @@ def command(*arguments: str) -> list[str]:
 
 
 async def pollcast(running: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `pollcast` to its end. It finds the cluster by POLLCAST_ETCD alone."""
-    environment = os.environ | {"POLLCAST_ETCD": ",".join(running.etcd)}
+    """Run `pollcast` to its end. It finds the cluster by POLLCAST_ETCD alone, or by --data-dir."""
+    etcd = "127.0.0.1:1" if "--data-dir" in arguments else ",".join(running.etcd)
+    environment = os.environ | {"POLLCAST_ETCD": etcd}
     return await asyncio.to_thread(
         subprocess.run, command(*arguments), capture_output=True, text=True, timeout=60, check=False, env=environment
     )
@@ -73,7 +79,7 @@ async def test_topics_lists_the_owner_and_the_gateways_of_each_topic(running: Cl
 
 
 async def test_topics_of_an_unknown_query_are_an_error(running: Cluster) -> None:
-    done = await pollcast(running, "topics", "--query", "nothing")
+    done = await pollcast(running, "topics", "--query", "nothing", "--data-dir", str(running.data_dir))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "pollcast: unknown_query: there is no query 'nothing'\n"
 
@@ -161,6 +167,54 @@ async def test_top_moves_a_topic_and_quits_by_keys(running: Cluster, watched: No
             process.kill()
             await process.wait()
         os.close(ours)
+
+
+async def test_doctor_finds_nothing_wrong_with_a_cluster_that_works(running: Cluster, watched: None) -> None:
+    async def healthy() -> dict[str, dict[str, str]]:
+        done = await pollcast(running, "doctor", "--data-dir", str(running.data_dir), "--json")
+        printed = json.loads(done.stdout)
+        assert (done.returncode, printed["ok"], done.stderr) == (0, True, "")
+        return {finding["about"]: finding for finding in printed["findings"]}
+
+    found = await eventually(healthy)
+    assert found["cluster"]["found"] == "1 coordinator, 2 gateways, 2 pollers"
+    assert found["topics"]["found"] == "1 live"
+    assert found["database"]["found"] == "LISTEN works"
+    assert {node.name for role in ROLES for node in running.nodes(role)} <= found.keys()
+
+
+async def test_doctor_says_what_is_wrong_with_a_sick_cluster_and_exits_with_1(running: Cluster, free_port: int) -> None:
+    """The sick cluster is another namespace: a poller that nobody reaches, a topic of an unknown one, and keys."""
+    keys = Keys("/sick")
+    address = f"127.0.0.1:{free_port}"
+    gateway = NodeRecord("gateway-1", "gateway", address, address, 1, "0.0.9", "2026-01-31T12:00:00Z", "1f", "ready")
+    poller = dataclasses.replace(gateway, node="poller-1", role="poller", version="0.1.0")
+    async with (
+        Etcd.open(EtcdSettings(etcd=tuple(running.etcd), namespace="/sick")) as etcd,
+        Session.open(etcd, 20) as s,
+    ):
+        for record in (gateway, poller):
+            await etcd.put(keys.node(record.role, record.node), record.encode(), s.lease)
+        await etcd.put(keys.owner("a"), OwnerRecord("poller-9", address, "2026-01-31T12:00:00Z").encode(), s.lease)
+        await etcd.put(keys.demand("b", "gateway-1"), b"{}", s.lease)
+        await etcd.put("/sick/stray", b"?")
+        nowhere = f"postgresql://reader@{address}/shop"
+        done = await pollcast(running, "doctor", "--namespace", "/sick", "--database-url", nowhere)
+        await etcd.delete("/sick/stray")
+    assert (done.returncode, done.stderr) == (1, "")
+    wrong = [line for line in done.stdout.splitlines() if line.startswith("wrong")]
+    expected = (
+        f"gateway-1: gRPC at {address} is not reached from here: it refuses connections. ",
+        f"poller-1: gRPC at {address} is not reached from here: it refuses connections. ",
+        "topics: 1 topics have clients and no owner: b. ",
+        "topics: 1 topics belong to a poller that is not registered: a (poller-9). ",
+        "database: it can't be reached: ",
+    )
+    assert [line for line, part in zip(wrong, expected, strict=True) if part not in line] == []
+    assert "warning  cluster: no coordinator is registered" in done.stdout
+    assert "warning  cluster: nodes have different versions (0.0.9: gateway-1; 0.1.0: poller-1)" in done.stdout
+    assert "warning  keys: 1 keys have no lease: /sick/stray" in done.stdout
+    assert "skipped  topics: their states are unknown: no coordinator answers" in done.stdout
 
 
 async def test_without_a_coordinator_topics_are_listed_from_etcd(running: Cluster, watched: None) -> None:

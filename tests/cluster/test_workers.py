@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pollcast.services.coordination.keys import NodeRecord
 from tests.support.client import Client
+from tests.support.longpoll_gateway import Polling
 from tests.support.processes import is_gone
 from tests.support.waiting import eventually
 from tests.support.world import World
@@ -36,10 +37,25 @@ def sockets(address: str) -> dict[str, float]:
     return {sample.labels["node"]: sample.value for sample in families["pollcast_gateway_sockets"].samples}
 
 
+async def polls_reach_their_session(address: str) -> None:
+    """Check that a client of long polling, each of whose connections reaches any worker, is served by one of them."""
+    client = Polling(address)
+    assert await client.open() == 410
+    session = client.token
+    assert await client.join(f"live:{TOPIC}") == 200
+    await client.until("snapshot")
+    for ref in map(str, range(CLIENTS)):
+        assert await client.post([None, ref, "phoenix", "heartbeat", {}]) == 200
+        assert await client.until("phx_reply") == {"status": "ok", "response": {}}
+        assert client.token == session
+    assert await client.post(b"the end of the session") == 410
+
+
 async def test_workers_share_a_port_and_the_death_of_one_concerns_its_clients_alone(world: World) -> None:
     world.execute("insert into stock values (1, 1, 'a')")
     await world.start("poller", "poller-1")
-    service = await world.start("gateway", "shop", "--workers", "2", wait=False)
+    off = ("/usr/bin/env", "POLLCAST_CATALOG_RELOAD=off")
+    service = await world.start("gateway", "shop", "--workers", "2", wrap=off, wait=False)
 
     async def both() -> dict[str, NodeRecord]:
         found = await workers_of(world)
@@ -59,6 +75,7 @@ async def test_workers_share_a_port_and_the_death_of_one_concerns_its_clients_al
         before = sockets(address)
         assert sum(before.values()) == CLIENTS
         assert min(before.values()) > 0  # by chance all are on one worker in one of 2048 runs
+        await polls_reach_their_session(address)
 
         os.kill(nodes["shop.1"].pid, signal.SIGKILL)
         await eventually(lambda: sum(client.reconnects > 0 for client in clients) == before["shop.1"])
@@ -75,6 +92,15 @@ async def test_workers_share_a_port_and_the_death_of_one_concerns_its_clients_al
         await eventually(replaced, 30, what="the worker is replaced")
         assert sum(client.reconnects for client in clients) == before["shop.1"]
         pids = [record.pid for record in (await workers_of(world)).values()]
+        old = {record.catalogue for record in (await workers_of(world)).values()}
+        world.catalog.write_text(world.catalog.read_text().replace("[queries.tick]\n", '[queries.tick]\ntitle = "T"\n'))
+        service.send(signal.SIGHUP)
+
+        async def taken() -> bool:
+            new = [record.catalogue for record in (await workers_of(world)).values()]
+            return len(new) == 2 and len(set(new)) == 1 and not old & set(new)
+
+        await eventually(taken, what="the parent has passed SIGHUP on, and both workers have another catalogue")
     service.ask_to_stop()
     await world.ended("shop")
     assert all(map(is_gone, pids))
@@ -82,7 +108,8 @@ async def test_workers_share_a_port_and_the_death_of_one_concerns_its_clients_al
 
 
 async def test_workers_drain_when_their_parent_is_killed(world: World) -> None:
-    service = await world.start("gateway", "shop", "--workers", "2", wait=False)
+    off = ("/usr/bin/env", "POLLCAST_CATALOG_RELOAD=off")
+    service = await world.start("gateway", "shop", "--workers", "2", wrap=off, wait=False)
 
     async def both() -> list[int]:
         found = [record.pid for record in (await workers_of(world)).values()]

@@ -32,6 +32,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root"
 
 TICK = "tick?n=1"
 ETCD_PORT = 2379
+GRPC_PORT = 5000
 HOSTS = ("poller-1", "poller-2", "gateway-1", "gateway-2")
 
 FLOWS_SECONDS = 1.5
@@ -39,6 +40,10 @@ FLOWS_SECONDS = 1.5
 
 NOTICED_SECONDS = 4.0
 """Maximum time until a silent cut makes a topic stale: a poller sends something every second."""
+
+FOUND_SECONDS = 30.0
+"""Maximum time until services are found that are back under their names with other addresses, and until the lease of
+the former process has ended, on a busy machine. It takes 3 s."""
 
 CONSUMER = "consumer"
 """The host of a consumer of LiveQuery."""
@@ -67,15 +72,19 @@ asyncio.run(main())
 class Divided:
     """A world and the network of its hosts, which can be cut off from each other."""
 
-    def __init__(self, world: World, net: Network) -> None:
+    def __init__(self, world: World, net: Network, etcds: list[Child]) -> None:
         self.world = world
         self.net = net
+        self.etcds = etcds
+        """The processes of etcd, of which the last one runs."""
 
     async def start(self, name: str) -> None:
         """Start a service on the host of the same name."""
         address = self.net.address(name)
-        listen = ["--grpc", f"{address}:0", "--http", f"{address}:0"]
+        listen = ["--grpc", f"{address}:{GRPC_PORT}", "--http", f"{address}:0"]
         role: Role = "poller" if name.startswith("poller") else "gateway"
+        if role == "poller":
+            listen += ["--advertise", name]
         await self.world.start(role, name, *listen, wrap=self.net.on(name), wait=False)
 
     async def other_poller(self, name: str) -> str:
@@ -93,13 +102,19 @@ async def divided(
         net = stack.enter_context(network())
         for name in ("etcd", CONSUMER, *HOSTS):
             net.host(name)
-        etcd = _etcd(folder, net)
-        etcd.start()
-        stack.callback(etcd.kill)
-        etcd.until(lambda: _listens(net.address("etcd")), 10.0)
+        etcds: list[Child] = []
+
+        def stop_etcd() -> None:
+            for etcd in etcds:
+                etcd.kill()
+
+        stack.callback(stop_etcd)
+        _start_etcd(folder, net, etcds)
         stack.enter_context(_without_tokens())
-        async with start_world(folder, [f"{net.address('etcd')}:{ETCD_PORT}"], socket_url) as world:
-            divided = Divided(world, net)
+        endpoints = [f"{address}:{ETCD_PORT}" for address in (net.address("etcd"), net.other_address("etcd"))]
+        async with start_world(folder, endpoints, socket_url) as world:
+            world.etcd_endpoints = [f"etcd:{ETCD_PORT}"]  # of the services; the tests know no names
+            divided = Divided(world, net, etcds)
             for name in HOSTS:
                 await divided.start(name)
             for name in HOSTS:
@@ -116,12 +131,14 @@ def socket_url(postgres_server: PostgresServer) -> Iterator[str]:
         yield make_conninfo(url, host=folder)
 
 
-def _etcd(folder: Path, net: Network) -> Child:
-    """Return an etcd of one member on the host `etcd`, not started yet."""
+def _start_etcd(folder: Path, net: Network, etcds: list[Child]) -> None:
+    """Start an etcd of one member on the host `etcd`, and add it to these, of which no other one runs."""
     client = f"http://{net.address('etcd')}:{ETCD_PORT}"
     command = [program("etcd"), f"--data-dir={folder / 'etcd'}", *FLAGS, "--unsafe-no-fsync"]
     command += [f"--listen-client-urls={client}", f"--advertise-client-urls={client}"]
-    return Child("etcd", [*net.on("etcd"), *command], folder / "etcd.log")
+    etcds.append(Child("etcd", [*net.on("etcd"), *command], folder / "etcd.log"))
+    etcds[-1].start()
+    etcds[-1].until(lambda: _listens(net.address("etcd")), 10.0)
 
 
 def _listens(address: str) -> bool:
@@ -154,6 +171,33 @@ async def clients(divided: Divided) -> AsyncIterator[tuple[Client, Client]]:
             divided.net.heal()
             for name in HOSTS:
                 await world.ready(name)
+
+
+async def test_etcd_and_a_poller_that_are_back_with_other_addresses_are_found_within_seconds(
+    divided: Divided, clients: tuple[Client, Client]
+) -> None:
+    world, net = divided.world, divided.net
+    name = (await world.owned_by(TICK)).name
+    before = await world.ready(name)
+    net.cut(["etcd", name], [host for host in (*HOSTS, "etcd") if host != name])  # nobody hears that they end
+    divided.etcds[-1].kill()
+    world.services[name].kill()
+    for host in ("etcd", name):
+        net.move(host)
+    net.heal()
+    _start_etcd(world.catalog.parent, net, divided.etcds)
+    await divided.start(name)
+
+    async def is_back() -> bool:
+        """A gateway has reached it, otherwise it would not be ready."""
+        record = await world.ready(name)
+        return record.started_at != before.started_at
+
+    await eventually(is_back, FOUND_SECONDS)
+    for client in clients:
+        await client.join("tick?n=2")
+        await client.has_results("tick?n=2")
+        await client.hears_more(TICK)
 
 
 async def test_a_poller_cut_off_from_etcd_polls_until_it_is_replaced(

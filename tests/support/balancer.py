@@ -19,6 +19,8 @@ class Balancer:
         self._open: set[asyncio.StreamWriter] = set()
         self._silent: set[asyncio.StreamWriter] = set()
         self._closed = False
+        self._served: set[asyncio.Task[object]] = set()
+        self.refuses_upgrades = False  # as proxies do that know no WebSockets
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -33,6 +35,8 @@ class Balancer:
             balancer.cut()
             server.close()
             await server.wait_closed()
+            await asyncio.sleep(0)  # connections that were just accepted begin to be served, and find it closed
+            await asyncio.gather(*balancer._served)
 
     @property
     def url(self) -> str:
@@ -51,17 +55,31 @@ class Balancer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._open.add(writer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._served.add(task)
+        there = None
         try:
-            there = await self._reach()
+            begun = await self._begun(reader) if self.refuses_upgrades and not self._closed else b""
+            if not self._closed and b"upgrade: websocket" not in begun.lower():
+                there = await self._reach()
             if there is not None and not self._closed:
+                there[1].write(begun)
                 self._open.add(there[1])
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._copy(reader, there[1]))
                     tasks.create_task(self._copy(there[0], writer))
-                self._open.discard(there[1])
         finally:
-            self._open.discard(writer)
-            writer.transport.abort()
+            self._served.discard(task)
+            for each in (writer, there[1]) if there is not None else (writer,):
+                self._open.discard(each)
+                each.transport.abort()
+
+    async def _begun(self, reader: asyncio.StreamReader) -> bytes:
+        """Return the head of a connection's first request; nothing when the client is gone before."""
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            return await reader.readuntil(b"\r\n\r\n")
+        return b""
 
     async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         """Connect to the first gateway that answers; return None when none does."""

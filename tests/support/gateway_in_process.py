@@ -29,11 +29,14 @@ from pollcast.gateway.limits import Limits
 from pollcast.gateway.offload import INLINE, Offload
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.presence_keys import MemberId
+from pollcast.gateway.renewal import Renewal
 from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.wire import Receiver, Wire
 from pollcast.poller.owned import OwnedTopic, Updates
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue import topics
+from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.coordination.keys import PresenceRecord
 from pollcast.services.coordination.operations import Kv
 from pollcast.services.delta import Row
@@ -102,12 +105,13 @@ class InProcessGateway:
         """Make a gateway; without `call_soon` that of the running loop is used."""
         file = folder / "catalog.toml"
         file.write_text(CATALOG)
-        self.catalog = catalogue.load(file)
+        self.catalogue = CatalogueInForce(catalogue.load(file))
+        self.identity = ANONYMOUS  # of sockets that are opened from now on
         etcd = NoEtcd(self._attach)
         self.presences = Presences(etcd, now)
         self.hub = Hub(GatewaySettings(catalog=file), etcd, self.presences, lambda _: None, offload)
         limits = limits or Limits(max_topics=100, join_rate=1e6, max_connections=10_000)
-        self.sockets = Sockets(self.hub, self.catalog, limits, lambda _: ANONYMOUS, now)
+        self.sockets = Sockets(self.hub, self.catalogue, limits, lambda _: ANONYMOUS, now)
         self.address = ("", 0)
         self._owned: dict[str, OwnedTopic] = {}
         self._call_soon = call_soon
@@ -117,6 +121,21 @@ class InProcessGateway:
         """The URL of its WebSocket endpoint."""
         host, port = self.address
         return f"ws://{host}:{port}/"
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalogue in force."""
+        return self.catalogue.catalog
+
+    async def take(self, text: str) -> None:
+        """Take another catalogue over; the owner has no result by it yet."""
+        self._owned.clear()
+        found = self.catalogue.replace(catalogue.parse(text, "test.toml"))
+        await Renewal(self.hub, self.sockets, self.presences)(self.catalog, found)
+
+    def wires(self) -> list[Wire]:
+        """Return the WebSockets that are open."""
+        return [socket.wire for socket in self.sockets if isinstance(socket.wire, Wire)]
 
     def topic(self, canonical: str) -> topics.Topic:
         """Return the topic with this canonical spelling."""
@@ -148,7 +167,7 @@ async def serving(
     gateway = InProcessGateway(folder, limits)
 
     def admit(_: Offer) -> Callable[[Wire], Receiver]:
-        return lambda wire: gateway.sockets.open(wire, ANONYMOUS)
+        return lambda wire: gateway.sockets.open(wire, gateway.identity)
 
     door = Doorkeeper(("/",), admit, max_frame=64 * 1024)
     admission = Admission(10_000, lambda: len(gateway.sockets))

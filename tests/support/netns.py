@@ -4,6 +4,8 @@ Each host is a namespace with an address of its own. The tests themselves are co
 hosts. The switch is a bridge in a namespace of its own, where no firewall of the machine (Docker's, for example)
 applies. A cut between two hosts is silent, like a broken switch: each sends its packets for the other to a hardware
 address that does not exist. Connections stay open until one of their ends gives up.
+
+Each host knows the names of all hosts by a file of its own, as `ip netns exec` puts it in the place of /etc/hosts.
 """
 
 from __future__ import annotations
@@ -15,6 +17,10 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from itertools import combinations
+from pathlib import Path
+
+FILES = Path("/etc/netns")
+"""The directory in which iproute2 looks for the files of a namespace."""
 
 IP = shutil.which("ip", path=os.environ["PATH"] + ":/usr/sbin:/sbin") or "ip"
 NOWHERE = "02:00:00:00:00:99"
@@ -29,6 +35,7 @@ class Network:
         self._switch = self._namespace("switch")
         self._subnet = f"10.{100 + os.getpid() % 100}.{int(self._id[:2], 16)}"
         self._numbers: dict[str, int] = {}
+        self._made_files = not FILES.exists()
 
     def host(self, name: str) -> str:
         """Add a host and return its address."""
@@ -40,7 +47,25 @@ class Network:
         _ip("-n", namespace, "addr", "add", f"{self.address(name)}/24", "dev", "eth0")
         for device in ("eth0", "lo"):
             _ip("-n", namespace, "link", "set", device, "up")
+        folder = FILES / namespace
+        folder.mkdir(parents=True)
+        (folder / "resolv.conf").write_text("nameserver 127.0.0.1\n")  # where none is, as it answers at once
+        self._write_names()
         return self.address(name)
+
+    def move(self, name: str) -> str:
+        """Give the host its other address, which it returns. Nothing answers at the former one."""
+        before, after = self.address(name), self.other_address(name)
+        namespace = self._namespace(name)
+        _ip("-n", namespace, "addr", "del", f"{before}/24", "dev", "eth0")
+        _ip("-n", namespace, "addr", "add", f"{after}/24", "dev", "eth0")
+        self._numbers[name] = int(after.rpartition(".")[2])
+        self._write_names()
+        return after
+
+    def other_address(self, name: str) -> str:
+        """Return the address that the host gets when it moves."""
+        return f"{self._subnet}.{self._numbers[name] ^ 128}"
 
     def address(self, name: str) -> str:
         """Return the IP address of a host."""
@@ -61,6 +86,13 @@ class Network:
         for one, other in combinations(self._numbers, 2):
             for here, there in ((one, other), (other, one)):
                 _ip("-n", self._namespace(here), "neigh", "flush", "to", self.address(there), "nud", "all")
+
+    def _write_names(self) -> None:
+        names = {"localhost": "127.0.0.1"} | {name: self.address(name) for name in self._numbers}
+        for host in self._numbers:
+            # In place, because a process that runs has this very file mounted.
+            with (FILES / self._namespace(host) / "hosts").open("w") as file:
+                file.writelines(f"{address} {name}\n" for name, address in names.items())
 
     def _lose(self, here: str, there: str) -> None:
         _ip(
@@ -85,6 +117,10 @@ class Network:
         _ip("link", "del", f"pc{self._id}")
         for name in (*self._numbers, "switch"):
             _ip("netns", "del", self._namespace(name))
+            shutil.rmtree(FILES / self._namespace(name), ignore_errors=True)
+        if self._made_files:
+            with contextlib.suppress(OSError):
+                FILES.rmdir()
 
 
 @contextlib.contextmanager

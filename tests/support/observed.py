@@ -34,8 +34,8 @@ VARYING = {
 COUNTS = {"topics", "shown", "total"}
 """Names of integers that depend on the moment."""
 
-FREE = {"phx_ref", "token", "detail"}
-"""Names of texts that are random, or for people."""
+FREE = {"phx_ref", "token", "detail", "catalogue"}
+"""Names of texts that are random, for people, or hashes."""
 
 
 class Observed:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pollcast.poller.placement import Placement, PlacementChanges, PlacementSteps
+from pollcast.poller.placement import Placement
+from pollcast.poller.placement_steps import PlacementChanges, PlacementSteps
 from pollcast.services.coordination.claims import Claim
 
 MINE, OTHERS = 7, 8

@@ -8,8 +8,10 @@ from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 
-from pollcast.poller.placement import Placement, PlacementChanges
+from pollcast.poller.placement import Placement
+from pollcast.poller.placement_steps import PlacementChanges
 from pollcast.services.coordination.claims import Claim
+from pollcast.services.process.settings import Role
 
 TURN = 0.05
 """Time from one turn of a simulated poller to its next one, in seconds."""
@@ -24,10 +26,15 @@ class SimulatedPoller:
     def __init__(self, name: str, lease: int) -> None:
         self.name = name
         self.lease = lease
-        self.view = Placement(name, lease, lambda _: 5.0)
+        self.view = Placement(name, lease, self.linger)
         self.shown = 0  # number of the cluster's events that its mirrors have shown
         self.answers: deque[tuple[int, Callable[[], PlacementChanges]]] = deque()
         self.owned: dict[str, int] = {}  # what its listener was told
+
+    def linger(self, topic: str) -> float | None:
+        """Return a linger, None for a topic that its catalogue does not have."""
+        mine = self.view.catalogues.mine
+        return 5.0 if not mine or topic.partition("?")[0] in mine else None
 
     def apply(self, changes: PlacementChanges) -> None:
         for topic in changes.lost:
@@ -65,15 +72,21 @@ class SimulatedCluster:
         """The difference between the highest and the lowest load of the ready pollers."""
         return max(self.loads.values()) - min(self.loads.values())
 
-    def want(self, *topics: str) -> None:
-        """Write demand for the topics."""
+    def want(self, *topics: str, gateway: str = "gw") -> None:
+        """Write a gateway's demand for the topics."""
         self.demand.update(topics)
 
         def show(poller: SimulatedPoller) -> None:
             for topic in topics:
-                poller.view.add_demand(topic, "gw", self.now)
+                poller.view.add_demand(topic, gateway, self.now)
 
         self._events.append(show)
+
+    def take(self, role: Role, name: str, definitions: dict[str, str]) -> None:
+        """Let a node take a catalogue with these definitions over."""
+        if role == "poller":
+            self.pollers[name].view.set_definitions(definitions, self.now)
+        self._events.append(lambda poller: poller.view.set_catalogue(role, name, definitions, self.now))
 
     def pin(self, topic: str, name: str) -> None:
         """Pin the topic to the poller."""
@@ -137,8 +150,9 @@ class SimulatedCluster:
             poller.answers.append((at, self._claim(poller, topic)))
         for claim, target in steps.moves:
             poller.answers.append((at, self._hand_over(poller, claim, target)))
+        for claim in steps.surrenders:
+            poller.answers.append((at, self._let_go(poller, claim)))
         assert not steps.releases
-        assert not steps.surrenders
 
     def _mirror(self, poller: SimulatedPoller, until: int) -> None:
         while poller.shown < until:
@@ -158,6 +172,11 @@ class SimulatedCluster:
             self.moves[claim.topic] += 1
         epoch = self.owners[claim.topic].epoch if claim.topic in self.owners else 0
         return lambda: poller.view.moved(claim, target, epoch, self.now)
+
+    def _let_go(self, poller: SimulatedPoller, claim: Claim) -> Callable[[], PlacementChanges]:
+        if self.owners.get(claim.topic) == claim:
+            self._delete_owner(claim.topic)
+        return lambda: poller.view.released(claim, True, self.now)
 
     def _set_owner(self, topic: str, name: str) -> None:
         self._revision += 1

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pollcast.poller.answer import Outcome
 from pollcast.poller.batching import Batching, BatchSize
 from pollcast.poller.owned import OwnedTopic
-from pollcast.poller.poll_error import PollError, Scope
+from pollcast.poller.poll_error import PollError, Scope, given_up
 from pollcast.poller.rounds import run_round
 from pollcast.poller.surroundings import Surroundings
 from pollcast.poller.together import Together
@@ -24,6 +24,7 @@ PRIVILEGE = PollError(PollFailed("insufficient_privilege"), Scope.STATEMENT)
 TIMEOUT = PollError(PollStale("timeout"), Scope.TOPIC_OR_SIZE)
 DOWN = PollError(PollStale("down"), Scope.DATABASE)
 LOCKED = PollError(PollStale("locked"), Scope.STATEMENT)
+GIVEN_UP = given_up()
 REFUSED = PollError(PollFailed("refused"), Scope.STATEMENT, refused=True)
 
 
@@ -75,7 +76,8 @@ class Rounds:
             self.deliver,
             lambda: self.now,
             lambda topic: number(topic) not in self.lost,
-            (lambda group: self.handed_over.extend(map(number, group))) if hand_over else None,
+            self.take_over if hand_over else None,
+            self.take_over,
             self.width,
             self.execute_each if self.answered else None,
         )
@@ -106,6 +108,9 @@ class Rounds:
     async def execute_each(self, line: Sequence[OwnedTopic]) -> list[list[Outcome] | PollError]:
         self.lines.append(list(map(number, line)))
         return [await self.execute([topic]) for topic in line[: self.answered]]
+
+    def take_over(self, group: Sequence[OwnedTopic]) -> None:
+        self.handed_over += map(number, group)
 
     def deliver(self, topic: OwnedTopic, outcome: Outcome, at_fault: bool) -> None:
         n = number(topic)

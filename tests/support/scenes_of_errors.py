@@ -30,6 +30,7 @@ async def refused_messages(stage: Stage) -> None:
         "unknown_query": ["9", "9", "live:order?region=north", "phx_join", {}],
         "invalid_params": ["9", "9", "live:orders", "phx_join", {}],
         "forbidden": ["9", "9", "live:my_orders", "phx_join", {}],
+        "parameters": ["9", "9", "live:orders", "phx_join", {"region": "north"}],
         "invalid_payload": ["9", "9", TOPIC, "phx_join", {"since": 5}],
         "unauthorized": ["1", "9", TOPIC, "access_token", {"token": "x"}],
         "unknown_event": ["1", "9", TOPIC, "shout", {}],

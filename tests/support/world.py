@@ -78,8 +78,10 @@ class Poll:
 class Service(Child):
     """The process of one service, whose log is in a file of the world's folder."""
 
-    def __init__(self, role: Role, name: str, program: Sequence[str], log: Path) -> None:
-        super().__init__(name, program, log, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    def __init__(self, role: Role, name: str, program: Sequence[str], log: Path, code: Path | None = None) -> None:
+        """Describe the service. `code` is the folder of another installed version of Pollcast to run."""
+        imported = {} if code is None else {"PYTHONPATH": str(code)}
+        super().__init__(name, program, log, env=os.environ | {"PYTHONUNBUFFERED": "1"} | imported)
         self.role: Role = role
 
 
@@ -96,17 +98,26 @@ class World:
         self._folder = folder
         self.etcd_endpoints = endpoints
 
-    async def start(self, role: Role, name: str, *flags: str, wrap: Sequence[str] = (), wait: bool = True) -> Service:
+    async def start(
+        self,
+        role: Role,
+        name: str,
+        *flags: str,
+        wrap: Sequence[str] = (),
+        wait: bool = True,
+        code: Path | None = None,
+    ) -> Service:
         """Start a service under this name, and return when it is ready (with `wait`).
 
-        `flags` are further flags of its command; `wrap` is a command that runs it, in another network namespace say.
+        `flags` are further flags of its command; `wrap` is a command that runs it, in another network namespace say;
+        `code` is the folder of another installed version of Pollcast to run.
         """
         command = [sys.executable, "-m", "pollcast", role, "--node", name, "--lease-ttl", str(LEASE_TTL)]
         command += ["--etcd", ",".join(self.etcd_endpoints), "--namespace", self.keys.namespace]
         command += ["--http", "127.0.0.1:0"] if "--http" not in flags else []
         command += ["--catalog", str(self.catalog)] if "--catalog" not in flags else []
         command += ["--database-url", self.url] if role == "poller" and "--database-url" not in flags else []
-        service = Service(role, name, [*wrap, *command, *flags], self._folder / f"{name}.log")
+        service = Service(role, name, [*wrap, *command, *flags], self._folder / f"{name}.log", code)
         self.services[name] = service
         service.start()
         if wait:
@@ -147,11 +158,13 @@ class World:
         assert service.status == 0, f"{name} {service.how_it_ended()}\n{service.tail(40)}"
 
     async def http(self, name: str) -> str:
-        """Return `host:port` of the service's HTTP."""
-        record = await self.node(name)
-        assert record is not None
-        assert record.http is not None
-        return record.http
+        """Return `host:port` of the service's HTTP, as soon as it has a node record: a trouble may just have ended."""
+
+        async def address() -> str | None:
+            record = await self.node(name)
+            return None if record is None else record.http
+
+        return str(await eventually(address, what=f"{name} has a node record"))
 
     async def owner(self, topic: str) -> str | None:
         """Return the name of the topic's owner in etcd, or None when it has none."""

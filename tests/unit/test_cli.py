@@ -63,7 +63,8 @@ def process(*arguments: str) -> Done:
 
 
 @pytest.mark.parametrize(
-    "command", ["up", "gateway", "poller", "coordinator", "check", "watch", "nodes", "topics", "top", "token"]
+    "command",
+    ["up", "gateway", "poller", "coordinator", "check", "types", "doctor", "watch", "nodes", "topics", "top", "token"],
 )
 def test_every_command_has_help_with_an_example(pollcast: Command, command: str) -> None:
     done = pollcast(command, "--help", TERMINAL_WIDTH="200")
@@ -134,6 +135,20 @@ def test_wrong_settings_are_reported_without_a_traceback_and_exit_with_2(
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [["nodes"], ["topics"], ["top"], ["watch", "orders"], ["poke", "orders"]])
+def test_a_data_dir_that_names_no_cluster_is_reported(pollcast: Command, command: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "cluster.json"
+    done = pollcast(*command, "--data-dir", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr == f"pollcast: flags: --data-dir: there is no {file}: no cluster runs there\n"
+    for text in ("{", "[]", "{}", '{"etcd": 5, "namespace": "/x"}'):
+        file.write_text(text)
+        done = pollcast(*command, "--data-dir", str(tmp_path))
+        assert (done.returncode, "is not what pollcast up writes" in done.stderr) == (2, True)
+    done = pollcast(*command, "--data-dir", str(tmp_path), "--namespace", "/other")
+    assert (done.returncode, "leave out --etcd and --namespace" in done.stderr) == (2, True)
 
 
 def test_flags_override_the_environment(pollcast: Command) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pollcast.services.coordination.keys import (
+    CatalogueRecord,
     DemandRecord,
     Foreign,
     Keys,
@@ -23,7 +24,16 @@ KEYS = Keys("/pollcast")
 TOPICS = st.from_regex(r"\A[a-z][a-z0-9_]*(\?[a-z]+=[A-Za-z0-9%~._-]*)?\Z")
 NAMES = st.from_regex(r"\A[A-Za-z0-9._-]+\Z")
 NODE = NodeRecord(
-    "p1", "poller", None, "127.0.0.1:5000", 7, "0.1.0", "2026-01-01T00:00:00.000000Z", "694da206e03b1c07", "ready"
+    "p1",
+    "poller",
+    None,
+    "127.0.0.1:5000",
+    7,
+    "0.1.0",
+    "2026-01-01T00:00:00.000000Z",
+    "694da206e03b1c07",
+    "ready",
+    "c0ffee",
 )
 
 
@@ -32,6 +42,7 @@ def test_keys_are_spelled_as_documented() -> None:
     assert KEYS.demand("q?a=1", "gw1") == "/pollcast/demand/q?a=1/gw1"
     assert KEYS.owner("q?a=1") == "/pollcast/owners/q?a=1"
     assert KEYS.presence("q", "gw1", "F-1") == "/pollcast/presence/q/gw1/F-1"
+    assert KEYS.catalogue("poller", "p1") == "/pollcast/catalogues/poller/p1"
     assert KEYS.leader == "/pollcast/leader"
 
 
@@ -41,6 +52,8 @@ def test_a_key_that_is_built_is_parsed(topic: str, node: str, ref: str) -> None:
     assert KEYS.parse_owner(KEYS.owner(topic)) == topic
     assert KEYS.parse_presence(KEYS.presence(topic, node, ref)) == (topic, node, ref)
     assert KEYS.parse_node(KEYS.node("poller", node)) == ("poller", node)
+    assert KEYS.parse_catalogue(KEYS.catalogue("poller", node)) == ("poller", node)
+    assert KEYS.catalogue("poller", node).startswith(KEYS.catalogues_of("poller"))
     assert KEYS.demand(topic, node).startswith(KEYS.demands(topic))
     assert KEYS.presence(topic, node, ref).startswith(KEYS.presences(topic))
 
@@ -66,12 +79,13 @@ def test_a_foreign_key_is_not_parsed(key: str) -> None:
         (
             NODE,
             '{"node":"p1","role":"poller","http":null,"grpc":"127.0.0.1:5000","pid":7,"version":"0.1.0",'
-            '"started_at":"2026-01-01T00:00:00.000000Z","lease":"694da206e03b1c07","state":"ready"}',
+            '"started_at":"2026-01-01T00:00:00.000000Z","lease":"694da206e03b1c07","state":"ready","catalogue":"c0ffee"}',
         ),
         (DemandRecord("gw1", "t"), '{"gateway":"gw1","since":"t"}'),
         (OwnerRecord("p1", "h:1", "t"), '{"node":"p1","grpc":"h:1","since":"t"}'),
         (PresenceRecord("alice", {"a": [1]}, "t"), '{"key":"alice","meta":{"a":[1]},"online_at":"t"}'),
         (LeaderRecord("c1"), '{"node":"c1"}'),
+        (CatalogueRecord("c0ffee", {"q": "12ab"}), '{"catalogue":"c0ffee","queries":{"q":"12ab"}}'),
     ],
 )
 def test_values_are_one_line_of_json_in_the_documented_order(record: Record, text: str) -> None:

@@ -21,6 +21,17 @@ async def test_a_node_is_ready_from_its_first_sync_until_it_drains() -> None:
     )
 
 
+async def test_a_node_that_cannot_do_its_work_yet_says_why() -> None:
+    obstacle: list[str] = ["the database has not been reached"]
+    readiness = Readiness("poller", asyncio.Event(), dict, lambda: obstacle[0] if obstacle else None)
+    expected = (False, {"status": "starting", "reason": "the database has not been reached"})
+    assert readiness.answer() == expected
+    readiness.synced = True  # in sync with etcd, and no other poller is there
+    assert readiness.answer() == expected
+    obstacle.clear()
+    assert readiness.answer() == (True, {"status": "ready"})
+
+
 async def test_an_etcd_outage_is_reported_and_the_node_stays_ready() -> None:
     etcd = "reached"
     readiness = Readiness("gateway", asyncio.Event(), lambda: {"etcd": etcd})

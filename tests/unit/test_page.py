@@ -118,3 +118,16 @@ def test_a_new_topic_a_returning_owner_and_a_long_released_topic_are_no_takeover
     takeovers.owned("b", None, 3.0 + LAPSE_SECONDS, AT)
     takeovers.owned("a", "two", 3.0 + LAPSE_SECONDS, AT)
     assert seen(takeovers) == []
+
+
+async def test_a_second_page_has_an_address_without_suffix_and_may_show_images_of_its_style_sheet(built: Path) -> None:
+    (built / "api").mkdir()
+    (built / "api" / "docs.html").write_text("<!doctype html><title>interface</title>")
+    async with serve_app(Starlette(routes=list(Page.load(built).routes())), "127.0.0.1:0") as (host, port):
+        _, headers, body = await get(f"{host}:{port}", "/api/docs")
+        assert b"interface" in body
+        assert headers["content-type"].startswith("text/html")
+        assert "img-src 'self' data:;" in headers["content-security-policy"]
+        assert "script-src 'self';" in headers["content-security-policy"]
+        _, headers, _ = await get(f"{host}:{port}", "/")
+        assert "data:" not in headers["content-security-policy"]

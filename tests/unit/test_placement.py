@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pollcast.poller.placement import RETRY_SECONDS, PlacementChanges, PlacementSteps
+from pollcast.poller.placement import RETRY_SECONDS
+from pollcast.poller.placement_steps import PlacementChanges, PlacementSteps
 from pollcast.poller.ranking import RANK_WAIT_SECONDS, Ranking, rank
 from pollcast.services.coordination.claims import Claim
 from tests.support.placements import LINGER, MINE, OTHERS, holding, placement
@@ -202,6 +203,16 @@ def test_steps_of_unknown_outcome_are_planned_again() -> None:
     view.unanswered(work, LINGER, 3.0)
     assert view.due(LINGER + 2.9) == PlacementSteps([], [])
     assert view.due(LINGER + 3) == work
+
+
+def test_a_waiting_poller_claims_nothing_until_it_waits_no_more() -> None:
+    view = placement()
+    view.waiting = True
+    view.add_demand("t", "gw", 0)
+    assert view.next_due() is None
+    assert view.due(100) == PlacementSteps([], [])
+    view.waiting = False
+    assert view.due(101) == PlacementSteps(["t"], [])
 
 
 def test_a_draining_poller_claims_nothing() -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pollcast.poller.placement import Placement, PlacementChanges, PlacementSteps
+from pollcast.poller.placement import Placement
+from pollcast.poller.placement_steps import PlacementChanges, PlacementSteps
 from pollcast.services.coordination.claims import Claim
 from tests.support.placements import MINE, OTHERS
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pollcast.gateway.identity import ANONYMOUS, Identity
 from pollcast.gateway.pokes import Pokes
 from pollcast.services.catalogue.catalog import parse as parse_catalog
+from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.catalogue.topics import Poke, parse, parse_poke, poked_values
 from pollcast.services.errors import Forbidden, InvalidParams, UnknownQuery
 from pollcast.services.serving import poke_line
@@ -139,18 +140,19 @@ class Lines:
 
 async def test_without_tokens_anybody_may_poke_and_with_tokens_the_named_roles() -> None:
     hub: Any = Lines()
-    assert await Pokes(hub, CATALOG, ()).poke("plain", ANONYMOUS) == 3
+    assert await Pokes(hub, CatalogueInForce(CATALOG), ()).poke("plain", ANONYMOUS) == 3
     for roles in ((), ("sales",)):
         with pytest.raises(Forbidden, match="POLLCAST_POKE_ROLES"):
-            await Pokes(hub, CATALOG, ("backend",)).poke("nothing", Identity("a", roles, values={}))
+            await Pokes(hub, CatalogueInForce(CATALOG), ("backend",)).poke("nothing", Identity("a", roles, values={}))
         with pytest.raises(Forbidden):
-            await Pokes(hub, CATALOG, ()).poke("plain", Identity("a", roles, values={}))
-    assert await Pokes(hub, CATALOG, ("x", "backend")).poke("plain", Identity("a", ("backend",), values={})) == 3
+            await Pokes(hub, CatalogueInForce(CATALOG), ()).poke("plain", Identity("a", roles, values={}))
+    pokes = Pokes(hub, CatalogueInForce(CATALOG), ("x", "backend"))
+    assert await pokes.poke("plain", Identity("a", ("backend",), values={})) == 3
 
 
 async def test_only_the_owner_of_a_known_topic_is_asked() -> None:
     hub: Any = Lines({"plain": "poller-1:1", "mine?day=2026-01-31": "poller-1:1"})
-    pokes = Pokes(hub, CATALOG, ())
+    pokes = Pokes(hub, CatalogueInForce(CATALOG), ())
     assert await pokes.poke("plain", ANONYMOUS) == 1
     assert await pokes.poke("orders", ANONYMOUS) == 3
     assert await pokes.poke("orders?region=a", ANONYMOUS) == 3

@@ -14,7 +14,7 @@ from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.poll_error import PollError
 from pollcast.poller.rounds import KNOWN_SAMPLE, MAX_TIMEOUTS, PROBES, RUN_SAMPLE, SAMPLE
 from pollcast.poller.trouble import ROUND_STATEMENTS
-from tests.support.rounds import BAD_VALUE, DOWN, LOCKED, PRIVILEGE, REFUSED, TIMEOUT, Rounds, number, result
+from tests.support.rounds import BAD_VALUE, DOWN, GIVEN_UP, LOCKED, PRIVILEGE, REFUSED, TIMEOUT, Rounds, number, result
 
 TOPICS = st.integers(0, 100)
 BAD = st.dictionaries(st.integers(0, 99), st.sampled_from([BAD_VALUE, PRIVILEGE, LOCKED]))
@@ -295,6 +295,38 @@ async def test_a_batch_that_times_out_is_handed_over_and_delays_no_other() -> No
     assert done.handed_over == list(range(16))
     assert len(done.statements) <= 7  # the others in batches of half the size
     assert not done.blamed
+
+
+@pytest.mark.parametrize("width", [1, 3])
+async def test_a_batch_that_is_given_up_is_handed_over_and_the_others_go_on_as_before(width: int) -> None:
+    done = await Rounds(64, {3: GIVEN_UP}, size=16, width=width).run(hand_over=True)
+    assert done.handed_over == list(range(16))
+    assert list(map(len, done.statements)) == [16] * 4  # a batch is no smaller, and none is searched, after it
+    assert done.outcomes == {n: result(n) for n in range(16, 64)}
+    assert done.batching.answering
+
+
+@pytest.mark.parametrize("width", [1, 3])
+async def test_suspects_are_divided_until_each_topic_that_is_given_up_is_alone(width: int) -> None:
+    bad = {3, 40, 99}
+    done = await Rounds(200, dict.fromkeys(bad, GIVEN_UP), width=width).run(parts=8)
+    assert set(done.handed_over) == bad
+    assert done.outcomes == {n: result(n) for n in range(200) if n not in bad}
+    assert sum(bool(bad & set(group)) for group in done.statements) <= 9
+    assert not done.blamed
+
+
+async def test_the_statements_that_are_given_up_in_a_round_are_bounded() -> None:
+    done = await Rounds(5000, dict.fromkeys(range(0, 5000, 10), GIVEN_UP), width=3).run(parts=8)
+    assert done.unreached
+    assert sum(any(n % 10 == 0 for n in group) for group in done.statements if len(group) > 1) <= ROUND_STATEMENTS + 3
+
+
+async def test_topics_that_are_given_up_leave_the_verdict_on_a_query_to_others() -> None:
+    bad = dict.fromkeys(range(1, 12), PRIVILEGE) | {0: GIVEN_UP}
+    done = await Rounds(12, bad).run(hand_over=True)
+    assert set(done.handed_over) <= {0} | set(range(12))
+    assert GIVEN_UP not in done.outcomes.values()
 
 
 async def test_suspects_are_polled_in_parts() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pollcast.poller.placement import RETRY_SECONDS, Placement, PlacementChanges, PlacementSteps
+from pollcast.poller.placement import RETRY_SECONDS, Placement
+from pollcast.poller.placement_steps import PlacementChanges, PlacementSteps
 from pollcast.poller.ranking import rank
 from pollcast.poller.rebalancing import SETTLE_SECONDS, STEP_SECONDS
 from pollcast.services.coordination.claims import Claim

@@ -56,6 +56,8 @@ MISTAKES = [
     Mistake("etcd", ",", "one or more endpoints"),
     Mistake("etcd", "http://u:hunter2@a:2379", "POLLCAST_ETCD_USER and POLLCAST_ETCD_PASSWORD"),
     Mistake("etcd", "https://a:2379", "POLLCAST_ETCD_CA"),
+    Mistake("catalog_reload", "no", "'on' or 'off'"),
+    Mistake("catalog_reload", "OFF", "'on' or 'off'"),
     Mistake("namespace", "pollcast", "must begin with a slash"),
     Mistake("namespace", "/pollcast/", "not end with one"),
     Mistake("etcd_ca", NONE, "can't be read"),

@@ -128,3 +128,14 @@ def test_a_problem_names_its_source_and_field() -> None:
 def test_the_smallest_limit_of_a_frame_is_64_bytes() -> None:
     assert load(GatewaySettings, catalog=CATALOG, max_frame=64).max_frame == 64
     assert "max_frame" in problems(GatewaySettings, catalog=CATALOG, max_frame=63)
+
+
+@pytest.mark.parametrize(
+    ("kind", "needed"),
+    [(GatewaySettings, {"catalog"}), (PollerSettings, {"catalog", "database_url"}), (CoordinatorSettings, set())],
+)
+def test_a_role_requires_only_what_it_uses(kind: type[EtcdSettings], needed: set[str]) -> None:
+    given = {"catalog": CATALOG, "database_url": "postgresql://db/shop"}
+    load(kind, **{name: value for name, value in given.items() if name in needed})
+    for name in needed:
+        assert problems(kind, **{other: given[other] for other in needed - {name}}) == {name: "is required"}

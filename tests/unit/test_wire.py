@@ -20,7 +20,7 @@ from pollcast.gateway.door import Doorkeeper
 from pollcast.gateway.frame_parsers import is_idle
 from pollcast.gateway.outbound_frames import frame
 from pollcast.gateway.wire import HIGH_WATER_BYTES, Wire
-from pollcast.services.serving import web
+from pollcast.services.serving import refusals, web
 from tests.support.repository import ROOT
 
 
@@ -94,13 +94,16 @@ async def test_a_binary_message_closes_with_1003() -> None:
         assert closed.value.rcvd.code == 1003
 
 
-async def test_a_message_beyond_the_limit_closes_with_1009() -> None:
+async def test_a_message_beyond_the_limit_closes_with_1009_and_is_counted() -> None:
+    counted = refusals.REFUSED.labels("message")
+    before = counted._value.get()
     async with serving() as (url, _), connect(url) as client:
         await client.send("x" * 5000)
         with pytest.raises(ConnectionClosed) as closed:
             await client.recv()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1009
+    assert counted._value.get() == before + 1
 
 
 async def test_the_receiver_closes_with_a_code_and_reason_of_its_own() -> None:

@@ -1,186 +1,178 @@
 /** The chart of a result, drawn by uPlot on a canvas. The table offers the same numbers to screen readers. */
-import type { Result } from "@pollcast/client"
+import type { Result, Row } from "@pollcast/client"
 import uPlot from "uplot"
 import "uplot/dist/uPlot.min.css"
-import { el, perFrame, setText } from "./dom"
-import { MOST_BARS, plan, type Plan } from "./shape"
-import { numberOf, show, ticks, timeTicks } from "./values"
+import { barOptions, lineOptions, type Labels } from "./chart_options"
+import { el, perFrame, rem, setText, uid } from "./dom"
+import { onColours } from "./palette"
+import type { Look } from "./route"
+import { MOST_LINES, Past } from "./series"
+import { fullName, MOST_BARS, name, plan, type Plan } from "./shape"
+import { numberOf } from "./values"
+import type { View, ViewOptions } from "./view"
 
-/** Number of points that a chart of one changing row keeps. */
-const HISTORY = 600
+type Drawn = Exclude<Plan, { kind: "none" }>
 
-const MINUTE = 60
-const HOUR = 60 * MINUTE
-const DAY = 24 * HOUR
-/** The possible distances between two marks of a time axis, in seconds. */
-const TIME_STEPS = [
-  ...[1, 2, 5, 10, 15, 30],
-  ...[1, 2, 5, 10, 15, 30].map((minutes) => minutes * MINUTE),
-  ...[1, 2, 3, 6, 12].map((hours) => hours * HOUR),
-  ...[1, 2, 7, 14, 30, 91, 365].map((days) => days * DAY),
-]
+/** Height of the chart on a page of its own, in CSS pixels. */
+const LEAST_PX = 240
+const MOST_PX = 460
+/** Height of the smallest chart in a tile. */
+const TILE_PX = 60
 
 /** A chart element with a choice of the column to draw. */
-export class Chart {
+export class Chart implements View {
   readonly element: HTMLElement
-  private readonly choice: HTMLSelectElement
+  private readonly choice = el("select", { id: uid("chart-value") })
   private readonly field: HTMLElement
-  private readonly note: HTMLParagraphElement
+  private readonly note = el("p", { class: "quiet note", role: "status" })
   private readonly place: HTMLDivElement
+  private readonly labels: Labels = { texts: [], rows: [] }
   private plot: uPlot | null = null
   private plotted = ""
   private result: Result | null = null
-  private labels: string[] = []
-  private history: { at: number; values: Record<string, number | null> }[] = []
+  private past = new Past()
+  /** What the points of the past are: those of another time column, or of rows, do not mix. */
+  private pastOf = ""
+  private taken: Result | null = null
   private readonly paint = perFrame(() => this.draw())
-  private readonly colours = matchMedia("(prefers-color-scheme: dark)")
-  private readonly restyle = (): void => {
-    this.plotted = ""
-    this.paint()
-  }
+  private readonly resized = new ResizeObserver(() => this.resize())
+  private readonly unlisten: () => void
 
-  constructor(label: string) {
-    this.choice = el("select", { id: "chart-value" })
-    this.choice.addEventListener("change", this.paint)
-    this.note = el("p", { class: "quiet", role: "status" })
-    this.place = el("div", { class: "plot", role: "img", "aria-label": `Chart of ${label}` })
-    this.field = el("div", { class: "field" }, el("label", { for: "chart-value" }, "value"), this.choice)
+  /** With `trend`, the chart shows the values of each row over time. */
+  constructor(
+    private readonly options: ViewOptions,
+    private readonly trend: boolean,
+  ) {
+    this.choice.addEventListener("change", () => {
+      options.onLook({ ...this.options.look, value: this.choice.value })
+      this.paint()
+    })
+    this.place = el("div", { class: "plot", role: "img", "aria-label": `Chart of ${options.label}` })
+    this.field = el("div", { class: "field" }, el("label", { for: this.choice.id }, "value"), this.choice)
     this.element = el("div", { class: "chart" }, this.field, this.note, this.place)
-    new ResizeObserver(() => this.resize()).observe(this.place)
-    this.colours.addEventListener("change", this.restyle)
+    this.resized.observe(this.place)
+    this.unlisten = onColours(() => {
+      this.plotted = ""
+      this.paint()
+    })
   }
 
-  /** Draws a result in the next frame. */
   show(result: Result): void {
     this.result = result
-    const [row] = result.rows
-    if (result.rows.length === 1 && row) {
-      const values = Object.fromEntries(
-        Object.entries(row).map(([name, value]) => [name, numberOf(value)]),
-      )
-      this.history.push({ at: Date.parse(result.polledAt) / 1000, values })
-      if (this.history.length > HISTORY) this.history.shift()
-    }
+    this.take(result)
     this.paint()
   }
 
-  /** Releases the canvas and the listeners. */
+  restyle(look: Look): void {
+    this.options.look = look
+    if (look.value !== undefined) this.choice.value = look.value
+    this.paint()
+  }
+
   close(): void {
-    this.colours.removeEventListener("change", this.restyle)
+    this.resized.disconnect()
+    this.unlisten()
+    this.release()
+  }
+
+  private release(): void {
     this.plot?.destroy()
     this.plot = null
+    this.plotted = ""
+  }
+
+  /** Adds the result to the past, also when no frame will be drawn for it, as in a hidden tab. */
+  private take(result: Result): void {
+    if (result === this.taken) return
+    this.taken = result
+    const drawn = plan(result.rows, result.key, this.trend)
+    if (drawn.kind === "none" || drawn.kind === "bars") return
+    const of = drawn.kind === "lines" ? `${drawn.time} ${drawn.by?.join(" ") ?? ""}` : ""
+    if (of !== this.pastOf) this.past = new Past()
+    this.pastOf = of
+    if (drawn.kind === "lines") this.past.takePoints(result.rows, drawn.time, drawn.by ?? [])
+    else this.past.takeRows(result.rows, names(result), Date.parse(result.polledAt) / 1000)
   }
 
   private draw(): void {
-    if (!this.result || !this.element.isConnected) return
-    const drawn = plan(this.result.rows, this.result.key)
+    const { result } = this
+    if (!result || !this.element.isConnected) return
+    const drawn = plan(result.rows, result.key, this.trend)
     if (drawn.kind === "none") {
       setText(this.note, drawn.why)
-      this.close()
-      this.plotted = ""
+      this.field.hidden = true
+      this.release()
       return
     }
     const value = this.chosen(drawn.values)
-    const data = this.data(drawn, value)
-    setText(
-      this.note,
-      drawn.kind === "history"
-        ? "Values since you opened this chart."
-        : this.result.rows.length > MOST_BARS && drawn.kind === "bars"
-          ? `The first ${MOST_BARS} rows.`
-          : "",
-    )
-    const wanted = `${drawn.kind} ${value}`
+    const { data, series, note } = drawn.kind === "bars" ? this.bars(drawn, result, value) : this.lines(drawn, value)
+    setText(this.note, note)
+    const wanted = [drawn.kind, value, rem(), ...series].join("\n")
     if (this.plotted === wanted && this.plot) {
       this.plot.setData(data)
+      this.plot.redraw(false, true) // the labels of the axis belong to other rows now, at the same places
       return
     }
-    this.plot?.destroy()
-    this.plot = new uPlot(this.options(drawn, value), data, this.place)
+    this.release()
+    const size = { width: Math.max(120, this.place.clientWidth), height: TILE_PX }
+    const options =
+      drawn.kind === "bars"
+        ? barOptions(size, label(drawn, result), value, this.labels)
+        : lineOptions(size, series.length === 1 && !series[0] ? [value] : series, drawn.kind === "lines")
+    this.plot = new uPlot(options, data, this.place)
     this.plotted = wanted
+    this.resize()
   }
 
   private chosen(values: readonly string[]): string {
     if ([...this.choice.options].map((option) => option.value).join("\n") !== values.join("\n")) {
-      const before = this.choice.value
-      this.choice.replaceChildren(...values.map((name) => el("option", { value: name }, name)))
-      if (values.includes(before)) this.choice.value = before
-      this.field.hidden = values.length < 2
+      this.choice.replaceChildren(...values.map((each) => el("option", { value: each }, each)))
+      const wanted = this.options.look.value
+      if (wanted !== undefined && values.includes(wanted)) this.choice.value = wanted
     }
+    this.field.hidden = values.length < 2
     return this.choice.value
   }
 
-  private data(drawn: Exclude<Plan, { kind: "none" }>, value: string): uPlot.AlignedData {
-    const rows = this.result!.rows
-    if (drawn.kind === "history")
-      return [this.history.map(({ at }) => at), this.history.map(({ values }) => values[value] ?? null)]
-    if (drawn.kind === "bars") {
-      const first = rows.slice(0, MOST_BARS)
-      this.labels = first.map((row) => show(row[drawn.label]))
-      return [first.map((_, at) => at), first.map((row) => numberOf(row[value]))]
-    }
-    const points = rows.map((row) => [Date.parse(String(row[drawn.time])) / 1000, numberOf(row[value])] as const)
-    points.sort(([a], [b]) => a - b)
-    return [points.map(([at]) => at), points.map(([, found]) => found)]
+  private bars(drawn: Drawn, result: Result, value: string): { data: uPlot.AlignedData; series: string[]; note: string } {
+    const first = result.rows.slice(0, MOST_BARS)
+    this.labels.rows = first
+    this.labels.texts = first.map((row) => name(row, by(drawn, result)))
+    const note = result.rows.length > MOST_BARS ? `The first ${MOST_BARS} rows.` : ""
+    return { data: [first.map((_, at) => at), first.map((row) => numberOf(row[value]))], series: [value], note }
   }
 
-  private options(drawn: Exclude<Plan, { kind: "none" }>, value: string): uPlot.Options {
-    const style = getComputedStyle(document.documentElement)
-    const colour = (name: string): string => style.getPropertyValue(name).trim()
-    const axis: uPlot.Axis = {
-      stroke: colour("--text-quiet"),
-      grid: { stroke: colour("--line"), width: 1 },
-      ticks: { stroke: colour("--line"), width: 1 },
-      font: "12px system-ui, sans-serif",
-    }
-    const bars = drawn.kind === "bars"
-    return {
-      ...this.size(),
-      cursor: { drag: { x: false, y: false }, points: { show: !bars } },
-      legend: { show: true },
-      scales: {
-        x: { time: !bars, ...(bars ? { range: (_, min, max): [number, number] => [min - 0.6, max + 0.6] } : {}) },
-        y: bars ? { range: fromZero } : {},
-      },
-      axes: [
-        {
-          ...axis,
-          ...(bars
-            ? { values: (_, splits) => splits.map((at) => this.labels[at] ?? ""), incrs: [1, 2, 5, 10, 20] }
-            : { values: (_, splits) => timeTicks(splits), incrs: TIME_STEPS, space: 72 }),
-        },
-        { ...axis, size: 64, values: (_, splits) => ticks(splits) },
-      ],
-      series: [
-        drawn.kind === "bars"
-          ? { label: drawn.label, value: (_, at) => this.labels[at ?? -1] ?? "–" }
-          : { label: "time" },
-        {
-          label: value,
-          value: (_, found) => (found === null ? "–" : show(found)),
-          stroke: colour("--accent"),
-          fill: bars ? colour("--accent-soft") : "",
-          width: 2,
-          points: { show: drawn.kind === "lines" },
-          ...(bars ? { paths: uPlot.paths.bars!({ size: [0.7, 80], radius: 0.15 }) } : {}),
-        },
-      ],
-    }
-  }
-
-  private size(): { width: number; height: number } {
-    return { width: Math.max(240, this.place.clientWidth), height: Math.max(240, Math.min(460, innerHeight * 0.5)) }
+  private lines(drawn: Drawn, value: string): { data: uPlot.AlignedData; series: string[]; note: string } {
+    const { times, lines, left } = this.past.lines(value)
+    const notes = [
+      drawn.kind === "history" && "Values since you opened this chart.",
+      left > 0 && `The first ${MOST_LINES} of ${left + MOST_LINES} lines.`,
+    ]
+    const series = lines.map((line) => line.name)
+    return { data: [times, ...lines.map(({ values }) => values)], series, note: notes.filter(Boolean).join(" ") }
   }
 
   private resize(): void {
-    this.plot?.setSize(this.size())
+    if (!this.plot) return
+    const legend = this.place.querySelector<HTMLElement>(".u-legend")?.offsetHeight ?? 0
+    const height = this.options.fill
+      ? Math.max(TILE_PX, this.place.clientHeight - legend)
+      : Math.max(LEAST_PX, Math.min(MOST_PX, innerHeight * 0.5))
+    const width = Math.max(120, this.place.clientWidth)
+    if (width !== this.plot.width || height !== this.plot.height) this.plot.setSize({ width, height })
   }
 }
 
-/** Returns a range that includes zero, so that bars start there. */
-function fromZero(_: uPlot, min: number, max: number): [number, number] {
-  const low = Math.min(0, min)
-  const high = Math.max(0, max)
-  const margin = (high - low || 1) * 0.05
-  return [low < 0 ? low - margin : 0, high > 0 ? high + margin : 0]
+/** Returns the columns whose values name a bar. */
+function by(drawn: Drawn, { key }: Result): readonly string[] {
+  return key.length ? key : drawn.kind === "bars" ? [drawn.label] : []
+}
+
+function label(drawn: Drawn, result: Result): string {
+  return by(drawn, result).join(" · ")
+}
+
+/** Returns the names of the rows, for lines over time: none for a single row. */
+function names({ rows, key }: Result): string[] {
+  return rows.map((row: Row, at) => (rows.length === 1 ? "" : key.length ? fullName(row, key) : String(at + 1)))
 }

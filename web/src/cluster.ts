@@ -4,6 +4,7 @@ import { ApiError, get, type Cluster, type ClusterNode, type Takeover } from "./
 import { el, setText } from "./dom"
 import { savings } from "./savings"
 import * as self from "./self"
+import { drawSpark } from "./spark"
 import { ago, clock, count, short } from "./values"
 
 /** Time between two requests of the cluster's state. */
@@ -183,24 +184,8 @@ export class ClusterView {
     this.history.push(polls)
     if (this.history.length > SPARK_POINTS) this.history.shift()
     this.figure.hidden = this.history.length < SPARK_FEWEST
-    const canvas = this.spark.getContext("2d")
-    if (!canvas || this.figure.hidden) return
-    const [width, height] = [this.spark.clientWidth, SPARK_PX]
-    this.spark.width = width * devicePixelRatio // setting the size clears the canvas
-    this.spark.height = height * devicePixelRatio
-    canvas.scale(devicePixelRatio, devicePixelRatio)
-    const most = Math.max(...this.history, 1)
-    const step = width / Math.max(this.history.length - 1, 30)
-    canvas.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--accent")
-    canvas.lineWidth = 2
-    canvas.beginPath()
-    this.history.forEach((value, at) => {
-      const x = at * step
-      const y = height - 3 - (value / most) * (height - 6)
-      if (at === 0) canvas.moveTo(x, y)
-      else canvas.lineTo(x, y)
-    })
-    canvas.stroke()
+    if (this.figure.hidden) return
+    drawSpark(this.spark, this.history, { width: this.spark.clientWidth, height: SPARK_PX }, { low: 0, fewest: 30 })
   }
 }
 

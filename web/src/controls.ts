@@ -2,52 +2,62 @@
  * A form with a control for each parameter of a query, chosen by the parameter's type. The values of a list are chosen
  * from all that are allowed, or written one per line.
  *
- * It reports each change that leads to a complete and valid set of values. An empty parameter is left out of the topic:
- * it takes its default, or is NULL.
+ * It reports each change that leads to a complete and valid set of values, and says below a control what is wrong with
+ * its value. An empty parameter is left out of the topic: it takes its default, is NULL, or is the empty list.
  */
-import type { Param, Query, ValueType } from "./api"
-import { el } from "./dom"
+import type { Param, Query } from "./api"
+import { el, setText, uid } from "./dom"
+import { fault, FORMS, isList, valueType } from "./faults"
 import type { Params } from "./route"
 
 type Control = HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement
 
+/** Time after the last key until a typed value is taken. */
+const TYPING_MS = 300
+/** Number of choices of a list that are visible at once. */
+const MOST_CHOICES = 6
+
+/** A control, and the place for what is wrong with its value. */
+interface Field {
+  param: Param
+  input: Control
+  wrong: HTMLElement
+}
+
 /** The form of one query; `onChange` receives the values that differ from the defaults. */
 export class Controls {
   readonly element: HTMLFormElement
-  private readonly inputs = new Map<string, Control>()
+  private readonly fields: Field[] = []
   private timer = 0
 
   constructor(
-    private readonly query: Query,
+    query: Query,
     params: Params,
     private readonly onChange: (params: Params) => void,
   ) {
     this.element = el("form", { class: "controls", "aria-label": "Parameters", novalidate: true })
     for (const param of query.params) this.element.append(this.field(param, params.get(param.name)))
-    this.element.addEventListener("submit", (event) => event.preventDefault())
+    this.element.addEventListener("submit", (event) => {
+      event.preventDefault()
+      this.reportAfter(0)
+    })
     this.element.addEventListener("input", (event) =>
-      this.reportAfter(event.target instanceof HTMLSelectElement ? 0 : 300),
+      this.reportAfter(event.target instanceof HTMLSelectElement ? 0 : TYPING_MS),
     )
     this.element.addEventListener("change", () => this.reportAfter(0))
     this.element.hidden = query.params.length === 0
+    for (const field of this.fields) if (params.has(field.param.name)) this.mark(field)
   }
 
   /** Returns the values that differ from the defaults, or null while a value is missing or invalid. */
   values(): Params | null {
     const params = new Map<string, string[]>()
-    for (const param of this.query.params) {
-      const input = this.inputs.get(param.name)!
-      if (input instanceof HTMLTextAreaElement) input.setCustomValidity(fault(param, input))
-    }
-    for (const param of this.query.params) {
-      const input = this.inputs.get(param.name)!
-      if (!input.checkValidity()) return null
+    for (const { param, input } of this.fields) {
+      if (wrongOf(param, input) !== null) return null
       const texts = read(param, input)
       if (texts.length === 0) {
         if (param.required) return null
-      } else if (asSet(texts) !== asSet(defaults(param))) {
-        params.set(param.name, texts)
-      }
+      } else if (asSet(texts) !== asSet(defaults(param))) params.set(param.name, texts)
     }
     return params
   }
@@ -57,33 +67,48 @@ export class Controls {
     this.timer = window.setTimeout(() => {
       const params = this.values()
       this.element.classList.toggle("incomplete", params === null)
-      for (const input of this.inputs.values()) input.setAttribute("aria-invalid", String(!input.checkValidity()))
+      for (const field of this.fields) this.mark(field)
       if (params) this.onChange(params)
     }, ms)
   }
 
+  /** Says what is wrong with the control's value. */
+  private mark({ param, input, wrong }: Field): void {
+    const text = wrongOf(param, input)
+    const missing = param.required && text === null && read(param, input).length === 0
+    input.setAttribute("aria-invalid", String(text !== null || missing))
+    setText(wrong, text ?? (missing ? "required" : ""))
+  }
+
   private field(param: Param, given: readonly string[] | undefined): HTMLElement {
-    const id = `param-${param.name}`
-    const input = control(param, id)
+    const id = uid(`param-${param.name}`)
+    const notes = uid("about")
+    const input = control(param, id, notes)
     const initial = param.type === "int" && param.required && param.min !== null ? [String(param.min)] : []
     write(param, input, given ?? (param.default === null ? initial : defaults(param)))
-    this.inputs.set(param.name, input)
-    const label = el("label", { for: id }, param.name)
-    if (input instanceof HTMLInputElement && input.type === "number" && param.type === "int") {
-      return el("div", { class: "field" }, label, stepper(param, input))
-    }
-    return el("div", { class: "field" }, label, input)
+    const wrong = el("span", { class: "wrong", "aria-live": "polite" })
+    this.fields.push({ param, input, wrong })
+    const stepped = input instanceof HTMLInputElement && input.type === "number" && param.type === "int"
+    return el(
+      "div",
+      { class: "field" },
+      el("label", { for: id }, param.name),
+      stepped ? stepper(param, input) : input,
+      el("span", { class: "about", id: notes }, el("span", { class: "quiet" }, hint(param)), wrong),
+    )
   }
 }
 
-/** Returns whether the parameter is a list. */
-function isList(param: Param): boolean {
-  return param.type.endsWith("[]")
+/** Returns the reason why the control's value is invalid; null when it is valid or empty. */
+function wrongOf(param: Param, input: Control): string | null {
+  if (input.validity.badInput) return `not ${param.type === "int" ? "an int" : `a ${param.type}`}`
+  return fault(param, read(param, input))
 }
 
-/** Returns the type of one value of the parameter. */
-function valueType(param: Param): ValueType {
-  return param.type.replace("[]", "") as ValueType
+/** Returns what an empty control means, where it is not plain; empty otherwise. */
+function hint(param: Param): string {
+  const none = Array.isArray(param.default) && param.default.length === 0
+  return isList(param) && none && param.enum ? "none chosen: all" : ""
 }
 
 /** Returns the texts of the parameter's default; none when there is no default. */
@@ -96,25 +121,21 @@ function asSet(texts: readonly string[]): string {
   return JSON.stringify([...new Set(texts)].sort())
 }
 
-/** Returns the control for a parameter. */
-function control(param: Param, id: string): Control {
+/** Returns the control for a parameter; the element with the id `notes` describes it. */
+function control(param: Param, id: string, notes: string): Control {
   const list = isList(param)
   const type = valueType(param)
+  const common = { id, name: param.name, required: param.required, "aria-describedby": notes }
   const choices = param.enum ?? (type === "bool" ? ["true", "false"] : null)
   if (choices) {
-    const select = el("select", { id, name: param.name, required: param.required, multiple: list })
+    const size = list ? Math.min(MOST_CHOICES, Math.max(2, choices.length)) : undefined
+    const select = el("select", { ...common, multiple: list, size })
     // A single choice without a default can be empty when the parameter is optional.
     if (!list && !param.required && param.default === null) select.append(el("option", { value: "" }, "–"))
     for (const value of choices) select.append(el("option", { value: String(value) }, String(value)))
     return select
   }
-  const attributes: Record<string, string | number | boolean | undefined> = {
-    id,
-    name: param.name,
-    required: param.required,
-    placeholder: defaults(param).join("\n"),
-    autocomplete: "off",
-  }
+  const attributes = { ...common, placeholder: defaults(param).join("\n"), autocomplete: "off" }
   if (list) return el("textarea", { ...attributes, rows: 2, title: `${type} values, one per line` })
   const bounds = { min: param.min ?? undefined, max: param.max ?? undefined }
   switch (type) {
@@ -128,37 +149,12 @@ function control(param: Param, id: string): Control {
     case "timestamptz":
       return el("input", { ...attributes, type: "datetime-local", step: 1 })
     case "uuid":
-      return el("input", {
-        ...attributes,
-        type: "text",
-        pattern: FORMS.uuid.source.slice(1, -1),
-        size: 36,
-      })
+      return el("input", { ...attributes, type: "text", pattern: FORMS.uuid.source.slice(1, -1), size: 36 })
     case "text":
-      return el("input", { ...attributes, type: "text", maxlength: param.max_length ?? 256 })
+      return el("input", { ...attributes, type: "text" })
     case "bool":
       throw new Error("a bool is a choice")
   }
-}
-
-/** The form of one line of a list, by type; the gateway checks it completely. */
-const FORMS: Record<ValueType, RegExp> = {
-  text: /^[^]*$/,
-  int: /^[+-]?[0-9]+$/,
-  float: /^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$/,
-  numeric: /^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$/,
-  bool: /^(true|false|1|0)$/,
-  date: /^[0-9]{4}-[0-9]{2}-[0-9]{2}$/,
-  timestamptz: /^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}.*([Zz]|[+-][0-9]{2}:?([0-9]{2})?)$/,
-  uuid: /^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$/,
-}
-
-/** Returns the reason why a line of the list is invalid; empty when all are valid. */
-function fault(param: Param, input: HTMLTextAreaElement): string {
-  const type = valueType(param)
-  const most = param.max_length ?? Infinity
-  const wrong = lines(input).find((line) => !FORMS[type].test(line) || [...line].length > most)
-  return wrong === undefined ? "" : `“${wrong}” is not a valid ${type}`
 }
 
 /** Returns the lines of a list, without empty ones. */

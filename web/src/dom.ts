@@ -47,3 +47,16 @@ export function perFrame(callback: () => void): () => void {
     })
   }
 }
+
+/** Returns the page's letter size in CSS pixels. A wall of a large screen has a larger one. */
+export function rem(): number {
+  return Number.parseFloat(getComputedStyle(document.documentElement).fontSize) || 16
+}
+
+let ids = 0
+
+/** Returns an id that no other element has. */
+export function uid(name: string): string {
+  ids += 1
+  return `${name}-${ids}`
+}

@@ -1,7 +1,7 @@
 /** The status of the topic and the age of its result. Screen readers announce a change of the status, not the age. */
 import type { Result, Status } from "@pollcast/client"
 import { el, setText } from "./dom"
-import { ago } from "./values"
+import { ago, clock } from "./values"
 
 const WORDS = { waiting: "waiting", connecting: "waiting", live: "live", stale: "stale", failed: "failed", closed: "closed" } as const
 
@@ -33,7 +33,8 @@ export class Freshness {
     const state = !this.result && ["connecting", "live"].includes(this.status.state) ? "waiting" : this.status.state
     this.element.dataset["state"] = state
     setText(this.badge, WORDS[state])
-    setText(this.why, this.status.reason ?? "")
+    const { reason, since } = this.status
+    setText(this.why, reason === null ? "" : since === null ? reason : `${reason}, since ${clock(since)}`)
     if (!this.result) {
       setText(this.age, state === "waiting" ? "for the first result" : "no result yet")
       return

@@ -6,18 +6,21 @@ import { ApiError, get, type Query } from "./api"
 import { ClusterView } from "./cluster"
 import { byId, el } from "./dom"
 import { Explore } from "./explore"
-import { format, parse } from "./route"
+import { Link } from "./link"
+import { format, formatWall, parse, type Shown } from "./route"
 import * as self from "./self"
+import { lastWall, Wall, withTile } from "./wall"
 
 const main = byId("main")
 const catalogue = byId<HTMLUListElement>("catalogue")
+const link = new Link(byId("link"))
 const nameField = byId<HTMLInputElement>("name")
 
 const TOKEN_EXPIRED = 4001
 
 let socket: Socket | null = null
 let queries: Query[] = []
-let shown: Explore | ClusterView | null = null
+let shown: Explore | ClusterView | Wall | null = null
 
 /** Returns the page's socket; opens it on first use. */
 function open(): Socket {
@@ -39,6 +42,7 @@ function open(): Socket {
     else if (!opened) void access.probe()
     opened = false
   })
+  link.follow(connection)
   socket = connection
   return connection
 }
@@ -52,13 +56,18 @@ function show(): void {
     else main.replaceChildren(el("p", { class: "quiet" }, "The catalogue has no queries."))
     return
   }
-  mark(route.view === "topic" ? route.query : null)
+  mark(route.view, route.view === "topic" ? route.query : null)
   if (route.view === "cluster") {
     if (shown instanceof ClusterView) return
     replace(new ClusterView(), "The cluster")
     return
   }
-  if (shown instanceof Explore && shown.query.name === route.query && shown.follow(route.params, route.shape)) return
+  if (route.view === "wall") {
+    if (shown instanceof Wall) shown.follow(route)
+    else replace(new Wall(open(), queries, route), "Wall")
+    return
+  }
+  if (shown instanceof Explore && shown.query.name === route.query && shown.follow(route)) return
   const query = queries.find((each) => each.name === route.query)
   if (!query) {
     shown?.close()
@@ -68,29 +77,36 @@ function show(): void {
     )
     return
   }
-  replace(new Explore(open(), query, route.params, route.shape), query.title ?? query.name)
+  replace(new Explore(open(), query, route, pin), query.title ?? query.name)
 }
 
 /** Closes the current view and shows another. */
-function replace(view: Explore | ClusterView, title: string): void {
+function replace(view: Explore | ClusterView | Wall, title: string): void {
   shown?.close()
   shown = view
   main.replaceChildren(view.element)
   document.title = `${title} · Pollcast`
 }
 
-/** Marks the link of the current query; null marks the link of the cluster. */
-function mark(query: string | null): void {
-  for (const link of document.querySelectorAll<HTMLAnchorElement>("[data-view], [data-query]")) {
-    const { view, query: name } = link.dataset
-    const current = view ? (view === "cluster") === (query === null) : name === query
-    if (current) link.setAttribute("aria-current", "page")
-    else link.removeAttribute("aria-current")
+/** Adds a topic to the wall that was shown last, and shows it. */
+function pin(topic: Shown): void {
+  const last = parse(lastWall())
+  const wall = last.view === "wall" ? last : { tiles: [], theme: null }
+  location.hash = formatWall({ tiles: withTile(wall.tiles, topic), full: false, theme: wall.theme })
+}
+
+/** Marks the link of the current view, and that of the current query. */
+function mark(view: "topic" | "cluster" | "wall", query: string | null): void {
+  const current = view === "topic" ? "explore" : view
+  for (const each of document.querySelectorAll<HTMLAnchorElement>("a[data-view], a[data-query]")) {
+    if (each.dataset["view"] === current || (query !== null && each.dataset["query"] === query)) {
+      each.setAttribute("aria-current", "page")
+    } else each.removeAttribute("aria-current")
   }
   const chosen = catalogue.querySelector<HTMLElement>("[aria-current]")
   const strip = catalogue.parentElement // on a phone it scrolls sideways
   if (chosen && strip) strip.scrollLeft = chosen.offsetLeft - (strip.clientWidth - chosen.offsetWidth) / 2
-  document.body.dataset["view"] = query === null ? "cluster" : "explore"
+  document.body.dataset["view"] = current
 }
 
 /** Lists the queries of the catalogue. */
@@ -147,5 +163,6 @@ nameField.addEventListener("change", () => {
   else nameField.value = self.name()
   if (shown instanceof Explore) shown.rename(self.name())
 })
+document.querySelector<HTMLAnchorElement>('a[data-view="wall"]')!.hash = lastWall()
 window.addEventListener("hashchange", show)
 void start()

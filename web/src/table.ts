@@ -2,21 +2,27 @@
  * The table of a live result. Rows glide to their new place and changed cells light up.
  *
  * Only the visible rows are in the document, each positioned by a transform: a row that moves gets another transform,
- * and the browser animates it on the compositor. A thousand changing rows therefore cost as much as the thirty visible
+ * and the browser animates it on the compositor. Ten thousand changing rows therefore cost as much as the thirty visible
  * ones. Rows are identified by their key, or by their index in a query without a key.
  */
 import type { Result, Row } from "@pollcast/client"
-import { el, perFrame, setText } from "./dom"
-import { columns, isNumeric, show } from "./values"
+import { classOf, fill, flash, FLASH_MS, showRow } from "./cell"
+import { cellText, columnsOf, widen, type Column } from "./columns"
+import { el, perFrame, rem } from "./dom"
+import { Order, type Sort } from "./order"
+import type { Look } from "./route"
+import type { View, ViewOptions } from "./view"
 
-/** Height of a row in CSS pixels. */
-const ROW_PX = 36
+/** Height of a row in multiples of the page's letter size. */
+const ROW_REM = 2.25
 /** Number of rows kept above and below the visible ones, so that rows are seen gliding in and out. */
 const BEYOND = 6
-/** Duration of a changed cell's flash. */
-const FLASH_MS = 900
 /** Number of removed rows up to which they fade out; more at once would cost much and show nothing. */
 const MOST_FADING = 12
+/** Width of a cell's padding, of a letter and of a digit, in multiples of the page's letter size. */
+const PADDING_REM = 1.65
+const LETTER_REM = 0.57
+const DIGIT_REM = 0.64
 
 /** A row of the result that is in the document. */
 interface Shown {
@@ -27,22 +33,31 @@ interface Shown {
 }
 
 /** A table element. */
-export class Table {
+export class Table implements View {
   readonly element: HTMLElement
-  private readonly head: HTMLDivElement
-  private readonly body: HTMLDivElement
+  private readonly head = el("div", { role: "row", class: "row head", "aria-rowindex": 1 })
+  private readonly body = el("div", { role: "rowgroup", class: "rows" })
   private readonly scroller: HTMLDivElement
+  private readonly table: HTMLDivElement
+  private readonly empty = el("p", { class: "quiet none", hidden: true }, "No rows.")
+  private readonly order = new Order()
   private shown = new Map<string, Shown>()
-  private names: string[] = []
-  private numeric: boolean[] = []
+  private columns: Column[] = []
   private result: Result | null = null
+  /** The result whose columns are known. */
+  private examined: Result | null = null
+  /** The indexes of the rows in the sorted order; null for the query's order. */
+  private sorted: { result: Result; sort: Sort; indexes: number[] } | null = null
+  private look: Look
+  private rowPx = 0
   private first = true
   private readonly paint = perFrame(() => this.draw())
+  private readonly still = matchMedia("(prefers-reduced-motion: reduce)")
+  private readonly resized = new ResizeObserver(this.paint)
 
-  constructor(label: string) {
-    this.head = el("div", { role: "row", class: "row head", "aria-rowindex": 1 })
-    this.body = el("div", { role: "rowgroup", class: "rows" })
-    const table = el(
+  constructor({ label, look, onLook }: ViewOptions) {
+    this.look = look
+    this.table = el(
       "div",
       { role: "table", class: "table", "aria-label": label },
       el("div", { role: "rowgroup" }, this.head),
@@ -51,107 +66,200 @@ export class Table {
     this.scroller = el(
       "div",
       { class: "scroller", tabindex: 0, role: "region", "aria-label": `${label}, scrollable` },
-      table,
+      this.table,
+      this.empty,
     )
     this.scroller.addEventListener("scroll", this.paint, { passive: true })
+    this.head.addEventListener("click", ({ target }) => {
+      const name = target instanceof Element && target.closest("button")?.dataset["column"]
+      if (typeof name === "string") onLook({ ...this.look, ...next(this.look, name) })
+    })
+    this.body.addEventListener("click", ({ target }) => {
+      if (target instanceof Element && target.closest("button")) this.open(target)
+    })
+    this.body.addEventListener("dblclick", ({ target }) => {
+      if (target instanceof Element) this.open(target)
+    })
     this.element = this.scroller
-    new ResizeObserver(this.paint).observe(this.scroller)
+    this.resized.observe(this.scroller)
   }
 
-  /** Shows a result in the next frame. */
   show(result: Result): void {
     this.result = result
     this.paint()
   }
 
+  restyle(look: Look): void {
+    this.look = look
+    this.headings()
+    this.paint()
+  }
+
+  close(): void {
+    this.resized.disconnect()
+  }
+
   private draw(): void {
     const { result } = this
     if (!result) return
-    const { rows, key, keys } = result
-    this.columnsOf(rows, key)
-    this.scroller.firstElementChild?.setAttribute("aria-rowcount", String(rows.length + 1))
-    this.body.style.height = `${rows.length * ROW_PX}px`
+    const { rows, keys } = result
+    this.setColumns(result)
+    this.setRowHeight()
+    const order = this.ordered(result)
+    this.table.setAttribute("aria-rowcount", String(rows.length + 1))
+    this.empty.hidden = rows.length > 0
+    this.body.style.height = `${rows.length * this.rowPx}px`
     this.body.classList.toggle("settled", !this.first)
 
-    const top = Math.floor(this.scroller.scrollTop / ROW_PX)
+    const { scrollTop, clientHeight } = this.scroller
+    const top = Math.floor(scrollTop / this.rowPx)
     const from = Math.max(0, top - BEYOND)
-    const until = Math.min(rows.length, top + Math.ceil(this.scroller.clientHeight / ROW_PX) + BEYOND)
+    const until = Math.min(rows.length, top + Math.ceil(clientHeight / this.rowPx) + BEYOND)
+    const widened = this.widen(rows, order, from, until)
     const next = new Map<string, Shown>()
-    for (let at = from; at < until; at += 1) {
+    const entered: HTMLDivElement[] = []
+    for (let place = from; place < until; place += 1) {
+      const at = order ? order[place]! : place
       const key = keys[at] ?? String(at)
       const row = rows[at]!
       const before = this.shown.get(key)
       this.shown.delete(key)
-      next.set(key, before ? this.change(before, row, at) : this.enter(row, at))
+      const shown = before ? this.change(before, row, place, widened) : this.enter(row, place)
+      if (!before) entered.push(shown.element)
+      next.set(key, shown)
     }
-    const few = this.shown.size <= MOST_FADING && !matchMedia("(prefers-reduced-motion: reduce)").matches
+    this.body.append(...entered)
+    const few = this.shown.size <= MOST_FADING && !this.still.matches
     for (const [, gone] of this.shown) {
-      if (few && gone.at >= top && gone.at * ROW_PX < this.scroller.scrollTop + this.scroller.clientHeight)
-        leave(gone.element)
+      if (few && gone.at >= top && gone.at * this.rowPx < scrollTop + clientHeight) leave(gone.element)
       else gone.element.remove()
     }
     this.shown = next
     this.first = false
   }
 
-  private change(shown: Shown, row: Row, at: number): Shown {
-    if (shown.row !== row) {
-      this.names.forEach((name, index) => {
+  /** Returns the indexes of the rows in the order in which they are shown; null for the query's order. */
+  private ordered(result: Result): number[] | null {
+    const { sort: name, desc = false } = this.look
+    if (name === undefined) return null
+    const known = this.sorted
+    if (known?.result === result && known.sort.name === name && known.sort.desc === desc) return known.indexes
+    const sort = { name, desc }
+    this.sorted = { result, sort, indexes: this.order.of(result, sort) }
+    return this.sorted.indexes
+  }
+
+  /** Takes the decimals of the rows into account that will be shown; returns whether cells have to be written again. */
+  private widen(rows: readonly Row[], order: readonly number[] | null, from: number, until: number): boolean {
+    let widened = false
+    for (const column of this.columns) {
+      if (column.kind !== "number") continue
+      for (let place = from; place < until; place += 1) {
+        if (widen(column, rows[order ? order[place]! : place]![column.name])) widened = true
+      }
+    }
+    return widened
+  }
+
+  private change(shown: Shown, row: Row, at: number, widened: boolean): Shown {
+    if (shown.row !== row || widened) {
+      this.columns.forEach((column, index) => {
+        const { name } = column
         const cell = shown.cells[index]!
-        if (shown.row[name] === row[name]) return
-        const text = show(row[name])
-        if (cell.textContent === text) return
-        setText(cell, text)
-        flash(cell, row[name], shown.row[name])
+        if (shown.row[name] === row[name] && !widened) return
+        const text = cellText(column, row[name])
+        if (cell.textContent === text && cell.title === "") return
+        const changed = shown.row[name] !== row[name] && cell.textContent !== text
+        fill(cell, column, row[name])
+        if (changed) flash(cell, row[name], shown.row[name], this.still.matches)
       })
       shown.row = row
     }
     if (shown.at !== at) {
       shown.element.classList.toggle("rising", at < shown.at)
       shown.at = at
-      place(shown.element, at)
+      this.place(shown.element, at)
     }
     return shown
   }
 
   private enter(row: Row, at: number): Shown {
-    const cells = this.names.map((name, index) =>
-      el("div", { role: "cell", class: this.kindOf(index) }, show(row[name])),
-    )
+    const cells = this.columns.map((column) => {
+      const cell = el("div", { role: "cell", class: classOf(column) })
+      fill(cell, column, row[column.name])
+      return cell
+    })
     const element = el("div", { role: "row", class: this.first ? "row" : "row entering" }, ...cells)
-    place(element, at)
-    this.body.append(element)
+    this.place(element, at)
     if (!this.first)
       element.addEventListener("animationend", () => element.classList.remove("entering"), { once: true })
     return { element, cells, row, at }
   }
 
-  private kindOf(column: number): string {
-    return this.numeric[column] ? "cell number" : "cell"
+  /** Moves a row to its place. */
+  private place(element: HTMLElement, at: number): void {
+    element.style.transform = `translateY(${at * this.rowPx}px)`
+    element.setAttribute("aria-rowindex", String(at + 2))
+  }
+
+  private setRowHeight(): void {
+    const px = Math.round(ROW_REM * rem())
+    if (px === this.rowPx) return
+    this.rowPx = px
+    this.scroller.style.setProperty("--row", `${px}px`)
+    for (const { element, at } of this.shown.values()) this.place(element, at)
   }
 
   /** Sets the columns, and removes all rows from the document when they changed. */
-  private columnsOf(rows: readonly Row[], key: readonly string[]): void {
-    if (!rows.length && this.names.length) return
-    const names = columns(rows)
-    const numeric = names.map((name) => !key.includes(name) && isNumeric(rows, name)) // numbers in key columns are names
-    if (names.join("\n") === this.names.join("\n") && numeric.join() === this.numeric.join()) return
-    this.names = names
-    this.numeric = numeric
+  private setColumns(result: Result): void {
+    const { rows, key } = result
+    if (result === this.examined || (!rows.length && this.columns.length)) return
+    this.examined = result
+    const columns = columnsOf(rows, key)
+    const same = (a: Column, b: Column | undefined): boolean => a.name === b?.name && a.kind === b.kind
+    if (columns.length === this.columns.length && columns.every((each, at) => same(each, this.columns[at]))) return
+    this.columns = columns
     this.shown.clear()
     this.body.replaceChildren()
     this.first = true
-    this.scroller.style.setProperty("--columns", String(names.length || 1))
+    const widths = columns.map(({ letters, kind }) => {
+      return letters * (kind === "text" || kind === "json" ? LETTER_REM : DIGIT_REM) + PADDING_REM
+    })
+    const style = this.scroller.style
+    style.setProperty("--columns", String(columns.length || 1))
+    style.setProperty("--template", columns.map(({ letters }, at) => `minmax(${widths[at]!.toFixed(2)}rem, ${letters}fr)`).join(" "))
+    style.setProperty("--least", `${widths.reduce((sum, width) => sum + width, 0).toFixed(2)}rem`)
     this.head.replaceChildren(
-      ...names.map((name, index) => el("div", { role: "columnheader", class: this.kindOf(index) }, name)),
+      ...columns.map((column) =>
+        el(
+          "div",
+          { role: "columnheader", class: classOf(column) },
+          el("button", { type: "button", "data-column": column.name, title: `Sort by ${column.name}` }, column.name),
+        ),
+      ),
     )
+    this.headings()
+  }
+
+  /** Shows by which column the table is sorted. */
+  private headings(): void {
+    this.columns.forEach(({ name }, at) => {
+      const direction = this.look.sort !== name ? "none" : this.look.desc ? "descending" : "ascending"
+      this.head.children[at]!.setAttribute("aria-sort", direction)
+    })
+  }
+
+  private open(target: Element): void {
+    const element = target.closest(".row")
+    const shown = [...this.shown.values()].find((each) => each.element === element)
+    if (shown) showRow(shown.row, this.columns)
   }
 }
 
-/** Moves a row to its index. */
-function place(element: HTMLElement, at: number): void {
-  element.style.transform = `translateY(${at * ROW_PX}px)`
-  element.setAttribute("aria-rowindex", String(at + 2))
+/** Returns the sort after a click on a column: ascending, then descending, then the query's order. */
+function next({ sort, desc }: Look, name: string): Look {
+  if (sort !== name) return { sort: name, desc: undefined }
+  return desc ? { sort: undefined, desc: undefined } : { sort: name, desc: true }
 }
 
 /** Fades a row out and removes it. */
@@ -160,18 +268,4 @@ function leave(element: HTMLElement): void {
   element.classList.add("leaving")
   element.addEventListener("animationend", () => element.remove(), { once: true })
   setTimeout(() => element.remove(), FLASH_MS) // a hidden tab runs no animations
-}
-
-function isNumber(value: unknown): value is number | bigint {
-  return typeof value === "number" || typeof value === "bigint"
-}
-
-const flashing = new WeakMap<HTMLElement, Animation>()
-
-/** Lights a cell up: in other colours for a number that rose, one that fell, and any other change. */
-function flash(cell: HTMLElement, after: unknown, before: unknown): void {
-  const kind = isNumber(after) && isNumber(before) ? (after > before ? "up" : "down") : "other"
-  flashing.get(cell)?.cancel()
-  const frames = [{ backgroundColor: `var(--flash-${kind})` }, { backgroundColor: "transparent" }]
-  flashing.set(cell, cell.animate(frames, { duration: FLASH_MS, easing: "ease-out" }))
 }

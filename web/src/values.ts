@@ -19,7 +19,7 @@ export function show(value: Json | undefined): string {
 }
 
 /** Returns the JSON text of a value, with all digits of its integers. */
-function json(value: Json): string {
+export function json(value: Json): string {
   if (typeof value === "bigint") return String(value)
   if (value === null || typeof value !== "object") return JSON.stringify(value)
   if (Array.isArray(value)) return `[${value.map(json).join(",")}]`

@@ -23,7 +23,7 @@ export type Meta = { [name: string]: Json }
 export type Listed = { key: string; metas: (Meta & { phx_ref: string; online_at: string })[] }
 
 /** The topic after one change. */
-export interface Change {
+export interface Change<R extends object = Row> {
   /** The message that caused the change. */
   kind: "snapshot" | "delta" | "status" | "presence"
   /** The whole result after the change; null until the first one arrives. */
@@ -32,7 +32,7 @@ export interface Change {
    * The result's rows in the query's order; empty until the first result arrives. A row that did not change is the same
    * object as before.
    */
-  rows: readonly Row[]
+  rows: readonly R[]
   status: Status
   /** The topic's members. */
   presence: readonly Listed[]

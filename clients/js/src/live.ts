@@ -1,6 +1,7 @@
 /** The watch of one topic over a Phoenix socket. Any number of watches of a topic share one channel. */
 import type { Socket } from "phoenix"
 import type { Change, Listed, Meta, Status, WatchOptions } from "./change.js"
+import type { QueryName, RowOf, Topic } from "./queries.js"
 import type { Result } from "./result.js"
 import { LiveSocket } from "./socket.js"
 import { subscription, type Subscription, type Watcher } from "./subscription.js"
@@ -72,8 +73,27 @@ export class LiveQuery {
 
 /**
  * Watches a topic (`live:orders?region=north`) until `stop()` of the returned object is called. `onChange` is called
- * with each change. The socket stays open after `stop()`: it is the caller's.
+ * with each change. The socket stays open after `stop()`: it is the caller's. The rows of a declared query (`Queries`)
+ * have its type, if the topic comes from `topic` or the query's name is given: `watch<"orders">(…)`.
  */
+export function watch<Q extends QueryName>(
+  socket: Socket,
+  topic: Topic<Q>,
+  options: WatchOptions,
+  onChange: (change: Change<RowOf<Q>>) => void,
+): LiveQuery
+export function watch(
+  socket: Socket,
+  topic: string,
+  options: WatchOptions,
+  onChange: (change: Change) => void,
+): LiveQuery
+export function watch<Q extends QueryName>(
+  socket: Socket,
+  topic: `live:${Q}` | `live:${Q}?${string}`,
+  options: WatchOptions,
+  onChange: (change: Change<RowOf<Q>>) => void,
+): LiveQuery
 export function watch(
   socket: Socket,
   topic: string,

@@ -2,6 +2,7 @@
 import type { Socket } from "phoenix"
 import { createContext, createElement, useContext, useEffect, useReducer, useSyncExternalStore } from "react"
 import type { ReactNode } from "react"
+import type { QueryName, RowOf, Topic } from "./queries.js"
 import type { Row } from "./result.js"
 import { ageOf, liveStore, NOTHING, type LiveOptions, type LiveState } from "./store.js"
 
@@ -35,6 +36,8 @@ const nothing = (): LiveState => NOTHING
  * Returns the live state of a topic; of null, that of a topic without a result. Components with the same topic share one
  * subscription, which ends a second after the last of them has gone.
  */
+export function useLive<Q extends QueryName>(topic: Topic<Q> | null, options?: UseLiveOptions): Live<RowOf<Q>>
+export function useLive<R extends object = Row>(topic: string | null, options?: UseLiveOptions): Live<R>
 export function useLive<R extends object = Row>(topic: string | null, options: UseLiveOptions = {}): Live<R> {
   const provided = useContext(SocketContext)
   const socket = options.socket ?? provided

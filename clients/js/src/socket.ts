@@ -10,6 +10,7 @@ import { Socket, type Channel } from "phoenix"
 import { reconnectPause } from "./backoff.js"
 import { message, type Integers } from "./json.js"
 import { observeNetwork, type NetworkEvent } from "./network.js"
+import { pokeUrl, sendPoke } from "./poke.js"
 import { expiresAt, renewIn, type TokenSource } from "./token.js"
 
 /** The gateway's refusal of a join or a token. */
@@ -163,6 +164,16 @@ export class LiveSocket extends Socket {
   renew(token: string): void {
     clearTimeout(this.timer)
     this.sendToken(token)
+  }
+
+  /**
+   * Has a topic polled at once, because something changed: by an HTTP request to the gateway, with the socket's token.
+   * The name of a query alone means all its topics. Returns the number of topics that are polled for it; throws
+   * PokeRefused when the gateway refuses the poke, and what `fetch` throws when it does not answer.
+   */
+  async poke(topic: string): Promise<number> {
+    const token = this.token ?? (await this.nextToken(null)) ?? null
+    return sendPoke(pokeUrl(this.endPointURL().replace(/^http/, "ws"), topic), token)
   }
 
   private open(token: string | null): void {

@@ -1,5 +1,6 @@
 /** A store for Svelte: `@pollcast/client/svelte`. It follows Svelte's store contract, so that `$store` works. */
 import type { Socket } from "phoenix"
+import type { QueryName, RowOf, Topic } from "./queries.js"
 import type { Row } from "./result.js"
 import { ageOf, liveStore, type LiveOptions, type LiveState } from "./store.js"
 
@@ -24,6 +25,16 @@ export interface LiveStoreOptions extends LiveOptions {
  * Returns the live state of a topic as a store. The topic is watched while the store has subscribers; stores of one
  * topic share one subscription.
  */
+export function live<Q extends QueryName>(
+  socket: Socket,
+  topic: Topic<Q>,
+  options?: LiveStoreOptions,
+): LiveReadable<RowOf<Q>>
+export function live<R extends object = Row>(
+  socket: Socket,
+  topic: string,
+  options?: LiveStoreOptions,
+): LiveReadable<R>
 export function live<R extends object = Row>(
   socket: Socket,
   topic: string,

@@ -14,6 +14,7 @@ import {
   type Plugin,
 } from "vue"
 import type { Listed, Status } from "./change.js"
+import type { QueryName, RowOf, Topic } from "./queries.js"
 import type { Result, Row } from "./result.js"
 import { ageOf, liveStore, NOTHING, type LiveOptions, type LiveState } from "./store.js"
 
@@ -47,6 +48,14 @@ export interface UseLiveOptions extends LiveOptions {
  * Returns the live state of a topic, which may be a ref or a getter; null means no topic. It ends with its component or
  * effect scope. Components with the same topic share one subscription.
  */
+export function useLive<Q extends QueryName>(
+  topic: MaybeRefOrGetter<Topic<Q> | null>,
+  options?: UseLiveOptions,
+): Live<RowOf<Q>>
+export function useLive<R extends object = Row>(
+  topic: MaybeRefOrGetter<string | null>,
+  options?: UseLiveOptions,
+): Live<R>
 export function useLive<R extends object = Row>(
   topic: MaybeRefOrGetter<string | null>,
   options: UseLiveOptions = {},

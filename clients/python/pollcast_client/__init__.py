@@ -5,6 +5,7 @@ from pollcast_client.change import Change, Delta, Status
 from pollcast_client.client import Client, Live
 from pollcast_client.errors import PollcastClientError, ProtocolViolated, Refused
 from pollcast_client.event import Connected, Disconnected, Event, Joined, Pushed
+from pollcast_client.poking import poke
 from pollcast_client.presence import Listed
 from pollcast_client.result import Result, Row
 from pollcast_client.topic import topic
@@ -28,6 +29,7 @@ __all__ = [
     "Row",
     "Status",
     "Watch",
+    "poke",
     "topic",
     "watch",
 ]

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pollcast_client.change import Change, Status
 from pollcast_client.errors import Refused
+from pollcast_client.poking import DEFAULT_URL, TIMEOUT_SECONDS
 from pollcast_client.result import Result, Row
 from pollcast_client.tokens import TokenSource
-from pollcast_client.watching import DEFAULT_URL, HEARTBEAT_SECONDS, Url, Watch
+from pollcast_client.watching import HEARTBEAT_SECONDS, Url, Watch
 
 if TYPE_CHECKING:
     import pandas
@@ -68,6 +69,17 @@ class Client:
                 self._call(self._watch.join(topic))
             state.users += 1
         return Live(state, self._leave)
+
+    def poke(self, topic: str, timeout: float = TIMEOUT_SECONDS) -> int:
+        """Have a topic polled at once, because something changed; return the number of topics that are polled for it.
+
+        See `pollcast_client.poke`. Raises RuntimeError when the client is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the client is closed")
+            sent = asyncio.run_coroutine_threadsafe(self._watch.poke(topic, timeout), self._loop)
+        return sent.result()
 
     def close(self) -> None:
         """Close the connection and end all live results."""

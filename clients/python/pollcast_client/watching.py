@@ -28,6 +28,7 @@ from pollcast_client.channel import Channel
 from pollcast_client.conversation import ANSWER_PART, Conversation, Unresponsive
 from pollcast_client.errors import Refused
 from pollcast_client.event import Connected, Disconnected, Event
+from pollcast_client.poking import DEFAULT_URL, TIMEOUT_SECONDS, poke
 from pollcast_client.renewing import renewing
 from pollcast_client.result import Result
 from pollcast_client.tokens import TokenSource, token_of
@@ -35,9 +36,6 @@ from pollcast_client.tokens import TokenSource, token_of
 Url = str | Sequence[str] | Callable[[], Awaitable[str]]
 """A gateway's address; or several, of which the watch tries the next after each lost connection; or an async function
 that returns an address for each connection."""
-
-DEFAULT_URL = "http://127.0.0.1:4000"
-"""The address of the first gateway of `pollcast up`."""
 
 HEARTBEAT_SECONDS = 20.0
 """Time between the answer to a heartbeat and the next heartbeat, in seconds."""
@@ -65,8 +63,8 @@ class Watch:
     """An asynchronous iterable of the changes of its topics: `async for change in watching`.
 
     Only one task may iterate at a time. Other tasks of the same event loop may call `join`, `leave`, `set_meta`,
-    `renew` and `close` meanwhile. These return when the message is sent; a refusal by the gateway is raised in the
-    iteration, as Refused. See `watch` for the arguments.
+    `renew`, `poke` and `close` meanwhile. But for `poke`, these return when the message is sent, and a refusal by the
+    gateway is raised in the iteration, as Refused. See `watch` for the arguments.
     """
 
     def __init__(
@@ -88,6 +86,7 @@ class Watch:
         self._on_event = on_event
         self._channels = {each: Channel(each, deltas=deltas, presence=presence) for each in topics}
         self._socket: ClientConnection | None = None
+        self._url: str | None = None  # of the open connection
         self._closed = False
         self._ref = 0
         self._failures = 0
@@ -124,6 +123,11 @@ class Watch:
         if not await self._send_token(token):
             raise RuntimeError("a token is renewed on a joined topic, and none is joined now")
 
+    async def poke(self, topic: str, timeout: float = TIMEOUT_SECONDS) -> int:
+        """Have a topic polled at once, because something changed; see `poke`. It need not be one of this watch."""
+        url = self._url or await self._find()
+        return await poke(topic, url=url, token=self._token, timeout=timeout)
+
     async def close(self) -> None:
         """Close the connection and end the iteration."""
         self._closed = True
@@ -152,7 +156,7 @@ class Watch:
                     connect(url, **self._options(token)) as socket,
                     renewing(self._token, token, self._send_token),
                 ):
-                    self._socket = socket
+                    self._socket, self._url = socket, url
                     self._report(Connected(url))
                     async with contextlib.aclosing(self._conversation(socket)) as changes:
                         async for change in changes:
@@ -169,7 +173,7 @@ class Watch:
             except (OSError, TimeoutError, InvalidHandshake, EOFError, Unresponsive) as error:
                 why = f"not connected: {error or type(error).__name__}"
             finally:
-                self._socket = None
+                self._socket = self._url = None
             if self._closed:
                 return
             self._report(Disconnected(url, why, code))

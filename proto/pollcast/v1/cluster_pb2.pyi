@@ -30,6 +30,7 @@ class Node(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    CATALOGUE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     role: _builtins.str
     """gateway, poller or coordinator."""
@@ -43,6 +44,8 @@ class Node(_message.Message):
     """RFC 3339."""
     state: _builtins.str
     """starting, ready or draining."""
+    catalogue: _builtins.str
+    """A short hash of its catalogue; empty without one. Nodes with equal hashes have the same queries."""
     def __init__(
         self,
         *,
@@ -54,10 +57,11 @@ class Node(_message.Message):
         version: _builtins.str = ...,
         started_at: _builtins.str = ...,
         state: _builtins.str = ...,
+        catalogue: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grpc", b"grpc", "http", b"http", "name", b"name", "pid", b"pid", "role", b"role", "started_at", b"started_at", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogue", b"catalogue", "grpc", b"grpc", "http", b"http", "name", b"name", "pid", b"pid", "role", b"role", "started_at", b"started_at", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

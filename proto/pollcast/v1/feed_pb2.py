@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pollcast/v1/feed.proto\x12\x0bpollcast.v1\"S\n\x0b\x46\x65\x65\x64Request\x12\x0f\n\x07gateway\x18\x01 \x01(\t\x12#\n\x06\x61ttach\x18\x02 \x03(\x0b\x32\x13.pollcast.v1.Attach\x12\x0e\n\x06\x64\x65tach\x18\x03 \x03(\t\"G\n\x06\x41ttach\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12\x12\n\nattachment\x18\x04 \x01(\x04\"Y\n\x0b\x46\x65\x65\x64Updates\x12(\n\x07updates\x18\x01 \x03(\x0b\x32\x17.pollcast.v1.FeedUpdate\x12\x0c\n\x04part\x18\x02 \x01(\x0c\x12\x12\n\nmore_parts\x18\x03 \x01(\x08\"!\n\x0e\x45ncodedUpdates\x12\x0f\n\x07updates\x18\x01 \x03(\x0c\"\xe9\x01\n\nFeedUpdate\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12\x11\n\tpolled_at\x18\x04 \x01(\x03\x12-\n\x08snapshot\x18\x05 \x01(\x0b\x32\x19.pollcast.v1.FeedSnapshotH\x00\x12\'\n\x05\x64\x65lta\x18\x06 \x01(\x0b\x32\x16.pollcast.v1.FeedDeltaH\x00\x12)\n\x06status\x18\x07 \x01(\x0b\x32\x17.pollcast.v1.FeedStatusH\x00\x12\x12\n\nattachment\x18\x08 \x01(\x04\x42\x06\n\x04\x62ody\"N\n\x0c\x46\x65\x65\x64Snapshot\x12\x0c\n\x04more\x18\x02 \x01(\x08\x12\x0e\n\x06number\x18\x03 \x01(\r\x12\x0c\n\x04rows\x18\x04 \x01(\x0c\x12\x0c\n\x04keys\x18\x05 \x01(\x0cJ\x04\x08\x01\x10\x02\"D\n\tFeedDelta\x12\x0c\n\x04text\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63hange\x18\x04 \x01(\x0c\x12\r\n\x05whole\x18\x05 \x01(\x08J\x04\x08\x01\x10\x02J\x04\x08\x02\x10\x03\"T\n\nFeedChange\x12\x0f\n\x07\x64\x65letes\x18\x01 \x03(\x0c\x12\n\n\x02\x61t\x18\x02 \x03(\r\x12\x0c\n\x04keys\x18\x03 \x03(\x0c\x12\r\n\x05start\x18\x04 \x03(\r\x12\x0c\n\x04size\x18\x05 \x03(\r\":\n\nFeedStatus\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05since\x18\x03 \x01(\x03\"1\n\tFeedPokes\x12$\n\x05pokes\x18\x01 \x03(\x0b\x32\x15.pollcast.v1.FeedPoke\"5\n\x08\x46\x65\x65\x64Poke\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05whole\x18\x02 \x01(\x08\x12\x0b\n\x03\x61ny\x18\x03 \x03(\t\"\x1b\n\tFeedPoked\x12\x0e\n\x06topics\x18\x01 \x03(\x03\x32\x83\x01\n\x04\x46\x65\x65\x64\x12\x43\n\tSubscribe\x12\x18.pollcast.v1.FeedRequest\x1a\x18.pollcast.v1.FeedUpdates(\x01\x30\x01\x12\x36\n\x04Poke\x12\x16.pollcast.v1.FeedPokes\x1a\x16.pollcast.v1.FeedPokedb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pollcast/v1/feed.proto\x12\x0bpollcast.v1\"b\n\x0b\x46\x65\x65\x64Request\x12\x0f\n\x07gateway\x18\x01 \x01(\t\x12#\n\x06\x61ttach\x18\x02 \x03(\x0b\x32\x13.pollcast.v1.Attach\x12\x0e\n\x06\x64\x65tach\x18\x03 \x03(\t\x12\r\n\x05\x62\x65\x61ts\x18\x04 \x01(\x08\"[\n\x06\x41ttach\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12\x12\n\nattachment\x18\x04 \x01(\x04\x12\x12\n\ndefinition\x18\x05 \x01(\t\"Y\n\x0b\x46\x65\x65\x64Updates\x12(\n\x07updates\x18\x01 \x03(\x0b\x32\x17.pollcast.v1.FeedUpdate\x12\x0c\n\x04part\x18\x02 \x01(\x0c\x12\x12\n\nmore_parts\x18\x03 \x01(\x08\"!\n\x0e\x45ncodedUpdates\x12\x0f\n\x07updates\x18\x01 \x03(\x0c\"\xe9\x01\n\nFeedUpdate\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12\x11\n\tpolled_at\x18\x04 \x01(\x03\x12-\n\x08snapshot\x18\x05 \x01(\x0b\x32\x19.pollcast.v1.FeedSnapshotH\x00\x12\'\n\x05\x64\x65lta\x18\x06 \x01(\x0b\x32\x16.pollcast.v1.FeedDeltaH\x00\x12)\n\x06status\x18\x07 \x01(\x0b\x32\x17.pollcast.v1.FeedStatusH\x00\x12\x12\n\nattachment\x18\x08 \x01(\x04\x42\x06\n\x04\x62ody\"N\n\x0c\x46\x65\x65\x64Snapshot\x12\x0c\n\x04more\x18\x02 \x01(\x08\x12\x0e\n\x06number\x18\x03 \x01(\r\x12\x0c\n\x04rows\x18\x04 \x01(\x0c\x12\x0c\n\x04keys\x18\x05 \x01(\x0cJ\x04\x08\x01\x10\x02\"D\n\tFeedDelta\x12\x0c\n\x04text\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63hange\x18\x04 \x01(\x0c\x12\r\n\x05whole\x18\x05 \x01(\x08J\x04\x08\x01\x10\x02J\x04\x08\x02\x10\x03\"T\n\nFeedChange\x12\x0f\n\x07\x64\x65letes\x18\x01 \x03(\x0c\x12\n\n\x02\x61t\x18\x02 \x03(\r\x12\x0c\n\x04keys\x18\x03 \x03(\x0c\x12\r\n\x05start\x18\x04 \x03(\r\x12\x0c\n\x04size\x18\x05 \x03(\r\":\n\nFeedStatus\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05since\x18\x03 \x01(\x03\"1\n\tFeedPokes\x12$\n\x05pokes\x18\x01 \x03(\x0b\x32\x15.pollcast.v1.FeedPoke\"5\n\x08\x46\x65\x65\x64Poke\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05whole\x18\x02 \x01(\x08\x12\x0b\n\x03\x61ny\x18\x03 \x03(\t\"\x1b\n\tFeedPoked\x12\x0e\n\x06topics\x18\x01 \x03(\x03\x32\x83\x01\n\x04\x46\x65\x65\x64\x12\x43\n\tSubscribe\x12\x18.pollcast.v1.FeedRequest\x1a\x18.pollcast.v1.FeedUpdates(\x01\x30\x01\x12\x36\n\x04Poke\x12\x16.pollcast.v1.FeedPokes\x1a\x16.pollcast.v1.FeedPokedb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,29 +32,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pollcast.v1.feed_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FEEDREQUEST']._serialized_start=39
-  _globals['_FEEDREQUEST']._serialized_end=122
-  _globals['_ATTACH']._serialized_start=124
-  _globals['_ATTACH']._serialized_end=195
-  _globals['_FEEDUPDATES']._serialized_start=197
-  _globals['_FEEDUPDATES']._serialized_end=286
-  _globals['_ENCODEDUPDATES']._serialized_start=288
-  _globals['_ENCODEDUPDATES']._serialized_end=321
-  _globals['_FEEDUPDATE']._serialized_start=324
-  _globals['_FEEDUPDATE']._serialized_end=557
-  _globals['_FEEDSNAPSHOT']._serialized_start=559
-  _globals['_FEEDSNAPSHOT']._serialized_end=637
-  _globals['_FEEDDELTA']._serialized_start=639
-  _globals['_FEEDDELTA']._serialized_end=707
-  _globals['_FEEDCHANGE']._serialized_start=709
-  _globals['_FEEDCHANGE']._serialized_end=793
-  _globals['_FEEDSTATUS']._serialized_start=795
-  _globals['_FEEDSTATUS']._serialized_end=853
-  _globals['_FEEDPOKES']._serialized_start=855
-  _globals['_FEEDPOKES']._serialized_end=904
-  _globals['_FEEDPOKE']._serialized_start=906
-  _globals['_FEEDPOKE']._serialized_end=959
-  _globals['_FEEDPOKED']._serialized_start=961
-  _globals['_FEEDPOKED']._serialized_end=988
-  _globals['_FEED']._serialized_start=991
-  _globals['_FEED']._serialized_end=1122
+  _globals['_FEEDREQUEST']._serialized_end=137
+  _globals['_ATTACH']._serialized_start=139
+  _globals['_ATTACH']._serialized_end=230
+  _globals['_FEEDUPDATES']._serialized_start=232
+  _globals['_FEEDUPDATES']._serialized_end=321
+  _globals['_ENCODEDUPDATES']._serialized_start=323
+  _globals['_ENCODEDUPDATES']._serialized_end=356
+  _globals['_FEEDUPDATE']._serialized_start=359
+  _globals['_FEEDUPDATE']._serialized_end=592
+  _globals['_FEEDSNAPSHOT']._serialized_start=594
+  _globals['_FEEDSNAPSHOT']._serialized_end=672
+  _globals['_FEEDDELTA']._serialized_start=674
+  _globals['_FEEDDELTA']._serialized_end=742
+  _globals['_FEEDCHANGE']._serialized_start=744
+  _globals['_FEEDCHANGE']._serialized_end=828
+  _globals['_FEEDSTATUS']._serialized_start=830
+  _globals['_FEEDSTATUS']._serialized_end=888
+  _globals['_FEEDPOKES']._serialized_start=890
+  _globals['_FEEDPOKES']._serialized_end=939
+  _globals['_FEEDPOKE']._serialized_start=941
+  _globals['_FEEDPOKE']._serialized_end=994
+  _globals['_FEEDPOKED']._serialized_start=996
+  _globals['_FEEDPOKED']._serialized_end=1023
+  _globals['_FEED']._serialized_start=1026
+  _globals['_FEED']._serialized_end=1157
 # @@protoc_insertion_point(module_scope)

@@ -27,8 +27,13 @@ class FeedRequest(_message.Message):
     GATEWAY_FIELD_NUMBER: _builtins.int
     ATTACH_FIELD_NUMBER: _builtins.int
     DETACH_FIELD_NUMBER: _builtins.int
+    BEATS_FIELD_NUMBER: _builtins.int
     gateway: _builtins.str
     """The gateway's node name; read from the first message only."""
+    beats: _builtins.bool
+    """Whether the gateway sends a request at least every 2 s from now on, an empty one when there is nothing to change. A
+    poller that hears from no gateway any more leaves its topics to others.
+    """
     @_builtins.property
     def attach(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attach]:
         """Topics to attach to. The poller sends updates of an attached topic whenever it owns it, now or later."""
@@ -43,10 +48,11 @@ class FeedRequest(_message.Message):
         gateway: _builtins.str = ...,
         attach: _abc.Iterable[Global___Attach] | None = ...,
         detach: _abc.Iterable[_builtins.str] | None = ...,
+        beats: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach", b"attach", "detach", b"detach", "gateway", b"gateway"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach", b"attach", "beats", b"beats", "detach", b"detach", "gateway", b"gateway"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -62,6 +68,7 @@ class Attach(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     SEQ_FIELD_NUMBER: _builtins.int
     ATTACHMENT_FIELD_NUMBER: _builtins.int
+    DEFINITION_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     """The canonical topic."""
     epoch: _builtins.int
@@ -71,6 +78,10 @@ class Attach(_message.Message):
     """The number of this attachment, which the gateway never uses again on the stream. A further attachment of a topic
     replaces the one before: what is being sent is abandoned, and the present state is sent from its beginning.
     """
+    definition: _builtins.str
+    """The definition of the topic's query on this gateway; empty for any. A poller that owns the topic under another
+    definition sends no result of it, but the status `stale` with the reason.
+    """
     def __init__(
         self,
         *,
@@ -78,10 +89,11 @@ class Attach(_message.Message):
         epoch: _builtins.int = ...,
         seq: _builtins.int = ...,
         attachment: _builtins.int = ...,
+        definition: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "epoch", b"epoch", "seq", b"seq", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "definition", b"definition", "epoch", b"epoch", "seq", b"seq", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

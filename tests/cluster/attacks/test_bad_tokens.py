@@ -77,7 +77,11 @@ BAD_TOKENS = {
 async def test_a_bad_token_opens_nothing(gateway: str, running: Cluster, bad: str | None) -> None:
     assert await refused_with(gateway, bad) == 403
     bearer = {"Authorization": f"Bearer {bad}"} if bad else {}
-    for path, accept in (("/live/beat", "application/json"), ("/live/beat", "text/event-stream"), ("/api/queries", "")):
+    for path, accept in (
+        ("/live/beat", "application/json"),
+        ("/live/beat", "text/event-stream"),
+        ("/openapi.json", ""),
+    ):
         status, headers, body = await http(gateway, path, bearer | {"Accept": accept})
         assert (status, body["reason"]) == (401, "unauthorized")
         assert headers["www-authenticate"] == "Bearer"

@@ -29,7 +29,8 @@ async def test_a_page_of_another_origin_is_refused_even_with_a_good_token(gatewa
     handshake |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Origin": sent}
     status, _, body = await http(gateway, f"/socket/websocket?vsn=2.0.0&token={token()}", handshake)
     assert (status, body["reason"]) == (403, "forbidden")
-    for path in ("/live/beat", "/api/queries"):
+    longpoll = f"/socket/longpoll?vsn=2.0.0&token={token()}"
+    for path in ("/live/beat", "/api/queries", "/openapi.json", longpoll):
         bearer = {"Authorization": f"Bearer {token()}", "Origin": sent, "Accept": "text/event-stream"}
         status, headers, body = await http(gateway, path, bearer)
         assert (status, body["reason"]) == (403, "forbidden")

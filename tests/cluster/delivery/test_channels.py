@@ -56,6 +56,9 @@ async def heard(client: ClientConnection) -> list[Any]:
         ("live:total", [], "invalid_payload"),
         ("live:total", {"since": 5}, "invalid_payload"),
         ("live:total", {"presence": {"key": "me"}}, "invalid_payload"),
+        ("live:stock", {"shelf": "a"}, "invalid_payload"),
+        ("live:stock?shelf=a", {"limit": 3}, "invalid_payload"),
+        ("live:mine", {"tenant": None}, "invalid_payload"),
     ],
 )
 async def test_a_refused_join_is_answered_with_its_reason(

@@ -100,6 +100,12 @@ def test_the_public_catalogue_holds_no_sql_and_no_claim(running: Cluster) -> Non
     assert "select" not in str(body)
     assert get(running, "/healthz")[0] == get(running, "/readyz")[0] == 200
 
+    status, described = get(running, "/openapi.json")
+    assert (status, described["servers"]) == (200, [{"url": "/"}])
+    assert {path.removeprefix("/live/") for path in described["paths"] if path.startswith("/live/")} == set(queries)
+    tag = fetch(running, "/openapi.json", {})[1]["etag"]
+    assert fetch(running, "/openapi.json", {"If-None-Match": f'"x", W/{tag}'})[0] == 304
+
 
 def fetch(running: Cluster, path: str, headers: dict[str, str]) -> tuple[int, http.client.HTTPMessage, bytes, float]:
     """Return status, headers and body of a GET from the first gateway, and the seconds that it took."""
@@ -122,6 +128,13 @@ def test_a_result_that_the_client_has_is_not_sent_again(running: Cluster, stock:
     for known in (first["etag"], f"W/{first['etag']}", f'"1-1", {first["etag"]}', "*"):
         status, again, body, _ = fetch(running, path, {"If-None-Match": known})
         assert (status, again["etag"], body) == (304, first["etag"], b"")
+    as_csv = {"Accept": "text/csv"}
+    status, headers, text, _ = fetch(running, path, as_csv)
+    assert (status, headers["content-type"]) == (200, "text/csv; charset=utf-8")
+    assert (headers["etag"], headers["vary"]) == (first["etag"][:-1] + '.csv"', "Accept, Origin")
+    assert [line.split(",")[0] for line in text.decode().split("\r\n")] == ["id", "3", ""]
+    assert fetch(running, path, as_csv | {"If-None-Match": headers["etag"]})[0] == 304
+    assert fetch(running, path, as_csv | {"If-None-Match": first["etag"]})[0] == 200
     stock.execute("update stock set n = n + 1 where id = 3")
     status, changed, body, _ = fetch(running, path, {"If-None-Match": first["etag"], "Prefer": "wait=15"})
     assert (status, changed["preference-applied"]) == (200, "wait=15")

@@ -1,7 +1,9 @@
 // The real phoenix.js, driven by tests: it reads commands from stdin and reports events on stdout, one line of JSON each.
 // {"op":"connect","socket":"a","url":"ws://…/socket","authToken":"…","params":{},"version":"1.8"}
+//   {…,"stock":true} uses phoenix.js's own times, as Phoenix's generators leave them, with "longPollFallbackMs":2500.
 // {"op":"join","socket":"a","topic":"live:…","params":{}}   {"op":"leave",…}   {"op":"push",…,"event":"…","payload":{}}
 // {"op":"disconnect","socket":"a"}
+import "./browser.mjs"
 import readline from "node:readline"
 import WebSocket from "ws"
 import * as phoenix18 from "phoenix"
@@ -10,17 +12,18 @@ import * as phoenix17 from "phoenix17"
 const sockets = new Map()
 const report = message => process.stdout.write(JSON.stringify(message) + "\n")
 
-function connect({socket, url, authToken, params, version}) {
+const TIMES = {heartbeatIntervalMs: 5000, reconnectAfterMs: () => 100, rejoinAfterMs: () => 300}
+
+function connect({socket, url, authToken, params, version, stock, longPollFallbackMs}) {
   const {Socket} = version === "1.7" ? phoenix17 : phoenix18
   const connection = new Socket(url, {
     transport: WebSocket,
     params: params || {},
-    heartbeatIntervalMs: 5000,
-    reconnectAfterMs: () => 100,
-    rejoinAfterMs: () => 300,
+    ...(stock ? {} : TIMES),
+    ...(longPollFallbackMs ? {longPollFallbackMs} : {}),
     ...(authToken ? {authToken} : {}),
   })
-  connection.onOpen(() => report({socket, event: "open"}))
+  connection.onOpen(() => report({socket, event: "open", polls: connection.transport !== WebSocket}))
   connection.onClose(e => report({socket, event: "close", code: e && e.code}))
   connection.onError(e => report({socket, event: "error", message: String((e && e.message) || e)}))
   connection.connect()

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from pollcast.gateway import door
 from pollcast.services.errors import Forbidden
 from pollcast.services.serving import http_guard, lobby
+from pollcast.services.serving.refusals import REFUSED
 from tests.support.door_server import KEY, Client, DoorServer, door_server, masked, opening
 
 ACCEPT = b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
@@ -127,7 +128,7 @@ BAD: dict[str, tuple[bytes, int]] = {
 def test_an_invalid_handshake_gets_an_error_and_its_connection_is_closed(
     server: DoorServer, data: bytes, status: int
 ) -> None:
-    before, counted = server.open, refusals()
+    before, counted, large = server.open, refusals(), too_large()
     with Client(server) as client:
         client.send(data)
         head, _, body = client.all().partition(b"\r\n\r\n")
@@ -137,6 +138,13 @@ def test_an_invalid_handshake_gets_an_error_and_its_connection_is_closed(
     assert json.loads(body)["reason"] == ("not_found" if status == 404 else "bad_request")
     assert server.open == before
     assert refusals() == counted + 1
+    assert too_large() == large + (status == 431)
+
+
+def too_large() -> float:
+    """Return the number of requests that were too large."""
+    samples = (sample for metric in REFUSED.collect() for sample in metric.samples)
+    return sum(sample.value for sample in samples if sample.labels == {"kind": "request"})
 
 
 def refusals() -> float:

@@ -92,7 +92,7 @@ def test_a_large_text_is_made_outside_the_loop_and_starves_no_stream(
     monkeypatch.setattr("pollcast.gateway.history.LARGE_ROWS", -1)
     monkeypatch.setattr("pollcast.gateway.history.LARGE_BYTES", 0)
     live = LiveTopic(TOPIC, Traffic())
-    streams = live.streams = Streams(EventTexts(live, offload), offload)
+    streams = live.streams = Streams(live, EventTexts(live, offload), offload)
     first, late = Connection(), Connection()
     streams.members[Stream(streams, first, None)] = None
     for seq in range(1, 20):  # the topic changes faster than its texts are made
@@ -116,7 +116,7 @@ def test_a_change_while_a_large_text_is_made_is_not_forgotten(monkeypatch: pytes
     monkeypatch.setattr("pollcast.gateway.history.LARGE_ROWS", -1)
     monkeypatch.setattr("pollcast.gateway.history.LARGE_BYTES", 0)
     offload, live, connection = Later(), LiveTopic(TOPIC, Traffic()), Connection()
-    streams = live.streams = Streams(EventTexts(live, offload), offload)
+    streams = live.streams = Streams(live, EventTexts(live, offload), offload)
     streams.members[Stream(streams, connection, None)] = None
     for seq in (1, 2):  # the second comes before the text of the first is made, and nothing changes after it
         live.take_snapshot(Version(1, seq), 0, [(b"[1]", b'{"id":1,"n":%d}' % seq)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -206,14 +206,66 @@ async def test_a_poller_of_an_earlier_version_is_reached_with_its_first_message(
         running.cancel()
 
 
+Answer = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[None]]
+"""A way to answer a call."""
+
+
 class Stranger(grpc.GenericRpcHandler):
-    """A server that knows no service of Pollcast, as the proxy of a mesh does; it counts the calls."""
+    """A server that knows no service of Pollcast, as the proxy of a mesh does; it counts the calls, and answers them in
+    its own way, or as unimplemented."""
 
-    calls = 0
+    def __init__(self, answer: Answer | None = None) -> None:
+        self.calls = 0
+        self._answer = answer
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> None:
-        """Refuse the call as unimplemented."""
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Count the call."""
         self.calls += 1
+        return None if self._answer is None else grpc.stream_stream_rpc_method_handler(self._answer)
+
+    @contextlib.asynccontextmanager
+    async def serving(self, port: int) -> AsyncIterator[None]:
+        """Serve on that port."""
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        server.add_generic_rpc_handlers((self,))
+        server.add_insecure_port(f"127.0.0.1:{port}")
+        await server.start()
+        try:
+            yield
+        finally:
+            await server.stop(None)
+
+
+async def greet_otherwise(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Send metadata, and end at once."""
+    await context.send_initial_metadata((("server", "envoy"),))
+
+
+async def refuse(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Refuse as a proxy does that has no way to a server."""
+    await context.abort(grpc.StatusCode.UNAVAILABLE, "no healthy upstream")
+
+
+@pytest.mark.parametrize("answer", [None, greet_otherwise, refuse])
+async def test_topics_that_are_attached_all_the_time_do_not_make_a_gateway_ask_a_stranger_more_often(
+    free_port: int, tmp_path: Path, answer: Answer | None
+) -> None:
+    settings = GatewaySettings(catalog=tmp_path / "none.toml", node="gw")
+    ups: list[bool] = []
+    link = Link(f"127.0.0.1:{free_port}", settings, lambda *_: None, lambda _, up, __: ups.append(up), lambda _: None)
+    stranger = Stranger(answer)
+    async with stranger.serving(free_port), asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(link.run())
+        began = asyncio.get_running_loop().time()
+        for number in range(60):
+            link.attach(f"a?n={number}")
+            await asyncio.sleep(0.02)
+        await eventually(lambda: stranger.calls >= 2)
+        seconds = asyncio.get_running_loop().time() - began
+        running.cancel()
+    assert ups == []
+    # One of two attempts may be hurried, and the others wait for at least half of 0.05, 0.1, 0.2, 0.4, 0.8, 1, 1 … s.
+    assert stranger.calls <= 2 * (6 + seconds / 0.5)
 
 
 async def test_a_server_that_is_no_poller_is_never_taken_for_one_and_asked_ever_more_rarely(
@@ -223,20 +275,16 @@ async def test_a_server_that_is_no_poller_is_never_taken_for_one_and_asked_ever_
     ups: list[bool] = []
     link = Link(f"127.0.0.1:{free_port}", settings, lambda *_: None, lambda _, up, __: ups.append(up), lambda _: None)
     stranger = Stranger()
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers((stranger,))
-    server.add_insecure_port(f"127.0.0.1:{free_port}")
-    await server.start()
     poller = Poller()
     with capture_logs() as logs:
         async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(link.run())
-            began = asyncio.get_running_loop().time()
-            await eventually(lambda: stranger.calls == 6)
-            # The pauses are at least half of 0.05, 0.1, 0.2, 0.4 and 0.8 s.
-            assert asyncio.get_running_loop().time() - began >= (0.05 + 0.1 + 0.2 + 0.4 + 0.8) / 2
-            assert ups == []
-            await server.stop(None)
+            async with stranger.serving(free_port):
+                running = tasks.create_task(link.run())
+                began = asyncio.get_running_loop().time()
+                await eventually(lambda: stranger.calls == 6)
+                # The pauses are at least half of 0.05, 0.1, 0.2, 0.4 and 0.8 s.
+                assert asyncio.get_running_loop().time() - began >= (0.05 + 0.1 + 0.2 + 0.4 + 0.8) / 2
+                assert ups == []
             async with poller.serving(free_port):
                 await eventually(lambda: ups == [True])
             running.cancel()

@@ -39,8 +39,8 @@ async def test_messages_that_arrive_byte_by_byte_are_not_mixed_up(gateway: InPro
 async def test_between_messages_a_connection_has_no_parser(gateway: InProcessGateway) -> None:
     async with connect(gateway.url) as client:
         await join(client)
-        (socket,) = gateway.sockets
-        assert socket.wire._parser is None
+        (wire,) = gateway.wires()
+        assert wire._parser is None
         assert is_idle(SansIO(Side.SERVER, state=State.OPEN))
 
 

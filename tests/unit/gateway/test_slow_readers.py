@@ -22,7 +22,7 @@ from tests.support.waiting import eventually
 
 def buffered(gateway: InProcessGateway) -> int:
     """Return the number of bytes that wait in this process for the slowest client."""
-    sizes = [s.wire.transport.get_write_buffer_size() for s in gateway.sockets if s.wire.transport is not None]
+    sizes = [wire.transport.get_write_buffer_size() for wire in gateway.wires() if wire.transport is not None]
     return max(sizes)
 
 
@@ -92,9 +92,9 @@ async def test_a_congested_client_is_not_read_from_so_that_answers_do_not_pile_u
     heartbeat = frame('[null,"1","phoenix","heartbeat",{}]')
     async with bare(gateway) as client:
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        (socket,) = gateway.sockets
-        assert socket.wire.transport is not None
-        for end in (socket.wire.transport, client.writer.transport):
+        (socket,), (wire,) = gateway.sockets, gateway.wires()
+        assert wire.transport is not None
+        for end in (wire.transport, client.writer.transport):
             end.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, 64 * 1024)
         sent = 0
         async with asyncio.timeout(60):

@@ -15,6 +15,7 @@ from websockets.asyncio.client import connect
 
 from pollcast.gateway.door import ANSWER_SECONDS
 from pollcast.gateway.turns import BUDGET_SECONDS, Turns
+from pollcast.gateway.wire import Wire
 from tests.support.gateway_clients import JOIN, TOPIC, bare, heard, join, rows
 from tests.support.gateway_in_process import InProcessGateway, turn
 from tests.support.waiting import eventually
@@ -28,6 +29,7 @@ async def test_all_answers_to_one_message_leave_in_one_write(
         await join(first)
         assert (await heard(first))[3] == "snapshot"
         (socket,) = [socket for socket in gateway.sockets if not socket.channels]
+        assert isinstance(socket.wire, Wire)
         transport = socket.wire.transport
         assert transport is not None
         writes: list[int] = []

@@ -29,6 +29,9 @@ class Listener:
     def end(self) -> None:
         """Do nothing."""
 
+    def renew(self) -> None:
+        """Do nothing."""
+
 
 def wake_each(listeners: Iterable[TopicListener]) -> None:
     """Wake the listeners one after another."""

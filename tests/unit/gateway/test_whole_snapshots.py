@@ -50,6 +50,9 @@ class Client:
     def end(self) -> None:
         """Do nothing."""
 
+    def renew(self) -> None:
+        """Do nothing."""
+
 
 class Poller:
     """A poller, its stream to the gateway, and what is on its way between them."""

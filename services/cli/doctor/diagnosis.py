@@ -1,0 +1,129 @@
+"""The command `pollcast doctor`, which looks at everything at once and prints what it finds.
+
+Nothing hangs on a peer that is dead: every look has a deadline of its own, and all of them together take less than
+TOTAL_SECONDS. Nothing is changed: a lease is granted and revoked, to time a write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.cli.doctor.doctor_settings import DoctorSettings
+from pollcast.services.cli.doctor.finding import Finding, skipped
+from pollcast.services.cli.doctor.findings import diagnose
+from pollcast.services.cli.doctor.look_at_database import look_at_database, look_at_listening
+from pollcast.services.cli.doctor.look_at_etcd import look_at_etcd, look_at_write
+from pollcast.services.cli.doctor.look_at_keys import look_at_keys, read_records
+from pollcast.services.cli.doctor.look_at_nodes import look_at_nodes
+from pollcast.services.cli.doctor.look_at_topics import look_at_topics
+from pollcast.services.cli.doctor.observations import NodeSeen, Observations, ShellSeen
+from pollcast.services.coordination.client import Etcd
+from pollcast.services.coordination.keys import Keys
+from pollcast.services.errors import CatalogInvalid, EtcdError, SettingsInvalid
+from pollcast.services.process.settings import load, unknown_variables
+
+TOTAL_SECONDS = 9.5
+"""Maximum time for looking at everything, in seconds."""
+
+
+@dataclasses.dataclass
+class _Seen:
+    """Observations so far."""
+
+    observations: Observations
+
+    def add(self, **parts: object) -> None:
+        """Add parts of Observations."""
+        self.observations = dataclasses.replace(self.observations, **parts)  # type: ignore[arg-type]
+
+
+def examine(flags: Mapping[str, str | Path | None], without_effect: Sequence[str]) -> list[Finding]:
+    """Return all findings about the cluster that these flags and the environment name.
+
+    `without_effect` are the variables of libpq that were removed from the environment.
+    """
+    shell = ShellSeen(unknown=tuple(unknown_variables()), without_effect=tuple(without_effect))
+    try:
+        settings = load(DoctorSettings, **flags)
+    except SettingsInvalid as error:
+        problems = tuple((problem.field, problem.reason) for problem in error.problems)
+        return diagnose(Observations(dataclasses.replace(shell, problems=problems)))
+    shell = _with_catalogue(dataclasses.replace(shell, pool=settings.pool), settings.catalog)
+    seen = _Seen(Observations(shell))
+    in_time = asyncio.run(_look(seen, settings))
+    found = diagnose(seen.observations)
+    if not in_time:
+        found.append(skipped("doctor", "not everything answered in time", "Run it again, nearer to the cluster."))
+    return found
+
+
+def shown(found: Sequence[Finding], *, as_json: bool) -> str:
+    """Return the findings as text for a terminal, what is right first and what is wrong last, or as JSON."""
+    wrong = sum(finding.level == "wrong" for finding in found)
+    if as_json:
+        return json.dumps({"ok": not wrong, "findings": [dataclasses.asdict(finding) for finding in found]})
+    warnings = sum(finding.level == "warning" for finding in found)
+    counted = f"{wrong} wrong, {warnings} warning{'' if warnings == 1 else 's'}"
+    verdict = "Nothing is wrong" if not wrong else "Something is wrong"
+    return "\n".join([*(finding.line for finding in found), f"{verdict}: {counted}."])
+
+
+def _with_catalogue(shell: ShellSeen, file: Path | None) -> ShellSeen:
+    if file is None:
+        return shell
+    try:
+        queries = catalogue.load(file).queries.values()
+    except CatalogInvalid as error:
+        faults = tuple((f"catalogue {file}", str(problem)) for problem in error.problems)
+        return dataclasses.replace(shell, problems=shell.problems + faults, catalogue=str(file))
+    listening = tuple(query.name for query in queries if query.listen is not None)
+    return dataclasses.replace(shell, catalogue=str(file), listening_queries=listening)
+
+
+async def _look(seen: _Seen, settings: DoctorSettings) -> bool:
+    """Look at everything. Return whether all of it was seen in time."""
+    try:
+        async with asyncio.timeout(TOTAL_SECONDS), asyncio.TaskGroup() as tasks:
+            tasks.create_task(_look_at_cluster(seen, settings))
+            tasks.create_task(_look_at_databases(seen, settings))
+            tasks.create_task(_look_at_members(seen, settings))
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _look_at_members(seen: _Seen, settings: DoctorSettings) -> None:
+    seen.add(etcd=await look_at_etcd(settings))
+
+
+async def _look_at_databases(seen: _Seen, settings: DoctorSettings) -> None:
+    if settings.database_url is None:
+        return
+    url = settings.secret("database_url")()
+    database = await look_at_database(url)
+    seen.add(database=database)
+    if settings.listen_url is not None:
+        seen.add(listen=await look_at_listening(settings.secret("listen_url")(), own=True))
+    elif database.problem is None:
+        seen.add(listen=await look_at_listening(url, own=False))
+
+
+async def _look_at_cluster(seen: _Seen, settings: DoctorSettings) -> None:
+    keys = Keys(settings.namespace)
+    nodes: list[NodeSeen] = []
+    async with Etcd.open(settings) as etcd:
+        try:
+            records = await read_records(etcd, keys)
+            pollers = {record.node for record, _ in records if record.role == "poller"}
+            nodes, listed = await asyncio.gather(look_at_nodes(records, settings), look_at_keys(etcd, keys, pollers))
+            seen.add(nodes=tuple(nodes), keys=listed)
+        except EtcdError as error:
+            seen.add(keys_problem=error.detail)
+            return
+        seen.add(write=await look_at_write(etcd))
+    seen.add(topics=await look_at_topics(nodes, settings))
