@@ -43,14 +43,18 @@ def measure() -> dict[str, Any]:
         "pid": os.getpid(),
         "rss": pages * os.sysconf("SC_PAGE_SIZE") // 1024,
         "fds": len(list((proc / "fd").iterdir())) - 1,  # without that of the listing
-        "threads": len(list((proc / "task").iterdir())),
-        "python_threads": sorted(thread.name for thread in threading.enumerate()),
+        "threads": len(list((proc / "task").iterdir())) - _executor_threads(),
         "tasks": len(asyncio.all_tasks()) - 1,  # without that of the answer
         "timers": types[TIMER],
         "cpu": time.process_time(),
         "types": dict(types.most_common(COMMON)),
         "connections": _connections(),
     }
+
+
+def _executor_threads() -> int:
+    """Return the number of threads of executors, which are started when they are needed, up to a fixed number."""
+    return sum(thread.name.startswith(("asyncio_", "ThreadPoolExecutor-")) for thread in threading.enumerate())
 
 
 def _connections() -> dict[str, int]:

@@ -11,7 +11,6 @@ those of a person or a script have no rhythm, or have ended.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable
 from itertools import pairwise
@@ -77,7 +76,6 @@ class Departure:
         self._stop = stop
         self._now = now
         self._checks = HealthChecks()
-        self._asked = asyncio.Event()
 
     @property
     def begun(self) -> bool:
@@ -87,17 +85,18 @@ class Departure:
     def asked(self, host: str) -> None:
         """Take in that a host has asked whether this gateway is ready."""
         self._checks.asked(host, self._now())
-        self._asked.set()
 
     async def wait(self) -> None:
         """Return when clients are to be closed, which is `closing` from then on. Call this once, after `stop`."""
-        ends = self._now() + (AUTOMATIC_SECONDS if self._seconds is None else self._seconds)
-        while (left := self._until(ends) - self._now()) > 0:
-            self._asked.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self._asked.wait()
+        await asyncio.sleep(self.seconds())
         self.closing = True
 
-    def _until(self, ends: float) -> float:
-        return ends if self._seconds is not None else min(ends, self._checks.expected_until())
+    def seconds(self) -> float:
+        """Return the time for which to serve on from now on.
+
+        A load balancer that is expected to ask gets the whole time, whether it asks or not: on a busy host questions
+        come late.
+        """
+        if self._seconds is not None:
+            return self._seconds
+        return AUTOMATIC_SECONDS if self._checks.expected_until() > self._now() else 0.0

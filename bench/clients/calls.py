@@ -62,6 +62,7 @@ class GrpcClient:
                 try:
                     await self._watch(stub)
                 except grpc.aio.AioRpcError as error:
+                    self.record.connected = False
                     if len(self.record.connects) > accepted:
                         self.record.lost.append(time.monotonic())
                     else:
@@ -82,6 +83,7 @@ class GrpcClient:
             if not counted:
                 counted = True
                 self.record.connects.append(time.monotonic())
+                self.record.connected = True
             await self._reading.wait()
             kind = response.WhichOneof("event")
             try:

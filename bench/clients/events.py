@@ -72,6 +72,7 @@ class EventSourceClient:
         self._again()
 
     def _again(self) -> None:
+        self.record.connected = False
         pause = RECONNECT_SECONDS if self._fields.retry is None else self._fields.retry
         self._timer = asyncio.get_running_loop().call_later(pause, self.start)
 
@@ -101,6 +102,7 @@ class EventSourceClient:
         self.shown[self._topic].anew = True
         if head.headers.get("transfer-encoding") == "chunked":
             self.record.connects.append(time.monotonic())
+            self.record.connected = True
         return True
 
     def _end(self) -> None:

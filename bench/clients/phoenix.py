@@ -100,7 +100,7 @@ class PhoenixClient:
     def _again(self) -> None:
         """Connect again after phoenix.js' pause."""
         self._cancel_timers()
-        self._open = False
+        self._open = self.record.connected = False
         if not self._stopped:
             self._tries += 1
             self._later("connect", RECONNECT_SECONDS[min(self._tries, len(RECONNECT_SECONDS)) - 1], self._connect)
@@ -129,6 +129,7 @@ class PhoenixClient:
     def _on_open(self) -> None:
         self._open, self._tries, self._beat = True, 0, None
         self.record.connects.append(time.monotonic())
+        self.record.connected = True
         for topic, shown in self.shown.items():
             shown.anew = True
             self._join(topic)

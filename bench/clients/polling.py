@@ -77,6 +77,7 @@ class JsonClient:
         self._again(0.0 if self._answered else random.uniform(*RETRY_SECONDS))
 
     def _again(self, pause: float) -> None:
+        self.record.connected = False
         self._timer = asyncio.get_running_loop().call_later(pause, self.start)
 
     def _on_bytes(self, data: bytes) -> None:
@@ -99,6 +100,7 @@ class JsonClient:
             if not self._answered:
                 self._answered = True
                 self.record.connects.append(time.monotonic())
+                self.record.connected = True
                 self.shown[self._topic].anew = True
             if head.status == 200:
                 self._tag = head.headers["etag"]

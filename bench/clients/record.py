@@ -109,6 +109,7 @@ class Record:
     refusals: Counter[str] = field(default_factory=Counter)  # attempts that were not accepted, by how they failed
     violations: list[str] = field(default_factory=list)  # messages that must not have come
     ended: str = ""  # why the client has ended for good
+    connected: bool = False
 
     @property
     def reconnects(self) -> int:

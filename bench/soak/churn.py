@@ -23,6 +23,12 @@ from bench.soak.shop import Topics
 STAY_SECONDS = (0.2, 12.0)
 """Shortest and longest stay of a guest."""
 
+SOCKET_TOPICS = 90
+"""Number of topics of a guest of the flood: a gateway allows a socket 100."""
+
+FLOOD_SECONDS = 1.5
+"""Time that a guest of the flood stays, in seconds: its topics are polled once a second."""
+
 BETWEEN_SECONDS = (0.1, 3.0)
 """Shortest and longest time until the next guest takes the place of one that has left."""
 
@@ -65,6 +71,15 @@ class Guests:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._places):
                 tasks.create_task(self._place(stop))
+
+    async def flood(self, topics: int) -> None:
+        """Let a few guests, one after the other, join this number of topics that never come again."""
+        for _ in range(topics // SOCKET_TOPICS):
+            guest = PhoenixClient(self._any(self._cluster.http), [self._topics.fresh() for _ in range(SOCKET_TOPICS)])
+            guest.start()
+            await asyncio.sleep(FLOOD_SECONDS)
+            guest.stop()
+            self._count(guest, "flood")
 
     async def _place(self, stop: asyncio.Event) -> None:
         while not stop.is_set():

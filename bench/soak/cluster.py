@@ -14,13 +14,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import orjson
 import psycopg
 from tests.support.waiting import eventually
 from tests.support.world import World
 
-from bench.soak.measure import Held, breaches, least
+from bench.soak.measure import Held, breaches, least, together
 from bench.soak.shop import CATALOG, SCHEMA
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys
@@ -95,23 +96,37 @@ class SoakCluster:
 
         await eventually(ready, START_SECONDS, what=f"{name} is ready")
 
-    async def held(self, name: str, before: Held | None, *, memory: bool) -> Held:
-        """Return what a service holds: after REST_SECONDS or, with an earlier measurement, once it holds no more and no
-        less than that, or after SETTLE_SECONDS what it holds then."""
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """The services that are measured together, by the name of their group: coordinators, as only one leads."""
+        groups: dict[str, list[str]] = {}
+        for name, service in self.world.services.items():
+            groups.setdefault("coordinators" if service.role == "coordinator" else name, []).append(name)
+        return groups
+
+    async def held(self, group: str, before: Held | None, *, memory: bool) -> Held:
+        """Return what a group of services holds: after REST_SECONDS or, with an earlier measurement, once it holds no
+        more and no less than that, or after SETTLE_SECONDS what it holds then."""
         if before is None:
             await asyncio.sleep(REST_SECONDS)
         ends = time.monotonic() + SETTLE_SECONDS
         members = {split_host_port(member.client)[1] for member in self.etcd.members}
         samples: list[Held] = []
         while True:
-            reader, writer = await asyncio.open_unix_connection(self._socket(name))
-            samples.append(Held.of(orjson.loads(await reader.read()), members))
-            writer.close()
+            answers = [await self._ask(name) for name in self.groups[group]]
+            samples.append(together([Held.of(answer, members) for answer in answers]))
             held = least(samples[-SAMPLES:])
-            at_rest = before is None or not breaches(name, before, held, memory=memory)
+            at_rest = before is None or not breaches(group, before, held, memory=memory)
             if (len(samples) >= SAMPLES and at_rest) or time.monotonic() > ends:
                 return held
             await asyncio.sleep(1.0)
+
+    async def _ask(self, name: str) -> dict[str, Any]:
+        """Return the answer of a service's probe."""
+        reader, writer = await asyncio.open_unix_connection(self._socket(name))
+        answer: dict[str, Any] = orjson.loads(await reader.read())
+        writer.close()
+        return answer
 
     async def keys(self) -> Counter[str]:
         """Return the number of keys of each kind in etcd."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -40,6 +41,16 @@ def least(samples: Sequence[Held]) -> Held:
     """Return the last measurement with the least of all numbers: what a process holds while it does nothing."""
     counts = {name: min(sample.counts[name] for sample in samples) for name in COUNTS}
     return replace(samples[-1], counts=counts, rss=min(sample.rss for sample in samples))
+
+
+def together(held: Sequence[Held]) -> Held:
+    """Return the sums of several processes, of which one leads, say: which one it is does not matter."""
+    first = held[0]
+    counts = {name: sum(each.counts[name] for each in held) for name in COUNTS}
+    types = sum((Counter(each.types) for each in held), Counter())
+    connections = sum((Counter(each.connections) for each in held), Counter())
+    rss, cpu = sum(each.rss for each in held), sum(each.cpu for each in held)
+    return Held(first.pid, rss, counts, types, cpu, connections)
 
 
 def exceeds(name: str, before: int, after: int) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from bench.soak.run import Plan, soak
 
-PLAN = Plan(seconds=40.0, guests=10, checks=1, nodes={"coordinator": 1, "poller": 2, "gateway": 2})
+PLAN = Plan(seconds=40.0, guests=10, flood=180, checks=1, nodes={"coordinator": 1, "poller": 2, "gateway": 2})
 
 
 @pytest.mark.chaos

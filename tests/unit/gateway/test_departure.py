@@ -78,53 +78,34 @@ class Clock:
         return self.now
 
 
-async def _settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
-async def test_a_gateway_serves_while_its_load_balancer_asks() -> None:
-    clock, stop = Clock(), asyncio.Event()
-    departure = Departure(None, stop, clock)
-    for at in every(1.0):
+@pytest.mark.parametrize(
+    ("set_to", "asked", "expected"),
+    [
+        (None, every(5.0), AUTOMATIC_SECONDS),
+        (None, every(0.5), AUTOMATIC_SECONDS),
+        (None, every(0.5, until=STOPPED - 2), 0.0),
+        (None, [], 0.0),
+        (20.0, [], 20.0),
+        (0.0, every(5.0), 0.0),
+    ],
+)
+def test_a_gateway_serves_on_for_load_balancers_or_for_the_time_that_is_set(
+    set_to: float | None, asked: list[float], expected: float
+) -> None:
+    clock = Clock()
+    departure = Departure(set_to, asyncio.Event(), clock)
+    for at in asked:
         clock.now = at
         departure.asked("balancer")
     clock.now = STOPPED
+    assert departure.seconds() == expected
+
+
+async def test_a_gateway_closes_clients_after_that_time() -> None:
+    stop = asyncio.Event()
+    departure = Departure(None, stop, Clock())
+    assert (departure.begun, departure.closing) == (False, False)
     stop.set()
-    waiting = asyncio.create_task(departure.wait())
-    for number in range(int(AUTOMATIC_SECONDS) - 1):
-        await _settle()
-        assert not departure.closing
-        clock.now = STOPPED + 1 + number
-        departure.asked("balancer")
-    clock.now = STOPPED + AUTOMATIC_SECONDS
-    departure.asked("balancer")
-    await waiting
-    assert departure.closing
-
-
-@pytest.mark.parametrize("seconds", [None, 20.0])
-async def test_the_wait_is_bounded(seconds: float | None) -> None:
-    clock, stop = Clock(), asyncio.Event()
-    departure = Departure(seconds, stop, clock)
-    for at in every(5.0):
-        clock.now = at
-        departure.asked("balancer")
-    clock.now = STOPPED
-    stop.set()
-    waiting = asyncio.create_task(departure.wait())
-    await _settle()
-    clock.now = STOPPED + (AUTOMATIC_SECONDS if seconds is None else seconds) - 0.1
-    departure.asked("balancer")
-    await _settle()
-    assert not departure.closing
-    clock.now += 0.2
-    departure.asked("balancer")
-    await waiting
-
-
-@pytest.mark.parametrize("seconds", [None, 0.0])
-async def test_a_gateway_that_nobody_asks_closes_at_once(seconds: float | None) -> None:
-    departure = Departure(seconds, asyncio.Event(), Clock())
+    assert (departure.begun, departure.closing) == (True, False)
     await departure.wait()
     assert departure.closing
