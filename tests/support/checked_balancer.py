@@ -1,4 +1,5 @@
-"""A load balancer that asks gateways for their readiness: it sends new connections to those that answered 200 last.
+"""A load balancer that asks gateways for their readiness: it sends new connections to those that answered 200 last, or
+to any when none did.
 
 A connection that no gateway takes is answered with 503, as proxies do. `tests.support.balancer` is one without checks.
 """
@@ -77,9 +78,9 @@ class CheckedBalancer:
 
     async def _serve(self, which: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Connect to a gateway that is up, the next one in turn, and copy in both directions until one side ends."""
-        names = sorted(self.up)
+        names = sorted(self.up or self.gateways)
         turn = next(self._turns)
-        for name in names[turn % len(names) :] + names[: turn % len(names)] if names else []:
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
             with contextlib.suppress(OSError):
                 there = await asyncio.open_connection("127.0.0.1", self.gateways[name][which])
                 break
