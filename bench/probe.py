@@ -34,7 +34,11 @@ def measure() -> dict[str, Any]:
     """Return what this process holds."""
     gc.unfreeze()
     gc.collect()
-    types = Counter(f"{kind.__module__}.{kind.__qualname__}" for kind in map(type, gc.get_objects()))
+    objects = gc.get_objects()
+    objects = gc.get_objects()
+    types = Counter(_name(type(each)) for each in objects)
+    timers = Counter(_waiter(each) for each in objects if _name(type(each)) == TIMER and "closed=False" in repr(each))
+    del objects
     gc.freeze()
     ctypes.CDLL(None).malloc_trim(0)
     proc = Path("/proc/self")
@@ -45,11 +49,30 @@ def measure() -> dict[str, Any]:
         "fds": len(list((proc / "fd").iterdir())) - 1,  # without that of the listing
         "threads": len(list((proc / "task").iterdir())) - _executor_threads(),
         "tasks": len(asyncio.all_tasks()) - 1,  # without that of the answer
-        "timers": types[TIMER],
+        "timers": timers.total(),
         "cpu": time.process_time(),
         "types": dict(types.most_common(COMMON)),
+        "waits": dict(timers),
         "connections": _connections(),
     }
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _waiter(timer: object) -> str:
+    """Return the name of the coroutine that waits for a timer, or of the function that it will call."""
+    handles = [each for each in gc.get_referents(timer) if type(each).__name__ == "TimerHandle"]
+    for callback in gc.get_referents(handles[0])[:1] if handles else []:
+        task = getattr(getattr(callback, "__self__", None), "_task", None)  # of a timeout
+        for argument in gc.get_referents(handles[0])[1] or ():  # the future of a sleep
+            waiting = getattr(argument, "_callbacks", None) or [(None, None)]
+            task = getattr(waiting[0][0], "__self__", task)
+        if isinstance(task, asyncio.Task):
+            return getattr(task.get_coro(), "__qualname__", "another coroutine")
+        return getattr(callback, "__qualname__", repr(callback))
+    return "nothing"
 
 
 def _executor_threads() -> int:
