@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 
 from pollcast.services.catalogue import catalog
-from pollcast.services.catalogue.definitions import catalogue_hash
+from pollcast.services.catalogue.in_force import CatalogueInForce
 
 SHELVES = "abcd"
 
@@ -100,7 +100,7 @@ class Edition:
     @property
     def hash(self) -> str:
         """The hash that a service shows which has this edition."""
-        return catalogue_hash(catalog.parse(self.text, "the soak's catalogue"))
+        return CatalogueInForce(catalog.parse(self.text, "the soak's catalogue")).hash
 
 
 @dataclass
