@@ -6,8 +6,8 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pollcast.poller.answer import Answer
-from pollcast.poller.poll_error import PollError
+from pollcast.poller.sources.answer import Answer
+from pollcast.poller.sources.poll_error import PollError
 from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.query import Query
 
@@ -19,7 +19,7 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Trip:
-    """What one round trip has to do: statements of one query, each with the answer that takes its rows."""
+    """A round trip: statements of one query, each with the answer that takes its rows."""
 
     query: Query
     statements: Sequence[Statement]

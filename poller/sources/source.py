@@ -34,7 +34,7 @@ from pollcast.services.catalogue.query import Query
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What a kind of source can do. What it cannot do is refused in the catalogue, or done in another way."""
+    """The abilities of a kind of source. What it cannot do is refused in the catalogue, or done in another way."""
 
     together: bool = False
     """Whether one statement can poll several topics (`Dialect.together`); else each topic has its own statement."""
@@ -53,7 +53,7 @@ class Dialect(Protocol):
 
     @property
     def can(self) -> Abilities:
-        """What the kind can do."""
+        """The abilities of the kind."""
 
     def unbatchable(self, query: Query) -> str | None:
         """Return the reason why the query's topics cannot share a statement, for the author; None when they can."""
@@ -110,8 +110,8 @@ class Driver(Protocol):
     def check_url(self, url: str) -> None:
         """Raise ValueError if the URL is none of this kind. The message does not repeat any part of it."""
 
-    async def connect(self, url: str, application_name: str) -> Session:
-        """Open a connection, within a few seconds.
+    async def connect(self, url: str, node: str) -> Session:
+        """Open a connection, within a few seconds, that names the node and later the query (names.py) if it can.
 
         Raises Unreachable (outcome.py) whose message is the server's words without the password.
         """
@@ -128,8 +128,9 @@ class SourceKind:
 # Notes for colleagues (changes are listed here until 2026-11-26, 15:45)
 #
 # 13:40 First version. What stands where is final, except:
-#   - answer.py, poll_error.py, lanes.py, database.py, connections.py move into poller/sources/ next (by 14:15); the rest
-#     of PostgreSQL's goes to poller/postgresql/. Their contents stay, apart from what is PostgreSQL's in them.
+#   - answer.py, poll_error.py, lanes.py, database.py and connections.py have moved into poller/sources/ (13:50); the
+#     rest of PostgreSQL's is in poller/postgresql/. Read postgresql/{dialect,driver,session,errors,kind}.py as the
+#     example of a kind.
 #   - Catalogue texts: services/catalogue knows no poller. So `listen`, `settings` and the lexical rules by kind are a
 #     pure table in services/catalogue/source_kinds.py (mine: KINDS[name].listen, .settings, .tokens). A MySQL tokenizer
 #     is services/catalogue/mysql_text.py (mysql's) with the same `Token`s as services/catalogue/sql.py (kinds space,
@@ -138,7 +139,7 @@ class SourceKind:
 #     reports errors of Scope.STATEMENT with PollError.message, so a kind has nothing to write for it. PostgreSQL keeps
 #     catalog_check.py.
 #   - Errors: each kind has an errors.py with a pure `classify(error, query, connected, timed_out) -> PollError`, which
-#     only its session calls. Keep the words of the reasons as poller/poll_error.py has them.
+#     only its session calls. Keep the words of the reasons as postgresql/errors.py has them.
 #   - Rows as values: sources/encoding.py (mine, by 14:00) gives `RowEncoder(query, columns).piece(topic, rows)`, where
 #     each column has a name and a function from its value to the bytes of its JSON, and JSON helpers.
 #   - A line of topics (`Abilities.trips`): one trip has up to some hundred statements that are expected to take 0.1 s
