@@ -1,8 +1,9 @@
 """The statement runner of a query: it runs statements, counts them, confirms errors of a topic, and logs errors once.
 
 A statement for one topic has constants, with which PostgreSQL computes while it plans: it can fail where the statement
-for several topics would not (poller/statement.py). So that a topic is the same in both, such an error is confirmed by
-the shared statement for this topic alone, whose answer counts. Topics that fail in both ways are confirmed seldom.
+for several topics would not (poller/postgresql/statement.py). So that a topic is the same in both, such an error is
+confirmed by the shared statement for this topic alone, whose answer counts. Topics that fail in both ways are confirmed
+seldom.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from pollcast.poller import metrics
-from pollcast.poller.answer import Answer
 from pollcast.poller.counts import QueryCounts
-from pollcast.poller.database import Database
-from pollcast.poller.poll_error import PollError, Scope
-from pollcast.poller.statement import Statement
+from pollcast.poller.sources.answer import Answer
+from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.sources import Source
+from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.query import Query
 from pollcast.services.delta import Row
 from pollcast.services.process import logs
@@ -32,10 +33,10 @@ MAX_DIFFERING = 1000
 class StatementRunner:
     """The statements of one query, and the topics that have no result because of them. `counts` counts its polls."""
 
-    def __init__(self, query: Query, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, query: Query, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
         self.counts = QueryCounts(query.name)
         self._query = query
-        self._database = database
+        self._source = source
         self._without_result: set[str] = set()  # topics whose last poll gave no result
         self._logged = ""  # the reason that was logged last
         self._clock = clock
@@ -97,9 +98,12 @@ class StatementRunner:
         limit: float | None = None,
     ) -> list[Answer | PollError]:
         name = self._query.name
-        self.counts.statements.add(len(statements))
         started = self._clock()
-        answers = await self._database.execute_each(statements, self._query, known, limit)
+        if self._source.budget.per_minute is not None:
+            allowed = await self._source.budget.take(len(statements))
+            statements, known = statements[:allowed], known[:allowed]
+        self.counts.statements.add(len(statements))
+        answers = await self._source.database.execute_each(statements, self._query, known, limit)
         waited = self._clock() - started
         for answer in answers:
             if not isinstance(answer, PollError):

@@ -20,12 +20,14 @@ from prometheus_client import REGISTRY
 from psycopg import Connection, RawCursor
 from psycopg.types.string import ByteaBinaryLoader
 
-from pollcast.poller.answer import Answer, Outcome
-from pollcast.poller.database import Database
-from pollcast.poller.poll_error import PollError
-from pollcast.poller.statement import Statement, batch_statement, probe_statement, sharing_key, single_statement
+from pollcast.poller.postgresql.kind import POSTGRESQL, only_source
+from pollcast.poller.postgresql.statement import batch_statement, probe_statement, single_statement
+from pollcast.poller.postgresql.trying import SAMPLES
+from pollcast.poller.sources.answer import Answer, Outcome
+from pollcast.poller.sources.database import Database
+from pollcast.poller.sources.poll_error import PollError
+from pollcast.poller.sources.statement import Statement, sharing_key
 from pollcast.poller.statement_runner import StatementRunner
-from pollcast.poller.trying import SAMPLES
 from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.sql import check_select
 from pollcast.services.catalogue.values import Value
@@ -130,7 +132,7 @@ async def both(db: Database, q: Query, *topics: Mapping[str, Value]) -> tuple[li
     """Return the outcomes of the topics alone and together; an error is its reason."""
     singles: list[Outcome | str] = []
     for values in topics:
-        answer = await StatementRunner(q, db).run(single_statement(q, values))
+        answer = await StatementRunner(q, only_source(db)["default"]).run(single_statement(q, values))
         singles.append(answer.cause.detail if isinstance(answer, PollError) else _reason(answer.outcomes[0]))
     answer = await db.execute(batch_statement(q, topics), q, [None] * len(topics))
     if isinstance(answer, PollError):
@@ -266,7 +268,7 @@ async def test_an_error_that_constants_avoid_is_none_together_either(database: s
 async def test_topics_that_fail_both_ways_are_confirmed_once_a_second(db: Database) -> None:
     now = 0.0
     q = query("select 10 / %(n)s as c", params='n = "int"')
-    runner = StatementRunner(q, db, lambda: now)
+    runner = StatementRunner(q, only_source(db)["default"], lambda: now)
     before = REGISTRY.get_sample_value("pollcast_poller_statements_total", {"query": "q"}) or 0
     for _ in range(5):
         assert isinstance(await runner.run(single_statement(q, {"n": "0"})), PollError)
@@ -299,7 +301,7 @@ async def test_functions_operators_and_types_are_those_of_postgresql_whatever_th
         "create operator mine.<= (leftarg = pg_catalog.int8, rightarg = pg_catalog.int4, function = mine.no)",
         f"alter database {database.rpartition('/')[2]} set search_path = mine, pg_catalog",
     )
-    async with Database.open(database, 1, "poller-1") as other:
+    async with Database.open(POSTGRESQL.driver, database, 1, "poller-1") as other:
         q = query("select %(n)s as id, %(t)s as t", params='n = "int"\nt = "text"')
         singles, shared = await both(other, q, {"n": "1", "t": "a"}, {"n": "2", "t": "b"})
     assert singles == shared == [[(b"", b'{"id":1,"t":"a"}')], [(b"", b'{"id":2,"t":"b"}')]]
