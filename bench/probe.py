@@ -26,6 +26,12 @@ import uvloop
 TIMER = "uvloop.loop.UVTimer"
 """The type of a timer that is scheduled: uvloop keeps each until it has fired or is cancelled."""
 
+POOL = 4
+"""Number of threads that gRPC always has for its work: the name of each is `event_engine`."""
+
+HELPERS = 8
+"""Maximum number of threads that gRPC may have besides, because its work had to wait for a processor."""
+
 COMMON = 60
 """Number of types that the answer counts."""
 
@@ -47,7 +53,7 @@ def measure() -> dict[str, Any]:
         "pid": os.getpid(),
         "rss": pages * os.sysconf("SC_PAGE_SIZE") // 1024,
         "fds": len(list((proc / "fd").iterdir())) - 1,  # without that of the listing
-        "threads": len(list((proc / "task").iterdir())) - _executor_threads(),
+        "threads": len(list((proc / "task").iterdir())) - _executor_threads() - _helping_threads(),
         "tasks": len(asyncio.all_tasks()) - 1,  # without that of the answer
         "timers": timers.total(),
         "cpu": time.process_time(),
@@ -78,6 +84,15 @@ def _waiter(timer: object) -> str:
 def _executor_threads() -> int:
     """Return the number of threads of executors, which are started when they are needed, up to a fixed number."""
     return sum(thread.name.startswith(("asyncio_", "ThreadPoolExecutor-")) for thread in threading.enumerate())
+
+
+def _helping_threads() -> int:
+    """Return the number of threads that gRPC has started while its work waited for a processor.
+
+    It ends them when they are idle. More than HELPERS of them count: they would be a leak.
+    """
+    names = [file.read_text() for file in Path("/proc/self/task").glob("*/comm")]
+    return min(HELPERS, max(0, names.count("event_engine\n") - POOL))
 
 
 def _connections() -> dict[str, int]:

@@ -24,7 +24,8 @@ from tests.support.world import World
 from bench.soak.measure import Held, breaches, over, together
 from bench.soak.shop import SCHEMA, Edition
 from pollcast.services.coordination.client import Etcd
-from pollcast.services.coordination.keys import Keys
+from pollcast.services.coordination.keys import Keys, NodeRecord
+from pollcast.services.errors import EtcdError
 from pollcast.services.local import ports
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.postgres_server import PostgresServer
@@ -90,11 +91,22 @@ class SoakCluster:
     async def started_anew(self, role: Role, name: str) -> None:
         """Start a process in the place of one that has ended, whose entry in etcd may still be there."""
         await self.start(role, name, wait=False)
+        service = self.world.services[name]
 
         async def ready() -> bool:
-            return (await self.world.ready(name, START_SECONDS)).pid == self.world.services[name].pid
+            if not service.running:
+                raise RuntimeError(f"{name} {service.how_it_ended()}\n{service.tail()}")
+            record = await self.record(name)
+            return record is not None and record.state == "ready" and record.pid == service.pid
 
         await eventually(ready, START_SECONDS, what=f"{name} is ready")
+
+    async def record(self, name: str) -> NodeRecord | None:
+        """Return a service's entry in etcd; None when there is none, or no member of etcd answers just now."""
+        try:
+            return await self.world.node(name)
+        except EtcdError:
+            return None
 
     def publish(self, text: str) -> None:
         """Replace the catalogue's file in one step."""
@@ -104,7 +116,7 @@ class SoakCluster:
 
     async def catalogues(self) -> set[str | None]:
         """Return the hashes of the catalogues of all services; None for a service that shows none."""
-        records = [await self.world.node(name) for name in self.names]
+        records = [await self.record(name) for name in self.names]
         return {None if record is None else record.catalogue for record in records}
 
     @property

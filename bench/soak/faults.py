@@ -64,8 +64,8 @@ class Faults:
         """Inflict a fault; a service that has ended as it must not is a finding, and is replaced."""
         try:
             self.counts[await fault()] += 1
-        except (AssertionError, RuntimeError, PollcastError) as error:
-            self.findings.append(str(error))
+        except (AssertionError, RuntimeError, OSError, http.client.HTTPException, PollcastError) as error:
+            self.findings.append(f"{type(error).__name__}: {error}")
             print(f"FINDING: {error}", flush=True)
             for service in list(self._cluster.world.services.values()):
                 if not service.running:

@@ -25,6 +25,7 @@ from bench.soak.faults import Faults
 from bench.soak.measure import COUNTS, Held, breaches, key_breaches
 from bench.soak.shop import rows_of, write
 from bench.table import show
+from pollcast.services.errors import EtcdError
 from pollcast.services.process.settings import Role
 
 WARM_UP_SHARE = 0.15
@@ -243,7 +244,11 @@ class Soak:
 
         async def at_rest() -> bool:
             nonlocal last
-            before, last = last, await self._cluster.keys()
+            before = last
+            try:
+                last = await self._cluster.keys()
+            except EtcdError:  # no member of etcd answers just now
+                return False
             if self.findings.keys:
                 return last == self.findings.keys[0]
             await asyncio.sleep(LOOK_SECONDS)

@@ -65,7 +65,7 @@ async def run(options: Options, stop: asyncio.Event, console: Console | None = N
     Raises PollcastError when the cluster cannot be started.
     """
     console = console or open_console()
-    catalog_path, catalog = _catalog_of(options)
+    catalog_path, catalog = catalog_of(options)
     if options.port:
         for number in range(options.gateways):
             ports.require_free(options.port + number, f"gateway-{number + 1}")
@@ -274,8 +274,11 @@ async def _stop_all(cluster: LocalCluster, console: Console) -> None:
 # --- details ------------------------------------------------------------------------------------------------------
 
 
-def _catalog_of(options: Options) -> tuple[Path, Catalog]:
-    """Return the catalogue and its path. Raises CatalogInvalid, or SettingsInvalid when no catalogue is named."""
+def catalog_of(options: Options) -> tuple[Path, Catalog]:
+    """Return the catalogue and its path. Raises CatalogInvalid, or SettingsInvalid when no catalogue is named.
+
+    A symbolic link stays one, so that services see it being swapped.
+    """
     path = options.catalog
     if path is None:
         if not options.with_demo:
@@ -283,7 +286,7 @@ def _catalog_of(options: Options) -> tuple[Path, Catalog]:
             reason = f"is required with {which}: a catalogue to serve (examples/pgbench.toml is an example)"
             raise SettingsInvalid([Problem("pollcast up", "", "--catalog", reason)])
         path = demo.CATALOG
-    return path.resolve(), catalogue.load(path)
+    return path.absolute(), catalogue.load(path)
 
 
 async def _etcd_settings(options: Options) -> EtcdSettings:

@@ -30,6 +30,9 @@ log = logs.get_logger("lifecycle")
 DUPLICATE_SECONDS = 1.0
 """Time after the first signal within which another one counts as its duplicate."""
 
+HANGUP_LINE_SECONDS = 1.0
+"""Minimum time between two lines of the log about SIGHUP."""
+
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 """Signals that drain a process."""
 
@@ -59,11 +62,14 @@ async def until_stopped(
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     abort_from = 0.0  # time of the loop from which another signal ends the process
+    next_line = 0.0  # time of the loop from which another SIGHUP is logged
 
     def on_signal(number: signal.Signals) -> None:
-        nonlocal abort_from
+        nonlocal abort_from, next_line
         if number == signal.SIGHUP and on_hangup is not None:
-            log.info("reading the catalogue again", signal=number.name)
+            if loop.time() >= next_line:
+                log.info("reading the catalogue again", signal=number.name)
+                next_line = loop.time() + HANGUP_LINE_SECONDS
             on_hangup()
         elif number in harmless:
             log.info("a signal without effect", signal=number.name)
