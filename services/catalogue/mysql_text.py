@@ -67,25 +67,33 @@ def tokens(sql: str) -> Iterator[Token]:
                 yield Token(kind, text.lower() if kind == "word" and text.isascii() else text, start)
 
 
-def check(sql: str, lists: Collection[str]) -> None:
-    """Check the text of a query, which is one SELECT already, for what MySQL and MariaDB lack. `lists` names the
-    parameters that are lists. Raises ValueError, which names a valid form."""
-    found = [token for token in tokens(sql) if token.kind not in ("space", "hint")]
+def refuse(sql: str) -> None:
+    """Raise ValueError, which names a valid form, for what one SELECT cannot contain for MySQL and MariaDB."""
+    found = _read(sql)
     for at, token in enumerate(found):
-        line = f"line {_line(sql, token.at)}: "
-        words = tuple(each.text if each.kind == "word" else "" for each in found[at : at + len(_LOCKING)])
-        if words == _LOCKING:
-            raise ValueError(f"{line}must only read, but locks rows (LOCK IN SHARE MODE): leave it out")
-        if token.kind == "param" and token.text[2:-2] in lists:
-            around = [each.text for each in (*found[max(0, at - 2) : at], *found[at + 1 : at + 2])]
-            if around != ["in", "(", ")"]:
-                raise ValueError(f"{line}a list needs the form: … in ({token.text})")
+        if tuple(each.text for each in found[at : at + len(_LOCKING)] if each.kind == "word") == _LOCKING:
+            raise ValueError(f"line {_line(sql, token.at)}: must only read, but locks rows (LOCK IN SHARE MODE)")
     for item in output_items(found):
         named = len(item) > 1 and item[-1].kind in ("word", "name", "string") and item[-2].text == "as"
         if not named and any(token.kind == "param" for token in item):
             raise ValueError(
                 f"line {_line(sql, item[0].at)}: an output column with a parameter needs a name: add AS and a name"
             )
+
+
+def refuse_lists(sql: str, lists: Collection[str]) -> None:
+    """Raise ValueError, which names the valid form, for another use of a parameter that is a list than `in (…)`."""
+    found = _read(sql)
+    for at, token in enumerate(found):
+        if token.kind == "param" and token.text[2:-2] in lists:
+            around = [each.text for each in (*found[max(0, at - 2) : at], *found[at + 1 : at + 2])]
+            if around != ["in", "(", ")"]:
+                raise ValueError(f"line {_line(sql, token.at)}: a list needs the form … in ({token.text})")
+
+
+def _read(sql: str) -> list[Token]:
+    """Return the tokens that have a meaning."""
+    return [token for token in tokens(sql) if token.kind not in ("space", "hint")]
 
 
 def _line(sql: str, at: int) -> int:
