@@ -87,6 +87,11 @@ class Wire(_Connection):  # type: ignore[misc]
         await self.next_result(unbuffered=True)
         return True
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether the present answer is a result, which may have rows."""
+        return self._result.description is not None
+
     def columns(self) -> list[Column]:
         """Return the columns of the present result."""
         fields = self._result.fields
