@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import replace
+from functools import lru_cache
 
 from asyncmy.errors import MySQLError
 
 from pollcast.poller.mysql.encoding import encoder
 from pollcast.poller.mysql.errors import TIMED_OUT, ServerError, classify, lost
-from pollcast.poller.mysql.wire import Wire
+from pollcast.poller.mysql.wire import Wire, column
 from pollcast.poller.sources.answer import Answer
 from pollcast.poller.sources.encoding import NoSuchColumn, RowEncoder
 from pollcast.poller.sources.guard import GRACE_SECONDS, Guard
@@ -90,7 +91,7 @@ class MysqlSession:
                     if answer is answers[0]:
                         await self._wire.send(self._text(trip))
                     guard.allow(trip.seconds + GRACE_SECONDS)
-                    outcomes.append(await self._read(trip.query, statement, answer))
+                    outcomes.append(await self._read(statement, answer))
                 except _ERRORS as error:
                     # A statement may have begun before the answer of the one before it was read.
                     timed_out = trip.limited or loop.time() - guard.begun >= trip.seconds * _CANCELED_BEFORE
@@ -107,16 +108,15 @@ class MysqlSession:
             answer.latency = latency / len(outcomes)
         return outcomes
 
-    async def _read(self, query: Query, statement: Statement, answer: Answer) -> Answer | PollError:
+    async def _read(self, statement: Statement, answer: Answer) -> Answer | PollError:
         """Receive the answers to a statement and to those around it."""
         key, most = statement.params
         await self._next()
         await self._next()
-        described = query if key == query.key else replace(query, key=key)
         outcome: Answer | PollError = answer
         rows: RowEncoder | None = None
         try:
-            rows = RowEncoder(described, [(each.name, encoder(each)) for each in self._wire.columns()])
+            rows = _row_encoder(self._wire.descriptions, self._wire.extended, key)
         except NoSuchColumn as missing:
             outcome = missing.error
         count = 0
@@ -170,6 +170,13 @@ class MysqlSession:
         await self._wire.send(sql)
         while await self._wire.next():
             pass
+
+
+@lru_cache(maxsize=1024)
+def _row_encoder(descriptions: tuple[bytes, ...], extended: bool, key: tuple[str, ...]) -> RowEncoder:
+    """Return the encoder of rows whose columns are described so. Raises NoSuchColumn if the key has another column."""
+    columns = [column(each, extended=extended) for each in descriptions]
+    return RowEncoder(Query("", "", key=key), [(each.name, encoder(each)) for each in columns])
 
 
 def _told(error: Exception) -> ServerError | None:

@@ -15,6 +15,7 @@ import select
 import socket
 import struct
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from typing import Any
 
 import asyncmy.connection
@@ -43,7 +44,7 @@ class Wire(_Connection):  # type: ignore[misc]
     def __init__(self, *, tls_if_offered: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self._tls_if_offered = tls_if_offered
-        self._formats: list[str] = []  # of the columns of the result that is being described
+        self._descriptions: list[bytes] = []
 
     @property
     def broken(self) -> bool:
@@ -76,14 +77,14 @@ class Wire(_Connection):  # type: ignore[misc]
 
     async def send(self, sql: str) -> None:
         """Send the statements, which are separated by `;`, and receive the answer to the first of them."""
-        self._formats.clear()
+        self._descriptions.clear()
         await self.query(sql.encode(), unbuffered=True)
 
     async def next(self) -> bool:
         """Receive the answer to the next statement; return False when there is none."""
         if not self._result.has_next:
             return False
-        self._formats.clear()
+        self._descriptions.clear()
         await self.next_result(unbuffered=True)
         return True
 
@@ -92,14 +93,15 @@ class Wire(_Connection):  # type: ignore[misc]
         """Whether the present answer is a result, which may have rows."""
         return self._result.description is not None
 
-    def columns(self) -> list[Column]:
-        """Return the columns of the present result."""
-        fields = self._result.fields
-        formats = self._formats if len(self._formats) == len(fields) else [""] * len(fields)
-        return [
-            Column(each.name, each.type_code, each.charsetnr, each.flags, each.length, format)
-            for each, format in zip(fields, formats, strict=True)
-        ]
+    @property
+    def descriptions(self) -> tuple[bytes, ...]:
+        """The descriptions of the columns of the present result, for `column`."""
+        return tuple(self._descriptions)
+
+    @property
+    def extended(self) -> bool:
+        """Whether descriptions have extended metadata."""
+        return bool(self._mariadb_ext_caps & EXTENDED_METADATA)
 
     async def rows(self) -> AsyncIterator[list[tuple[bytes | None, ...]]]:
         """Yield the rows of the present result in pieces, as they arrive."""
@@ -112,7 +114,7 @@ class Wire(_Connection):  # type: ignore[misc]
     def write_packet(self, payload: bytes) -> None:
         """Send a packet; announce the extended metadata in that which answers MariaDB's greeting."""
         greeted = not self._connected and len(payload) > _CAPABILITIES_AT + 4
-        if greeted and self._mariadb_ext_caps & EXTENDED_METADATA and _flags(payload) == self._client_flag:
+        if greeted and self.extended and _flags(payload) == self._client_flag:
             (own,) = struct.unpack_from("<I", payload, _CAPABILITIES_AT)
             announced = struct.pack("<I", own | EXTENDED_METADATA)
             payload = payload[:_CAPABILITIES_AT] + announced + payload[_CAPABILITIES_AT + 4 :]
@@ -120,12 +122,11 @@ class Wire(_Connection):  # type: ignore[misc]
 
     async def read_packet(self, packet_type: type[Any] = MysqlPacket) -> Any:
         """Receive a packet; take the extended metadata out of the description of a column."""
-        if packet_type is not FieldDescriptorPacket or not self._mariadb_ext_caps & EXTENDED_METADATA:
+        if packet_type is not FieldDescriptorPacket:
             return await super().read_packet(packet_type)
         data = (await super().read_packet()).get_all_data()
-        plain, format = without_metadata(data)
-        self._formats.append(format)
-        return FieldDescriptorPacket(plain, self._encoding)
+        self._descriptions.append(data)
+        return _described(data, self.extended)[0]
 
     async def _get_server_information(self) -> None:
         await super()._get_server_information()
@@ -136,6 +137,19 @@ class Wire(_Connection):  # type: ignore[misc]
     @property
     def _socket(self) -> Any:
         return self._transport.get_extra_info("socket")
+
+
+def column(description: bytes, *, extended: bool) -> Column:
+    """Return the column that the server describes so."""
+    return _described(description, extended)[1]
+
+
+@lru_cache(maxsize=4096)
+def _described(description: bytes, extended: bool) -> tuple[FieldDescriptorPacket, Column]:
+    """Return the column as asyncmy has it and as it is here. Those of all topics of a query are the same."""
+    plain, format = without_metadata(description) if extended else (description, "")
+    found = FieldDescriptorPacket(plain, "utf8")
+    return found, Column(found.name, found.type_code, found.charsetnr, found.flags, found.length, format)
 
 
 def without_metadata(description: bytes) -> tuple[bytes, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("orders")
 
 
 @pytest.fixture(scope="module")
-async def orders(shop: str) -> AsyncIterator[None]:
+async def orders(shop: str) -> None:
     """A table of a thousand orders."""
     await execute(
         shop,
@@ -48,7 +48,6 @@ async def orders(shop: str) -> AsyncIterator[None]:
         "create function raising(n int) returns int"
         " begin if n = 1 then signal sqlstate '08S01' set mysql_errno = 1053; end if; return n; end",
     )
-    return
 
 
 ONE = 'id = "int"'
@@ -185,7 +184,7 @@ async def test_a_killed_query_and_a_killed_connection_are_no_fault_of_the_query(
         for _ in range(2 if kill == "kill connection" else 1):  # a lost connection is replaced once
             (number,) = await _one_process(shop)
             await execute(shop, f"{kill} {number}")
-            await eventually(lambda number=number: _gone(shop, number))
+            await eventually(partial(_gone, shop, number))
         found = await polls
         assert found.state == "stale"
         assert found.scope is Scope.TOPIC
