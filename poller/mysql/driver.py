@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import ssl
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -19,6 +22,12 @@ from pollcast.services.process.redaction import HIDDEN
 
 CONNECT_SECONDS: Final = 3.0
 """Default timeout for opening a connection, in seconds."""
+
+MAX_CONNECT_SECONDS: Final = 3600.0
+"""Timeout of the driver itself, which does not apply."""
+
+KILL_SECONDS: Final = 1.0
+"""Maximum time that ending a statement takes, in seconds."""
 
 NO_URL: Final = "is not a URL such as mysql://user:password@host:3306/database?ssl-mode=VERIFY_IDENTITY&ssl-ca=FILE"
 
@@ -51,35 +60,52 @@ class MysqlDriver:
         """Open a connection. Raises Unreachable with the words of the server."""
         at = address(url)
         seconds = float(at.options.get("connect_timeout", CONNECT_SECONDS))
-        wire: Wire | None = None
         try:
-            async with asyncio.timeout(seconds):
-                wire = Wire(
-                    host=at.host,
-                    port=at.port,
-                    user=at.user,
-                    password=at.password,
-                    database=at.database or None,
-                    unix_socket=at.options.get("socket"),
-                    connect_timeout=seconds,
-                    autocommit=None,
-                    use_unicode=False,
-                    conv={},
-                    program_name=application_name(node),
-                    **_tls(at),
-                )
-                await wire.connect()
-                session = MysqlSession(wire, node, asyncio.get_running_loop().time())
+            async with asyncio.timeout(seconds), _opened(at, node) as wire:
+                session = MysqlSession(wire, node, partial(_kill, at, node))
                 await session.begin()
-        except BaseException as error:
-            if wire is not None:
-                wire.abort()
-            if not isinstance(error, MySQLError | OSError | ValueError | RuntimeError):
-                raise
+        except (*ERRORS, ValueError, RuntimeError) as error:
             raise Unreachable(_words(error, at.password) or f"no answer within {seconds:g} s") from error
-        if not at.options.get("socket"):
-            wire.keep_alive()
         return session
+
+
+ERRORS: Final = (MySQLError, OSError)
+"""Errors of a connection."""
+
+
+@contextlib.asynccontextmanager
+async def _opened(at: Address, node: str) -> AsyncIterator[Wire]:
+    """Open a connection. It is closed when the scope ends with an error."""
+    wire = Wire(
+        host=at.host,
+        port=at.port,
+        user=at.user,
+        password=at.password,
+        database=at.database or None,
+        unix_socket=at.options.get("socket"),
+        connect_timeout=MAX_CONNECT_SECONDS,
+        autocommit=None,
+        use_unicode=False,
+        conv={},
+        program_name=application_name(node),
+        **_tls(at),
+    )
+    try:
+        await wire.connect()
+        if "socket" not in at.options:
+            wire.keep_alive()
+        yield wire
+    except BaseException:
+        wire.abort()
+        raise
+
+
+async def _kill(at: Address, node: str, id: bytes) -> None:
+    """End what the server does for the connection with this id, if it answers soon."""
+    with contextlib.suppress(*ERRORS):
+        async with asyncio.timeout(KILL_SECONDS), _opened(at, node) as wire:
+            await wire.send(f"kill query {int(id)}")
+            wire.abort()
 
 
 def address(url: str) -> Address:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import lru_cache
 
@@ -18,6 +19,7 @@ from asyncmy.errors import MySQLError
 
 from pollcast.poller.mysql.encoding import encoder
 from pollcast.poller.mysql.errors import TIMED_OUT, ServerError, classify, lost
+from pollcast.poller.mysql.trip_text import trip_text
 from pollcast.poller.mysql.wire import Wire, column
 from pollcast.poller.sources.answer import Answer
 from pollcast.poller.sources.encoding import NoSuchColumn, RowEncoder
@@ -28,15 +30,10 @@ from pollcast.poller.sources.poll_error import PollError, Scope
 from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.query import Query
 
-LOCK_SECONDS = 1
-"""Maximum time that a statement waits for a lock, in seconds: the least that MySQL has."""
-
 LEXICAL_MODES = frozenset(
     {"ANSI_QUOTES", "NO_BACKSLASH_ESCAPES", "ANSI", "DB2", "MAXDB", "MSSQL", "ORACLE", "POSTGRESQL"}
 )
 """Modes of a server in which a text means something else than pollcast.services.catalogue.mysql_text reads in it."""
-
-BEGIN = "start transaction read only"
 
 _CANCELED_BEFORE = 0.9
 """Share of the timeout below which a canceled statement was not canceled by the timeout."""
@@ -47,21 +44,23 @@ _ERRORS = (MySQLError, OSError)
 class MysqlSession:
     """The Session (poller/sources/source.py) of one connection to MySQL or MariaDB. Call `begin` first."""
 
-    def __init__(self, wire: Wire, node: str, opened_at: float) -> None:
-        self.opened_at = opened_at
+    def __init__(self, wire: Wire, node: str, kill: Callable[[bytes], Awaitable[None]]) -> None:
+        """Use the connection. `kill` ends what the server does for the connection with this id."""
+        self.opened_at = asyncio.get_running_loop().time()
         """Time when the connection was opened, in seconds on the event loop's clock."""
         self._wire = wire
         self._node = node
+        self._kill = kill
+        self._id = b""
         self._occupied = False  # whether answers of a trip have not been received
         self._heard = False
 
     async def begin(self) -> None:
         """Set what a query's text and its values mean, whatever the server's own settings are."""
-        modes: list[str] = []
-        await self._wire.send("select @@sql_mode")
-        async for rows in self._wire.rows():
-            modes = [mode for ((found,),) in [rows] for mode in (found or b"").decode().split(",")]
-        mode = ",".join(each for each in modes if each not in LEXICAL_MODES)
+        await self._wire.send("select connection_id(), @@sql_mode")
+        ((number, modes),) = [row async for rows in self._wire.rows() for row in rows]
+        self._id = number or b""
+        mode = ",".join(each for each in (modes or b"").decode().split(",") if each not in LEXICAL_MODES)
         await self._all(f"set names utf8mb4; set sql_mode='{mode}', time_zone='+00:00', autocommit=1")
 
     @property
@@ -74,9 +73,10 @@ class MysqlSession:
         self._heard = self._heard or self._wire.heard()
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, and end the trip that it is within: the server would not notice before its end."""
         self._wire.abort()
-        self._wire.close()
+        if self._occupied:
+            await self._kill(self._id)
 
     async def run(self, trip: Trip) -> list[Outcome]:
         """Run the statements of the trip, and return the outcomes of the first ones, or of all."""
@@ -101,8 +101,9 @@ class MysqlSession:
                 if outcomes[-1] is not answer or self._wire.broken or (ended - sent > trip.seconds):
                     break
         if len(outcomes) < len(answers) and outcomes[-1] is answers[len(outcomes) - 1]:
-            self._wire.abort()  # the rest of the trip is not wanted
-        self._occupied = False
+            self._wire.abort()  # and so `close` ends the rest of the trip
+        else:
+            self._occupied = False
         latency = max(0.0, ended - sent - sum(answer.seconds for answer in answers))
         for answer in answers[: len(outcomes)]:
             answer.latency = latency / len(outcomes)
@@ -152,14 +153,10 @@ class MysqlSession:
         return classify(told, query, connected=guard.renewed, timed_out=timed_out)
 
     def _text(self, trip: Trip) -> str:
-        seconds, most = max(0.001, trip.seconds), trip.statements[0].params[1]
-        limit = (
-            f"max_statement_time={seconds:.3f}" if self._wire.mariadb else f"max_execution_time={seconds * 1000:.0f}"
-        )
-        settings = f"set {limit}, sql_select_limit={most}, lock_wait_timeout={LOCK_SECONDS}"
-        name = application_name(self._node, trip.query.name).replace("*/", "")
-        texts = [f"{BEGIN};/* {name} */ {statement.sql}\n;commit" for statement in trip.statements]
-        return ";".join([settings, *texts])
+        statements = [statement.sql for statement in trip.statements]
+        name = application_name(self._node, trip.query.name)
+        most = trip.statements[0].params[1]
+        return trip_text(statements, trip.seconds, most, name, mariadb=self._wire.mariadb)
 
     async def _next(self) -> None:
         if not await self._wire.next():

@@ -12,8 +12,9 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 from pollcast.services.errors import PollcastError
@@ -53,13 +54,19 @@ class MariadbServer:
 
     @classmethod
     def start(
-        cls, data_dir: Path, *, port: int | None = None, fsync: bool = True, log: Path | None = None
+        cls,
+        data_dir: Path,
+        *,
+        port: int | None = None,
+        fsync: bool = True,
+        log: Path | None = None,
+        options: Mapping[str, str] = MappingProxyType({}),
     ) -> MariadbServer:
         """Start the server on `data_dir`, which is created on its first use; return it when it accepts connections.
 
-        Without `port` it listens on any free one, and on another when that one is taken in the meantime; without `log`
-        it logs to a file beside `data_dir`. Raises MariadbMissing where it is not installed, and ProcessFailed when it
-        does not start.
+        `options` are further ones of the server. Without `port` it listens on any free one, and on another when that
+        one is taken in the meantime; without `log` it logs to a file beside `data_dir`. Raises MariadbMissing where it
+        is not installed, and ProcessFailed when it does not start.
         """
         program = installed()
         if program is None:
@@ -71,7 +78,7 @@ class MariadbServer:
         attempts = PORT_ATTEMPTS if port is None else 1
         while True:
             chosen = port if port is not None else free_port()
-            process = Child("mariadb", _command(program, data_dir, fsync, port=chosen), log)
+            process = Child("mariadb", _command(program, data_dir, fsync, options, port=chosen), log)
             server = cls(process, chosen)
             attempts -= 1
             process.start()
@@ -138,9 +145,12 @@ def installed() -> Path | None:
     return Path(found).resolve() if found else None
 
 
-def _command(program: Path, data_dir: Path, fsync: bool, *, port: int | None) -> list[str]:
+def _command(
+    program: Path, data_dir: Path, fsync: bool, options: Mapping[str, str] = MappingProxyType({}), *, port: int | None
+) -> list[str]:
     settings = {
         **SETTINGS,
+        **options,
         "basedir": str(program.parent.parent),
         "datadir": str(data_dir),
         "lc-messages-dir": str(_scripts(program)),

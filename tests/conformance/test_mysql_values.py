@@ -62,7 +62,7 @@ TYPES = {
 }
 
 
-async def test_every_type_becomes_the_json_that_the_manual_says(shop: str, db: Database) -> None:
+async def test_every_type_becomes_the_json_that_the_manual_says(shop: str, shop_db: Database) -> None:
     columns = ", ".join(f"c{at} {type}{'' if 'null' in type else ' null'}" for at, type in enumerate(TYPES))
     async with connection(shop) as wire:
         await run(wire, "set names utf8mb4", "set sql_mode=''", "set time_zone='+00:00'")
@@ -72,7 +72,7 @@ async def test_every_type_becomes_the_json_that_the_manual_says(shop: str, db: D
             some = {at: values[number - 1] for at, values in enumerate(TYPES.values()) if len(values) >= number}
             names, literals = ", ".join(f"c{at}" for at in some), ", ".join(value for value, _ in some.values())
             await run(wire, f"insert into types (id, {names}) values ({number}, {literals})")
-    (found,) = await outcomes(db, query("select * from types order by id", key=["id"]), {})
+    (found,) = await outcomes(shop_db, query("select * from types order by id", key=["id"]), {})
     for number, row in enumerate(texts(found)):
         assert json.loads(row)["id"] == number
         for at, (type, values) in enumerate(TYPES.items()):
@@ -80,14 +80,14 @@ async def test_every_type_becomes_the_json_that_the_manual_says(shop: str, db: D
             assert f'"c{at}":{expected}' in row, type
 
 
-async def test_expressions_have_the_type_of_their_value(db: Database) -> None:
+async def test_expressions_have_the_type_of_their_value(shop_db: Database) -> None:
     sql = (
         "select 1 = 1 as b, 1.50 + 1 as d, 1 / 3 as q, null as n, json_object('a', 1) as j,"
         " json_extract('[{}]', '$[0]') as e, concat('[', 1, ']') as t, cast(x'00' as char) as c, unhex('ff') as x,"
         " 2e0 as f, count(*) as k, sum(1.10) as s,"
         " timestamp'2026-01-31 00:00:00' as m, @@session.time_zone as z, cast(3.1415927410125732 as double) as p"
     )
-    (found,) = await outcomes(db, query(sql), {})
+    (found,) = await outcomes(shop_db, query(sql), {})
     assert texts(found) == [
         '{"b":1,"d":2.50,"q":0.3333,"n":null,"j":{"a": 1},"e":{},"t":"[1]","c":"\\u0000","x":"\\\\xff","f":2,"k":1,'
         '"s":1.10,"m":"2026-01-31T00:00:00","z":"+00:00","p":3.1415927410125732}'
@@ -148,7 +148,7 @@ def test_any_value_of_a_parameter_reaches_the_server_as_it_is(
         assert valid("timestamptz", f"{found['p_timestamptz']}Z") == sent["p_timestamptz"]
 
 
-async def test_lists_and_absent_values_select_rows(shop: str, db: Database) -> None:
+async def test_lists_and_absent_values_select_rows(shop: str, shop_db: Database) -> None:
     await execute(shop, "create or replace table n (id int primary key, t varchar(9))")
     await execute(shop, "insert into n values (1, 'a'), (2, 'b\\'c'), (3, null)")
     params = 'ids = { type = "int[]", default = [] }\nt = { type = "text", optional = true }\nmost = "int"'
@@ -160,7 +160,7 @@ async def test_lists_and_absent_values_select_rows(shop: str, db: Database) -> N
         ("not in", ("2",), None, "1", [3]),
         ("in", (), "b'c", "9", [2]),
     ):
-        found = await rows(db, query(sql.format(operator), params=params), {"ids": ids, "t": t, "most": most})
+        found = await rows(shop_db, query(sql.format(operator), params=params), {"ids": ids, "t": t, "most": most})
         assert [row["id"] for row in found] == expected
 
 
@@ -225,16 +225,16 @@ async def test_a_server_with_other_modes_reads_texts_in_the_same_way(shop: str) 
         await execute(shop, "set global sql_mode=default", "set global time_zone='+00:00'")
 
 
-async def test_json_of_mariadb_that_is_no_json_is_a_string(shop: str, db: Database) -> None:
+async def test_json_of_mariadb_that_is_no_json_is_a_string(shop: str, shop_db: Database) -> None:
     await execute(shop, "create or replace table j (id int primary key, j json)")
     async with connection(shop) as wire:
         await run(wire, "set names utf8mb4", "set check_constraint_checks=0")
         await run(wire, "insert into j values (1, '{'), (2, '[1,\\n2]'), (3, null), (4, '\"é\"')")
-    assert [row["j"] for row in await rows(db, query("select * from j order by id"))] == ["{", [1, 2], None, "é"]
+    assert [row["j"] for row in await rows(shop_db, query("select * from j order by id"))] == ["{", [1, 2], None, "é"]
 
 
-async def test_a_date_that_does_not_exist_fails_its_own_topic(db: Database) -> None:
+async def test_a_date_that_does_not_exist_fails_its_own_topic(shop_db: Database) -> None:
     q = query("select cast(%(d)s as date) as d", params='d = "text"')
-    assert (await rows(db, q, {"d": "2026-01-31"}))[0] == {"d": "2026-01-31"}
-    found = await outcomes(db, query("select 10 div (%(n)s - 1) as n", params='n = "int"'), {"n": "1"}, {"n": "2"})
+    assert (await rows(shop_db, q, {"d": "2026-01-31"}))[0] == {"d": "2026-01-31"}
+    found = await outcomes(shop_db, query("select 10 div (%(n)s - 1) as n", params='n = "int"'), {"n": "1"}, {"n": "2"})
     assert not any(isinstance(each, PollError) for each in found)

@@ -1,4 +1,4 @@
-"""A MariaDB for tests: one server per run, a database per module, and what runs SQL on it beside pollers."""
+"""A database of MariaDB for the tests of a module, and what runs SQL on it beside pollers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import json
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -60,6 +60,14 @@ async def execute(url: str, *statements: str) -> list[Row]:
     """Run the statements on a connection of their own; return the rows of the last one."""
     async with connection(url) as wire:
         return await run(wire, *statements)
+
+
+_apart = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mariadb")
+
+
+def execute_now(url: str, *statements: str) -> list[Row]:
+    """Do as `execute`, also where an event loop runs already."""
+    return _apart.submit(lambda: asyncio.run(execute(url, *statements))).result()
 
 
 def query(sql: str, *, params: str = "", **fields: Any) -> Query:
@@ -118,24 +126,17 @@ async def processes(url: str, words: Sequence[str] = ("pollcast",)) -> list[int]
     return [int(id or 0) for id, info in found if info is not None and all(word.encode() in info for word in words)]
 
 
-@pytest.fixture(scope="session")
-def mariadb_server(session_folder: Path) -> Iterator[MariadbServer]:
-    """A MariaDB shared by all tests. A test that freezes or kills MariaDB starts its own."""
-    with MariadbServer.start(session_folder / "mariadb", fsync=False) as server:
-        yield server
-
-
 @pytest.fixture(scope="module")
 def shop(mariadb_server: MariadbServer) -> Iterator[str]:
     """The URL of an empty database for the tests of this module."""
     name = f"t_{uuid.uuid4().hex[:12]}"
-    asyncio.run(execute(mariadb_server.url_of(), f"create database {name}"))
+    execute_now(mariadb_server.url_of(), f"create database {name}")
     yield mariadb_server.url_of(name)
-    asyncio.run(execute(mariadb_server.url_of(), f"drop database {name}"))
+    execute_now(mariadb_server.url_of(), f"drop database {name}")
 
 
 @pytest.fixture
-async def db(shop: str) -> AsyncIterator[Database]:
+async def shop_db(shop: str) -> AsyncIterator[Database]:
     """A connected database with a pool of two connections."""
     async with polling(shop) as opened:
         yield opened

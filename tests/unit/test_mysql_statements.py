@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pollcast.poller.mysql.dialect import MysqlDialect
 from pollcast.poller.mysql.literals import literal
+from pollcast.poller.mysql.trip_text import trip_text
 from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.catalogue.values import TYPES, ParamType, Value, canonical
 
@@ -68,3 +69,12 @@ def test_a_probe_has_one_row_and_no_key() -> None:
 def test_topics_do_not_share_statements() -> None:
     assert (DIALECT.can.together, DIALECT.can.digests, DIALECT.can.trips) == (False, False, True)
     assert DIALECT.unbatchable(Query("q", "select 1")) is not None
+
+
+def test_a_trip_has_settings_and_a_transaction_for_each_statement() -> None:
+    one = "start transaction read only;/* pollcast n  q */ select 1\n;commit"
+    two = "start transaction read only;/* pollcast n  q */ select 2\n;commit"
+    mariadb = trip_text(["select 1", "select 2"], 0.25, 11, "pollcast n*/  q", mariadb=True)
+    assert mariadb == f"set max_statement_time=0.250, sql_select_limit=11, lock_wait_timeout=1;{one};{two}"
+    mysql = trip_text(["select 1"], 0.0001, 1, "pollcast n  q", mariadb=False)
+    assert mysql == f"set max_execution_time=1, sql_select_limit=1, lock_wait_timeout=1;{one}"
