@@ -123,7 +123,7 @@ def loop() -> Iterator[asyncio.Runner]:
         yield runner
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(topics=st.lists(st.fixed_dictionaries(SAMPLES), min_size=1, max_size=8))
 def test_any_value_of_a_parameter_reaches_the_server_as_it_is(
     loop: asyncio.Runner, looped: Database, topics: list[dict[ParamType, str]]
@@ -178,7 +178,7 @@ def one_string_or_comment(text: str) -> str | None:
     return next(iter(kinds)) if kinds == {"space"} or (kinds == {"string"} and len(list(tokens(text))) == 1) else None
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much])
 @given(
     text=st.builds(
         lambda around, inner: f"{around[0]}{''.join(inner)}{around[1]}",
