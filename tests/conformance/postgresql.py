@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import psycopg
 import pytest
@@ -76,7 +76,7 @@ PREPARE = [
     "alter default privileges in schema public grant select on tables to conformant",
 ]
 
-PARAMETERS = {
+PARAMETERS: Mapping[str, Sequence[tuple[str | None, str]]] = {
     "text": [("x", '"x"'), ("' \" \\ %% %(n)s ; -- /* \n🎈", r'''"' \" \\ %% %(n)s ; -- /* \n🎈"'''), (None, "null")],
     "int": [("5", "5"), ("-9223372036854775808", "-9223372036854775808")],
     "float": [("0.1", "0.1"), ("1e+300", "1e+300")],

@@ -33,7 +33,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Spelling:
-    """What the source's SQL spells in its own way."""
+    """The words that the source's SQL spells in its own way."""
 
     integer: str = "int"
     text: str = "varchar(200)"
