@@ -19,7 +19,13 @@ def _postgresql() -> SourceKind:
     return POSTGRESQL
 
 
-_KINDS: Final[Mapping[str, Callable[[], SourceKind]]] = {"postgresql": _postgresql}
+def _mysql() -> SourceKind:
+    from pollcast.poller.mysql.kind import MYSQL
+
+    return MYSQL
+
+
+_KINDS: Final[Mapping[str, Callable[[], SourceKind]]] = {"mysql": _mysql, "postgresql": _postgresql}
 
 
 @cache
