@@ -19,9 +19,10 @@ import psycopg
 from prometheus_client import REGISTRY
 
 from bench import table
-from pollcast.poller.database import Database
 from pollcast.poller.listener import Listener
 from pollcast.poller.polling import Polling
+from pollcast.poller.postgresql.kind import POSTGRESQL, only_source
+from pollcast.poller.sources.database import Database
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.local.postgres_server import PostgresServer
 
@@ -85,8 +86,10 @@ async def run() -> None:
             connection.execute("create index on orders (region)")
             connection.execute("vacuum analyze orders")
         catalog = catalogue.parse(CATALOG, "bench")
-        async with Database.open(server.url, 4, "bench") as database, asyncio.TaskGroup() as tasks:
-            polling = Polling(catalog, database, on_owned_changed=lambda query: listener.owned_changed(query))
+        async with Database.open(POSTGRESQL.driver, server.url, 4, "bench") as database, asyncio.TaskGroup() as tasks:
+            polling = Polling(
+                catalog, only_source(database), on_owned_changed=lambda query: listener.owned_changed(query)
+            )
             listener = Listener(catalog, lambda: server.url, "bench listen", polling)
             stops = Stops()
             forever = [tasks.create_task(work) for work in (polling.run(), listener.run(), stops.run())]

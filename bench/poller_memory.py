@@ -18,10 +18,11 @@ import psycopg
 import uvloop
 
 from bench import table
-from pollcast.poller.answer import size_of
-from pollcast.poller.database import Database
 from pollcast.poller.feed import SERVICE
 from pollcast.poller.polling import Polling
+from pollcast.poller.postgresql.kind import POSTGRESQL, only_source
+from pollcast.poller.sources.answer import size_of
+from pollcast.poller.sources.database import Database
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process import logs
@@ -73,8 +74,8 @@ async def measure(url: str) -> None:
     logs.configure(level=40)
     lines = []
     settings = PollerSettings(catalog=Path("-"), database_url=url)  # type: ignore[arg-type]
-    async with Database.open(url, 4, "bench") as database:
-        polling = Polling(catalogue.parse(CATALOG, "bench"), database)
+    async with Database.open(POSTGRESQL.driver, url, 4, "bench") as database:
+        polling = Polling(catalogue.parse(CATALOG, "bench"), only_source(database))
         async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
             pauses = [0.0]
             forever = [tasks.create_task(polling.run()), tasks.create_task(_watch_loop(pauses))]

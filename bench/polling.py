@@ -25,11 +25,12 @@ from prometheus_client import REGISTRY
 from psycopg_pool import AsyncConnectionPool
 
 from bench.table import show
-from pollcast.poller.database import Database
 from pollcast.poller.digest_choice import DigestChoice, Tally
-from pollcast.poller.poll_error import PollError
 from pollcast.poller.polling import Polling
-from pollcast.poller.statement import batch_statement
+from pollcast.poller.postgresql.kind import POSTGRESQL, only_source
+from pollcast.poller.postgresql.statement import batch_statement
+from pollcast.poller.sources.database import Database
+from pollcast.poller.sources.poll_error import PollError
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.delta import Row
 from pollcast.services.local.embedded import program
@@ -151,8 +152,8 @@ async def polled(
     rows when it is false, and chooses without it.
     """
     deadline = time.monotonic() + 20
-    async with Database.open(url, 4, "bench") as database, asyncio.TaskGroup() as tasks:
-        polling = Polling(catalogue.parse(CATALOG, "bench"), database, random.Random(1))
+    async with Database.open(POSTGRESQL.driver, url, 4, "bench") as database, asyncio.TaskGroup() as tasks:
+        polling = Polling(catalogue.parse(CATALOG, "bench"), only_source(database), random.Random(1))
         if not possible:
             polling.query_pollers[query].batching.possible = False
         if digests is not None:
@@ -238,7 +239,7 @@ async def batch_sizes(server: PostgresServer) -> None:
     query = catalogue.parse(CATALOG, "bench").queries["second"]
     values = [{"region": str(region)} for region in range(2048)]
     rows = []
-    async with Database.open(server.url, 1, "bench") as database:
+    async with Database.open(POSTGRESQL.driver, server.url, 1, "bench") as database:
         for size in (1, 8, 32, 64, 128, 256, 512, 1024, 2048):
             known: list[list[Row] | None] = [None] * len(values)
             took: list[float] = []

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pollcast.poller.poll_error import PollError
+from pollcast.poller.sources.poll_error import PollError
 from pollcast.poller.together import Together
 
 MAX_BATCH_BYTES = 8 * 1024 * 1024

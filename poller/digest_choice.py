@@ -59,12 +59,25 @@ class Tally:
 class DigestChoice:
     """The experience with one query, and the way that follows from it."""
 
-    __slots__ = ("_changed", "_costs", "_polls", "_rest", "_rest_until", "_rounds", "_worth", "digests", "why")
+    __slots__ = (
+        "_changed",
+        "_costs",
+        "_polls",
+        "_rest",
+        "_rest_until",
+        "_rounds",
+        "_worth",
+        "digests",
+        "possible",
+        "why",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, possible: bool = True) -> None:
+        self.possible = possible
+        """Whether the source can compare digests."""
         self.digests = False
         """Whether regular topics are polled by digests at present."""
-        self.why = "not measured yet"
+        self.why = "not measured yet" if possible else "the source has no digests"
         """The reason for the present way."""
         self._rounds = self._polls = 0  # since the way changed
         self._changed = self._worth = 0.0
@@ -86,7 +99,7 @@ class DigestChoice:
             self._costs[self.digests].append(round.seconds / round.polls)
         if self.digests:
             self._end(now)
-        else:
+        elif self.possible:
             self._begin(now)
 
     def record_error(self, now: float) -> None:

@@ -11,19 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 
-from pollcast.poller.answer import Answer
 from pollcast.poller.batching import GOLDEN
 from pollcast.poller.digest_choice import DigestChoice
-from pollcast.poller.digests import Columns
 from pollcast.poller.owned import Digest, OwnedTopic
-from pollcast.poller.poll_error import PollError, Scope
-from pollcast.poller.statement import (
-    batch_statement,
-    description_statement,
-    digest_statement,
-    single_statement,
-    types,
-)
+from pollcast.poller.sources.answer import Answer
+from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.source import Dialect
+from pollcast.poller.sources.statement import Columns, types
 from pollcast.poller.statement_runner import StatementRunner
 from pollcast.services.catalogue.query import Query
 
@@ -32,10 +26,16 @@ class DigestPolls:
     """The polls of one query."""
 
     def __init__(
-        self, query: Query, statements: StatementRunner, choice: DigestChoice, clock: Callable[[], float]
+        self,
+        query: Query,
+        dialect: Dialect,
+        statements: StatementRunner,
+        choice: DigestChoice,
+        clock: Callable[[], float],
     ) -> None:
         self.choice = choice
         self._query = query
+        self._dialect = dialect
         self._statements = statements
         self._clock = clock
         self._columns: dict[Hashable, Columns] = {}  # by the types of the topics' parameters
@@ -51,8 +51,8 @@ class DigestPolls:
             if answer is not None:
                 return answer
         values = [topic.topic.values for topic in topics]
-        query = self._query
-        statement = single_statement(query, values[0]) if len(values) == 1 else batch_statement(query, values)
+        query, dialect = self._query, self._dialect
+        statement = dialect.alone(query, values[0]) if len(values) == 1 else dialect.together(query, values)
         return await self._statements.run(statement, [topic.rows for topic in topics], limit)
 
     async def poll_each(
@@ -66,7 +66,7 @@ class DigestPolls:
             answers = await self._each_by_digest(topics, limit)
             if answers:
                 return answers
-        statements = [single_statement(self._query, topic.topic.values) for topic in topics]
+        statements = [self._dialect.alone(self._query, topic.topic.values) for topic in topics]
         return await self._statements.run_each(statements, [[topic.rows] for topic in topics], limit)
 
     def record_result(self, topic: OwnedTopic, rows: object, digest: Digest | None) -> None:
@@ -86,7 +86,7 @@ class DigestPolls:
             return None
         now = self._clock()
         values, last = [topic.topic.values for topic in topics], [_last(topic, columns, now) for topic in topics]
-        statement = digest_statement(self._query, values, last, columns)
+        statement = self._dialect.digest(self._query, values, last, columns)
         answer = await self._statements.attempt(statement, [topic.rows for topic in topics], limit)
         return self._usable(answer, columns, len(topics), now)
 
@@ -97,7 +97,7 @@ class DigestPolls:
             return []
         now = self._clock()
         statements = [
-            digest_statement(self._query, [topic.topic.values], [_last(topic, columns, now)], columns)
+            self._dialect.digest(self._query, [topic.topic.values], [_last(topic, columns, now)], columns)
             for topic in topics
         ]
         answers: list[Answer | PollError] = []
@@ -132,7 +132,7 @@ class DigestPolls:
         """Return the columns of the query for these topics; they are asked for once."""
         key = self._key(topics[0])
         if key not in self._columns:
-            statement = description_statement(self._query, [topic.topic.values for topic in topics[:2]])
+            statement = self._dialect.description(self._query, [topic.topic.values for topic in topics[:2]])
             answer = await self._statements.attempt(statement, [None])
             if isinstance(answer, PollError):
                 if answer.scope is not Scope.DATABASE:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
 from pollcast.poller.owned import OwnedTopic
-from pollcast.poller.statement import sharing_key
+from pollcast.poller.sources.statement import sharing_key
 
 
 def divided(group: list[OwnedTopic], parts: int) -> list[list[OwnedTopic]]:

@@ -25,9 +25,9 @@ from typing import NoReturn
 import psycopg
 
 from pollcast.poller import metrics
-from pollcast.poller.listening_connection import POOLED, ListeningConnection, Refused
 from pollcast.poller.notification_hints import HintReceiver, NotificationHints
 from pollcast.poller.notifications import LONGEST_RETRY_SECONDS, Channels, listen_statement, retry_delay
+from pollcast.poller.postgresql.listening_connection import POOLED, ListeningConnection, Refused
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.query import Query
 from pollcast.services.process import logs

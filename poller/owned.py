@@ -13,9 +13,9 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
-from pollcast.poller.answer import LARGE_ROWS, LARGEST_DELTA_ROWS, Result, size_of
-from pollcast.poller.digests import Columns
-from pollcast.poller.poll_error import PollError
+from pollcast.poller.sources.answer import LARGE_ROWS, LARGEST_DELTA_ROWS, Result, size_of
+from pollcast.poller.sources.poll_error import PollError
+from pollcast.poller.sources.statement import Columns
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.delta import Delta, Row, delta_text, diff, row_starts
 from pollcast.v1 import feed_pb2
@@ -136,7 +136,7 @@ class OwnedTopic:
         self.name = topic.canonical
         """The canonical topic."""
         self.sharing: Hashable = None
-        """The sharing key of the topic (poller/statement.py), from its first poll on."""
+        """The sharing key of the topic (poller/sources/statement.py), from its first poll on."""
         self.epoch = epoch
         self.history = PollHistory(since)
         self.seq = self.first_seq = seq

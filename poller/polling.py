@@ -18,7 +18,6 @@ from functools import lru_cache
 
 from pollcast.poller import metrics
 from pollcast.poller.claim_queue import CLAIM_TOPICS
-from pollcast.poller.database import Database
 from pollcast.poller.feed import Feed, OnGatewayGone
 from pollcast.poller.first_version import first_seq
 from pollcast.poller.gauges import topic_gauges
@@ -27,6 +26,7 @@ from pollcast.poller.ownership_log import OwnershipLog
 from pollcast.poller.pokes import Pokes
 from pollcast.poller.query_poller import QueryPoller
 from pollcast.poller.query_pollers import QueryPollers
+from pollcast.poller.sources.sources import Source
 from pollcast.services import clock
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
@@ -51,7 +51,7 @@ class Polling:
     def __init__(
         self,
         catalog: Catalog,
-        database: Database,
+        sources: Mapping[str, Source],
         rng: random.Random | None = None,
         on_gateway_gone: OnGatewayGone | None = None,
         on_touched: Callable[[str], None] = lambda topic: None,
@@ -73,7 +73,7 @@ class Polling:
         )
         self._log = OwnershipLog()
         rng = rng or random.Random()
-        self.query_pollers = QueryPollers(lambda query: QueryPoller(query, database, self._publish, rng))
+        self.query_pollers = QueryPollers(lambda query: QueryPoller(query, sources[query.source], self._publish, rng))
         for query in catalog.queries.values():
             self.query_pollers.put(query)
 

@@ -12,17 +12,15 @@ import time
 
 from pollcast.poller import metrics, schedule
 from pollcast.poller.apart import PARTS
-from pollcast.poller.batchable import unbatchable_reason
 from pollcast.poller.batching import Batching, BatchSize
-from pollcast.poller.database import Database
 from pollcast.poller.digest_choice import DigestChoice
 from pollcast.poller.digest_polls import DigestPolls
 from pollcast.poller.hinting import MOST_AT_ONCE, Hinting
 from pollcast.poller.owned import OwnedTopic
-from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.round_result import RoundResult
 from pollcast.poller.round_runner import Publish, RoundRunner
-from pollcast.poller.statement import probe_statement
+from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.sources import Source
 from pollcast.poller.statement_runner import StatementRunner
 from pollcast.poller.together import Together
 from pollcast.poller.topic_groups import TopicGroup, TopicGroups
@@ -41,21 +39,30 @@ class QueryPoller:
     `current_interval` is in seconds: the query's interval, or longer while the database is slow.
     """
 
-    def __init__(self, query: Query, database: Database, publish: Publish, rng: random.Random) -> None:
+    def __init__(self, query: Query, source: Source, publish: Publish, rng: random.Random) -> None:
         self.current_interval = query.interval
-        possible = unbatchable_reason(query) is None
+        self._dialect = dialect = source.dialect
+        possible = dialect.can.together and dialect.unbatchable(query) is None
         self.batching = Batching(BatchSize(), possible=possible, together=Together(query.together))
         self._query = query
-        self._statements = StatementRunner(query, database)
-        self.digests = DigestPolls(query, self._statements, DigestChoice(), time.monotonic)
+        self._statements = StatementRunner(query, source.database)
+        self.digests = DigestPolls(query, dialect, self._statements, DigestChoice(dialect.can.digests), time.monotonic)
         self.counts = self._statements.counts
         self._rng = rng
         self._groups = TopicGroups()
         self._owned_topics = metrics.OWNED_TOPICS.labels(query.name)
-        self._width = width = database.width
+        self._width = width = source.database.width
         self.hinting = Hinting(query, self._groups)
         self._rounds = RoundRunner(
-            query, self._statements, self.digests, self._groups, self.batching, self.hinting, publish, width
+            query,
+            self._statements,
+            self.digests,
+            self._groups,
+            self.batching,
+            self.hinting,
+            publish,
+            width,
+            dialect.can.trips,
         )
 
     def report(self) -> report_pb2.QueryCounts | None:
@@ -205,7 +212,7 @@ class QueryPoller:
 
     async def _probe(self, due: list[OwnedTopic]) -> bytes | PollError:
         """Run the query's probe and return its result; an error is recorded as that of every due topic."""
-        answer = await self._statements.run(probe_statement(self._query))
+        answer = await self._statements.run(self._dialect.probe(self._query))
         self.hinting.available = not (isinstance(answer, PollError) and answer.scope is Scope.DATABASE)
         found: bytes | PollError
         if isinstance(answer, PollError):

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from pollcast.poller import metrics
-from pollcast.poller.answer import Answer, Outcome, size_of
 from pollcast.poller.apart import BACK_SHARE, SENT_RATIO, is_conspicuous, slow_seconds
 from pollcast.poller.batching import Batching
 from pollcast.poller.digest_choice import Tally
@@ -15,10 +14,11 @@ from pollcast.poller.digest_polls import DigestPolls
 from pollcast.poller.haste import Haste
 from pollcast.poller.hinting import Hinting
 from pollcast.poller.owned import OwnedTopic, Updates
-from pollcast.poller.poll_error import PollError, Scope
 from pollcast.poller.query_gauges import QueryGauges
 from pollcast.poller.round_result import NOT_POLLED, Polled, RoundResult
 from pollcast.poller.rounds import run_round
+from pollcast.poller.sources.answer import Answer, Outcome, size_of
+from pollcast.poller.sources.poll_error import PollError, Scope
 from pollcast.poller.statement_runner import StatementRunner
 from pollcast.poller.surroundings import LINE_SECONDS, LINE_SHARE, Surroundings
 from pollcast.poller.topic_groups import TopicGroup, TopicGroups
@@ -53,8 +53,10 @@ class RoundRunner:
         hinting: Hinting,
         publish: Publish,
         width: int = 1,
+        trips: bool = True,
     ) -> None:
-        """Poll with at most `width` statements under way in one round."""
+        """Poll with at most `width` statements under way in one round. `trips` is whether several of them may share a
+        round trip."""
         self.budget = MinuteBudget()
         self._budget_apart = MinuteBudget(APART_BURST_STATEMENTS, burst=APART_BURST_STATEMENTS)
         self._query = query
@@ -68,6 +70,7 @@ class RoundRunner:
         self._digests = digests
         self._haste = Haste(query.interval, query.timeout)
         self._width = width
+        self._trips = trips
         self._publish = publish
         self._polls = statements.counts.polls
         self._by_digest = digests.choice.digests  # the way that the measured costs are of
@@ -106,7 +109,7 @@ class RoundRunner:
         if group is self._groups.suspects:  # they hold connections for a short time only, as long as they are given up
             side_by_side = self._haste.in_force(now())
         width = self._width if side_by_side else 1
-        each = one.execute_each if group is not self._groups.slow else None
+        each = one.execute_each if self._trips and group is not self._groups.slow else None
         seconds = min(LINE_SECONDS, LINE_SHARE * self._query.timeout)
         around = Surroundings(one.execute, one.deliver, now, group.has, hand_over, one.hand_over, width, each, seconds)
         apart = group in (self._groups.failing, self._groups.slow)

@@ -30,11 +30,11 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from pollcast.poller.answer import Outcome
 from pollcast.poller.batching import Batching
 from pollcast.poller.grouping import divided, of_equal_keys, sample_first
 from pollcast.poller.owned import OwnedTopic
-from pollcast.poller.poll_error import PollError, Scope
+from pollcast.poller.sources.answer import Outcome
+from pollcast.poller.sources.poll_error import PollError, Scope
 from pollcast.poller.surroundings import Answers, Surroundings
 from pollcast.poller.trouble import RoundBudget, Trouble
 from pollcast.poller.untried import Untried

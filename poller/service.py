@@ -13,19 +13,23 @@ once its keys are gone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
-from pollcast.poller.database import Database, application_name
 from pollcast.poller.feed import SERVICE
 from pollcast.poller.listener import Listener
 from pollcast.poller.ownership import Ownership
 from pollcast.poller.polling import Polling
+from pollcast.poller.postgresql.kind import POSTGRESQL
 from pollcast.poller.reach_watch import ReachWatch
 from pollcast.poller.report import PollerReport
+from pollcast.poller.sources.database import Database
+from pollcast.poller.sources.names import application_name
+from pollcast.poller.sources.sources import Source
 from pollcast.services.catalogue.definitions import Difference
 from pollcast.services.catalogue.in_force import CatalogueInForce
+from pollcast.services.catalogue.query import DEFAULT_SOURCE
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Keys
@@ -55,18 +59,18 @@ class Core:
         settings: PollerSettings,
         catalogue: CatalogueInForce,
         etcd: Etcd,
-        database: Database,
+        sources: Mapping[str, Source],
         listen_url: Callable[[], str],
     ) -> None:
         self.settings = settings
         self.catalogue = catalogue
         self.etcd = etcd
-        self.database = database
+        self.database = sources[DEFAULT_SOURCE].database
         self.keys = Keys(settings.namespace)
         self._failure_detector = FailureDetector(etcd, self.keys)
         self.polling = Polling(
             catalogue.catalog,
-            database,
+            sources,
             on_gateway_gone=partial(self._failure_detector.suspect, "gateway"),
             on_touched=lambda topic: self._reporting.touch(topic),
             on_owned_changed=lambda query: self._notifications.owned_changed(query),
@@ -163,8 +167,12 @@ async def run(settings: PollerSettings, stop: asyncio.Event, hangup: asyncio.Eve
         checked_url(listen_url(), "POLLCAST_LISTEN_URL")
     with bind(settings.http) as listener:
         http = settings.advertised(*address_of(listener))
-        async with Etcd.open(settings) as etcd, Database.open(url, settings.pool, settings.node) as database:
-            core = Core(settings, catalogue, etcd, database, listen_url)
+        async with (
+            Etcd.open(settings) as etcd,
+            Database.open(POSTGRESQL.driver, url, settings.pool, settings.node) as database,
+        ):
+            sources = {DEFAULT_SOURCE: Source(DEFAULT_SOURCE, POSTGRESQL, database)}
+            core = Core(settings, catalogue, etcd, sources, listen_url)
             feed = core.polling.feed
             async with rpc.serve(settings, [feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)

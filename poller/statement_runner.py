@@ -1,8 +1,9 @@
 """The statement runner of a query: it runs statements, counts them, confirms errors of a topic, and logs errors once.
 
 A statement for one topic has constants, with which PostgreSQL computes while it plans: it can fail where the statement
-for several topics would not (poller/statement.py). So that a topic is the same in both, such an error is confirmed by
-the shared statement for this topic alone, whose answer counts. Topics that fail in both ways are confirmed seldom.
+for several topics would not (poller/postgresql/statement.py). So that a topic is the same in both, such an error is
+confirmed by the shared statement for this topic alone, whose answer counts. Topics that fail in both ways are confirmed
+seldom.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from pollcast.poller import metrics
-from pollcast.poller.answer import Answer
 from pollcast.poller.counts import QueryCounts
-from pollcast.poller.database import Database
-from pollcast.poller.poll_error import PollError, Scope
-from pollcast.poller.statement import Statement
+from pollcast.poller.sources.answer import Answer
+from pollcast.poller.sources.database import Database
+from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.query import Query
 from pollcast.services.delta import Row
 from pollcast.services.process import logs

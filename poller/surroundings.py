@@ -1,8 +1,8 @@
 """The surroundings of a round: the functions by which it acts on the world (poller/rounds.py).
 
-Topics that are polled one by one go down in lines: a statement each, in one round trip (poller/chunk_cursor.py). A line
-is as long as its topics are expected to take LINE_SECONDS together, so that it holds its connection hardly longer than
-a single statement does, and no longer than the number of topics that may fail (poller/trouble.py).
+Topics that are polled one by one go down in lines: a statement each, in one round trip (poller/sources/source.py). A
+line is as long as its topics are expected to take LINE_SECONDS together, so that it holds its connection hardly longer
+than a single statement does, and no longer than the number of topics that may fail (poller/trouble.py).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pollcast.poller.answer import Outcome
 from pollcast.poller.batching import Clock
 from pollcast.poller.owned import OwnedTopic
-from pollcast.poller.poll_error import PollError
+from pollcast.poller.sources.answer import Outcome
+from pollcast.poller.sources.poll_error import PollError
 
 LINE_SECONDS = 0.1
 """Maximum time that the topics of a line are expected to take together, in seconds."""

@@ -22,6 +22,9 @@ DEFAULT_MAX_ITEMS: Final = 100
 DEFAULT_MAX_BYTES: Final = 16 * 2**20
 """Maximum size of a result whose query has no `max_bytes`, in bytes."""
 
+DEFAULT_SOURCE: Final = "default"
+"""The name of the source that POLLCAST_DATABASE_URL names."""
+
 Together: TypeAlias = bool | Literal["auto"]
 """Whether the topics of a query are polled in one statement; `auto` leaves the choice to the poller."""
 
@@ -128,6 +131,8 @@ class Query:
     max_rows: int = 10_000
     max_bytes: int = DEFAULT_MAX_BYTES  # maximum size of a result, as the JSON text of its rows
     together: Together = "auto"
+    source: str = DEFAULT_SOURCE  # the name of the database that is polled
+    kind: str = "postgresql"  # the kind of that source
     probe: str | None = None  # one SELECT likewise, without placeholders
     listen: str | None = None  # the PostgreSQL channel whose notifications make topics due at once
     roles: tuple[str, ...] = ()  # roles that may watch the query; empty: all clients may

@@ -29,7 +29,7 @@ def check(
     as_json: JsonFlag = False,
 ) -> None:
     """Check a catalogue: print every problem and exit with 2, or list its queries and those polled one by one."""
-    from pollcast.poller import catalog_check
+    from pollcast.poller.postgresql import catalog_check
     from pollcast.services.catalogue import catalog as catalogue
 
     named = None if file else variables.alone("catalog", os.environ)

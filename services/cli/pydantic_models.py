@@ -11,7 +11,7 @@ import keyword
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from pollcast.poller.row_types import Array, Column, Enumeration, Kind, Row, Type
+from pollcast.poller.postgresql.row_types import Array, Column, Enumeration, Kind, Row, Type
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.catalogue.values import Value

@@ -43,7 +43,7 @@ def types(
     ] = "bigint",
 ) -> None:
     """Write types of the catalogue's parameters and rows; without a FILE, print TypeScript."""
-    from pollcast.poller.row_types import row_types
+    from pollcast.poller.postgresql.row_types import row_types
     from pollcast.services.catalogue import catalog as catalogue
     from pollcast.services.cli import pydantic_models
     from pollcast.services.cli import typescript as interfaces

@@ -21,10 +21,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from pollcast.poller import catalog_check
-from pollcast.poller.answer import Answer
-from pollcast.poller.database import Database
-from pollcast.poller.poll_error import PollError
-from pollcast.poller.statement import single_statement
+from pollcast.poller.postgresql.kind import POSTGRESQL
+from pollcast.poller.postgresql.statement import single_statement
+from pollcast.poller.sources.answer import Answer
+from pollcast.poller.sources.database import Database
+from pollcast.poller.sources.poll_error import PollError
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.local import ports
 from pollcast.services.local.child import Child, User
@@ -192,8 +193,8 @@ async def test_lines_take_one_round_trip_each_and_keep_their_errors_apart_whoeve
     async with proxy.serving():
         url = pgbouncer.url.replace(pgbouncer.url.rpartition("@")[2].partition("/")[0], proxy.address)
         async with (
-            Database.open(pgbouncer.url, 4, "one") as one,
-            Database.open(f"{url}?sslmode=disable&gssencmode=disable", 1, "two") as two,
+            Database.open(POSTGRESQL.driver, pgbouncer.url, 4, "one") as one,
+            Database.open(POSTGRESQL.driver, f"{url}?sslmode=disable&gssencmode=disable", 1, "two") as two,
         ):
             for _ in range(3):
                 await asyncio.gather(*(line(db, start) for db in (one, two) for start in range(6)))

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from pollcast.poller import catalog_check
-from pollcast.poller.batchable import unbatchable_reason
+from pollcast.poller.postgresql.batchable import unbatchable_reason
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.query import Query
 from pollcast.services.errors import CatalogInvalid, PollStale

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from pollcast.poller.database import Database
-from pollcast.poller.poll_error import PollError
 from pollcast.poller.rounds import SAMPLE
+from pollcast.poller.sources.database import Database
+from pollcast.poller.sources.poll_error import PollError
 from tests.support.poller_database import both_ways, ids, query, round_of, setup
 
 pytest_plugins = ("tests.support.poller_database_fixture",)

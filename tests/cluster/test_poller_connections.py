@@ -11,10 +11,11 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from pollcast.poller.answer import Answer
-from pollcast.poller.database import Database
-from pollcast.poller.poll_error import PollError, Scope
-from pollcast.poller.statement import single_statement
+from pollcast.poller.postgresql.kind import POSTGRESQL
+from pollcast.poller.postgresql.statement import single_statement
+from pollcast.poller.sources.answer import Answer
+from pollcast.poller.sources.database import Database
+from pollcast.poller.sources.poll_error import PollError, Scope
 from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process.database_url import connection_problem
 from tests.support.balancer import Balancer
@@ -62,7 +63,7 @@ async def test_the_words_of_a_server_that_refuses_connections_are_logged_once(
     user, database, words = REFUSED[case]
     url = f"postgresql://{user.replace(' ', '%20')}@127.0.0.1:{strict_server.port}/{database}"
     with capture_logs() as logs:
-        async with Database.open(url, 2, "poller-1") as db:
+        async with Database.open(POSTGRESQL.driver, url, 2, "poller-1") as db:
             for _ in range(2):
                 bad = await poll_error(db, NUMBER)
                 assert (bad.state, bad.scope, bad.cause.detail) == (
@@ -85,7 +86,7 @@ async def test_a_database_that_accepts_connections_again_is_reported(strict_serv
             dba.execute(f"alter role nobody connection limit {connections}".encode())
 
     with capture_logs() as logs:
-        async with Database.open(url, 2, "poller-1") as db:
+        async with Database.open(POSTGRESQL.driver, url, 2, "poller-1") as db:
             await poll_error(db, NUMBER)
             limit(1)
             assert await rows(db, NUMBER) == [{"id": 1}]
@@ -128,7 +129,7 @@ async def test_after_one_silent_connection_no_idle_one_is_trusted_and_nobody_hea
     address = psycopg.conninfo.conninfo_to_dict(database)
     async with Balancer.start([f"{address['host']}:{address['port']}"]) as proxy:
         url = f"postgresql://postgres@{proxy.address}/{address['dbname']}"
-        async with Database.open(url, 4, "poller-1") as db:
+        async with Database.open(POSTGRESQL.driver, url, 4, "poller-1") as db:
             await eventually(lambda: _reached(db))
             await fill(db, 4)
             assert proxy.connections == 4
@@ -143,7 +144,7 @@ async def test_after_one_silent_connection_no_idle_one_is_trusted_and_nobody_hea
 
 
 async def test_terminated_idle_connections_are_noticed_before_they_are_used(database: str) -> None:
-    async with Database.open(database, 4, "poller-1") as db:
+    async with Database.open(POSTGRESQL.driver, database, 4, "poller-1") as db:
         await eventually(lambda: _reached(db))
         await fill(db, 4)
         with psycopg.connect(database, autocommit=True) as dba:
@@ -206,7 +207,7 @@ async def test_a_topic_that_ends_its_own_connection_leaves_the_others_alone(data
 
 
 async def test_slow_queries_never_hold_the_last_connection(database: str) -> None:
-    async with Database.open(database, 4, "poller-1") as db:
+    async with Database.open(POSTGRESQL.driver, database, 4, "poller-1") as db:
         await eventually(lambda: _reached(db))
         slow = [query("select 1 as id, pg_sleep(2)", name=f"slow_{n}", timeout="5s") for n in range(4)]
 
@@ -289,7 +290,7 @@ params = {{ n = "int" }}
 
 
 async def test_a_statement_that_becomes_slow_on_the_last_connection_is_answered_on_another(database: str) -> None:
-    async with Database.open(database, 2, "poller-1") as db:
+    async with Database.open(POSTGRESQL.driver, database, 2, "poller-1") as db:
         await eventually(lambda: _reached(db))
         q = query("select 1 as id, pg_sleep(1)")
         answers = await asyncio.gather(*(outcome(db, q) for _ in range(3)))

@@ -10,9 +10,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pollcast.poller.database import Database
-from pollcast.poller.poll_error import PollError, Scope
-from pollcast.poller.statement import single_statement, types
+from pollcast.poller.postgresql.kind import POSTGRESQL
+from pollcast.poller.postgresql.statement import single_statement
+from pollcast.poller.sources.database import Database
+from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.statement import types
 from pollcast.services.catalogue.query import Query
 from tests.support.late_proxy import LateProxy
 from tests.support.poller_database import both_ways, outcome, poll_error, query, rows, setup
@@ -184,7 +186,7 @@ async def test_a_reason_contains_neither_sql_nor_data(database: str, db: Databas
 
 
 async def test_an_unreachable_database_is_stale_and_its_host_is_not_named() -> None:
-    async with Database.open("postgresql://someone:password@127.0.0.1:1/db", 1, "poller-1") as db:
+    async with Database.open(POSTGRESQL.driver, "postgresql://someone:password@127.0.0.1:1/db", 1, "poller-1") as db:
         bad = await poll_error(db, query("select 1", timeout="1s"))
     assert (bad.state, bad.scope) == ("stale", Scope.DATABASE)
     assert bad.cause.detail == "the database can't be reached"
@@ -209,7 +211,7 @@ async def test_the_application_name_holds_the_node_and_the_query(db: Database) -
 
 
 async def test_settings_of_a_poll_do_not_remain_on_the_connection(database: str) -> None:
-    async with Database.open(database, 1, "poller-1") as db:
+    async with Database.open(POSTGRESQL.driver, database, 1, "poller-1") as db:
         await rows(db, query("select 1"))
         with psycopg.connect(database, autocommit=True) as dba:
             row = dba.execute(
@@ -225,7 +227,7 @@ async def test_a_task_cancelled_while_it_waits_for_a_connection_ends(database: s
         while True:
             await db.execute(single_statement(q, {}), q)
 
-    async with Database.open(database, 2, "poller-1") as db:
+    async with Database.open(POSTGRESQL.driver, database, 2, "poller-1") as db:
         for _ in range(5):
             polling = [asyncio.ensure_future(poll(db)) for _ in range(50)]
             for _ in range(3):
@@ -244,7 +246,7 @@ async def test_a_poll_takes_one_round_trip(database: str) -> None:
     wrong = query("select 1 / (%(n)s - 1) as id", params='n = "int"')
     async with proxy.serving():
         url = f"postgresql://postgres@{proxy.address}/{name}?sslmode=disable&gssencmode=disable"
-        async with Database.open(url, 1, "poller-1") as db:
+        async with Database.open(POSTGRESQL.driver, url, 1, "poller-1") as db:
             await eventually(lambda: _answers(db, plain))
             for q, trips in ((plain, 1), (settings, 1), (wrong, 1), (plain, 1)):
                 before = proxy.turns
@@ -256,12 +258,12 @@ async def test_a_poll_takes_one_round_trip(database: str) -> None:
 async def test_the_last_connection_is_replaced_when_it_is_old_before_anybody_needs_it(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pollcast.poller.connections.LIFETIME_SECONDS", 0.0)
+    monkeypatch.setattr("pollcast.poller.sources.connections.LIFETIME_SECONDS", 0.0)
     pid = query("select pg_backend_pid() as pid")
     seen: list[int] = []
     others = "select pid from pg_stat_activity where starts_with(application_name, 'pollcast') and pid <> all(%s)"
     with psycopg.connect(database, autocommit=True) as dba:
-        async with Database.open(database, 4, "poller-1") as db:
+        async with Database.open(POSTGRESQL.driver, database, 4, "poller-1") as db:
             await eventually(lambda: _answers(db, query("select %(n)s as id", params='n = "int"')))
             for _ in range(3):
                 (row,) = await rows(db, pid)

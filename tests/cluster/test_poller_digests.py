@@ -20,13 +20,17 @@ from prometheus_client import REGISTRY
 from psycopg import Connection, RawCursor
 from psycopg.types.string import ByteaBinaryLoader
 
-from pollcast.poller.answer import Answer, Outcome
-from pollcast.poller.database import DIGEST_COLUMNS, Database
 from pollcast.poller.digest_choice import DigestChoice
 from pollcast.poller.digest_polls import DigestPolls
 from pollcast.poller.owned import OwnedTopic
-from pollcast.poller.poll_error import PollError, classify
-from pollcast.poller.statement import Statement, single_statement
+from pollcast.poller.postgresql.errors import classify
+from pollcast.poller.postgresql.kind import POSTGRESQL
+from pollcast.poller.postgresql.session import DIGEST_COLUMNS
+from pollcast.poller.postgresql.statement import single_statement
+from pollcast.poller.sources.answer import Answer, Outcome
+from pollcast.poller.sources.database import Database
+from pollcast.poller.sources.poll_error import PollError
+from pollcast.poller.sources.statement import Statement
 from pollcast.poller.statement_runner import StatementRunner
 from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.topics import Topic
@@ -100,7 +104,11 @@ class ByDigest:
         self.choice = DigestChoice()
         self.now = 0.0
         self._polls = DigestPolls(
-            query, StatementRunner(query, cast(Database, self.database)), self.choice, lambda: self.now
+            query,
+            POSTGRESQL.dialect,
+            StatementRunner(query, cast(Database, self.database)),
+            self.choice,
+            lambda: self.now,
         )
         self.topics = [OwnedTopic(Topic(f"q?topic={n}", query, {"topic": str(n)}), 1, 0) for n in range(1, topics + 1)]
 

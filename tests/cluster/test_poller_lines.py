@@ -9,10 +9,12 @@ from typing import Any
 
 import psycopg
 
-from pollcast.poller.answer import Answer
-from pollcast.poller.database import Database
-from pollcast.poller.poll_error import PollError
-from pollcast.poller.statement import Values, single_statement
+from pollcast.poller.postgresql.kind import POSTGRESQL
+from pollcast.poller.postgresql.statement import single_statement
+from pollcast.poller.sources.answer import Answer
+from pollcast.poller.sources.database import Database
+from pollcast.poller.sources.poll_error import PollError
+from pollcast.poller.sources.statement import Values
 from pollcast.services.catalogue.query import Query
 from tests.support.late_proxy import LateProxy
 from tests.support.poller_database import outcome, query, rows, setup
@@ -86,7 +88,7 @@ async def test_a_line_takes_one_round_trip_whatever_its_topics_do(database: str)
     q = query("select 10 / (%(n)s - 5) as id, repeat('x', 10000) as x from generate_series(1, 30)", params='n = "int"')
     async with proxy.serving():
         url = f"postgresql://postgres@{proxy.address}/{name}?sslmode=disable&gssencmode=disable"
-        async with Database.open(url, 1, "poller-1") as db:
+        async with Database.open(POSTGRESQL.driver, url, 1, "poller-1") as db:
             await eventually(lambda: _answers(db))
             before = proxy.turns
             found = await line(db, q, [{"n": str(n)} for n in range(20)])
@@ -103,7 +105,7 @@ async def _answers(db: Database) -> bool:
 
 async def test_a_line_holds_its_connection_no_longer_than_a_statement_may(database: str) -> None:
     q = query("select pg_sleep(0.2)::text as id, %(n)s as n", params='n = "int"', timeout="1s")
-    async with Database.open(database, 1, "poller-1") as db:
+    async with Database.open(POSTGRESQL.driver, database, 1, "poller-1") as db:
         await eventually(lambda: _answers(db))
         began = time.monotonic()
         found = await line(db, q, [{"n": str(n)} for n in range(50)])

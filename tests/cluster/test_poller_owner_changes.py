@@ -7,9 +7,10 @@ import itertools
 import random
 from collections import defaultdict
 
-from pollcast.poller.database import Database
 from pollcast.poller.polling import Polling
+from pollcast.poller.postgresql.kind import POSTGRESQL, only_source
 from pollcast.poller.schedule import NEGLIGIBLE_SECONDS
+from pollcast.poller.sources.database import Database
 from pollcast.services.catalogue import catalog as catalogue
 from tests.support.waiting import stood_still
 
@@ -32,8 +33,14 @@ async def test_an_interval_is_not_stretched_whenever_in_it_the_owner_changes(dat
     loop = asyncio.get_running_loop()
     polls: defaultdict[str, set[float]] = defaultdict(set)
     catalog = catalogue.parse(CATALOG, "test")
-    async with Database.open(database, 2, "one") as first, Database.open(database, 2, "two") as second:
-        one, two = Polling(catalog, first, random.Random(1)), Polling(catalog, second, random.Random(2))
+    async with (
+        Database.open(POSTGRESQL.driver, database, 2, "one") as first,
+        Database.open(POSTGRESQL.driver, database, 2, "two") as second,
+    ):
+        one, two = (
+            Polling(catalog, only_source(first), random.Random(1)),
+            Polling(catalog, only_source(second), random.Random(2)),
+        )
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(one.run()), tasks.create_task(two.run())]
             topics = [f"tick?n={number}" for number in range(MOVES)]

@@ -13,10 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
-from pollcast.poller.answer import Outcome
-from pollcast.poller.database import Database
-from pollcast.poller.poll_error import PollError
-from pollcast.poller.statement import Statement, Values, batch_statement, single_statement
+from pollcast.poller.postgresql.kind import POSTGRESQL
+from pollcast.poller.postgresql.statement import batch_statement, single_statement
+from pollcast.poller.sources.answer import Outcome
+from pollcast.poller.sources.database import Database
+from pollcast.poller.sources.poll_error import PollError
+from pollcast.poller.sources.statement import Statement, Values
 from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.values import TYPES, Value
 from tests.support.poller_database import both_ways, ids, outcome, poll_error, query, round_of, rows, setup
@@ -164,7 +166,7 @@ async def reader(database: str) -> AsyncIterator[Database]:
     name = f"reader_{database.rpartition('/')[2]}"
     setup(database, INVOICES, f"create role {name} login")
     url = make_conninfo(database, user=name)
-    async with Database.open(url, 2, "poller-1") as opened:
+    async with Database.open(POSTGRESQL.driver, url, 2, "poller-1") as opened:
         await eventually(lambda: connected(opened))
         yield opened
     setup(database, f"drop owned by {name}", f"drop role {name}")

@@ -11,8 +11,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from pollcast.gateway.change import Change
-from pollcast.poller.database import Database
 from pollcast.poller.polling import Polling
+from pollcast.poller.postgresql.kind import only_source
+from pollcast.poller.sources.database import Database
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.polling_setting import Setting, polling_on, rows_of
@@ -238,7 +239,7 @@ async def test_updates_of_a_detached_topic_are_not_sent(poller: Setting) -> None
 def test_a_topic_of_an_unknown_query_has_no_linger(tmp_path: Path) -> None:
     path = tmp_path / "catalog.toml"
     path.write_text(CATALOG)
-    polling = Polling(catalogue.load(path), Database(None, 1, ""))  # type: ignore[arg-type]
+    polling = Polling(catalogue.load(path), only_source(Database(None, 1)))  # type: ignore[arg-type]
     assert polling.linger("all") == 5.0
     assert polling.linger("share?by=3") == 5.0
     for unknown in ("nope", "share", "share?by=x", "all?by=3", "share?by=03", ""):

@@ -20,12 +20,14 @@ from prometheus_client import REGISTRY
 from psycopg import Connection, RawCursor
 from psycopg.types.string import ByteaBinaryLoader
 
-from pollcast.poller.answer import Answer, Outcome
-from pollcast.poller.database import Database
-from pollcast.poller.poll_error import PollError
-from pollcast.poller.statement import Statement, batch_statement, probe_statement, sharing_key, single_statement
+from pollcast.poller.postgresql.kind import POSTGRESQL
+from pollcast.poller.postgresql.statement import batch_statement, probe_statement, single_statement
+from pollcast.poller.postgresql.trying import SAMPLES
+from pollcast.poller.sources.answer import Answer, Outcome
+from pollcast.poller.sources.database import Database
+from pollcast.poller.sources.poll_error import PollError
+from pollcast.poller.sources.statement import Statement, sharing_key
 from pollcast.poller.statement_runner import StatementRunner
-from pollcast.poller.trying import SAMPLES
 from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.sql import check_select
 from pollcast.services.catalogue.values import Value
@@ -299,7 +301,7 @@ async def test_functions_operators_and_types_are_those_of_postgresql_whatever_th
         "create operator mine.<= (leftarg = pg_catalog.int8, rightarg = pg_catalog.int4, function = mine.no)",
         f"alter database {database.rpartition('/')[2]} set search_path = mine, pg_catalog",
     )
-    async with Database.open(database, 1, "poller-1") as other:
+    async with Database.open(POSTGRESQL.driver, database, 1, "poller-1") as other:
         q = query("select %(n)s as id, %(t)s as t", params='n = "int"\nt = "text"')
         singles, shared = await both(other, q, {"n": "1", "t": "a"}, {"n": "2", "t": "b"})
     assert singles == shared == [[(b"", b'{"id":1,"t":"a"}')], [(b"", b'{"id":2,"t":"b"}')]]

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from pollcast.poller.database import Database
-from pollcast.poller.poll_error import PollError
-from pollcast.poller.statement import single_statement
+from pollcast.poller.postgresql.statement import single_statement
+from pollcast.poller.sources.database import Database
+from pollcast.poller.sources.poll_error import PollError
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.query import Query
 from pollcast.services.delta import Row, diff

@@ -8,13 +8,14 @@ from pathlib import Path
 from prometheus_client import REGISTRY
 
 from pollcast.poller.counts import QueryCounts
-from pollcast.poller.database import Database
 from pollcast.poller.digest_choice import DigestChoice
 from pollcast.poller.digest_polls import DigestPolls
 from pollcast.poller.owned import OwnedTopic
-from pollcast.poller.poll_error import PollError
+from pollcast.poller.postgresql.kind import POSTGRESQL
 from pollcast.poller.query_poller import QueryPoller
 from pollcast.poller.report import PollerReport
+from pollcast.poller.sources.database import Database
+from pollcast.poller.sources.poll_error import PollError
 from pollcast.poller.statement_runner import StatementRunner
 from pollcast.services.catalogue.topics import Topic
 from pollcast.v1 import report_pb2
@@ -87,7 +88,7 @@ class ByDigest:
         self.counts = statements.counts
         self.topics = [OwnedTopic(Topic(f"lists?id={n}", LISTS, {"id": str(n)}), 1, 0) for n in (1, 2, 3)]
         self._choice = DigestChoice()
-        self._polls = DigestPolls(LISTS, statements, self._choice, time.monotonic)
+        self._polls = DigestPolls(LISTS, POSTGRESQL.dialect, statements, self._choice, time.monotonic)
 
     async def poll(self) -> tuple[int, int, int]:
         """Poll all topics, and return how many rows and bytes were received, and how many topics' rows were not sent.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from pollcast.poller.row_types import adds_nulls
+from pollcast.poller.postgresql.row_types import adds_nulls
 from pollcast.services.cli import main as cli
 from pollcast.services.cli.pydantic_models import ATTRIBUTES, quoted
 from tests.support import typed_models, typed_queries

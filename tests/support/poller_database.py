@@ -9,13 +9,14 @@ from typing import Any
 
 import psycopg
 
-from pollcast.poller.answer import Outcome
 from pollcast.poller.batching import Batching, BatchSize
-from pollcast.poller.database import Database
 from pollcast.poller.owned import OwnedTopic
-from pollcast.poller.poll_error import PollError
+from pollcast.poller.postgresql.statement import batch_statement, single_statement
 from pollcast.poller.rounds import run_round
-from pollcast.poller.statement import Values, batch_statement, single_statement
+from pollcast.poller.sources.answer import Outcome
+from pollcast.poller.sources.database import Database
+from pollcast.poller.sources.poll_error import PollError
+from pollcast.poller.sources.statement import Values
 from pollcast.poller.surroundings import Surroundings
 from pollcast.poller.trouble import MinuteBudget, RoundBudget
 from pollcast.services.catalogue import catalog, topics

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pollcast.poller.database import Database
-from pollcast.poller.poll_error import PollError
+from pollcast.poller.postgresql.kind import POSTGRESQL
+from pollcast.poller.sources.database import Database
+from pollcast.poller.sources.poll_error import PollError
 from tests.support.poller_database import outcome, query
 from tests.support.waiting import eventually
 
@@ -15,7 +16,7 @@ from tests.support.waiting import eventually
 @pytest.fixture
 async def db(database: str) -> AsyncIterator[Database]:
     """A connected database with a pool of two connections."""
-    async with Database.open(database, 2, "poller-1") as opened:
+    async with Database.open(POSTGRESQL.driver, database, 2, "poller-1") as opened:
         await eventually(lambda: _connected(opened))
         yield opened
 

@@ -14,10 +14,11 @@ import psycopg
 
 from pollcast.gateway.change import Change
 from pollcast.gateway.feeds import Piece, decode
-from pollcast.poller.database import Database
 from pollcast.poller.feed import SERVICE
 from pollcast.poller.listener import Listener
 from pollcast.poller.polling import Polling
+from pollcast.poller.postgresql.kind import POSTGRESQL, only_source
+from pollcast.poller.sources.database import Database
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.delta import Row, apply
 from pollcast.services.process.settings import PollerSettings
@@ -122,9 +123,9 @@ async def polling_on(url: str, folder: Path, catalog: str) -> AsyncIterator[Sett
     path = folder / "catalog.toml"
     path.write_text(catalog)
     settings = PollerSettings(catalog=path, database_url=url)  # type: ignore[arg-type]
-    async with Database.open(url, 4, "poller-1") as database:
+    async with Database.open(POSTGRESQL.driver, url, 4, "poller-1") as database:
         loaded = catalogue.load(path)
-        polling = Polling(loaded, database, on_owned_changed=lambda query: listener.owned_changed(query))
+        polling = Polling(loaded, only_source(database), on_owned_changed=lambda query: listener.owned_changed(query))
         listener = Listener(loaded, lambda: url, "pollcast poller-1 listen", polling)
         async with rpc.serve(settings, [polling.feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(work) for work in (polling.run(), listener.run())]

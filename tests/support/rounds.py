@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from pollcast.poller.answer import Outcome
 from pollcast.poller.batching import Batching, BatchSize
 from pollcast.poller.owned import OwnedTopic
-from pollcast.poller.poll_error import PollError, Scope, given_up
 from pollcast.poller.rounds import run_round
+from pollcast.poller.sources.answer import Outcome
+from pollcast.poller.sources.poll_error import PollError, Scope, given_up
 from pollcast.poller.surroundings import Surroundings
 from pollcast.poller.together import Together
 from pollcast.poller.trouble import ROUND_STATEMENTS, MinuteBudget, RoundBudget

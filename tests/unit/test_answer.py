@@ -1,12 +1,12 @@
-"""The division of a statement's rows into topics' results (poller/answer.py)."""
+"""The division of a statement's rows into topics' results (poller/sources/answer.py)."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.poller.answer import Answer, Piece, Result, size_of
-from pollcast.poller.poll_error import PollError, Scope
+from pollcast.poller.sources.answer import Answer, Piece, Result, size_of
+from pollcast.poller.sources.poll_error import PollError, Scope
 from pollcast.services.delta import Row, apply, diff
 from tests.support.poller_database import query
 

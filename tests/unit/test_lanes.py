@@ -1,4 +1,4 @@
-"""Lanes (poller/lanes.py): slow statements never have the last one, and nobody is forgotten."""
+"""Lanes (poller/sources/lanes.py): slow statements never have the last one, and nobody is forgotten."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.poller.lanes import REMEMBERED, Lane, Lanes, SlowStatements
+from pollcast.poller.sources.lanes import REMEMBERED, Lane, Lanes, SlowStatements
 
 
 async def settle() -> None:

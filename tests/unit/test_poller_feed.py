@@ -13,7 +13,7 @@ from pollcast.gateway.change import Change
 from pollcast.gateway.feeds import Piece, decode
 from pollcast.poller.gateway_stream import PART_BYTES, GatewayStream, messages
 from pollcast.poller.owned import PIECE_BYTES, LargeUpdates, OwnedTopic, Updates
-from pollcast.poller.poll_error import PollError, Scope
+from pollcast.poller.sources.poll_error import PollError, Scope
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.delta import Row, apply

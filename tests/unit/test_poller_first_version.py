@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 
 from pollcast.coordinator.topicview import RATE_SECONDS, OwnerView, TopicView
-from pollcast.poller.database import Database
 from pollcast.poller.polling import Polling
+from pollcast.poller.postgresql.kind import only_source
+from pollcast.poller.sources.database import Database
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.definitions import difference
 from pollcast.v1 import report_pb2
@@ -27,7 +28,7 @@ EPOCH = 7
 
 
 def polling_on(text: str) -> Polling:
-    return Polling(catalogue.parse(text, "test"), Database(None, 1, ""))  # type: ignore[arg-type]
+    return Polling(catalogue.parse(text, "test"), only_source(Database(None, 1)))  # type: ignore[arg-type]
 
 
 def seq_of(polling: Polling, topic: str) -> int:

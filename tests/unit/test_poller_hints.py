@@ -11,11 +11,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.poller.database import Database
 from pollcast.poller.hinting import Hinting
 from pollcast.poller.hints import Hints
 from pollcast.poller.owned import OwnedTopic
+from pollcast.poller.postgresql.kind import only_source
 from pollcast.poller.query_poller import QueryPoller
+from pollcast.poller.sources.database import Database
 from pollcast.poller.sweeps import MAX_SWEEPS
 from pollcast.poller.topic_groups import TopicGroup, TopicGroups
 from pollcast.services.catalogue import catalog
@@ -268,7 +269,7 @@ def test_a_sweep_hints_the_topics_with_its_values_and_repeated_ones_are_merged()
 
 
 async def test_a_hint_that_waited_for_the_database_bypasses_the_probe() -> None:
-    poller = QueryPoller(QUERY, Database(None, 4, ""), lambda *_: None, random.Random(1))  # type: ignore[arg-type]
+    poller = QueryPoller(QUERY, only_source(Database(None, 4))["default"], lambda *_: None, random.Random(1))  # type: ignore[arg-type]
     regular, now = poller._groups.regular, asyncio.get_running_loop().time()
     one, other = topic(1), topic(2)
     for each in (one, other):
@@ -283,7 +284,7 @@ async def test_a_hint_that_waited_for_the_database_bypasses_the_probe() -> None:
 
 
 async def test_a_slow_hinted_topic_does_not_delay_others_but_rounds_are_bounded() -> None:
-    poller = QueryPoller(QUERY, Database(None, 4, ""), lambda *_: None, random.Random(1))  # type: ignore[arg-type]
+    poller = QueryPoller(QUERY, only_source(Database(None, 4))["default"], lambda *_: None, random.Random(1))  # type: ignore[arg-type]
     groups, rounds, polled, slow = poller._groups, list[int](), list[str](), asyncio.Event()
 
     async def run(group: TopicGroup, topics: Sequence[OwnedTopic]) -> None:

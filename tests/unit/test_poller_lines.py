@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pollcast.poller.batching import MAX_BATCH_BYTES
-from pollcast.poller.poll_error import PollError
+from pollcast.poller.sources.poll_error import PollError
 from pollcast.poller.surroundings import LINE_SECONDS, line_length
 from pollcast.poller.trouble import ROUND_STATEMENTS
 from tests.support.rounds import BAD_VALUE, LOCKED, REFUSED, TIMEOUT, Rounds, number, result

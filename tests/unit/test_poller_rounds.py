@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pollcast.poller.answer import Outcome
 from pollcast.poller.owned import OwnedTopic
-from pollcast.poller.poll_error import PollError
 from pollcast.poller.rounds import KNOWN_SAMPLE, PROBES, RUN_SAMPLE, SAMPLE
+from pollcast.poller.sources.answer import Outcome
+from pollcast.poller.sources.poll_error import PollError
 from pollcast.poller.trouble import ROUND_STATEMENTS
 from tests.support.rounds import BAD_VALUE, DOWN, LOCKED, PRIVILEGE, REFUSED, Rounds, number, result
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pollcast.poller.connections import KEEPALIVE
 from pollcast.poller.placement import Placement
 from pollcast.poller.placement_steps import PlacementSteps
+from pollcast.poller.postgresql.connection import KEEPALIVE
 from pollcast.poller.ranking import LAST_SECONDS, rank
 from pollcast.poller.reachability import (
     FORGIVEN_SECONDS,

@@ -22,7 +22,7 @@ from pollcast.poller import gateway_stream
 from pollcast.poller import owned as poller_owned
 from pollcast.poller.gateway_stream import GatewayStream
 from pollcast.poller.owned import OwnedTopic, Updates
-from pollcast.poller.poll_error import PollError, Scope
+from pollcast.poller.sources.poll_error import PollError, Scope
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.topics import Topic
 from pollcast.services.delta import Row

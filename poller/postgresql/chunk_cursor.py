@@ -27,7 +27,7 @@ from psycopg.generators import fetch, send
 from psycopg.pq import ConnStatus, ExecStatus, Format
 from psycopg.pq.abc import PGresult
 
-from pollcast.poller.digests import Columns
+from pollcast.poller.sources.statement import Columns
 
 CHUNK_ROWS = 256 if capabilities.has_stream_chunked() else 1
 """Number of rows that libpq returns at a time. Before version 17 it returns single rows only."""

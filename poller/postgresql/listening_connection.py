@@ -18,7 +18,7 @@ from psycopg.errors import Diagnostic
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGresult
 
-from pollcast.poller.connections import Connection, connection_options
+from pollcast.poller.postgresql.connection import Connection, connection_options
 
 ANSWER_SECONDS = 3.0
 """Maximum time for which a server may send nothing while a command is running, in seconds."""

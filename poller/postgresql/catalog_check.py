@@ -19,15 +19,13 @@ from typing import Any
 import psycopg
 from psycopg import Connection
 
-from pollcast.poller.batchable import unbatchable_reason
-from pollcast.poller.connections import CONNECT_SECONDS
-from pollcast.poller.described import columns, difference, natural_types, type_note, with_cast
-from pollcast.poller.digests import forms
 from pollcast.poller.notifications import listen_statement
-from pollcast.poller.poll_error import Scope, classify, condition
-from pollcast.poller.statement import (
-    Statement,
-    Values,
+from pollcast.poller.postgresql.batchable import unbatchable_reason
+from pollcast.poller.postgresql.connection import CONNECT_SECONDS
+from pollcast.poller.postgresql.described import columns, difference, natural_types, type_note, with_cast
+from pollcast.poller.postgresql.digests import forms
+from pollcast.poller.postgresql.errors import classify, condition
+from pollcast.poller.postgresql.statement import (
     batch_statement,
     columns_statement,
     digest_statement,
@@ -35,7 +33,9 @@ from pollcast.poller.statement import (
     query_alias,
     single_statement,
 )
-from pollcast.poller.trying import TIMEOUT_SECONDS, samples, transaction
+from pollcast.poller.postgresql.trying import TIMEOUT_SECONDS, samples, transaction
+from pollcast.poller.sources.poll_error import Scope
+from pollcast.poller.sources.statement import Statement, Values
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.query import Query
 from pollcast.services.errors import CatalogInvalid, PollStale, Problem

@@ -1,4 +1,4 @@
-"""Answers: the rows that PostgreSQL returns for one statement, divided into an outcome for each topic. Pure.
+"""Answers: the rows that a source returns for one statement, divided into an outcome for each topic. Pure.
 
 An `Answer` takes the rows in pieces, as they arrive. It holds a row only once: where a topic's rows are those of its
 last result, the last result itself is the outcome, and nothing of the new rows is kept. A result that has too many
@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import eq, itemgetter
 from typing import Any
 
-from pollcast.poller.digests import Columns
-from pollcast.poller.poll_error import PollError, Scope
+from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.statement import Columns
 from pollcast.services.catalogue.query import Query
 from pollcast.services.delta import STEP_ROWS, Delta, Row, diff
 from pollcast.services.errors import PollFailed
@@ -34,7 +34,7 @@ LARGEST_DELTA_ROWS = 16_384
 """Maximum number of rows in a delta; a larger change is sent as a snapshot, in pieces. Encoding so many takes 10 ms."""
 
 Piece = list[tuple[int, bytes, bytes]]
-"""Rows of a statement (poller/statement.py), each with the number of its topic from 1, its key and its JSON text.
+"""Rows of a statement, each with the number of its topic from 1, its key and its JSON text.
 
 Rows beyond the topic's `max_bytes` have neither key nor text: both are None.
 """

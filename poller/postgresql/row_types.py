@@ -17,10 +17,11 @@ import psycopg
 from psycopg import Connection
 from psycopg.pq import ExecStatus
 
-from pollcast.poller.connections import CONNECT_SECONDS
-from pollcast.poller.poll_error import condition
-from pollcast.poller.statement import Statement, columns_statement
-from pollcast.poller.trying import TIMEOUT_SECONDS, samples, transaction
+from pollcast.poller.postgresql.connection import CONNECT_SECONDS
+from pollcast.poller.postgresql.errors import condition
+from pollcast.poller.postgresql.statement import columns_statement
+from pollcast.poller.postgresql.trying import TIMEOUT_SECONDS, samples, transaction
+from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.catalogue.sql import check_select, tokens

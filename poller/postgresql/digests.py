@@ -19,11 +19,9 @@ results with one digest are possible (once in 2⁶⁴ changes); a full poll ever
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
-Columns = tuple[tuple[str, int], ...]
-"""The columns of a result: the name of each, and the OID of its type as a statement's description has it (that of the
-base type for a domain)."""
+from pollcast.poller.sources.statement import Columns
 
 PLAIN_TYPES = {
     16: "bool",
@@ -73,7 +71,7 @@ def digest_array(digests: Iterable[int | None]) -> str:
     return "{" + ",".join(["NULL" if digest is None else str(digest) for digest in digests]) + "}"
 
 
-def _cell(column: str, type: int) -> tuple[str, ...]:
+def _cell(column: str, type: Hashable) -> tuple[str, ...]:
     if type in PLAIN_TYPES:
         return column, END
     if type in TEXT_TYPES:

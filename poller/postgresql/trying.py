@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from psycopg import Connection, RawCursor
 
-from pollcast.poller.database import LOCK_SECONDS, SET_LOCALLY
-from pollcast.poller.statement import Statement, Values
+from pollcast.poller.postgresql.session import LOCK_SECONDS, SET_LOCALLY
+from pollcast.poller.sources.statement import Statement, Values
 from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.catalogue.values import Value
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from psycopg import Connection
 
-from pollcast.poller.statement import Statement, Values, columns_statement, untyped_statement
-from pollcast.poller.trying import TIMEOUT_SECONDS, transaction
+from pollcast.poller.postgresql.statement import columns_statement, untyped_statement
+from pollcast.poller.postgresql.trying import TIMEOUT_SECONDS, transaction
+from pollcast.poller.sources.statement import Statement, Values
 from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.catalogue.values import PG_TYPES
 from pollcast.services.errors import Problem

@@ -1,6 +1,6 @@
 """Statements: a query and the values of its topics, as one SQL statement with bound parameters. Pure.
 
-poller/statement_text.py makes the text.
+poller/postgresql/statement_text.py makes the text.
 
 Both kinds of polling statement return rows of (topic, key, row): the topic's number among those polled, from 1 (int8),
 the row's key as the text of a JSON array (empty for a query without a key) and the row as the text of a JSON object. A
@@ -27,8 +27,9 @@ topic without rows in the answer has an empty result. Each part of the text has 
 - Functions, operators and types are those of `pg_catalog`, whatever the `search_path` of the role is.
 - A hint (`/*+ … */`) at the beginning of the query begins the statement, where extensions look for it.
 
-Statements that compare digests (poller/digests.py) have a third form, alone and together: the query's rows are
-materialized, and sent as above only when their digest differs from the last one.
+Statements that compare digests (digests.py) have a third form, alone and together: the query's rows are
+materialized,
+and sent as above only when their digest differs from the last one.
 
 Alone and together can differ in one way. Alone, a value is a constant, and PostgreSQL computes with constants while it
 plans: `10 / %(n)s` for n = 0 is an error even if no row needs it. Together it is an error only for a row that needs it.
@@ -44,13 +45,11 @@ shared statement and not alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
-from typing import TypeAlias
 
-from pollcast.poller.digests import Columns, digest_array
-from pollcast.poller.statement_text import (
+from pollcast.poller.postgresql.digests import digest_array
+from pollcast.poller.postgresql.statement_text import (
     Shape,
     batch_digest_text,
     batch_text,
@@ -60,43 +59,10 @@ from pollcast.poller.statement_text import (
     single_digest_text,
     single_text,
 )
+from pollcast.poller.sources.statement import Columns, Params, Statement, Values
 from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.catalogue.sql import Text, split
 from pollcast.services.catalogue.values import Value, array_literal, pg_type
-
-Values = Mapping[str, Value]
-"""Values of one topic, by the names of the parameters."""
-
-Params: TypeAlias = tuple[str | int | list[str] | None, ...]
-"""Values of the placeholders `$1`, `$2`, …"""
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """SQL with placeholders, and their values."""
-
-    sql: str
-    params: Params
-    settings: tuple[tuple[str, str | None], ...] = ()
-    """PostgreSQL settings that the transaction has while the statement runs; None stands for the setting's default."""
-    digests: bool = False
-    """Whether the statement compares digests: its rows are (topic, number, key, row, …), with a row of number 0 before
-    those of each topic that changed, whose key is the new digest. The query's own columns follow, all NULL."""
-    described: bool = False
-    """Whether the columns of the answer are of interest."""
-    shared: Callable[[], Statement] | None = field(default=None, compare=False)
-    """For one topic of several that can share a statement: makes the shared statement for this topic only."""
-
-
-def types(query: Query, values: Values) -> tuple[str, ...]:
-    """Return the PostgreSQL types of the parameters, ordered by name. That of a list is the type of its elements."""
-    return tuple(pg_type(query.params[name].type, values[name]) for name in sorted(query.params))
-
-
-def sharing_key(query: Query, values: Values) -> Hashable:
-    """Return what topics of the query must have in common to share a statement: the types of their parameters and the
-    PostgreSQL settings of their transaction."""
-    return types(query, values), query.setting_values(values)
 
 
 def single_statement(query: Query, values: Values) -> Statement:

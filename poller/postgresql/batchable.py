@@ -1,16 +1,16 @@
 """Batchable queries: whether the topics of a query can share a statement, judged by its text. Pure.
 
-In the statement that polls topics together (poller/statement.py), a placeholder is a column of the statement around the
-query. PostgreSQL assigns an aggregate to the query whose columns are its arguments: `count(%(x)s)`, which uses no
-column of its own query, would belong to the outer statement, where it is refused (42803). Queries found here are polled
-topic by topic from the start. An aggregate not in AGGREGATES is detected when the topics are first polled together.
+In the statement that polls topics together (statement.py), a placeholder is a column of the statement around the query.
+PostgreSQL assigns an aggregate to the query whose columns are its arguments: `count(%(x)s)`, which uses no column of
+its own query, would belong to the outer statement, where it is refused (42803). Queries found here are polled topic by
+topic from the start. An aggregate not in AGGREGATES is detected when the topics are first polled together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pollcast.poller.statement_text import placeholders
+from pollcast.poller.postgresql.statement_text import placeholders
 from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.sql import Token, tokens
 

@@ -1,34 +1,24 @@
 """Connections to one database: opened when they are needed, kept while they are idle, and never trusted blindly.
 
-`psycopg_pool` is not used: it does not report why a connection cannot be opened, it replaces connections that nobody
-needs, and it would not know which of them to distrust. Here at most `size` connections exist. An idle connection that
-its server has closed is noticed before it is used, TCP keepalives keep the others known to firewalls on the way and
-reveal a dead peer, and `discard_idle` drops all idle ones after one has died silently. While the database cannot be
-reached, one connection is attempted at a time, and the server's words are logged once. Before the first one that
-succeeds, connections are attempted although nobody needs one (`reach`): the poller's readiness depends on it.
+No pool of a driver is used, such as `psycopg_pool`: it does not report why a connection cannot be opened, it replaces
+connections that nobody needs, and it would not know which of them to distrust. Here at most `size` connections exist.
+An idle connection that its server has closed is noticed before it is used, and `discard_idle` drops all idle ones after
+one has died silently. While the database cannot be reached, one connection is attempted at a time, and the server's
+words are logged once. Before the first one that succeeds, connections are attempted although nobody needs one
+(`reach`): the poller's readiness depends on it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping
 
-import psycopg
-from psycopg import AsyncConnection
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import ConnStatus, PipelineStatus, TransactionStatus
-from psycopg.types.string import ByteaBinaryLoader
-
-from pollcast.poller.chunk_cursor import ChunkCursor
+from pollcast.poller.sources.outcome import Unreachable
+from pollcast.poller.sources.source import Driver, Session
 from pollcast.services.process import logs
-from pollcast.services.process.database_url import server_words
 
 log = logs.get_logger("database")
-
-CONNECT_SECONDS = 3
-"""Default timeout for opening a connection, in seconds."""
 
 RECONNECT_SECONDS = 0.5
 """Minimum time between two connection attempts while the database cannot be reached, in seconds."""
@@ -42,67 +32,17 @@ IDLE_SECONDS = 600.0
 LIFETIME_SECONDS = 3600.0
 """Age at which a connection is closed after its statement, in seconds."""
 
-KEEPALIVE = {
-    "keepalives": 1,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 3000,
-}
-"""Settings of TCP that a database URL may override: probes after 10 s of silence, at most 3 s without an
-acknowledgement (in milliseconds, on Linux)."""
-
-
-class Unreachable(psycopg.OperationalError):
-    """No connection to the database could be opened in time. The message is the server's or libpq's."""
-
-
-class Connection(AsyncConnection[Any]):
-    """One connection to the database."""
-
-    opened_at = 0.0
-    """Time when the connection was opened, in seconds on the event loop's clock."""
-
-    @property
-    def broken(self) -> bool:
-        """Whether the connection cannot be used any more, as far as is known without asking the server."""
-        return self.closed or self.pgconn.status != ConnStatus.OK
-
-    @property
-    def occupied(self) -> bool:
-        """Whether the connection is within a transaction or a pipeline."""
-        pgconn = self.pgconn
-        return pgconn.transaction_status != TransactionStatus.IDLE or pgconn.pipeline_status != PipelineStatus.OFF
-
-    def heard_from_server(self) -> None:
-        """Read what the server has sent while the connection was idle, such as the reason why it has closed it."""
-        with contextlib.suppress(psycopg.Error):
-            self.pgconn.consume_input()  # the reason
-            self.pgconn.consume_input()  # the end
-
-
-def connection_options(url: str, application_name: str) -> dict[str, Any]:
-    """Return the options of psycopg for every connection of a poller. Raises psycopg.ProgrammingError when libpq does
-    not accept `url`."""
-    given = conninfo_to_dict(url)
-    return {
-        "autocommit": True,
-        "prepare_threshold": None,
-        "client_encoding": "utf8",
-        "application_name": application_name,
-        "connect_timeout": given.get("connect_timeout") or CONNECT_SECONDS,
-        **{name: value for name, value in KEEPALIVE.items() if given.get(name) is None},
-    }
-
 
 class Connections:
     """The connections to one database, made by `Connections.open`. Release every connection that `acquire` returned."""
 
-    def __init__(self, url: Callable[[], str], size: int, application_name: str) -> None:
+    def __init__(self, driver: Driver, url: Callable[[], str], size: int, node: str, logged: Mapping[str, str]) -> None:
+        self._driver = driver
         self._url = url
-        self._application_name = application_name
+        self._node = node
+        self._logged = logged
         self._size = size
-        self._idle: list[tuple[Connection, float]] = []  # each with the time since when, the longest idle first
+        self._idle: list[tuple[Session, float]] = []  # each with the time since when, the longest idle first
         self._open = 0  # connections, idle or in use
         self._attempts: set[asyncio.Task[None]] = set()
         self._waiting = 0
@@ -120,13 +60,15 @@ class Connections:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, url: Callable[[], str], size: int, application_name: str) -> AsyncIterator[Connections]:
+    async def open(
+        cls, driver: Driver, url: Callable[[], str], size: int, node: str, logged: Mapping[str, str]
+    ) -> AsyncIterator[Connections]:
         """Provide connections within a scope, and attempt the first one at once. `url` returns the present URL.
 
-        Raises psycopg.ProgrammingError when libpq does not accept the URL.
+        Log lines have the fields `logged`. Raises ValueError when the driver does not accept the URL.
         """
-        conninfo_to_dict(url())
-        connections = cls(url, size, application_name)
+        driver.check_url(url())
+        connections = cls(driver, url, size, node, logged)
         connections._attempt()
         try:
             yield connections
@@ -143,7 +85,7 @@ class Connections:
                     await self.reached.wait()
             pause = min(2 * pause, REACH_SECONDS)
 
-    async def acquire(self, seconds: float) -> Connection:
+    async def acquire(self, seconds: float) -> Session:
         """Return a connection, an idle one or a new one. Raises Unreachable when there is none after this time."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
@@ -165,13 +107,13 @@ class Connections:
         finally:
             self._waiting -= 1
 
-    async def release(self, connection: Connection) -> None:
+    async def release(self, connection: Session) -> None:
         """Take the connection back. One that is broken, old or within a transaction is closed.
 
         The last one that is old is replaced at once, so that no poll has to wait until a connection has begun.
         """
         now = asyncio.get_running_loop().time()
-        usable, old = not connection.broken and not connection.occupied, now - connection.opened_at > LIFETIME_SECONDS
+        usable, old = connection.usable, now - connection.opened_at > LIFETIME_SECONDS
         if self._closed or not usable or old:
             await self._discard(connection)
             if usable and not self._open:
@@ -189,16 +131,16 @@ class Connections:
 
     # --- details
 
-    async def _take_idle(self) -> Connection | None:
+    async def _take_idle(self) -> Session | None:
         while self._idle:
             connection, _ = self._idle.pop()  # the one used last: the others may become superfluous
-            connection.heard_from_server()
-            if not connection.broken:
+            connection.look()
+            if connection.usable:
                 return connection
             await self._discard(connection)
         return None
 
-    async def _discard(self, connection: Connection) -> None:
+    async def _discard(self, connection: Session) -> None:
         self._open -= 1
         await connection.close()
 
@@ -213,29 +155,22 @@ class Connections:
             task.add_done_callback(self._attempts.discard)
 
     async def _connect(self) -> None:
-        url = self._url()
         try:
-            connection = await Connection.connect(
-                url, **connection_options(url, self._application_name), cursor_factory=ChunkCursor
-            )
-        except (psycopg.Error, OSError, ValueError) as error:
-            self._failed(server_words(error, url))
+            connection = await self._driver.connect(self._url(), self._node)
+        except Unreachable as error:
+            self._failed(str(error))
         else:
-            loop = asyncio.get_running_loop()
-            # The binary format of text is its bytes in UTF-8, which psycopg's C code returns as they are.
-            connection.adapters.register_loader("text", ByteaBinaryLoader)
-            connection.opened_at = loop.time()
             self._open += 1
             self._idle.append((connection, connection.opened_at))
             if self._trouble is not None:
-                log.info("connected to the database")
+                log.info("connected to the database", **self._logged)
             self._trouble, self._next_attempt = None, 0.0
             self.reached.set()
         self._changed.set()
 
     def _failed(self, reason: str) -> None:
         if reason != self._trouble:
-            log.warning("can't connect to the database", reason=reason)
+            log.warning("can't connect to the database", reason=reason, **self._logged)
         self._trouble = reason
         self._next_attempt = asyncio.get_running_loop().time() + RECONNECT_SECONDS
 

@@ -1,6 +1,6 @@
 """The SQL of statements, made from a query and the types of its parameters. Pure.
 
-poller/statement.py explains the form. Texts are cached, because topics differ in their values only.
+poller/postgresql/statement.py explains the form. Texts are cached, because topics differ in their values only.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from pollcast.poller.digests import Columns, digest_sql, quoted
+from pollcast.poller.postgresql.digests import digest_sql, quoted
+from pollcast.poller.sources.statement import Columns
 from pollcast.services.catalogue.sql import Placeholder, split, tokens, unmentioned_prefix
 
 CACHED = 4096

@@ -1,0 +1,59 @@
+"""A connection to a PostgreSQL server by psycopg, as every connection of a poller is opened."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import ConnStatus, PipelineStatus, TransactionStatus
+
+CONNECT_SECONDS = 3
+"""Default timeout for opening a connection, in seconds."""
+
+KEEPALIVE = {
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 3000,
+}
+"""Settings of TCP that a database URL may override: probes after 10 s of silence, at most 3 s without an
+acknowledgement (in milliseconds, on Linux)."""
+
+
+class Connection(AsyncConnection[Any]):
+    """One connection to the database."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether the connection cannot be used any more, as far as is known without asking the server."""
+        return self.closed or self.pgconn.status != ConnStatus.OK
+
+    @property
+    def occupied(self) -> bool:
+        """Whether the connection is within a transaction or a pipeline."""
+        pgconn = self.pgconn
+        return pgconn.transaction_status != TransactionStatus.IDLE or pgconn.pipeline_status != PipelineStatus.OFF
+
+    def heard_from_server(self) -> None:
+        """Read what the server has sent while the connection was idle, such as the reason why it has closed it."""
+        with contextlib.suppress(psycopg.Error):
+            self.pgconn.consume_input()  # the reason
+            self.pgconn.consume_input()  # the end
+
+
+def connection_options(url: str, application_name: str) -> dict[str, Any]:
+    """Return the options of psycopg for every connection of a poller. Raises psycopg.ProgrammingError when libpq does
+    not accept `url`."""
+    given = conninfo_to_dict(url)
+    return {
+        "autocommit": True,
+        "prepare_threshold": None,
+        "client_encoding": "utf8",
+        "application_name": application_name,
+        "connect_timeout": given.get("connect_timeout") or CONNECT_SECONDS,
+        **{name: value for name, value in KEEPALIVE.items() if given.get(name) is None},
+    }

@@ -1,0 +1,169 @@
+"""A session on PostgreSQL: it runs statements on one connection, each in a read-only transaction of its own.
+
+Each transaction has the trip's time as `statement_timeout` and a short `lock_timeout`, so that it can neither write nor
+block a migration; `application_name` names the node and the query. All settings apply to the transaction only and no
+statement is prepared, so pgbouncer may pool transactions.
+
+The connection itself decides whose fault an error is: while it works, an error is one of the statement, whatever its
+class. A connection whose server does not answer in time (because it is frozen or unplugged) is broken from this side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from dataclasses import replace
+
+import psycopg
+
+from pollcast.poller.postgresql.chunk_cursor import ChunkCursor, Command, Transaction
+from pollcast.poller.postgresql.connection import Connection
+from pollcast.poller.postgresql.errors import QUERY_CANCELED, classify
+from pollcast.poller.sources.answer import Answer
+from pollcast.poller.sources.guard import GRACE_SECONDS, Guard
+from pollcast.poller.sources.names import application_name
+from pollcast.poller.sources.outcome import LostConnection, Outcome, Outgrown, Trip
+from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.statement import Statement
+from pollcast.services.process import logs
+
+log = logs.get_logger("database")
+
+LOCK_SECONDS = 0.5
+"""Maximum time that a statement waits for a lock, in seconds."""
+
+SET_OWN = (
+    b"select pg_catalog.set_config('transaction_read_only', 'on', true),"
+    b" pg_catalog.set_config('statement_timeout', $1, true), pg_catalog.set_config('lock_timeout', $2, true),"
+    b" pg_catalog.set_config('application_name', $3, true), pg_catalog.set_config('jit', 'off', true)"
+)
+"""Statement that sets the settings of every poll for the transaction; times are in milliseconds."""
+
+SET_LOCALLY = (
+    b"select pg_catalog.set_config(name, value, true)"
+    b" from rows from (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]))"
+    b" as s(name, value)"
+)
+"""Statement that sets each of the named settings to its value for the transaction; NULL stands for the default."""
+
+DIGEST_COLUMNS = 4
+"""Number of columns before the query's own in the answer of a statement that compares digests."""
+
+_CANCELED_BEFORE = 0.9
+"""Share of the timeout below which a canceled statement was not canceled by the timeout."""
+
+
+class PostgresqlSession:
+    """The Session (poller/sources/source.py) of one connection to PostgreSQL."""
+
+    def __init__(self, connection: Connection, node: str, opened_at: float) -> None:
+        self.opened_at = opened_at
+        """Time when the connection was opened, in seconds on the event loop's clock."""
+        self._connection = connection
+        self._node = node
+
+    @property
+    def usable(self) -> bool:
+        """Whether the connection is neither broken nor within a transaction."""
+        return not self._connection.broken and not self._connection.occupied
+
+    def look(self) -> None:
+        """Read what the server has sent while the connection was idle."""
+        self._connection.heard_from_server()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._connection.close()
+
+    async def run(self, trip: Trip) -> list[Outcome]:
+        """Run the statements of the trip, and return the outcomes of the first ones, or of all."""
+        connection, answers, allowed = self._connection, trip.answers, trip.seconds
+        loop, guard, cursor = asyncio.get_running_loop(), Guard(self._break), ChunkCursor(connection)
+        outcomes: list[Outcome] = []
+        sent = ended = loop.time()
+        with guard.allowing(GRACE_SECONDS):
+            for statement, answer in zip(trip.statements, answers, strict=True):
+                before = loop.time()
+                try:
+                    if answer is answers[0]:
+                        common, transactions = self._transactions(trip)
+                        await cursor.send(common, transactions, lambda: guard.allow(allowed + GRACE_SECONDS))
+                    await _read(cursor, statement, answer)
+                    outcomes.append(answer)
+                except psycopg.Error as error:
+                    # A statement may have begun before the answer of the one before it was read.
+                    timed_out = trip.limited or loop.time() - guard.begun >= allowed * _CANCELED_BEFORE
+                    outcomes.append(self._outcome(error, guard, trip, timed_out))
+                ended = loop.time()
+                answer.seconds = ended - (min(guard.begun, ended) if answer is answers[0] else before)
+                if answer is answers[-1] or not isinstance(outcomes[-1], Answer | PollError) or not cursor.waiting:
+                    break
+                if ended - sent > allowed:
+                    await _abandon(connection)
+                    break
+                guard.allow(allowed + GRACE_SECONDS)
+        latency = max(0.0, ended - sent - sum(answer.seconds for answer in answers))
+        for answer in answers[: len(outcomes)]:
+            answer.latency = latency / len(outcomes)
+        return outcomes
+
+    def _outcome(
+        self, error: psycopg.Error, guard: Guard, trip: Trip, timed_out: bool
+    ) -> PollError | LostConnection | Outgrown:
+        """Return the outcome of a statement that ended with this error."""
+        connection, query = self._connection, trip.query
+        lost = connection.broken or _fatal(error)
+        silently = guard.broke or (guard.renewed and connection.broken and error.sqlstate is None)
+        if not guard.renewed:
+            poll_error = classify(error, query)
+            return LostConnection(poll_error, silently) if lost else poll_error
+        # The server had just begun the transaction, so if this happens twice the statement is at fault.
+        if guard.broke:
+            return LostConnection(replace(classify(error, query), scope=Scope.TOPIC_OR_SIZE), silently)
+        if lost:
+            return LostConnection(replace(classify(error, query), scope=Scope.TOPIC), silently)
+        if error.sqlstate == QUERY_CANCELED and timed_out and trip.outgrows:
+            return Outgrown.OUTGROWN
+        return classify(error, query, connected=True, timed_out=timed_out)
+
+    def _transactions(self, trip: Trip) -> tuple[Command, list[Transaction]]:
+        timeout = max(1, round(trip.seconds * 1000))
+        name = application_name(self._node, trip.query.name)
+        values = timeout, min(timeout, round(LOCK_SECONDS * 1000)), name
+        transactions = []
+        for statement in trip.statements:
+            settings = None
+            if statement.settings:
+                names, given = zip(*statement.settings, strict=True)
+                settings = Command(SET_LOCALLY, (list(names), list(given)))
+            transactions.append(Transaction(Command(statement.sql.encode(), statement.params), settings))
+        return Command(SET_OWN, tuple(map(str, values))), transactions
+
+    def _break(self) -> None:
+        if not self._connection.closed:
+            with socket.socket(fileno=os.dup(self._connection.fileno())) as copy, contextlib.suppress(OSError):
+                copy.shutdown(socket.SHUT_RDWR)
+
+
+def _fatal(error: psycopg.Error) -> bool:
+    """Return whether the server has ended the connection with this error; one that SQL raises can't do that."""
+    return error.diag.severity_nonlocalized in ("FATAL", "PANIC")
+
+
+async def _read(cursor: ChunkCursor, statement: Statement, answer: Answer) -> None:
+    """Receive the answer to the next statement."""
+    async with contextlib.aclosing(cursor.rows()) as chunks:
+        async for chunk in chunks:
+            answer.add(chunk)
+    if statement.described:
+        answer.columns = cursor.columns[DIGEST_COLUMNS if statement.digests else 0 :]
+
+
+async def _abandon(connection: Connection) -> None:
+    """Cancel the statement that the connection has just begun; those after it end when the connection is closed."""
+    try:
+        await connection.cancel_safe(timeout=GRACE_SECONDS)
+    except psycopg.Error as error:
+        log.info("a statement could not be canceled", detail=type(error).__name__)
