@@ -186,6 +186,7 @@ def json_string(text: str) -> bytes:
 # --- the types that are known -----------------------------------------------------------------------------------------
 
 _BOX = 603
+_PG_SNAPSHOT = 5038, 5039  # a type and its array, which psycopg does not list
 
 
 def _scalars() -> Iterator[tuple[int, Encoder]]:
@@ -206,10 +207,11 @@ def _scalars() -> Iterator[tuple[int, Encoder]]:
 
 def _encoders() -> dict[int, Encoder]:
     found = dict(_scalars())
-    for type in psycopg.adapters.types:
-        if type.array_oid:
-            found[type.array_oid] = partial(encode_array, found[type.oid], b";" if type.oid == _BOX else b",")
-    return found
+    for each in psycopg.adapters.types:
+        if each.array_oid:
+            found[each.array_oid] = partial(encode_array, found[each.oid], b";" if each.oid == _BOX else b",")
+    type, array = _PG_SNAPSHOT
+    return {**found, type: encode_text, array: partial(encode_array, encode_text, b",")}
 
 
 ENCODERS = _encoders()
