@@ -115,6 +115,14 @@ class Answer:
         """Whether `check` takes long enough to disturb an event loop."""
         return self._new_rows >= LARGE_ROWS
 
+    @property
+    def full(self) -> bool:
+        """Whether no further rows are of interest: there are more than `max_rows`, or more bytes than `max_bytes`.
+
+        It is for statements of one topic, whose session may stop reading then.
+        """
+        return self._too_large or self.rows > self._query.max_rows
+
     def add(self, piece: Piece | DigestPiece) -> None:
         """Take the next rows, ordered by topic and row. Every row of every poll passes here: the loops are in C."""
         numbers = list(map(itemgetter(0), piece))

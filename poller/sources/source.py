@@ -140,7 +140,7 @@ class SourceKind:
 #     catalog_check.py.
 #   - Errors: each kind has an errors.py with a pure `classify(error, query, connected, timed_out) -> PollError`, which
 #     only its session calls. Keep the words of the reasons as postgresql/errors.py has them.
-#   - Rows as values: sources/encoding.py (mine, by 14:00) gives `RowEncoder(query, columns).piece(topic, rows)`, where
-#     each column has a name and a function from its value to the bytes of its JSON, and JSON helpers.
+#   - Rows as values: sources/encoding.py (13:50: there) gives `RowEncoder(query, columns).piece(topic, rows)`: a
+#     column has a name and a function from its value to the bytes of its JSON, and JSON helpers. Add what you need.
 #   - A line of topics (`Abilities.trips`): one trip has up to some hundred statements that are expected to take 0.1 s
 #     together. MySQL's multi-statements are one; without `trips`, each trip has exactly one statement.

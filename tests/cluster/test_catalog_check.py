@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pollcast.poller import catalog_check
+from pollcast.poller.postgresql import catalog_check
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.errors import CatalogInvalid

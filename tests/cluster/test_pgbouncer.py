@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from pollcast.poller import catalog_check
+from pollcast.poller.postgresql import catalog_check
 from pollcast.poller.postgresql.kind import POSTGRESQL
 from pollcast.poller.postgresql.statement import single_statement
 from pollcast.poller.sources.answer import Answer

@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pollcast.poller import catalog_check
+from pollcast.poller.postgresql import catalog_check
 from pollcast.poller.postgresql.batchable import unbatchable_reason
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.query import Query
