@@ -58,7 +58,7 @@ class PlainDialect(TopicByTopic):
     def probe(self, query: Query) -> Statement:
         """Return the statement that runs the query's probe."""
         assert query.probe is not None
-        return Statement(_text(query.probe, ())[0], ())
+        return Statement(_text(query.probe, ())[0], (), probe=True)
 
 
 _LIST_BEFORE = re.compile(

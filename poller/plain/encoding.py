@@ -26,15 +26,14 @@ from typing import TypeAlias
 
 import psycopg
 
+from pollcast.poller.sources.answer import Piece
+from pollcast.poller.sources.encoding import NoSuchColumn
+
 Encoder: TypeAlias = Callable[[list[bytes]], list[bytes]]
 """A function from the texts of values of one type, none of them NULL, to their JSON."""
 
 Values: TypeAlias = tuple[bytes | None, ...]
 """The texts of one row's values."""
-
-
-class MissingKeyColumn(Exception):
-    """The result has no column of this name, which the query's key names."""
 
 
 class TextEncoder:
@@ -45,19 +44,18 @@ class TextEncoder:
     def __init__(self, columns: Sequence[tuple[str, int]], key: Sequence[str]) -> None:
         """Encode rows with these columns, each a name and the number of its type.
 
-        Raises MissingKeyColumn when a column of the key is missing.
+        Raises NoSuchColumn when a column of the key is missing.
         """
         names = [name for name, _ in columns]
         self._encoders = [ENCODERS.get(type, encode_text) for _, type in columns]
-        for name in key:
-            if name not in names:
-                raise MissingKeyColumn(name)
+        if missing := [name for name in key if name not in names]:
+            raise NoSuchColumn(missing[0])
         self._key_at = [names.index(name) for name in key]
         members = [json_string(name).replace(b"%", b"%%") + b":%b" for name in names]
         self._row = b"{%b}" % b",".join(members)
         self._key = b"[%b]" % b", ".join([b"%b"] * len(self._key_at)) if key else b""
 
-    def piece(self, rows: Sequence[Values]) -> list[tuple[int, bytes, bytes]]:
+    def piece(self, rows: Sequence[Values]) -> Piece:
         """Return the rows as those of topic 1: the topic, the JSON text of the key, and that of the row."""
         if not rows:
             return []

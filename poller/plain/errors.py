@@ -11,9 +11,6 @@ import re
 import psycopg
 import psycopg.errors
 
-from pollcast.poller.sources.poll_error import PollError, Scope
-from pollcast.services.errors import PollFailed
-
 _CANCELED = re.compile(r"cancel|time(?:d )?-?out|interrupt|abort", re.IGNORECASE)
 
 
@@ -22,8 +19,3 @@ def canceled(error: psycopg.Error) -> psycopg.Error:
     if error.sqlstate is None or not _CANCELED.search(str(error)):
         return error
     return psycopg.errors.QueryCanceled(str(error))
-
-
-def missing_key_column(name: str) -> PollError:
-    """Return the error of a query whose result lacks a column of its key."""
-    return PollError(PollFailed(f"the result has no column {name}, which its key names"), Scope.STATEMENT)

@@ -21,13 +21,14 @@ from dataclasses import dataclass, replace
 import psycopg
 
 from pollcast.poller.plain.dialect import Bound
-from pollcast.poller.plain.encoding import MissingKeyColumn, TextEncoder
-from pollcast.poller.plain.errors import canceled, missing_key_column
+from pollcast.poller.plain.encoding import TextEncoder
+from pollcast.poller.plain.errors import canceled
 from pollcast.poller.plain.text_cursor import Command, TextCursor
 from pollcast.poller.postgresql.connection import Connection
 from pollcast.poller.postgresql.errors import QUERY_CANCELED
 from pollcast.poller.postgresql.session import PostgresqlSession
 from pollcast.poller.sources.answer import Answer
+from pollcast.poller.sources.encoding import NoSuchColumn
 from pollcast.poller.sources.guard import GRACE_SECONDS, Guard
 from pollcast.poller.sources.outcome import Outcome, Trip
 from pollcast.poller.sources.poll_error import PollError
@@ -48,7 +49,7 @@ _CANCELED_BEFORE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a server has beyond simple queries."""
+    """Features that a server has beyond simple queries."""
 
     read_only: bool
     """Whether there are read-only transactions."""
@@ -99,7 +100,7 @@ class PlainSession(PostgresqlSession):
                     if answer is answers[0]:
                         await self._send(cursor, trip, lambda: guard.allow(allowed + GRACE_SECONDS))
                     async with self._canceling(allowed):
-                        await self._read(cursor, trip.query, answer)
+                        await self._read(cursor, trip.query, statement, answer)
                     if statement.described:
                         answer.columns = cursor.columns
                     outcomes.append(answer)
@@ -107,8 +108,8 @@ class PlainSession(PostgresqlSession):
                     # A statement may have begun before the answer of the one before it was read.
                     timed_out = trip.limited or loop.time() - guard.begun >= allowed * _CANCELED_BEFORE
                     outcomes.append(self._outcome(canceled(error) if timed_out else error, guard, trip, timed_out))
-                except MissingKeyColumn as error:
-                    outcomes.append(missing_key_column(str(error)))
+                except NoSuchColumn as error:
+                    outcomes.append(error.error)
                     await self._leave()
                 ended = loop.time()
                 answer.seconds = ended - (min(guard.begun, ended) if answer is answers[0] else before)
@@ -146,21 +147,21 @@ class PlainSession(PostgresqlSession):
         elif not features.read_only:
             begun()  # nothing is answered before the query
 
-    async def _read(self, cursor: TextCursor, query: Query, answer: Answer) -> None:
+    async def _read(self, cursor: TextCursor, query: Query, statement: Statement, answer: Answer) -> None:
         """Receive the answer to the next statement; leave it when it is too long."""
         try:
-            await self._read_rows(cursor, query, answer)
+            await self._read_rows(cursor, query, statement, answer)
         except psycopg.Error:
             await self._roll_back(cursor)
             raise
         await self._roll_back(cursor)
 
-    async def _read_rows(self, cursor: TextCursor, query: Query, answer: Answer) -> None:
+    async def _read_rows(self, cursor: TextCursor, query: Query, statement: Statement, answer: Answer) -> None:
         encoder = None
         async with contextlib.aclosing(cursor.rows()) as chunks:
             async for chunk in chunks:
-                encoder = encoder or TextEncoder(cursor.columns, query.key)
-                answer.add(encoder.piece(chunk))
+                encoder = encoder or TextEncoder(cursor.columns, () if statement.probe else query.key)
+                answer.add(encoder.piece(chunk[: 1 - answer.rows] if statement.probe else chunk))
                 if answer.rows > query.max_rows or answer.received_bytes > query.max_bytes:
                     await self._leave()
                     return

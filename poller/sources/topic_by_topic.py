@@ -1,4 +1,4 @@
-"""What a dialect answers whose statements poll one topic each, and never compare digests. Pure."""
+"""The common part of dialects whose statements poll one topic each, and never compare digests. Pure."""
 
 from __future__ import annotations
 
