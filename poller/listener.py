@@ -29,7 +29,7 @@ from pollcast.poller.notification_hints import HintReceiver, NotificationHints
 from pollcast.poller.notifications import LONGEST_RETRY_SECONDS, Channels, listen_statement, retry_delay
 from pollcast.poller.postgresql.listening_connection import POOLED, ListeningConnection, Refused
 from pollcast.services.catalogue.catalog import Catalog
-from pollcast.services.catalogue.query import Query
+from pollcast.services.catalogue.query import DEFAULT_SOURCE, Query
 from pollcast.services.process import logs
 from pollcast.services.process.cancellation import heeding_cancellation
 from pollcast.services.process.database_url import server_words
@@ -56,12 +56,15 @@ class Listener:
         application_name: str,
         receiver: HintReceiver,
         rng: random.Random | None = None,
+        source: str = DEFAULT_SOURCE,
     ) -> None:
+        """Listen for the queries of this source, at `url`."""
+        self._source = source
         self._url = url
         self._application_name = application_name
         self._owns_any = receiver.owns_any
         self._rng = rng or random.Random()
-        self._channels = Channels(catalog.queries.values())
+        self._channels = Channels(self._own(catalog))
         self.hints = NotificationHints(self._channels, receiver)
         self._wanted: frozenset[bytes] = frozenset()
         self._changed = asyncio.Event()  # the wanted channels may have changed
@@ -74,11 +77,15 @@ class Listener:
     def take(self, catalog: Catalog) -> None:
         """Take another catalogue, after the receiver of hints has."""
         before = self._channels.names
-        self._channels.replace(catalog.queries.values())
-        for name in before - self._channels.names:
+        self._channels.replace(self._own(catalog))
+        listening = {query.name for query in catalog.queries.values() if query.listen is not None}
+        for name in before - self._channels.names - listening:  # one that has moved is another listener's
             metrics.LISTENING.remove_by_labels({"query": name})
         self._want()
         self._show(self._listening)
+
+    def _own(self, catalog: Catalog) -> list[Query]:
+        return [query for query in catalog.queries.values() if query.source == self._source]
 
     def owned_changed(self, query: Query) -> None:
         """Record that the first topic of the query was gained, or its last one lost."""

@@ -45,13 +45,13 @@ class QueryPoller:
         possible = dialect.can.together and dialect.unbatchable(query) is None
         self.batching = Batching(BatchSize(), possible=possible, together=Together(query.together))
         self._query = query
-        self._statements = StatementRunner(query, source.database)
+        self._statements = StatementRunner(query, source)
         self.digests = DigestPolls(query, dialect, self._statements, DigestChoice(dialect.can.digests), time.monotonic)
         self.counts = self._statements.counts
         self._rng = rng
         self._groups = TopicGroups()
         self._owned_topics = metrics.OWNED_TOPICS.labels(query.name)
-        self._width = width = source.database.width
+        self._source = source
         self.hinting = Hinting(query, self._groups)
         self._rounds = RoundRunner(
             query,
@@ -61,9 +61,13 @@ class QueryPoller:
             self.batching,
             self.hinting,
             publish,
-            width,
-            dialect.can.trips,
+            source,
         )
+
+    @property
+    def _interval(self) -> float:
+        """The query's interval, stretched as far as its source's budget asks for, in seconds."""
+        return self._query.interval * self._source.budget.stretch
 
     def report(self) -> report_pb2.QueryCounts | None:
         """Return what was counted since the process began, as coordinators receive it; None before the first poll."""
@@ -116,14 +120,15 @@ class QueryPoller:
                 latest.add_done_callback(running.discard)
                 # Topics that are hinted meanwhile share a statement.
                 await asyncio.wait({latest}, timeout=HINTED_SECONDS if len(topics) < MOST_AT_ONCE else None)
-                if len(running) >= self._width:
+                if len(running) >= self._source.database.width:
                     await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
 
     async def _poll_suspects(self) -> None:
         loop = asyncio.get_running_loop()
-        suspects, interval = self._groups.suspects, self._query.interval
+        suspects = self._groups.suspects
         while True:
             await suspects.filled()
+            interval = self._interval
             started = loop.time()
             due = suspects.due(started, interval, interval)
             if due:
@@ -134,9 +139,9 @@ class QueryPoller:
 
     async def _poll_apart(self, group: TopicGroup) -> None:
         loop = asyncio.get_running_loop()
-        interval = self._query.interval
         while True:
             await group.filled()
+            interval = self._interval
             started = loop.time()
             due = group.due(started, interval, schedule.LONGEST_RETRY_SECONDS)
             sample, rest = due[:APART_STATEMENTS], due[APART_STATEMENTS:]
@@ -152,21 +157,27 @@ class QueryPoller:
 
     async def _poll_regular(self) -> None:
         loop = asyncio.get_running_loop()
-        interval = self._query.interval
-        phase = schedule.phase(self._query.name, interval)
         regular = self._groups.regular
         turn, failures = loop.time(), 0
         while True:
+            interval = self._interval
+            phase = schedule.phase(self._query.name, interval)
             if not regular.topics:
+                self._source.budget.forget(self._query.name)
                 await regular.filled()
                 turn = max(turn, schedule.first_round(interval, phase, loop.time()))
                 await self._rest(turn - loop.time(), watchful=True)
             started = loop.time()
             on_turn = started >= turn
+            before = self.counts.statements.value
             result = await self._poll_due(started, on_turn)
             ended = loop.time()
             took = max(0.0, ended - started - result.waited)
             if on_turn:
+                self._source.budget.record_round(
+                    self._query.name, self.counts.statements.value - before, self._query.interval
+                )
+                interval = self._interval
                 turn = schedule.next_round(interval, phase, ended - took, ended)
                 self.current_interval = schedule.stretched(interval, took)
             in_trouble = not result.reached or self.batching.verdict is not None
@@ -196,7 +207,7 @@ class QueryPoller:
     async def _poll_due(self, started: float, on_turn: bool) -> RoundResult:
         """Poll the regular topics that are due; between turns, these are the ones without a result."""
         retry = schedule.SHORTEST_RETRY_SECONDS
-        due = self._groups.regular.due(started, self._query.interval, retry, on_turn=on_turn)
+        due = self._groups.regular.due(started, self._interval, retry, on_turn=on_turn)
         probed: bytes | None = None
         if due and self._query.probe is not None:
             answer = await self._probe(due)

@@ -19,6 +19,7 @@ from pollcast.poller.round_result import NOT_POLLED, Polled, RoundResult
 from pollcast.poller.rounds import run_round
 from pollcast.poller.sources.answer import Answer, Outcome, size_of
 from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.sources import Source
 from pollcast.poller.statement_runner import StatementRunner
 from pollcast.poller.surroundings import LINE_SECONDS, LINE_SHARE, Surroundings
 from pollcast.poller.topic_groups import TopicGroup, TopicGroups
@@ -52,11 +53,8 @@ class RoundRunner:
         batching: Batching,
         hinting: Hinting,
         publish: Publish,
-        width: int = 1,
-        trips: bool = True,
+        source: Source,
     ) -> None:
-        """Poll with at most `width` statements under way in one round. `trips` is whether several of them may share a
-        round trip."""
         self.budget = MinuteBudget()
         self._budget_apart = MinuteBudget(APART_BURST_STATEMENTS, burst=APART_BURST_STATEMENTS)
         self._query = query
@@ -69,8 +67,7 @@ class RoundRunner:
         self._hinting = hinting
         self._digests = digests
         self._haste = Haste(query.interval, query.timeout)
-        self._width = width
-        self._trips = trips
+        self._source = source
         self._publish = publish
         self._polls = statements.counts.polls
         self._by_digest = digests.choice.digests  # the way that the measured costs are of
@@ -108,8 +105,8 @@ class RoundRunner:
         side_by_side = group in (self._groups.regular, self._groups.hinted)
         if group is self._groups.suspects:  # they hold connections for a short time only, as long as they are given up
             side_by_side = self._haste.in_force(now())
-        width = self._width if side_by_side else 1
-        each = one.execute_each if self._trips and group is not self._groups.slow else None
+        width = self._source.database.width if side_by_side else 1
+        each = one.execute_each if self._source.dialect.can.trips and group is not self._groups.slow else None
         seconds = min(LINE_SECONDS, LINE_SHARE * self._query.timeout)
         around = Surroundings(one.execute, one.deliver, now, group.has, hand_over, one.hand_over, width, each, seconds)
         apart = group in (self._groups.failing, self._groups.slow)

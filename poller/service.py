@@ -13,23 +13,26 @@ once its keys are gone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+import os
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
 from pollcast.poller.feed import SERVICE
-from pollcast.poller.listener import Listener
+from pollcast.poller.listeners import Listeners
 from pollcast.poller.ownership import Ownership
 from pollcast.poller.polling import Polling
-from pollcast.poller.postgresql.kind import POSTGRESQL
 from pollcast.poller.reach_watch import ReachWatch
 from pollcast.poller.report import PollerReport
-from pollcast.poller.sources.database import Database
+from pollcast.poller.source_kinds import source_kind
+from pollcast.poller.source_urls import SourceUrls
 from pollcast.poller.sources.names import application_name
-from pollcast.poller.sources.sources import Source
+from pollcast.poller.sources.sources import Sources
 from pollcast.services.catalogue.definitions import Difference
 from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.catalogue.query import DEFAULT_SOURCE
+from pollcast.services.catalogue.source_kinds import POSTGRESQL
+from pollcast.services.catalogue.sources import SourceEntry
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Keys
@@ -59,13 +62,13 @@ class Core:
         settings: PollerSettings,
         catalogue: CatalogueInForce,
         etcd: Etcd,
-        sources: Mapping[str, Source],
-        listen_url: Callable[[], str],
+        sources: Sources,
+        listen_url: Callable[[SourceEntry], Callable[[], str]],
     ) -> None:
         self.settings = settings
         self.catalogue = catalogue
         self.etcd = etcd
-        self.database = sources[DEFAULT_SOURCE].database
+        self.sources = sources
         self.keys = Keys(settings.namespace)
         self._failure_detector = FailureDetector(etcd, self.keys)
         self.polling = Polling(
@@ -76,7 +79,7 @@ class Core:
             on_owned_changed=lambda query: self._notifications.owned_changed(query),
         )
         name = application_name(settings.node, "listen")
-        self._notifications = Listener(catalogue.catalog, listen_url, name, self.polling)
+        self._notifications = Listeners(catalogue.catalog, listen_url, name, self.polling)
         self._reporting = Reporting(etcd, self.keys, settings, PollerReport(settings.node, self.polling))
 
     def works(self) -> Works:
@@ -121,21 +124,23 @@ class Member:
 
     async def take(self, difference: Difference) -> None:
         """Adapt to the catalogue that has just come into force, which differs so from the one before."""
-        catalogue = self._core.catalogue
+        catalogue, sources = self._core.catalogue, self._core.sources
+        await sources.open_used(catalogue.catalog)
         self._core.take(difference)
         self._ownership.set_definitions(catalogue.definitions)
         self._node.set_catalogue(catalogue)
+        await sources.close_unused(catalogue.catalog)
 
     async def _reach_database(self) -> None:
         reason = "the database was never reached"
         self._ownership.hesitate(reason, True)
-        await self._core.database.reach()
+        await self._core.sources.wait_reached()
         self._ownership.hesitate(reason, False)
 
     async def _synced(self) -> None:
         await self._ownership.wait_synced()
         await self._reach.looked.wait()
-        await self._core.database.wait_reached()
+        await self._core.sources.wait_reached()
 
     async def _leave(self) -> None:
         await self._node.start_draining()
@@ -143,12 +148,15 @@ class Member:
 
     def _describe(self) -> dict[str, object]:
         etcd_is = "ok" if self._ownership.healthy else "unreachable"
-        facts = {"etcd": etcd_is, "database": self._core.database.state, "topics": self._core.polling.owned}
-        return facts | self._reach.description
+        sources = self._core.sources
+        facts: dict[str, object] = {"etcd": etcd_is, "database": sources.state}
+        if list(sources) != [DEFAULT_SOURCE]:
+            facts["sources"] = sources.states
+        return facts | {"topics": self._core.polling.owned} | self._reach.description
 
     def _obstacle(self) -> str | None:
-        database = self._core.database
-        return None if database.reached else f"the database has not been reached: {database.state}"
+        sources = self._core.sources
+        return None if sources.reached else f"the database has not been reached: {sources.state}"
 
 
 async def run(settings: PollerSettings, stop: asyncio.Event, hangup: asyncio.Event | None = None) -> None:
@@ -157,22 +165,21 @@ async def run(settings: PollerSettings, stop: asyncio.Event, hangup: asyncio.Eve
     Raises CatalogInvalid, SettingsInvalid or CantListen when it can't start, and NodeTaken when another node has its
     name.
     """
-    file = CatalogueFile(settings.catalog, hangup, watched=settings.catalog_reload == "on")
-    catalogue = file.load()
     url = settings.secret("database_url")
-    checked_url(url())
-    listen_url = url
+    urls = SourceUrls(url, os.environ)
+    file = CatalogueFile(settings.catalog, hangup, watched=settings.catalog_reload == "on", check=urls.check)
+    catalogue = file.load()
+    if catalogue.catalog.sources[DEFAULT_SOURCE].kind == POSTGRESQL.name:
+        checked_url(url())
+    listen_urls = urls
     if settings.listen_url is not None:
-        listen_url = settings.secret("listen_url")
-        checked_url(listen_url(), "POLLCAST_LISTEN_URL")
+        listen_urls = SourceUrls(settings.secret("listen_url"), os.environ)
+        checked_url(settings.secret("listen_url")(), "POLLCAST_LISTEN_URL")
     with bind(settings.http) as listener:
         http = settings.advertised(*address_of(listener))
-        async with (
-            Etcd.open(settings) as etcd,
-            Database.open(POSTGRESQL.driver, url, settings.pool, settings.node) as database,
-        ):
-            sources = {DEFAULT_SOURCE: Source(DEFAULT_SOURCE, POSTGRESQL, database)}
-            core = Core(settings, catalogue, etcd, sources, listen_url)
+        opening = Sources.open(catalogue.catalog, source_kind, urls.of, settings.pool, settings.node)
+        async with Etcd.open(settings) as etcd, opening as sources:
+            core = Core(settings, catalogue, etcd, sources, listen_urls.of)
             feed = core.polling.feed
             async with rpc.serve(settings, [feed.add_to], [SERVICE]) as server, asyncio.TaskGroup() as tasks:
                 await server.set_serving(False)

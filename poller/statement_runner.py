@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from pollcast.poller import metrics
 from pollcast.poller.counts import QueryCounts
 from pollcast.poller.sources.answer import Answer
-from pollcast.poller.sources.database import Database
 from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.sources import Source
 from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.query import Query
 from pollcast.services.delta import Row
@@ -33,10 +33,10 @@ MAX_DIFFERING = 1000
 class StatementRunner:
     """The statements of one query, and the topics that have no result because of them. `counts` counts its polls."""
 
-    def __init__(self, query: Query, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, query: Query, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
         self.counts = QueryCounts(query.name)
         self._query = query
-        self._database = database
+        self._source = source
         self._without_result: set[str] = set()  # topics whose last poll gave no result
         self._logged = ""  # the reason that was logged last
         self._clock = clock
@@ -98,9 +98,12 @@ class StatementRunner:
         limit: float | None = None,
     ) -> list[Answer | PollError]:
         name = self._query.name
-        self.counts.statements.add(len(statements))
         started = self._clock()
-        answers = await self._database.execute_each(statements, self._query, known, limit)
+        if self._source.budget.per_minute is not None:
+            allowed = await self._source.budget.take(len(statements))
+            statements, known = statements[:allowed], known[:allowed]
+        self.counts.statements.add(len(statements))
+        answers = await self._source.database.execute_each(statements, self._query, known, limit)
         waited = self._clock() - started
         for answer in answers:
             if not isinstance(answer, PollError):

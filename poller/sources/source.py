@@ -127,14 +127,16 @@ class SourceKind:
 
 # Notes for colleagues (changes are listed here until 2026-11-26, 15:45)
 #
+# 14:05 Kinds are registered in poller/source_kinds.py (add yours to _KINDS). Each source has a budget and connections
+#   of its own (sources.py). `Session`s and `Dialect`s are as before.
 # 13:40 First version. What stands where is final, except:
 #   - answer.py, poll_error.py, lanes.py, database.py and connections.py have moved into poller/sources/ (13:50); the
 #     rest of PostgreSQL's is in poller/postgresql/. Read postgresql/{dialect,driver,session,errors,kind}.py as the
 #     example of a kind.
-#   - Catalogue texts: services/catalogue knows no poller. So `listen`, `settings` and the lexical rules by kind are a
-#     pure table in services/catalogue/source_kinds.py (mine: KINDS[name].listen, .settings, .tokens). A MySQL tokenizer
-#     is services/catalogue/mysql_text.py (mysql's) with the same `Token`s as services/catalogue/sql.py (kinds space,
-#     hint, string, name, word, number, param, other), which check_select and check_output_names take as an argument.
+#   - Catalogue texts: services/catalogue knows no poller. So `listen`, `settings`, `together`, the lexer and a check of
+#     the SQL by kind are a pure table, services/catalogue/source_kinds.py (13:55: there; set your entry). A MySQL
+#     lexer is services/catalogue/mysql_text.py with the same `Token`s as services/catalogue/sql.py (kinds space,
+#     hint, string, name, word, number, param, other). `Query.source` and `Query.kind` name the source and its kind.
 #   - `pollcast check` and `types`: sources/inspection.py (mine) runs every query once through Dialect and Driver, and
 #     reports errors of Scope.STATEMENT with PollError.message, so a kind has nothing to write for it. PostgreSQL keeps
 #     catalog_check.py.

@@ -1,22 +1,214 @@
-"""The sources of a poller: its databases by name, each with connections and trouble of its own."""
+"""The sources of a poller: its databases by name, each with connections, a budget and trouble of its own.
+
+A source is opened when a catalogue comes into force that uses it, and closed when none does any more. When its URL,
+pool or budget is another one in the next catalogue, its connections are replaced; topics notice nothing.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from pollcast.poller.sources.budget import Budget
 from pollcast.poller.sources.database import Database
 from pollcast.poller.sources.source import Dialect, SourceKind
+from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.query import DEFAULT_SOURCE
+from pollcast.services.catalogue.sources import DEFAULT_POOL, SourceEntry
+from pollcast.services.process import logs
+
+log = logs.get_logger("sources")
+
+NOTICEABLE = 1.25
+"""Factor by which a stretch must have changed to be logged again."""
 
 
-@dataclass(frozen=True, slots=True)
 class Source:
     """One database that queries name, and how it is spoken to."""
 
-    name: str
-    kind: SourceKind
-    database: Database
+    def __init__(self, name: str, kind: SourceKind, database: Database, per_minute: int | None = None) -> None:
+        self.name = name
+        self.kind = kind
+        self.database = database
+        """The connections; a changed catalogue may replace them."""
+        self._logged_stretch = 1.0
+        self.budget = self.another_budget(per_minute)
+        """The bound on statements; a changed catalogue may replace it."""
 
     @property
     def dialect(self) -> Dialect:
         """The pure part of its kind."""
         return self.kind.dialect
+
+    def another_budget(self, per_minute: int | None) -> Budget:
+        """Return a budget whose stretch is logged."""
+        return Budget(per_minute, self._log_stretch)
+
+    def _log_stretch(self, factor: float) -> None:
+        before = self._logged_stretch
+        if factor == 1.0 and before > 1.0:
+            log.info("topics are polled at their intervals again", source=self.name)
+        elif factor > 1.0 and not before / NOTICEABLE < factor < before * NOTICEABLE:
+            log.warning(
+                "topics are polled less often, to keep to statements_per_minute",
+                source=self.name,
+                factor=round(factor, 2),
+            )
+        else:
+            return
+        self._logged_stretch = factor
+
+
+Url = Callable[[], str]
+"""Function that returns the present URL of a source."""
+
+
+class Opened:
+    """A source whose connections are open, with what closes them."""
+
+    def __init__(self, entry: SourceEntry, source: Source, closing: contextlib.AsyncExitStack) -> None:
+        self.entry = entry
+        self.source = source
+        self.closing = closing
+
+
+class Sources(Mapping[str, Source]):
+    """The open sources of one poller, made by `Sources.open`."""
+
+    def __init__(
+        self,
+        kind_of: Callable[[str], SourceKind],
+        url_of: Callable[[SourceEntry], Url],
+        pool: int,
+        node: str,
+    ) -> None:
+        self._kind_of = kind_of
+        self._url_of = url_of
+        self._pool = pool
+        self._node = node
+        self._opened: dict[str, Opened] = {}
+        self._reached = asyncio.Event()  # one of them has been reached
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls,
+        catalog: Catalog,
+        kind_of: Callable[[str], SourceKind],
+        url_of: Callable[[SourceEntry], Url],
+        pool: int,
+        node: str,
+    ) -> AsyncIterator[Sources]:
+        """Provide the sources that the catalogue uses within a scope. `pool` is that of the default one."""
+        sources = cls(kind_of, url_of, pool, node)
+        try:
+            await sources.open_used(catalog)
+            yield sources
+        finally:
+            for name in list(sources):
+                await sources._close(name)
+
+    def __getitem__(self, name: str) -> Source:
+        return self._opened[name].source
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._opened)
+
+    def __len__(self) -> int:
+        return len(self._opened)
+
+    @property
+    def states(self) -> dict[str, str]:
+        """The state of the connections to each source, by name: `ok`, or why the last attempt failed."""
+        return {name: source.database.state for name, source in self.items()}
+
+    @property
+    def state(self) -> str:
+        """The states in one text: `ok` when all are, else what is wrong with the others."""
+        states = self.states
+        if list(states) == [DEFAULT_SOURCE]:
+            return states[DEFAULT_SOURCE]
+        return "; ".join(f"{name}: {state}" for name, state in states.items() if state != "ok") or "ok"
+
+    @property
+    def reached(self) -> bool:
+        """Whether any source has been reached since the start."""
+        return self._reached.is_set()
+
+    def gauges(self) -> Iterator[Metric]:
+        """Yield the gauges of the sources (docs/reference/metrics.md#poller)."""
+        up = GaugeMetricFamily(
+            "pollcast_poller_source_up",
+            "1 while the last attempt to connect to the source has succeeded, 0 while it has failed or none has ended.",
+            labels=["source"],
+        )
+        stretch = GaugeMetricFamily(
+            "pollcast_poller_source_stretch",
+            "Factor by which intervals are stretched to keep to the source's statements_per_minute; 1 normally.",
+            labels=["source"],
+        )
+        for name, source in self.items():
+            up.add_metric([name], float(source.database.state == "ok"))
+            stretch.add_metric([name], source.budget.stretch)
+        yield up
+        yield stretch
+
+    async def wait_reached(self) -> None:
+        """Wait until a source has been reached for the first time."""
+        await self._reached.wait()
+
+    async def open_used(self, catalog: Catalog) -> None:
+        """Open the sources that the catalogue uses, and replace the connections of those that are changed."""
+        for entry in catalog.used_sources:
+            opened = self._opened.get(entry.name)
+            if opened is None or opened.entry.kind != entry.kind:
+                if opened is not None:
+                    await self._close(entry.name)
+                await self._open(entry, None)
+            elif opened.entry != entry:
+                await self._open(entry, opened)
+
+    async def close_unused(self, catalog: Catalog) -> None:
+        """Close the sources that the catalogue does not use, after its predecessor's topics are gone."""
+        used = {entry.name for entry in catalog.used_sources}
+        for name in [name for name in self if name not in used]:
+            await self._close(name)
+
+    async def _open(self, entry: SourceEntry, before: Opened | None) -> None:
+        kind = self._kind_of(entry.kind)
+        pool = entry.pool or (self._pool if entry.name == DEFAULT_SOURCE else DEFAULT_POOL)
+        logged = {} if entry.name == DEFAULT_SOURCE else {"source": entry.name}
+        closing = contextlib.AsyncExitStack()
+        opening = Database.open(kind.driver, self._url_of(entry), pool, self._node, logged)
+        database = await closing.enter_async_context(opening)
+        if before is None:
+            source = Source(entry.name, kind, database, entry.statements_per_minute)
+        else:
+            source = before.source
+            source.database = database
+            if before.entry.statements_per_minute != entry.statements_per_minute:
+                source.budget = source.another_budget(entry.statements_per_minute)
+        reaching = asyncio.create_task(self._reach(database), name=f"reach the source {entry.name}")
+        closing.push_async_callback(_ended, reaching)
+        self._opened[entry.name] = Opened(entry, source, closing)
+        if before is not None:
+            await before.closing.aclose()
+
+    async def _close(self, name: str) -> None:
+        await self._opened.pop(name).closing.aclose()
+
+    async def _reach(self, database: Database) -> None:
+        await database.reach()
+        self._reached.set()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancel the task, and wait until it has ended."""
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, cast
@@ -31,9 +32,11 @@ from pollcast.services.catalogue.query import (
     DEFAULT_MAX_BYTES,
     DEFAULT_MAX_ITEMS,
     DEFAULT_MAX_LENGTH,
+    DEFAULT_SOURCE,
     NAME,
     Param,
     Query,
+    Together,
 )
 from pollcast.services.catalogue.query_fields import (
     channel_name,
@@ -45,6 +48,8 @@ from pollcast.services.catalogue.query_fields import (
     value_of,
     values_of,
 )
+from pollcast.services.catalogue.source_kinds import Kind
+from pollcast.services.catalogue.sources import DEFAULT_ONLY, SourceEntry, kind_named, read_sources, source_of
 from pollcast.services.catalogue.values import ORDERED, TYPES, ParamType, compare, kind, quoted
 from pollcast.services.errors import CatalogInvalid, Problem, UnknownQuery
 
@@ -54,9 +59,15 @@ MIN_INTERVAL: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """A valid catalogue: its queries by name, in the order of the file."""
+    """A valid catalogue: its queries by name, in the order of the file, and its sources by name."""
 
     queries: Mapping[str, Query]
+    sources: Mapping[str, SourceEntry] = field(default_factory=lambda: DEFAULT_ONLY)
+
+    @property
+    def used_sources(self) -> list[SourceEntry]:
+        """The sources that a query names, in the order of their names."""
+        return [self.sources[name] for name in sorted({query.source for query in self.queries.values()})]
 
     def query(self, name: str) -> Query:
         """Return the query of this name. Raises UnknownQuery, whose detail suggests a similar name if there is one."""
@@ -109,19 +120,22 @@ def parse(text: str, file: str) -> Catalog:
         raise CatalogInvalid([Problem(file, "", "", reason)]) from None
     table = Table(top, file, "", "", problems)
     entries = table.take("queries", subtable)
+    sources = read_sources(table.take("sources", subtable) or {}, file, problems)
     table.end()
     queries = {}
     for name, entry in (entries or {}).items():
-        if (read := _query(name, entry, file, problems)) is not None:
+        if (read := _query(name, entry, sources, file, problems)) is not None:
             queries[name] = read
     if not entries and not problems:
         problems.append(Problem(file, "", "queries", "holds no query: write at least one as [queries.<name>]"))
     if problems:
         raise CatalogInvalid(problems)
-    return Catalog(MappingProxyType(queries))
+    return Catalog(MappingProxyType(queries), cast(Mapping[str, SourceEntry], sources))
 
 
-def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Query | None:
+def _query(
+    name: str, entry: object, sources: Mapping[str, SourceEntry | None], file: str, problems: list[Problem]
+) -> Query | None:
     """Read one query. Return None when it is invalid, after adding its faults to `problems`."""
     before = len(problems)
     if not NAME.fullmatch(name):
@@ -132,7 +146,8 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
         return None
     table = Table(entry, file, _shown(name), "", problems)
     title = table.take("title", string)
-    sql = table.take("sql", rows_select)
+    source_kind = kind_named(entry.get("source"), sources)
+    sql = table.take("sql", rows_select(source_kind))
     if not table.has("sql"):
         table.problem("sql", "is missing: it must be one SELECT")
     key = table.take("key", names_of("the query's key columns"))
@@ -143,17 +158,19 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
     max_rows = table.take("max_rows", count)
     max_bytes = table.take("max_bytes", size)
     together = table.take("together", together_choice)
-    probe = table.take("probe", probe_select)
+    probe = table.take("probe", probe_select(source_kind))
     refresh = table.take("refresh", duration(0.001))
     min_interval = table.take("min_interval", duration(0.001))
     listen = table.take("listen", channel_name)
     roles = table.take("roles", names_of("the roles that may watch the query"))
     settings = table.take("settings", settings_map) or {}
+    source = table.take("source", partial(source_of, sources=sources)) or DEFAULT_SOURCE
     declared = table.take("params", subtable) or {}
     table.end()
     params = {p: _param(p, value, file, _shown(name), problems) for p, value in declared.items()}
     if sql is not None:
         _check_use(table, sql, params, settings)
+    _check_kind(table, source_kind, source, together)
     if len(problems) > before or sql is None:
         return None
     effective = 1.0 if interval is None else interval
@@ -171,12 +188,29 @@ def _query(name: str, entry: object, file: str, problems: list[Problem]) -> Quer
         max_rows=10_000 if max_rows is None else max_rows,
         max_bytes=DEFAULT_MAX_BYTES if max_bytes is None else max_bytes,
         together="auto" if together is None else together,
+        source=source,
+        kind=source_kind.name,
         probe=probe,
         listen=listen,
         roles=roles or (),
         params=MappingProxyType({p: cast(Param, param) for p, param in params.items()}),
         settings=MappingProxyType(settings),
     )
+
+
+def _check_kind(table: Table, source_kind: Kind, source: str, together: Together | None) -> None:
+    """Add a problem for each field that the kind of the query's source does not have."""
+    wrong = {
+        "listen": not source_kind.listen and "has no notifications of PostgreSQL",
+        "settings": not source_kind.settings and "has no settings of PostgreSQL",
+        "together": not source_kind.together and together is True and "cannot poll several topics in one statement",
+    }
+    for name, reason in wrong.items():
+        if reason and table.has(name) and table.valid(name):
+            table.problem(
+                name,
+                f"is not possible here: the source {source} is of the kind {source_kind.name}, which {reason}",
+            )
 
 
 def _check_use(table: Table, sql: str, params: Mapping[str, Param | None], settings: Mapping[str, str]) -> None:

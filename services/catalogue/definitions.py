@@ -18,6 +18,7 @@ import orjson
 
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.query import Param, Query
+from pollcast.services.catalogue.sources import SourceEntry
 
 DIGITS: Final = 16
 """Number of hexadecimal digits of a definition."""
@@ -47,9 +48,12 @@ def definitions(catalog: Catalog) -> Definitions:
 
 def catalogue_hash(catalog: Catalog) -> str:
     """Return the hash of a catalogue: the same for files that differ in comments and in the order of their entries."""
-    entries = {
+    entries: dict[str, list[Any]] = {
         name: [definition(query), query.title, sorted(query.roles)] for name, query in sorted(catalog.queries.items())
     }
+    sources = {name: entry for name, entry in sorted(catalog.sources.items()) if entry != SourceEntry()}
+    if sources:
+        entries["[sources]"] = [dataclasses.astuple(entry) for entry in sources.values()]
     return _hash(entries, CATALOGUE_DIGITS)
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from pollcast.services.catalogue import sql as sql_text
 from pollcast.services.catalogue.fields import string, subtable
 from pollcast.services.catalogue.query import Together
+from pollcast.services.catalogue.source_kinds import Kind
 from pollcast.services.catalogue.values import TYPES, ParamType, canonical, kind, native_text, quoted
 
 RESERVED_SETTINGS: Final = re.compile(
@@ -92,24 +93,33 @@ def channel_name(value: object) -> str:
     return name
 
 
-def _select(value: object) -> str:
+def _select(value: object, kind: Kind) -> str:
     """Read one SELECT with valid placeholders."""
-    statement = sql_text.check_select(string(value))
+    statement = sql_text.check_select(string(value), kind.tokens)
     sql_text.split(statement)
+    kind.refuse(statement)
     return statement
 
 
-def rows_select(value: object) -> str:
-    """Read one SELECT with valid placeholders, whose output columns have distinct names."""
-    statement = _select(value)
-    sql_text.check_output_names(statement)
-    return statement
+def rows_select(kind: Kind) -> Callable[[object], str]:
+    """Return a reader of one SELECT with valid placeholders, whose output columns have distinct names."""
+
+    def read(value: object) -> str:
+        statement = _select(value, kind)
+        sql_text.check_output_names(statement, kind.tokens)
+        return statement
+
+    return read
 
 
-def probe_select(value: object) -> str:
-    """Read one SELECT without placeholders."""
-    statement = _select(value)
-    for fragment in sql_text.split(statement):
-        if isinstance(fragment, sql_text.Placeholder):
-            raise ValueError(f"takes no parameters, but holds %({fragment.name})s")
-    return statement
+def probe_select(kind: Kind) -> Callable[[object], str]:
+    """Return a reader of one SELECT without placeholders."""
+
+    def read(value: object) -> str:
+        statement = _select(value, kind)
+        for fragment in sql_text.split(statement):
+            if isinstance(fragment, sql_text.Placeholder):
+                raise ValueError(f"takes no parameters, but holds %({fragment.name})s")
+        return statement
+
+    return read

@@ -8,7 +8,7 @@ writing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -102,13 +102,13 @@ _TOKEN: Final = re.compile(
 _OPENED: Final = {"/*": "a comment", "'": "a string", '"': "a quoted name"}
 
 
-def check_select(sql: str) -> str:
+def check_select(sql: str, lexer: Callable[[str], Iterator[Token]] | None = None) -> str:
     """Return the statement without comments (each becomes a space; hints are kept), surrounding space and trailing `;`,
     so that it can be put in parentheses. Raises ValueError, which names a valid form, for anything but one SELECT that
-    only reads."""
+    only reads. `lexer` is that of the SQL's dialect, PostgreSQL's by default."""
     if "\0" in sql:
         raise ValueError("holds a NUL character")
-    found = list(tokens(sql))
+    found = list((lexer or tokens)(sql))
     end = len(found)
     for at in reversed(range(len(found))):
         if found[at].text == ";":
@@ -247,13 +247,13 @@ _AFTER_OUTPUT: Final = frozenset(_END_OF_OUTPUT.split())
 """Reserved words that end a select list."""
 
 
-def check_output_names(sql: str) -> None:
+def check_output_names(sql: str, lexer: Callable[[str], Iterator[Token]] | None = None) -> None:
     """Raise ValueError when two output columns evidently have the same name: a row would lose one of them.
 
     Only columns named by `as` and plain column references are compared; PostgreSQL knows the names of the others.
     """
     seen: set[str] = set()
-    for item in _output([token for token in tokens(sql) if token.kind not in ("space", "hint")]):
+    for item in _output([token for token in (lexer or tokens)(sql) if token.kind not in ("space", "hint")]):
         name = _output_name(item)
         if name is not None and name in seen:
             raise ValueError(f"has two output columns named {quoted(name)}: give one another name with AS")

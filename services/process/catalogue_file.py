@@ -47,6 +47,9 @@ CURRENT.set(1)  # no catalogue is refused where there is none, as at some coordi
 for _outcome in ("taken", "unchanged", "refused"):
     RELOADS.labels(_outcome)
 
+Check = Callable[[Catalog, str], None]
+"""Raises CatalogInvalid for a catalogue, read from this file, that the service cannot put in force."""
+
 Apply = Callable[[Difference], Awaitable[None]]
 """Adapts a service to the catalogue that has just come into force."""
 
@@ -82,8 +85,16 @@ class Looks:
 class CatalogueFile:
     """The file of one service's catalogue. `hangup` is set by SIGHUP; `watched` is whether changes are looked for."""
 
-    def __init__(self, path: Path, hangup: asyncio.Event | None = None, *, watched: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        hangup: asyncio.Event | None = None,
+        *,
+        watched: bool = True,
+        check: Check = lambda catalog, file: None,
+    ) -> None:
         self._path = path
+        self._check = check
         self._hangup = hangup or asyncio.Event()
         self._watched = watched
         self._looks = Looks(None)
@@ -91,7 +102,7 @@ class CatalogueFile:
     def load(self) -> CatalogueInForce:
         """Read the file at start. Raises CatalogInvalid with all its faults."""
         content = catalogue.content(self._path)
-        in_force = CatalogueInForce(catalogue.read(content, str(self._path)))
+        in_force = CatalogueInForce(self._read(content))
         logs.hide_claims_of(in_force.catalog)
         self._looks = Looks(_digest(content))
         _show(in_force)
@@ -150,7 +161,13 @@ class CatalogueFile:
             return None
         if not self._looks.look(_digest(content), forced=forced):
             return None
-        return await asyncio.to_thread(catalogue.read, content, str(self._path))
+        return await asyncio.to_thread(self._read, content)
+
+    def _read(self, content: bytes) -> Catalog:
+        """Return the catalogue of this content. Raises CatalogInvalid when it is wrong, or cannot be put in force."""
+        catalog = catalogue.read(content, str(self._path))
+        self._check(catalog, str(self._path))
+        return catalog
 
     async def _next_look(self) -> bool:
         """Wait for the next look, and return whether SIGHUP asks for it."""

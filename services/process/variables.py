@@ -126,11 +126,15 @@ class Watched:
         value: str,
         *,
         exact: bool = True,
+        prefix: str = PREFIX,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Watch the file of the setting called `name`, whose value was `value`; white space counts if `exact`."""
+        """Watch the file of the setting called `name`, whose value was `value`; white space counts if `exact`.
+
+        `prefix` and the name in capitals are the name of its variable.
+        """
         self._exact = exact
-        self._variable, self._path, self._value, self._monotonic = variable(name), path, value, monotonic
+        self._variable, self._path, self._value, self._monotonic = f"{prefix}{name.upper()}", path, value, monotonic
         self._seen: tuple[int, int, int] | None = None
         self._looked_at = float("-inf")
         self._lock = threading.Lock()

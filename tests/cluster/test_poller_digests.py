@@ -24,7 +24,7 @@ from pollcast.poller.digest_choice import DigestChoice
 from pollcast.poller.digest_polls import DigestPolls
 from pollcast.poller.owned import OwnedTopic
 from pollcast.poller.postgresql.errors import classify
-from pollcast.poller.postgresql.kind import POSTGRESQL
+from pollcast.poller.postgresql.kind import POSTGRESQL, only_source
 from pollcast.poller.postgresql.session import DIGEST_COLUMNS
 from pollcast.poller.postgresql.statement import single_statement
 from pollcast.poller.sources.answer import Answer, Outcome
@@ -106,7 +106,7 @@ class ByDigest:
         self._polls = DigestPolls(
             query,
             POSTGRESQL.dialect,
-            StatementRunner(query, cast(Database, self.database)),
+            StatementRunner(query, only_source(cast(Database, self.database))["default"]),
             self.choice,
             lambda: self.now,
         )

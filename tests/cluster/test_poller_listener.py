@@ -15,8 +15,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from pollcast.poller import listener as module
-from pollcast.poller import listening_connection
 from pollcast.poller.notifications import MAX_PAYLOAD_BYTES
+from pollcast.poller.postgresql import listening_connection
 from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.certificates import Authority
 from tests.support.late_proxy import LateProxy

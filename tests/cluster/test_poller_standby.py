@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from pollcast.poller import catalog_check, notifications
+from pollcast.poller import notifications
+from pollcast.poller.postgresql import catalog_check
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.local.embedded import program
 from pollcast.services.local.postgres_server import PostgresServer

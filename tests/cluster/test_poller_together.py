@@ -20,7 +20,7 @@ from prometheus_client import REGISTRY
 from psycopg import Connection, RawCursor
 from psycopg.types.string import ByteaBinaryLoader
 
-from pollcast.poller.postgresql.kind import POSTGRESQL
+from pollcast.poller.postgresql.kind import POSTGRESQL, only_source
 from pollcast.poller.postgresql.statement import batch_statement, probe_statement, single_statement
 from pollcast.poller.postgresql.trying import SAMPLES
 from pollcast.poller.sources.answer import Answer, Outcome
@@ -132,7 +132,7 @@ async def both(db: Database, q: Query, *topics: Mapping[str, Value]) -> tuple[li
     """Return the outcomes of the topics alone and together; an error is its reason."""
     singles: list[Outcome | str] = []
     for values in topics:
-        answer = await StatementRunner(q, db).run(single_statement(q, values))
+        answer = await StatementRunner(q, only_source(db)["default"]).run(single_statement(q, values))
         singles.append(answer.cause.detail if isinstance(answer, PollError) else _reason(answer.outcomes[0]))
     answer = await db.execute(batch_statement(q, topics), q, [None] * len(topics))
     if isinstance(answer, PollError):
@@ -268,7 +268,7 @@ async def test_an_error_that_constants_avoid_is_none_together_either(database: s
 async def test_topics_that_fail_both_ways_are_confirmed_once_a_second(db: Database) -> None:
     now = 0.0
     q = query("select 10 / %(n)s as c", params='n = "int"')
-    runner = StatementRunner(q, db, lambda: now)
+    runner = StatementRunner(q, only_source(db)["default"], lambda: now)
     before = REGISTRY.get_sample_value("pollcast_poller_statements_total", {"query": "q"}) or 0
     for _ in range(5):
         assert isinstance(await runner.run(single_statement(q, {"n": "0"})), PollError)

@@ -11,7 +11,7 @@ from pollcast.poller.counts import QueryCounts
 from pollcast.poller.digest_choice import DigestChoice
 from pollcast.poller.digest_polls import DigestPolls
 from pollcast.poller.owned import OwnedTopic
-from pollcast.poller.postgresql.kind import POSTGRESQL
+from pollcast.poller.postgresql.kind import POSTGRESQL, only_source
 from pollcast.poller.query_poller import QueryPoller
 from pollcast.poller.report import PollerReport
 from pollcast.poller.sources.database import Database
@@ -84,7 +84,7 @@ class ByDigest:
     """Three topics of a query that are polled by digest, and the counts of the query."""
 
     def __init__(self, db: Database) -> None:
-        statements = StatementRunner(LISTS, db)
+        statements = StatementRunner(LISTS, only_source(db)["default"])
         self.counts = statements.counts
         self.topics = [OwnedTopic(Topic(f"lists?id={n}", LISTS, {"id": str(n)}), 1, 0) for n in (1, 2, 3)]
         self._choice = DigestChoice()

@@ -13,6 +13,9 @@ from pollcast.services.catalogue.catalog import Catalog, load, parse
 from pollcast.services.errors import CatalogInvalid
 
 SQL = 'sql = "select 1"'
+ONE = "[queries.q]\nsql = 'select 1'"
+SHOP = "[sources.shop]\nurl_env = 'SHOP_URL'"
+MYSQL = SHOP + "\nkind = 'mysql'"
 PSQL = 'sql = "select %(p)s"'
 
 
@@ -171,6 +174,30 @@ def test_each_fault_is_reported_with_its_field_and_reason(fields: str, field: st
         ("[queries]", "", "queries", "holds no query"),
         ("queries = 1", "", "queries", "must be a table"),
         ("[queries.q]\nsql = 'select 1'\n[query.r]", "", "query", "did you mean 'queries'"),
+        (f"{ONE}\n[sources]\nshop = 1", "", "sources.shop", "must be a table, not an integer"),
+        (f"{ONE}\n[sources.Shop]\nurl_env = 'SHOP'", "", "sources.'Shop'", "is not a source name"),
+        (f"{ONE}\n[sources.shop]", "", "sources.shop.url_env", "is missing: it must name the environment variable"),
+        (f"{ONE}\n[sources.shop]\nurl_env = 'mysql://me:secret@db'", "", "sources.shop.url_env", "URL itself must not"),
+        (
+            f"{SHOP}\nkind = 'oracle'\n{ONE}",
+            "",
+            "sources.shop.kind",
+            "must be one of postgresql, postgresql-plain",
+        ),
+        (f"{SHOP}\npool = 0\n{ONE}", "", "sources.shop.pool", "from 1"),
+        (f"{SHOP}\npool = 1001\n{ONE}", "", "sources.shop.pool", "from 1 to 1000"),
+        (f"{SHOP}\nstatements_per_minute = '9'\n{ONE}", "", "sources.shop.statements_per_minute", "an integer"),
+        (f"{SHOP}\nurl = 1\n{ONE}", "", "sources.shop.url", "did you mean 'url_env'"),
+        (f"{ONE}\nsource = 'shop'", "q", "source", "is not a source of this catalogue: add [sources.shop]"),
+        (f"{SHOP}\n{ONE}\nsource = 'shob'", "q", "source", "did you mean 'shop'"),
+        (f"{MYSQL}\n{ONE}\nsource = 'shop'\nlisten = 'a'", "q", "listen", "the source shop is of the kind mysql"),
+        (f"{MYSQL}\n{ONE}\nsource = 'shop'\ntogether = true", "q", "together", "several topics in one statement"),
+        (
+            f"{MYSQL}\n{ONE}\nsource = 'shop'\nsettings = {{ x = 'p' }}\nparams.p = 'int'",
+            "q",
+            "settings",
+            "no settings of PostgreSQL",
+        ),
         ("[queries]\nq = 'select 1'", "q", "", "must be a table, not a string"),
         ("[queries.Q]\nsql = 'select 1'", "'Q'", "", "is not a query name"),
         ("[queries.'']\nsql = 'select 1'", "''", "", "is not a query name"),

@@ -42,6 +42,8 @@ CHANGES = {
     "min_interval": BASE.replace("key", 'min_interval = "70ms"\nkey'),
     "listen": BASE.replace("key", 'listen = "c"\nkey'),
     "settings": BASE.replace("key", 'settings = { "app.a" = "a" }\nkey'),
+    "source": BASE.replace("key", 'source = "shop"\nkey') + "[sources.shop]\nurl_env = 'A'",
+    "kind": BASE + "[sources.default]\nkind = 'postgresql-plain'",
     "type": BASE.replace('"int"', '"text"'),
     "list": BASE.replace('"int"', '"int[]"'),
     "default": BASE.replace('"int"', '{ type = "int", default = 1 }'),

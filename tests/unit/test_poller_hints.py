@@ -305,8 +305,8 @@ async def test_a_slow_hinted_topic_does_not_delay_others_but_rounds_are_bounded(
     for each in topics[5:]:
         poller.hinting.hint(each)
         hinted.add(each.name)
-        await eventually(lambda: hinted <= set(polled) or len(rounds) == poller._width)
-    assert len(rounds) == poller._width > 1
+        await eventually(lambda: hinted <= set(polled) or len(rounds) == poller._source.database.width)
+    assert len(rounds) == poller._source.database.width > 1
     slow.set()
     await eventually(lambda: len(polled) == len(topics))
     polling.cancel()

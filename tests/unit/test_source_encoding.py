@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pollcast.poller.sources import encoding
-from pollcast.poller.sources.encoding import NoSuchColumn, RowEncoder
+from pollcast.poller.sources.encoding import Encoder, NoSuchColumn, RowEncoder
 from pollcast.poller.sources.poll_error import Scope
 from pollcast.services.catalogue.query import Query
 
@@ -26,7 +26,11 @@ JSON_VALUES = st.recursive(
 
 def test_rows_are_written_as_postgresql_writes_them() -> None:
     query = Query("q", "select 1", key=("b", "a"))
-    columns = [("a", encoding.integer), ("b", encoding.text), ('100 % "c"', encoding.decimal)]
+    columns: list[tuple[str, Encoder]] = [
+        ("a", encoding.integer),
+        ("b", encoding.text),
+        ('100 % "c"', encoding.decimal),
+    ]
     rows = [(1, "x", Decimal("1.50")), (2, None, None)]
     assert RowEncoder(query, columns).piece(1, rows) == [
         (1, b'["x", 1]', b'{"a":1,"b":"x","100 % \\"c\\"":1.50}'),

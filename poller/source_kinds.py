@@ -1,0 +1,34 @@
+"""The kinds of sources by name (poller/sources/source.py). A kind is imported when it is first used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Final
+
+from pollcast.poller.sources.source import SourceKind
+
+
+class KindMissing(Exception):
+    """A kind cannot be used in this installation. The message names what to install."""
+
+
+def _postgresql() -> SourceKind:
+    from pollcast.poller.postgresql.kind import POSTGRESQL
+
+    return POSTGRESQL
+
+
+_KINDS: Final[Mapping[str, Callable[[], SourceKind]]] = {"postgresql": _postgresql}
+
+
+@cache
+def source_kind(name: str) -> SourceKind:
+    """Return the kind of this name. Raises KindMissing when it, or a package that it needs, is not installed."""
+    if name not in _KINDS:
+        raise KindMissing(f"this version of Pollcast cannot poll databases of the kind {name}")
+    try:
+        return _KINDS[name]()
+    except ImportError as error:
+        package = error.name or str(error)
+        raise KindMissing(f"databases of the kind {name} need a package that is not installed: {package}") from None

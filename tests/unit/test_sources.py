@@ -1,0 +1,174 @@
+"""The sources of a poller as catalogues come and go, and their URLs, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pollcast.poller.postgresql.dialect import PostgresqlDialect
+from pollcast.poller.source_kinds import KindMissing, source_kind
+from pollcast.poller.source_urls import SourceUrls
+from pollcast.poller.sources.outcome import Outcome, Trip, Unreachable
+from pollcast.poller.sources.source import SourceKind
+from pollcast.poller.sources.sources import Sources
+from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.errors import CatalogInvalid
+from tests.support.waiting import eventually
+
+
+class QuietSession:
+    """A session that answers every trip with nothing."""
+
+    opened_at = 0.0
+    usable = True
+
+    def look(self) -> None:
+        """Read nothing."""
+
+    async def run(self, trip: Trip) -> list[Outcome]:
+        """Return the answers without rows."""
+        return list(trip.answers)
+
+    async def close(self) -> None:
+        """Close nothing."""
+
+
+@dataclass
+class RecordingDriver:
+    """A driver that records its URLs, and reaches those that do not begin with `down`."""
+
+    urls: list[str] = field(default_factory=list)
+
+    def check_url(self, url: str) -> None:
+        """Accept any URL."""
+
+    async def connect(self, url: str, node: str) -> QuietSession:
+        """Open a session."""
+        self.urls.append(url)
+        if url.startswith("down"):
+            raise Unreachable("no route")
+        return QuietSession()
+
+
+def parse(sources: dict[str, str], queries: dict[str, str]) -> Catalog:
+    """Return a catalogue with these sources, each with its fields, and these queries, each with its source."""
+    tables = [f"[sources.{name}]\n{fields}" for name, fields in sources.items()]
+    tables += [f'[queries.{name}]\nsql = "select 1"\nsource = "{source}"' for name, source in queries.items()]
+    return catalogue.parse("\n".join(tables), "test.toml")
+
+
+@pytest.fixture
+def driver() -> RecordingDriver:
+    """A driver that records its URLs."""
+    return RecordingDriver()
+
+
+def opening(driver: RecordingDriver, catalog: Catalog, down: tuple[str, ...] = ()) -> Sources:
+    """Return sources whose URLs are their variables; those of the variables in `down` are not reached."""
+    kind = SourceKind(PostgresqlDialect(), driver)
+    return Sources(
+        lambda name: kind, lambda entry: lambda: ("down " if entry.url_env in down else "") + entry.url_env, 7, "node-1"
+    )
+
+
+async def test_sources_are_opened_and_closed_as_catalogues_use_them(driver: RecordingDriver) -> None:
+    shop, other = "url_env = 'SHOP'", "url_env = 'OTHER'\npool = 2\nstatements_per_minute = 60"
+    catalog = parse({"shop": shop, "idle": shop}, {"a": "default", "b": "shop"})
+    sources = opening(driver, catalog)
+    await sources.open_used(catalog)
+    await eventually(lambda: set(driver.urls) == {"POLLCAST_DATABASE_URL", "SHOP"})
+    assert (sources["default"].database.width, sources["shop"].database.width) == (6, 3)
+    assert sources["shop"].budget.per_minute is None
+    kept, changed, database = sources["default"], sources["shop"], sources["shop"].database
+
+    later = parse({"shop": other}, {"b": "shop"})
+    await sources.open_used(later)
+    assert set(sources) == {"default", "shop"}  # topics of the former catalogue still use it
+    await sources.close_unused(later)
+    assert set(sources) == {"shop"}
+    assert kept.database.reached
+    assert sources["shop"] is changed
+    assert changed.database is not database
+    assert (changed.database.width, changed.budget.per_minute) == (1, 60)
+    await eventually(lambda: driver.urls[-1] == "OTHER")
+    await sources.close_unused(Catalog({}))
+    assert not sources
+
+
+async def test_a_source_of_another_kind_is_another_source(driver: RecordingDriver) -> None:
+    first, second = (
+        parse({"shop": f"url_env = 'SHOP'\nkind = '{kind}'"}, {"a": "shop"}) for kind in ("mysql", "duckdb")
+    )
+    sources = opening(driver, first)
+    await sources.open_used(first)
+    before = sources["shop"]
+    await sources.open_used(second)
+    assert sources["shop"] is not before
+    await sources.close_unused(Catalog({}))
+
+
+async def test_one_source_that_is_reached_makes_the_poller_ready_and_the_others_are_named(
+    driver: RecordingDriver,
+) -> None:
+    catalog = parse({"shop": "url_env = 'SHOP'"}, {"a": "default", "b": "shop"})
+    sources = opening(driver, catalog, down=("SHOP", "POLLCAST_DATABASE_URL"))
+    await sources.open_used(catalog)
+    await eventually(lambda: sources.state == "default: no route; shop: no route")
+    assert not sources.reached
+    await sources.close_unused(Catalog({}))
+
+    sources = opening(driver, catalog, down=("SHOP",))
+    await sources.open_used(catalog)
+    await asyncio.wait_for(sources.wait_reached(), 5)
+    await eventually(lambda: sources.states == {"default": "ok", "shop": "no route"})
+    assert sources.state == "shop: no route"
+    up, stretch = sources.gauges()
+    assert [(sample.labels["source"], sample.value) for sample in up.samples] == [("default", 1.0), ("shop", 0.0)]
+    assert {sample.value for sample in stretch.samples} == {1.0}
+    await sources.close_unused(Catalog({}))
+
+
+# --- URLs and kinds ---------------------------------------------------------------------------------------------------
+
+
+def faults(fields: str, environment: dict[str, str]) -> list[tuple[str, str]]:
+    """Return the field and the reason of each problem of a catalogue whose source `shop` has these fields."""
+    urls = SourceUrls(lambda: "postgresql://me@localhost/shop", environment)
+    with pytest.raises(CatalogInvalid) as raised:
+        urls.check(parse({"shop": fields}, {"a": "shop"}), "test.toml")
+    assert all(problem.file == "test.toml" for problem in raised.value.problems)
+    return [(problem.field, problem.reason) for problem in raised.value.problems]
+
+
+def test_a_missing_or_wrong_url_is_refused_with_its_source_and_is_not_repeated(tmp_path: Path) -> None:
+    shop = "url_env = 'SHOP_URL'"
+    ((field, reason),) = faults(shop, {})
+    assert field == "sources.shop.url_env"
+    assert reason == "names the environment variable SHOP_URL, which is not set here: set it, or SHOP_URL_FILE"
+    ((field, reason),) = faults(shop, {"SHOP_URL": "postgresql://me:secret@[/shop"})
+    assert field == "sources.shop.url_env"
+    assert "secret" not in reason
+    ((_, reason),) = faults(shop, {"SHOP_URL": "x", "SHOP_URL_FILE": "y"})
+    assert "exclude each other" in reason
+    ((_, reason),) = faults(shop, {"SHOP_URL_FILE": str(tmp_path / "none")})
+    assert "cannot be read" in reason
+
+
+def test_a_url_may_be_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.write_text("postgresql://me@localhost/shop\n")
+    urls = SourceUrls(lambda: " postgresql://me@localhost/all\n", {"SHOP_URL_FILE": str(file)})
+    catalog = parse({"shop": "url_env = 'SHOP_URL'"}, {"a": "shop", "b": "default"})
+    urls.check(catalog, "test.toml")
+    assert urls.of(catalog.sources["shop"])() == "postgresql://me@localhost/shop"
+    assert urls.of(catalog.sources["default"])() == "postgresql://me@localhost/all"
+
+
+def test_a_kind_that_is_not_installed_is_named() -> None:
+    with pytest.raises(KindMissing, match="kind abacus"):
+        source_kind("abacus")
+    assert source_kind("postgresql").dialect.kind == "postgresql"
