@@ -162,7 +162,7 @@ class PlainSession(PostgresqlSession):
             async for chunk in chunks:
                 encoder = encoder or TextEncoder(cursor.columns, () if statement.probe else query.key)
                 answer.add(encoder.piece(chunk[: 1 - answer.rows] if statement.probe else chunk))
-                if answer.rows > query.max_rows or answer.received_bytes > query.max_bytes:
+                if answer.full:
                     await self._leave()
                     return
 
