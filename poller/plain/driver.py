@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
-from pollcast.poller.plain.session import BEGIN, ROLLBACK, Features, PlainSession, set_timeout
+from pollcast.poller.plain.session import BEGIN, ROLLBACK, Features, PlainSession
 from pollcast.poller.plain.text_cursor import Command, TextCursor
 from pollcast.poller.postgresql.connection import Connection, connection_options
 from pollcast.poller.postgresql.driver import PostgresqlDriver
@@ -20,6 +21,12 @@ log = logs.get_logger("database")
 EXACT = (Command(b"set datestyle = 'ISO'"), Command(b"set extra_float_digits = 2"))
 """Settings by which values arrive whole and in ISO 8601, where servers know them. Amazon Redshift allows 2 digits at
 most; for PostgreSQL any number above 0 is the shortest exact one."""
+
+TIMEOUTS = (b"set statement_timeout = '%dms'", b"set statement_timeout = %d")
+"""Spellings of the setting, the first with its unit, for there are servers that take a number for seconds."""
+
+PROBE_MILLISECONDS = 10_000
+"""Value of the setting with which a server is asked whether it has it."""
 
 PROBE_SECONDS = 2.0
 """Maximum time in which a server has to answer what it can do, in seconds."""
@@ -53,8 +60,8 @@ class PlainDriver(PostgresqlDriver):
         for setting in EXACT:
             await _has(connection, setting)
         features = Features(
-            read_only=await _has(connection, BEGIN, ROLLBACK),
-            timeout=await _has(connection, set_timeout(10_000)),
+            read_only=await _begins(connection),
+            timeout=await _timeout(connection),
             pipeline=pipeline,
         )
         if connection.broken or connection.occupied:
@@ -65,6 +72,20 @@ class PlainDriver(PostgresqlDriver):
 
 async def _open(url: str, node: str) -> Connection:
     return await Connection.connect(url, **connection_options(url, application_name(node)))
+
+
+async def _begins(connection: Connection) -> bool:
+    """Return whether the server has read-only transactions; there are servers that accept them without a word."""
+    begins = await _has(connection, BEGIN) and connection.pgconn.transaction_status == TransactionStatus.INTRANS
+    return await _has(connection, ROLLBACK) and begins
+
+
+async def _timeout(connection: Connection) -> bytes:
+    """Return the statement that sets the time of statements; empty if the server has none."""
+    for spelling in TIMEOUTS:
+        if await _has(connection, Command(spelling % PROBE_MILLISECONDS)):
+            return spelling
+    return b""
 
 
 async def _has(connection: Connection, *commands: Command, pipeline: bool = False) -> bool:

@@ -53,8 +53,8 @@ class Features:
 
     read_only: bool
     """Whether there are read-only transactions."""
-    timeout: bool
-    """Whether the setting `statement_timeout` exists, in milliseconds."""
+    timeout: bytes
+    """Statement that sets `statement_timeout`, with `%d` for its milliseconds; empty without the setting."""
     pipeline: bool
     """Whether several statements may share a round trip."""
 
@@ -105,8 +105,8 @@ class PlainSession(PostgresqlSession):
                         answer.columns = cursor.columns
                     outcomes.append(answer)
                 except psycopg.Error as error:
-                    # A statement may have begun before the answer of the one before it was read.
-                    timed_out = trip.limited or loop.time() - guard.begun >= allowed * _CANCELED_BEFORE
+                    # When the statement began is not known: an answer may be read long after it has come.
+                    timed_out = trip.limited or loop.time() - sent >= allowed * _CANCELED_BEFORE
                     outcomes.append(self._outcome(canceled(error) if timed_out else error, guard, trip, timed_out))
                 except NoSuchColumn as error:
                     outcomes.append(error.error)
@@ -132,9 +132,9 @@ class PlainSession(PostgresqlSession):
         """Send the statements, and what the server needs to know before and after them."""
         features, segments = self._features, []
         timeout = max(1, round(trip.seconds * 1000))
-        sets_timeout = features.timeout and timeout != self._timeout
+        sets_timeout = bool(features.timeout) and timeout != self._timeout
         if sets_timeout:
-            segments.append([set_timeout(timeout)])
+            segments.append([Command(features.timeout % timeout)])
         for statement in trip.statements:
             segments.append([BEGIN, _command(statement)] if features.read_only else [_command(statement)])
             if features.read_only:
@@ -200,11 +200,6 @@ class PlainSession(PostgresqlSession):
             await self._connection.cancel_safe(timeout=GRACE_SECONDS)
         except psycopg.Error as error:
             log.info("a statement could not be canceled", detail=type(error).__name__)
-
-
-def set_timeout(milliseconds: int) -> Command:
-    """Return the command that sets the time of each later statement of the session."""
-    return Command(b"set statement_timeout = %d" % milliseconds)
 
 
 def _command(statement: Statement) -> Command:

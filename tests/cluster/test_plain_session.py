@@ -27,9 +27,11 @@ from pollcast.services.catalogue.query import Query
 from tests.support.poller_database import query, setup
 from tests.support.waiting import eventually
 
-ALL = Features(read_only=True, timeout=True, pipeline=True)
+TIMEOUT = b"set statement_timeout = '%dms'"
 
-SERVERS = [Features(*has) for has in itertools.product((True, False), repeat=3)]
+ALL = Features(read_only=True, timeout=TIMEOUT, pipeline=True)
+
+SERVERS = [Features(*has) for has in itertools.product((True, False), (TIMEOUT, b""), (True, False))]
 """Servers that have some features of PostgreSQL and lack others."""
 
 pytestmark = pytest.mark.anyio
@@ -140,7 +142,7 @@ async def test_nothing_but_simple_statements_is_sent(database: str, monkeypatch:
         assert answer.outcomes == [[(b"", b'{"name":"b"}')]]
     own = [
         *("select 1", "select 1", "set datestyle = 'ISO'", "set extra_float_digits = 2", "start transaction read only"),
-        *("rollback", "set statement_timeout = 10000"),
+        *("rollback", "set statement_timeout = '10000ms'"),
     ]
     assert sent[: len(own)] == own
     queries = sorted({text for text in sent if text not in own})
@@ -226,28 +228,28 @@ async def test_errors_are_blamed_as_those_of_postgresql(database: str) -> None:
         for sql, expected in cases.items():
             assert reason(await poll(db, query(sql, key=["k"] if " k" in sql or " b" in sql else []))) == expected
         sleep = query("select pg_sleep(20) is null as s", timeout="20s")
-        task = asyncio.create_task(poll(db, sleep))
         with psycopg.connect(database, autocommit=True) as connection:
-            await _end(connection, "pg_cancel_backend")
             canceled = "the query was canceled before its timeout: query_canceled (57014)"
-            assert reason(await task) == ("stale", canceled, Scope.TOPIC)
-            task = asyncio.create_task(poll(db, sleep))
-            await _end(connection, "pg_terminate_backend")
-            await _end(connection, "pg_terminate_backend")
-            assert reason(await task)[::2] == ("stale", Scope.TOPIC)
+            assert reason(await _ended(db, sleep, connection, "pg_cancel_backend")) == ("stale", canceled, Scope.TOPIC)
+            # A connection that is lost is replaced once.
+            outcome = await _ended(db, sleep, connection, "pg_terminate_backend")
+            assert reason(outcome)[::2] == ("stale", Scope.TOPIC)
 
 
-async def _end(connection: psycopg.Connection[Any], function: str) -> None:
-    """End the statement that sleeps, once it does."""
+async def _ended(db: Database, sleep: Query, connection: psycopg.Connection[Any], function: str) -> Outcome:
+    """Poll the query, and end its statements on the server until it has an outcome."""
+    task = asyncio.create_task(poll(db, sleep))
     sql = (
         f"select {function}(pid) from pg_stat_activity where query like '%pg_sleep(20)%' and state = 'active'"
         " and pid <> pg_backend_pid()"
     )
 
     async def ended() -> bool:
-        return bool(connection.execute(sql.encode()).fetchall())
+        connection.execute(sql.encode())
+        return task.done()
 
     await eventually(ended)
+    return await task
 
 
 async def test_a_poll_that_is_cancelled_ends_on_the_server(database: str) -> None:
