@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import psycopg
 from psycopg import Connection
 
 from pollcast.poller.notifications import listen_statement
-from pollcast.poller.postgresql.batchable import unbatchable_reason
 from pollcast.poller.postgresql.connection import CONNECT_SECONDS
 from pollcast.poller.postgresql.described import columns, difference, natural_types, type_note, with_cast
 from pollcast.poller.postgresql.digests import forms
@@ -33,12 +32,13 @@ from pollcast.poller.postgresql.statement import (
     query_alias,
     single_statement,
 )
-from pollcast.poller.postgresql.trying import TIMEOUT_SECONDS, samples, transaction
+from pollcast.poller.postgresql.trying import TIMEOUT_SECONDS, transaction
+from pollcast.poller.sources.inspection import Report
 from pollcast.poller.sources.poll_error import Scope
+from pollcast.poller.sources.samples import samples
 from pollcast.poller.sources.statement import Statement, Values
-from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.query import Query
-from pollcast.services.errors import CatalogInvalid, PollStale, Problem
+from pollcast.services.errors import PollStale, Problem
 from pollcast.services.process.database_url import checked_url
 
 RUN_SECONDS = 2.0
@@ -51,55 +51,21 @@ COMPARED_TOPICS = 32
 """Number of topics in the shared statement whose plan is compared with that of one topic alone."""
 
 
-@dataclass
-class Report:
-    """The findings of a check that accepted the catalogue."""
+def examine(queries: Sequence[Query], file: str, url: str, found: Report) -> list[Problem]:
+    """Check queries on the database at this URL. Add to the report, and return the problems.
 
-    one_by_one: dict[str, str | None] = field(default_factory=dict)
-    """For each query the reason why its topics can't be polled together; None when they can."""
-    notes: dict[str, list[str]] = field(default_factory=dict)
-    """For each query what its author should know."""
-    digests: dict[str, dict[str, list[str]] | None] = field(default_factory=dict)
-    """For each query the columns in the digest of its results, by their form; None when that was not tried, or is
-    refused."""
-
-
-def check(catalog: Catalog, file: str, url: str | None) -> dict[str, str | None]:
-    """Return for each query the reason why its topics can't be polled together; None when they can.
-
-    Raises what `report` raises.
+    Raises PollStale when the database can't be reached, and SettingsInvalid when libpq does not accept `url`.
     """
-    return report(catalog, file, url).one_by_one
-
-
-def report(catalog: Catalog, file: str, url: str | None) -> Report:
-    """Check the catalogue, and return what was found about its queries.
-
-    Without a `url`, a query is judged by its text alone. Raises CatalogInvalid when the database refuses a query,
-    PollStale when the database can't be reached, and SettingsInvalid when libpq does not accept `url`.
-    """
-    found = Report(
-        {name: unbatchable_reason(query) for name, query in catalog.queries.items()},
-        {name: [] for name in catalog.queries},
-        dict.fromkeys(catalog.queries),
-    )
-    for name, query in catalog.queries.items():
-        if query.together is False:
-            found.one_by_one[name] = found.one_by_one[name] or "the catalogue says so (together = false)"
-    if url is None:
-        return found
     problems: list[Problem] = []
     try:
         with psycopg.connect(
             checked_url(url), autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="pollcast check"
         ) as connection:
-            for query in catalog.queries.values():
+            for query in queries:
                 problems += _try(connection, query, file, found)
     except psycopg.OperationalError as error:
         raise PollStale(f"the database can't be reached: {error}") from None
-    if problems:
-        raise CatalogInvalid(problems)
-    return found
+    return problems
 
 
 def _try(connection: Connection, query: Query, file: str, found: Report) -> list[Problem]:

@@ -20,7 +20,8 @@ from psycopg.pq import ExecStatus
 from pollcast.poller.postgresql.connection import CONNECT_SECONDS
 from pollcast.poller.postgresql.errors import condition
 from pollcast.poller.postgresql.statement import columns_statement
-from pollcast.poller.postgresql.trying import TIMEOUT_SECONDS, samples, transaction
+from pollcast.poller.postgresql.trying import TIMEOUT_SECONDS, transaction
+from pollcast.poller.sources.samples import samples
 from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.query import Param, Query

@@ -127,6 +127,9 @@ class SourceKind:
 
 # Notes for colleagues (changes are listed here until 2026-11-26, 15:45)
 #
+# 14:15 Conformance suite: tests/conformance/. Add a module like postgresql.py (its `start` gives a `Subject`, see
+#   subject.py) and name it in SUBJECTS of conftest.py; skip in `start` where the server is missing. If a test asks for
+#   what your source cannot give, tell me, or add a field to `Subject`: never skip a rule silently.
 # 14:05 Kinds are registered in poller/source_kinds.py (add yours to _KINDS). Each source has a budget and connections
 #   of its own (sources.py). `Session`s and `Dialect`s are as before.
 # 13:40 First version. What stands where is final, except:

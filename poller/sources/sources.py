@@ -19,6 +19,7 @@ from pollcast.poller.sources.source import Dialect, SourceKind
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.query import DEFAULT_SOURCE
 from pollcast.services.catalogue.sources import DEFAULT_POOL, SourceEntry
+from pollcast.services.coordination.metrics import counted_on_scrape
 from pollcast.services.process import logs
 
 log = logs.get_logger("sources")
@@ -103,11 +104,15 @@ class Sources(Mapping[str, Source]):
         pool: int,
         node: str,
     ) -> AsyncIterator[Sources]:
-        """Provide the sources that the catalogue uses within a scope. `pool` is that of the default one."""
+        """Provide the sources that the catalogue uses within a scope, with their gauges.
+
+        `pool` is that of the default one.
+        """
         sources = cls(kind_of, url_of, pool, node)
         try:
             await sources.open_used(catalog)
-            yield sources
+            with counted_on_scrape(sources.gauges):
+                yield sources
         finally:
             for name in list(sources):
                 await sources._close(name)

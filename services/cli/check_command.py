@@ -29,7 +29,7 @@ def check(
     as_json: JsonFlag = False,
 ) -> None:
     """Check a catalogue: print every problem and exit with 2, or list its queries and those polled one by one."""
-    from pollcast.poller.postgresql import catalog_check
+    from pollcast.poller import checking
     from pollcast.services.catalogue import catalog as catalogue
 
     named = None if file else variables.alone("catalog", os.environ)
@@ -40,7 +40,7 @@ def check(
         warn_of_libpq(context, "--database-url")
     try:
         catalog = catalogue.load(path)
-        report = catalog_check.report(catalog, str(path), database_url)
+        report = checking.report(catalog, str(path), database_url, os.environ)
     except CatalogInvalid as error:
         if not as_json:
             raise

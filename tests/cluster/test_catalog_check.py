@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pollcast.poller.postgresql import catalog_check
+from pollcast.poller import checking
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.errors import CatalogInvalid
@@ -36,14 +36,14 @@ def problems(url: str, sql: str, params: str = 'v = "text"', **fields: object) -
     lines = ["[queries.q]", f"sql = {json.dumps(sql)}", *(f"{name} = {toml(v)}" for name, v in fields.items())]
     wrong = catalog.parse("\n".join([*lines, "[queries.q.params]", params]), "test.toml")
     with pytest.raises(CatalogInvalid) as raised:
-        catalog_check.report(wrong, "test.toml", url)
+        checking.report(wrong, "test.toml", url)
     return [(problem.field, problem.reason) for problem in raised.value.problems]
 
 
 def notes(url: str, sql: str, params: str = 'v = "text"', **fields: object) -> tuple[str | None, list[str]]:
     lines = ["[queries.q]", f"sql = {json.dumps(sql)}", *(f"{name} = {toml(v)}" for name, v in fields.items())]
     fine = catalog.parse("\n".join([*lines, "[queries.q.params]", params]), "test.toml")
-    report = catalog_check.report(fine, "test.toml", url)
+    report = checking.report(fine, "test.toml", url)
     return report.one_by_one["q"], report.notes["q"]
 
 
@@ -163,8 +163,8 @@ def test_the_forms_of_the_columns_in_a_digest_are_listed(people: str, params: st
         f" '(1,2)'::point as place, array[1] as list, {'%(v)s' if params else 'null'}::text as v"
     )
     checked = query(sql, params=params, together=together)
-    report = catalog_check.report(Catalog({"q": checked}), "test.toml", people)
+    report = checking.report(Catalog({"q": checked}), "test.toml", people)
     json = ["doc", "at", "place", "list"]
     assert report.digests == {"q": {"values": ["id", "price", "open"], "texts": ["name", "v"], "json": json}}
     assert report.notes["q"] == []
-    assert catalog_check.report(Catalog({"q": checked}), "test.toml", None).digests == {"q": None}
+    assert checking.report(Catalog({"q": checked}), "test.toml", None).digests == {"q": None}

@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from pollcast.poller.postgresql import catalog_check
+from pollcast.poller import checking
 from pollcast.poller.postgresql.kind import POSTGRESQL
 from pollcast.poller.postgresql.statement import single_statement
 from pollcast.poller.sources.answer import Answer
@@ -228,7 +228,7 @@ async def test_a_pool_of_transactions_is_recognized_because_it_cannot_listen(
         async with listening_on(pgbouncer.url, "all"):
             await eventually(lambda: any("lends the session" in line["reason"] for line in logs))
     listening = catalogue.parse("[queries.a]\nsql = 'select 1 as id'\nlisten = 'a'", "c.toml")
-    (note,) = catalog_check.report(listening, "c.toml", pgbouncer.url).notes["a"]
+    (note,) = checking.report(listening, "c.toml", pgbouncer.url).notes["a"]
     assert "POLLCAST_LISTEN_URL" in note
     assert "POLLCAST_LISTEN_URL" in logs[-1]["advice"]
     with psycopg.connect(pgbouncer.url) as connection:

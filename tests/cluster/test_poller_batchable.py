@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from pollcast.poller import checking
 from pollcast.poller.postgresql import catalog_check
 from pollcast.poller.postgresql.batchable import unbatchable_reason
 from pollcast.services.catalogue import catalog
@@ -60,7 +61,7 @@ def table(database: str) -> str:
 @pytest.mark.parametrize("sql", TOGETHER)
 def test_a_query_batchable_by_its_text_is_accepted_by_postgresql(table: str, sql: str) -> None:
     assert unbatchable_reason(query(sql)) is None
-    assert catalog_check.check(catalog.Catalog({"q": query(sql)}), "test.toml", table) == {"q": None}
+    assert checking.check(catalog.Catalog({"q": query(sql)}), "test.toml", table) == {"q": None}
 
 
 @pytest.mark.parametrize("sql", ONE_BY_ONE)
@@ -78,7 +79,7 @@ def test_an_unknown_aggregate_is_found_by_the_database(table: str) -> None:
         connection.execute("create aggregate total(int) (sfunc = int4pl, stype = int, initcond = '0')")
     q = query("select total(%(n)s) from t")
     assert unbatchable_reason(q) is None
-    why = catalog_check.check(catalog.Catalog({"q": q}), "test.toml", table)["q"]
+    why = checking.check(catalog.Catalog({"q": q}), "test.toml", table)["q"]
     assert why is not None
     assert why.startswith("PostgreSQL refuses to take its topics together: aggregate functions are not allowed")
 
@@ -127,7 +128,7 @@ def test_every_refused_query_is_reported_with_its_field_and_the_servers_message(
         connection.execute("grant select on t to checker")
     wrong = catalog.parse(WRONG, "wrong.toml")
     with pytest.raises(CatalogInvalid) as raised:
-        catalog_check.check(wrong, "wrong.toml", table.replace("postgres@", "checker@"))
+        checking.check(wrong, "wrong.toml", table.replace("postgres@", "checker@"))
     with psycopg.connect(table, autocommit=True) as connection:
         connection.execute("drop owned by checker")
         connection.execute("drop role checker")
@@ -144,12 +145,12 @@ def test_every_refused_query_is_reported_with_its_field_and_the_servers_message(
 
 def test_checking_a_query_does_not_run_it(table: str) -> None:
     slow = query("select pg_sleep(30), 10 / (%(n)s - a) from t")
-    assert catalog_check.check(catalog.Catalog({"q": slow}), "test.toml", table) == {"q": None}
+    assert checking.check(catalog.Catalog({"q": slow}), "test.toml", table) == {"q": None}
 
 
 def test_an_unreachable_database_is_no_error_of_the_catalogue() -> None:
     with pytest.raises(PollStale):
-        catalog_check.check(catalog.Catalog({"q": query("select %(n)s")}), "test.toml", "postgresql://x@127.0.0.1:1/x")
+        checking.check(catalog.Catalog({"q": query("select %(n)s")}), "test.toml", "postgresql://x@127.0.0.1:1/x")
 
 
 def test_the_command_lists_queries_polled_one_by_one_and_exits_with_2_on_a_refusal(table: str, tmp_path: Path) -> None:

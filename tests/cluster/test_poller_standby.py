@@ -10,8 +10,7 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from pollcast.poller import notifications
-from pollcast.poller.postgresql import catalog_check
+from pollcast.poller import checking, notifications
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.local.embedded import program
 from pollcast.services.local.postgres_server import PostgresServer
@@ -76,7 +75,7 @@ async def test_a_standby_is_polled_although_it_cannot_listen_and_once_promoted_i
 ) -> None:
     monkeypatch.setattr(notifications, "REFUSED_RETRY_SECONDS", 0.1)
     primary, standby = pair
-    notes = catalog_check.report(catalogue.parse(CATALOG, "c.toml"), "c.toml", standby.url).notes
+    notes = checking.report(catalogue.parse(CATALOG, "c.toml"), "c.toml", standby.url).notes
     cannot = "this database cannot listen (cannot execute LISTEN during recovery): set POLLCAST_LISTEN_URL"
     assert notes == {"all": [cannot], "some": []}
     async with polling_on(standby.url, tmp_path, CATALOG) as poller, poller.gateway() as gateway:

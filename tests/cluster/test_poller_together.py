@@ -22,10 +22,10 @@ from psycopg.types.string import ByteaBinaryLoader
 
 from pollcast.poller.postgresql.kind import POSTGRESQL, only_source
 from pollcast.poller.postgresql.statement import batch_statement, probe_statement, single_statement
-from pollcast.poller.postgresql.trying import SAMPLES
 from pollcast.poller.sources.answer import Answer, Outcome
 from pollcast.poller.sources.database import Database
 from pollcast.poller.sources.poll_error import PollError
+from pollcast.poller.sources.samples import SAMPLES
 from pollcast.poller.sources.statement import Statement, sharing_key
 from pollcast.poller.statement_runner import StatementRunner
 from pollcast.services.catalogue.query import Query

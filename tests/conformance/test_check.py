@@ -1,0 +1,47 @@
+"""Conformance: `pollcast check` tries each query on its own source."""
+
+from __future__ import annotations
+
+import pytest
+
+from pollcast.poller import checking
+from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.errors import CatalogInvalid, PollStale
+from tests.conformance.subject import Subject
+
+
+def parse(subject: Subject, *queries: str) -> Catalog:
+    """Return a catalogue of queries on the subject, named q1, q2, …, each with these fields."""
+    source = f"[sources.subject]\nurl_env = 'SUBJECT_URL'\nkind = '{subject.kind.dialect.kind}'\n"
+    tables = [f"[queries.q{n}]\nsource = 'subject'\n{fields}\n" for n, fields in enumerate(queries, 1)]
+    return catalogue.parse(source + "".join(tables), "c.toml")
+
+
+def test_queries_that_work_are_accepted_and_those_that_do_not_are_named(subject: Subject) -> None:
+    environment = {"SUBJECT_URL": subject.url}
+    good = "sql = 'select n from numbers where n < %(m)s order by n'\nkey = ['n']\nparams = { m = 'int' }"
+    probed = "sql = 'select n from numbers where n < 3'\nprobe = 'select n from numbers where n = 1'"
+    report = checking.report(parse(subject, good, probed), "c.toml", "unused", environment)
+    assert report.notes == {"q1": [], "q2": []}
+    assert (report.one_by_one["q1"] is None) == subject.kind.dialect.can.together
+    bad = (
+        "sql = 'select n from nowhere'",
+        "sql = 'select n %% 5 as k from numbers where n < 9'\nkey = ['k']",
+        "sql = 'select n from numbers'\nkey = ['other']",
+        "sql = 'select n from numbers'\nprobe = 'select nothing from numbers'",
+    )
+    with pytest.raises(CatalogInvalid) as raised:
+        checking.report(parse(subject, good, *bad), "c.toml", "unused", environment)
+    found = [(problem.query, problem.field) for problem in raised.value.problems]
+    assert found == [("q2", "sql"), ("q3", "key"), ("q4", "key"), ("q5", "probe")]
+    assert "nowhere" in raised.value.problems[0].reason
+
+
+def test_a_source_without_a_url_is_noted_and_one_that_is_not_there_is_named(subject: Subject) -> None:
+    catalog = parse(subject, "sql = 'select n from numbers'")
+    (note,) = checking.report(catalog, "c.toml", "unused").notes["q1"]
+    assert note.startswith("it was not tried: url_env of its source subject names the environment variable SUBJECT_URL")
+    if subject.through is not None:
+        with pytest.raises(PollStale, match="the source subject: the database can't be reached"):
+            checking.report(catalog, "c.toml", "unused", {"SUBJECT_URL": subject.through("127.0.0.1:1")})
