@@ -125,7 +125,7 @@ class MysqlSession:
             if rows is not None:
                 answer.add(rows.piece(1, raw))
             count += len(raw)
-            if count > most:  # a query with a limit of its own may have more rows
+            if count > most or (answer.full and count < most):  # a query may have a limit of its own
                 self._wire.abort()
                 return outcome
         await self._next()
