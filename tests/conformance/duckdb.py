@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -87,23 +86,28 @@ PARAMETERS: Mapping[str, Sequence[tuple[str | None, str]]] = {
 
 
 class Files:
-    """A database that its owner writes to one file, and that pollers read from another."""
+    """A database that its owner keeps in memory, and writes to a file for pollers after each statement."""
 
     def __init__(self, folder: Path) -> None:
+        import duckdb
+
         self.path = folder / "shop.duckdb"
         """The file that pollers read."""
-        self._own = folder / "own.duckdb"
         self._next = folder / "next.duckdb"
+        self._own = duckdb.connect(":memory:")
         self.execute("select 1")
 
     def execute(self, sql: str) -> None:
-        """Run one statement, and give pollers the new file."""
-        import duckdb
-
-        with duckdb.connect(str(self._own)) as connection:
-            connection.execute(sql)
-        shutil.copy(self._own, self._next)
+        """Run one statement, and give pollers another file."""
+        self._own.execute(sql)
+        self._own.execute(f"attach '{self._next}' as next")
+        self._own.execute("copy from database memory to next")
+        self._own.execute("detach next")
         self._next.replace(self.path)
+
+    def close(self) -> None:
+        """Forget the database."""
+        self._own.close()
 
 
 @contextlib.contextmanager
@@ -113,17 +117,17 @@ def start(request: pytest.FixtureRequest) -> Iterator[Subject]:
     from pollcast.poller.duckdb.kind import DUCKDB
 
     folder: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
-    files = Files(folder.mktemp("duckdb"))
-    yield Subject(
-        kind=DUCKDB,
-        url=f"duckdb://{files.path}?threads=2&memory_limit=200MB",
-        execute=files.execute,
-        samples=SAMPLES,
-        slow="select count(*) as id from range(100000000) a(i), range(100000) b(j) where i + j = -1",
-        writes=["select nextval('counter') as id"],
-        faults=FAULTS,
-        one_value="select cast(%(n)s - 1 as utinyint) as x, n as m from numbers where n = 1",
-        spelling=Spelling(),
-        prepare=["create sequence counter"],
-        parameters=PARAMETERS,
-    )
+    with contextlib.closing(Files(folder.mktemp("duckdb"))) as files:
+        yield Subject(
+            kind=DUCKDB,
+            url=f"duckdb://{files.path}?threads=2&memory_limit=200MB",
+            execute=files.execute,
+            samples=SAMPLES,
+            slow="select count(*) as id from range(100000000) a(i), range(100000) b(j) where i + j = -1",
+            writes=["select nextval('counter') as id"],
+            faults=FAULTS,
+            one_value="select cast(%(n)s - 1 as utinyint) as x, n as m from numbers where n = 1",
+            spelling=Spelling(),
+            prepare=["create sequence counter"],
+            parameters=PARAMETERS,
+        )
