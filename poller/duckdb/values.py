@@ -38,7 +38,7 @@ class Form(NamedTuple):
     """Function that returns the JSON of a value that has been cast."""
 
 
-_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+_NUMBER = re.compile(r"(-?)([0-9]*)((?:\.[0-9]+)?)")
 
 
 def _plain(value: str) -> bytes:
@@ -48,7 +48,11 @@ def _plain(value: str) -> bytes:
 
 def _number(value: str) -> bytes:
     """Return the text of an exact number as JSON."""
-    return value.encode() if _NUMBER.fullmatch(value) else encoding.text(value)
+    found = _NUMBER.fullmatch(value)
+    if found is None:
+        return encoding.text(value)
+    # A DECIMAL whose digits are all behind the point is written without a zero before it.
+    return value.encode() if found[2] else f"{found[1]}0{found[3]}".encode()
 
 
 def _single(value: str) -> bytes:

@@ -315,11 +315,11 @@ async def test_files_of_the_named_folders_are_read_and_no_others(tmp_path: Path)
 
 async def test_rows_keep_the_order_of_the_query_on_several_threads(tmp_path: Path) -> None:
     path = tmp_path / "shop.duckdb"
-    write(
-        path, "create table big as select i as id, hash(i) % 100000 as h, 'name ' || i as name from range(400000) r(i)"
-    )
-    q = query("select h, id, name from big order by h, id desc", max_rows=500_000, max_bytes="64MiB", timeout="60s")
+    write(path, "create table big as select i as id, hash(i) % 50000 as h from range(130000) r(i)")  # two row groups
+    q = query("select h, id from big order by h, id desc", max_rows=200_000, max_bytes="64MiB", timeout="60s")
     async with opened(f"duckdb://{path}?threads=4") as db:
-        order = [(row["h"], -row["id"]) for row in rows(await poll(db, q))]
-        assert len(order) == 400_000
+        outcome = await poll(db, q)
+        assert not isinstance(outcome, PollError)
+        order = [(row["h"], -row["id"]) for row in json.loads(b"[%b]" % b",".join(row for _, row in outcome))]
+        assert len(order) == 130_000
         assert order == sorted(order)
