@@ -17,8 +17,6 @@ import asyncio
 import contextlib
 import enum
 import math
-import os
-import socket
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 
@@ -374,6 +372,4 @@ class Guard:
 
     def _break(self) -> None:
         self.broke = True
-        if not self._connection.closed:
-            with socket.socket(fileno=os.dup(self._connection.fileno())) as copy, contextlib.suppress(OSError):
-                copy.shutdown(socket.SHUT_RDWR)
+        self._connection.cut()

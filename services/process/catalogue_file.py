@@ -19,7 +19,6 @@ from typing import Final, NoReturn
 from prometheus_client import Counter, Gauge
 
 from pollcast.services.catalogue import catalog as catalogue
-from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.definitions import Difference
 from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.errors import CatalogInvalid, Problem
@@ -91,7 +90,7 @@ class CatalogueFile:
     def load(self) -> CatalogueInForce:
         """Read the file at start. Raises CatalogInvalid with all its faults."""
         content = catalogue.content(self._path)
-        in_force = CatalogueInForce(catalogue.read(content, str(self._path)))
+        in_force = _read(content, self._path)
         logs.hide_claims_of(in_force.catalog)
         self._looks = Looks(_digest(content))
         _show(in_force)
@@ -102,7 +101,7 @@ class CatalogueFile:
         while True:
             forced = await self._next_look()
             try:
-                catalog = await self._changed(forced)
+                found = await self._changed(forced)
             except CatalogInvalid as error:
                 RELOADS.labels("refused").inc()
                 CURRENT.set(0)
@@ -116,13 +115,13 @@ class CatalogueFile:
                         hash=in_force.hash,
                     )
                 continue
-            if catalog is not None:
-                await self._take(in_force, catalog, apply)
+            if found is not None:
+                await self._take(in_force, found, apply)
 
-    async def _take(self, in_force: CatalogueInForce, catalog: Catalog, apply: Apply) -> None:
+    async def _take(self, in_force: CatalogueInForce, by: CatalogueInForce, apply: Apply) -> None:
         before = in_force.hash
-        found = in_force.replace(catalog)
-        logs.hide_claims_of(catalog)
+        found = in_force.replace(by)
+        logs.hide_claims_of(by.catalog)
         _show(in_force)
         if before == in_force.hash:
             RELOADS.labels("unchanged").inc()
@@ -140,7 +139,7 @@ class CatalogueFile:
         )
         await apply(found)
 
-    async def _changed(self, forced: bool) -> Catalog | None:
+    async def _changed(self, forced: bool) -> CatalogueInForce | None:
         """Return the file's catalogue if it is to be taken. Raises CatalogInvalid when it is to be refused."""
         try:
             content = await asyncio.to_thread(_content_now, self._path)
@@ -150,7 +149,7 @@ class CatalogueFile:
             return None
         if not self._looks.look(_digest(content), forced=forced):
             return None
-        return await asyncio.to_thread(catalogue.read, content, str(self._path))
+        return await asyncio.to_thread(_read, content, self._path)
 
     async def _next_look(self) -> bool:
         """Wait for the next look, and return whether SIGHUP asks for it."""
@@ -177,6 +176,10 @@ def _content_now(path: Path) -> bytes:
         if path.is_fifo():
             raise CatalogInvalid([Problem(str(path), "", "", "can't be read again: it is a pipe, not a file")])
     return catalogue.content(path)
+
+
+def _read(content: bytes, path: Path) -> CatalogueInForce:
+    return CatalogueInForce(catalogue.read(content, str(path)))
 
 
 def _digest(content: bytes) -> Digest:
