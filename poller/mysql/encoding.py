@@ -58,8 +58,13 @@ def _without_zeros(value: bytes) -> bytes:
 
 
 def _moment(value: bytes) -> bytes:
-    """Return a date and a time in ISO 8601: `2026-01-31 12:00:00.500` → `2026-01-31T12:00:00.5`."""
-    return _short(value).replace(b" ", b"T")
+    """Return a date and a time as a string in ISO 8601: `2026-01-31 12:00:00.500` → `"2026-01-31T12:00:00.5"`."""
+    return b'"%b"' % (_short(value) if b"." in value else value).replace(b" ", b"T")
+
+
+def _moment_in_utc(value: bytes) -> bytes:
+    """Return a date and a time in UTC as a string in ISO 8601."""
+    return b'"%b+00:00"' % (_short(value) if b"." in value else value).replace(b" ", b"T")
 
 
 def _short(value: bytes) -> bytes:
@@ -91,8 +96,8 @@ def _text(value: bytes) -> bytes:
 _BY_TYPE: Final[Mapping[int, Encoder]] = {
     DATE: lambda value: b'"%b"' % value,
     TIME: lambda value: b'"%b"' % _short(value),
-    DATETIME: lambda value: b'"%b"' % _moment(value),
-    TIMESTAMP: lambda value: b'"%b+00:00"' % _moment(value),
+    DATETIME: _moment,
+    TIMESTAMP: _moment_in_utc,
     GEOMETRY: binary,
     JSON: itself,
 }
