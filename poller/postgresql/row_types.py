@@ -11,7 +11,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import Connection
@@ -22,19 +22,13 @@ from pollcast.poller.postgresql.errors import condition
 from pollcast.poller.postgresql.statement import columns_statement
 from pollcast.poller.postgresql.trying import TIMEOUT_SECONDS, transaction
 from pollcast.poller.sources.samples import samples
-from pollcast.poller.sources.statement import Statement
+from pollcast.poller.sources.statement import Kind, Statement
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.catalogue.sql import check_select, tokens
 from pollcast.services.catalogue.values import INT4
 from pollcast.services.errors import CatalogInvalid, PollStale, Problem
 from pollcast.services.process.database_url import checked_url
-
-Kind: TypeAlias = Literal[
-    "bool", "int", "bigint", "float", "numeric", "date", "time", "timestamp", "timestamptz", "uuid", "text", "json"
-]
-"""A type without parts. `int` has at most 32 bits, `bigint` has 64; `text` is whatever PostgreSQL writes as a string,
-and `json` whatever JSON can be."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,19 @@ server's own: they are for the author of the catalogue, and are never sent to cl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from pollcast.poller.sources.answer import Answer
+from pollcast.poller.sources.answer import Outcome as OutcomeOfTopic
 from pollcast.poller.sources.outcome import LostConnection, Trip, Unreachable
 from pollcast.poller.sources.poll_error import PollError, Scope
 from pollcast.poller.sources.samples import samples
 from pollcast.poller.sources.source import Session, SourceKind
-from pollcast.poller.sources.statement import Statement
+from pollcast.poller.sources.statement import Columns, Statement
 from pollcast.services.catalogue.query import Query
-from pollcast.services.errors import PollStale, Problem
+from pollcast.services.errors import CatalogInvalid, PollStale, Problem
 
 RUN_SECONDS = 10.0
 """Maximum time that a query is run, in seconds, if its own timeout is not shorter."""
@@ -42,39 +44,80 @@ async def inspect(kind: SourceKind, queries: Sequence[Query], file: str, url: st
     Raises PollStale when the source can't be reached.
     """
     problems: list[Problem] = []
-    session: Session | None = None
-    try:
+    async with _Sessions.open(kind, url) as sessions:
         for query in queries:
-            if session is None or not session.usable:
-                if session is not None:
-                    await session.close()
-                session = await kind.driver.connect(url, "check")
             statements = {"sql": kind.dialect.alone(query, samples(query))}
             if query.probe is not None:
                 statements["probe"] = kind.dialect.probe(query)
             for name, statement in statements.items():
-                problems += await _inspect(session, query, name, statement, file, found.notes[query.name])
-    except Unreachable as error:
-        raise PollStale(f"the database can't be reached: {error}") from None
-    finally:
-        if session is not None:
-            await session.close()
+                result = (await sessions.run(query, statement))[1]
+                if isinstance(result, PollError):
+                    problems += _findings(query, name, result, file, found.notes[query.name])
     return problems
 
 
-async def _inspect(
-    session: Session, query: Query, name: str, statement: Statement, file: str, notes: list[str]
-) -> list[Problem]:
-    """Run one statement of the query, that of its field `name`."""
-    answer = Answer(query, [None])
-    seconds = min(query.timeout, RUN_SECONDS)
-    (outcome,) = await session.run(Trip(query, [statement], [answer], seconds, outgrows=False))
-    if isinstance(outcome, LostConnection):
-        raise PollStale(f"the connection to the database was lost: {outcome.error.message}")
-    if isinstance(outcome, Answer):
-        outcome.check()
-    result = outcome.outcomes[0] if isinstance(outcome, Answer) else outcome
-    return list(_findings(query, name, result, file, notes)) if isinstance(result, PollError) else []
+async def described_columns(kind: SourceKind, queries: Sequence[Query], file: str, url: str) -> dict[str, Columns]:
+    """Return the columns of each query's rows, by the query's name.
+
+    Raises CatalogInvalid when the source refuses a query, and PollStale when it can't be reached.
+    """
+    found: dict[str, Columns] = {}
+    problems: list[Problem] = []
+    async with _Sessions.open(kind, url) as sessions:
+        for query in queries:
+            statement = replace(kind.dialect.alone(query, samples(query)), described=True)
+            columns, result = await sessions.run(query, statement)
+            found[query.name] = columns
+            if isinstance(result, PollError) and not columns:
+                reason = result.message or result.cause.detail
+                problems.append(Problem(file, query.name, "sql", f"its columns are not known: {reason}"))
+    if problems:
+        raise CatalogInvalid(problems)
+    return found
+
+
+class _Sessions:
+    """The present session of a source, which is replaced when it breaks."""
+
+    def __init__(self, kind: SourceKind, url: str) -> None:
+        self._kind = kind
+        self._url = url
+        self._session: Session | None = None
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, kind: SourceKind, url: str) -> AsyncIterator[_Sessions]:
+        """Provide sessions within a scope."""
+        sessions = cls(kind, url)
+        try:
+            yield sessions
+        finally:
+            await sessions._close()
+
+    async def run(self, query: Query, statement: Statement) -> tuple[Columns, OutcomeOfTopic]:
+        """Run the statement of one topic, and return its columns if it is described, and the topic's outcome.
+
+        Raises PollStale when the source can't be reached, or the connection was lost.
+        """
+        if self._session is None or not self._session.usable:
+            await self._close()
+            try:
+                self._session = await self._kind.driver.connect(self._url, "check")
+            except Unreachable as error:
+                raise PollStale(f"the database can't be reached: {error}") from None
+        answer = Answer(query, [None])
+        seconds = min(query.timeout, RUN_SECONDS)
+        (outcome,) = await self._session.run(Trip(query, [statement], [answer], seconds, outgrows=False))
+        if isinstance(outcome, LostConnection):
+            raise PollStale(f"the connection to the database was lost: {outcome.error.message}")
+        if isinstance(outcome, PollError):
+            return answer.columns, outcome
+        answer.check()
+        return answer.columns, answer.outcomes[0]
+
+    async def _close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
 
 
 def _findings(query: Query, name: str, error: PollError, file: str, notes: list[str]) -> Iterator[Problem]:

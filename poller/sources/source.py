@@ -23,12 +23,12 @@ What a source must guarantee, whatever its kind (docs/reference/guarantees.md):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from pollcast.poller.sources.outcome import Outcome, Trip
-from pollcast.poller.sources.statement import Columns, Statement, Values
+from pollcast.poller.sources.statement import Columns, Kind, Statement, Values
 from pollcast.services.catalogue.query import Query
 
 
@@ -123,10 +123,16 @@ class SourceKind:
 
     dialect: Dialect
     driver: Driver
+    type_of: Callable[[Hashable], Kind] = lambda type: "json"
+    """Returns the type that rows have for a column of this type of the source (`Answer.columns`); `json` for any."""
 
 
 # Notes for colleagues (changes are listed here until 2026-11-26, 15:45)
 #
+# 14:40 `pollcast types` describes rows by running `Dialect.alone(…)` with `described=True`: set `Answer.columns` then
+#   (for no rows as well), and give SourceKind a `type_of` from your column types to the words of `Kind` (statement.py).
+# 14:35 Add your package beside pollcast.poller.postgresql in the import contract "Kinds of sources know neither topics
+#   nor rounds" of pyproject.toml.
 # 14:15 Conformance suite: tests/conformance/. Add a module like postgresql.py (its `start` gives a `Subject`, see
 #   subject.py) and name it in SUBJECTS of conftest.py; skip in `start` where the server is missing. If a test asks for
 #   what your source cannot give, tell me, or add a field to `Subject`: never skip a rule silently.

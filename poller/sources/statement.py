@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.values import Value, pg_type
@@ -20,6 +20,13 @@ Columns: TypeAlias = tuple[tuple[str, Hashable], ...]
 the type, that of the base type for a domain)."""
 
 
+Kind: TypeAlias = Literal[
+    "bool", "int", "bigint", "float", "numeric", "date", "time", "timestamp", "timestamptz", "uuid", "text", "json"
+]
+"""A type of values without parts, for `pollcast types`. `int` has at most 32 bits, `bigint` has 64; `text` is whatever
+rows have as a string, and `json` whatever JSON can be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Statement:
     """SQL with placeholders, and their values."""
@@ -32,7 +39,7 @@ class Statement:
     """Whether the statement compares digests: its rows are (topic, number, key, row, …), with a row of number 0 before
     those of each topic that changed, whose key is the new digest. The query's own columns follow, all NULL."""
     described: bool = False
-    """Whether the columns of the answer are of interest."""
+    """Whether the columns of the answer are of interest: `Answer.columns`, which is set for no rows as well."""
     probe: bool = False
     """Whether the statement is the query's probe: of its rows only the first counts, and that has no key."""
     shared: Callable[[], Statement] | None = field(default=None, compare=False)

@@ -11,7 +11,8 @@ import keyword
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from pollcast.poller.postgresql.row_types import Array, Column, Enumeration, Kind, Row, Type
+from pollcast.poller.postgresql.row_types import Array, Column, Enumeration, Row, Type
+from pollcast.poller.sources.statement import Kind
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.catalogue.values import Value

@@ -43,7 +43,7 @@ def types(
     ] = "bigint",
 ) -> None:
     """Write types of the catalogue's parameters and rows; without a FILE, print TypeScript."""
-    from pollcast.poller.postgresql.row_types import row_types
+    from pollcast.poller.row_typing import row_types
     from pollcast.services.catalogue import catalog as catalogue
     from pollcast.services.cli import pydantic_models
     from pollcast.services.cli import typescript as interfaces
@@ -61,7 +61,7 @@ def types(
     path = Path(named)
     queries = catalogue.load(path)
     try:
-        rows = row_types(queries, str(path), url.strip())
+        rows = row_types(queries, str(path), url.strip(), os.environ)
     except PollStale as error:
         raise _invalid("--database-url", error.detail) from None
     if typescript is not None or python is None:

@@ -10,7 +10,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
-from pollcast.poller.postgresql.row_types import Array, Enumeration, Kind, Row, Type
+from pollcast.poller.postgresql.row_types import Array, Enumeration, Row, Type
+from pollcast.poller.sources.statement import Kind
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.cli.naming import Names

@@ -139,9 +139,10 @@ def test_each_exported_metric_is_documented_and_each_documented_metric_is_export
 
 def test_no_label_value_is_a_topic(scraped: Scraped) -> None:
     assert scraped.values["query"] == {"stock", "tick"}
+    assert scraped.values["source"] == {"default"}
     assert set(scraped.values) <= {
         "query", "outcome", "state", "event", "reason", "call", "kind", "role", "node", "version", "le", "hash",
-        "generation", "implementation", "major", "minor", "patchlevel",
+        "generation", "source", "implementation", "major", "minor", "patchlevel",
     }  # fmt: skip
     assert not [value for values in scraped.values.values() for value in values if "?" in value]
 

@@ -38,6 +38,24 @@ listen = "changed"
 """
 
 
+BUDGETED = """
+[sources.default]
+statements_per_minute = 600
+
+[queries.one]
+sql = "select %(i)s as i"
+interval = "100ms"
+together = false
+params = { i = "int" }
+
+[queries.many]
+sql = "select %(i)s as i"
+interval = "100ms"
+together = false
+params = { i = "int" }
+"""
+
+
 @pytest.fixture
 def databases(postgres_server: PostgresServer) -> Iterator[dict[str, str]]:
     """The URLs of two databases with a table `t`, by the name of their source."""
@@ -125,6 +143,34 @@ async def test_a_query_moves_to_another_source_and_listens_there(databases: dict
         await eventually(lambda: poller.rows("there") == [(name, 1)])
         _execute(databases["default"], "update t set n = 3")
         await eventually(lambda: _notified(databases["default"]) and poller.rows("there") == [(name, 3)])
+
+
+async def test_a_budget_stretches_the_intervals_of_all_topics_alike_and_no_topic_fails(
+    databases: dict[str, str],
+) -> None:
+    catalog = catalogue.parse(BUDGETED, "test")
+    topics = [f"{query}?i={i}" for query in ("one", "many") for i in range(1 if query == "one" else 9)]
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with polling_on(catalog, databases) as poller:
+        for epoch, topic in enumerate(topics, 1):
+            poller.polling.gained(topic, epoch)
+        await eventually(lambda: all(poller.state(topic) == "live" for topic in topics))
+        # 10 topics each 100 ms ask for 6000 statements a minute, ten times as many as there may be.
+        await eventually(lambda: 8.0 < poller.sources["default"].budget.stretch < 14.0)
+        await eventually(lambda: all(_polls(poller, topic) >= 3 for topic in topics))
+        polled = [_polls(poller, topic) for topic in topics]
+        assert sum(polled) <= 60 + (loop.time() - began) * 10 + 1
+        assert max(polled) <= min(polled) + 4, polled
+        assert all(poller.state(topic) == "live" for topic in topics)
+        await eventually(lambda: all(interval > 0.5 for _, interval in poller.polling.topics))
+
+
+def _polls(poller: Poller, topic: str) -> int:
+    """Return how often the topic was polled."""
+    found = poller.polling.find(topic)
+    assert found is not None
+    return found[0].history.count
 
 
 def _notified(url: str) -> bool:

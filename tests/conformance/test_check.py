@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pollcast.poller import checking
+from pollcast.poller.row_typing import row_types
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.errors import CatalogInvalid, PollStale
@@ -45,3 +46,14 @@ def test_a_source_without_a_url_is_noted_and_one_that_is_not_there_is_named(subj
     if subject.through is not None:
         with pytest.raises(PollStale, match="the source subject: the database can't be reached"):
             checking.report(catalog, "c.toml", "unused", {"SUBJECT_URL": subject.through("127.0.0.1:1")})
+
+
+def test_the_columns_of_rows_are_described_in_their_order(subject: Subject) -> None:
+    fields = "sql = 'select n as a, n + 1 as b from numbers where n < %(m)s'\nparams = { m = 'int' }"
+    catalog = parse(subject, fields, "sql = 'select n from numbers where n < 0'")
+    rows = row_types(catalog, "c.toml", "unused", {"SUBJECT_URL": subject.url})
+    assert [[column.name for column in rows[name].columns] for name in ("q1", "q2")] == [["a", "b"], ["n"]]
+    assert {column.type for column in rows["q1"].columns} <= {"int", "bigint", "json"}
+    with pytest.raises(CatalogInvalid) as raised:
+        row_types(parse(subject, "sql = 'select n from nowhere'"), "c.toml", "unused", {"SUBJECT_URL": subject.url})
+    assert "nowhere" in raised.value.problems[0].reason

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pollcast.poller.source_urls import SourceUrls
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.definitions import Difference
 from pollcast.services.errors import CatalogInvalid
@@ -87,3 +88,30 @@ def test_a_catalogue_that_is_too_large_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CatalogInvalid) as refused:
         catalogue.load(path)
     assert "too large" in refused.value.problems[0].reason
+
+
+async def test_a_catalogue_whose_source_has_no_url_is_refused_and_the_one_in_force_stays(tmp_path: Path) -> None:
+    path, hangup, taken = tmp_path / "catalog.toml", asyncio.Event(), asyncio.Event()
+    path.write_text(FIRST)
+    environment: dict[str, str] = {}
+    urls = SourceUrls(lambda: "postgresql://localhost", environment)
+    file = CatalogueFile(path, hangup, watched=False, check=urls.check)
+    in_force = file.load()
+
+    async def apply(difference: Difference) -> None:
+        taken.set()
+
+    following = asyncio.create_task(file.follow(in_force, apply))
+    try:
+        path.write_text(f'[sources.shop]\nurl_env = "SHOP_URL"\n{SECOND}source = "shop"\n')
+        hangup.set()
+        await eventually(lambda: current() == 0)
+        assert in_force.catalog.queries["q"].source == "default"
+        environment["SHOP_URL"] = "postgresql://localhost/shop"
+        hangup.set()
+        async with asyncio.timeout(30):
+            await taken.wait()
+        assert in_force.catalog.queries["q"].source == "shop"
+        assert current() == 1
+    finally:
+        following.cancel()
