@@ -64,7 +64,7 @@ def test_how_a_source_is_reached_changes_the_catalogue_and_no_definition() -> No
     hashes = set()
     for fields in ("", "\npool = 2", "\nstatements_per_minute = 9", "\n[sources.other]\nurl_env = 'B'"):
         assert definitions(parse(moved + fields)) == definitions(parse(moved))
-        hashes.add(catalogue_hash(parse(moved + fields)))
+        hashes.add(hash_of(parse(moved + fields)))
     assert len(hashes) == 4
 
 
