@@ -29,6 +29,10 @@ CANCEL_SECONDS = 1.0
 """Maximum time that the server has to take the request to cancel a statement, in seconds."""
 
 
+CANCEL_SECONDS = 1.0
+"""Maximum time that the server has to take the request to cancel a statement, in seconds."""
+
+
 class Connection(AsyncConnection[Any]):
     """One connection to the database."""
 

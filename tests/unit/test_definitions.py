@@ -63,8 +63,9 @@ def test_how_a_source_is_reached_changes_the_catalogue_and_no_definition() -> No
     moved = BASE.replace("key", 'source = "shop"\nkey') + "[sources.shop]\nurl_env = 'A'"
     hashes = set()
     for fields in ("", "\npool = 2", "\nstatements_per_minute = 9", "\n[sources.other]\nurl_env = 'B'"):
-        assert definitions(parse(moved + fields)) == definitions(parse(moved))
-        hashes.add(hash_of(parse(moved + fields)))
+        found = CatalogueInForce(parse(moved + fields))
+        assert found.definitions == definitions(parse(moved))
+        hashes.add(found.hash)
     assert len(hashes) == 4
 
 
