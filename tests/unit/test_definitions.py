@@ -59,6 +59,15 @@ def parse(text: str) -> Catalog:
     return catalogue.parse(text, "test.toml")
 
 
+def test_how_a_source_is_reached_changes_the_catalogue_and_no_definition() -> None:
+    moved = BASE.replace("key", 'source = "shop"\nkey') + "[sources.shop]\nurl_env = 'A'"
+    hashes = set()
+    for fields in ("", "\npool = 2", "\nstatements_per_minute = 9", "\n[sources.other]\nurl_env = 'B'"):
+        assert definitions(parse(moved + fields)) == definitions(parse(moved))
+        hashes.add(catalogue_hash(parse(moved + fields)))
+    assert len(hashes) == 4
+
+
 def test_what_nobody_can_see_is_no_part_of_a_definition() -> None:
     expected = definition(parse(BASE).queries["q"])
     assert {what: definition(parse(text).queries["q"]) for what, text in COSMETIC.items()} == dict.fromkeys(
