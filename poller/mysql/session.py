@@ -115,6 +115,8 @@ class MysqlSession:
         key, most = statement.params
         await self._next()
         await self._next()
+        if statement.described:
+            answer.columns = tuple((each.name, each) for each in map(column, self._wire.descriptions))
         outcome: Answer | PollError = answer
         rows: KnownRows | None = None
         try:
