@@ -7,14 +7,18 @@ integers of 64 bits, doubles in their shortest form. Everything else becomes a s
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from pollcast.poller.sources.encoding import Encoder, binary, itself, text, utf8_text
+from pollcast.poller.sources.statement import Kind
 
 BINARY: Final = 63
 """The number of the character set of values that are no text."""
+
+UNSIGNED: Final = 32
+"""The flag of a number that has no sign."""
 
 ZEROFILL: Final = 64
 """The flag of a number that is written with zeros before it."""
@@ -49,6 +53,28 @@ def encoder(column: Column) -> Encoder:
     if column.format == "json":
         return _checked_json
     return binary if column.charset == BINARY else _text
+
+
+def type_of(column: Hashable) -> Kind:
+    """Return the type that rows have for the column."""
+    assert isinstance(column, Column)
+    if column.type in (TINY, SHORT, INT24, YEAR) or (column.type == LONG and not column.flags & UNSIGNED):
+        return "int"
+    return "json" if column.format == "json" else _KINDS.get(column.type, "text")
+
+
+_KINDS: Final[Mapping[int, Kind]] = {
+    LONG: "bigint",
+    LONGLONG: "bigint",
+    FLOAT: "float",
+    DOUBLE: "float",
+    DECIMAL: "numeric",
+    NEWDECIMAL: "numeric",
+    DATE: "date",
+    DATETIME: "timestamp",
+    TIMESTAMP: "timestamptz",
+    JSON: "json",
+}
 
 
 def _without_zeros(value: bytes) -> bytes:

@@ -115,10 +115,12 @@ class MysqlSession:
         key, most = statement.params
         await self._next()
         await self._next()
+        if statement.described:
+            answer.columns = tuple((each.name, each) for each in map(column, self._wire.descriptions))
         outcome: Answer | PollError = answer
         rows: KnownRows | None = None
         try:
-            rows = KnownRows(_row_encoder(self._wire.descriptions, self._wire.extended, key), answer)
+            rows = KnownRows(_row_encoder(self._wire.descriptions, key), answer)
         except NoSuchColumn as missing:
             outcome = missing.error
         count = 0
@@ -173,9 +175,9 @@ class MysqlSession:
 
 
 @lru_cache(maxsize=1024)
-def _row_encoder(descriptions: tuple[bytes, ...], extended: bool, key: tuple[str, ...]) -> RowEncoder:
+def _row_encoder(descriptions: tuple[bytes, ...], key: tuple[str, ...]) -> RowEncoder:
     """Return the encoder of rows whose columns are described so. Raises NoSuchColumn if the key has another column."""
-    columns = [column(each, extended=extended) for each in descriptions]
+    columns = [column(each) for each in descriptions]
     return RowEncoder(Query("", "", key=key), [(each.name, encoder(each)) for each in columns])
 
 
