@@ -17,7 +17,7 @@ from pollcast.poller.duckdb.url import Location
 
 
 class Signature(NamedTuple):
-    """What tells a file from its successor of the same path."""
+    """Signature of a file, which its successor of the same path does not have."""
 
     device: int
     inode: int

@@ -1,0 +1,35 @@
+"""URLs of DuckDB databases."""
+
+from __future__ import annotations
+
+import pytest
+
+from pollcast.poller.duckdb.url import Location, read_url
+
+
+def test_a_url_names_a_file_and_its_bounds() -> None:
+    assert read_url("duckdb:///data/shop.duckdb") == Location("/data/shop.duckdb", 1, "1GB", "", ())
+    url = "duckdb:///data/a%20b.db?threads=2&memory_limit=512MB&temp_directory=/tmp/x/&files=/lake&files=/more/"
+    assert read_url(url) == Location("/data/a b.db", 2, "512MB", "/tmp/x", ("/lake", "/more"))
+    assert read_url("duckdb:///?files=/lake") == Location("", 1, "1GB", "", ("/lake",))
+
+
+def test_a_database_is_named_as_its_file_unless_duckdb_has_that_name() -> None:
+    names = {"/data/shop.duckdb": "shop", "/a/b.c.db": "b", "/x/main.db": "main_database", "/x/.db": "_database"}
+    assert {path: read_url(f"duckdb://{path}").name for path in names} == names
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "nonsense", "postgresql://me:secret@host/x", "duckdb:/shop.db?x=1", "duckdb://secret/shop.db"),
+        *("duckdb:///", "duckdb:///a.db#secret", "duckdb:///a.db?threads=0", "duckdb:///a.db?threads=secret"),
+        *("duckdb:///a.db?threads=1&threads=2", "duckdb:///a.db?memory_limit=80%25", "duckdb:///a.db?secret=1"),
+        *("duckdb:///a.db?files=secret", "duckdb:///a.db?temp_directory=secret", "duckdb:///a.db?secret"),
+        "duckdb:///a.db?memory_limit='; drop table secret",
+    ],
+)
+def test_another_url_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(ValueError, match="is not a DuckDB URL") as refused:
+        read_url(url)
+    assert "secret" not in str(refused.value)
