@@ -1,10 +1,13 @@
-"""URLs of DuckDB databases."""
+"""URLs of DuckDB databases, and what is said where DuckDB is missing."""
 
 from __future__ import annotations
+
+import sys
 
 import pytest
 
 from pollcast.poller.duckdb.url import Location, read_url
+from pollcast.poller.source_kinds import KindMissing, source_kind
 
 
 def test_a_url_names_a_file_and_its_bounds() -> None:
@@ -33,3 +36,11 @@ def test_another_url_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(ValueError, match="is not a DuckDB URL") as refused:
         read_url(url)
     assert "secret" not in str(refused.value)
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("pollcast.poller.duckdb.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(KindMissing, match="databases of the kind duckdb need a package that is not installed: duckdb"):
+        source_kind.__wrapped__("duckdb")
