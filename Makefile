@@ -8,7 +8,7 @@ CHROMIUM := $(shell command -v chromium || command -v google-chrome)
 HELM := $(shell command -v helm)
 PGBOUNCER := $(shell PATH="$$PATH:/usr/sbin" command -v pgbouncer)
 PROMTOOL := $(shell command -v promtool)
-TEST_WORKERS ?= 2
+TEST_WORKERS ?= 3
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 
 .PHONY: install page up test test-again chaos soak check bench model model-broken proto proto-check fmt lock dist
