@@ -17,7 +17,12 @@ from tests.support.repository import ROOT, manual_code
 
 CATALOG, TABLE = manual_code("howto/own-database.md", "toml")[0], manual_code("howto/own-database.md", "sql")[0]
 PAGES = dict(zip(("client", "phoenix", "eventsource"), manual_code("howto/web-page.md", "html"), strict=True))
-SERVED = Served(CATALOG, TABLE.split(";\n"), environment={"POLLCAST_PATH_PREFIX": "/pollcast"})
+SERVED = Served(
+    CATALOG,
+    TABLE.split(";\n"),
+    flags=("--gateways", "1", "--pollers", "1"),
+    environment={"POLLCAST_PATH_PREFIX": "/pollcast"},
+)
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -23,7 +23,7 @@ presence = true
 params.shelf = { type = "text", enum = ["a", "b"] }
 """
 
-SERVED = Served(CATALOG, tables=[STOCK_TABLE])
+SERVED = Served(CATALOG, tables=[STOCK_TABLE], flags=("--gateways", "1", "--pollers", "1"))
 
 
 async def enter(opened: Watched, text: str) -> None:

@@ -29,6 +29,12 @@ class _Readyz(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service has time to answer on a busy machine."""
+    monkeypatch.setattr(health, "TIMEOUT_SECONDS", 60.0)
+
+
 @pytest.fixture
 def port() -> Iterator[int]:
     """The port of a service on 127.0.0.1, whose status tests set in _Readyz."""
@@ -92,9 +98,21 @@ def test_only_a_ready_service_is_healthy(
     assert capsys.readouterr().out == '{"status":"so"}\n' * 2
 
 
+def listening_on_ipv6_alone() -> tuple[socket.socket, socket.socket]:
+    """Return a listener on ::1 and a socket that keeps its port of 127.0.0.1 from everybody."""
+    for _ in range(20):
+        nobody = socket.socket()
+        nobody.bind(("127.0.0.1", 0))
+        try:
+            return socket.create_server(("::1", nobody.getsockname()[1]), family=socket.AF_INET6), nobody
+        except OSError:  # another process has the port
+            nobody.close()
+    raise AssertionError("no port is free")
+
+
 def test_a_container_without_ipv4_is_asked_on_its_ipv6(tmp_path: Path) -> None:
-    """The port of 127.0.0.1 is nobody's here, as it is where there is no such address."""
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+    listener, nobody = listening_on_ipv6_alone()
+    with listener, nobody:
         number = listener.getsockname()[1]
 
         def answer() -> None:
