@@ -19,7 +19,23 @@ def _postgresql() -> SourceKind:
     return POSTGRESQL
 
 
-_KINDS: Final[Mapping[str, Callable[[], SourceKind]]] = {"postgresql": _postgresql}
+def _plain() -> SourceKind:
+    from pollcast.poller.plain.kind import PLAIN
+
+    return PLAIN
+
+
+def _duckdb() -> SourceKind:
+    from pollcast.poller.duckdb.kind import DUCKDB
+
+    return DUCKDB
+
+
+_KINDS: Final[Mapping[str, Callable[[], SourceKind]]] = {
+    "postgresql": _postgresql,
+    "postgresql-plain": _plain,
+    "duckdb": _duckdb,
+}
 
 
 @cache

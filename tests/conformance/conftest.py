@@ -13,7 +13,11 @@ from tests.conformance.asking import connected
 from tests.conformance.subject import Subject
 from tests.support.waiting import eventually
 
-SUBJECTS: Mapping[str, str] = {"postgresql": "tests.conformance.postgresql"}
+SUBJECTS: Mapping[str, str] = {
+    "postgresql": "tests.conformance.postgresql",
+    "postgresql-plain": "tests.conformance.plain",
+    "duckdb": "tests.conformance.duckdb",
+}
 """The module of each subject, by the name of its kind. `start(request)` provides it, or skips where it is missing."""
 
 
