@@ -7,6 +7,7 @@ MAYBE_PAGE = $(MAKE) --no-print-directory page || echo "Continuing without the p
 CHROMIUM := $(shell command -v chromium || command -v google-chrome)
 HELM := $(shell command -v helm)
 PGBOUNCER := $(shell PATH="$$PATH:/usr/sbin" command -v pgbouncer)
+MARIADB := $(shell PATH="$$PATH:/usr/sbin" command -v mariadbd)
 PROMTOOL := $(shell command -v promtool)
 TEST_WORKERS ?= 2
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)
@@ -49,8 +50,9 @@ node_modules/.package-lock.json: package-lock.json | .venv/ready
 test: install tests/support/js/node_modules/.package-lock.json examples/node_modules/.package-lock.json $(if $(HELM),,.venv/bin/helm)
 	@$(if $(CHROMIUM),,echo "Leaving out tests/browser: there is no Chromium (Debian: apt install chromium).")
 	@$(if $(PGBOUNCER),,echo "Leaving out tests/cluster/test_pgbouncer.py: there is no pgbouncer (Debian: apt install pgbouncer).")
+	@$(if $(MARIADB),,echo "Leaving out the tests of MySQL in tests/conformance: there is no MariaDB (Debian: apt install mariadb-server-core).")
 	@$(if $(PROMTOOL),,echo "Leaving out tests/unit/test_alerts.py: there is no promtool (Debian: apt install prometheus).")
-	$(BIN)/pytest $(if $(filter-out 1,$(TEST_WORKERS)),--numprocesses $(TEST_WORKERS) --dist loadfile) $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/cluster/test_pgbouncer.py) $(if $(PROMTOOL),,--ignore=tests/unit/test_alerts.py) $(ARGS)
+	$(BIN)/pytest $(if $(filter-out 1,$(TEST_WORKERS)),--numprocesses $(TEST_WORKERS) --dist loadfile) $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/cluster/test_pgbouncer.py) $(if $(MARIADB),,--ignore-glob='tests/conformance/test_mysql_*.py') $(if $(PROMTOOL),,--ignore=tests/unit/test_alerts.py) $(ARGS)
 
 # Run the tests again that failed in `make test`, one after the other. It fails if there are more than five, or none.
 test-again:

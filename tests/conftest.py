@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 
 from pollcast.services.local import ports
 from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.mariadb_server import MariadbServer
 from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.cluster import Cluster, Served
 from tests.support.databases import new_database
@@ -149,6 +150,13 @@ def namespace() -> str:
 def postgres_server(session_folder: Path) -> Iterator[PostgresServer]:
     """A PostgreSQL shared by all tests. A test that freezes or kills PostgreSQL starts its own."""
     with PostgresServer.start(session_folder / "postgres", fsync=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(session_folder: Path) -> Iterator[MariadbServer]:
+    """A MariaDB shared by all tests. A test that freezes or kills MariaDB starts its own."""
+    with MariadbServer.start(session_folder / "mariadb", fsync=False) as server:
         yield server
 
 

@@ -170,6 +170,7 @@ def _query(
     params = {p: _param(p, value, file, _shown(name), problems) for p, value in declared.items()}
     if sql is not None:
         _check_use(table, sql, params, settings)
+        _check_lists(table, source_kind, sql, params)
     _check_kind(table, source_kind, source, together)
     if len(problems) > before or sql is None:
         return None
@@ -196,6 +197,14 @@ def _query(
         params=MappingProxyType({p: cast(Param, param) for p, param in params.items()}),
         settings=MappingProxyType(settings),
     )
+
+
+def _check_lists(table: Table, source_kind: Kind, sql: str, params: Mapping[str, Param | None]) -> None:
+    """Add a problem for a list that the SQL uses in a way that the kind of its source does not have."""
+    try:
+        source_kind.refuse_lists(sql, {name for name, param in params.items() if param is not None and param.is_list})
+    except ValueError as error:
+        table.problem("sql", str(error))
 
 
 def _check_kind(table: Table, source_kind: Kind, source: str, together: Together | None) -> None:

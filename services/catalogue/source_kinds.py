@@ -5,16 +5,21 @@ Pure. poller/source_kinds.py has what polls them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from pollcast.services.catalogue import mysql_text
 from pollcast.services.catalogue.sql import Token, tokens
 
 
 def _nothing_refused(sql: str) -> None:
     """Refuse nothing."""
+
+
+def _no_list_refused(sql: str, lists: Collection[str]) -> None:
+    """Refuse no use of a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +37,17 @@ class Kind:
     """The lexer of its SQL."""
     refuse: Callable[[str], None] = _nothing_refused
     """Raises ValueError for the SQL of a query that the kind cannot poll for a reason beside the lexer's."""
+    refuse_lists: Callable[[str, Collection[str]], None] = _no_list_refused
+    """Raises ValueError for the SQL of a query that uses one of these list parameters in a way that the kind lacks."""
 
+
+MYSQL: Final = Kind("mysql", tokens=mysql_text.tokens, refuse=mysql_text.refuse, refuse_lists=mysql_text.refuse_lists)
+"""MySQL and MariaDB."""
 
 POSTGRESQL: Final = Kind("postgresql", listen=True, settings=True, together=True)
 """The kind of a source that names none, and of the default one."""
 
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
-    {kind.name: kind for kind in (POSTGRESQL, Kind("postgresql-plain"), Kind("mysql"), Kind("duckdb"))}
+    {kind.name: kind for kind in (POSTGRESQL, Kind("postgresql-plain"), MYSQL, Kind("duckdb"))}
 )
 """All kinds by their names in the catalogue."""

@@ -253,14 +253,14 @@ def check_output_names(sql: str, lexer: Callable[[str], Iterator[Token]] | None 
     Only columns named by `as` and plain column references are compared; PostgreSQL knows the names of the others.
     """
     seen: set[str] = set()
-    for item in _output([token for token in (lexer or tokens)(sql) if token.kind not in ("space", "hint")]):
+    for item in output_items([token for token in (lexer or tokens)(sql) if token.kind not in ("space", "hint")]):
         name = _output_name(item)
         if name is not None and name in seen:
             raise ValueError(f"has two output columns named {quoted(name)}: give one another name with AS")
         seen |= {name} if name is not None else set()
 
 
-def _output(tokens: list[Token]) -> Iterator[list[Token]]:
+def output_items(tokens: list[Token]) -> Iterator[list[Token]]:
     """Yield the items of the select list that names the output columns: the first one, after any WITH."""
     at, depth = 0, 0
     while at < len(tokens) and tokens[at].text == "(" and tokens[at].kind == "other":

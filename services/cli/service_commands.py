@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -48,6 +48,9 @@ def up(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the first gateway; the next get P+1, …; 0: any.")
     ] = 4000,
+    demo: Annotated[
+        Literal["postgresql", "mysql"], typer.Option(help="Database of the demo; mysql: MariaDB beside PostgreSQL.")
+    ] = "postgresql",
     no_demo: Annotated[bool, typer.Option("--no-demo", help="Leave the database empty.")] = False,
     lease_ttl: LeaseTtlFlag = None,
 ) -> None:
@@ -72,7 +75,7 @@ def up(
         catalog=catalog,
         data_dir=data_dir,
         port=port,
-        demo=not no_demo,
+        demo=None if no_demo else demo,
         lease_ttl=lease_ttl,
     )
     logs.configure(level=logging.ERROR)

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from pollcast.services.coordination.keys import NodeRecord
 from pollcast.services.local.child import Child
 from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.mariadb_server import MariadbServer
 from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process.settings import EtcdSettings
 
 ETCD_PORT = 2379
 """Client port that the embedded etcd takes where it is free: the default of every command's `--etcd`."""
+
+
+Demo: TypeAlias = Literal["postgresql", "mysql"]
+"""The kinds of databases that a demo shows. That of MySQL has PostgreSQL's beside it."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +35,13 @@ class Options:
     catalog: Path | None = None
     data_dir: Path = Path(".pollcast")
     port: int = 4000  # the first gateway's; 0: any
-    demo: bool = True
+    demo: Demo | None = "postgresql"
     lease_ttl: int | None = None  # seconds
 
     @property
     def with_demo(self) -> bool:
         """Whether to load the demo: never into a database that the user brought."""
-        return self.demo and self.database_url is None
+        return self.demo is not None and self.database_url is None
 
 
 @dataclass
@@ -51,6 +56,7 @@ class LocalCluster:
     """Reason why the given database could not be reached at the start."""
     etcd: EtcdServer | None = None
     postgres: PostgresServer | None = None
+    mariadb: MariadbServer | None = None
     workload: Child | None = None
     services: dict[str, Child] = field(default_factory=dict)
     records: dict[str, NodeRecord] = field(default_factory=dict)
@@ -65,6 +71,8 @@ class LocalCluster:
             yield from self.etcd.members
         if self.postgres is not None:
             yield self.postgres.process
+        if self.mariadb is not None:
+            yield self.mariadb.process
         yield from self.services.values()
 
     def description(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord
 from pollcast.services.coordination.reach import etcd_at
 from pollcast.services.errors import EtcdError, PollcastError, Problem, SettingsInvalid
-from pollcast.services.local import demo, ports, welcome
+from pollcast.services.local import demo, mysql_demo, ports, welcome
 from pollcast.services.local.child import Child, ProcessFailed
 from pollcast.services.local.cluster import ETCD_PORT, LocalCluster, Options
 from pollcast.services.local.etcd_server import EtcdServer
@@ -136,6 +136,12 @@ async def _start_servers(cluster: LocalCluster, stop: asyncio.Event, status: Sta
             _done(console, "the demo's data", began)
         cluster.workload = demo.workload(postgres, log)
         cluster.workload.start()
+        if options.demo == "mysql":
+            status.update("Starting MariaDB …")
+            began = time.monotonic()
+            folder = cluster.data_dir / "mariadb"
+            cluster.mariadb = await asyncio.to_thread(mysql_demo.start, folder, cluster.log("mariadb"))
+            _done(console, "MariaDB", began)
     _unless(stop)
 
 
@@ -266,7 +272,7 @@ async def _stop_all(cluster: LocalCluster, console: Console) -> None:
         if ended is None:
             console.print(f"{child.name} (pid {child.pid}) did not end within {DRAIN_SECONDS:g} s and is killed.")
             await asyncio.to_thread(child.kill)
-    for server in (cluster.postgres, cluster.etcd):
+    for server in (cluster.mariadb, cluster.postgres, cluster.etcd):
         if server is not None:
             await asyncio.to_thread(server.stop)
 
@@ -282,7 +288,7 @@ def _catalog_of(options: Options) -> tuple[Path, Catalog]:
             which = "--no-demo" if options.database_url is None else "--database-url"
             reason = f"is required with {which}: a catalogue to serve (examples/pgbench.toml is an example)"
             raise SettingsInvalid([Problem("pollcast up", "", "--catalog", reason)])
-        path = demo.CATALOG
+        path = mysql_demo.CATALOG if options.demo == "mysql" else demo.CATALOG
     return path.resolve(), catalogue.load(path)
 
 
@@ -317,6 +323,8 @@ def environment_of(cluster: LocalCluster, catalog: Path, name: str, http: HostPo
     delay = "POLLCAST_DRAIN_DELAY"
     if not environment.keys() & {delay, f"{delay}_FILE"}:
         own[delay] = "0"  # all gateways end at once: a load balancer has nowhere else to send clients
+    if cluster.mariadb is not None:
+        own[mysql_demo.URL_VARIABLE] = cluster.mariadb.url_of(mysql_demo.DATABASE)
     if cluster.options.lease_ttl is not None:
         own["POLLCAST_LEASE_TTL"] = str(cluster.options.lease_ttl)
     return overridden(environment, own)

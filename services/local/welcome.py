@@ -24,6 +24,8 @@ def show(console: Console, cluster: LocalCluster, catalog: Catalog) -> None:
     console.print(f"  {'etcd':<13}{'   '.join(cluster.settings.etcd)}", markup=False)
     if cluster.postgres is not None:
         console.print(f"  {'PostgreSQL':<13}{cluster.postgres.url}", markup=False)
+    if cluster.mariadb is not None:
+        console.print(f"  {'MariaDB':<13}{cluster.mariadb.url_of('shop')}", markup=False)
     console.print(f"  {'logs':<13}{cluster.data_dir / 'logs'}\n", markup=False)
     console.print("Try, in another terminal:", markup=False)
     for line in _suggestions(cluster, catalog):

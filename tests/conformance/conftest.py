@@ -17,6 +17,7 @@ SUBJECTS: Mapping[str, str] = {
     "postgresql": "tests.conformance.postgresql",
     "postgresql-plain": "tests.conformance.plain",
     "duckdb": "tests.conformance.duckdb",
+    "mysql": "tests.conformance.mysql",
 }
 """The module of each subject, by the name of its kind. `start(request)` provides it, or skips where it is missing."""
 

@@ -1,0 +1,98 @@
+"""Rows of MySQL's text protocol as JSON, with values as PostgreSQL would write them. Pure.
+
+The server writes each value as a text. Numbers are JSON already, and stay what the server wrote: exact decimals,
+integers of 64 bits, doubles in their shortest form. Everything else becomes a string (docs/reference/mysql.md#values).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from pollcast.poller.sources.encoding import Encoder, binary, itself, text, utf8_text
+
+BINARY: Final = 63
+"""The number of the character set of values that are no text."""
+
+ZEROFILL: Final = 64
+"""The flag of a number that is written with zeros before it."""
+
+# Types of the protocol (enum_field_types)
+TINY, SHORT, LONG, FLOAT, DOUBLE, LONGLONG, INT24, YEAR, DECIMAL, NEWDECIMAL = 1, 2, 3, 4, 5, 8, 9, 13, 0, 246
+TIMESTAMP, DATE, TIME, DATETIME, BIT, JSON, GEOMETRY = 7, 10, 11, 12, 16, 245, 255
+NUMBERS: Final = frozenset({TINY, SHORT, LONG, FLOAT, DOUBLE, LONGLONG, INT24, YEAR, DECIMAL, NEWDECIMAL})
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The description of a result's column."""
+
+    name: str
+    type: int
+    charset: int
+    flags: int
+    length: int
+    format: str = ""
+    """`json` for MariaDB's JSON, whose type is that of a text."""
+
+
+def encoder(column: Column) -> Encoder:
+    """Return the function that encodes a value of the column."""
+    if column.type in NUMBERS:
+        return _without_zeros if column.flags & ZEROFILL else itself
+    if column.type == BIT:
+        return lambda value: b'"%b"' % bin(int.from_bytes(value, "big"))[2:].zfill(column.length).encode()
+    if column.type in _BY_TYPE:
+        return _BY_TYPE[column.type]
+    if column.format == "json":
+        return _checked_json
+    return binary if column.charset == BINARY else _text
+
+
+def _without_zeros(value: bytes) -> bytes:
+    """Return a number without the zeros before it: `00012.50` → `12.50`."""
+    short = value.lstrip(b"0")
+    return short if short[:1].isdigit() else b"0" + short
+
+
+def _moment(value: bytes) -> bytes:
+    """Return a date and a time in ISO 8601: `2026-01-31 12:00:00.500` → `2026-01-31T12:00:00.5`."""
+    return _short(value).replace(b" ", b"T")
+
+
+def _short(value: bytes) -> bytes:
+    """Return a time without the zeros at the end of its fraction."""
+    return value.rstrip(b"0").rstrip(b".") if b"." in value else value
+
+
+def _checked_json(value: bytes) -> bytes:
+    """Return the text of MariaDB's JSON as it is, or as a string if it is not JSON: MariaDB accepts more than that."""
+    try:
+        json.loads(value, parse_int=str, parse_float=str, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return _text(value)
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _text(value: bytes) -> bytes:
+    """Return a text as a JSON string. The server sends valid UTF-8; what is not has no other spelling here."""
+    try:
+        return utf8_text(value)
+    except UnicodeDecodeError:
+        return text(value.decode(errors="replace"))
+
+
+_BY_TYPE: Final[Mapping[int, Encoder]] = {
+    DATE: lambda value: b'"%b"' % value,
+    TIME: lambda value: b'"%b"' % _short(value),
+    DATETIME: lambda value: b'"%b"' % _moment(value),
+    TIMESTAMP: lambda value: b'"%b+00:00"' % _moment(value),
+    GEOMETRY: binary,
+    JSON: itself,
+}

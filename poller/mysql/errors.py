@@ -1,0 +1,107 @@
+"""Errors of MySQL and MariaDB as poll errors. Pure.
+
+A server's error has a number, which is exact, and an SQLSTATE, which often is the general HY000. Clients receive the
+name that MySQL gives to the number, and the number, never the server's message.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.services.catalogue.query import Query
+from pollcast.services.errors import PollFailed, PollStale
+
+NAMES: Final = {
+    1040: "con_count_error",
+    1053: "server_shutdown",
+    1054: "bad_field_error",
+    1055: "wrong_field_with_group",
+    1064: "parse_error",
+    1114: "record_file_full",
+    1142: "tableaccess_denied_error",
+    1143: "columnaccess_denied_error",
+    1146: "no_such_table",
+    1205: "lock_wait_timeout",
+    1213: "lock_deadlock",
+    1222: "wrong_number_of_columns_in_select",
+    1242: "subquery_no_1_row",
+    1267: "cant_aggregate_2collations",
+    1292: "truncated_wrong_value",
+    1300: "invalid_character_string",
+    1305: "sp_does_not_exist",
+    1317: "query_interrupted",
+    1365: "division_by_zero",
+    1370: "procaccess_denied_error",
+    1412: "table_def_changed",
+    1525: "wrong_value",
+    1582: "wrong_paramcount_to_native_fct",
+    1630: "func_inexistent_name_collision",
+    1690: "data_out_of_range",
+    1792: "cant_execute_in_read_only_transaction",
+    1927: "connection_killed",
+    1969: "statement_timeout",
+    3024: "query_timeout",
+    3141: "invalid_json_text_in_param",
+}
+"""Names of errors that queries end with. The manuals of MySQL and MariaDB list all of them by number."""
+
+TIMED_OUT: Final = frozenset({1317, 1969, 3024})
+"""Errors of a statement that was canceled: by KILL QUERY, by MariaDB's max_statement_time, by max_execution_time."""
+
+_LOCKED: Final = frozenset({1205, 3572})
+_ROLLED_BACK: Final = frozenset({1020, 1213, 1412, 1614, 1615})
+"""Errors after which a statement may succeed at once: a deadlock, changed rows, a table that has just been altered."""
+
+_OUT_OF_RESOURCE: Final = frozenset({3, 1021, 1028, 1037, 1038, 1041, 1114, 1135, 1206, 1374, 1436, 3019, 4165})
+_UNAVAILABLE: Final = frozenset(
+    {1040, 1047, 1053, 1077, 1078, 1079, 1129, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1226, 1927, 3032, 3168, 4031}
+)
+"""Errors of a server that has too many clients, starts, ends, or is cut off from its cluster."""
+
+_STATEMENT: Final = frozenset({1044, 1045, 1049, 1142, 1143, 1227, 1290, 1370, 1792})
+"""Errors that do not depend on values: what the role may not do, a database that does not exist."""
+
+
+class ServerError(NamedTuple):
+    """An error that the server has sent."""
+
+    number: int
+    sqlstate: str
+    message: str
+
+
+def classify(error: ServerError, query: Query, *, connected: bool = False, timed_out: bool = True) -> PollError:
+    """Return the poll error for an error that a statement of the query ended with.
+
+    `connected` means that the connection has survived the error: then the error is one of the statement, whatever its
+    number, for SQL can raise any. `timed_out` means that the statement has taken as long as its timeout.
+    """
+    number = error.number
+    named = f"{NAMES.get(number, 'error')} ({number})"
+
+    def stale(reason: str, scope: Scope) -> PollError:
+        return PollError(PollStale(reason), scope, error.message)
+
+    if number in TIMED_OUT and connected and not timed_out:
+        return stale(f"the query was canceled before its timeout: {named}", Scope.TOPIC)
+    if number in TIMED_OUT:
+        return stale(f"the query took longer than its timeout of {query.timeout:g} s", Scope.TOPIC_OR_SIZE)
+    if number in _LOCKED:
+        return stale("a table that the query needs is locked", Scope.STATEMENT)
+    if number in _OUT_OF_RESOURCE:
+        return stale(f"the database is out of a resource: {named}", Scope.TOPIC_OR_SIZE)
+    if number in _ROLLED_BACK:
+        return stale(f"the database rolled the poll back: {named}", Scope.STATEMENT)
+    if number in _UNAVAILABLE and connected:
+        return stale(f"the query was interrupted: {named}", Scope.TOPIC)
+    if number in _UNAVAILABLE:
+        return stale(f"the database is unavailable: {named}", Scope.DATABASE)
+    refused = error.sqlstate.startswith("42")
+    scope = Scope.STATEMENT if refused or number in _STATEMENT else Scope.TOPIC
+    return PollError(PollFailed(f"the query failed: {named}"), scope, error.message, refused)
+
+
+def lost(message: str) -> PollError:
+    """Return the poll error for a connection that ended without an error of the server. `message` is for the log."""
+    return PollError(PollStale("the connection to the database was lost"), Scope.DATABASE, message)

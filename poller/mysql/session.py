@@ -1,0 +1,185 @@
+"""A session on MySQL or MariaDB: it runs many statements in one round trip, each in a read-only transaction of its own.
+
+A trip is one multi-statement: the settings of the trip, and for each topic `start transaction read only`, its query and
+`commit`. The server refuses to write within such a transaction, and ends a query that takes too long. It does not run
+what comes after an error, so a trip ends with the first one; the others are run again in the next.
+
+Whose fault an error is shows afterwards: if the connection still ends the transaction, it is the statement's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import lru_cache
+
+from asyncmy.errors import MySQLError
+
+from pollcast.poller.mysql.encoding import encoder
+from pollcast.poller.mysql.errors import TIMED_OUT, ServerError, classify, lost
+from pollcast.poller.mysql.trip_text import trip_text
+from pollcast.poller.mysql.wire import Wire, column
+from pollcast.poller.sources.answer import Answer
+from pollcast.poller.sources.encoding import NoSuchColumn, RowEncoder
+from pollcast.poller.sources.guard import GRACE_SECONDS, Guard
+from pollcast.poller.sources.names import application_name
+from pollcast.poller.sources.outcome import LostConnection, Outcome, Outgrown, Trip
+from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.statement import Statement
+from pollcast.services.catalogue.query import Query
+
+LEXICAL_MODES = frozenset(
+    {"ANSI_QUOTES", "NO_BACKSLASH_ESCAPES", "ANSI", "DB2", "MAXDB", "MSSQL", "ORACLE", "POSTGRESQL"}
+)
+"""Modes of a server in which a text means something else than pollcast.services.catalogue.mysql_text reads in it."""
+
+_CANCELED_BEFORE = 0.9
+"""Share of the timeout below which a canceled statement was not canceled by the timeout."""
+
+_ERRORS = (MySQLError, OSError)
+
+
+class MysqlSession:
+    """The Session (poller/sources/source.py) of one connection to MySQL or MariaDB. Call `begin` first."""
+
+    def __init__(self, wire: Wire, node: str, kill: Callable[[bytes], Awaitable[None]]) -> None:
+        """Use the connection. `kill` ends what the server does for the connection with this id."""
+        self.opened_at = asyncio.get_running_loop().time()
+        """Time when the connection was opened, in seconds on the event loop's clock."""
+        self._wire = wire
+        self._node = node
+        self._kill = kill
+        self._id = b""
+        self._occupied = False  # whether answers of a trip have not been received
+        self._heard = False
+
+    async def begin(self) -> None:
+        """Set what a query's text and its values mean, whatever the server's own settings are."""
+        await self._wire.send("select connection_id(), @@sql_mode")
+        ((number, modes),) = [row async for rows in self._wire.rows() for row in rows]
+        self._id = number or b""
+        mode = ",".join(each for each in (modes or b"").decode().split(",") if each not in LEXICAL_MODES)
+        await self._all(f"set names utf8mb4; set sql_mode='{mode}', time_zone='+00:00', autocommit=1")
+
+    @property
+    def usable(self) -> bool:
+        """Whether the connection is neither broken nor within a trip."""
+        return not (self._occupied or self._heard or self._wire.broken)
+
+    def look(self) -> None:
+        """Notice what the server has sent while the connection was idle: it does that only when it ends it."""
+        self._heard = self._heard or self._wire.heard()
+
+    async def close(self) -> None:
+        """Close the connection, and end the trip that it is within: the server would not notice before its end."""
+        self._wire.abort()
+        if self._occupied:
+            await self._kill(self._id)
+
+    async def run(self, trip: Trip) -> list[Outcome]:
+        """Run the statements of the trip, and return the outcomes of the first ones, or of all."""
+        loop, guard, answers = asyncio.get_running_loop(), Guard(self._wire.abort), trip.answers
+        outcomes: list[Outcome] = []
+        sent = ended = loop.time()
+        self._occupied = True
+        with guard.allowing(GRACE_SECONDS):
+            for statement, answer in zip(trip.statements, answers, strict=True):
+                before = loop.time()
+                try:
+                    if answer is answers[0]:
+                        await self._wire.send(self._text(trip))
+                    guard.allow(trip.seconds + GRACE_SECONDS)
+                    outcomes.append(await self._read(statement, answer))
+                except _ERRORS as error:
+                    # A statement may have begun before the answer of the one before it was read.
+                    timed_out = trip.limited or loop.time() - guard.begun >= trip.seconds * _CANCELED_BEFORE
+                    outcomes.append(await self._outcome(error, guard, trip, timed_out))
+                ended = loop.time()
+                answer.seconds = ended - (min(guard.begun, ended) if answer is answers[0] else before)
+                if outcomes[-1] is not answer or self._wire.broken or (ended - sent > trip.seconds):
+                    break
+        if len(outcomes) < len(answers) and outcomes[-1] is answers[len(outcomes) - 1]:
+            self._wire.abort()  # and so `close` ends the rest of the trip
+        else:
+            self._occupied = False
+        latency = max(0.0, ended - sent - sum(answer.seconds for answer in answers))
+        for answer in answers[: len(outcomes)]:
+            answer.latency = latency / len(outcomes)
+        return outcomes
+
+    async def _read(self, statement: Statement, answer: Answer) -> Answer | PollError:
+        """Receive the answers to a statement and to those around it."""
+        key, most = statement.params
+        await self._next()
+        await self._next()
+        outcome: Answer | PollError = answer
+        rows: RowEncoder | None = None
+        try:
+            rows = _row_encoder(self._wire.descriptions, self._wire.extended, key)
+        except NoSuchColumn as missing:
+            outcome = missing.error
+        count = 0
+        async for raw in self._wire.rows():
+            if rows is not None:
+                answer.add(rows.piece(1, raw))
+            count += len(raw)
+            if count > most or (answer.full and count < most):  # a query may have a limit of its own
+                self._wire.abort()
+                return outcome
+        await self._next()
+        return outcome
+
+    async def _outcome(
+        self, error: Exception, guard: Guard, trip: Trip, timed_out: bool
+    ) -> PollError | LostConnection | Outgrown:
+        """Return the outcome of a statement that ended with this error, and end its transaction."""
+        query, told = trip.query, _told(error)
+        with contextlib.suppress(*_ERRORS):
+            if told is not None:
+                await self._all("rollback")
+            else:
+                self._wire.abort()
+        broken = self._wire.broken
+        if told is None or broken:
+            found = lost(str(error)) if told is None else classify(told, query)
+            silently = guard.broke or (guard.renewed and told is None)
+            if guard.renewed:  # the server had just begun, so if this happens twice the statement is at fault
+                found = replace(found, scope=Scope.TOPIC_OR_SIZE if guard.broke else Scope.TOPIC)
+            return LostConnection(found, silently)
+        if told.number in TIMED_OUT and timed_out and trip.outgrows:
+            return Outgrown.OUTGROWN
+        return classify(told, query, connected=guard.renewed, timed_out=timed_out)
+
+    def _text(self, trip: Trip) -> str:
+        statements = [statement.sql for statement in trip.statements]
+        name = application_name(self._node, trip.query.name)
+        most = trip.statements[0].params[1]
+        return trip_text(statements, trip.seconds, most, name, mariadb=self._wire.mariadb)
+
+    async def _next(self) -> None:
+        if not await self._wire.next():
+            raise ConnectionError("the server has answered fewer statements than were sent")
+
+    async def _all(self, sql: str) -> None:
+        """Run statements without rows."""
+        await self._wire.send(sql)
+        while await self._wire.next():
+            pass
+
+
+@lru_cache(maxsize=1024)
+def _row_encoder(descriptions: tuple[bytes, ...], extended: bool, key: tuple[str, ...]) -> RowEncoder:
+    """Return the encoder of rows whose columns are described so. Raises NoSuchColumn if the key has another column."""
+    columns = [column(each, extended=extended) for each in descriptions]
+    return RowEncoder(Query("", "", key=key), [(each.name, encoder(each)) for each in columns])
+
+
+def _told(error: Exception) -> ServerError | None:
+    """Return the error that the server has sent; None for one of the connection."""
+    sqlstate = getattr(error, "sqlstate", None)
+    if sqlstate is None:
+        return None
+    number, message = error.args
+    return ServerError(number, sqlstate, message)
