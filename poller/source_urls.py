@@ -42,7 +42,7 @@ class SourceUrls:
             text = variables.content(Path(file)).strip()
         except (OSError, ValueError):
             raise ValueError(f"names {name}, and the file that {name}{FILE} names cannot be read") from None
-        return variables.Watched(name, Path(file), text, exact=False, prefix="")
+        return variables.Watched(name, Path(file), text, exact=False, own=False)
 
     def check(self, catalog: Catalog, file: str) -> None:
         """Raise CatalogInvalid for each source of the catalogue that cannot be opened from here, with its field."""

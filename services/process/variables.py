@@ -126,15 +126,20 @@ class Watched:
         value: str,
         *,
         exact: bool = True,
-        prefix: str = PREFIX,
+        own: bool = True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Watch the file of the setting called `name`, whose value was `value`; white space counts if `exact`.
 
-        `prefix` and the name in capitals are the name of its variable.
+        `own` is False when `name` is that of the variable itself, which is not one of Pollcast's.
         """
         self._exact = exact
-        self._variable, self._path, self._value, self._monotonic = f"{prefix}{name.upper()}", path, value, monotonic
+        self._variable, self._path, self._value, self._monotonic = (
+            variable(name) if own else name,
+            path,
+            value,
+            monotonic,
+        )
         self._seen: tuple[int, int, int] | None = None
         self._looked_at = float("-inf")
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts connections after a number of bytes from the server."""
+"""A TCP proxy that cuts connections after a number of bytes from the server, or lets nothing pass."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ class CuttingProxy:
         self._target = host, int(port)
         self._left: int | None = None
         self._again = False
+        self._passing = asyncio.Event()
+        self._passing.set()
         self.address = ""
 
     @classmethod
@@ -46,16 +48,25 @@ class CuttingProxy:
         """
         self._left, self._again = count, again
 
+    def let_pass(self, passing: bool) -> None:
+        """Let bytes pass, or hold them back as a frozen server or an unplugged cable does; connections stay open."""
+        if passing:
+            self._passing.set()
+        else:
+            self._passing.clear()
+
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection(*self._target)
 
         async def to_server() -> None:
             while data := await reader.read(65536):
+                await self._passing.wait()
                 up_writer.write(data)
                 await up_writer.drain()
 
         async def to_client() -> None:
             while data := await up_reader.read(65536):
+                await self._passing.wait()
                 if self._left is not None:
                     data = data[: self._left]
                     self._left -= len(data)

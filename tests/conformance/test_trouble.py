@@ -115,6 +115,26 @@ async def test_a_connection_that_is_cut_anywhere_is_replaced_and_the_answer_is_r
         await eventually(lambda: connected(db, subject))
 
 
+async def test_a_server_that_falls_silent_is_given_up_and_is_back_when_it_speaks(subject: Subject) -> None:
+    if subject.through is None:
+        return
+    q = query(subject, "select n from numbers where n = 1", timeout=0.5)
+    async with (
+        CuttingProxy.serving(subject.address) as proxy,
+        Database.open(subject.kind.driver, subject.through(proxy.address), 1, "poller-1") as db,
+    ):
+        await eventually(lambda: connected(db, subject))
+        proxy.let_pass(False)
+        began = time.monotonic()
+        (outcome,) = await asyncio.wait_for(ask(subject, db, q), 30)
+        assert isinstance(outcome, PollError)
+        assert outcome.state == "stale"
+        assert time.monotonic() - began - stood_still(began) < 10
+        proxy.let_pass(True)
+        await eventually(lambda: connected(db, subject))
+        assert columns(await rows(subject, db, q)) == [(1,)]
+
+
 async def test_a_server_that_is_not_there_is_stale_and_neither_host_nor_password_is_shown(subject: Subject) -> None:
     if subject.through is None:
         return

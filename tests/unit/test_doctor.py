@@ -11,6 +11,7 @@ from pollcast.services.cli.doctor.diagnosis import shown
 from pollcast.services.cli.doctor.finding import some, wrong
 from pollcast.services.cli.doctor.findings import diagnose
 from pollcast.services.cli.doctor.http_get import least_offset
+from pollcast.services.cli.doctor.look_at_nodes import plain
 from pollcast.services.cli.doctor.observations import (
     DatabaseSeen,
     EtcdSeen,
@@ -20,6 +21,7 @@ from pollcast.services.cli.doctor.observations import (
     NodeSeen,
     Observations,
     ShellSeen,
+    SourceSeen,
     TopicsSeen,
     Trouble,
     Write,
@@ -70,6 +72,7 @@ HEALTHY = Observations(
     nodes=NODES,
     database=DATABASE,
     listen=ListenSeen(),
+    sources=(SourceSeen("lake", "duckdb", "LAKE_URL", seconds=0.002),),
     topics=TopicsSeen(live=3),
 )
 
@@ -256,6 +259,15 @@ TABLE = [
         seen(listen=ListenSeen("it does not answer in time", own=True), shell=ShellSeen()),
         bad("wrong", "database to listen on", "does not answer", "POLLCAST_LISTEN_URL"),
     ),
+    # --- other sources
+    (
+        seen(sources=(SourceSeen("shop", "mysql", "SHOP_URL", problem="Access denied for user 'me'"),)),
+        bad("wrong", "source shop", "it can't be polled: Access denied", "correct SHOP_URL"),
+    ),
+    (
+        seen(sources=(SourceSeen("shop", "mysql", "SHOP_URL", no_url="url_env names SHOP_URL, which is not set"),)),
+        bad("skipped", "source shop", "not checked: url_env names SHOP_URL", "Set SHOP_URL here"),
+    ),
     # --- the shell
     (
         seen(shell=replace(HEALTHY.shell, problems=(("POLLCAST_POOL", "is 0"),))),
@@ -295,6 +307,31 @@ def test_the_offset_of_a_clock_is_the_least_that_its_whole_seconds_allow() -> No
     assert least_offset(100.0, 100.2, 100.3) == 0.0  # from 100.0 to 101.0
     assert least_offset(100.0, 101.5, 101.6) == -0.5
     assert least_offset(105.0, 100.2, 100.5) == 4.5
+
+
+@pytest.mark.parametrize(
+    ("details", "said"),
+    [
+        (
+            "errors resolving a.invalid:4001: [field:hostname lookup error:address lookup failed for a.invalid:4001: "
+            "Domain name not found]",
+            "its name is not known here",
+        ),
+        ("Received http2 header with status: 404", "what answers there is not Pollcast"),
+        (
+            "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:10.0.0.1:80: Failed parsing HTTP/2 "
+            "(Expected SETTINGS frame as the first frame, got frame type 79)",
+            "what answers there is not Pollcast",
+        ),
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:1: Failed to connect to remote "
+            "host: Connection refused",
+            "it refuses connections",
+        ),
+    ],
+)
+def test_what_grpc_says_about_a_node_is_put_plainly(details: str, said: str) -> None:
+    assert plain(details) == said
 
 
 def test_the_words_of_others_may_end_with_a_full_stop() -> None:

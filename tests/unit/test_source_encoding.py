@@ -1,4 +1,4 @@
-"""Rows as JSON for sources that deliver values. The comparison with PostgreSQL itself is in tests/conformance."""
+"""Rows as JSON for sources that deliver values. tests/conformance/test_encoding.py compares with PostgreSQL itself."""
 
 from __future__ import annotations
 
