@@ -62,6 +62,11 @@ class DuckdbDialect(TopicByTopic):
         return Statement(_text(query.probe, ())[0], (), probe=True)
 
 
+def identifier(name: str) -> str:
+    """Return a name as SQL, in quotes."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def described(sql: str) -> str:
     """Return the statement that describes the columns of a query."""
     return f"describe {sql}"

@@ -8,13 +8,14 @@ instance of the new file.
 from __future__ import annotations
 
 import asyncio
+import threading
 from functools import partial
 
 import duckdb
 
 from pollcast.poller.duckdb.instance import Instance
 from pollcast.poller.duckdb.session import DuckdbSession
-from pollcast.poller.duckdb.url import read_url
+from pollcast.poller.duckdb.url import Location, read_url
 from pollcast.poller.sources.outcome import Unreachable
 
 
@@ -22,8 +23,9 @@ class DuckdbDriver:
     """The Driver (poller/sources/source.py) of DuckDB."""
 
     def __init__(self) -> None:
+        self._opening = threading.Lock()  # held while an instance is opened, which may take a while
+        self._counting = threading.Lock()
         self._instances: dict[str, Instance] = {}  # the newest of each URL
-        self._opening = asyncio.Lock()
 
     def check_url(self, url: str) -> None:
         """Raise ValueError when the URL has no valid form."""
@@ -31,27 +33,45 @@ class DuckdbDriver:
 
     async def connect(self, url: str, node: str) -> DuckdbSession:
         """Open a session. Raises Unreachable when the file can't be read, or another process writes it."""
-        location = read_url(url)
-        async with self._opening:
-            try:
-                instance = self._instances.get(url)
-                if instance is None or not instance.present():
-                    instance = await asyncio.to_thread(Instance.open, location)
-                    self._instances[url] = instance
-                cursor = instance.cursor()
-            except duckdb.Error as error:
-                raise Unreachable(_words(error)) from error
-            instance.sessions += 1
-        closed = partial(self._closed, url, instance)
-        return DuckdbSession(instance, cursor, asyncio.get_running_loop().time(), closed)
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(None, self._acquire, url, read_url(url))
+        try:
+            instance, cursor = await asyncio.shield(work)
+        except duckdb.Error as error:
+            raise Unreachable(_words(error)) from error
+        except asyncio.CancelledError:
+            work.add_done_callback(partial(self._give_back, url))
+            raise
+        return DuckdbSession(instance, cursor, loop.time(), partial(self._release, url, instance))
 
-    def _closed(self, url: str, instance: Instance) -> None:
+    def _acquire(self, url: str, location: Location) -> tuple[Instance, duckdb.DuckDBPyConnection]:
+        """Return the instance of the present file, opened if need be, and a connection to it."""
+        with self._opening:
+            instance = self._instances.get(url)
+            if instance is None or not instance.present():
+                instance = Instance.open(location)
+            cursor = instance.cursor()
+            with self._counting:
+                self._instances[url] = instance
+                instance.sessions += 1
+        return instance, cursor
+
+    def _release(self, url: str, instance: Instance) -> None:
         """Close the instance after its last session."""
-        instance.sessions -= 1
-        if not instance.sessions:
+        with self._counting:
+            instance.sessions -= 1
+            if instance.sessions:
+                return
             if self._instances.get(url) is instance:
                 del self._instances[url]
-            instance.close()
+        instance.close()
+
+    def _give_back(self, url: str, work: asyncio.Future[tuple[Instance, duckdb.DuckDBPyConnection]]) -> None:
+        """Release what a session has got for which nobody waits any more."""
+        if not work.cancelled() and work.exception() is None:
+            instance, cursor = work.result()
+            cursor.close()
+            self._release(url, instance)
 
 
 def _words(error: duckdb.Error) -> str:

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from pollcast.poller.duckdb.dialect import identifier
 from pollcast.poller.duckdb.url import Location
-from pollcast.poller.postgresql.digests import quoted
 
 
 class Signature(NamedTuple):
-    """What tells a file from its successor of the same path."""
+    """Signature of a file, which its successor of the same path does not have."""
 
     device: int
     inode: int
@@ -73,7 +73,7 @@ class Instance:
         )
         try:
             if location.path:
-                connection.execute(f"attach {_string(location.path)} as {quoted(location.name)} (read_only)")
+                connection.execute(f"attach {_string(location.path)} as {identifier(location.name)} (read_only)")
             connection.execute("set timezone = 'UTC'")
             folders = ", ".join(map(_string, location.files))
             connection.execute(f"set allowed_directories = [{folders}]")
@@ -92,7 +92,7 @@ class Instance:
         """Return another connection to the database."""
         cursor = self._connection.cursor()
         if self._name:
-            cursor.execute(f"use {quoted(self._name)}")
+            cursor.execute(f"use {identifier(self._name)}")
         return cursor
 
     def close(self) -> None:

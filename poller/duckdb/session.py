@@ -11,13 +11,14 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 
 import duckdb
 
 from pollcast.poller.duckdb.dialect import CACHED, described, wrapped
 from pollcast.poller.duckdb.errors import classify, is_fatal
 from pollcast.poller.duckdb.instance import Instance, sql_type
-from pollcast.poller.duckdb.values import form_of
+from pollcast.poller.duckdb.values import Form, form_of
 from pollcast.poller.sources.answer import Answer
 from pollcast.poller.sources.encoding import NoSuchColumn, RowEncoder
 from pollcast.poller.sources.guard import GRACE_SECONDS
@@ -98,7 +99,7 @@ class DuckdbSession:
         timed_out = not self._work.done()
         if timed_out and not await self._interrupted(self._work):
             reason = f"the query took longer than its timeout of {trip.query.timeout:g} s"
-            return LostConnection(PollError(PollStale(reason), Scope.TOPIC_OR_SIZE))
+            return PollError(PollStale(reason), Scope.TOPIC_OR_SIZE)
         work, self._work = self._work, None
         try:
             return work.result()
@@ -129,7 +130,7 @@ class DuckdbSession:
         """Run the statement, and return the answer with its rows."""
         cursor, params = self._cursor, list(statement.params)
         columns = self._columns(statement)
-        forms = [form_of(sql_type(type)) for _, type in columns]
+        forms = [_form(type) for _, type in columns]
         of = replace(query, key=()) if statement.probe else query
         encoder = RowEncoder(of, [(name, form.encode) for (name, _), form in zip(columns, forms, strict=True)])
         limit = 1 if statement.probe else query.max_rows + 1
@@ -152,6 +153,12 @@ class DuckdbSession:
                 kept.clear()
             kept[statement.sql] = columns
         return columns
+
+
+@lru_cache(maxsize=CACHED)
+def _form(type: str) -> Form:
+    """Return the form in which values of the type of this name travel."""
+    return form_of(sql_type(type))
 
 
 def _exception(work: asyncio.Future[Outcome]) -> None:

@@ -12,9 +12,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from pollcast.poller.postgresql.digests import quoted
+from pollcast.poller.duckdb.dialect import identifier
 from pollcast.poller.sources import encoding
 from pollcast.poller.sources.encoding import Encoder
+from pollcast.poller.sources.statement import Kind
 
 
 class Type(Protocol):
@@ -101,9 +102,30 @@ _FORMS: Mapping[str, Form] = {
 """The forms of types that are neither nested nor written as their text."""
 
 
+KINDS: Mapping[str, Kind] = {
+    **dict.fromkeys(("tinyint", "smallint", "integer", "utinyint", "usmallint"), "int"),
+    **dict.fromkeys(("bigint", "uinteger"), "bigint"),
+    **dict.fromkeys(("ubigint", "hugeint", "uhugeint", "decimal", "bignum"), "numeric"),
+    **dict.fromkeys(("float", "double"), "float"),
+    **dict.fromkeys(("timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"), "timestamp"),
+    **dict.fromkeys(("list", "array", "map", "struct", "json", "variant"), "json"),
+    "timestamp with time zone": "timestamptz",
+    "boolean": "bool",
+    "date": "date",
+    "time": "time",
+    "uuid": "uuid",
+}
+"""The type that rows have for a column of each type; those of others are texts."""
+
+
+def name_of(type: Type) -> str:
+    """Return the name of a type; DuckDB's own name for JSON is that of texts."""
+    return "json" if str(type) == "JSON" else type.id
+
+
 def form_of(type: Type) -> Form:
     """Return the form in which values of the type travel; those of a type that is unknown travel as texts."""
-    name = "json" if str(type) == "JSON" else type.id
+    name = name_of(type)
     if name in ("list", "array"):
         item = form_of(type.children[0][1])
         return Form(f"{item.cast}[]", encoding.list_of(item.encode))
@@ -112,7 +134,7 @@ def form_of(type: Type) -> Form:
         return Form(f"MAP(VARCHAR, {value.cast})", _object_of(value.encode))
     if name == "struct" and all(field for field, _ in type.children):
         fields = {field: form_of(each) for field, each in type.children}
-        listed = ", ".join(f"{quoted(field)} {form.cast}" for field, form in fields.items())
+        listed = ", ".join(f"{identifier(field)} {form.cast}" for field, form in fields.items())
         return Form(f"STRUCT({listed})", _struct_of({field: form.encode for field, form in fields.items()}))
     return _FORMS.get(name, _TEXT)
 

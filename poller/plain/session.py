@@ -88,7 +88,7 @@ class PlainSession(PostgresqlSession):
 
     async def _run(self, trip: Trip) -> list[Outcome]:
         """Run the statements, all of which are sent at once."""
-        loop, guard = asyncio.get_running_loop(), Guard(self._break)
+        loop, guard = asyncio.get_running_loop(), Guard(self._connection.cut)
         cursor = TextCursor(self._connection, pipeline=self._features.pipeline)
         allowed, answers = trip.seconds, trip.answers
         outcomes: list[Outcome] = []
