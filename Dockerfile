@@ -23,8 +23,8 @@ RUN npm run build
 # What Pollcast depends on. It is installed before Pollcast, so that a change of the sources does not install it again.
 FROM python:3.12-slim AS requirements
 COPY pyproject.toml ./
-RUN python -c "import tomllib as t; print(*t.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-    > /requirements.txt
+RUN python -c "import tomllib as t; p = t.load(open('pyproject.toml', 'rb'))['project']; \
+    print(*p['dependencies'], *p['optional-dependencies']['mysql'], sep='\n')" > /requirements.txt
 
 FROM python:3.12-slim AS dependencies
 COPY constraints.txt /

@@ -7,14 +7,18 @@ integers of 64 bits, doubles in their shortest form. Everything else becomes a s
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from pollcast.poller.sources.encoding import Encoder, binary, itself, text, utf8_text
+from pollcast.poller.sources.statement import Kind
 
 BINARY: Final = 63
 """The number of the character set of values that are no text."""
+
+UNSIGNED: Final = 32
+"""The flag of a number that has no sign."""
 
 ZEROFILL: Final = 64
 """The flag of a number that is written with zeros before it."""
@@ -51,6 +55,28 @@ def encoder(column: Column) -> Encoder:
     return binary if column.charset == BINARY else _text
 
 
+def type_of(column: Hashable) -> Kind:
+    """Return the type that rows have for the column."""
+    assert isinstance(column, Column)
+    if column.type in (TINY, SHORT, INT24, YEAR) or (column.type == LONG and not column.flags & UNSIGNED):
+        return "int"
+    return "json" if column.format == "json" else _KINDS.get(column.type, "text")
+
+
+_KINDS: Final[Mapping[int, Kind]] = {
+    LONG: "bigint",
+    LONGLONG: "bigint",
+    FLOAT: "float",
+    DOUBLE: "float",
+    DECIMAL: "numeric",
+    NEWDECIMAL: "numeric",
+    DATE: "date",
+    DATETIME: "timestamp",
+    TIMESTAMP: "timestamptz",
+    JSON: "json",
+}
+
+
 def _without_zeros(value: bytes) -> bytes:
     """Return a number without the zeros before it: `00012.50` → `12.50`."""
     short = value.lstrip(b"0")
@@ -58,8 +84,13 @@ def _without_zeros(value: bytes) -> bytes:
 
 
 def _moment(value: bytes) -> bytes:
-    """Return a date and a time in ISO 8601: `2026-01-31 12:00:00.500` → `2026-01-31T12:00:00.5`."""
-    return _short(value).replace(b" ", b"T")
+    """Return a date and a time as a string in ISO 8601: `2026-01-31 12:00:00.500` → `"2026-01-31T12:00:00.5"`."""
+    return b'"%b"' % (_short(value) if b"." in value else value).replace(b" ", b"T")
+
+
+def _moment_in_utc(value: bytes) -> bytes:
+    """Return a date and a time in UTC as a string in ISO 8601."""
+    return b'"%b+00:00"' % (_short(value) if b"." in value else value).replace(b" ", b"T")
 
 
 def _short(value: bytes) -> bytes:
@@ -91,8 +122,8 @@ def _text(value: bytes) -> bytes:
 _BY_TYPE: Final[Mapping[int, Encoder]] = {
     DATE: lambda value: b'"%b"' % value,
     TIME: lambda value: b'"%b"' % _short(value),
-    DATETIME: lambda value: b'"%b"' % _moment(value),
-    TIMESTAMP: lambda value: b'"%b+00:00"' % _moment(value),
+    DATETIME: _moment,
+    TIMESTAMP: _moment_in_utc,
     GEOMETRY: binary,
     JSON: itself,
 }

@@ -27,6 +27,7 @@ from pollcast.poller.sources.guard import GRACE_SECONDS, Guard
 from pollcast.poller.sources.names import application_name
 from pollcast.poller.sources.outcome import LostConnection, Outcome, Outgrown, Trip
 from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.raw_rows import KnownRows
 from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.query import Query
 
@@ -114,20 +115,24 @@ class MysqlSession:
         key, most = statement.params
         await self._next()
         await self._next()
+        if statement.described:
+            answer.columns = tuple((each.name, each) for each in map(column, self._wire.descriptions))
         outcome: Answer | PollError = answer
-        rows: RowEncoder | None = None
+        rows: KnownRows | None = None
         try:
-            rows = _row_encoder(self._wire.descriptions, self._wire.extended, key)
+            rows = KnownRows(_row_encoder(self._wire.descriptions, key), answer)
         except NoSuchColumn as missing:
             outcome = missing.error
         count = 0
         async for raw in self._wire.rows():
             if rows is not None:
-                answer.add(rows.piece(1, raw))
+                rows.add(raw)
             count += len(raw)
             if count > most or (answer.full and count < most):  # a query may have a limit of its own
                 self._wire.abort()
                 return outcome
+        if rows is not None:
+            rows.end()
         await self._next()
         return outcome
 
@@ -170,9 +175,9 @@ class MysqlSession:
 
 
 @lru_cache(maxsize=1024)
-def _row_encoder(descriptions: tuple[bytes, ...], extended: bool, key: tuple[str, ...]) -> RowEncoder:
+def _row_encoder(descriptions: tuple[bytes, ...], key: tuple[str, ...]) -> RowEncoder:
     """Return the encoder of rows whose columns are described so. Raises NoSuchColumn if the key has another column."""
-    columns = [column(each, extended=extended) for each in descriptions]
+    columns = [column(each) for each in descriptions]
     return RowEncoder(Query("", "", key=key), [(each.name, encoder(each)) for each in columns])
 
 

@@ -27,7 +27,11 @@ from pollcast.poller.mysql.encoding import Column
 EXTENDED_METADATA = 1 << 3
 """MARIADB_CLIENT_EXTENDED_METADATA among MariaDB's own capabilities, which are the last 4 of the first 32 bytes."""
 
+CLIENT_MYSQL = 1
+"""CLIENT_MYSQL, which a client does not have that has MariaDB's own capabilities."""
+
 _CAPABILITIES_AT = 28
+_FIXED = 13  # bytes after the names and the extended metadata in the description of a column
 _NAMES = 6  # texts before the extended metadata in the description of a column
 _FORMAT = 1  # kind of metadata: the format of the column's texts
 
@@ -98,11 +102,6 @@ class Wire(_Connection):  # type: ignore[misc]
         """The descriptions of the columns of the present result, for `column`."""
         return tuple(self._descriptions)
 
-    @property
-    def extended(self) -> bool:
-        """Whether descriptions have extended metadata."""
-        return bool(self._mariadb_ext_caps & EXTENDED_METADATA)
-
     async def rows(self) -> AsyncIterator[list[tuple[bytes | None, ...]]]:
         """Yield the rows of the present result in pieces, as they arrive."""
         result = self._result
@@ -112,12 +111,16 @@ class Wire(_Connection):  # type: ignore[misc]
     # --- what asyncmy calls
 
     def write_packet(self, payload: bytes) -> None:
-        """Send a packet; announce the extended metadata in that which answers MariaDB's greeting."""
-        greeted = not self._connected and len(payload) > _CAPABILITIES_AT + 4
-        if greeted and self.extended and _flags(payload) == self._client_flag:
+        """Send a packet; announce the extended metadata in those that answer MariaDB's greeting.
+
+        With TLS there are two, and the server believes the first.
+        """
+        answers = not self._connected and payload.startswith(struct.pack("<I", self._client_flag))
+        if answers and self._mariadb_ext_caps & EXTENDED_METADATA:
+            flags = struct.pack("<I", self._client_flag & ~CLIENT_MYSQL)
             (own,) = struct.unpack_from("<I", payload, _CAPABILITIES_AT)
             announced = struct.pack("<I", own | EXTENDED_METADATA)
-            payload = payload[:_CAPABILITIES_AT] + announced + payload[_CAPABILITIES_AT + 4 :]
+            payload = flags + payload[4:_CAPABILITIES_AT] + announced + payload[_CAPABILITIES_AT + 4 :]
         super().write_packet(payload)
 
     async def read_packet(self, packet_type: type[Any] = MysqlPacket) -> Any:
@@ -126,7 +129,7 @@ class Wire(_Connection):  # type: ignore[misc]
             return await super().read_packet(packet_type)
         data = (await super().read_packet()).get_all_data()
         self._descriptions.append(data)
-        return _described(data, self.extended)[0]
+        return _described(data)[0]
 
     async def _get_server_information(self) -> None:
         await super()._get_server_information()
@@ -139,15 +142,15 @@ class Wire(_Connection):  # type: ignore[misc]
         return self._transport.get_extra_info("socket")
 
 
-def column(description: bytes, *, extended: bool) -> Column:
+def column(description: bytes) -> Column:
     """Return the column that the server describes so."""
-    return _described(description, extended)[1]
+    return _described(description)[1]
 
 
 @lru_cache(maxsize=4096)
-def _described(description: bytes, extended: bool) -> tuple[FieldDescriptorPacket, Column]:
+def _described(description: bytes) -> tuple[FieldDescriptorPacket, Column]:
     """Return the column as asyncmy has it and as it is here. Those of all topics of a query are the same."""
-    plain, format = without_metadata(description) if extended else (description, "")
+    plain, format = without_metadata(description)
     found = FieldDescriptorPacket(plain, "utf8")
     return found, Column(found.name, found.type_code, found.charsetnr, found.flags, found.length, format)
 
@@ -157,6 +160,8 @@ def without_metadata(description: bytes) -> tuple[bytes, str]:
     at = 0
     for _ in range(_NAMES):
         _, at = _text(description, at)
+    if len(description) - at == _FIXED:
+        return description, ""
     metadata, end = _text(description, at)
     format, inner = "", 0
     while inner < len(metadata):
@@ -174,7 +179,3 @@ def _text(data: bytes, at: int) -> tuple[bytes, int]:
         size = {0xFC: 2, 0xFD: 3, 0xFE: 8}[length]
         length, at = int.from_bytes(data[at : at + size], "little"), at + size
     return data[at : at + length], at + length
-
-
-def _flags(payload: bytes) -> int:
-    return int.from_bytes(payload[:4], "little", signed=False)

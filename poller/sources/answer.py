@@ -9,10 +9,11 @@ as soon as that is known.
 from __future__ import annotations
 
 import json
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from operator import eq, itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from pollcast.poller.sources.poll_error import PollError, Scope
 from pollcast.poller.sources.statement import Columns
@@ -46,10 +47,19 @@ its end. The row of number 0 has the topic's digest in place of the key, and Non
 _key, _text = itemgetter(0), itemgetter(1)
 
 
+class RawRows(NamedTuple):
+    """The rows of a result as a driver delivered them (raw_rows.py)."""
+
+    encoder: object
+    """The encoder that made JSON of them."""
+    hashes: array[int]
+    """The hash of each row."""
+
+
 class Result(list[Row]):
     """The rows of one topic's result, in the query's order, with their size."""
 
-    __slots__ = ("change", "size")
+    __slots__ = ("change", "raw", "size")
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         super().__init__(rows)
@@ -58,6 +68,8 @@ class Result(list[Row]):
         self.change: tuple[list[Row], Delta | None] | None = None
         """A former result and the delta from it to this one, if computed in advance: empty without a key, None when it
         has more than LARGEST_DELTA_ROWS."""
+        self.raw: RawRows | None = None
+        """The rows as they came, for the next poll."""
 
 
 Outcome = list[Row] | PollError
@@ -86,6 +98,8 @@ class Answer:
         """Time that the server took to begin the statement, in seconds; statements in one round trip share it."""
         self.seconds = 0.0
         """Time that the statement took from then on, in seconds; hardly any where it ended before that was noticed."""
+        self.raw: RawRows | None = None
+        """The rows of a single topic as they came, if its result shall remember them."""
         self.by_digest = digests
         """Whether the statement compares digests."""
         self._query = query
@@ -98,6 +112,16 @@ class Answer:
         self._same = 0  # rows so far that are those of the last result
         self._result: Result | None = None  # rows so far, from the first that is not that of the last result
         self._too_large = False
+
+    @property
+    def known(self) -> list[Row] | None:
+        """The last result of a single topic."""
+        return self._known[0]
+
+    @property
+    def known_raw(self) -> RawRows | None:
+        """The rows of the last result of a single topic as they came, if it remembers them."""
+        return self._known[0].raw if isinstance(self._known[0], Result) else None
 
     @property
     def size(self) -> int:
@@ -159,9 +183,10 @@ class Answer:
                 assert before is not None, "the topic has no result that could be unchanged"
                 result = before
             if result is not before and not isinstance(result, PollError):
-                self.outcomes.append(self._checked(result, before))
-            else:
-                self.outcomes.append(result)
+                result = self._checked(result, before)
+            if self.raw is not None and isinstance(result, Result):
+                result.raw = self.raw
+            self.outcomes.append(result)
 
     def _take(self, rows: list[Row]) -> None:
         """Take further rows of the present topic."""

@@ -39,7 +39,7 @@ def _texts(*texts: bytes) -> bytes:
 
 
 def test_extended_metadata_name_the_format_of_a_column() -> None:
-    names, rest = _texts(b"def", b"shop", b"t", b"t", b"a", b"a"), b"\x0cfixed"
+    names, rest = _texts(b"def", b"shop", b"t", b"t", b"a", b"a"), b"\x0c" + 12 * b"x"
     for metadata, format in {
         b"": "",
         b"\x01" + _texts(b"json"): "json",
@@ -47,6 +47,7 @@ def test_extended_metadata_name_the_format_of_a_column() -> None:
         b"\x00" + _texts(b"point") + b"\x01" + _texts(b"json"): "json",
     }.items():
         assert without_metadata(names + _texts(metadata) + rest) == (names + rest, format)
+    assert without_metadata(names + rest) == (names + rest, "")
 
 
 def test_the_driver_has_what_a_wire_uses_beyond_its_documentation() -> None:

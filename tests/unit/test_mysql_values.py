@@ -64,6 +64,25 @@ def test_texts_are_strings_and_mariadbs_json_is_json() -> None:
         assert json.loads(shown(not_json, BLOB, UTF8, format="json")) == not_json.decode()
 
 
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (Column("a", encoding.LONG, encoding.BINARY, 0, 11), "int"),
+        (Column("a", encoding.LONG, encoding.BINARY, encoding.UNSIGNED, 10), "bigint"),
+        (Column("a", encoding.TINY, encoding.BINARY, 0, 1), "int"),
+        (Column("a", encoding.LONGLONG, encoding.BINARY, 0, 20), "bigint"),
+        (Column("a", encoding.NEWDECIMAL, encoding.BINARY, 0, 12), "numeric"),
+        (Column("a", encoding.TIMESTAMP, encoding.BINARY, 0, 19), "timestamptz"),
+        (Column("a", encoding.TIME, encoding.BINARY, 0, 10), "text"),
+        (Column("a", encoding.BIT, encoding.BINARY, 0, 10), "text"),
+        (Column("a", BLOB, UTF8, 0, 10, "json"), "json"),
+        (Column("a", BLOB, encoding.BINARY, 0, 10), "text"),
+    ],
+)
+def test_a_column_has_the_type_that_its_values_have_in_rows(column: Column, kind: str) -> None:
+    assert encoding.type_of(column) == kind
+
+
 def at_fault(
     number: int, sqlstate: str = "HY000", *, connected: bool = True, timed_out: bool = True
 ) -> tuple[str, str, Scope]:
