@@ -99,7 +99,7 @@ class DuckdbSession:
         timed_out = not self._work.done()
         if timed_out and not await self._interrupted(self._work):
             reason = f"the query took longer than its timeout of {trip.query.timeout:g} s"
-            return LostConnection(PollError(PollStale(reason), Scope.TOPIC_OR_SIZE))
+            return PollError(PollStale(reason), Scope.TOPIC_OR_SIZE)
         work, self._work = self._work, None
         try:
             return work.result()

@@ -11,6 +11,7 @@ from pollcast.poller.plain.session import BEGIN, ROLLBACK, Features, PlainSessio
 from pollcast.poller.plain.text_cursor import Command, TextCursor
 from pollcast.poller.postgresql.connection import Connection, connection_options
 from pollcast.poller.postgresql.driver import PostgresqlDriver
+from pollcast.poller.sources.guard import Guard
 from pollcast.poller.sources.names import application_name
 from pollcast.poller.sources.outcome import Unreachable
 from pollcast.services.process import logs
@@ -43,31 +44,35 @@ class PlainDriver(PostgresqlDriver):
     async def connect(self, url: str, node: str) -> PlainSession:
         """Open a connection, and find out what its server can do. Raises Unreachable with the words of the server."""
         try:
-            async with asyncio.timeout(PROBE_SECONDS * 3):
-                if url not in self._one_by_one:
-                    connection = await _open(url, node)
-                    if await _has(connection, ONE, ONE, pipeline=True):
-                        return await self._session(connection, node, pipeline=True)
-                    await connection.close()
-                    self._one_by_one.add(url)
-                return await self._session(await _open(url, node), node, pipeline=False)
-        except TimeoutError as error:
-            raise Unreachable("the server did not answer in time") from error
+            if url not in self._one_by_one:
+                connection = await _open(url, node)
+                if await _has(connection, ONE, ONE, pipeline=True):
+                    return await self._session(connection, node, pipeline=True)
+                await connection.close()
+            session = await self._session(await _open(url, node), node, pipeline=False)
         except (psycopg.Error, OSError, ValueError) as error:
             raise Unreachable(server_words(error, url)) from error
+        self._one_by_one.add(url)  # for it answers otherwise
+        return session
 
     async def _session(self, connection: Connection, node: str, *, pipeline: bool) -> PlainSession:
-        for setting in EXACT:
-            await _has(connection, setting)
-        features = Features(
-            read_only=await _begins(connection),
-            timeout=await _timeout(connection),
-            pipeline=pipeline,
-        )
-        if connection.broken or connection.occupied:
+        try:
+            features = await _features(connection, pipeline=pipeline)
+        except BaseException:
             await connection.close()
-            raise psycopg.OperationalError("the connection was lost while the server was asked what it can do")
+            raise
         return PlainSession(connection, node, asyncio.get_running_loop().time(), features)
+
+
+async def _features(connection: Connection, *, pipeline: bool) -> Features:
+    """Find out what the server can do. Raises psycopg.Error when it does not answer, or ends the connection."""
+    works = await _has(connection, ONE)
+    for setting in EXACT:
+        await _has(connection, setting)
+    features = Features(await _begins(connection), await _timeout(connection), pipeline)
+    if not works or connection.broken or connection.occupied:
+        raise psycopg.OperationalError("the server did not answer when it was asked what it can do")
+    return features
 
 
 async def _open(url: str, node: str) -> Connection:
@@ -92,10 +97,10 @@ async def _has(connection: Connection, *commands: Command, pipeline: bool = Fals
     """Return whether the server accepts each of these commands."""
     cursor = TextCursor(connection, pipeline=pipeline)
     try:
-        async with asyncio.timeout(PROBE_SECONDS):
+        with Guard(connection.cut).allowing(PROBE_SECONDS):
             await cursor.send([[command] for command in commands], lambda: None)
             for _ in commands:
                 await cursor.receive()
-    except (psycopg.Error, TimeoutError):
+    except psycopg.Error:
         return False
     return True

@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from pollcast.poller.plain import driver
 from pollcast.poller.plain.dialect import PlainDialect
 from pollcast.poller.plain.driver import PlainDriver
 from pollcast.poller.plain.kind import PLAIN
@@ -21,6 +22,7 @@ from pollcast.poller.plain.text_cursor import Command, TextCursor
 from pollcast.poller.postgresql.connection import Connection
 from pollcast.poller.sources.answer import Outcome
 from pollcast.poller.sources.database import Database
+from pollcast.poller.sources.outcome import Unreachable
 from pollcast.poller.sources.poll_error import PollError, Scope
 from pollcast.poller.sources.statement import Values
 from pollcast.services.catalogue.query import Query
@@ -141,7 +143,14 @@ async def test_nothing_but_simple_statements_is_sent(database: str, monkeypatch:
         assert not isinstance(answer, PollError)
         assert answer.outcomes == [[(b"", b'{"name":"b"}')]]
     own = [
-        *("select 1", "select 1", "set datestyle = 'ISO'", "set extra_float_digits = 2", "start transaction read only"),
+        *(
+            "select 1",
+            "select 1",
+            "select 1",
+            "set datestyle = 'ISO'",
+            "set extra_float_digits = 2",
+            "start transaction read only",
+        ),
         *("rollback", "set statement_timeout = '10000ms'"),
     ]
     assert sent[: len(own)] == own
@@ -272,3 +281,29 @@ async def test_a_poll_that_is_cancelled_ends_on_the_server(database: str) -> Non
                 await task
             await eventually(awake)
         assert rows(await poll(db, query("select 1 as a"))) == [{"a": 1}]
+
+
+async def test_what_a_server_refuses_is_done_without(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statements that PostgreSQL refuses stand for those that another server refuses."""
+    asked: list[bool] = []
+
+    async def has(connection: Connection, *commands: Command, pipeline: bool = False) -> bool:
+        """Ask the server, which answers no two statements in one round trip."""
+        asked.append(pipeline)
+        return not pipeline and await whether(connection, *commands)
+
+    whether = driver._has
+    monkeypatch.setattr(driver, "_has", has)
+    monkeypatch.setattr(driver, "EXACT", (Command(b"set nothing = 'ISO'"),))
+    monkeypatch.setattr(driver, "BEGIN", Command(b"start nothing"))
+    monkeypatch.setattr(driver, "TIMEOUTS", (b"set nothing = '%dms'", b"set statement_timeout = %d"))
+    plain = PlainDriver()
+    for tried in ([True, False], [False]):
+        asked.clear()
+        session = await plain.connect(database, "poller-1")
+        assert session._features == Features(read_only=False, timeout=b"set statement_timeout = %d", pipeline=False)
+        assert asked[: len(tried)] == tried
+        assert session.usable
+        await session.close()
+    with pytest.raises(Unreachable, match="does not exist"):
+        await plain.connect(f"{database}_missing", "poller-1")

@@ -8,6 +8,8 @@ from pollcast.poller import checking
 from pollcast.poller.row_typing import row_types
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.sources import SourceEntry
+from pollcast.services.cli.doctor.look_at_sources import look_at_source
 from pollcast.services.errors import CatalogInvalid, PollStale
 from tests.conformance.subject import Subject
 
@@ -57,3 +59,15 @@ def test_the_columns_of_rows_are_described_in_their_order(subject: Subject) -> N
     with pytest.raises(CatalogInvalid) as raised:
         row_types(parse(subject, "sql = 'select n from nowhere'"), "c.toml", "unused", {"SUBJECT_URL": subject.url})
     assert "nowhere" in raised.value.problems[0].reason
+
+
+async def test_the_doctor_connects_to_a_source_and_says_what_is_wrong(subject: Subject) -> None:
+    entry = SourceEntry("subject", "SUBJECT_URL", subject.kind.dialect.kind)
+    seen = await look_at_source(entry, None, {"SUBJECT_URL": subject.url})
+    assert (seen.problem, seen.no_url) == (None, None)
+    assert seen.seconds > 0
+    assert (await look_at_source(entry, None, {})).no_url is not None
+    assert (await look_at_source(entry, None, {"SUBJECT_URL": "nonsense://me:secret@/x y"})).problem is not None
+    if subject.through is not None:
+        seen = await look_at_source(entry, None, {"SUBJECT_URL": subject.through("127.0.0.1:1")})
+        assert seen.problem

@@ -21,6 +21,7 @@ from pollcast.services.cli.doctor.observations import (
     NodeSeen,
     Observations,
     ShellSeen,
+    SourceSeen,
     TopicsSeen,
     Trouble,
     Write,
@@ -71,6 +72,7 @@ HEALTHY = Observations(
     nodes=NODES,
     database=DATABASE,
     listen=ListenSeen(),
+    sources=(SourceSeen("lake", "duckdb", "LAKE_URL", seconds=0.002),),
     topics=TopicsSeen(live=3),
 )
 
@@ -256,6 +258,15 @@ TABLE = [
     (
         seen(listen=ListenSeen("it does not answer in time", own=True), shell=ShellSeen()),
         bad("wrong", "database to listen on", "does not answer", "POLLCAST_LISTEN_URL"),
+    ),
+    # --- other sources
+    (
+        seen(sources=(SourceSeen("shop", "mysql", "SHOP_URL", problem="Access denied for user 'me'"),)),
+        bad("wrong", "source shop", "it can't be polled: Access denied", "correct SHOP_URL"),
+    ),
+    (
+        seen(sources=(SourceSeen("shop", "mysql", "SHOP_URL", no_url="url_env names SHOP_URL, which is not set"),)),
+        bad("skipped", "source shop", "not checked: url_env names SHOP_URL", "Set SHOP_URL here"),
     ),
     # --- the shell
     (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pollcast.services.cli.doctor.finding import Finding, ok, seconds, warning, wrong
-from pollcast.services.cli.doctor.observations import DatabaseSeen, ListenSeen
+from pollcast.services.cli.doctor.finding import Finding, ok, seconds, skipped, warning, wrong
+from pollcast.services.cli.doctor.observations import DatabaseSeen, ListenSeen, SourceSeen
 
 OLDEST = 110000
 """Oldest version of PostgreSQL that has all settings of a poll (`jit`), as `server_version_num`."""
@@ -75,6 +75,17 @@ def _about_lag(lag: float | None) -> Iterator[Finding]:
             f"it is a standby that lags {seconds(lag)} behind, and so do all results",
             "Check its replication, or the primary's load.",
         )
+
+
+def about_source(source: SourceSeen) -> Iterator[Finding]:
+    """Judge another source of the catalogue."""
+    about = f"source {source.name}"
+    if source.no_url is not None:
+        yield skipped(about, f"not checked: {source.no_url}", f"Set {source.url_env} here as pollers have it.")
+    elif source.problem is not None:
+        yield wrong(about, f"it can't be polled: {source.problem}", f"Start it, or correct {source.url_env}.")
+    else:
+        yield ok(about, f"{source.kind}, a connection takes {seconds(source.seconds)}")
 
 
 def about_listening(listen: ListenSeen, queries: tuple[str, ...] | None) -> Iterator[Finding]:

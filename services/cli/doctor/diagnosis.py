@@ -9,10 +9,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.catalogue.query import DEFAULT_SOURCE
+from pollcast.services.catalogue.source_kinds import POSTGRESQL
+from pollcast.services.catalogue.sources import DEFAULT_URL_ENV, SourceEntry
 from pollcast.services.cli.doctor.doctor_settings import DoctorSettings
 from pollcast.services.cli.doctor.finding import Finding, skipped
 from pollcast.services.cli.doctor.findings import diagnose
@@ -20,6 +24,7 @@ from pollcast.services.cli.doctor.look_at_database import look_at_database, look
 from pollcast.services.cli.doctor.look_at_etcd import look_at_etcd, look_at_write
 from pollcast.services.cli.doctor.look_at_keys import look_at_keys, read_records
 from pollcast.services.cli.doctor.look_at_nodes import look_at_nodes
+from pollcast.services.cli.doctor.look_at_sources import look_at_source
 from pollcast.services.cli.doctor.look_at_topics import look_at_topics
 from pollcast.services.cli.doctor.observations import NodeSeen, Observations, ShellSeen
 from pollcast.services.coordination.client import Etcd
@@ -53,9 +58,9 @@ def examine(flags: Mapping[str, str | Path | None], without_effect: Sequence[str
     except SettingsInvalid as error:
         problems = tuple((problem.field, problem.reason) for problem in error.problems)
         return diagnose(Observations(dataclasses.replace(shell, problems=problems)))
-    shell = _with_catalogue(dataclasses.replace(shell, pool=settings.pool), settings.catalog)
+    shell, sources = _with_catalogue(dataclasses.replace(shell, pool=settings.pool), settings.catalog)
     seen = _Seen(Observations(shell))
-    in_time = asyncio.run(_look(seen, settings))
+    in_time = asyncio.run(_look(seen, settings, sources))
     found = diagnose(seen.observations)
     if not in_time:
         found.append(skipped("doctor", "not everything answered in time", "Run it again, nearer to the cluster."))
@@ -73,24 +78,39 @@ def shown(found: Sequence[Finding], *, as_json: bool) -> str:
     return "\n".join([*(finding.line for finding in found), f"{verdict}: {counted}."])
 
 
-def _with_catalogue(shell: ShellSeen, file: Path | None) -> ShellSeen:
+def _with_catalogue(shell: ShellSeen, file: Path | None) -> tuple[ShellSeen, list[SourceEntry]]:
+    """Return the shell with the catalogue of this file, and the sources that its queries name."""
     if file is None:
-        return shell
+        return shell, [SourceEntry()]
     try:
-        queries = catalogue.load(file).queries.values()
+        catalog = catalogue.load(file)
     except CatalogInvalid as error:
         faults = tuple((f"catalogue {file}", str(problem)) for problem in error.problems)
-        return dataclasses.replace(shell, problems=shell.problems + faults, catalogue=str(file))
-    listening = tuple(query.name for query in queries if query.listen is not None)
-    return dataclasses.replace(shell, catalogue=str(file), listening_queries=listening)
+        return dataclasses.replace(shell, problems=shell.problems + faults, catalogue=str(file)), [SourceEntry()]
+    listening = tuple(
+        query.name for query in catalog.queries.values() if query.listen is not None and query.source == DEFAULT_SOURCE
+    )
+    used = catalog.used_sources
+    shell = dataclasses.replace(
+        shell, catalogue=str(file), listening_queries=listening, polls_default=any(map(_is_default, used))
+    )
+    return shell, used
 
 
-async def _look(seen: _Seen, settings: DoctorSettings) -> bool:
+def _is_default(entry: SourceEntry) -> bool:
+    """Return whether the source is the PostgreSQL of POLLCAST_DATABASE_URL, which is looked at in detail."""
+    return entry.name == DEFAULT_SOURCE and entry.kind == POSTGRESQL.name and entry.url_env == DEFAULT_URL_ENV
+
+
+async def _look(seen: _Seen, settings: DoctorSettings, sources: Sequence[SourceEntry]) -> bool:
     """Look at everything. Return whether all of it was seen in time."""
     try:
         async with asyncio.timeout(TOTAL_SECONDS), asyncio.TaskGroup() as tasks:
             tasks.create_task(_look_at_cluster(seen, settings))
-            tasks.create_task(_look_at_databases(seen, settings))
+            others = [entry for entry in sources if not _is_default(entry)]
+            if seen.observations.shell.polls_default:
+                tasks.create_task(_look_at_databases(seen, settings))
+            tasks.create_task(_look_at_sources(seen, settings, others))
             tasks.create_task(_look_at_members(seen, settings))
     except TimeoutError:
         return False
@@ -111,6 +131,12 @@ async def _look_at_databases(seen: _Seen, settings: DoctorSettings) -> None:
         seen.add(listen=await look_at_listening(settings.secret("listen_url")(), own=True))
     elif database.problem is None:
         seen.add(listen=await look_at_listening(url, own=False))
+
+
+async def _look_at_sources(seen: _Seen, settings: DoctorSettings, entries: Sequence[SourceEntry]) -> None:
+    default = None if settings.database_url is None else settings.secret("database_url")
+    looks = [look_at_source(entry, default, os.environ) for entry in entries]
+    seen.add(sources=tuple(await asyncio.gather(*looks)))
 
 
 async def _look_at_cluster(seen: _Seen, settings: DoctorSettings) -> None:

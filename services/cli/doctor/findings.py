@@ -34,8 +34,10 @@ def diagnose(seen: Observations) -> list[Finding]:
         found += database_rules.about_database(seen.database, seen.shell.pool, pollers)
         if seen.listen is not None:
             found += database_rules.about_listening(seen.listen, seen.shell.listening_queries)
-    elif not seen.shell.problems:
+    elif not seen.shell.problems and seen.shell.polls_default:
         found.append(skipped("database", "not checked", "Give --database-url, or set POLLCAST_DATABASE_URL."))
+    for source in seen.sources:
+        found += database_rules.about_source(source)
     return found
 
 

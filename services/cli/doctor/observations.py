@@ -7,7 +7,7 @@ not answer, in words.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pollcast.services.coordination.keys import NodeRecord
 
@@ -82,6 +82,32 @@ class ListenSeen:
 
 
 @dataclass(frozen=True)
+class SourceSeen:
+    """A source of the catalogue, beside the PostgreSQL of POLLCAST_DATABASE_URL."""
+
+    name: str
+    kind: str
+    url_env: str
+    problem: str | None = None
+    no_url: str | None = None
+    """Reason why it was not looked at."""
+    seconds: float = 0.0
+    """Time that a connection took, in seconds."""
+
+    def without_url(self, reason: str) -> SourceSeen:
+        """Return it as one that was not looked at for this reason."""
+        return replace(self, no_url=reason)
+
+    def with_problem(self, problem: str) -> SourceSeen:
+        """Return it as one with a problem."""
+        return replace(self, problem=problem)
+
+    def connected(self, seconds: float) -> SourceSeen:
+        """Return it as one to which a connection took this time, in seconds."""
+        return replace(self, seconds=seconds)
+
+
+@dataclass(frozen=True)
 class NodeSeen:
     """A node that has an entry in etcd, and how it answers from here."""
 
@@ -153,6 +179,8 @@ class ShellSeen:
     listening_queries: tuple[str, ...] | None = None
     """Queries of the catalogue with `listen`; None without a catalogue."""
     pool: int = 4
+    polls_default: bool = True
+    """Whether a query polls the PostgreSQL of POLLCAST_DATABASE_URL, as far as is known."""
 
 
 @dataclass(frozen=True)
@@ -167,4 +195,5 @@ class Observations:
     nodes: tuple[NodeSeen, ...] = ()
     database: DatabaseSeen | None = None
     listen: ListenSeen | None = None
+    sources: tuple[SourceSeen, ...] = ()
     topics: TopicsSeen | None = None
