@@ -90,7 +90,7 @@ interval = "100ms"
 '''
 
 
-SERVED = Served(CATALOG, tables=[STOCK_TABLE], flags=("--pollers", "1"))
+SERVED = Served(CATALOG, tables=[STOCK_TABLE])
 
 
 @pytest.fixture

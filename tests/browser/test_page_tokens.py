@@ -162,13 +162,14 @@ async def test_the_page_takes_a_changed_catalogue_over(
             await expect(tiles.first.locator(".why")).to_contain_text("unknown_query")
 
             file.write_text(CATALOG.replace("[queries.stock]", '[queries.stock]\ntitle = "The stock"'))
-            for each in (opened, beside):
 
-                async def taken(page: Page = each.page) -> bool:
-                    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-                    return await page.locator("main").get_by_role("heading", name="The stock").count() > 0
+            async def taken() -> bool:
+                return "The stock" in await opened.page.evaluate("fetch('/api/queries').then((found) => found.text())")
 
-                await eventually(taken, what="the page shows the new title")
+            await eventually(taken, what="the gateway shows the new title")
+            for page in (opened.page, beside.page):  # which ask for the queries when somebody looks at them again
+                await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+                await expect(page.locator("main").get_by_role("heading", name="The stock").first).to_be_visible()
             await opened.follows()
             await expect(beside.page.locator(".freshness[data-state=live]")).to_have_count(2)
             stock.execute("update stock set n = 9 where id = 2")
