@@ -37,12 +37,6 @@ def _duckdb() -> SourceKind:
     return DUCKDB
 
 
-def _mysql() -> SourceKind:
-    from pollcast.poller.mysql.kind import MYSQL
-
-    return MYSQL
-
-
 _KINDS: Final[Mapping[str, Callable[[], SourceKind]]] = {
     "postgresql": _postgresql,
     "postgresql-plain": _plain,
