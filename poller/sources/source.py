@@ -125,34 +125,3 @@ class SourceKind:
     driver: Driver
     type_of: Callable[[Hashable], Kind] = lambda type: "json"
     """Returns the type that rows have for a column of this type of the source (`Answer.columns`); `json` for any."""
-
-
-# Notes for colleagues (changes are listed here until 2026-11-26, 15:45)
-#
-# 15:20 My main has int, mysql and plain+duckdb merged (158 conformance tests pass): pull it before you go on.
-# 14:40 `pollcast types` describes rows by running `Dialect.alone(…)` with `described=True`: set `Answer.columns` then
-#   (for no rows as well), and give SourceKind a `type_of` from your column types to the words of `Kind` (statement.py).
-# 14:35 Add your package beside pollcast.poller.postgresql in the import contract "Kinds of sources know neither topics
-#   nor rounds" of pyproject.toml.
-# 14:15 Conformance suite: tests/conformance/. Add a module like postgresql.py (its `start` gives a `Subject`, see
-#   subject.py) and name it in SUBJECTS of conftest.py; skip in `start` where the server is missing. If a test asks for
-#   what your source cannot give, tell me, or add a field to `Subject`: never skip a rule silently.
-# 14:05 Kinds are registered in poller/source_kinds.py (add yours to _KINDS). Each source has a budget and connections
-#   of its own (sources.py). `Session`s and `Dialect`s are as before.
-# 13:40 First version. What stands where is final, except:
-#   - answer.py, poll_error.py, lanes.py, database.py and connections.py have moved into poller/sources/ (13:50); the
-#     rest of PostgreSQL's is in poller/postgresql/. Read postgresql/{dialect,driver,session,errors,kind}.py as the
-#     example of a kind.
-#   - Catalogue texts: services/catalogue knows no poller. So `listen`, `settings`, `together`, the lexer and a check of
-#     the SQL by kind are a pure table, services/catalogue/source_kinds.py (13:55: there; set your entry). A MySQL
-#     lexer is services/catalogue/mysql_text.py with the same `Token`s as services/catalogue/sql.py (kinds space,
-#     hint, string, name, word, number, param, other). `Query.source` and `Query.kind` name the source and its kind.
-#   - `pollcast check` and `types`: sources/inspection.py (mine) runs every query once through Dialect and Driver, and
-#     reports errors of Scope.STATEMENT with PollError.message, so a kind has nothing to write for it. PostgreSQL keeps
-#     catalog_check.py.
-#   - Errors: each kind has an errors.py with a pure `classify(error, query, connected, timed_out) -> PollError`, which
-#     only its session calls. Keep the words of the reasons as postgresql/errors.py has them.
-#   - Rows as values: sources/encoding.py (13:50: there) gives `RowEncoder(query, columns).piece(topic, rows)`: a
-#     column has a name and a function from its value to the bytes of its JSON, and JSON helpers. Add what you need.
-#   - A line of topics (`Abilities.trips`): one trip has up to some hundred statements that are expected to take 0.1 s
-#     together. MySQL's multi-statements are one; without `trips`, each trip has exactly one statement.
