@@ -9,7 +9,7 @@ HELM := $(shell command -v helm)
 PGBOUNCER := $(shell PATH="$$PATH:/usr/sbin" command -v pgbouncer)
 MARIADB := $(shell PATH="$$PATH:/usr/sbin" command -v mariadbd)
 PROMTOOL := $(shell command -v promtool)
-TEST_WORKERS ?= 2
+TEST_WORKERS ?= 3
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 
 .PHONY: install page up test test-again chaos soak check bench model model-broken proto proto-check fmt lock dist

@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from itertools import pairwise
 
+from pollcast.services.process.delay import Delay
+
 AUTOMATIC_SECONDS = 6.0
 """Time for which a gateway waits for load balancers when no time is set, in seconds: their checks take 5 s at most."""
 
@@ -69,8 +71,12 @@ def _overdue_at(times: deque[float]) -> float:
 class Departure:
     """The end of a gateway: `closing` is false until it refuses new clients and closes those that it has."""
 
-    def __init__(self, seconds: float | None, stop: asyncio.Event, now: Callable[[], float]) -> None:
-        """`seconds` is how long a gateway serves on after `stop`; None waits for load balancers."""
+    def __init__(
+        self, seconds: float | None, stop: asyncio.Event, now: Callable[[], float], delay: Delay | None = None
+    ) -> None:
+        """`seconds` is how long a gateway serves on after `stop`; None waits for load balancers. A signal may end the
+        `delay`."""
+        self._delay = delay or Delay()
         self._closing = False
         self._seconds = seconds
         self._stop = stop
@@ -93,7 +99,7 @@ class Departure:
 
     async def wait(self) -> None:
         """Return when clients are to be closed, which is `closing` from then on. Call this once, after `stop`."""
-        await asyncio.sleep(self.seconds())
+        await self._delay.wait(self.seconds())
         self._closing = True
 
     def seconds(self) -> float:

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.event_text import EventTexts, server_sent
-from pollcast.gateway.follower import Position, ending_after
+from pollcast.gateway.follower import Position, ending_after, meant_now
 from pollcast.gateway.hub import Hub
 from pollcast.gateway.offload import Offload
 from pollcast.gateway.status import Status
@@ -180,23 +180,11 @@ class EventStreams:
         `again` returns the topic that the client means by the catalogue in force then, or raises what refuses it.
         """
 
-        def renew(stream: Stream) -> None:
-            before = stream.streams
-            if stream not in before.members:
-                return  # it has ended
-            try:
-                renewed = topic if again is None else again()
-            except PollcastError as error:
-                stream.fail(error)
-                return
-            if self._hub.topics.get(renewed.canonical) is not before.live:
-                stream.position = Position(reported=stream.position.reported)
-                self._enter(stream, renewed)
-                self._leave(stream, before)
-                stream.wake()
+        def on_renew(stream: Stream) -> None:
+            self._renew(stream, again or (lambda: topic))
 
         streams = self._of(self._hub.enter(topic, time.monotonic()))
-        stream = Stream(streams, connection, since, renew)
+        stream = Stream(streams, connection, since, on_renew)
         connection.on_drained = stream.wake
         streams.members[stream] = None
         self._open.add(stream)
@@ -208,6 +196,15 @@ class EventStreams:
             connection.on_drained = None
             self._open.discard(stream)
             self._leave(stream, stream.streams)
+
+    def _renew(self, stream: Stream, again: Callable[[], Topic]) -> None:
+        """Move a stream to the topic that its client means by the catalogue in force, or fail it."""
+        before = stream.streams
+        if stream in before.members and (topic := meant_now(self._hub, before.live, stream, again)):
+            stream.position = Position(reported=stream.position.reported)
+            self._enter(stream, topic)
+            self._leave(stream, before)
+            stream.wake()
 
     def _enter(self, stream: Stream, topic: Topic) -> None:
         """Move a stream to the clients of a topic."""

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pollcast.gateway.conditional import Condition
 from pollcast.gateway.history import Entry, Result
@@ -100,10 +100,20 @@ class Follower:
     """One consumer's position in a topic. Create it with `following`, and read `events` once."""
 
     def __init__(
-        self, topic: LiveTopic, *, since: Version | None = None, deltas: bool = True, largest: int | None = None
+        self,
+        topic: LiveTopic,
+        on_renew: Callable[[Follower], None],
+        *,
+        since: Version | None = None,
+        deltas: bool = True,
+        largest: int | None = None,
     ) -> None:
-        """`largest` is the maximum size of a delta in bytes: instead of a larger one there is a snapshot."""
+        """`largest` is the maximum size of a delta in bytes: instead of a larger one there is a snapshot.
+
+        `on_renew` moves the follower to the topic that its client means by the catalogue in force, or fails it.
+        """
         self._topic = topic
+        self._on_renew = on_renew
         self._position = Position(since=since)
         self._deltas = deltas and bool(topic.topic.query.key)
         self._largest = largest
@@ -111,8 +121,6 @@ class Follower:
         self._ended = False
         self.error: PollcastError | None = None
         """The reason of an end that is the topic's, or the client's lack of access to it."""
-        self.renew = lambda: None
-        """See TopicListener."""
 
     @property
     def topic(self) -> LiveTopic:
@@ -127,6 +135,10 @@ class Follower:
     def wake(self) -> None:
         """Make `events` look for new events, because the topic has changed."""
         self._wake.set()
+
+    def renew(self) -> None:
+        """Go on under the catalogue that has just come into force."""
+        self._on_renew(self)
 
     def end(self) -> None:
         """Make `events` return."""
@@ -170,6 +182,27 @@ class Follower:
         return events
 
 
+class Refusable(Protocol):
+    """A client that ends when the catalogue in force refuses what it follows (`Follower`, or an event stream)."""
+
+    def fail(self, error: PollcastError) -> None:
+        """End with a last status `failed`."""
+
+
+def meant_now(hub: Hub, before: LiveTopic, client: Refusable, again: Callable[[], Topic]) -> Topic | None:
+    """Return the topic to which to move a client of the topic `before`, because the catalogue has changed.
+
+    `again` returns the topic that the client means by the catalogue in force, or raises what refuses it: then the
+    client fails, and the result is None, as it is when the topic has not changed.
+    """
+    try:
+        topic = again()
+    except PollcastError as error:
+        client.fail(error)
+        return None
+    return None if hub.topics.get(topic.canonical) is before else topic
+
+
 @contextlib.contextmanager
 def following(
     hub: Hub,
@@ -187,25 +220,17 @@ def following(
     that the client means by the catalogue in force then, or raises what refuses it.
     """
     live = hub.enter(topic, time.monotonic())
-    follower = Follower(live, since=since, deltas=deltas, largest=largest)
-    live.followers.add(follower)
 
-    def renew() -> None:
+    def on_renew(follower: Follower) -> None:
         before = follower.topic
-        if follower not in before.followers:
-            return  # it has ended
-        try:
-            renewed = topic if again is None else again()
-        except PollcastError as error:
-            follower.fail(error)
-            return
-        if hub.topics.get(renewed.canonical) is not before:
+        if follower in before.followers and (renewed := meant_now(hub, before, follower, again or (lambda: topic))):
             follower.move(hub.enter(renewed, time.monotonic()))
             follower.topic.followers.add(follower)
             before.followers.discard(follower)
             hub.leave(before, time.monotonic())
 
-    follower.renew = renew
+    follower = Follower(live, on_renew, since=since, deltas=deltas, largest=largest)
+    live.followers.add(follower)
     try:
         with ending_after(lifetime, follower.end):
             yield follower

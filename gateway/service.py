@@ -62,6 +62,7 @@ from pollcast.services.coordination.registry import node_record
 from pollcast.services.coordination.reporting import Reporting
 from pollcast.services.process import descriptors, garbage, logs
 from pollcast.services.process.catalogue_file import CatalogueFile
+from pollcast.services.process.delay import Delay
 from pollcast.services.process.memory import HeapTrimmer
 from pollcast.services.process.settings import GatewaySettings
 from pollcast.services.serving import rpc, web
@@ -161,11 +162,13 @@ async def run(
     *,
     local_pages: bool = False,
     hangup: asyncio.Event | None = None,
+    delay: Delay | None = None,
 ) -> None:
     """Run a gateway until `stop` is set, then drain it.
 
     `worker_folder` makes it one of several workers that share the HTTP address and this folder. `local_pages` allows
-    the pages of every port of this machine. `hangup` asks to read the catalogue again.
+    the pages of every port of this machine. `hangup` asks to read the catalogue again, and
+    `delay` is the one before the drain.
     Raises CatalogInvalid, SettingsInvalid or CantListen when it cannot start, and NodeTaken when another live node has
     its name.
     """
@@ -178,7 +181,7 @@ async def run(
         async with Etcd.open(settings) as etcd:
             core = Core(settings, catalogue, etcd, keys, authenticator)
             readiness = Readiness("gateway", stop, lambda: {"etcd": "reached" if core.view.healthy else "not reached"})
-            departure = Departure(settings.drain_delay, stop, time.monotonic)
+            departure = Departure(settings.drain_delay, stop, time.monotonic, delay)
             shared = Shared.of(worker_folder, settings.node, core.polled)
             front = Front(settings, catalogue, core, authenticator, readiness, departure, shared, local_pages)
             async with front.serving(listener) as server:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 
-from pollcast.services.errors import CantListen, Problem, SettingsInvalid
+from pollcast.services.errors import Problem, SettingsInvalid
 from pollcast.services.process import logs
 from pollcast.services.process.addresses import HostPort, join_host_port, split_host_port
 from pollcast.services.process.settings import GatewaySettings
@@ -95,5 +95,5 @@ def _claim(address: HostPort) -> socket.socket:
         claim.bind(where)
     except OSError as error:
         claim.close()
-        raise CantListen(f"can't serve HTTP on {address}: {error.strerror or error}") from None
+        raise web.cant_serve(address, error) from None
     return claim

@@ -31,6 +31,7 @@ from pollcast.services import clock
 from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.definitions import Difference, definitions
+from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.topics import Poke
 from pollcast.services.catalogue.values import Value, quoted
@@ -109,19 +110,19 @@ class Polling:
         except PollcastError:
             return None
 
-    def take(self, catalog: Catalog, difference: Difference) -> None:
+    def take(self, catalogue: CatalogueInForce, difference: Difference) -> None:
         """Adapt to another catalogue, which differs so from the one before."""
         redefined = difference.redefined
         affected = [owned for owned in self._owned.values() if owned.topic.query.name in redefined]
         for owned in affected:
             self.lost(owned.name)
             self._unknown[owned.name] = owned.epoch, owned.seq
-        self.catalog, self._definitions = catalog, definitions(catalog)
+        self.catalog, self._definitions = catalogue.catalog, catalogue.definitions
         self._parsed.cache_clear()
         for name in difference.gone:
             self.query_pollers.remove(name)
         for name in difference.changed | difference.added:
-            self.query_pollers.put(catalog.queries[name])
+            self.query_pollers.put(self.catalog.queries[name])
         for topic, (epoch, seq) in list(self._unknown.items()):
             self._begin(topic, epoch, seq)
 

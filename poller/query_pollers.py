@@ -1,12 +1,14 @@
 """The pollers of all queries of a catalogue, by name, which come and go with the catalogue's queries.
 
-One that is replaced ends its loops before its successor begins, so a query is never polled by two definitions at once.
+One that is replaced or removed ends its loops before a successor begins, however often the catalogue changes meanwhile,
+so a query is never polled by two definitions at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
+from functools import partial
 from typing import NoReturn
 
 from pollcast.poller import metrics
@@ -21,6 +23,7 @@ class QueryPollers(Mapping[str, QueryPoller]):
         self._make = make
         self._pollers: dict[str, QueryPoller] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ending: dict[str, set[asyncio.Task[None]]] = {}  # by query: those that were cancelled and go on
         self._group: asyncio.TaskGroup | None = None  # while they run
 
     def __getitem__(self, name: str) -> QueryPoller:
@@ -40,9 +43,7 @@ class QueryPollers(Mapping[str, QueryPoller]):
     def remove(self, name: str) -> None:
         """Stop polling the query, of which no topic is left, and forget its metrics."""
         del self._pollers[name]
-        task = self._tasks.pop(name, None)
-        if task is not None:
-            task.cancel()
+        self._end(name)
         metrics.forget(name)
 
     async def run(self) -> NoReturn:
@@ -56,13 +57,28 @@ class QueryPollers(Mapping[str, QueryPoller]):
     def _start(self, name: str) -> None:
         if self._group is None:
             return
-        before = self._tasks.pop(name, None)
-        if before is not None:
-            before.cancel()
+        self._end(name)
+        before = frozenset(self._ending.get(name, ()))
         self._tasks[name] = self._group.create_task(_run_after(before, self._pollers[name]), name=f"poll {name}")
 
+    def _end(self, name: str) -> None:
+        """Cancel the query's loops, if it has any, and remember them until they have ended."""
+        task = self._tasks.pop(name, None)
+        if task is None:
+            return
+        self._ending.setdefault(name, set()).add(task)
+        task.add_done_callback(partial(self._ended, name))
+        task.cancel()
 
-async def _run_after(before: asyncio.Task[None] | None, poller: QueryPoller) -> None:
-    if before is not None:
-        await asyncio.wait([before])
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        ending = self._ending[name]
+        ending.discard(task)
+        if not ending:
+            del self._ending[name]
+
+
+async def _run_after(before: Set[asyncio.Task[None]], poller: QueryPoller) -> None:
+    if before:
+        await asyncio.wait(before)
+    del before  # what they hold: the pollers before this one, each by the traceback of its cancellation
     await poller.run()

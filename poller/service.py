@@ -88,7 +88,7 @@ class Core:
 
     def take(self, difference: Difference) -> None:
         """Adapt to the catalogue that has just come into force, which differs so from the one before."""
-        self.polling.take(self.catalogue.catalog, difference)
+        self.polling.take(self.catalogue, difference)
         self._notifications.take(self.catalogue.catalog)
 
 

@@ -19,13 +19,30 @@ def _postgresql() -> SourceKind:
     return POSTGRESQL
 
 
+def _plain() -> SourceKind:
+    from pollcast.poller.plain.kind import PLAIN
+
+    return PLAIN
+
+
 def _mysql() -> SourceKind:
     from pollcast.poller.mysql.kind import MYSQL
 
     return MYSQL
 
 
-_KINDS: Final[Mapping[str, Callable[[], SourceKind]]] = {"mysql": _mysql, "postgresql": _postgresql}
+def _duckdb() -> SourceKind:
+    from pollcast.poller.duckdb.kind import DUCKDB
+
+    return DUCKDB
+
+
+_KINDS: Final[Mapping[str, Callable[[], SourceKind]]] = {
+    "postgresql": _postgresql,
+    "postgresql-plain": _plain,
+    "mysql": _mysql,
+    "duckdb": _duckdb,
+}
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
+import itertools
 import shutil
 import tempfile
 import time
@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from tests.support.waiting import eventually
 
 from bench.processes import Process, module, running
 from bench.rolling.crowd import Report
 from bench.rolling.haproxy import haproxy
 from bench.soak.cluster import NODES, SoakCluster, soak_cluster
-from bench.soak.shop import rows_of, write
+from bench.soak.shop import ITEMS, rows_of
 from bench.table import percentile, show
 
 PROCESSES = 2
@@ -30,8 +31,8 @@ SHARES = {"WebSocket": 0.5, "SSE": 0.3, "JSON": 0.15, "gRPC": 0.05}
 
 TOPICS = [f"stock?shelf={shelf}" for shelf in "abcd"]
 
-WRITES_PER_SECOND = 0.8
-"""Changes of rows per second: each topic changes about every four seconds."""
+WRITE_SECONDS = 1.25
+"""Time between two changes of rows, in seconds. The topics take turns, so each changes every five seconds."""
 
 ARRIVAL_SECONDS = 300.0
 QUIET_SECONDS = 60.0
@@ -68,14 +69,14 @@ async def _restart_under_load(cluster: SoakCluster, crowds: list[Process], clien
     """Restart all services while rows change, print the tables, and return the faults."""
     url = cluster.world.url
     async with asyncio.TaskGroup() as tasks:
-        writing = tasks.create_task(write(url, random.Random(1), WRITES_PER_SECOND, {}))
+        writing = tasks.create_task(_write(url))
         await eventually(lambda: _none(crowds, do="waiting"), ARRIVAL_SECONDS, what="all clients have a result")
         for crowd in crowds:
             await crowd.ask(do="begin")
         seconds = [await _restart(cluster, name) for name in cluster.names]
         await asyncio.sleep(6.0)  # the longest `retry` of an event stream
         writing.cancel()
-    rows = await rows_of(url, set(TOPICS))
+    rows = await rows_of(url, set(TOPICS), cluster.edition)
     wrong = 0
     try:
         await eventually(lambda: _none(crowds, do="wrong", rows=rows), QUIET_SECONDS)
@@ -90,6 +91,14 @@ async def _restart_under_load(cluster: SoakCluster, crowds: list[Process], clien
         *(f"{kind}: {violation}" for kind, report in reports.items() for violation in report.violations),
         *([f"{wrong} clients show other rows than the database"] if wrong else []),
     ]
+
+
+async def _write(url: str) -> None:
+    """Change a row of each topic in turn, for ever."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        for number in itertools.count():
+            await connection.execute("update stock set n = n + 1000 where id = %s", [number % ITEMS])
+            await asyncio.sleep(WRITE_SECONDS)
 
 
 async def _restart(cluster: SoakCluster, name: str) -> float:

@@ -39,17 +39,17 @@ def residents(cluster: SoakCluster) -> list[LiveClient]:
     clients: list[LiveClient] = []
     topics = list(Topics.all_shared())
     for number, topic in enumerate(topics):
-        http, grpc = _fixed(cluster, gateways[number % len(gateways)])
+        http, grpc = fixed(cluster, gateways[number % len(gateways)])
         presence = {"key": f"resident-{number}"} if topic == "room" else None
         clients.append(PhoenixClient(http, [topic, topics[number - 1]] if presence is None else [topic], presence))
-        other_http, other_grpc = _fixed(cluster, gateways[(number + 1) % len(gateways)])
+        other_http, other_grpc = fixed(cluster, gateways[(number + 1) % len(gateways)])
         clients.append(EventSourceClient(other_http, topic))
         clients.append(JsonClient(http, topic))
         clients.append(GrpcClient(other_grpc if number % 3 else grpc, topic))
     return clients
 
 
-def _fixed(cluster: SoakCluster, gateway: str) -> tuple[Address, Address]:
+def fixed(cluster: SoakCluster, gateway: str) -> tuple[Address, Address]:
     """Return the addresses of a gateway's HTTP and gRPC."""
     return lambda: cluster.http[gateway], lambda: cluster.grpc[gateway]
 

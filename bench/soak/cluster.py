@@ -21,15 +21,16 @@ import psycopg
 from tests.support.waiting import eventually
 from tests.support.world import World
 
-from bench.soak.measure import Held, breaches, least, together
-from bench.soak.shop import CATALOG, SCHEMA
+from bench.soak.measure import Held, breaches, over, together
+from bench.soak.shop import SCHEMA, Edition
 from pollcast.services.coordination.client import Etcd
-from pollcast.services.coordination.keys import Keys
+from pollcast.services.coordination.keys import Keys, NodeRecord
+from pollcast.services.errors import EtcdError
 from pollcast.services.local import ports
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process.addresses import split_host_port
-from pollcast.services.process.settings import EtcdSettings, Role
+from pollcast.services.process.settings import EtcdSettings, PollerSettings, Role
 
 NODES: dict[Role, int] = {"coordinator": 2, "poller": 3, "gateway": 2}
 """Number of services of each role."""
@@ -37,17 +38,16 @@ NODES: dict[Role, int] = {"coordinator": 2, "poller": 3, "gateway": 2}
 LASTING = ("coordinator-1", "poller-1", "gateway-1")
 """The services that run from the beginning to the end."""
 
-REST_SECONDS = 16.0
-"""Time for which nothing happens before the first measurement, in seconds: a gateway notices at the next comment on an
-event stream, after 15 s, that a client has died."""
-
 SAMPLES = 5
-"""Number of samples, a second apart, of which a measurement has the least numbers: polls come and go."""
+"""Number of samples, a second apart, of a measurement: polls come and go."""
 
 SETTLE_SECONDS = 60.0
 """Maximum time until a process holds what it held after the warm-up."""
 
 START_SECONDS = 60.0
+
+DATABASE_CONNECTIONS = PollerSettings.model_fields["pool"].default + 1
+"""Maximum number of connections to the database of a poller, which listens."""
 
 
 @dataclass
@@ -60,6 +60,7 @@ class SoakCluster:
     postgres: PostgresServer
     http: dict[str, tuple[str, int]] = field(default_factory=dict)  # address of each gateway, by its name
     grpc: dict[str, tuple[str, int]] = field(default_factory=dict)
+    edition: Edition = field(default_factory=Edition)  # of the catalogue's file
 
     @property
     def names(self) -> list[str]:
@@ -90,11 +91,33 @@ class SoakCluster:
     async def started_anew(self, role: Role, name: str) -> None:
         """Start a process in the place of one that has ended, whose entry in etcd may still be there."""
         await self.start(role, name, wait=False)
+        service = self.world.services[name]
 
         async def ready() -> bool:
-            return (await self.world.ready(name, START_SECONDS)).pid == self.world.services[name].pid
+            if not service.running:
+                raise RuntimeError(f"{name} {service.how_it_ended()}\n{service.tail()}")
+            record = await self.record(name)
+            return record is not None and record.state == "ready" and record.pid == service.pid
 
         await eventually(ready, START_SECONDS, what=f"{name} is ready")
+
+    async def record(self, name: str) -> NodeRecord | None:
+        """Return a service's entry in etcd; None when there is none, or no member of etcd answers just now."""
+        try:
+            return await self.world.node(name)
+        except EtcdError:
+            return None
+
+    def publish(self, text: str) -> None:
+        """Replace the catalogue's file in one step."""
+        new = self.world.catalog.with_suffix(".new")
+        new.write_text(text)
+        new.replace(self.world.catalog)
+
+    async def catalogues(self) -> set[str | None]:
+        """Return the hashes of the catalogues of all services; None for a service that shows none."""
+        records = [await self.record(name) for name in self.names]
+        return {None if record is None else record.catalogue for record in records}
 
     @property
     def groups(self) -> dict[str, list[str]]:
@@ -105,17 +128,16 @@ class SoakCluster:
         return groups
 
     async def held(self, group: str, before: Held | None, *, memory: bool) -> Held:
-        """Return what a group of services holds: after REST_SECONDS or, with an earlier measurement, once it holds no
-        more and no less than that, or after SETTLE_SECONDS what it holds then."""
-        if before is None:
-            await asyncio.sleep(REST_SECONDS)
+        """Return what a group of services holds: with an earlier measurement once it holds no more and no less than
+        that, or after SETTLE_SECONDS what it holds then."""
         ends = time.monotonic() + SETTLE_SECONDS
-        members = {split_host_port(member.client)[1] for member in self.etcd.members}
+        passing = {split_host_port(member.client)[1]: 1 for member in self.etcd.members}
+        passing[self.postgres.port] = DATABASE_CONNECTIONS
         samples: list[Held] = []
         while True:
             answers = [await self._ask(name) for name in self.groups[group]]
-            samples.append(together([Held.of(answer, members) for answer in answers]))
-            held = least(samples[-SAMPLES:])
+            samples.append(together([Held.of(answer, passing) for answer in answers]))
+            held = over(samples[-SAMPLES:])
             at_rest = before is None or not breaches(group, before, held, memory=memory)
             if (len(samples) >= SAMPLES and at_rest) or time.monotonic() > ends:
                 return held
@@ -149,7 +171,7 @@ async def soak_cluster(folder: Path, nodes: Mapping[Role, int]) -> AsyncIterator
             connection.execute(SCHEMA.encode())
         async with Etcd.open(EtcdSettings(etcd=etcd.endpoints)) as client:
             world = World(folder, etcd.endpoints, Keys("/pollcast"), client, postgres.url)
-            world.catalog.write_text(CATALOG)
+            world.catalog.write_text(Edition().text)
             cluster = SoakCluster(folder, world, etcd, postgres)
             try:
                 for role, count in nodes.items():

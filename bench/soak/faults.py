@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from tests.support.waiting import eventually
 
+from bench.soak.catalogue import CatalogueChanges
 from bench.soak.cluster import LASTING, SoakCluster
 from bench.soak.shop import Topics
 from pollcast.services.errors import PollcastError
@@ -24,7 +25,7 @@ MEMBER_SECONDS = 60.0
 class Faults:
     """A source of faults, with the number of each kind in `counts`."""
 
-    def __init__(self, cluster: SoakCluster, rng: random.Random) -> None:
+    def __init__(self, cluster: SoakCluster, rng: random.Random, changes: CatalogueChanges) -> None:
         self.counts: Counter[str] = Counter()
         self.findings: list[str] = []  # what did not happen as it should
         self._cluster = cluster
@@ -38,6 +39,10 @@ class Faults:
             self._poke,
             self._poke,
             self._poke,
+            changes.watched,
+            changes.idle,
+            changes.passing,
+            changes.wrong,
         ]
 
     async def all_once(self) -> None:
@@ -59,8 +64,8 @@ class Faults:
         """Inflict a fault; a service that has ended as it must not is a finding, and is replaced."""
         try:
             self.counts[await fault()] += 1
-        except (AssertionError, RuntimeError, PollcastError) as error:
-            self.findings.append(str(error))
+        except (AssertionError, RuntimeError, OSError, http.client.HTTPException, PollcastError) as error:
+            self.findings.append(f"{type(error).__name__}: {error}")
             print(f"FINDING: {error}", flush=True)
             for service in list(self._cluster.world.services.values()):
                 if not service.running:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,27 +20,33 @@ class Held:
 
     pid: int
     rss: int  # resident memory in KiB
-    counts: Mapping[str, int]  # by each of COUNTS
+    counts: Mapping[str, int]  # by each of COUNTS, the least of several samples
     types: Mapping[str, int] = field(default_factory=dict)  # number of objects by type
     cpu: float = 0.0
     connections: Mapping[str, int] = field(default_factory=dict)  # number by the port that is connected to
+    waits: Mapping[str, int] = field(default_factory=dict)  # number of timers by who waits for them
+    most: Mapping[str, int] = field(default_factory=dict)  # as `counts`, the most of several samples
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any], passing: Set[int]) -> Held:
+    def of(cls, answer: Mapping[str, Any], passing: Mapping[int, int]) -> Held:
         """Return what a probe has answered.
 
-        Connections to the ports `passing` count as nothing: how many of etcd's members a process is connected to
-        depends on those that it had to try.
+        Up to `passing[port]` connections to a port count as nothing: a process is connected to the members of etcd that
+        it had to try, and to the database as often as statements had to run at the same time.
         """
         counts = {name: int(answer[name]) for name in COUNTS}
-        counts["fds"] -= sum(answer["connections"].get(f"to {port} established", 0) for port in passing)
-        return cls(answer["pid"], answer["rss"], counts, answer["types"], answer["cpu"], answer["connections"])
+        for port, most in passing.items():
+            counts["fds"] -= min(most, answer["connections"].get(f"to {port} established", 0))
+        return cls(
+            answer["pid"], answer["rss"], counts, answer["types"], answer["cpu"], answer["connections"], answer["waits"]
+        )
 
 
-def least(samples: Sequence[Held]) -> Held:
-    """Return the last measurement with the least of all numbers: what a process holds while it does nothing."""
-    counts = {name: min(sample.counts[name] for sample in samples) for name in COUNTS}
-    return replace(samples[-1], counts=counts, rss=min(sample.rss for sample in samples))
+def over(samples: Sequence[Held]) -> Held:
+    """Return the last measurement with the least and the most of all numbers, and the least memory."""
+    least = {name: min(sample.counts[name] for sample in samples) for name in COUNTS}
+    most = {name: max(sample.counts[name] for sample in samples) for name in COUNTS}
+    return replace(samples[-1], counts=least, most=most, rss=min(sample.rss for sample in samples))
 
 
 def together(held: Sequence[Held]) -> Held:
@@ -49,38 +55,48 @@ def together(held: Sequence[Held]) -> Held:
     counts = {name: sum(each.counts[name] for each in held) for name in COUNTS}
     types = sum((Counter(each.types) for each in held), Counter())
     connections = sum((Counter(each.connections) for each in held), Counter())
+    waits = sum((Counter(each.waits) for each in held), Counter())
     rss, cpu = sum(each.rss for each in held), sum(each.cpu for each in held)
-    return Held(first.pid, rss, counts, types, cpu, connections)
+    return Held(first.pid, rss, counts, types, cpu, connections, waits, counts)
 
 
-def exceeds(name: str, before: int, after: int) -> bool:
-    """Return whether a quantity has left its bounds.
+def exceeds(name: str, before: tuple[int, int], after: tuple[int, int]) -> bool:
+    """Return whether a quantity has left its bounds, from the least and the most of the samples before and after.
 
-    Memory may become less, as a process that was replaced is younger, and so may timers, as each poll has some.
+    What passes, as the timer of a poll does, is not in all samples: the least that there is now must not be more than
+    the most that there was, and the other way round. Memory may become less, as a process that was replaced is younger.
     """
-    if name in ("rss", "timers"):
-        return after > before * (1 + SHARE)
-    return abs(after - before) > before * SHARE
+    more = after[0] > before[1] * (1 + SHARE)
+    return more or (name != "rss" and after[1] < before[0] * (1 - SHARE))
 
 
 def breaches(process: str, before: Held, after: Held, *, memory: bool) -> list[str]:
     """Return what has left its bounds in a process, as sentences; with `memory` its resident memory, too."""
-    pairs = {name: (before.counts[name], after.counts[name]) for name in COUNTS}
-    if memory:
-        pairs["rss"] = before.rss, after.rss
+    pairs = {name: (_range(before, name), _range(after, name)) for name in (*COUNTS, *(["rss"] if memory else []))}
     return [
-        f"{process}: {name} went from {first} to {last}{_why(name, before, after)}"
+        f"{process}: {name} went from {_text(*first)} to {_text(*last)}{_why(name, before, after)}"
         for name, (first, last) in pairs.items()
         if exceeds(name, first, last)
     ]
 
 
+def _range(held: Held, name: str) -> tuple[int, int]:
+    """Return the least and the most of a quantity."""
+    if name == "rss":
+        return held.rss, held.rss
+    return held.counts[name], held.most.get(name, held.counts[name])
+
+
+def _text(least: int, most: int) -> str:
+    return str(least) if least == most else f"{least}-{most}"
+
+
 def _why(name: str, before: Held, after: Held) -> str:
     """Return what explains a change, in parentheses."""
-    if name != "fds":
+    if name not in ("fds", "timers"):
         return f" ({grown(before, after)})"
-    names = sorted({*before.connections, *after.connections})
-    changes = [(name, after.connections.get(name, 0) - before.connections.get(name, 0)) for name in names]
+    old, new = (before.connections, after.connections) if name == "fds" else (before.waits, after.waits)
+    changes = [(name, new.get(name, 0) - old.get(name, 0)) for name in sorted({*old, *new})]
     return f" ({', '.join(f'{change:+} {name}' for name, change in changes if change)})"
 
 

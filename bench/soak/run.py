@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import random
 import re
 import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.waiting import eventually
 
 from bench.clients.record import LiveClient
+from bench.soak.catalogue import CatalogueChanges
 from bench.soak.churn import Guests, residents
 from bench.soak.cluster import NODES, SoakCluster, soak_cluster
 from bench.soak.faults import Faults
 from bench.soak.measure import COUNTS, Held, breaches, key_breaches
 from bench.soak.shop import rows_of, write
 from bench.table import show
+from pollcast.services.errors import EtcdError
 from pollcast.services.process.settings import Role
 
 WARM_UP_SHARE = 0.15
@@ -30,13 +34,23 @@ WARM_UP_SHARE = 0.15
 MEMORY_FROM_SECONDS = 600.0
 """Duration from which on memory is judged: that of a process grows for minutes after its start."""
 
+LOOK_SECONDS = 1.0
+"""Time between two looks at the keys in etcd before the first measurement, in seconds."""
+
+REST_SECONDS = 16.0
+"""Time for which nothing happens before the first measurement, in seconds: a gateway notices at the next comment on an
+event stream, after 15 s, that a client has died."""
+
 QUIET_SECONDS = 60.0
 """Maximum time until clients show the database and etcd has the keys of the residents only."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The length of a soak in seconds, the number of guests at a time, and the rate of changes of rows per second."""
+    """The length of a soak in seconds, the number of guests at a time, and the rate of changes of rows per second.
+
+    With a length of 0 everything happens once, without a warm-up.
+    """
 
     seconds: float = 3600.0
     guests: int = 16
@@ -111,47 +125,68 @@ class Soak:
         self._rng = random.Random(plan.seed)
         self._residents = residents(cluster)
         self._guests = Guests(cluster, plan.guests, random.Random(self._rng.random()))
-        self._faults = Faults(cluster, random.Random(self._rng.random()))
+        changes = CatalogueChanges(cluster, random.Random(self._rng.random()), self._residents)
+        self._faults = Faults(cluster, random.Random(self._rng.random()), changes)
 
     async def run(self) -> None:
         """Warm up, then soak and check until the time is over."""
         began = time.monotonic()
         ends = began + self._plan.seconds
-        for resident in self._residents:
-            resident.start()
-        await self._soak(began + self._plan.seconds * WARM_UP_SHARE, warm_up=True)
+        self._start()
+        await self._soak(began + self._plan.seconds * WARM_UP_SHARE, self._warm_up)
+        await asyncio.sleep(REST_SECONDS)
         await self._check()
         pause = (ends - time.monotonic()) / self._plan.checks
         for number in range(self._plan.checks):
-            await self._soak(ends - pause * (self._plan.checks - number - 1), warm_up=False)
+            await self._soak(ends - pause * (self._plan.checks - number - 1))
             await self._check()
-        for resident in self._residents:
-            resident.stop()
         self._sum_up()
 
-    async def _soak(self, until: float, *, warm_up: bool) -> None:
-        """Let everything happen until a time."""
-        stop = asyncio.Event()
-        counts: dict[str, int] = {}
-        async with asyncio.TaskGroup() as tasks:
-            writing = tasks.create_task(
-                write(self._cluster.world.url, random.Random(self._rng.random()), self._plan.writes, counts)
-            )
-            tasks.create_task(self._guests.come_and_go(stop))
-            if warm_up:
-                await self._guests.flood(self._plan.flood)
-                await self._faults.all_once()
-            raging = tasks.create_task(self._faults.rage(stop))
+    async def run_once(self) -> None:
+        """Check at rest, let everything happen once, and check again: the short form, in which nothing is warmed up."""
+        self._start()
+        await self._check()
+        async with self._churn():
+            await self._faults.all_once()
+        await self._check()
+        self._sum_up()
+
+    def _start(self) -> None:
+        for resident in self._residents:
+            resident.start()
+
+    async def _warm_up(self) -> None:
+        await self._guests.flood(self._plan.flood)
+        await self._faults.all_once()
+
+    async def _soak(self, until: float, first: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Let everything happen until a time, the warm-up before anything else."""
+        async with self._churn() as stop, asyncio.TaskGroup() as tasks:
+            if first is not None:
+                await first()
+            tasks.create_task(self._faults.rage(stop))
             await asyncio.sleep(max(0.0, until - time.monotonic()))
             stop.set()
-            await raging
+
+    @contextlib.asynccontextmanager
+    async def _churn(self) -> AsyncIterator[asyncio.Event]:
+        """Change rows, and let guests come and go within a scope; all of them have left on leaving."""
+        stop = asyncio.Event()
+        counts: dict[str, int] = {}
+        rng = random.Random(self._rng.random())
+        async with asyncio.TaskGroup() as tasks:
+            writing = tasks.create_task(write(self._cluster.world.url, rng, self._plan.writes, counts))
+            tasks.create_task(self._guests.come_and_go(stop))
+            yield stop
+            stop.set()
             writing.cancel()
         self.findings.happened.update(counts)
 
     async def _check(self) -> None:
         """Compare everything that is held at rest with the database and with the first check."""
         findings = self.findings
-        await eventually(lambda: all(each.record.connected for each in self._residents), QUIET_SECONDS)
+        gc.collect()  # a channel of gRPC that a guest has closed keeps its connection until it is collected
+        await self._all_connected()
         await self._compare_rows()
         keys = await self._keys_at_rest()
         findings.keys.append(keys)
@@ -169,10 +204,25 @@ class Soak:
         )
         print(f"check {len(findings.keys)}: {now}; {len(findings.faults)} findings", flush=True)
 
+    async def _all_connected(self) -> None:
+        """Wait until each resident is connected; those that are not are findings."""
+
+        def away() -> list[str]:
+            return [
+                f"{each.record.kind} of {', '.join(each.shown)} is not connected: {_state(each)}"
+                for each in self._residents
+                if not each.record.connected
+            ]
+
+        try:
+            await eventually(lambda: not away(), QUIET_SECONDS)
+        except AssertionError:
+            self._find(away())
+
     async def _compare_rows(self) -> None:
         """Wait until each resident shows the rows of the database; those that do not are findings."""
         topics = {topic for resident in self._residents for topic in resident.shown}
-        rows = await rows_of(self._cluster.world.url, topics)
+        rows = await rows_of(self._cluster.world.url, topics, self._cluster.edition)
 
         def wrong() -> list[str]:
             return [
@@ -194,10 +244,14 @@ class Soak:
 
         async def at_rest() -> bool:
             nonlocal last
-            before, last = last, await self._cluster.keys()
+            before = last
+            try:
+                last = await self._cluster.keys()
+            except EtcdError:  # no member of etcd answers just now
+                return False
             if self.findings.keys:
                 return last == self.findings.keys[0]
-            await asyncio.sleep(5.0)
+            await asyncio.sleep(LOOK_SECONDS)
             return before == last
 
         try:
@@ -212,6 +266,9 @@ class Soak:
             print(f"FINDING: {each}", flush=True)
 
     def _sum_up(self) -> None:
+        """Let the residents leave, and add what happened to all clients to the findings."""
+        for resident in self._residents:
+            resident.stop()
         findings, guests = self.findings, self._guests
         findings.happened.update(self._faults.counts)
         findings.happened.update({f"guest: {kind}": count for kind, count in guests.counts.items()})
@@ -233,10 +290,10 @@ def _state(client: LiveClient) -> str:
 
 
 async def soak(plan: Plan, folder: Path) -> Findings:
-    """Run a soak in a folder and return its findings."""
+    """Run a soak in a folder and return its findings; without a duration, its short form."""
     async with soak_cluster(folder, plan.nodes) as cluster:
         course = Soak(cluster, plan)
-        await course.run()
+        await (course.run() if plan.seconds else course.run_once())
     return course.findings
 
 

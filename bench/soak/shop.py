@@ -1,4 +1,4 @@
-"""The database, the catalogue and the topics of the soak."""
+"""The database, the editions of the catalogue and the topics of the soak."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+
+from pollcast.services.catalogue import catalog
+from pollcast.services.catalogue.in_force import CatalogueInForce
 
 SHELVES = "abcd"
 
@@ -36,7 +39,7 @@ linger = "500ms"
 params.n = "int"
 
 [queries.whole]
-sql = "select shelf, count(*) as items, sum(n) as total from stock group by shelf order by shelf"
+sql = "select shelf, count(*) as items, sum(n) as total, {watched} as edition from stock group by shelf order by shelf"
 interval = "1s"
 linger = "1s"
 
@@ -55,16 +58,49 @@ key = ["most"]
 interval = "1s"
 linger = "1s"
 presence = true
+
+[queries.idle]
+sql = "select count(*) as items from stock"
+interval = "{idle}s"
 """
+"""The queries that every edition has, for str.format; no client follows `idle`."""
+
+PASSING = """
+[queries.passing]
+sql = "select id, n from stock where shelf = 'a'"
+key = ["id"]
+interval = "300ms"
+linger = "500ms"
+"""
+"""A query that is added and removed."""
 
 SQL = {
     "stock": "select id, n from stock where shelf = %s order by n, id",
     "item": "select id, n, %s::int as asked from stock where id = mod(%s::int, 200)",
-    "whole": "select shelf, count(*) as items, sum(n) as total from stock group by shelf order by shelf",
+    "whole": "select shelf, count(*) as items, sum(n) as total, {watched} as edition from stock group by 1 order by 1",
     "heard": "select id, n from stock where shelf = %s order by id desc limit 20",
     "room": "select max(n) as most from stock",
 }
-"""The statement of each query, with its parameter in every place."""
+"""The statement of each query that clients follow, with its parameter in every place, for str.format."""
+
+
+@dataclass(frozen=True)
+class Edition:
+    """An edition of the catalogue. `watched` and `idle` change the definitions of `whole` and `idle`."""
+
+    watched: int = 0
+    idle: int = 1
+    passing: bool = False
+
+    @property
+    def text(self) -> str:
+        """The catalogue."""
+        return CATALOG.format(watched=self.watched, idle=self.idle) + (PASSING if self.passing else "")
+
+    @property
+    def hash(self) -> str:
+        """The hash that a service shows which has this edition."""
+        return CatalogueInForce(catalog.parse(self.text, "the soak's catalogue")).hash
 
 
 @dataclass
@@ -96,13 +132,13 @@ class Topics:
         return list({self.fresh() if self.rng.random() < 0.3 else self.shared() for _ in range(count)})
 
 
-async def rows_of(url: str, topics: set[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of each topic as the database has them, in JSON's types."""
+async def rows_of(url: str, topics: set[str], edition: Edition) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each topic by this edition as the database has them, in JSON's types."""
     rows: dict[str, list[dict[str, Any]]] = {}
     async with await psycopg.AsyncConnection.connect(url) as connection:
         for topic in topics:
             query, _, parameter = topic.partition("?")
-            statement = f"select coalesce(json_agg(q), '[]') from ({SQL[query]}) q"
+            statement = f"select coalesce(json_agg(q), '[]') from ({SQL[query].format(watched=edition.watched)}) q"
             values = [parameter.partition("=")[2]] * statement.count("%s")
             cursor = await connection.execute(statement.encode(), values)
             (found,) = (await cursor.fetchone()) or ([],)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 from typing import Any
 
 import psycopg
@@ -22,6 +24,13 @@ KEEPALIVE = {
 }
 """Settings of TCP that a database URL may override: probes after 10 s of silence, at most 3 s without an
 acknowledgement (in milliseconds, on Linux)."""
+
+CANCEL_SECONDS = 1.0
+"""Maximum time that the server has to take the request to cancel a statement, in seconds."""
+
+
+CANCEL_SECONDS = 1.0
+"""Maximum time that the server has to take the request to cancel a statement, in seconds."""
 
 
 class Connection(AsyncConnection[Any]):
@@ -43,6 +52,24 @@ class Connection(AsyncConnection[Any]):
         with contextlib.suppress(psycopg.Error):
             self.pgconn.consume_input()  # the reason
             self.pgconn.consume_input()  # the end
+
+    async def cancel_safe(self, *, timeout: float = CANCEL_SECONDS) -> None:
+        """Cancel the statement that runs. Raises psycopg.Error when the server does not take the request.
+
+        The connection is broken then: psycopg, which cancels the statement of a task that is cancelled, would wait for
+        its end, and a frozen server never answers. It would also give the request 5 s.
+        """
+        try:
+            await super().cancel_safe(timeout=min(timeout, CANCEL_SECONDS))
+        except psycopg.Error:
+            self.cut()
+            raise
+
+    def cut(self) -> None:
+        """End the connection for whoever waits for the server. Harmless when it is closed."""
+        if not self.closed:
+            with socket.socket(fileno=os.dup(self.fileno())) as copy, contextlib.suppress(OSError):
+                copy.shutdown(socket.SHUT_RDWR)
 
 
 def connection_options(url: str, application_name: str) -> dict[str, Any]:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
 from dataclasses import replace
 
 import psycopg
@@ -80,7 +78,7 @@ class PostgresqlSession:
     async def run(self, trip: Trip) -> list[Outcome]:
         """Run the statements of the trip, and return the outcomes of the first ones, or of all."""
         connection, answers, allowed = self._connection, trip.answers, trip.seconds
-        loop, guard, cursor = asyncio.get_running_loop(), Guard(self._break), ChunkCursor(connection)
+        loop, guard, cursor = asyncio.get_running_loop(), Guard(connection.cut), ChunkCursor(connection)
         outcomes: list[Outcome] = []
         sent = ended = loop.time()
         with guard.allowing(GRACE_SECONDS):
@@ -140,11 +138,6 @@ class PostgresqlSession:
                 settings = Command(SET_LOCALLY, (list(names), list(given)))
             transactions.append(Transaction(Command(statement.sql.encode(), statement.params), settings))
         return Command(SET_OWN, tuple(map(str, values))), transactions
-
-    def _break(self) -> None:
-        if not self._connection.closed:
-            with socket.socket(fileno=os.dup(self._connection.fileno())) as copy, contextlib.suppress(OSError):
-                copy.shutdown(socket.SHUT_RDWR)
 
 
 def _fatal(error: psycopg.Error) -> bool:

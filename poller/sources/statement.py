@@ -40,6 +40,8 @@ class Statement:
     those of each topic that changed, whose key is the new digest. The query's own columns follow, all NULL."""
     described: bool = False
     """Whether the columns of the answer are of interest: `Answer.columns`, which is set for no rows as well."""
+    probe: bool = False
+    """Whether the statement is the query's probe: of its rows only the first counts, and that has no key."""
     shared: Callable[[], Statement] | None = field(default=None, compare=False)
     """For one topic of several that can share a statement: makes the shared statement for this topic only."""
 

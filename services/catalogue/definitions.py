@@ -46,10 +46,11 @@ def definitions(catalog: Catalog) -> Definitions:
     return {name: definition(query) for name, query in catalog.queries.items()}
 
 
-def catalogue_hash(catalog: Catalog) -> str:
-    """Return the hash of a catalogue: the same for files that differ in comments and in the order of their entries."""
+def catalogue_hash(catalog: Catalog, defined: Definitions) -> str:
+    """Return the hash of a catalogue with these definitions: the same for files that differ in comments and in the
+    order of their entries."""
     entries: dict[str, list[Any]] = {
-        name: [definition(query), query.title, sorted(query.roles)] for name, query in sorted(catalog.queries.items())
+        name: [defined[name], query.title, sorted(query.roles)] for name, query in sorted(catalog.queries.items())
     }
     sources = {name: entry for name, entry in sorted(catalog.sources.items()) if entry != SourceEntry()}
     if sources:
@@ -75,11 +76,11 @@ class Difference:
         return self.changed | self.gone
 
 
-def difference(before: Catalog, after: Catalog) -> Difference:
-    """Return the difference between two catalogues."""
+def difference(before: Catalog, was: Definitions, after: Catalog, now: Definitions) -> Difference:
+    """Return the difference between two catalogues, of which `was` and `now` are the definitions."""
     old, new = before.queries, after.queries
     common = old.keys() & new.keys()
-    changed = frozenset(name for name in common if definition(old[name]) != definition(new[name]))
+    changed = frozenset(name for name in common if was[name] != now[name])
     guarded = frozenset(name for name in common - changed if set(old[name].roles) != set(new[name].roles))
     return Difference(frozenset(new.keys() - old.keys()), frozenset(old.keys() - new.keys()), changed, guarded)
 

@@ -24,6 +24,7 @@ from pollcast.services.cli.flags import (
 )
 from pollcast.services.errors import Problem, SettingsInvalid
 from pollcast.services.process import lifecycle, logs
+from pollcast.services.process.delay import Delay
 from pollcast.services.process.settings import CoordinatorSettings, GatewaySettings, PollerSettings, load
 from pollcast.services.process.workers import Hangups
 
@@ -103,6 +104,7 @@ def gateway(
     for hidden in ("worker_folder", "local_pages"):
         flags.pop(hidden, None)
     settings, hangup = load(GatewaySettings, **flags), asyncio.Event()
+    delay = Delay()
     configure_logs("gateway", settings)
     if settings.worker_count > 1:
         from pollcast.gateway import workers as parent
@@ -112,7 +114,9 @@ def gateway(
     from pollcast.gateway import service
 
     lifecycle.main(
-        lambda stop: service.run(settings, stop, worker_folder, local_pages=local_pages, hangup=hangup), hangup.set
+        lambda stop: service.run(settings, stop, worker_folder, local_pages=local_pages, hangup=hangup, delay=delay),
+        hangup.set,
+        delay.end,
     )
 
 

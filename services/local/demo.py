@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 
 from pollcast import examples
+from pollcast.services.local import ports
 from pollcast.services.local.child import Child, ProcessFailed
 from pollcast.services.local.embedded import program
 from pollcast.services.local.postgres_server import PostgresServer, environment
@@ -76,5 +77,5 @@ def prune(server: PostgresServer) -> None:
 
 
 def _pgbench(server: PostgresServer, log: Path, *flags: str) -> Child:
-    command = [program("pgbench"), *flags, "--host=127.0.0.1", f"--port={server.port}", "--username=postgres"]
+    command = [program("pgbench"), *flags, f"--host={ports.loopback()}", f"--port={server.port}", "--username=postgres"]
     return Child("pgbench", [*command, "postgres"], log, env=environment())

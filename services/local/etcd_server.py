@@ -1,8 +1,8 @@
 """The embedded etcd: a cluster of one or three members, run as child processes on this machine.
 
 It is for development and tests only: the etcd is 3.5.1, and it trusts everyone who connects from this machine. A member
-keeps its data directory and ports between runs, listens on 127.0.0.1 only, is healthy when `start` returns, and ends
-with this process (services/local/child.py). Tests break it with `kill`, `freeze`, `thaw` and `restart`.
+keeps its data directory and ports between runs, listens on 127.0.0.1 (or ::1) only, is healthy when `start` returns,
+and ends with this process (services/local/child.py). Tests break it with `kill`, `freeze`, `thaw` and `restart`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Self
 
 from pollcast.services.local.child import Child, ProcessFailed
 from pollcast.services.local.embedded import START_SECONDS, program
-from pollcast.services.local.ports import PORT_ATTEMPTS, free_port, is_free, listens
+from pollcast.services.local.ports import PORT_ATTEMPTS, at_loopback, free_port, is_free, listens
 from pollcast.services.process.addresses import HostPort, split_host_port
 
 STOP_SECONDS = 0.5
@@ -128,8 +128,8 @@ class EtcdServer:
         while True:
             has_data = file.exists()
             ports = _etcd_ports(file, names, wanted_port)
-            cluster = ",".join(f"{name}=http://127.0.0.1:{peer}" for name, (_, peer) in ports.items())
-            addresses = {name: [f"127.0.0.1:{port}" for port in both] for name, both in ports.items()}
+            cluster = ",".join(f"{name}=http://{at_loopback(peer)}" for name, (_, peer) in ports.items())
+            addresses = {name: [at_loopback(port) for port in both] for name, both in ports.items()}
             server = cls(
                 [
                     EtcdMember(name, client, peer, cluster, folder, log_dir or folder, flags)

@@ -1,12 +1,13 @@
-"""Free ports of this machine, for embedded servers and services."""
+"""This machine's own address and its free ports, for embedded servers and services."""
 
 from __future__ import annotations
 
+import functools
 import random
 import socket
 
 from pollcast.services.errors import PollcastError
-from pollcast.services.process.addresses import join_host_port
+from pollcast.services.process.addresses import HostPort, join_host_port
 
 # Below the range from which systems take the ports of outgoing connections, so that a server that is down for a moment
 # finds its port free again.
@@ -21,8 +22,25 @@ class PortTaken(PollcastError):
     """Another process listens on the port."""
 
 
-def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Return whether a server could listen on the port now."""
+@functools.cache
+def loopback() -> str:
+    """Return the address by which this machine reaches itself: 127.0.0.1, or ::1 where it has no IPv4."""
+    with socket.socket(socket.AF_INET) as probe:
+        try:
+            probe.bind(("127.0.0.1", 0))
+        except OSError:
+            return "::1"
+    return "127.0.0.1"
+
+
+def at_loopback(port: int) -> HostPort:
+    """Return the address of a port of this machine, as `host:port`."""
+    return join_host_port(loopback(), port)
+
+
+def is_free(port: int, host: str | None = None) -> bool:
+    """Return whether a server could listen on the port now, on this host or else on `loopback`."""
+    host = host or loopback()
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -33,7 +51,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def free_port(*, wanted: int | None = None) -> int:
-    """Return a free port of 127.0.0.1: `wanted` if it is free, else any. Raises PortTaken when none is found."""
+    """Return a free port of `loopback`: `wanted` if it is free, else any. Raises PortTaken when none is found."""
     if wanted is not None and is_free(wanted):
         return wanted
     for port in random.sample(PORTS, 200):
@@ -56,4 +74,4 @@ def listens(pid: int, port: int) -> bool:
 def require_free(port: int, what: str) -> None:
     """Raise PortTaken, naming `what` needs the port, unless the port is free."""
     if not is_free(port):
-        raise PortTaken(f"{what} can't listen on {join_host_port('127.0.0.1', port)}: another process listens there")
+        raise PortTaken(f"{what} can't listen on {at_loopback(port)}: another process listens there")

@@ -1,8 +1,8 @@
 """The embedded PostgreSQL, run as a child process on this machine.
 
 It is for development and tests only: it trusts everyone who connects from this machine. The server keeps its data
-directory between runs, listens on 127.0.0.1 only, accepts connections when `start` returns, and ends with this process
-(services/local/child.py). Tests break it with `kill`, `freeze`, `thaw` and `restart` (on the same port).
+directory between runs, listens on 127.0.0.1 (or ::1) only, accepts connections when `start` returns, and ends with
+this process (services/local/child.py). Tests break it with `kill`, `freeze`, `thaw` and `restart` (on the same port).
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from pollcast.services.local import ports
 from pollcast.services.local.child import POLL_SECONDS, Child, ProcessFailed, User
 from pollcast.services.local.embedded import START_SECONDS, program
-from pollcast.services.local.ports import PORT_ATTEMPTS, free_port, listens
+from pollcast.services.local.ports import PORT_ATTEMPTS, at_loopback, free_port, listens
 
 if TYPE_CHECKING:
     import psutil
@@ -104,13 +105,13 @@ class PostgresServer:
 
     def url_of(self, database: str) -> str:
         """Return the URL of a database of this server."""
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://postgres@{at_loopback(self.port)}/{database}"
 
     def accepting(self) -> bool:
         """Return whether the server accepts connections now."""
         if not self.process.running or not listens(self.pid, self.port):
             return False  # whoever accepts is another process
-        command = [program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port), "-t", "1"]
+        command = [program("pg_isready"), "-q", "-h", ports.loopback(), "-p", str(self.port), "-t", "1"]
         return subprocess.run(command, check=False, env=environment()).returncode == 0  # noqa: S603
 
     def restart(self) -> None:
@@ -177,7 +178,7 @@ def _command(data_dir: Path, port: int, fsync: bool) -> list[str]:
         "fsync": "on" if fsync else "off",
         "unix_socket_directories": str(data_dir) if fits else "",
     }
-    command: list[str] = [program("postgres"), "-D", str(data_dir), "-h", "127.0.0.1", "-p", str(port)]
+    command: list[str] = [program("postgres"), "-D", str(data_dir), "-h", ports.loopback(), "-p", str(port)]
     for name, value in settings.items():
         command += ["-c", f"{name}={value}"]
     return command

@@ -65,7 +65,7 @@ async def run(options: Options, stop: asyncio.Event, console: Console | None = N
     Raises PollcastError when the cluster cannot be started.
     """
     console = console or open_console()
-    catalog_path, catalog = _catalog_of(options)
+    catalog_path, catalog = catalog_of(options)
     if options.port:
         for number in range(options.gateways):
             ports.require_free(options.port + number, f"gateway-{number + 1}")
@@ -158,7 +158,7 @@ async def _start_services(
     for role, count in counts:
         for number in range(1, count + 1):
             name = f"{role}-{number}"
-            http = f"127.0.0.1:{options.port + number - 1}" if role == "gateway" and options.port else "127.0.0.1:0"
+            http = ports.at_loopback(options.port + number - 1 if role == "gateway" and options.port else 0)
             environment = environment_of(cluster, catalog, name, http)
             # -P keeps the modules of the current folder out of the way of ours.
             command = [sys.executable, "-P", "-m", "pollcast", role]
@@ -280,8 +280,11 @@ async def _stop_all(cluster: LocalCluster, console: Console) -> None:
 # --- details ------------------------------------------------------------------------------------------------------
 
 
-def _catalog_of(options: Options) -> tuple[Path, Catalog]:
-    """Return the catalogue and its path. Raises CatalogInvalid, or SettingsInvalid when no catalogue is named."""
+def catalog_of(options: Options) -> tuple[Path, Catalog]:
+    """Return the catalogue and its path. Raises CatalogInvalid, or SettingsInvalid when no catalogue is named.
+
+    A symbolic link stays one, so that services see it being swapped.
+    """
     path = options.catalog
     if path is None:
         if not options.with_demo:
@@ -289,7 +292,7 @@ def _catalog_of(options: Options) -> tuple[Path, Catalog]:
             reason = f"is required with {which}: a catalogue to serve (examples/pgbench.toml is an example)"
             raise SettingsInvalid([Problem("pollcast up", "", "--catalog", reason)])
         path = mysql_demo.CATALOG if options.demo == "mysql" else demo.CATALOG
-    return path.resolve(), catalogue.load(path)
+    return path.absolute(), catalogue.load(path)
 
 
 async def _etcd_settings(options: Options) -> EtcdSettings:
@@ -318,7 +321,7 @@ def environment_of(cluster: LocalCluster, catalog: Path, name: str, http: HostPo
         "POLLCAST_CATALOG": str(catalog),
         "POLLCAST_NODE": name,
         "POLLCAST_HTTP": http,
-        "POLLCAST_GRPC": "127.0.0.1:0",
+        "POLLCAST_GRPC": ports.at_loopback(0),
     }
     delay = "POLLCAST_DRAIN_DELAY"
     if not environment.keys() & {delay, f"{delay}_FILE"}:

@@ -45,7 +45,7 @@ def _suggestions(cluster: LocalCluster, catalog: Catalog) -> Iterator[str]:
         yield f"{where}{_nearest(Path(sys.executable).with_name('pollcast'))} watch {_quoted(topic)}"
     if cluster.etcd is not None:
         etcdctl = _nearest(Path(program("etcdctl")))
-        yield f"{etcdctl} --endpoints={endpoints} get --prefix {cluster.settings.namespace}"
+        yield f"{etcdctl} {_quoted(f'--endpoints={endpoints}')} get --prefix {cluster.settings.namespace}"
 
 
 def example(catalog: Catalog) -> str | None:
@@ -63,7 +63,7 @@ def example(catalog: Catalog) -> str | None:
 
 
 def _quoted(text: str) -> str:
-    return f"'{text}'" if "?" in text else text
+    return f"'{text}'" if {"?", "["} & {*text} else text
 
 
 def _nearest(path: Path) -> Path:

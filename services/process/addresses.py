@@ -97,7 +97,9 @@ def path_prefix_of(text: str) -> str | None:
     if not path:
         return None
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path) or not {".", ".."}.isdisjoint(path.split("/")):
-        raise ValueError(f"{text!r} is not a path such as /pollcast: write letters, digits, '.', '_', '~' and '-' only")
+        raise ValueError(
+            f"{text!r} is not a path such as /pollcast: begin with '/', and write letters, digits, '.', '_', '~', '-'"
+        )
     if path.split("/")[1] in OWN_PATHS:
         raise ValueError(
             f"{text!r} begins with a path that the gateway itself serves: write another, such as /pollcast"

@@ -102,7 +102,7 @@ class CatalogueFile:
     def load(self) -> CatalogueInForce:
         """Read the file at start. Raises CatalogInvalid with all its faults."""
         content = catalogue.content(self._path)
-        in_force = CatalogueInForce(self._read(content))
+        in_force = self._read(content)
         logs.hide_claims_of(in_force.catalog)
         self._looks = Looks(_digest(content))
         _show(in_force)
@@ -113,7 +113,7 @@ class CatalogueFile:
         while True:
             forced = await self._next_look()
             try:
-                catalog = await self._changed(forced)
+                found = await self._changed(forced)
             except CatalogInvalid as error:
                 RELOADS.labels("refused").inc()
                 CURRENT.set(0)
@@ -127,13 +127,13 @@ class CatalogueFile:
                         hash=in_force.hash,
                     )
                 continue
-            if catalog is not None:
-                await self._take(in_force, catalog, apply)
+            if found is not None:
+                await self._take(in_force, found, apply)
 
-    async def _take(self, in_force: CatalogueInForce, catalog: Catalog, apply: Apply) -> None:
+    async def _take(self, in_force: CatalogueInForce, by: CatalogueInForce, apply: Apply) -> None:
         before = in_force.hash
-        found = in_force.replace(catalog)
-        logs.hide_claims_of(catalog)
+        found = in_force.replace(by)
+        logs.hide_claims_of(by.catalog)
         _show(in_force)
         if before == in_force.hash:
             RELOADS.labels("unchanged").inc()
@@ -151,7 +151,7 @@ class CatalogueFile:
         )
         await apply(found)
 
-    async def _changed(self, forced: bool) -> Catalog | None:
+    async def _changed(self, forced: bool) -> CatalogueInForce | None:
         """Return the file's catalogue if it is to be taken. Raises CatalogInvalid when it is to be refused."""
         try:
             content = await asyncio.to_thread(_content_now, self._path)
@@ -163,11 +163,11 @@ class CatalogueFile:
             return None
         return await asyncio.to_thread(self._read, content)
 
-    def _read(self, content: bytes) -> Catalog:
+    def _read(self, content: bytes) -> CatalogueInForce:
         """Return the catalogue of this content. Raises CatalogInvalid when it is wrong, or cannot be put in force."""
         catalog = catalogue.read(content, str(self._path))
         self._check(catalog, str(self._path))
-        return catalog
+        return CatalogueInForce(catalog)
 
     async def _next_look(self) -> bool:
         """Wait for the next look, and return whether SIGHUP asks for it."""

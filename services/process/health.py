@@ -8,6 +8,7 @@ whatever proxy the environment names. The exit status is 0 when the service is r
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import sys
@@ -44,19 +45,30 @@ def address(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
     raise LookupError("neither --http nor POLLCAST_HTTP says where the service listens")
 
 
-def reachable(served: str) -> tuple[str, int]:
-    """Return the host and port by which this container reaches a service that serves an address.
+def reachable(served: str) -> tuple[tuple[str, ...], int]:
+    """Return the hosts, one of them right, and the port by which this container reaches a service that serves an
+    address.
 
     Raises ValueError when the address is none, or has port 0, which stands for one that only the service knows.
     """
     host, port = split_host_port(served)
     if port == 0:
         raise ValueError(f"{served} lets the system choose the port: set one in POLLCAST_HTTP")
-    return ("127.0.0.1" if is_unspecified(host) else host), port  # [::] takes IPv4 as well
+    if not is_unspecified(host):
+        return (host,), port
+    return (("127.0.0.1", "::1") if ":" in host else ("127.0.0.1",)), port
 
 
-def answer(host: str, port: int) -> tuple[int, str]:
+def answer(hosts: Sequence[str], port: int) -> tuple[int, str]:
     """Return the status and the body of the service's `/readyz`. Raises OSError or HTTPException without one."""
+    *others, last = hosts
+    for host in others:
+        with contextlib.suppress(OSError):  # a container may lack IPv4
+            return _ask(host, port)
+    return _ask(last, port)
+
+
+def _ask(host: str, port: int) -> tuple[int, str]:
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
     try:
         connection.request("GET", "/readyz")

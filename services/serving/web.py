@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -81,13 +83,36 @@ class Server(uvicorn.Server):
 def resolve(address: HostPort) -> tuple[socket.AddressFamily, tuple[Any, ...], bool]:
     """Return the family and the socket address to listen on, and whether that is every address, IPv4 and IPv6.
 
-    A name is served on its IPv4 address if it has one, else on its IPv6 address. Raises OSError when it has neither.
+    A name is served on its IPv4 address if it has one of this machine, else on its IPv6 address. Raises OSError when it
+    has neither.
     """
     host, port = split_host_port(address)
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, _, _, _, where = min(found, key=lambda each: each[0] != socket.AF_INET)
+    found.sort(key=lambda each: each[0] != socket.AF_INET)
+    family, _, _, _, where = next((each for each in found if _is_own(each[0], each[4])), found[0])
     both = family == socket.AF_INET6 and is_unspecified(str(where[0])) and socket.has_dualstack_ipv6()
     return family, where, both
+
+
+def _is_own(family: socket.AddressFamily, where: tuple[Any, ...]) -> bool:
+    """Return whether an address is one of this machine, whose `localhost` may lead to a 127.0.0.1 that it lacks."""
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((where[0], 0, *where[2:]))
+    except OSError:
+        return False
+    return True
+
+
+def cant_serve(address: HostPort, error: OSError) -> CantListen:
+    """Return the error of an address for HTTP that cannot be bound, with what to set where it is not this machine's."""
+    if error.errno == errno.EADDRNOTAVAIL:
+        _, port = split_host_port(address)
+        reason = f"this machine has no such address. Set POLLCAST_HTTP to one of its own, or to [::]:{port} for all"
+    else:
+        known = error.errno in errno.errorcode and not isinstance(error, socket.gaierror)
+        reason = os.strerror(error.errno or 0) if known else error.strerror or str(error)
+    return CantListen(f"can't serve HTTP on {address}: {reason}")
 
 
 def bind(address: HostPort, *, shared: bool = False) -> socket.socket:
@@ -106,7 +131,7 @@ def bind(address: HostPort, *, shared: bool = False) -> socket.socket:
             dualstack_ipv6=both and socket.has_dualstack_ipv6(),
         )
     except OSError as error:
-        raise CantListen(f"can't serve HTTP on {address}: {error.strerror or error}") from None
+        raise cant_serve(address, error) from None
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
     return listener
 

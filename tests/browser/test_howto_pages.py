@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -14,17 +13,16 @@ from playwright.async_api import expect
 
 from tests.browser.conftest import Opens
 from tests.support.cluster import Cluster, Served
-from tests.support.repository import ROOT
+from tests.support.repository import ROOT, manual_code
 
-
-def blocks(page: str, language: str) -> list[str]:
-    """Return the code blocks of this language in a page of docs/howto."""
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "howto" / page).read_text(), re.DOTALL)
-
-
-CATALOG, TABLE = blocks("own-database.md", "toml")[0], blocks("own-database.md", "sql")[0]
-PAGES = dict(zip(("client", "phoenix", "eventsource"), blocks("web-page.md", "html"), strict=True))
-SERVED = Served(CATALOG, TABLE.split(";\n"), environment={"POLLCAST_PATH_PREFIX": "/pollcast"})
+CATALOG, TABLE = manual_code("howto/own-database.md", "toml")[0], manual_code("howto/own-database.md", "sql")[0]
+PAGES = dict(zip(("client", "phoenix", "eventsource"), manual_code("howto/web-page.md", "html"), strict=True))
+SERVED = Served(
+    CATALOG,
+    TABLE.split(";\n"),
+    flags=("--gateways", "1", "--pollers", "1"),
+    environment={"POLLCAST_PATH_PREFIX": "/pollcast"},
+)
 
 
 class Quiet(SimpleHTTPRequestHandler):

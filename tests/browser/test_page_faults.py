@@ -36,12 +36,16 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
 
 
 @pytest.fixture
-def breakable(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[Cluster]:
-    """A cluster for one test, on the database `postgres`, that the test may break."""
+def breakable(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer
+) -> Iterator[Cluster]:
+    """A cluster for one test, on the database `postgres`, that the test may break: so many gateways and pollers."""
+    gateways, pollers = request.param
     folder = tmp_path_factory.mktemp("faults")
     catalog = folder / "catalog.toml"
     catalog.write_text(CATALOG)
-    flags = ("--catalog", str(catalog), "--database-url", postgres.url, "--lease-ttl", "2")
+    flags = ["--catalog", str(catalog), "--database-url", postgres.url, "--lease-ttl", "2"]
+    flags += ["--gateways", str(gateways), "--pollers", str(pollers)]
     with psycopg.connect(postgres.url, autocommit=True) as database:
         database.execute("truncate counters")
         database.execute("insert into counters values (1, 10), (2, 5)")
@@ -55,6 +59,7 @@ def count(postgres: PostgresServer, number: int, n: int) -> None:
         database.execute("update counters set n = %s where id = %s", (n, number))
 
 
+@pytest.mark.parametrize("breakable", [(2, 1)], indirect=True)
 async def test_the_page_resumes_at_another_gateway_when_its_own_is_killed(
     breakable: Cluster, postgres: PostgresServer, tab: Opens
 ) -> None:
@@ -72,6 +77,7 @@ async def test_the_page_resumes_at_another_gateway_when_its_own_is_killed(
         await expect(opened.page.locator("article")).to_have_attribute("data-kind", "delta")
 
 
+@pytest.mark.parametrize("breakable", [(1, 2)], indirect=True)
 async def test_a_killed_poller_is_visible_in_the_cluster_view_only(
     breakable: Cluster, postgres: PostgresServer, tab: Opens
 ) -> None:
@@ -99,6 +105,7 @@ async def test_a_killed_poller_is_visible_in_the_cluster_view_only(
         await expect(watching.page.get_by_role("row", name=str(owner))).to_have_count(0)
 
 
+@pytest.mark.parametrize("breakable", [(1, 1)], indirect=True)
 async def test_the_page_shows_at_once_that_the_database_stopped_and_that_it_returned(
     breakable: Cluster, postgres: PostgresServer, tab: Opens
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jwt
 import psycopg
-from playwright.async_api import Page, expect
+from playwright.async_api import Locator, Page, expect
 
 from tests.browser.conftest import Opens, Watched
 from tests.support.cluster import STOCK_TABLE, Cluster, Served
@@ -23,7 +23,7 @@ presence = true
 params.shelf = { type = "text", enum = ["a", "b"] }
 """
 
-SERVED = Served(CATALOG, tables=[STOCK_TABLE])
+SERVED = Served(CATALOG, tables=[STOCK_TABLE], flags=("--gateways", "1", "--pollers", "1"))
 
 
 async def enter(opened: Watched, text: str) -> None:
@@ -52,34 +52,89 @@ async def test_the_page_asks_for_a_token_where_the_gateway_requires_one(
         await expect(page.locator(".owners")).not_to_contain_text("shelf")  # no parameters
 
 
-async def test_a_renewed_token_keeps_the_connection_and_an_expired_one_keeps_the_rows_until_the_next(
+def expiry(held: str) -> float:
+    """Return the Unix time of a token's expiry."""
+    return float(jwt.decode(held, options={"verify_signature": False})["exp"])
+
+
+async def brief(opened: Watched, awaited: Locator) -> float:
+    """Enter tokens that expire soon, each later than the one before, until one was good for so long that the awaited
+    element appeared; return the Unix time of its expiry."""
+    again = opened.page.get_by_role("heading", name="Another token is needed")
+    seconds = 2
+    while True:
+        held = token(seconds)
+        await enter(opened, held)
+        await expect(awaited.or_(again).first).to_be_visible()
+        if await awaited.is_visible():
+            return expiry(held)
+        seconds *= 2
+
+
+async def soon(page: Page, held: str) -> None:
+    """Set the page's clock to two seconds before the expiry of a token, for ever, also when the page is loaded again.
+
+    The page then asks for another token a second after it has connected with this one, and the gateway, whose clock is
+    right, takes both.
+    """
+    await page.clock.set_fixed_time(expiry(held) - 2)
+
+
+async def test_the_page_asks_for_another_token_in_time_and_the_next_one_keeps_the_connection(
     guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens
 ) -> None:
-    url = f"http://{guarded.gateway()}/#/stock?shelf="
-    async with tab(f"{url}a", calm=False) as opened, tab(f"{url}b", calm=False) as late:
+    async with tab(f"http://{guarded.gateway()}/#/stock?shelf=a", calm=False) as opened:
         page = opened.page
+        asked = page.get_by_role("heading", name="Your token expires soon")
         sockets: list[str] = []
         page.on("websocket", lambda socket: sockets.append(socket.url))
-        await enter(late, token(3))
-        await late.shows(["fig"])
-        brief = token(8)
-        closes_at = jwt.decode(brief, options={"verify_signature": False})["exp"] + 10
-        await enter(opened, brief)
+        first = token(300)
+        await soon(page, first)
+        await enter(opened, first)
         await opened.shows(["apple", "pear"])
-        await expect(page.get_by_role("heading", name="Your token expires soon")).to_be_visible()
+        await expect(asked).to_be_visible()
         await page.locator("#token").press("Escape")
         await expect(page.locator("#access")).to_be_hidden()
         await page.reload()  # a reloaded page still has its token, and asks for another before it expires
         await opened.follows()
         sockets.clear()
-        await expect(page.get_by_role("heading", name="Your token expires soon")).to_be_visible()
+        await expect(asked).to_be_visible()
         stock.execute("update stock set n = 9 where id = 2")
         await opened.shows(["pear", "apple"])  # the rows stay live meanwhile
         await opened.picture("token")
-        await enter(opened, token(300))
+        await enter(opened, token(301))
         await expect(page.locator("#access")).to_be_hidden()
+        stock.execute("update stock set n = 1 where id = 2")
+        await opened.shows(["apple", "pear"])
+        await expect(page.locator("article")).to_have_attribute("data-kind", "delta")
+        assert sockets == []
 
-        await expect(late.page.get_by_role("heading", name="Another token is needed")).to_be_visible(timeout=30_000)
+        await opened.page.get_by_label("You are").fill("Tom")
+        await expect(asked).to_be_visible()
+        await enter(opened, token(302, sub="bob"))  # a token of another subject opens a new connection
+        await expect(page.locator(".people")).to_contain_text("(you)")
+        stock.execute("update stock set n = 9 where id = 2")
+        await opened.shows(["pear", "apple"])
+        await opened.follows()
+        await eventually(lambda: len(sockets) == 1)
+
+
+async def test_an_expired_token_keeps_what_the_page_shows_until_the_next_one(
+    guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens
+) -> None:
+    url = f"http://{guarded.gateway()}/#/"
+    async with tab(f"{url}stock?shelf=b", calm=False) as late, tab(f"{url}cluster/", calm=False) as overview:
+        asked = [each.page.get_by_role("heading", name="Another token is needed") for each in (late, overview)]
+        expires_at = await brief(late, late.page.locator(".cell", has_text="fig"))
+        node = overview.page.get_by_role("row", name="gateway-1")
+        await brief(overview, node)
+        await expect(asked[1]).to_be_visible(timeout=30_000)
+        await expect(node).to_be_visible()
+        await enter(overview, token(300))
+        await expect(overview.page.locator("article > .why")).to_be_empty()
+
+        # The gateway closes the connection ten seconds after the expiry.
+        await expect(asked[0]).to_be_visible(timeout=1000 * (max(0.0, expires_at - time.time()) + 40))
         await expect(late.page.locator(".freshness .state")).to_have_text("stale")
         await late.shows(["fig"])
         stock.execute("insert into stock values (4, 'lime', 9, 'b')")
@@ -87,38 +142,6 @@ async def test_a_renewed_token_keeps_the_connection_and_an_expired_one_keeps_the
         await late.shows(["lime", "fig"])
         await late.follows()
         await expect(late.page.locator("article")).to_have_attribute("data-kind", "delta")  # it resumed
-
-        await eventually(lambda: time.time() > closes_at + 1, 30)
-        stock.execute("update stock set n = 1 where id = 2")
-        await opened.shows(["apple", "pear"])
-        await expect(page.locator("article")).to_have_attribute("data-kind", "delta")
-        assert sockets == []
-
-
-async def test_a_token_of_another_subject_opens_a_new_connection(
-    guarded: Cluster, stock: psycopg.Connection[Any], tab: Opens
-) -> None:
-    async with tab(f"http://{guarded.gateway()}/#/stock?shelf=a", calm=False) as opened:
-        await opened.page.get_by_label("You are").fill("Tom")
-        await enter(opened, token(5))
-        await opened.shows(["apple", "pear"])
-        await expect(opened.page.get_by_role("heading", name="Your token expires soon")).to_be_visible()
-        await enter(opened, token(300, sub="bob"))
-        await expect(opened.page.locator(".people")).to_contain_text("(you)")
-        stock.execute("update stock set n = 9 where id = 2")
-        await opened.shows(["pear", "apple"])
-        await opened.follows()
-
-
-async def test_the_cluster_view_asks_for_another_token_and_keeps_its_data(guarded: Cluster, tab: Opens) -> None:
-    async with tab(f"http://{guarded.gateway()}/#/cluster/", calm=False) as opened:
-        page = opened.page
-        await enter(opened, token(4))
-        await expect(page.get_by_role("row", name="gateway-1")).to_be_visible()
-        await expect(page.get_by_role("heading", name="Another token is needed")).to_be_visible()
-        await expect(page.get_by_role("row", name="gateway-1")).to_be_visible()
-        await enter(opened, token(300))
-        await expect(page.locator("article > .why")).to_be_empty()
 
 
 async def test_the_page_takes_a_changed_catalogue_over(
@@ -139,13 +162,14 @@ async def test_the_page_takes_a_changed_catalogue_over(
             await expect(tiles.first.locator(".why")).to_contain_text("unknown_query")
 
             file.write_text(CATALOG.replace("[queries.stock]", '[queries.stock]\ntitle = "The stock"'))
-            for each in (opened, beside):
 
-                async def taken(page: Page = each.page) -> bool:
-                    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-                    return await page.locator("main").get_by_role("heading", name="The stock").count() > 0
+            async def taken() -> bool:
+                return "The stock" in await opened.page.evaluate("fetch('/api/queries').then((found) => found.text())")
 
-                await eventually(taken, what="the page shows the new title")
+            await eventually(taken, what="the gateway shows the new title")
+            for page in (opened.page, beside.page):  # which ask for the queries when somebody looks at them again
+                await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+                await expect(page.locator("main").get_by_role("heading", name="The stock").first).to_be_visible()
             await opened.follows()
             await expect(beside.page.locator(".freshness[data-state=live]")).to_have_count(2)
             stock.execute("update stock set n = 9 where id = 2")

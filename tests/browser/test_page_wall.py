@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,19 @@ async def test_a_wall_is_arranged_with_mouse_and_keyboard_and_its_address_gives_
         stock.execute("update stock set n = 11 where id = 2")
         await expect(page.locator(".figure strong").first).to_have_text("17")
         await expect(page.locator(".figure .change").first).to_have_text("▲ 8")
+        stock.execute("update stock set n = 1234567885 where id = 2")
+        await expect(page.locator(".figure strong").first).to_have_text("1,234,567,891")
+        resize = page.get_by_role("button", name="Resize The total")
+        for _ in range(4):
+            await resize.press("ArrowLeft")
+        narrow = page.locator(".figure strong[title]").first  # shortened rather than cut, with all digits as its title
+        await expect(narrow).to_have_attribute("title", "1,234,567,891")
+        await expect(narrow).to_have_text(re.compile(r"^1\.2\d*B$"))
+        assert await narrow.evaluate("figure => figure.scrollWidth <= figure.clientWidth")
+        for _ in range(4):
+            await page.go_back()
+        stock.execute("update stock set n = 11 where id = 2")
+        await expect(page.locator(".figure strong").first).to_have_text("17")
         await page.get_by_label("Show What is in stock as").select_option("table")
         await opened.shows(["pear", "apple"])
         await page.get_by_role("button", name="Parameters of").click()

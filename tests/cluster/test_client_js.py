@@ -68,6 +68,14 @@ class Follower:
             pass
         raise AssertionError(f"no line matches among {printed}")
 
+    async def lose_connection(self, balancer: Balancer) -> None:
+        """Cut the connections until the client notices: between two of its long polls it has none to lose."""
+        noticing = asyncio.create_task(self.until(lambda line: line["status"]["state"] == "stale"))
+        while not noticing.done():
+            balancer.cut()
+            await asyncio.wait({noticing}, timeout=0.1)
+        await noticing
+
 
 def rows(*pairs: tuple[int, int]) -> Callable[[Printed], bool]:
     """Return a condition: the topic is live, with these pairs of id and n as its rows."""
@@ -96,8 +104,7 @@ async def test_the_client_applies_deltas_and_resumes_with_the_deltas_that_it_mis
         await follower.until(rows((1, 5), (2, 3)))
         stock.execute("update stock set n = 9 where id = 2")
         assert (await follower.until(rows((2, 9), (1, 5))))[-1]["kind"] == "delta"
-        balancer.cut()
-        await follower.until(lambda line: line["status"]["state"] == "stale")
+        await follower.lose_connection(balancer)
         stock.execute("delete from stock where id = 1")
         assert results(await follower.until(rows((2, 9)))) == ["delta"]
 

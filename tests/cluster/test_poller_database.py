@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from pollcast.poller.postgresql.connection import CANCEL_SECONDS
 from pollcast.poller.postgresql.kind import POSTGRESQL
 from pollcast.poller.postgresql.statement import single_statement
 from pollcast.poller.sources.database import Database
@@ -236,6 +237,28 @@ async def test_a_task_cancelled_while_it_waits_for_a_connection_ends(database: s
                 each.cancel()
             _, left = await asyncio.wait(polling, timeout=20)
             assert not left
+
+
+async def test_a_cancelled_poll_does_not_wait_for_a_server_that_takes_no_request_to_cancel(
+    database: str, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancel a poll as a drain does while the server stands still. psycopg alone would wait for 10 s."""
+    asked: list[float] = []
+
+    async def unheard(_: object, *, timeout: float) -> None:
+        asked.append(timeout)
+        raise psycopg.errors.CancellationTimeout
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "cancel_safe", unheard)
+    poll = asyncio.create_task(outcome(db, query("select 1 as id, pg_sleep(60)::text as slept", timeout="60s")))
+    with psycopg.connect(database, autocommit=True) as dba:
+        asleep = "select 1 from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'"
+        await eventually(lambda: dba.execute(asleep).fetchone() is not None)
+    poll.cancel()
+    async with asyncio.timeout(4):
+        await asyncio.wait([poll])
+    assert poll.cancelled()
+    assert asked == [CANCEL_SECONDS]
 
 
 async def test_a_poll_takes_one_round_trip(database: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from tests.support.late_proxy import LateProxy
 from tests.support.listening import listening_on, metric, sessions
 from tests.support.polling_setting import polling_on
 from tests.support.postgres_tls import tls_in_front_of
-from tests.support.repository import ROOT
+from tests.support.repository import manual_code
 from tests.support.waiting import eventually
 
 
@@ -227,19 +226,17 @@ async def test_a_change_is_seen_at_once_although_the_interval_is_long(
         await eventually(lambda: sessions(execute) == [])
 
 
-def blocks(language: str) -> list[str]:
-    """Return the code blocks of this language in the page about notifications."""
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs/howto/notifications.md").read_text(), re.DOTALL)
-
-
 async def test_the_triggers_of_the_manual_notify(
     database: str, execute: psycopg.Connection[Any], tmp_path: Path
 ) -> None:
     execute.execute("create table orders (id int generated always as identity, customer text, region text, amount int)")
-    application, regions, everything = blocks("sql")
+    application, regions, everything = manual_code("howto/notifications.md", "sql")
     execute.execute(regions.encode())
     odd = "nörd & süd/100%+~"
-    async with polling_on(database, tmp_path, *blocks("toml")) as poller, poller.gateway() as gateway:
+    async with (
+        polling_on(database, tmp_path, *manual_code("howto/notifications.md", "toml")) as poller,
+        poller.gateway() as gateway,
+    ):
         names = [f"orders_by_region?region={quote(name, safe='')}" for name in ("north", odd)]
         north, other = [await gateway.attach(name) for name in names]
 

@@ -1,4 +1,4 @@
-"""The notebook and the Streamlit application of examples/, and results as pandas and Arrow tables.
+"""The notebook and the Streamlit application of examples/, the programs of docs/howto/fastapi.md, results as tables.
 
 Their packages are large, so they are installed into an environment of their own.
 """
@@ -14,12 +14,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 import pytest
 
 from tests.support.cluster import Cluster, Served
-from tests.support.repository import ROOT
+from tests.support.repository import ROOT, manual_code
 
 CATALOG = """
 [queries.richest_tellers]
@@ -28,15 +29,25 @@ key = ["teller"]
 interval = "100ms"
 params.limit = { type = "int", default = 10 }
 """
+ORDERS_TABLE = manual_code("howto/own-database.md", "sql")[0]
 SERVED = Served(
-    CATALOG,
+    CATALOG + manual_code("howto/own-database.md", "toml")[0],
     tables=[
+        *ORDERS_TABLE.split(";\n"),
         "create table tellers (teller int primary key, balance int)",
         "insert into tellers select n, 10 * n from generate_series(1, 6) n",
     ],
     flags=["--gateways", "1", "--pollers", "1"],
 )
-PACKAGES = ["pandas==3.1.1", "pyarrow==26.0.1", "streamlit==1.67.0", "nbclient==0.11.0", "ipykernel==7.4.0"]
+PACKAGES = [
+    "pandas==3.1.1",
+    "pyarrow==26.0.1",
+    "streamlit==1.67.0",
+    "nbclient==0.11.0",
+    "ipykernel==7.4.0",
+    "fastapi==0.165.0",
+    "uvicorn==0.54.0",
+]
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +117,16 @@ def test_results_become_tables_without_the_loss_of_a_digit(python: Path) -> None
 
 
 @contextmanager
-def changing(database_url: str) -> Iterator[None]:
-    """Change the balance of a teller every 50 ms."""
+def changing(
+    database_url: str, statement: LiteralString = "update tellers set balance = balance + 1 where teller = 6"
+) -> Iterator[None]:
+    """Change the database every 50 ms, by default the balance of a teller."""
     stop = threading.Event()
 
     def change() -> None:
         with psycopg.connect(database_url, autocommit=True) as database:
             while not stop.wait(0.05):
-                database.execute("update tellers set balance = balance + 1 where teller = 6")
+                database.execute(statement)
 
     thread = threading.Thread(target=change)
     thread.start()
@@ -179,3 +192,49 @@ def test_the_streamlit_application_shows_a_live_result(python: Path, running: Cl
     assert [five[0], [teller for teller, _ in five[1]]] == ["live", [6, 5, 4, 3, 2]]
     assert [two[0], [teller for teller, _ in two[1]]] == ["live", [6, 5]]
     assert later[1][0][1] > two[1][0][1]
+
+
+FASTAPI = """
+import importlib, json, sys, threading, time, urllib.error, urllib.request
+import uvicorn
+
+def answers(port):
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as answer:
+                yield json.load(answer)
+        except urllib.error.HTTPError as error:
+            assert error.code == 503, error
+        time.sleep(0.02)
+
+for name, path in (("service", "/orders/north"), ("acting", "/largest")):
+    server = uvicorn.Server(uvicorn.Config(importlib.import_module(name).app, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    found = answers(server.servers[0].sockets[0].getsockname()[1])
+    first = next(each for each in found if each is not None)
+    print(json.dumps(first))
+    print(json.dumps(next(each for each in found if each != first)))
+    server.should_exit = True
+    thread.join()
+"""
+
+
+def test_the_services_of_the_manual_serve_a_live_result(python: Path, running: Cluster, tmp_path: Path) -> None:
+    for name, program in zip(("service", "acting"), manual_code("howto/fastapi.md", "python"), strict=True):
+        for number in (0, 1):
+            program = program.replace(f"127.0.0.1:400{number}", running.gateway(0))
+        (tmp_path / f"{name}.py").write_text(program)
+    with changing(running.database_url, "update orders set amount = amount + 1 where customer = 'Ada'"):
+        first, later, largest, larger = run(python, FASTAPI, cwd=tmp_path)
+    assert isinstance(first, dict)
+    assert isinstance(later, dict)
+    assert first["state"] == "live"
+    assert [row["customer"] for row in first["rows"]] == ["Ada", "Grace"]
+    assert later["rows"][0]["amount"] > first["rows"][0]["amount"]
+    assert isinstance(largest, float)
+    assert isinstance(larger, float)
+    assert larger > largest

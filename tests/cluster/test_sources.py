@@ -16,7 +16,7 @@ from pollcast.poller.source_kinds import source_kind
 from pollcast.poller.sources.sources import Sources
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.catalog import Catalog
-from pollcast.services.catalogue.definitions import difference
+from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.databases import new_database
 from tests.support.waiting import eventually
@@ -70,15 +70,15 @@ class Poller:
 
     def __init__(self, sources: Sources, catalog: Catalog, urls: dict[str, str]) -> None:
         self.sources = sources
-        self.catalog = catalog
+        self.in_force = CatalogueInForce(catalog)
         self.polling = Polling(catalog, sources, on_owned_changed=lambda query: self.listeners.owned_changed(query))
         self.listeners = Listeners(catalog, lambda entry: lambda: urls[entry.name], "listen", self.polling)
 
     async def take(self, catalog: Catalog) -> None:
         """Take another catalogue, as the service does."""
-        before, self.catalog = self.catalog, catalog
+        found = self.in_force.replace(CatalogueInForce(catalog))
         await self.sources.open_used(catalog)
-        self.polling.take(catalog, difference(before, catalog))
+        self.polling.take(self.in_force, found)
         self.listeners.take(catalog)
         await self.sources.close_unused(catalog)
 

@@ -15,7 +15,9 @@ from tests.support.waiting import eventually
 
 SUBJECTS: Mapping[str, str] = {
     "postgresql": "tests.conformance.postgresql",
+    "postgresql-plain": "tests.conformance.plain",
     "mysql": "tests.conformance.mysql",
+    "duckdb": "tests.conformance.duckdb",
 }
 """The module of each subject, by the name of its kind. `start(request)` provides it, or skips where it is missing."""
 

@@ -130,7 +130,7 @@ class InProcessGateway:
     async def take(self, text: str) -> None:
         """Take another catalogue over; the owner has no result by it yet."""
         self._owned.clear()
-        found = self.catalogue.replace(catalogue.parse(text, "test.toml"))
+        found = self.catalogue.replace(CatalogueInForce(catalogue.parse(text, "test.toml")))
         await Renewal(self.hub, self.sockets, self.presences)(self.catalog, found)
 
     def wires(self) -> list[Wire]:

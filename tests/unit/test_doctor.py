@@ -11,6 +11,7 @@ from pollcast.services.cli.doctor.diagnosis import shown
 from pollcast.services.cli.doctor.finding import some, wrong
 from pollcast.services.cli.doctor.findings import diagnose
 from pollcast.services.cli.doctor.http_get import least_offset
+from pollcast.services.cli.doctor.look_at_nodes import plain
 from pollcast.services.cli.doctor.observations import (
     DatabaseSeen,
     EtcdSeen,
@@ -295,6 +296,31 @@ def test_the_offset_of_a_clock_is_the_least_that_its_whole_seconds_allow() -> No
     assert least_offset(100.0, 100.2, 100.3) == 0.0  # from 100.0 to 101.0
     assert least_offset(100.0, 101.5, 101.6) == -0.5
     assert least_offset(105.0, 100.2, 100.5) == 4.5
+
+
+@pytest.mark.parametrize(
+    ("details", "said"),
+    [
+        (
+            "errors resolving a.invalid:4001: [field:hostname lookup error:address lookup failed for a.invalid:4001: "
+            "Domain name not found]",
+            "its name is not known here",
+        ),
+        ("Received http2 header with status: 404", "what answers there is not Pollcast"),
+        (
+            "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:10.0.0.1:80: Failed parsing HTTP/2 "
+            "(Expected SETTINGS frame as the first frame, got frame type 79)",
+            "what answers there is not Pollcast",
+        ),
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:1: Failed to connect to remote "
+            "host: Connection refused",
+            "it refuses connections",
+        ),
+    ],
+)
+def test_what_grpc_says_about_a_node_is_put_plainly(details: str, said: str) -> None:
+    assert plain(details) == said
 
 
 def test_the_words_of_others_may_end_with_a_full_stop() -> None:

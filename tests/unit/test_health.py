@@ -29,6 +29,12 @@ class _Readyz(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service has time to answer on a busy machine."""
+    monkeypatch.setattr(health, "TIMEOUT_SECONDS", 60.0)
+
+
 @pytest.fixture
 def port() -> Iterator[int]:
     """The port of a service on 127.0.0.1, whose status tests set in _Readyz."""
@@ -68,10 +74,16 @@ def test_a_file_may_hold_the_address(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("served", "host"), [("0.0.0.0:5", "127.0.0.1"), ("[::]:5", "127.0.0.1"), ("[::1]:5", "::1"), ("gw:5", "gw")]
+    ("served", "hosts"),
+    [
+        ("0.0.0.0:5", ("127.0.0.1",)),
+        ("[::]:5", ("127.0.0.1", "::1")),
+        ("[::1]:5", ("::1",)),
+        ("gw:5", ("gw",)),
+    ],
 )
-def test_every_address_of_the_container_is_reached_on_loopback(served: str, host: str) -> None:
-    assert health.reachable(served) == (host, 5)
+def test_every_address_of_the_container_is_reached_on_loopback(served: str, hosts: tuple[str, ...]) -> None:
+    assert health.reachable(served) == (hosts, 5)
 
 
 def test_only_a_ready_service_is_healthy(
@@ -84,6 +96,35 @@ def test_only_a_ready_service_is_healthy(
     _Readyz.status = 503
     assert health.main(first, {}) == 1
     assert capsys.readouterr().out == '{"status":"so"}\n' * 2
+
+
+def listening_on_ipv6_alone() -> tuple[socket.socket, socket.socket]:
+    """Return a listener on ::1 and a socket that keeps its port of 127.0.0.1 from everybody."""
+    for _ in range(20):
+        nobody = socket.socket()
+        nobody.bind(("127.0.0.1", 0))
+        try:
+            return socket.create_server(("::1", nobody.getsockname()[1]), family=socket.AF_INET6), nobody
+        except OSError:  # another process has the port
+            nobody.close()
+    raise AssertionError("no port is free")
+
+
+def test_a_container_without_ipv4_is_asked_on_its_ipv6(tmp_path: Path) -> None:
+    listener, nobody = listening_on_ipv6_alone()
+    with listener, nobody:
+        number = listener.getsockname()[1]
+
+        def answer() -> None:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(4096)
+                peer.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert health.main(process(tmp_path, "pollcast", "gateway", f"--http=[::]:{number}"), {}) == 0
+        thread.join()
 
 
 def test_why_a_service_is_unhealthy_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

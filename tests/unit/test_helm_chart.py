@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from pollcast.gateway.closing import DRAIN_SECONDS
+from pollcast.gateway.longpoll import PATH as LONGPOLL_PATH
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.process.addresses import OWN_PATHS
 from pollcast.services.process.settings import (
@@ -261,11 +262,23 @@ def _etcd(release: Release) -> list[str]:
 
 def test_the_ingress_publishes_all_paths_for_clients_and_no_other(releases: dict[str, Release]) -> None:
     for name, prefix in (("production-values", "/pollcast"), ("key-set-values", "")):
-        (ingress,) = releases[name].of("Ingress").values()
+        ingress, longpoll = releases[name].of("Ingress").values()
         paths = {path["path"]: path["pathType"] for path in ingress["spec"]["rules"][0]["http"]["paths"]}
         exact = {path for path, kind in paths.items() if kind == "Exact"}
         assert exact == {f"{prefix}/"} | ({prefix} if prefix else set())
         assert paths.keys() - exact == {f"{prefix}/{path}" for path in OWN_PATHS - {"healthz", "metrics", "readyz"}}
+        assert longpoll["metadata"]["name"] == f"{ingress['metadata']['name']}-longpoll"
+        (own,) = longpoll["spec"]["rules"][0]["http"]["paths"]
+        assert (own["path"], own["backend"]) == (f"{prefix}{LONGPOLL_PATH}", next(iter(_backends(ingress))))
+        annotations = dict(ingress["metadata"].get("annotations", {}))
+        sticky = {"nginx.ingress.kubernetes.io/upstream-hash-by": "$remote_addr"}
+        assert longpoll["metadata"]["annotations"] == annotations | sticky
+        assert {**longpoll["spec"], "rules": None} == {**ingress["spec"], "rules": None}  # the same host and TLS
+
+
+def _backends(ingress: Manifest) -> Iterator[Manifest]:
+    for path in ingress["spec"]["rules"][0]["http"]["paths"]:
+        yield path["backend"]
 
 
 def test_the_autoscaler_scales_the_gateways_by_a_metric_that_they_have(releases: dict[str, Release]) -> None:

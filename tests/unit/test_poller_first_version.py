@@ -9,7 +9,8 @@ from pollcast.poller.polling import Polling
 from pollcast.poller.postgresql.kind import only_source
 from pollcast.poller.sources.database import Database
 from pollcast.services.catalogue import catalog as catalogue
-from pollcast.services.catalogue.definitions import difference
+from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.v1 import report_pb2
 
 CATALOG = """
@@ -52,6 +53,12 @@ async def test_a_topic_that_is_the_same_for_everybody_counts_its_versions_from_1
     assert seq_of(polling, "some?most=10") == 0
 
 
+def take(polling: Polling, before: Catalog, after: Catalog) -> None:
+    """Have the poller take a catalogue over from the one before."""
+    in_force = CatalogueInForce(before)
+    polling.take(in_force, in_force.replace(CatalogueInForce(after)))
+
+
 async def test_no_version_of_a_former_definition_names_a_result_of_the_present_one_in_the_same_spelling() -> None:
     polling = polling_on(CATALOG)
     topics = ["some?most=10", "some?most=20"]
@@ -59,7 +66,7 @@ async def test_no_version_of_a_former_definition_names_a_result_of_the_present_o
         polling.gained(topic, EPOCH)
     before = polling.catalog
     after = catalogue.parse(CATALOG.replace("default = 10", "default = 20"), "test")
-    polling.take(after, difference(before, after))
+    take(polling, before, after)
     first, second = sorted(seq_of(polling, topic) for topic in topics)
     assert first > 1000
     assert second - first > 1000
@@ -71,7 +78,7 @@ async def test_a_definition_that_comes_back_goes_on_with_higher_versions() -> No
     other = catalogue.parse(CATALOG.replace("default = 10", "default = 20"), "test")
     seen = [seq_of(polling, "some?most=10")]
     for before, after in [(polling.catalog, other), (other, polling.catalog)]:
-        polling.take(after, difference(before, after))
+        take(polling, before, after)
         seen.append(seq_of(polling, "some?most=10"))
     assert seen == sorted(set(seen))
 

@@ -19,6 +19,7 @@ from pollcast.services.errors import PollcastError
 from tests.support.manual import REFERENCE, examples, table
 
 EXAMPLES = examples("catalogue")
+OF_SOURCES = examples("sources")
 CLAIMS = {"customer": "Ada"}
 """The claims of the token that the tables of topics.md assume."""
 
@@ -29,9 +30,11 @@ def shop() -> catalogue.Catalog:
     return catalogue.parse(EXAMPLES["catalogue.shop"].text, "shop.toml")
 
 
-@pytest.mark.parametrize("name", [name for name, example in EXAMPLES.items() if example.language == "toml"])
+@pytest.mark.parametrize(
+    "name", [name for name, example in (EXAMPLES | OF_SOURCES).items() if example.language == "toml"]
+)
 def test_a_catalogue_of_the_manual_is_accepted(name: str) -> None:
-    assert catalogue.parse(EXAMPLES[name].text, "page").queries
+    assert catalogue.parse((EXAMPLES | OF_SOURCES)[name].text, "page").queries
 
 
 def test_the_page_lists_every_field_and_its_example_uses_them_all() -> None:

@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import pytest
-from bench.soak.measure import COUNTS, Held, breaches, exceeds, key_breaches
+from bench.soak.measure import COUNTS, Held, breaches, exceeds, key_breaches, over
 from bench.soak.run import duration
 
-BEFORE = Held(1, 80_000, dict.fromkeys(COUNTS, 40), {"set": 100, "dict": 500})
+COUNTED = dict.fromkeys(COUNTS, 40)
+BEFORE = Held(1, 80_000, COUNTED, {"set": 100, "dict": 500})
 
 
 @pytest.mark.parametrize(("after", "leaves"), [(100, False), (105, False), (106, True), (95, False), (94, True)])
 def test_a_count_may_change_by_a_twentieth(after: int, leaves: bool) -> None:
-    assert exceeds("tasks", 100, after) is leaves
+    assert exceeds("tasks", (100, 100), (after, after)) is leaves
 
 
 @pytest.mark.parametrize(("after", "leaves"), [(105_000, False), (105_001, True), (10_000, False)])
 def test_memory_may_become_less(after: int, leaves: bool) -> None:
-    assert exceeds("rss", 100_000, after) is leaves
+    assert exceeds("rss", (100_000, 100_000), (after, after)) is leaves
 
 
 def test_the_number_of_threads_may_not_change_by_one() -> None:
-    assert exceeds("threads", 8, 9)
+    assert exceeds("threads", (8, 8), (9, 9))
+
+
+@pytest.mark.parametrize(
+    ("after", "leaves"), [((8, 10), False), ((10, 12), False), ((11, 12), True), ((6, 8), False), ((6, 7), True)]
+)
+def test_what_comes_and_goes_leaves_its_bounds_only_when_no_sample_is_within(
+    after: tuple[int, int], leaves: bool
+) -> None:
+    assert exceeds("timers", (8, 10), after) is leaves
+
+
+def test_a_measurement_has_the_least_and_the_most_of_its_samples() -> None:
+    samples = [Held(1, rss, COUNTED | {"timers": timers}) for rss, timers in ((70, 12), (60, 10), (65, 11))]
+    held = over(samples)
+    assert (held.counts["timers"], held.most["timers"], held.rss) == (10, 12, 60)
+    again = over([Held(1, 60, COUNTED | {"timers": 13})])
+    assert breaches("poller-1", held, again, memory=True) == ["poller-1: timers went from 10-12 to 13 ()"]
 
 
 def test_a_breach_names_the_objects_that_became_more() -> None:
@@ -40,6 +58,20 @@ def test_a_breach_of_file_descriptors_names_the_connections() -> None:
     assert breaches("poller-1", before, after, memory=True) == [
         "poller-1: fds went from 40 to 43 (+9 from clients to 4000 established, -1 to 5432 established)"
     ]
+
+
+def test_a_breach_of_timers_names_those_who_wait() -> None:
+    before = Held(1, 80_000, BEFORE.counts, waits={"Node.run": 1, "Hub.run": 2})
+    after = Held(1, 80_000, COUNTED | {"timers": 50}, waits={"Node.run": 11, "Hub.run": 2, "Feed.run": 1})
+    expected = ["poller-1: timers went from 40 to 50 (+1 Feed.run, +10 Node.run)"]
+    assert breaches("poller-1", before, after, memory=True) == expected
+
+
+@pytest.mark.parametrize(("connections", "fds"), [(0, 40), (1, 39), (2, 38), (3, 38)])
+def test_a_few_connections_to_a_port_count_as_nothing_and_more_of_them_do(connections: int, fds: int) -> None:
+    ends = {"to 5432 established": connections, "to 5433 established": 7, "to 5432 close_wait": 5}
+    answer = {**dict.fromkeys((*COUNTS, "pid", "rss", "cpu"), 40), "types": {}, "waits": {}, "connections": ends}
+    assert Held.of(answer, {5432: 2, 2379: 1}).counts["fds"] == fds
 
 
 def test_every_kind_of_key_has_to_be_as_often_as_before() -> None:

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pollcast.services.local import ports
+from pollcast.services.local.child import Child
 from pollcast.services.local.cluster import LocalCluster, Options
-from pollcast.services.local.up import environment_of
+from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.postgres_server import PostgresServer
+from pollcast.services.local.up import catalog_of, environment_of
 from pollcast.services.process.settings import EtcdSettings
 
 
@@ -28,5 +32,31 @@ def test_gateways_that_end_all_at_once_wait_for_no_load_balancer_unless_they_are
         monkeypatch.setenv(name, value)
     cluster = LocalCluster(Options(), tmp_path, EtcdSettings())
     environment = environment_of(cluster, tmp_path / "catalog.toml", "gateway-1", "127.0.0.1:0")
+    assert environment["POLLCAST_GRPC"] == "127.0.0.1:0"
     assert environment.get("POLLCAST_DRAIN_DELAY") == delay
     assert environment.get("POLLCAST_DRAIN_DELAY_FILE") == given.get("POLLCAST_DRAIN_DELAY_FILE")
+
+
+def test_everything_is_on_ipv6_where_a_machine_has_no_ipv4(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ports, "loopback", lambda: "::1")
+    with EtcdServer.start(tmp_path / "etcd", 1, fsync=False) as etcd:
+        assert etcd.endpoint.startswith("[::1]:")
+    server = PostgresServer(Child("postgres", ["postgres"], tmp_path / "log"), 5432)
+    assert server.url == "postgresql://postgres@[::1]:5432/postgres"
+    environment = environment_of(
+        LocalCluster(Options(), tmp_path, EtcdSettings()), tmp_path / "c", "poller-1", "[::1]:0"
+    )
+    assert environment["POLLCAST_GRPC"] == "[::1]:0"
+
+
+def test_a_catalogue_that_is_a_symbolic_link_stays_one_for_the_services(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "catalog.toml").write_text(f'[queries.q]\nsql = "select {version}"\n')
+    data, file = tmp_path / "..data", tmp_path / "catalog.toml"  # as in a ConfigMap of Kubernetes
+    data.symlink_to("1")
+    file.symlink_to("..data/catalog.toml")
+    given, _ = catalog_of(Options(catalog=file))
+    data.unlink()
+    data.symlink_to("2")
+    assert "select 2" in given.read_text()

@@ -73,6 +73,7 @@ def reached(address: tuple[str, int]) -> bool:
         ("127.0.0.1:0", True, False),
         ("localhost:0", True, False),  # also where the system's first address of localhost is ::1
         ("only-ipv6.test:0", False, True),
+        ("no-ipv4-here.test:0", False, True),
     ],
 )
 @pytest.mark.parametrize("shared", [False, True])
@@ -83,7 +84,12 @@ def test_an_address_of_both_kinds_serves_both_and_a_name_its_own(
 
     def names(host: str, port: int, **how: Any) -> Any:
         """Look up names of the test as a machine with IPv6 would."""
-        addresses = {"localhost": ("::1", "127.0.0.1"), "only-ipv6.test": ("::1",)}.get(host, (host,))
+        known = {
+            "localhost": ("::1", "127.0.0.1"),
+            "only-ipv6.test": ("::1",),
+            "no-ipv4-here.test": ("192.0.2.1", "::1"),
+        }
+        addresses = known.get(host, (host,))
         return [each for one in addresses for each in lookup(one, port, **how)]
 
     with monkeypatch.context() as patch:
@@ -97,3 +103,17 @@ def test_an_address_of_both_kinds_serves_both_and_a_name_its_own(
 def test_a_name_that_does_not_exist_is_reported() -> None:
     with pytest.raises(CantListen, match=r"can't serve HTTP on no-such-host\.invalid:80"):
         web.bind("no-such-host.invalid:80")
+
+
+def test_an_address_that_this_machine_lacks_is_refused_with_what_to_set() -> None:
+    with pytest.raises(CantListen) as refused:
+        web.bind("192.0.2.1:4000")
+    assert str(refused.value) == (
+        "can't serve HTTP on 192.0.2.1:4000: this machine has no such address. Set POLLCAST_HTTP to one of its own, or "
+        "to [::]:4000 for all"
+    )
+    with (
+        web.bind("127.0.0.1:0") as taken,
+        pytest.raises(CantListen, match=r"127\.0\.0\.1:\d+: Address already in use$"),
+    ):
+        web.bind("127.0.0.1:{1}".format(*web.address_of(taken)))

@@ -1,7 +1,8 @@
 /** Large figures: the numbers of a result, each with its change since the value before and a small line of the latest. */
 import type { Json, Result, Row } from "@pollcast/client"
-import { columnsOf, fixed, localTime, widen, type Column } from "./columns"
-import { el, perFrame, setText } from "./dom"
+import { columnsOf, localTime, widen, type Column } from "./columns"
+import { el, perFrame, rem, setText } from "./dom"
+import { emsOf, fitting, formsOf } from "./fit"
 import { onColours } from "./palette"
 import type { Look } from "./route"
 import { fullName, measures } from "./shape"
@@ -13,6 +14,13 @@ import type { View, ViewOptions } from "./view"
 const MOST_FIGURES = 24
 /** Number of values in the small line. */
 const MOST_VALUES = 120
+/**
+ * Least letter size of a figure, in multiples of the page's: a number that would be smaller is shortened. On a wall in
+ * full on a display of 55 inches, it is read from 3 m.
+ */
+const LEAST_REM = 1.6
+/** Share of its place that a text may take: letters are measured in another size than they are shown in. */
+const SAFE = 0.98
 
 /** A figure in the document. */
 interface Figure {
@@ -20,6 +28,10 @@ interface Figure {
   value: HTMLElement
   change: HTMLElement
   spark: HTMLCanvasElement
+  /** The texts of the value, and those of its change, the longest first. */
+  forms: readonly string[]
+  changeForms: readonly string[]
+  way: string
   history: number[]
   last: Json | undefined
 }
@@ -34,7 +46,10 @@ export class Numbers implements View {
   private result: Result | null = null
   private readonly paint = perFrame(() => this.draw())
   private readonly unlisten = onColours(() => this.sparks())
-  private readonly resized = new ResizeObserver(() => this.sparks())
+  private readonly resized = new ResizeObserver(() => {
+    this.fit()
+    this.sparks()
+  })
 
   constructor(private readonly options: ViewOptions) {
     this.element = el("div", { class: "numbers-view", role: "group", "aria-label": options.label }, this.note, this.place)
@@ -72,7 +87,28 @@ export class Numbers implements View {
     this.place.dataset["count"] = String(Math.min(next.size, 4))
     const rows = result.rows.length
     setText(this.note, next.size ? (rows > MOST_FIGURES ? `The first ${MOST_FIGURES} of ${rows} rows.` : "") : "No numbers.")
+    this.fit()
     this.sparks()
+  }
+
+  /** Writes the texts so that they fit: all in letters of one size, or shortened, with the whole value as title. */
+  private fit(): void {
+    const figures = [...this.figures.values()]
+    const [first] = figures
+    if (!first) return
+    const room = (first.value.getBoundingClientRect().width * SAFE) / rem()
+    const large = emsOf(first.value)
+    const small = emsOf(first.change)
+    const texts = figures.map(({ forms }) => fitting(forms, room / LEAST_REM, large))
+    const size = Math.max(LEAST_REM, Math.floor((100 * room) / Math.max(...texts.map(large))) / 100)
+    this.place.style.setProperty("--fit", `${size}rem`)
+    figures.forEach(({ value, change, way, forms, changeForms }, at) => {
+      const text = texts[at]!
+      write(value, text, forms[0]!, large(text) * size > room)
+      if (!way) return
+      const by = fitting(changeForms, room - small(way), small)
+      write(change, way + by, way + changeForms[0]!)
+    })
   }
 
   private figuresOf({ rows, key }: Result): { id: string; title: string; column: Column; value: Json | undefined }[] {
@@ -104,12 +140,12 @@ export class Numbers implements View {
     const change = el("span", { class: "change" })
     const spark = el("canvas", { class: "spark", "aria-hidden": "true" })
     const element = el("div", { class: "figure" }, el("dt", {}, title), el("dd", {}, value, change, spark))
-    return { element, value, change, spark, history: [], last: undefined }
+    return { element, value, change, spark, forms: [], changeForms: [], way: "", history: [], last: undefined }
   }
 
   private update(figure: Figure, column: Column, value: Json | undefined): void {
     widen(column, value)
-    setText(figure.value, textOf(column, value))
+    figure.forms = textsOf(column, value)
     if (value === figure.last) return
     const [after, before] = [numberOf(value), numberOf(figure.last)]
     if (after !== null) {
@@ -119,35 +155,45 @@ export class Numbers implements View {
     if (after !== null && before !== null) {
       const rose = after > before
       figure.change.dataset["way"] = rose ? "up" : "down"
-      setText(figure.change, `${rose ? "▲" : "▼"} ${difference(value!, figure.last!, column.decimals)}`)
+      figure.way = rose ? "▲ " : "▼ "
+      figure.changeForms = formsOf(difference(value!, figure.last!), column.decimals)
     }
     figure.last = value
   }
 
   private sparks(): void {
     for (const { spark, history } of this.figures.values()) {
-      spark.hidden = history.length < 2
-      if (spark.hidden || !spark.clientWidth || !spark.clientHeight) continue
+      const short = history.length < 2
+      spark.hidden = short && this.figures.size === 1 // beside others, its empty place keeps the figures in line
+      if (short || !spark.clientWidth || !spark.clientHeight) continue
       drawSpark(spark, history, { width: spark.clientWidth, height: spark.clientHeight })
     }
   }
 }
 
-function textOf(column: Column, value: Json | undefined): string {
-  if (value === null || value === undefined) return "–"
+/** Writes a text, and the full one as title where it says more, or when the text is `cut`. */
+function write(place: HTMLElement, text: string, full: string, cut = false): void {
+  setText(place, text)
+  const title = text === full && !cut ? "" : full
+  if (place.title !== title) place.title = title
+}
+
+/** Returns the texts of a value, the longest first. */
+function textsOf(column: Column, value: Json | undefined): string[] {
+  if (value === null || value === undefined) return ["–"]
   if (typeof value === "number" || typeof value === "bigint") {
-    return column.kind === "id" ? String(value) : fixed(value, typeof value === "bigint" ? 0 : column.decimals)
+    return column.kind === "id" ? [String(value)] : formsOf(value, column.decimals)
   }
-  return typeof value === "string" && column.kind === "time" ? localTime(value) : String(value)
+  return [typeof value === "string" && column.kind === "time" ? localTime(value) : String(value)]
 }
 
 /** Returns the absolute difference of two numbers, exactly for integers. */
-function difference(after: Json, before: Json, digits: number): string {
+function difference(after: Json, before: Json): number | bigint {
   if (typeof after === "bigint" || typeof before === "bigint") {
     if ([after, before].every((each) => typeof each === "bigint" || Number.isInteger(each))) {
       const by = BigInt(after as number) - BigInt(before as number)
-      return fixed(by < 0n ? -by : by, 0)
+      return by < 0n ? -by : by
     }
   }
-  return fixed(Math.abs(Number(after) - Number(before)), digits)
+  return Math.abs(Number(after) - Number(before))
 }

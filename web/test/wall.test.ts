@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest"
+import { fitting, formsOf } from "../src/fit"
 import { change, COLUMNS, depth, free, MOST_TILES, settle, type Place } from "../src/layout"
 import { formatWall, parse, type Tile, type WallRoute } from "../src/route"
 
@@ -92,6 +93,32 @@ describe("the address of a wall", () => {
       for (let change = 0; change < 4; change += 1) letters.splice(roll(letters.length), roll(4), "%&=.?~#/0é"[roll(10)]!)
       const route = parse(letters.join(""))
       if (route.view === "wall") expect(overlap(route.tiles)).toBe(false)
+    }
+  })
+})
+
+describe("a large figure", () => {
+  const fits = (value: number | bigint, decimals: number, letters: number): string => {
+    return fitting(formsOf(value, decimals), letters, ({ length }) => length)
+  }
+
+  it("has all its digits where they fit, and is shortened as little as its place demands where not", () => {
+    expect(fits(1234567.891, 2, 12)).toBe("1,234,567.89")
+    expect(fits(1234567.891, 2, 11)).toBe("1.235M")
+    expect(fits(1234567.891, 2, 5)).toBe("1.23M")
+    expect(fits(1234567.891, 2, 4)).toBe("1.2M")
+    expect(fits(-9007199254740993n, 0, 8)).toBe("-9007T")
+    expect(fits(-9007199254740993n, 0, 5)).toBe("-9E15")
+    expect(fits(3.14159265, 6, 5)).toBe("3.142")
+    expect(fits(0.0000001234, 6, 6)).toBe("1.2E-7")
+    expect(fits(999_999_999, 0, 1)).toBe("1B")
+  })
+
+  it("is never written with more letters by being shortened", () => {
+    for (const value of [0, 7, 42, -1, 1000, 12345.6, 1e21, 123456789012345678901234567890n]) {
+      const lengths = formsOf(value, 1).map(({ length }) => length)
+      expect(lengths).toEqual([...lengths].sort((a, b) => b - a))
+      expect(new Set(lengths).size).toBe(lengths.length)
     }
   })
 })

@@ -1,7 +1,7 @@
 /** Hooks for React 18 and later: `@pollcast/client/react`. */
 import type { Socket } from "phoenix"
 import { createContext, createElement, useContext, useEffect, useReducer, useSyncExternalStore } from "react"
-import type { ReactNode } from "react"
+import type { ReactElement, ReactNode } from "react"
 import type { QueryName, RowOf, Topic } from "./queries.js"
 import type { Row } from "./result.js"
 import { ageOf, liveStore, NOTHING, type LiveOptions, type LiveState } from "./store.js"
@@ -25,7 +25,7 @@ export interface UseLiveOptions extends LiveOptions {
 const SocketContext = createContext<Socket | null>(null)
 
 /** Provides the socket (from `connect`) to the components in it. */
-export function PollcastProvider({ socket, children }: { socket: Socket; children?: ReactNode }): ReactNode {
+export function PollcastProvider({ socket, children }: { socket: Socket; children?: ReactNode }): ReactElement {
   return createElement(SocketContext.Provider, { value: socket }, children)
 }
 

@@ -3,6 +3,7 @@ import type { CollectionConfig } from "@tanstack/db"
 import type { Socket } from "phoenix"
 import type { WatchOptions } from "./change.js"
 import { watch } from "./live.js"
+import type { QueryName, RowOf, Topic } from "./queries.js"
 import type { Row } from "./result.js"
 
 /** The options of `pollcastCollectionOptions`. */
@@ -26,6 +27,12 @@ export interface PollcastCollectionOptions<R extends object = Row> {
  * `createCollection(pollcastCollectionOptions({ socket, topic }))`. The topic is watched while the collection is in use.
  * Transactions of TanStack DB do not write to it: write to your database, and the change comes back.
  */
+export function pollcastCollectionOptions<Q extends QueryName>(
+  options: PollcastCollectionOptions<RowOf<Q>> & { topic: Topic<Q> },
+): CollectionConfig<RowOf<Q>, string | number>
+export function pollcastCollectionOptions<R extends object = Row>(
+  options: PollcastCollectionOptions<R>,
+): CollectionConfig<R, string | number>
 export function pollcastCollectionOptions<R extends object = Row>({
   socket,
   topic,

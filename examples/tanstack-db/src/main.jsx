@@ -14,6 +14,7 @@ const tellers = createCollection({
 function App() {
   const [least, setLeast] = useState(0)
   const { data, status } = useLiveQuery({
+    queryKey: ["tellers", least], // without it, the query is built anew for each render, to see whether it has changed
     query: (query) =>
       query
         .from({ row: tellers })

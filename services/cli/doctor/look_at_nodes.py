@@ -85,4 +85,8 @@ def plain(details: str) -> str:
         return "it refuses connections"
     if "Socket closed" in last or "Connection reset" in last:
         return "it closes the connection: it may require TLS (POLLCAST_TLS_CERT, _KEY and _CA)"
+    if "address lookup failed" in last:
+        return "its name is not known here"
+    if "http2 header" in last or "Failed parsing HTTP/2" in last:
+        return "what answers there is not Pollcast"
     return re.sub(r"^(UNKNOWN|UNAVAILABLE): ", "", last)

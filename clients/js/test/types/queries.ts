@@ -1,7 +1,9 @@
 // What the compiler knows of the queries in generated.ts: this file is compiled and not run.
 import { topic, watch, type LiveSocket } from "@pollcast/client"
+import { createCollection } from "@tanstack/db"
 import { useLive } from "../../src/react.js"
 import { live } from "../../src/svelte.js"
+import { pollcastCollectionOptions } from "../../src/tanstack-db.js"
 import { useLive as useLiveInVue } from "../../src/vue.js"
 import type { DeclaredOrders } from "./generated.js"
 
@@ -45,3 +47,12 @@ const chosen: readonly DeclaredOrders[] = useLive(text ? orders : null).rows
 const inVue: readonly DeclaredOrders[] = useLiveInVue(() => orders).rows.value
 live(socket, orders).subscribe(({ rows }) => rows[0]?.region.trim())
 void [ids, own, chosen, inVue]
+
+const collection = createCollection(pollcastCollectionOptions({ socket, topic: orders, getKey: ({ id }) => String(id) }))
+const regions: string[] = collection.toArray.map(({ region }) => region)
+// @ts-expect-error A column that the query does not have.
+collection.toArray.map(({ nothing }) => nothing)
+const free = createCollection(pollcastCollectionOptions({ socket, topic: "live:declared_orders?region=north" }))
+JSON.stringify(free.toArray[0]?.["whatever"])
+const mine = createCollection(pollcastCollectionOptions<DeclaredOrders>({ socket, topic: text }))
+void [regions, mine.toArray[0]?.amount]

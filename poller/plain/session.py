@@ -1,0 +1,208 @@
+"""A session on a server that speaks PostgreSQL's protocol: it runs each query as it is written.
+
+What a server has beyond that is used (`Features`, which the driver finds out once per connection): read-only
+transactions, `statement_timeout`, and several statements in one round trip. A server without the first needs a user who
+may only read. A server without the second is sent a request to cancel when a statement has taken its time; with it too,
+a little later, for there are servers that accept the setting and do not heed it. The guard breaks the connection of one
+that heeds neither.
+
+Statements share a round trip only where the server ends each by itself, because a request to cancel names no statement:
+it ends the one that the server runs when it arrives. For the same reason a connection is closed when the request may
+have come too late for its statement, or when a result was left because it was too long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+
+import psycopg
+
+from pollcast.poller.plain.dialect import Bound
+from pollcast.poller.plain.encoding import TextEncoder
+from pollcast.poller.plain.errors import canceled
+from pollcast.poller.plain.text_cursor import Command, TextCursor
+from pollcast.poller.postgresql.connection import Connection
+from pollcast.poller.postgresql.errors import QUERY_CANCELED
+from pollcast.poller.postgresql.session import PostgresqlSession
+from pollcast.poller.sources.answer import Answer
+from pollcast.poller.sources.encoding import NoSuchColumn
+from pollcast.poller.sources.guard import GRACE_SECONDS, Guard
+from pollcast.poller.sources.outcome import Outcome, Trip
+from pollcast.poller.sources.poll_error import PollError
+from pollcast.poller.sources.statement import Statement
+from pollcast.services.catalogue.query import Query
+from pollcast.services.process import logs
+
+log = logs.get_logger("database")
+
+BEGIN, ROLLBACK = Command(b"start transaction read only"), Command(b"rollback")
+
+OWN_TIME_SECONDS = 0.5
+"""Time beyond the statement's that a server with `statement_timeout` has to end it, in seconds."""
+
+_CANCELED_BEFORE = 0.9
+"""Share of the timeout below which a canceled statement was not canceled by the timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Features that a server has beyond simple queries."""
+
+    read_only: bool
+    """Whether there are read-only transactions."""
+    timeout: bytes
+    """Statement that sets `statement_timeout`, with `%d` for its milliseconds; empty without the setting."""
+    pipeline: bool
+    """Whether several statements may share a round trip."""
+
+
+class PlainSession(PostgresqlSession):
+    """The Session (poller/sources/source.py) of one connection to a server that speaks PostgreSQL's protocol."""
+
+    def __init__(self, connection: Connection, node: str, opened_at: float, features: Features) -> None:
+        super().__init__(connection, node, opened_at)
+        self._features = features
+        self._timeout = 0  # the server's present statement_timeout, in milliseconds; 0 while it is not set
+        self._spent = False  # whether the server may still act on a statement of the past
+
+    @property
+    def usable(self) -> bool:
+        """Whether the connection is neither broken nor within a transaction, nor in disorder."""
+        return not self._spent and super().usable
+
+    async def run(self, trip: Trip) -> list[Outcome]:
+        """Run the statements of the trip, and return the outcomes of the first ones, or of all."""
+        if self._features.pipeline and (self._features.timeout or len(trip.statements) == 1):
+            return await self._run(trip)
+        outcomes: list[Outcome] = []
+        ends = asyncio.get_running_loop().time() + trip.seconds
+        for statement, answer in zip(trip.statements, trip.answers, strict=True):
+            outcomes += await self._run(replace(trip, statements=[statement], answers=[answer]))
+            late = asyncio.get_running_loop().time() > ends
+            if late or not self.usable or not isinstance(outcomes[-1], Answer | PollError):
+                break
+        return outcomes
+
+    async def _run(self, trip: Trip) -> list[Outcome]:
+        """Run the statements, all of which are sent at once."""
+        loop, guard = asyncio.get_running_loop(), Guard(self._connection.cut)
+        cursor = TextCursor(self._connection, pipeline=self._features.pipeline)
+        allowed, answers = trip.seconds, trip.answers
+        outcomes: list[Outcome] = []
+        sent = ended = loop.time()
+        with guard.allowing(GRACE_SECONDS):
+            for statement, answer in zip(trip.statements, answers, strict=True):
+                before = loop.time()
+                try:
+                    if answer is answers[0]:
+                        await self._send(cursor, trip, lambda: guard.allow(allowed + GRACE_SECONDS))
+                    async with self._canceling(allowed):
+                        await self._read(cursor, trip.query, statement, answer)
+                    if statement.described:
+                        answer.columns = cursor.columns
+                    outcomes.append(answer)
+                except psycopg.Error as error:
+                    # When the statement began is not known: an answer may be read long after it has come.
+                    timed_out = trip.limited or loop.time() - sent >= allowed * _CANCELED_BEFORE
+                    outcomes.append(self._outcome(canceled(error) if timed_out else error, guard, trip, timed_out))
+                except NoSuchColumn as error:
+                    outcomes.append(error.error)
+                    await self._leave()
+                ended = loop.time()
+                answer.seconds = ended - (min(guard.begun, ended) if answer is answers[0] else before)
+                if answer is answers[-1] or not self._in_order(outcomes[-1]):
+                    break
+                if ended - sent > allowed:
+                    await self._leave()
+                    break
+                guard.allow(allowed + GRACE_SECONDS)
+        latency = max(0.0, ended - sent - sum(answer.seconds for answer in answers))
+        for answer in answers[: len(outcomes)]:
+            answer.latency = latency / len(outcomes)
+        return outcomes
+
+    def _in_order(self, outcome: Outcome) -> bool:
+        """Return whether the answer to the next statement can be read after this outcome."""
+        return isinstance(outcome, Answer | PollError) and not self._spent and not self._connection.broken
+
+    async def _send(self, cursor: TextCursor, trip: Trip, begun: Callable[[], None]) -> None:
+        """Send the statements, and what the server needs to know before and after them."""
+        features, segments = self._features, []
+        timeout = max(1, round(trip.seconds * 1000))
+        sets_timeout = bool(features.timeout) and timeout != self._timeout
+        if sets_timeout:
+            segments.append([Command(features.timeout % timeout)])
+        for statement in trip.statements:
+            segments.append([BEGIN, _command(statement)] if features.read_only else [_command(statement)])
+            if features.read_only:
+                segments.append([ROLLBACK])
+        await cursor.send(segments, begun)
+        if sets_timeout:
+            self._timeout = 0
+            await cursor.receive()
+            self._timeout = timeout
+        elif not features.read_only:
+            begun()  # nothing is answered before the query
+
+    async def _read(self, cursor: TextCursor, query: Query, statement: Statement, answer: Answer) -> None:
+        """Receive the answer to the next statement; leave it when it is too long."""
+        try:
+            await self._read_rows(cursor, query, statement, answer)
+        except psycopg.Error:
+            await self._roll_back(cursor)
+            raise
+        await self._roll_back(cursor)
+
+    async def _read_rows(self, cursor: TextCursor, query: Query, statement: Statement, answer: Answer) -> None:
+        encoder = None
+        async with contextlib.aclosing(cursor.rows()) as chunks:
+            async for chunk in chunks:
+                encoder = encoder or TextEncoder(cursor.columns, () if statement.probe else query.key)
+                answer.add(encoder.piece(chunk[: 1 - answer.rows] if statement.probe else chunk))
+                if answer.full:
+                    await self._leave()
+                    return
+
+    async def _roll_back(self, cursor: TextCursor) -> None:
+        """Receive the end of the transaction."""
+        if self._features.read_only and not self._spent and not self._connection.broken:
+            await cursor.receive()
+
+    @contextlib.asynccontextmanager
+    async def _canceling(self, seconds: float) -> AsyncIterator[None]:
+        """Have the server cancel the statement when it has taken this time, and does not end it itself."""
+        loop = asyncio.get_running_loop()
+        requests: list[asyncio.Task[None]] = []
+        wait = seconds + OWN_TIME_SECONDS if self._features.timeout else seconds
+        timer = loop.call_later(wait, lambda: requests.append(loop.create_task(self._cancel())))
+        try:
+            yield
+        except psycopg.Error as error:
+            self._spent = self._spent or (bool(requests) and error.sqlstate != QUERY_CANCELED)
+            raise
+        else:
+            self._spent = self._spent or bool(requests)
+        finally:
+            timer.cancel()
+            if requests:
+                await requests[0]
+
+    async def _leave(self) -> None:
+        """End what the server still does for this connection, which has to be closed after that."""
+        self._spent = True
+        await self._cancel()
+
+    async def _cancel(self) -> None:
+        try:
+            await self._connection.cancel_safe(timeout=GRACE_SECONDS)
+        except psycopg.Error as error:
+            log.info("a statement could not be canceled", detail=type(error).__name__)
+
+
+def _command(statement: Statement) -> Command:
+    bound: Sequence[Bound] = statement.params
+    values = [None if each.text is None else each.text.encode() for each in bound]
+    return Command(statement.sql.encode(), values, [each.number for each in bound])
