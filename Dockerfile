@@ -24,7 +24,7 @@ RUN npm run build
 FROM python:3.12-slim AS requirements
 COPY pyproject.toml ./
 RUN python -c "import tomllib as t; p = t.load(open('pyproject.toml', 'rb'))['project']; \
-    print(*p['dependencies'], *p['optional-dependencies']['mysql'], sep='\n')" > /requirements.txt
+    print(*p['dependencies'], *(x for kind in ('mysql', 'duckdb') for x in p['optional-dependencies'][kind]), sep='\n')" > /requirements.txt
 
 FROM python:3.12-slim AS dependencies
 COPY constraints.txt /
