@@ -41,9 +41,9 @@ SILENCE_SECONDS = {"coordinator": 1.5, "poller": 1.5, "gateway": 2.0}
 """Maximum time between two results of a topic that changes ten times per second, by restarted role, apart from the time
 for ATTEMPTS. docs/howto/production.md has the times on a quiet machine."""
 
-ATTEMPTS = {"coordinator": 0, "poller": 0, "gateway": 3}
-"""Number of times that a client may have to connect anew, by restarted role, each for as long as a new client takes at
-the same time at a gateway that nothing happens to."""
+ATTEMPTS = {"coordinator": 0, "poller": 1, "gateway": 3}
+"""Number of times that a client may have to connect anew, or its topic to find another owner, each for as long as a new
+client takes at the same time at a gateway that nothing happens to, by restarted role."""
 
 CHECK_SECONDS = 1.0
 """Interval of the load balancer's health checks."""

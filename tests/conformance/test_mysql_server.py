@@ -30,7 +30,7 @@ from tests.support.mariadb import (
 )
 from tests.support.waiting import eventually
 
-pytest_plugins = ("tests.support.mariadb",)
+pytest_plugins = ("tests.support.mariadb_fixture",)
 
 pytestmark = pytest.mark.usefixtures("orders")
 

@@ -20,7 +20,7 @@ from pollcast.services.catalogue.mysql_text import tokens
 from pollcast.services.catalogue.values import ParamType, canonical
 from tests.support.mariadb import connection, execute, outcomes, polling, query, rows, run, texts
 
-pytest_plugins = ("tests.support.mariadb",)
+pytest_plugins = ("tests.support.mariadb_fixture",)
 
 TYPES = {
     "tinyint": [("-128", "-128")],

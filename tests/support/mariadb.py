@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
-
-import pytest
 
 from pollcast.poller.mysql.dialect import MysqlDialect
 from pollcast.poller.mysql.kind import MYSQL
@@ -22,7 +19,6 @@ from pollcast.poller.sources.poll_error import PollError
 from pollcast.poller.sources.statement import Values
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.query import Query
-from pollcast.services.local.mariadb_server import MariadbServer
 from tests.support.poller_database import toml
 from tests.support.waiting import eventually
 
@@ -124,19 +120,3 @@ async def processes(url: str, words: Sequence[str] = ("pollcast",)) -> list[int]
     """Return the ids of the server's threads whose statement now has all these words."""
     found = await execute(url, "select id, info from information_schema.processlist where id <> connection_id()")
     return [int(id or 0) for id, info in found if info is not None and all(word.encode() in info for word in words)]
-
-
-@pytest.fixture(scope="module")
-def shop(mariadb_server: MariadbServer) -> Iterator[str]:
-    """The URL of an empty database for the tests of this module."""
-    name = f"t_{uuid.uuid4().hex[:12]}"
-    execute_now(mariadb_server.url_of(), f"create database {name}")
-    yield mariadb_server.url_of(name)
-    execute_now(mariadb_server.url_of(), f"drop database {name}")
-
-
-@pytest.fixture
-async def shop_db(shop: str) -> AsyncIterator[Database]:
-    """A connected database with a pool of two connections."""
-    async with polling(shop) as opened:
-        yield opened
