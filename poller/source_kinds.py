@@ -54,4 +54,5 @@ def source_kind(name: str) -> SourceKind:
         return _KINDS[name]()
     except ImportError as error:
         package = error.name or str(error)
-        raise KindMissing(f"databases of the kind {name} need a package that is not installed: {package}") from None
+        hint = f"pip install 'pollcast[{name}]'"  # each kind that needs more is an extra of its name
+        raise KindMissing(f"databases of the kind {name} need the package {package}: {hint}") from None

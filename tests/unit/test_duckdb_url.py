@@ -42,5 +42,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("pollcast.poller.duckdb.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "duckdb", None)
-    with pytest.raises(KindMissing, match="databases of the kind duckdb need a package that is not installed: duckdb"):
+    with pytest.raises(
+        KindMissing, match=r"databases of the kind duckdb need the package duckdb: pip install 'pollcast\[duckdb\]'"
+    ):
         source_kind.__wrapped__("duckdb")
