@@ -80,4 +80,5 @@ class QueryPollers(Mapping[str, QueryPoller]):
 async def _run_after(before: Set[asyncio.Task[None]], poller: QueryPoller) -> None:
     if before:
         await asyncio.wait(before)
+    del before  # what they hold: the pollers before this one, each by the traceback of its cancellation
     await poller.run()

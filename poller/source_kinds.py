@@ -25,6 +25,12 @@ def _plain() -> SourceKind:
     return PLAIN
 
 
+def _mysql() -> SourceKind:
+    from pollcast.poller.mysql.kind import MYSQL
+
+    return MYSQL
+
+
 def _duckdb() -> SourceKind:
     from pollcast.poller.duckdb.kind import DUCKDB
 

@@ -25,6 +25,9 @@ KEEPALIVE = {
 """Settings of TCP that a database URL may override: probes after 10 s of silence, at most 3 s without an
 acknowledgement (in milliseconds, on Linux)."""
 
+CANCEL_SECONDS = 1.0
+"""Maximum time that the server has to take the request to cancel a statement, in seconds."""
+
 
 CANCEL_SECONDS = 1.0
 """Maximum time that the server has to take the request to cancel a statement, in seconds."""

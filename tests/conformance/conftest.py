@@ -16,8 +16,8 @@ from tests.support.waiting import eventually
 SUBJECTS: Mapping[str, str] = {
     "postgresql": "tests.conformance.postgresql",
     "postgresql-plain": "tests.conformance.plain",
-    "duckdb": "tests.conformance.duckdb",
     "mysql": "tests.conformance.mysql",
+    "duckdb": "tests.conformance.duckdb",
 }
 """The module of each subject, by the name of its kind. `start(request)` provides it, or skips where it is missing."""
 

@@ -85,7 +85,7 @@ async def test_columns_may_have_any_name(shop_db: Database) -> None:
 
 async def test_a_statement_that_outgrows_the_reserve_is_run_again(shop: str) -> None:
     async with polling(shop, 2) as db:
-        slow = query("select sleep(0.9) as s", timeout="5s")
+        slow = query("select sleep(0.9) as s", timeout="30s")
         assert await asyncio.gather(*(rows(db, slow) for _ in range(3))) == [[{"s": 0}]] * 3
 
 
@@ -99,7 +99,7 @@ async def test_a_locked_table_makes_topics_stale(shop: str, shop_db: Database) -
 
 
 async def test_a_killed_query_and_a_killed_connection_are_no_fault_of_the_query(shop: str, shop_db: Database) -> None:
-    q = query("select sleep(20) as s", timeout="20s")
+    q = query("select sleep(100) as s", timeout="100s")
     for kill in ("kill query", "kill connection"):
         polls = asyncio.create_task(poll_error(shop_db, q))
         for _ in range(2 if kill == "kill connection" else 1):  # a lost connection is replaced once
@@ -145,7 +145,7 @@ async def test_what_the_server_says_is_why_it_cannot_be_reached(mariadb_server: 
         f"{url}?ssl-ca=/nowhere.pem": "No such file or directory",
     }.items():
         with pytest.raises(Unreachable) as raised:
-            await MysqlDriver().connect(wrong, "node")
+            await MysqlDriver().connect(f"{wrong}{'&' if '?' in wrong else '?'}connect_timeout=60", "node")
         assert words in str(raised.value)
         assert "topsecret" not in str(raised.value)
 
@@ -173,7 +173,7 @@ async def test_tls_is_used_and_checked_as_the_url_says(tmp_path: Path) -> None:
             "?ssl-mode=VERIFY_IDENTITY": "certificate verify failed",
         }.items():
             with pytest.raises(Unreachable, match=words):
-                await MysqlDriver().connect(url + given, "node")
+                await MysqlDriver().connect(f"{url}{given}&connect_timeout=60", "node")
 
 
 async def test_polling_survives_a_server_that_freezes_or_dies(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ async def test_each_type_becomes_json(tmp_path: Path) -> None:
     expected = ",".join(f'"c{at}":{value}' for at, (_, value) in enumerate(VALUES))
     async with opened(f"duckdb:///?files={tmp_path}") as db:
         [row] = texts(await poll(db, query(f"select {listed.replace('%', '%%')}")))
-        assert row.decode().replace("\\u0000", "\\u0000") == f"{{{expected}}}"
+        assert row.decode() == f"{{{expected}}}"
 
 
 async def test_parameters_are_bound_with_their_types(shop: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,6 +78,42 @@ def test_a_query_is_polled_by_its_last_poller_and_never_by_two(steps: list[tuple
             assert running.most <= 1
             task.cancel()
         assert not any(running.now.values())
+
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(play())
+
+
+class Noted:
+    """A poller that polls until it is cancelled, from within a frame that its cancellation keeps alive."""
+
+    async def run(self) -> None:
+        """Wait until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(asyncio.Event().wait())
+
+
+def test_a_poller_that_has_ended_is_not_kept_by_its_successors() -> None:
+    made: list[weakref.ref[Noted]] = []
+
+    def make(_: Any) -> Any:
+        poller = Noted()
+        made.append(weakref.ref(poller))
+        return poller
+
+    async def play() -> None:
+        pollers = QueryPollers(make)
+        pollers.put(QUERIES["a"])
+        async with asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(pollers.run())
+            for _ in range(5):
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                pollers.put(QUERIES["a"])
+            for _ in range(20):
+                await asyncio.sleep(0)
+            gc.collect()
+            assert [poller() is not None for poller in made] == [False] * 5 + [True]
+            task.cancel()
 
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(play())
