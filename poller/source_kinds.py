@@ -25,12 +25,6 @@ def _plain() -> SourceKind:
     return PLAIN
 
 
-def _mysql() -> SourceKind:
-    from pollcast.poller.mysql.kind import MYSQL
-
-    return MYSQL
-
-
 def _duckdb() -> SourceKind:
     from pollcast.poller.duckdb.kind import DUCKDB
 
