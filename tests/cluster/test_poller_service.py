@@ -107,7 +107,8 @@ class Cluster:
 @pytest.fixture
 async def cluster(etcd_endpoint: str, namespace: str) -> AsyncIterator[Cluster]:
     settings = EtcdSettings(etcd=(etcd_endpoint,), namespace=namespace)
-    async with Etcd.open(settings) as etcd, Session.open(etcd, 5) as session, asyncio.TaskGroup() as tasks:
+    # A lease that is lost would cancel the runner of all tests: a new database may block the loop for seconds.
+    async with Etcd.open(settings) as etcd, Session.open(etcd, 60) as session, asyncio.TaskGroup() as tasks:
         mirror = Mirror(etcd, namespace, lambda events: None)
         running = tasks.create_task(mirror.run())
         yield Cluster(etcd, Keys(namespace), session, mirror)
