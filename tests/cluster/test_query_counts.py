@@ -74,7 +74,7 @@ async def test_polls_that_a_probe_spares_cost_no_statement_but_the_probe(databas
         before, after = quiet
         assert after.avoided - before.avoided == (after.skipped - before.skipped) / 3  # all three are one statement
         probes = after.statements - before.statements
-        assert probes in (after.avoided - before.avoided, after.avoided - before.avoided + 1)
+        assert abs(probes - (after.avoided - before.avoided)) <= 1  # one may be under way before, or after
         assert after.bytes - before.bytes <= probes * len('{"max":3}')
         setup(database, "update t set v = v + 1 where id = 3")
         await eventually(lambda: counts.report().polls >= after.polls + 3)
