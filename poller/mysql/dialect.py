@@ -7,16 +7,16 @@ MariaDB computes an aggregate over a derived table in any order. Instead, many t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from pollcast.poller.mysql.literals import bound
 from pollcast.poller.sources.source import Abilities
-from pollcast.poller.sources.statement import Columns, Statement, Values
+from pollcast.poller.sources.statement import Statement, Values
+from pollcast.poller.sources.topic_by_topic import TopicByTopic
 from pollcast.services.catalogue.query import Query
 
 
-class MysqlDialect:
+class MysqlDialect(TopicByTopic):
     """The Dialect (poller/sources/source.py) of MySQL and MariaDB.
 
     The params of its statements are the columns of the row key, and the maximum number of rows to be read.
@@ -25,25 +25,9 @@ class MysqlDialect:
     kind: Final = "mysql"
     can: Final = Abilities(trips=True)
 
-    def unbatchable(self, query: Query) -> str | None:
-        """Return the reason why no topics share a statement."""
-        return "MySQL and MariaDB run the statement of each topic by itself"
-
     def alone(self, query: Query, values: Values) -> Statement:
         """Return the statement that polls one topic."""
         return Statement(bound(query, values), (query.key, query.max_rows + 1))
-
-    def together(self, query: Query, topics: Sequence[Values]) -> Statement:
-        """Raise NotImplementedError: topics do not share a statement."""
-        raise NotImplementedError
-
-    def digest(self, query: Query, topics: Sequence[Values], last: Sequence[int | None], columns: Columns) -> Statement:
-        """Raise NotImplementedError: digests are not compared."""
-        raise NotImplementedError
-
-    def description(self, query: Query, topics: Sequence[Values]) -> Statement:
-        """Raise NotImplementedError: digests are not compared."""
-        raise NotImplementedError
 
     def probe(self, query: Query) -> Statement:
         """Return the statement that runs the query's probe."""

@@ -105,9 +105,7 @@ class MysqlSession:
             self._wire.abort()  # and so `close` ends the rest of the trip
         else:
             self._occupied = False
-        latency = max(0.0, ended - sent - sum(answer.seconds for answer in answers))
-        for answer in answers[: len(outcomes)]:
-            answer.latency = latency / len(outcomes)
+        trip.share_latency(len(outcomes), ended - sent)
         return outcomes
 
     async def _read(self, statement: Statement, answer: Answer) -> Answer | PollError:

@@ -119,9 +119,7 @@ class PlainSession(PostgresqlSession):
                     await self._leave()
                     break
                 guard.allow(allowed + GRACE_SECONDS)
-        latency = max(0.0, ended - sent - sum(answer.seconds for answer in answers))
-        for answer in answers[: len(outcomes)]:
-            answer.latency = latency / len(outcomes)
+        trip.share_latency(len(outcomes), ended - sent)
         return outcomes
 
     def _in_order(self, outcome: Outcome) -> bool:

@@ -102,9 +102,7 @@ class PostgresqlSession:
                     await _abandon(connection)
                     break
                 guard.allow(allowed + GRACE_SECONDS)
-        latency = max(0.0, ended - sent - sum(answer.seconds for answer in answers))
-        for answer in answers[: len(outcomes)]:
-            answer.latency = latency / len(outcomes)
+        trip.share_latency(len(outcomes), ended - sent)
         return outcomes
 
     def _outcome(

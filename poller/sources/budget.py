@@ -9,7 +9,6 @@ fits into SHARE of the budget; the rest is for new topics, hints, and topics in 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable
 
 SHARE = 0.9
@@ -70,7 +69,7 @@ class Budget:
         self._tokens = None if per_minute is None else Tokens(per_minute)
         self._on_stretch = on_stretch
         self._clock = clock
-        self._waiting: deque[asyncio.Event] = deque()  # the first one may take tokens
+        self._turn = asyncio.Lock()  # whoever has waited longest may take tokens
         self._asked: dict[str, float] = {}  # statements per second that each query would send at its own interval
 
     async def take(self, statements: int) -> int:
@@ -78,19 +77,9 @@ class Budget:
         if self._tokens is None:
             return statements
         clock = self._clock or asyncio.get_running_loop().time
-        turn = asyncio.Event()
-        self._waiting.append(turn)
-        if self._waiting[0] is turn:
-            turn.set()
-        try:
-            await turn.wait()
+        async with self._turn:
             await asyncio.sleep(self._tokens.wait(clock()))
             return self._tokens.take(statements, clock())
-        finally:
-            first = self._waiting[0] is turn
-            self._waiting.remove(turn)
-            if first and self._waiting:
-                self._waiting[0].set()
 
     def record_round(self, query: str, statements: int, interval: float) -> None:
         """Record how many statements a regular round of the query took, whose own interval is this, in seconds."""

@@ -32,6 +32,15 @@ class Trip:
     limited: bool = False
     """Whether a canceled statement counts as outgrown, whoever has canceled it."""
 
+    def share_latency(self, count: int, seconds: float) -> None:
+        """Divide what is left of the trip's time, when that of the statements is gone, among the first `count` answers.
+
+        `seconds` is the time from sending the trip to the last outcome; `Answer.seconds` of all answers is set.
+        """
+        latency = max(0.0, seconds - sum(answer.seconds for answer in self.answers))
+        for answer in self.answers[:count]:
+            answer.latency = latency / count
+
 
 @dataclass(frozen=True, slots=True)
 class LostConnection:

@@ -138,15 +138,11 @@ def _query(
 ) -> Query | None:
     """Read one query. Return None when it is invalid, after adding its faults to `problems`."""
     before = len(problems)
-    if not NAME.fullmatch(name):
-        reason = "is not a query name: a lower-case letter, then lower-case letters, digits and underscores"
-        problems.append(Problem(file, _shown(name), "", reason))
-    if not isinstance(entry, dict):
-        problems.append(Problem(file, _shown(name), "", f"must be a table, not {kind(entry)}"))
+    table = _table(name, entry, file, problems)
+    if table is None:
         return None
-    table = Table(entry, file, _shown(name), "", problems)
     title = table.take("title", string)
-    source_kind = kind_named(entry.get("source"), sources)
+    source_kind = kind_named(table.raw("source"), sources)
     sql = table.take("sql", rows_select(source_kind))
     if not table.has("sql"):
         table.problem("sql", "is missing: it must be one SELECT")
@@ -197,6 +193,17 @@ def _query(
         params=MappingProxyType({p: cast(Param, param) for p, param in params.items()}),
         settings=MappingProxyType(settings),
     )
+
+
+def _table(name: str, entry: object, file: str, problems: list[Problem]) -> Table | None:
+    """Return the table of a query, and add a problem when its name is none; None when the entry is no table."""
+    if not NAME.fullmatch(name):
+        reason = "is not a query name: a lower-case letter, then lower-case letters, digits and underscores"
+        problems.append(Problem(file, _shown(name), "", reason))
+    if not isinstance(entry, dict):
+        problems.append(Problem(file, _shown(name), "", f"must be a table, not {kind(entry)}"))
+        return None
+    return Table(entry, file, _shown(name), "", problems)
 
 
 def _check_lists(table: Table, source_kind: Kind, sql: str, params: Mapping[str, Param | None]) -> None:

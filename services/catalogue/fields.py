@@ -49,6 +49,10 @@ class Table:
             self.problem(name, str(error))
             return None
 
+    def raw(self, name: str) -> object:
+        """Return the field's value as it was written, whether or not it is valid; None without one."""
+        return self._values.get(name)
+
     def has(self, name: str) -> bool:
         """Return whether the table has this field, valid or not."""
         return name in self._values

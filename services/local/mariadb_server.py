@@ -2,7 +2,7 @@
 
 No wheel contains MariaDB or MySQL, so its programs are those of the system (Debian: apt install mariadb-server-core,
 which starts no service). The server trusts everyone who connects from this machine, keeps its data directory between
-runs, listens on 127.0.0.1 only, accepts connections when `start` returns, and ends with this process
+runs, listens on 127.0.0.1 (or ::1) only, accepts connections when `start` returns, and ends with this process
 (services/local/child.py). Tests break it with `kill`, `freeze`, `thaw` and `restart` (on the same port).
 """
 
@@ -14,13 +14,13 @@ import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Final, Self
+from types import MappingProxyType
+from typing import Final
 
 from pollcast.services.errors import PollcastError
 from pollcast.services.local.child import Child, ProcessFailed
-from pollcast.services.local.embedded import START_SECONDS
-from pollcast.services.local.ports import PORT_ATTEMPTS, free_port, listens
+from pollcast.services.local.database_server import DatabaseServer
+from pollcast.services.local.ports import at_loopback, listens, loopback
 
 CREATE_SECONDS: Final = 120.0
 """Time that the server has to create a data directory."""
@@ -29,7 +29,6 @@ SYSTEM_TABLES: Final = ("mysql_system_tables.sql", "mysql_performance_tables.sql
 """Scripts of MariaDB that create the tables that it needs itself."""
 
 SETTINGS: Final = {
-    "bind-address": "127.0.0.1",
     "character-set-server": "utf8mb4",
     "default-time-zone": "+00:00",
     "innodb-buffer-pool-size": "64M",
@@ -45,12 +44,8 @@ class MariadbMissing(PollcastError):
     exit = 2
 
 
-class MariadbServer:
+class MariadbServer(DatabaseServer):
     """A MariaDB server; a context manager that stops it on leaving. Its superuser is `root`, without a password."""
-
-    def __init__(self, process: Child, port: int) -> None:
-        self.process = process
-        self.port = port
 
     @classmethod
     def start(
@@ -75,68 +70,23 @@ class MariadbServer:
         log = log or data_dir.with_name(f"{data_dir.name}.log")
         if not (data_dir / "mysql" / "global_priv.frm").exists():
             _create(program, data_dir, log)
-        attempts = PORT_ATTEMPTS if port is None else 1
-        while True:
-            chosen = port if port is not None else free_port()
-            process = Child("mariadb", _command(program, data_dir, fsync, options, port=chosen), log)
-            server = cls(process, chosen)
-            attempts -= 1
-            process.start()
-            try:
-                process.until(server.accepting, START_SECONDS)
-            except BaseException as error:
-                server.kill()
-                if not (isinstance(error, ProcessFailed) and process.lost_its_port() and attempts):
-                    raise
-            else:
-                return server
-
-    @property
-    def pid(self) -> int:
-        """The server's process id."""
-        return self.process.pid
+        return cls._started(
+            lambda chosen: Child("mariadb", _command(program, data_dir, fsync, options, port=chosen), log), port
+        )
 
     def url_of(self, database: str = "") -> str:
         """Return the URL of a database of this server, or of none."""
-        return f"mysql://root@127.0.0.1:{self.port}/{database}"
+        return f"mysql://root@{at_loopback(self.port)}/{database}"
 
     def accepting(self) -> bool:
         """Return whether the server greets who connects now."""
         if not self.process.running or not listens(self.pid, self.port):
             return False  # whoever accepts is another process
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+            with socket.create_connection((loopback(), self.port), 1) as connection:
                 return bool(connection.recv(1))
         except OSError:
             return False
-
-    def restart(self) -> None:
-        """Kill the server if it runs, and start it on its data and port. Return when it accepts connections."""
-        self.kill()
-        self.process.start()
-        self.process.until(self.accepting, START_SECONDS)
-
-    def freeze(self) -> None:
-        """Freeze the server: its connections stay open, and nothing answers."""
-        self.process.freeze()
-
-    def thaw(self) -> None:
-        """Let the frozen server go on."""
-        self.process.thaw()
-
-    def kill(self) -> None:
-        """Kill the server as a crash would."""
-        self.process.kill()
-
-    def stop(self) -> None:
-        """Stop the server; do nothing when it does not run."""
-        self.process.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
 
 
 def installed() -> Path | None:
@@ -150,6 +100,7 @@ def _command(
 ) -> list[str]:
     settings = {
         **SETTINGS,
+        "bind-address": loopback(),
         **options,
         "basedir": str(program.parent.parent),
         "datadir": str(data_dir),

@@ -15,13 +15,13 @@ import stat
 import subprocess
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from pollcast.services.local import ports
 from pollcast.services.local.child import POLL_SECONDS, Child, ProcessFailed, User
-from pollcast.services.local.embedded import START_SECONDS, program
-from pollcast.services.local.ports import PORT_ATTEMPTS, at_loopback, free_port, listens
+from pollcast.services.local.database_server import DatabaseServer
+from pollcast.services.local.embedded import program
+from pollcast.services.local.ports import at_loopback, listens
 
 if TYPE_CHECKING:
     import psutil
@@ -44,15 +44,11 @@ SETTINGS = {
 }
 
 
-class PostgresServer:
+class PostgresServer(DatabaseServer):
     """A PostgreSQL server; a context manager that stops it on leaving. Its superuser is `postgres`, without a password.
 
     When this process runs as root, the server runs as the user `embedded_postgres`, who then owns `data_dir`.
     """
-
-    def __init__(self, process: Child, port: int) -> None:
-        self.process = process
-        self.port = port
 
     @classmethod
     def start(
@@ -69,10 +65,8 @@ class PostgresServer:
         log = log or data_dir.with_name(f"{data_dir.name}.log")
         if not (data_dir / "PG_VERSION").exists():
             _initdb(data_dir, user, log)
-        attempts = PORT_ATTEMPTS if port is None else 1
-        while True:
-            chosen = port if port is not None else free_port()
-            process = Child(
+        return cls._started(
+            lambda chosen: Child(
                 "postgres",
                 _command(data_dir, chosen, fsync),
                 log,
@@ -80,23 +74,9 @@ class PostgresServer:
                 user=user,
                 stop_signal=signal.SIGINT,  # fast shutdown: ends the connections, writes a checkpoint
                 death_signal=signal.SIGQUIT,  # immediate shutdown: the next start recovers
-            )
-            server = cls(process, chosen)
-            attempts -= 1
-            process.start()
-            try:
-                process.until(server.accepting, START_SECONDS)
-            except BaseException as error:
-                server.kill()
-                if not (isinstance(error, ProcessFailed) and process.lost_its_port() and attempts):
-                    raise
-            else:
-                return server
-
-    @property
-    def pid(self) -> int:
-        """The server's process id."""
-        return self.process.pid
+            ),
+            port,
+        )
 
     @property
     def url(self) -> str:
@@ -113,12 +93,6 @@ class PostgresServer:
             return False  # whoever accepts is another process
         command = [program("pg_isready"), "-q", "-h", ports.loopback(), "-p", str(self.port), "-t", "1"]
         return subprocess.run(command, check=False, env=environment()).returncode == 0  # noqa: S603
-
-    def restart(self) -> None:
-        """Kill the server if it runs, and start it on its data and port. Return when it accepts connections."""
-        self.kill()
-        self.process.start()
-        self.process.until(self.accepting, START_SECONDS)
 
     def freeze(self) -> None:
         """Freeze the server and all its backends."""
@@ -158,12 +132,6 @@ class PostgresServer:
             with contextlib.suppress(psutil.NoSuchProcess):
                 backend.send_signal(number)
         return backends
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
 
 
 def environment() -> dict[str, str]:

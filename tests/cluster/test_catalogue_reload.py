@@ -165,6 +165,10 @@ async def refuses(world: World, wrong: str, in_force: str | None) -> None:
     assert len(refused) == 4  # one line for each query that is wrong, and no more in later looks
 
 
+CLOSED = {"passing": "unknown_query", "open": "forbidden", "bound?limit=50": "invalid_params"}
+"""The topics that AFTER ends for a client of BEFORE, with the reason that it is told."""
+
+
 async def test_a_catalogue_is_taken_over_query_by_query(module_world: World) -> None:
     world = module_world
     world.execute("insert into stock values (1, 1, 'a')")
@@ -181,7 +185,7 @@ async def test_a_catalogue_is_taken_over_query_by_query(module_world: World) -> 
         asyncio.TaskGroup() as tasks,
     ):
         await client.join(SHELF, TICK, "bound?limit=8")
-        for topic in ("passing", "open", "bound?limit=50"):
+        for topic in CLOSED:
             await join(raw, f"live:{topic}")
         ended_call = tasks.create_task(watched(stub, "passing"))
         ended_stream = tasks.create_task(streamed(address, "passing"))
@@ -195,11 +199,7 @@ async def test_a_catalogue_is_taken_over_query_by_query(module_world: World) -> 
         assert client.seen[SHELF].deltas == 0
         assert version is not None
         assert tick is not None
-        for topic, reason in (
-            ("passing", "unknown_query"),
-            ("open", "forbidden"),
-            ("bound?limit=50", "invalid_params"),
-        ):
+        for topic, reason in CLOSED.items():
             await is_closed(raw, topic, reason)
         kinds, code = await ended_call
         assert (kinds[-1], code) == ("status", grpc.StatusCode.NOT_FOUND)

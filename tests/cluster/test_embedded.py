@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pollcast.services.local import etcd_server, postgres_server
+from pollcast.services.local import database_server, etcd_server
 from pollcast.services.local.child import Child, ProcessFailed
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.ports import PortTaken, free_port, is_free, require_free
@@ -99,7 +99,7 @@ def test_a_postgres_takes_another_port_when_its_own_is_taken_after_it_was_found_
     tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = iter([postgres.port])
-    monkeypatch.setattr(postgres_server, "free_port", lambda: next(found, 0) or free_port())
+    monkeypatch.setattr(database_server, "free_port", lambda: next(found, 0) or free_port())
     with PostgresServer.start(tmp_path / "second", fsync=False) as second:
         assert next(found, None) is None
         assert second.port != postgres.port

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,6 +25,7 @@ from pollcast.poller.sources.outcome import Unreachable
 from pollcast.poller.sources.poll_error import PollError, Scope
 from pollcast.poller.sources.statement import Values
 from pollcast.services.catalogue.query import Query
+from tests.support.outcomes import one_trip, reason, rows
 from tests.support.poller_database import query, setup
 from tests.support.waiting import eventually
 
@@ -71,20 +71,7 @@ async def poll(db: Database, q: Query, values: Values | None = None) -> Outcome:
 
 
 async def poll_each(db: Database, q: Query, topics: Sequence[Values]) -> list[Outcome]:
-    """Poll the topics in one trip, and return the outcomes of the first ones."""
-    statements = [PlainDialect().alone(q, values) for values in topics]
-    answers = await db.execute_each(statements, q, [[None]] * len(statements))
-    return [each if isinstance(each, PollError) else each.outcomes[0] for each in answers]
-
-
-def rows(outcome: Outcome) -> list[Any]:
-    assert not isinstance(outcome, PollError), (outcome.cause, outcome.message)
-    return [json.loads(row) for _, row in outcome]
-
-
-def reason(outcome: Outcome) -> tuple[str, str, Scope]:
-    assert isinstance(outcome, PollError)
-    return outcome.state, outcome.cause.detail, outcome.scope
+    return await one_trip(PlainDialect(), db, q, topics)
 
 
 async def test_servers_with_any_features_are_polled(database: str) -> None:

@@ -18,7 +18,8 @@ from pollcast.poller.sources.database import Database
 from pollcast.poller.sources.poll_error import PollError
 from pollcast.services.catalogue.mysql_text import tokens
 from pollcast.services.catalogue.values import ParamType, canonical
-from tests.support.mariadb import connection, execute, outcomes, polling, query, rows, run, texts
+from tests.support.mariadb import connection, execute, outcomes, polling, query, rows, run
+from tests.support.outcomes import texts
 
 pytest_plugins = ("tests.support.mariadb_fixture",)
 

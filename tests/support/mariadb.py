@@ -19,6 +19,8 @@ from pollcast.poller.sources.poll_error import PollError
 from pollcast.poller.sources.statement import Values
 from pollcast.services.catalogue import catalog
 from pollcast.services.catalogue.query import Query
+from tests.support.outcomes import one_trip
+from tests.support.outcomes import rows as rows_of
 from tests.support.poller_database import toml
 from tests.support.waiting import eventually
 
@@ -78,17 +80,14 @@ async def outcomes(db: Database, q: Query, *topics: Values) -> list[Outcome]:
     """Poll the topics in one trip, or in as many as are needed, and return their outcomes."""
     found: list[Outcome] = []
     while len(found) < len(topics):
-        statements = [DIALECT.alone(q, values) for values in topics[len(found) :]]
-        answers = await db.execute_each(statements, q, [[None]] * len(statements))
-        found += [each if isinstance(each, PollError) else each.outcomes[0] for each in answers]
+        found += await one_trip(DIALECT, db, q, topics[len(found) :])
     return found
 
 
 async def rows(db: Database, q: Query, values: Values | None = None) -> list[Any]:
     """Poll one topic, and return its rows as a client reads them."""
     (result,) = await outcomes(db, q, values or {})
-    assert not isinstance(result, PollError), (result.cause, result.message)
-    return [json.loads(row) for _, row in result]
+    return rows_of(result)
 
 
 async def poll_error(db: Database, q: Query, values: Values | None = None) -> PollError:
@@ -96,12 +95,6 @@ async def poll_error(db: Database, q: Query, values: Values | None = None) -> Po
     (result,) = await outcomes(db, q, values or {})
     assert isinstance(result, PollError)
     return result
-
-
-def texts(result: Outcome) -> list[str]:
-    """Return the JSON of the result's rows."""
-    assert not isinstance(result, PollError), (result.cause, result.message)
-    return [row.decode() for _, row in result]
 
 
 @contextlib.asynccontextmanager

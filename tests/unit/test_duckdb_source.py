@@ -11,20 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
+from pollcast.poller.duckdb.dialect import DuckdbDialect
+from pollcast.poller.duckdb.driver import DuckdbDriver
 from pollcast.poller.sources.answer import Outcome
 from pollcast.poller.sources.database import Database
 from pollcast.poller.sources.poll_error import PollError, Scope
 from pollcast.poller.sources.statement import Values
 from pollcast.services.catalogue.query import Query
+from tests.support.outcomes import one_trip, reason, rows, texts
 from tests.support.poller_database import query
 from tests.support.waiting import eventually
-
-duckdb = pytest.importorskip("duckdb", reason="pip install 'pollcast[duckdb]'")
-
-from pollcast.poller.duckdb.dialect import DuckdbDialect  # noqa: E402
-from pollcast.poller.duckdb.driver import DuckdbDriver  # noqa: E402
 
 pytestmark = pytest.mark.anyio
 
@@ -68,23 +67,7 @@ async def poll(db: Database, q: Query, values: Values | None = None) -> Outcome:
 
 
 async def poll_each(db: Database, q: Query, topics: Sequence[Values]) -> list[Outcome]:
-    statements = [DuckdbDialect().alone(q, values) for values in topics]
-    answers = await db.execute_each(statements, q, [[None]] * len(statements))
-    return [each if isinstance(each, PollError) else each.outcomes[0] for each in answers]
-
-
-def texts(outcome: Outcome) -> list[bytes]:
-    assert not isinstance(outcome, PollError), (outcome.cause, outcome.message)
-    return [row for _, row in outcome]
-
-
-def rows(outcome: Outcome) -> list[Any]:
-    return [json.loads(row) for row in texts(outcome)]
-
-
-def reason(outcome: Outcome) -> tuple[str, str, Scope]:
-    assert isinstance(outcome, PollError)
-    return outcome.state, outcome.cause.detail, outcome.scope
+    return await one_trip(DuckdbDialect(), db, q, topics)
 
 
 VALUES = [
@@ -145,7 +128,7 @@ async def test_each_type_becomes_json(tmp_path: Path) -> None:
     expected = ",".join(f'"c{at}":{value}' for at, (_, value) in enumerate(VALUES))
     async with opened(f"duckdb:///?files={tmp_path}") as db:
         [row] = texts(await poll(db, query(f"select {listed.replace('%', '%%')}")))
-        assert row.decode() == f"{{{expected}}}"
+        assert row == f"{{{expected}}}"
 
 
 async def test_parameters_are_bound_with_their_types(shop: Path) -> None:
@@ -322,7 +305,7 @@ async def test_rows_keep_the_order_of_the_query_on_several_threads(tmp_path: Pat
     write(path, "create table big as select i as id, hash(i) % 50000 as h from range(130000) r(i)")  # two row groups
     q = query("select h, id from big order by h, id desc", max_rows=200_000, max_bytes="64MiB", timeout="60s")
     async with opened(f"duckdb://{path}?threads=4") as db:
-        found = json.loads(b"[%b]" % b",".join(texts(await poll(db, q))))
+        found = rows(await poll(db, q))
         order = [(row["h"], -row["id"]) for row in found]
         assert len(order) == 130_000
         assert order == sorted(order)
