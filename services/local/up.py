@@ -1,9 +1,10 @@
 """The command `pollcast up`: a whole cluster on this machine, each service a process of its own.
 
 `run(options, stop)` starts etcd, then PostgreSQL with the demo, then coordinators, pollers and gateways, and waits
-until all of them are ready. Then it writes `cluster.json`, and reports every process that ends until `stop` is set; it
-restarts none. On `stop`, or when a process does not start, it drains the services and then stops the servers. When it
-is killed itself, the kernel ends everything it started (services/process/leash.py). See docs/reference/commands.md#up.
+until all of them are ready. Then it writes `cluster.json`, and until `stop` is set it reports every process that ends,
+of which it restarts none, and what becomes of an edited catalogue. On `stop`, or when a process does not start, it
+drains the services and then stops the servers. When it is killed itself, the kernel ends everything it started
+(services/process/leash.py). See docs/reference/commands.md#up.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from pollcast.services.local import demo, mysql_demo, ports, welcome
 from pollcast.services.local.child import Child, ProcessFailed
 from pollcast.services.local.cluster import ETCD_PORT, LocalCluster, Options
 from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.log_reports import LogReader, Reports
 from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.local.terminal import open_console
 from pollcast.services.process.addresses import HostPort
@@ -243,9 +245,15 @@ async def _answers(http: HostPort) -> bool:
 
 
 async def _watch(cluster: LocalCluster, stop: asyncio.Event, console: Console) -> None:
-    """Report each process that ends, once, and restart the demo's clients when their hour is over."""
+    """Report each process that ends, once, and what the services log about the catalogue and failing queries.
+
+    Also restart the demo's clients when their hour is over.
+    """
     reported: set[str] = set()
+    reports, logs = Reports(), LogReader(child.log for child in cluster.services.values())
     while not stop.is_set():
+        for text in filter(None, map(reports.of, logs.entries())):
+            console.print(text, markup=False)
         for child in cluster.children():
             if child.status is not None and child.name not in reported:
                 reported.add(child.name)
