@@ -1,4 +1,4 @@
-"""What `pollcast up` reports from the logs of its services: catalogues that are taken or refused, and failing queries.
+"""Reports of `pollcast up` from the logs of its services: catalogues that are taken or refused, and failing queries.
 
 Whoever edits a catalogue beside a running cluster sees at the terminal what became of it. `Reports` decides what is
 reported, once for all services that log it; `LogReader` reads the logs. See docs/reference/commands.md#up.
@@ -25,7 +25,7 @@ _PARTS: Final = ("added", "changed", "gone", "roles")
 
 
 class Reports:
-    """What has been reported already. Pure."""
+    """Choice of the log entries that are reported, each once. Pure."""
 
     def __init__(self) -> None:
         self._hash: object = None  # of the catalogue that was taken last

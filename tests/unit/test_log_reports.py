@@ -1,4 +1,4 @@
-"""What `pollcast up` reports from the logs of its services."""
+"""The reports of `pollcast up` from the logs of its services."""
 
 from __future__ import annotations
 
