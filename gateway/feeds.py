@@ -313,7 +313,7 @@ class Feeds:
     @property
     def stubs(self) -> dict[HostPort, feed_pb2_grpc.FeedAsyncStub]:
         """The services of all connected pollers, in the order of their addresses."""
-        links = sorted((link for link in self._links.values() if link.up), key=lambda link: str(link.address))
+        links = sorted((link for link in self._links.values() if link.up), key=lambda link: link.address)
         return {link.address: link.stub for link in links if link.stub is not None}
 
     @property

@@ -59,11 +59,18 @@ class Known:
 class RowSchemas:
     """The schemas of the rows of a gateway's queries. `stubs` returns the pollers in the order of their addresses."""
 
-    def __init__(self, stubs: Callable[[], Stubs], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        stubs: Callable[[], Stubs],
+        clock: Callable[[], float] = time.monotonic,
+        deadline: float = DEADLINE_SECONDS,
+    ) -> None:
+        """Wait for pollers for so many seconds at most."""
         self.changes = 0
         """The number of times that a schema has changed."""
         self._stubs = stubs
         self._clock = clock
+        self._deadline = deadline
         self._known: dict[Definition, Known] = {}
         self._turn = asyncio.Lock()  # whoever has it asks for all who wait
         self._not_before = float("-inf")
@@ -76,7 +83,7 @@ class RowSchemas:
     async def refresh(self, definitions: Collection[Definition]) -> None:
         """Ask pollers about what is not known, or has been known for long, and wait for their answers for a while."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DEADLINE_SECONDS), self._turn:
+            async with asyncio.timeout(self._deadline), self._turn:
                 self._known = {each: self._known.get(each) or Known() for each in definitions}
                 now = self._clock()
                 due = dict.fromkeys(each for each, known in self._known.items() if now >= known.due)

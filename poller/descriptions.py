@@ -75,9 +75,13 @@ class Line:
 class Descriptions:
     """What the sources say of the rows of each query. Give it the catalogue by `take` before anything else."""
 
-    def __init__(self, sources: Mapping[str, Source], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, sources: Mapping[str, Source], clock: Callable[[], float] = time.monotonic, wait: float = WAIT_SECONDS
+    ) -> None:
+        """Let gateways wait for so many seconds at most."""
         self._sources = sources
         self._clock = clock
+        self._wait = wait
         self._queries: dict[Definition, Query] = {}
         self._known: dict[Definition, Known] = {}
         self._lines: dict[str, Line] = {}
@@ -103,7 +107,7 @@ class Descriptions:
             if each in line.asked and not line.pausing and self._is_reached(query.source):
                 waiting.append(line.asked[each])
         if waiting:
-            await asyncio.wait(waiting, timeout=WAIT_SECONDS)
+            await asyncio.wait(waiting, timeout=self._wait)
         return feed_pb2.FeedRows(rows=map(self._row, request.definitions))
 
     async def run(self) -> NoReturn:
@@ -131,6 +135,11 @@ class Descriptions:
             else:
                 state = feed_pb2.FEED_ROW_STATE_UNANSWERED
         return feed_pb2.FeedRow(schema=known.schema, state=state)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a source is being asked, or soon will be."""
+        return any(line.asked for line in self._lines.values())
 
     def _is_reached(self, name: str) -> bool:
         """Return whether the source is connected, as far as is known."""
