@@ -48,7 +48,7 @@ Stubs: TypeAlias = "Mapping[HostPort, feed_pb2_grpc.FeedAsyncStub]"
 
 @dataclass(slots=True)
 class Known:
-    """What is known of the rows of queries with one definition."""
+    """The knowledge of the rows of queries with one definition."""
 
     schema: bytes = b""
     """The JSON Schema of a row; empty when it is not known."""

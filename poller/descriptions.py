@@ -49,7 +49,7 @@ BUDGET_SHARE = 0.05
 
 @dataclass(slots=True)
 class Known:
-    """What is known of the rows of queries with one definition."""
+    """The knowledge of the rows of queries with one definition."""
 
     schema: bytes = b""
     """The JSON Schema of a row, as the source last described it."""
@@ -73,7 +73,7 @@ class Line:
 
 
 class Descriptions:
-    """What the sources say of the rows of each query. Give it the catalogue by `take` before anything else."""
+    """The answers of the sources about the rows of each query. Give it the catalogue by `take` before anything else."""
 
     def __init__(
         self, sources: Mapping[str, Source], clock: Callable[[], float] = time.monotonic, wait: float = WAIT_SECONDS

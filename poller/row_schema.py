@@ -28,7 +28,7 @@ KINDS: Mapping[Kind, Json] = {
 """The schema of each kind. Formats without an offset are those of OpenAPI's registry."""
 
 NOT_FINITE: Json = {"pattern": "^(NaN|-?Infinity)$"}
-"""What the schema of a number has in addition where it may be a string, because JSON has no such number."""
+"""The addition to the schema of a number that may be a string, because JSON has no such number."""
 
 OF_THE_KEY = "A column of the key."
 """The description of the columns by which a client tells rows."""

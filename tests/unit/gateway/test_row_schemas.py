@@ -1,4 +1,4 @@
-"""What a gateway learns of the rows of queries, and whom it asks (gateway/row_schemas.py)."""
+"""The rows of queries, as a gateway learns them from pollers: whom it asks, and how often (gateway/row_schemas.py)."""
 
 from __future__ import annotations
 
