@@ -1,4 +1,4 @@
-"""The rows of queries, as a poller knows them from its sources, and how often it asks these (poller/descriptions.py)."""
+"""The rows of queries, as a poller knows them from its sources, which it asks seldom (poller/descriptions.py)."""
 
 from __future__ import annotations
 
