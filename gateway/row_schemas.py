@@ -86,11 +86,12 @@ class RowSchemas:
             async with asyncio.timeout(self._deadline), self._turn:
                 self._known = {each: self._known.get(each) or Known() for each in definitions}
                 now = self._clock()
-                due = dict.fromkeys(each for each, known in self._known.items() if now >= known.due)
+                due = [each for each, known in self._known.items() if now >= known.due]
+                due.sort(key=lambda each: bool(self._known[each].schema))  # what is not known comes first
                 if not due or now < self._not_before or not self._stubs():
                     return
                 try:
-                    await self._ask(due)
+                    await self._ask(dict.fromkeys(due))
                 finally:
                     self._not_before = self._clock() + PAUSE_SECONDS
 

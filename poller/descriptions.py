@@ -37,6 +37,9 @@ WAIT_SECONDS = 0.5
 FRESH_SECONDS = 30.0
 """Time for which a source is not asked again about a query, in seconds."""
 
+MOST_PER_SECOND = 10.0
+"""Number of queries a second about which sources are asked in the long run, if there are more than can be fresh."""
+
 RETRY_SECONDS = 2.0
 """Time until a source is asked again that could not be reached, in seconds."""
 
@@ -170,7 +173,7 @@ class Descriptions:
         known = self._known.get(definition)
         if known is None:  # the catalogue does not have it any more
             return
-        known.due = self._clock() + FRESH_SECONDS
+        known.due = self._clock() + max(FRESH_SECONDS, len(self._queries) / MOST_PER_SECOND)
         outcome = "described"
         if isinstance(found, RowType):
             known.schema = orjson.dumps(row_schema(found, query.key, finite=finite))

@@ -26,7 +26,7 @@ from pollcast.poller.sources.describing import row_type
 from pollcast.poller.sources.poll_error import PollError
 from pollcast.poller.sources.row_type import Array, Column, Enumeration, RowType, Type
 from pollcast.poller.sources.samples import samples
-from pollcast.poller.sources.statement import Kind, Statement
+from pollcast.poller.sources.statement import Kind, Statement, Values
 from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.catalogue.sql import check_select, tokens
 from pollcast.services.catalogue.values import INT4
@@ -108,16 +108,7 @@ class _Described:
 async def described(connection: Connection, query: Query, trying: Trying) -> RowType | PollError:
     """Return the type of the query's rows, or the error of a query with two columns of one name. Raises psycopg.Error
     when the server refuses the query."""
-    values = samples(query)
-    columns = await _columns(query, columns_statement(query, [values], together=False), trying)
-    wide = {name: _wide(param) for name, param in query.params.items()}
-    if any(wide.values()):
-        values = dict(values) | {name: value for name, value in wide.items() if value}
-        try:
-            columns = await _columns(query, columns_statement(query, [values], together=False), trying)
-        except psycopg.Error:  # of a function that takes no int8
-            if connection.broken:
-                raise
+    columns = await _columns(connection, query, trying)
     types = _Types(connection)
     never_null = set() if adds_nulls(query.sql) else await types.never_null(columns)
     return row_type(
@@ -139,8 +130,22 @@ def _wide(param: Param) -> str | tuple[str, ...] | None:
     return (value,) if param.is_list else value
 
 
-async def _columns(query: Query, statement: Statement, trying: Trying) -> list[_Described]:
-    """Return the columns of a statement, which is not run."""
+async def _columns(connection: Connection, query: Query, trying: Trying) -> list[_Described]:
+    """Return the columns of a query, with integers that are as wide as the query's parameters can be."""
+    values = samples(query)
+    wide = {name: value for name, param in query.params.items() if (value := _wide(param)) is not None}
+    if wide:
+        try:
+            return await _columns_with(query, dict(values) | wide, trying)
+        except psycopg.Error:  # of a function that takes no int8
+            if connection.broken:
+                raise
+    return await _columns_with(query, values, trying)
+
+
+async def _columns_with(query: Query, values: Values, trying: Trying) -> list[_Described]:
+    """Return the columns of a query with these values of its parameters; it is not run."""
+    statement = columns_statement(query, [values], together=False)
     try:
         async with trying(statement) as connection:
             return await _described(connection, statement)
