@@ -17,9 +17,9 @@ from pathlib import Path
 
 import orjson
 
-from bench.polling import polls
 from bench.sources.stages import COLUMNS, TOPICS, Client, Stage, in_duckdb, mysql, postgresql
 from bench.table import show
+from pollcast.poller.counts import QueryCounts
 from pollcast.poller.polling import Polling
 from pollcast.poller.sources.database import Database
 from pollcast.poller.sources.sources import Source
@@ -135,25 +135,30 @@ async def _polled(stage: Stage, number: int, rows: int, changing: bool, idle: fl
     """Measure a poller that has this number of topics."""
     query = "changing" if changing else "same"
     interval = number / stage.polls_per_second
-    async with _polling(stage, rows, interval, [f"{query}?n={n}" for n in range(number)]):
+    async with _polling(stage, rows, interval, [f"{query}?n={n}" for n in range(number)]) as counts:
         await asyncio.sleep(WARM_SECONDS.get(stage.name, 2.0))
-        await _counted(query, polls(query) + 1)  # so that whole rounds are measured, on a busy machine too
-        began, before = time.monotonic(), (polls(query), time.process_time(), stage.cpu())
-        await _counted(query, before[0] + max(number, SECONDS * stage.polls_per_second))
-        theirs, ours, counted = stage.cpu() - before[2], time.process_time() - before[1], polls(query) - before[0]
+        await _polled_times(counts, _polls_of(counts) + 1)  # so that whole rounds are measured, on a busy machine too
+        began, before = time.monotonic(), (_polls_of(counts), time.process_time(), stage.cpu())
+        await _polled_times(counts, before[0] + max(number, SECONDS * stage.polls_per_second))
+        theirs, ours, counted = stage.cpu() - before[2], time.process_time() - before[1], _polls_of(counts) - before[0]
         theirs -= idle * (time.monotonic() - began)
     return Cost(ours / counted * 1e6, max(0.0, theirs) / counted * 1e6)
 
 
-async def _counted(query: str, number: float) -> None:
+def _polls_of(counts: QueryCounts) -> int:
+    """Return the number of polls so far, whatever their outcome."""
+    return sum(each.value for each in counts.polls.values())
+
+
+async def _polled_times(counts: QueryCounts, number: float) -> None:
     """Wait until the query's topics were polled so often."""
-    while polls(query) < number:  # noqa: ASYNC110 - there is no event to wait for
+    while _polls_of(counts) < number:  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(0.02)
 
 
 @contextlib.asynccontextmanager
-async def _polling(stage: Stage, rows: int, interval: float, names: Sequence[str]) -> AsyncIterator[None]:
-    """Run a poller that owns these topics, from when each was polled."""
+async def _polling(stage: Stage, rows: int, interval: float, names: Sequence[str]) -> AsyncIterator[QueryCounts]:
+    """Run a poller that owns these topics of one query, from when each was polled; provide its counts."""
     tables = [
         f"""
         [queries.{query}]
@@ -176,7 +181,7 @@ async def _polling(stage: Stage, rows: int, interval: float, names: Sequence[str
         # A poller reports polls to gateways only, so there is no event to wait for here.
         while any(topic.rows is None for topic, _ in polling.topics):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        yield
+        yield polling.query_pollers[names[0].partition("?")[0]].counts
         running.cancel()
 
 
