@@ -208,8 +208,8 @@ def test_a_service_that_dies_is_reported_and_not_restarted(up: Cluster) -> None:
     coordinator = up.nodes("coordinator")[0]
     coordinator.kill()
     report = f"coordinator-1 (pid {coordinator.pid}) was ended by SIGKILL and is not restarted."
-    eventually_sync(lambda: report in output(up))
-    assert str(up.data_dir / "logs" / "coordinator-1.log") in output(up)
+    log = str(up.data_dir / "logs" / "coordinator-1.log")
+    eventually_sync(lambda: report in output(up) and log in output(up))
     assert is_gone(coordinator.pid)
 
 
@@ -236,7 +236,7 @@ def test_ctrl_c_ends_everything_and_the_next_start_is_clean(tmp_path: Path) -> N
     eventually_sync(lambda: all(map(is_gone, pids)))
 
 
-def test_a_cluster_on_a_given_etcd_and_database_leaves_no_key_behind(
+def test_a_cluster_on_a_given_etcd_and_database_reports_a_wrong_catalogue_and_leaves_no_key_behind(
     etcd_server: EtcdServer, database: str, namespace: str, tmp_path: Path
 ) -> None:
     catalog = tmp_path / "catalog.toml"
@@ -254,6 +254,9 @@ def test_a_cluster_on_a_given_etcd_and_database_leaves_no_key_behind(
         status, snapshot = get(running.gateway(), "/live/numbers")
         assert (status, snapshot["rows"]) == (200, [{"n": 1}, {"n": 2}])
         assert namespace in etcd_server.etcdctl("get", "--prefix", namespace)
+        catalog.write_text(CATALOG.replace("100ms", "1ms"))
+        refused = f"stays: {catalog}: query numbers: interval: '1ms' is too short: at least 50ms\n"
+        eventually_sync(lambda: output(running).count(refused) == 1)
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(20) == 0
     assert etcd_server.etcdctl("get", "--prefix", namespace) == ""
