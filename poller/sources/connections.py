@@ -124,6 +124,11 @@ class Connections:
                 await self._discard(self._idle.pop(0)[0])
         self._changed.set()
 
+    async def discard(self, connection: Session) -> None:
+        """Take back and close the connection, which cannot be trusted any more."""
+        await self._discard(connection)
+        self._changed.set()
+
     async def discard_idle(self) -> None:
         """Close all idle connections, because another one has died without a word from its server."""
         while self._idle:
@@ -159,6 +164,11 @@ class Connections:
             connection = await self._driver.connect(self._url(), self._node)
         except Unreachable as error:
             self._failed(str(error))
+        except Exception as error:  # a driver that fails on what a server sends is trouble of this source only
+            reason = f"the server's answer was not understood ({type(error).__name__})"
+            if reason != self._trouble:
+                log.error("a driver has failed", exc_info=error, **self._logged)
+            self._failed(reason)
         else:
             self._open += 1
             self._idle.append((connection, connection.opened_at))
@@ -166,6 +176,7 @@ class Connections:
                 log.info("connected to the database", **self._logged)
             self._trouble, self._next_attempt = None, 0.0
             self.reached.set()
+        self._attempts -= {asyncio.current_task()}  # before whoever waits looks whether there is one
         self._changed.set()
 
     def _failed(self, reason: str) -> None:

@@ -15,11 +15,14 @@ from pollcast.poller.sources.answer import Answer
 from pollcast.poller.sources.connections import Connections
 from pollcast.poller.sources.lanes import Lane, Lanes, SlowStatements
 from pollcast.poller.sources.outcome import LostConnection, Outcome, Outgrown, Trip, Unreachable
-from pollcast.poller.sources.poll_error import PollError, busy, given_up, unreachable
+from pollcast.poller.sources.poll_error import PollError, busy, given_up, not_understood, unreachable
 from pollcast.poller.sources.source import Driver
 from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.query import Query
 from pollcast.services.delta import Row
+from pollcast.services.process import logs
+
+log = logs.get_logger("database")
 
 WAIT_SECONDS = 1.0
 """Minimum timeout of the wait for a connection, in seconds."""
@@ -40,6 +43,7 @@ class Database:
         self._connections = connections
         self._lanes = Lanes(count)
         self._slow = SlowStatements()
+        self._failures: set[type[Exception]] = set()  # kinds of errors of the driver itself that were logged
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -150,14 +154,20 @@ class Database:
             self._lanes.release(lane)
             raise
         answers = [Answer(query, topics, digests=each.digests) for each, topics in zip(statements, known, strict=True)]
+        trip = Trip(query, statements, answers, allowed, allowed < query.timeout, limited=allowed == limit)
+        take_back = self._connections.release
         try:
-            outcomes = await connection.run(
-                Trip(query, statements, answers, allowed, allowed < query.timeout, limited=allowed == limit)
-            )
+            outcomes = await connection.run(trip)
             if isinstance(outcomes[-1], LostConnection) and outcomes[-1].silently:
                 await self._connections.discard_idle()
+        except Exception as error:  # what a server sends must not end the polls of other sources
+            if type(error) not in self._failures:  # polls that end so are logged as any other error
+                self._failures.add(type(error))
+                log.error("a driver has failed", query=query.name, exc_info=error)
+            take_back = self._connections.discard
+            outcomes = [LostConnection(not_understood(error))]
         finally:
-            await self._connections.release(connection)
+            await take_back(connection)
             self._lanes.release(lane)
         for key, answer, outcome in zip(keys, answers, outcomes, strict=False):
             self._slow.record_of(query.name, key, isinstance(outcome, Outgrown) or answer.cost > RESERVE_SECONDS)
