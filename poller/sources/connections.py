@@ -33,6 +33,10 @@ LIFETIME_SECONDS = 3600.0
 """Age at which a connection is closed after its statement, in seconds."""
 
 
+class Replaced(Exception):
+    """The connections were closed before a statement has got one: others have taken their place."""
+
+
 class Connections:
     """The connections to one database, made by `Connections.open`. Release every connection that `acquire` returned."""
 
@@ -86,12 +90,15 @@ class Connections:
             pause = min(2 * pause, REACH_SECONDS)
 
     async def acquire(self, seconds: float) -> Session:
-        """Return a connection, an idle one or a new one. Raises Unreachable when there is none after this time."""
+        """Return a connection, an idle one or a new one. Raises Unreachable when there is none after this time, and
+        Replaced when they are closed meanwhile."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         self._waiting += 1
         try:
             while True:
+                if self._closed:
+                    raise Replaced
                 connection = await self._take_idle()
                 if connection is not None:
                     return connection
@@ -187,6 +194,7 @@ class Connections:
 
     async def _close(self) -> None:
         self._closed = True
+        self._changed.set()
         for task in list(self._attempts):
             task.cancel()
         await asyncio.gather(*self._attempts, return_exceptions=True)

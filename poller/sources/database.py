@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 
 from pollcast.poller.sources.answer import Answer
 from pollcast.poller.sources.connections import Connections
@@ -61,7 +61,11 @@ class Database:
         """
         current = url if callable(url) else lambda: url
         async with Connections.open(driver, current, connections, node, logged or {}) as opened:
-            yield cls(opened, connections)
+            database = cls(opened, connections)
+            try:
+                yield database
+            finally:
+                database._lanes.close()
 
     @property
     def state(self) -> str:
@@ -98,17 +102,21 @@ class Database:
         query: Query,
         known: Sequence[Sequence[list[Row] | None]],
         limit: float | None = None,
+        again: Callable[[], Awaitable[None]] | None = None,
     ) -> list[Answer | PollError]:
         """Run statements of the query one after the other, each in a transaction of its own, in one round trip.
 
         Return the answer of each, or those of the first ones, at least of one: the others have to be run again. That
         happens when one of them loses its connection, or when they take longer together than one of them may. One that
-        takes longer than `limit` seconds is given up (poller/haste.py).
+        takes longer than `limit` seconds is given up (poller/haste.py). `again` is awaited before a statement is run
+        once more. Raises Replaced (connections.py) when the connections are closed before a statement gets one.
         """
-        outcomes = await self._without_outgrown(statements, query, known, limit)
+        outcomes = await self._without_outgrown(statements, query, known, limit, again)
         if isinstance(outcomes[-1], LostConnection):
             last = slice(len(outcomes) - 1, len(outcomes))
-            outcomes[-1:] = await self._without_outgrown(statements[last], query, known[last], limit)
+            if again is not None:
+                await again()
+            outcomes[-1:] = await self._without_outgrown(statements[last], query, known[last], limit, again)
         found: list[Answer | PollError] = []
         for outcome in outcomes:
             if isinstance(outcome, Answer):
@@ -122,11 +130,14 @@ class Database:
         query: Query,
         known: Sequence[Sequence[list[Row] | None]],
         limit: float | None,
+        again: Callable[[], Awaitable[None]] | None,
     ) -> list[Answer | PollError | LostConnection]:
         """Run the statements as soon as they may have a connection; run one that outgrows the reserve once more."""
         outcomes = await self._in_lane(statements, query, known, limit)
         while isinstance(outcomes[-1], Outgrown):
             last = slice(len(outcomes) - 1, len(outcomes))
+            if again is not None:
+                await again()
             outcomes[-1:] = await self._in_lane(statements[last], query, known[last], limit)
         return [outcome for outcome in outcomes if not isinstance(outcome, Outgrown)]
 
