@@ -31,14 +31,14 @@ from pollcast.poller.sources.sources import Sources
 from pollcast.services.catalogue.definitions import Difference
 from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.catalogue.query import DEFAULT_SOURCE
-from pollcast.services.catalogue.source_kinds import POSTGRESQL
-from pollcast.services.catalogue.sources import SourceEntry
+from pollcast.services.catalogue.sources import DEFAULT_URL_ENV, SourceEntry
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Keys
 from pollcast.services.coordination.node import Node, Readiness, healthz
 from pollcast.services.coordination.registry import node_record
 from pollcast.services.coordination.reporting import Reporting
+from pollcast.services.errors import CatalogInvalid, Problem, SettingsInvalid
 from pollcast.services.process import garbage, logs
 from pollcast.services.process.addresses import HostPort
 from pollcast.services.process.catalogue_file import CatalogueFile
@@ -165,12 +165,9 @@ async def run(settings: PollerSettings, stop: asyncio.Event, hangup: asyncio.Eve
     Raises CatalogInvalid, SettingsInvalid or CantListen when it can't start, and NodeTaken when another node has its
     name.
     """
-    url = settings.secret("database_url")
-    urls = SourceUrls(url, os.environ)
+    urls = SourceUrls(None if settings.database_url is None else settings.secret("database_url"), os.environ)
     file = CatalogueFile(settings.catalog, hangup, watched=settings.catalog_reload == "on", check=urls.check)
-    catalogue = file.load()
-    if catalogue.catalog.sources[DEFAULT_SOURCE].kind == POSTGRESQL.name:
-        checked_url(url())
+    catalogue = _loaded(file, settings)
     listen_urls = urls
     if settings.listen_url is not None:
         listen_urls = SourceUrls(settings.secret("listen_url"), os.environ)
@@ -195,3 +192,20 @@ async def run(settings: PollerSettings, stop: asyncio.Event, hangup: asyncio.Eve
                 for task in forever:
                     task.cancel()
     log.info("drained")
+
+
+def _loaded(file: CatalogueFile, settings: PollerSettings) -> CatalogueInForce:
+    """Return the catalogue at start.
+
+    Raises SettingsInvalid when the database URL alone is wrong, else CatalogInvalid, which may name a missing URL.
+    """
+    try:
+        return file.load()
+    except CatalogInvalid as error:
+        of_url = [problem.field == DEFAULT_URL_ENV for problem in error.problems]
+        if all(of_url):
+            raise SettingsInvalid(error.problems) from None
+        if settings.database_url is None and not any(of_url):
+            reason = "is required unless every query of the catalogue names another source"
+            raise CatalogInvalid([*error.problems, Problem("settings", "", DEFAULT_URL_ENV, reason)]) from None
+        raise

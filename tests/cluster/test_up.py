@@ -21,7 +21,7 @@ import pytest
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.coordination.keys import NodeRecord
 from pollcast.services.local.etcd_server import EtcdServer
-from pollcast.services.local.up import service_of
+from pollcast.services.local.readiness import service_of
 from pollcast.services.local.welcome import example
 from tests.support.cluster import Cluster, cluster
 from tests.support.processes import is_gone

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pollcast.poller.checking import report
 from pollcast.poller.postgresql.dialect import PostgresqlDialect
+from pollcast.poller.row_typing import row_types
 from pollcast.poller.source_kinds import KindMissing, source_kind
 from pollcast.poller.source_urls import SourceUrls
 from pollcast.poller.sources.outcome import Outcome, Trip, Unreachable
@@ -16,7 +18,7 @@ from pollcast.poller.sources.source import SourceKind
 from pollcast.poller.sources.sources import Sources
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.catalog import Catalog
-from pollcast.services.errors import CatalogInvalid
+from pollcast.services.errors import CatalogInvalid, PollStale
 from tests.support.waiting import eventually
 
 
@@ -166,6 +168,36 @@ def test_a_url_may_be_in_a_file(tmp_path: Path) -> None:
     urls.check(catalog, "test.toml")
     assert urls.of(catalog.sources["shop"])() == "postgresql://me@localhost/shop"
     assert urls.of(catalog.sources["default"])() == "postgresql://me@localhost/all"
+
+
+def test_the_default_url_is_required_exactly_when_a_query_uses_it() -> None:
+    urls, shop = SourceUrls(None, {"SHOP_URL": "postgresql://me@localhost/shop"}), "url_env = 'SHOP_URL'"
+    for default in ({}, {"default": "pool = 2"}, {"default": "kind = 'mysql'"}):
+        catalog = parse({"shop": shop, **default}, {"a": "shop"})
+        urls.check(catalog, "test.toml")
+        assert not catalog.polls_default_url
+        with pytest.raises(CatalogInvalid) as raised:
+            urls.check(parse({"shop": shop, **default}, {"a": "shop", "b": "default"}), "test.toml")
+        assert str(raised.value) == (
+            "test.toml: POLLCAST_DATABASE_URL: is required by the source default, of b: "
+            "set it, or POLLCAST_DATABASE_URL_FILE"
+        )
+    urls.check(parse({"default": shop}, {"a": "default"}), "test.toml")
+    with pytest.raises(CatalogInvalid) as raised:
+        SourceUrls(lambda: "postgresql://me:secret@[/shop", {}).check(parse({}, {"a": "default"}), "test.toml")
+    assert "POLLCAST_DATABASE_URL: is not a PostgreSQL connection string" in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_without_a_query_on_the_default_source_no_url_is_asked_for() -> None:
+    catalog = parse({"shop": "url_env = 'SHOP_URL'"}, {"a": "shop"})
+    with pytest.raises(CatalogInvalid, match="names the environment variable SHOP_URL, which is not set here"):
+        row_types(catalog, "test.toml", None, {})
+    (note,) = report(catalog, "test.toml", None, {}).notes["a"]
+    assert note.startswith("it was not tried: url_env of its source shop names the environment variable SHOP_URL")
+    assert report(parse({}, {"a": "default"}), "test.toml", None, {}).notes == {"a": []}
+    with pytest.raises(PollStale, match="the source shop: "):
+        report(catalog, "test.toml", None, {"SHOP_URL": "postgresql://me@127.0.0.1:1/shop"})
 
 
 def test_a_kind_that_is_not_installed_is_named() -> None:
