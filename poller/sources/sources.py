@@ -92,7 +92,10 @@ class Sources(Mapping[str, Source]):
         self._pool = pool
         self._node = node
         self._opened: dict[str, Opened] = {}
-        self._reached = asyncio.Event()  # one of them has been reached
+        self._reached: set[str] = set()  # those that have been reached since they were opened
+        self._any_reached = asyncio.Event()
+        self.changed = asyncio.Event()
+        """Event that is set when another source is open or reached than before; clear it before looking."""
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -142,7 +145,12 @@ class Sources(Mapping[str, Source]):
     @property
     def reached(self) -> bool:
         """Whether any source has been reached since the start."""
-        return self._reached.is_set()
+        return self._any_reached.is_set()
+
+    @property
+    def unreached(self) -> frozenset[str]:
+        """The sources that have never been reached since they were opened. Other connections change nothing."""
+        return frozenset(self._opened.keys() - self._reached)
 
     def gauges(self) -> Iterator[Metric]:
         """Yield the gauges of the sources (docs/reference/metrics.md#poller)."""
@@ -164,7 +172,7 @@ class Sources(Mapping[str, Source]):
 
     async def wait_reached(self) -> None:
         """Wait until a source has been reached for the first time."""
-        await self._reached.wait()
+        await self._any_reached.wait()
 
     async def open_used(self, catalog: Catalog) -> None:
         """Open the sources that the catalogue uses, and replace the connections of those that are changed."""
@@ -197,18 +205,24 @@ class Sources(Mapping[str, Source]):
             source.database = database
             if before.entry.statements_per_minute != entry.statements_per_minute:
                 source.budget = source.another_budget(entry.statements_per_minute)
-        reaching = asyncio.create_task(self._reach(database), name=f"reach the source {entry.name}")
+        reaching = asyncio.create_task(self._reach(entry.name, database), name=f"reach the source {entry.name}")
         closing.push_async_callback(_ended, reaching)
         self._opened[entry.name] = Opened(entry, source, closing)
+        self.changed.set()
         if before is not None:
             await before.closing.aclose()
 
     async def _close(self, name: str) -> None:
-        await self._opened.pop(name).closing.aclose()
+        opened = self._opened.pop(name)
+        self._reached.discard(name)
+        self.changed.set()
+        await opened.closing.aclose()
 
-    async def _reach(self, database: Database) -> None:
+    async def _reach(self, name: str, database: Database) -> None:
         await database.reach()
-        self._reached.set()
+        self._reached.add(name)
+        self._any_reached.set()
+        self.changed.set()
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -81,6 +81,11 @@ class Catalog:
         """Whether a query is polled at POLLCAST_DATABASE_URL."""
         return any(entry.url_env == DEFAULT_URL_ENV for entry in self.used_sources)
 
+    @property
+    def source_of(self) -> dict[str, str]:
+        """The source of each query, by the names of both."""
+        return {name: query.source for name, query in self.queries.items()}
+
     def queries_of(self, source: str) -> list[str]:
         """Return the names of the queries that are polled on this source, in the order of the file."""
         return [name for name, query in self.queries.items() if query.source == source]
