@@ -81,7 +81,7 @@ class Core:
         )
         name = application_name(settings.node, "listen")
         self._notifications = Listeners(catalogue.catalog, listen_url, name, self.polling)
-        self._reporting = Reporting(etcd, self.keys, settings, PollerReport(settings.node, self.polling))
+        self._reporting = Reporting(etcd, self.keys, settings, PollerReport(settings.node, self.polling, sources))
 
     def works(self) -> Works:
         """Return the works of these parts."""

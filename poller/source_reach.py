@@ -1,4 +1,4 @@
-"""Which pollers do not reach which sources, as one poller knows it. Pure.
+"""Reach of sources: which pollers have reached which databases, as one poller knows it. Pure.
 
 A poller that has never reached a source **hesitates** for that source's topics: it claims only what nobody else has
 claimed, and hands over what it has to pollers that reach the source (docs/reference/etcd.md#nodes). It publishes those

@@ -186,6 +186,9 @@ def test_nodes_are_listed(up: Cluster) -> None:
         ("gateway-2", "ready"),
         ("poller-1", "ready"),
     }
+    eventually_sync(
+        lambda: re.search(r"poller-1 .* default$", run("nodes", POLLCAST_ETCD=up.etcd[0]).stdout, re.MULTILINE)
+    )
     assert re.search(r"^gateway-2 +gateway +ready ", run("nodes", POLLCAST_ETCD=up.etcd[0]).stdout, re.MULTILINE)
 
 
