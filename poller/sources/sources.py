@@ -1,7 +1,7 @@
 """The sources of a poller: its databases by name, each with connections, a budget and trouble of its own.
 
-A source is opened when a catalogue comes into force that uses it, and closed when none does any more. When its URL,
-pool or budget is another one in the next catalogue, its connections are replaced; topics notice nothing.
+A source is opened when a catalogue comes into force that uses it, and closed when none does any more. When its URL or
+pool is another one in the next catalogue, its connections are replaced once a new one is open; topics notice nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import replace
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -26,6 +27,10 @@ log = logs.get_logger("sources")
 
 NOTICEABLE = 1.25
 """Factor by which a stretch must have changed to be logged again."""
+
+
+REPLACE_SECONDS = 3.0
+"""Time that a source has to accept a connection before that replaces its former ones in any case, in seconds."""
 
 
 class Source:
@@ -182,8 +187,10 @@ class Sources(Mapping[str, Source]):
                 if opened is not None:
                     await self._close(entry.name)
                 await self._open(entry, None)
-            elif opened.entry != entry:
+            elif replace(opened.entry, statements_per_minute=entry.statements_per_minute) != entry:
                 await self._open(entry, opened)
+            elif opened.entry != entry:
+                opened.entry, opened.source.budget = entry, opened.source.another_budget(entry.statements_per_minute)
 
     async def close_unused(self, catalog: Catalog) -> None:
         """Close the sources that the catalogue does not use, after its predecessor's topics are gone."""
@@ -195,9 +202,14 @@ class Sources(Mapping[str, Source]):
         kind = self._kind_of(entry.kind)
         pool = entry.pool or (self._pool if entry.name == DEFAULT_SOURCE else DEFAULT_POOL)
         logged = {} if entry.name == DEFAULT_SOURCE else {"source": entry.name}
-        closing = contextlib.AsyncExitStack()
-        opening = Database.open(kind.driver, self._url_of(entry), pool, self._node, logged)
-        database = await closing.enter_async_context(opening)
+        async with contextlib.AsyncExitStack() as stack:
+            opening = Database.open(kind.driver, self._url_of(entry), pool, self._node, logged)
+            database = await stack.enter_async_context(opening)
+            if before is not None:
+                with contextlib.suppress(TimeoutError):  # polls go on with the former connections meanwhile
+                    async with asyncio.timeout(REPLACE_SECONDS):
+                        await database.wait_attempted()
+            closing = stack.pop_all()
         if before is None:
             source = Source(entry.name, kind, database, entry.statements_per_minute)
         else:

@@ -44,6 +44,8 @@ class RecordingDriver:
     """A driver that records its URLs, and reaches those that do not begin with `down`."""
 
     urls: list[str] = field(default_factory=list)
+    gate: asyncio.Event | None = None
+    """Event that connections wait for."""
 
     def check_url(self, url: str) -> None:
         """Accept any URL."""
@@ -51,6 +53,8 @@ class RecordingDriver:
     async def connect(self, url: str, node: str) -> QuietSession:
         """Open a session."""
         self.urls.append(url)
+        if self.gate is not None:
+            await self.gate.wait()
         if url.startswith("down"):
             raise Unreachable("no route")
         return QuietSession()
@@ -99,6 +103,29 @@ async def test_sources_are_opened_and_closed_as_catalogues_use_them(driver: Reco
     await eventually(lambda: driver.urls[-1] == "OTHER")
     await sources.close_unused(Catalog({}))
     assert not sources
+
+
+async def test_polls_go_on_with_the_former_connections_until_a_new_one_is_open(driver: RecordingDriver) -> None:
+    first, wider = (parse({"shop": f"url_env = 'SHOP'\npool = {pool}"}, {"a": "shop"}) for pool in (2, 3))
+    sources = opening(driver, first)
+    await sources.open_used(first)
+    await eventually(lambda: not sources.unreached)
+    before = sources["shop"].database
+    driver.gate = asyncio.Event()
+    replacing = asyncio.create_task(sources.open_used(wider))
+    await eventually(lambda: len(driver.urls) == 2)
+    assert sources["shop"].database is before
+    assert not sources.unreached
+    driver.gate.set()
+    await replacing
+    replaced = sources["shop"].database
+    assert replaced is not before
+    assert replaced.state == "ok"
+    limited = parse({"shop": "url_env = 'SHOP'\npool = 3\nstatements_per_minute = 60"}, {"a": "shop"})
+    await sources.open_used(limited)
+    assert (sources["shop"].database, sources["shop"].budget.per_minute) == (replaced, 60)
+    await sources.close_unused(Catalog({}))
+    assert not sources.unreached
 
 
 async def test_a_source_of_another_kind_is_another_source(driver: RecordingDriver) -> None:
