@@ -89,6 +89,10 @@ class Database:
         """Wait until the database has been reached for the first time."""
         await self._connections.reached.wait()
 
+    async def wait_attempted(self) -> None:
+        """Wait until the first attempt to connect has ended, whatever came of it."""
+        await self._connections.attempted.wait()
+
     async def execute(
         self, statement: Statement, query: Query, known: Sequence[list[Row] | None] = (None,)
     ) -> Answer | PollError:
