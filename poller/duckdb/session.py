@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, TypeVar
 
@@ -22,10 +21,10 @@ from pollcast.poller.duckdb.instance import Instance, sql_type
 from pollcast.poller.duckdb.values import KINDS, Form, form_of, name_of
 from pollcast.poller.sources.answer import Answer
 from pollcast.poller.sources.describing import row_type
-from pollcast.poller.sources.encoding import NoSuchColumn, RowEncoder
 from pollcast.poller.sources.guard import GRACE_SECONDS
 from pollcast.poller.sources.outcome import LostConnection, Outcome, Outgrown, Trip
 from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.row_encoder import NoSuchColumn, RowEncoder, each
 from pollcast.poller.sources.row_type import Column, RowType
 from pollcast.poller.sources.samples import samples
 from pollcast.poller.sources.source import Description
@@ -149,12 +148,12 @@ class DuckdbSession:
         cursor, params = self._cursor, list(statement.params)
         columns = self._columns(statement)
         forms = [_form(type) for _, type in columns]
-        of = replace(query, key=()) if statement.probe else query
-        encoder = RowEncoder(of, [(name, form.encode) for (name, _), form in zip(columns, forms, strict=True)])
-        limit = 1 if statement.probe else query.max_rows + 1
+        encoders = [(name, each(form.encode)) for (name, _), form in zip(columns, forms, strict=True)]
+        encoder = RowEncoder(encoders, statement.key_of(query))
+        limit = statement.most_rows(query)
         cursor.execute(wrapped(statement.sql, [form.cast for form in forms], limit), params)
         while not answer.full and (rows := cursor.fetchmany(CHUNK_ROWS)):
-            answer.add(encoder.piece(1, rows))
+            answer.add(encoder.piece(rows))
         if statement.described:
             answer.columns = tuple(columns)
         return answer

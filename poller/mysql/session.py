@@ -24,12 +24,12 @@ from pollcast.poller.mysql.trip_text import LOCK_SECONDS, trip_text
 from pollcast.poller.mysql.wire import Wire, column
 from pollcast.poller.sources.answer import Answer
 from pollcast.poller.sources.describing import row_type
-from pollcast.poller.sources.encoding import NoSuchColumn, RowEncoder
 from pollcast.poller.sources.guard import GRACE_SECONDS, Guard
 from pollcast.poller.sources.names import application_name
 from pollcast.poller.sources.outcome import LostConnection, Outcome, Outgrown, Trip
 from pollcast.poller.sources.poll_error import PollError, Scope
 from pollcast.poller.sources.raw_rows import KnownRows
+from pollcast.poller.sources.row_encoder import NoSuchColumn, RowEncoder
 from pollcast.poller.sources.row_type import Column
 from pollcast.poller.sources.samples import samples
 from pollcast.poller.sources.source import Description
@@ -97,7 +97,7 @@ class MysqlSession:
                     if answer is answers[0]:
                         await self._wire.send(self._text(trip))
                     guard.allow(trip.seconds + GRACE_SECONDS)
-                    outcomes.append(await self._read(statement, answer))
+                    outcomes.append(await self._read(trip.query, statement, answer))
                 except _ERRORS as error:
                     # A statement may have begun before the answer of the one before it was read.
                     timed_out = trip.limited or loop.time() - guard.begun >= trip.seconds * _CANCELED_BEFORE
@@ -131,9 +131,9 @@ class MysqlSession:
         self._occupied = False
         return row_type(Column(each.name, type_of(each)) for each in columns)
 
-    async def _read(self, statement: Statement, answer: Answer) -> Answer | PollError:
+    async def _read(self, query: Query, statement: Statement, answer: Answer) -> Answer | PollError:
         """Receive the answers to a statement and to those around it."""
-        key, most = statement.params
+        key, most = statement.key_of(query), statement.most_rows(query)
         await self._next()
         await self._next()
         if statement.described:
@@ -181,7 +181,7 @@ class MysqlSession:
     def _text(self, trip: Trip) -> str:
         statements = [statement.sql for statement in trip.statements]
         name = application_name(self._node, trip.query.name)
-        most = trip.statements[0].params[1]
+        most = trip.statements[0].most_rows(trip.query)
         return trip_text(statements, trip.seconds, most, name, mariadb=self._wire.mariadb)
 
     async def _next(self) -> None:
@@ -199,7 +199,7 @@ class MysqlSession:
 def _row_encoder(descriptions: tuple[bytes, ...], key: tuple[str, ...]) -> RowEncoder:
     """Return the encoder of rows whose columns are described so. Raises NoSuchColumn if the key has another column."""
     columns = [column(each) for each in descriptions]
-    return RowEncoder(Query("", "", key=key), [(each.name, encoder(each)) for each in columns])
+    return RowEncoder([(each.name, encoder(each)) for each in columns], key)
 
 
 def _told(error: Exception) -> ServerError | None:
