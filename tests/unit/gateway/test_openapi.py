@@ -83,7 +83,7 @@ def test_a_row_that_nobody_has_described_has_the_columns_of_its_key() -> None:
     result = answers["200"]["content"]["application/json"]["schema"]["properties"]
     assert result["rows"]["items"]["required"] == ["id"]
     assert result["key"]["description"] == "The columns of the key: id."
-    assert '"const"' not in str(found), "generators of clients refuse a const that is no text or number"
+    assert '"const"' not in json.dumps(found), "generators of clients refuse a const that is no text or number"
     assert set(answers) == {"200", "304", "400", "401", "403", "404", "500", "503", "504"}
 
 
