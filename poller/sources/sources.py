@@ -14,7 +14,7 @@ from dataclasses import replace
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from pollcast.poller.sources.budget import Budget
+from pollcast.poller.sources.budget import Budget, Ledger
 from pollcast.poller.sources.database import Database
 from pollcast.poller.sources.source import Dialect, SourceKind
 from pollcast.services.catalogue.catalog import Catalog
@@ -36,23 +36,26 @@ REPLACE_SECONDS = 3.0
 class Source:
     """One database that queries name, and how it is spoken to."""
 
-    def __init__(self, name: str, kind: SourceKind, database: Database, per_minute: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: SourceKind,
+        database: Database,
+        per_minute: int | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
         self.name = name
         self.kind = kind
         self.database = database
         """The connections; a changed catalogue may replace them."""
         self._logged_stretch = 1.0
-        self.budget = self.another_budget(per_minute)
-        """The bound on statements; a changed catalogue may replace it."""
+        self.budget = Budget(per_minute, self._log_stretch, ledger=ledger)
+        """The bound on statements."""
 
     @property
     def dialect(self) -> Dialect:
         """The pure part of its kind."""
         return self.kind.dialect
-
-    def another_budget(self, per_minute: int | None) -> Budget:
-        """Return a budget whose stretch is logged."""
-        return Budget(per_minute, self._log_stretch)
 
     def _log_stretch(self, factor: float) -> None:
         before = self._logged_stretch
@@ -97,6 +100,8 @@ class Sources(Mapping[str, Source]):
         self._pool = pool
         self._node = node
         self._opened: dict[str, Opened] = {}
+        self._outdated: list[Opened] = []  # those whose successor of the same name is of another kind
+        self._ledgers: dict[str, Ledger] = {}  # of the last source with each variable
         self._reached: set[str] = set()  # those that have been reached since they were opened
         self._any_reached = asyncio.Event()
         self.changed = asyncio.Event()
@@ -122,8 +127,7 @@ class Sources(Mapping[str, Source]):
             with counted_on_scrape(sources.gauges):
                 yield sources
         finally:
-            for name in list(sources):
-                await sources._close(name)
+            await sources.close_unused(Catalog({}))
 
     def __getitem__(self, name: str) -> Source:
         return self._opened[name].source
@@ -185,20 +189,24 @@ class Sources(Mapping[str, Source]):
             opened = self._opened.get(entry.name)
             if opened is None or opened.entry.kind != entry.kind:
                 if opened is not None:
-                    await self._close(entry.name)
-                await self._open(entry, None)
+                    self._outdated.append(opened)
+                    self._reached.discard(entry.name)
+                await self._open(entry, None, catalog)
             elif replace(opened.entry, statements_per_minute=entry.statements_per_minute) != entry:
-                await self._open(entry, opened)
+                await self._open(entry, opened, catalog)
             elif opened.entry != entry:
-                opened.entry, opened.source.budget = entry, opened.source.another_budget(entry.statements_per_minute)
+                opened.entry = entry
+                opened.source.budget.change(entry.statements_per_minute)
 
     async def close_unused(self, catalog: Catalog) -> None:
         """Close the sources that the catalogue does not use, after its predecessor's topics are gone."""
+        while self._outdated:
+            await self._outdated.pop().closing.aclose()
         used = {entry.name for entry in catalog.used_sources}
         for name in [name for name in self if name not in used]:
             await self._close(name)
 
-    async def _open(self, entry: SourceEntry, before: Opened | None) -> None:
+    async def _open(self, entry: SourceEntry, before: Opened | None, catalog: Catalog) -> None:
         kind = self._kind_of(entry.kind)
         pool = entry.pool or (self._pool if entry.name == DEFAULT_SOURCE else DEFAULT_POOL)
         logged = {} if entry.name == DEFAULT_SOURCE else {"source": entry.name}
@@ -211,18 +219,26 @@ class Sources(Mapping[str, Source]):
                         await database.wait_attempted()
             closing = stack.pop_all()
         if before is None:
-            source = Source(entry.name, kind, database, entry.statements_per_minute)
+            source = Source(entry.name, kind, database, entry.statements_per_minute, self._ledger(entry, catalog))
         else:
             source = before.source
             source.database = database
             if before.entry.statements_per_minute != entry.statements_per_minute:
-                source.budget = source.another_budget(entry.statements_per_minute)
+                source.budget.change(entry.statements_per_minute)
+        self._ledgers[entry.url_env] = source.budget.ledger
         reaching = asyncio.create_task(self._reach(entry.name, database), name=f"reach the source {entry.name}")
         closing.push_async_callback(_ended, reaching)
         self._opened[entry.name] = Opened(entry, source, closing)
         self.changed.set()
         if before is not None:
             await before.closing.aclose()
+
+    def _ledger(self, entry: SourceEntry, catalog: Catalog) -> Ledger | None:
+        """Return the ledger of the source that this one takes the place of, under another name or kind, if any."""
+        found = self._ledgers.get(entry.url_env)
+        others = [self[each.name] for each in catalog.used_sources if each.name in self and each.name != entry.name]
+        used = [other.budget.ledger for other in others]
+        return None if found in used else found
 
     async def _close(self, name: str) -> None:
         opened = self._opened.pop(name)
@@ -232,8 +248,10 @@ class Sources(Mapping[str, Source]):
 
     async def _reach(self, name: str, database: Database) -> None:
         await database.reach()
-        self._reached.add(name)
         self._any_reached.set()
+        opened = self._opened.get(name)
+        if opened is not None and opened.source.database is database:  # else it is closed, or another took its name
+            self._reached.add(name)
         self.changed.set()
 
 

@@ -49,7 +49,9 @@ S = TypeVar("S", bound="EtcdSettings")
 class EtcdSettings(BaseSettings):
     """Settings of every command that connects to etcd."""
 
-    model_config = SettingsConfigDict(env_prefix="POLLCAST_", frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="POLLCAST_", frozen=True, extra="ignore", env_ignore_empty=True, defer_build=True
+    )
 
     etcd: Annotated[tuple[HostPort, ...], NoDecode] = ("127.0.0.1:2379",)
     """Endpoints of etcd's members."""

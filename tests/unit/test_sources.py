@@ -14,10 +14,15 @@ from pollcast.poller.row_typing import row_types
 from pollcast.poller.source_kinds import KindMissing, source_kind
 from pollcast.poller.source_urls import SourceUrls
 from pollcast.poller.sources.outcome import Outcome, Trip, Unreachable
+from pollcast.poller.sources.poll_error import PollError
+from pollcast.poller.sources.row_type import RowType
 from pollcast.poller.sources.source import SourceKind
 from pollcast.poller.sources.sources import Sources
+from pollcast.poller.sources.statement import Statement
+from pollcast.poller.statement_runner import StatementRunner
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.query import Query
 from pollcast.services.errors import CatalogInvalid, PollStale
 from tests.support.waiting import eventually
 
@@ -34,6 +39,10 @@ class QuietSession:
     async def run(self, trip: Trip) -> list[Outcome]:
         """Return the answers without rows."""
         return list(trip.answers)
+
+    async def describe(self, query: Query, seconds: float) -> RowType:
+        """Describe rows without columns."""
+        return RowType(())
 
     async def close(self) -> None:
         """Close nothing."""
@@ -103,6 +112,64 @@ async def test_sources_are_opened_and_closed_as_catalogues_use_them(driver: Reco
     await eventually(lambda: driver.urls[-1] == "OTHER")
     await sources.close_unused(Catalog({}))
     assert not sources
+
+
+async def test_another_bound_or_name_of_a_source_keeps_what_was_sent_within_the_minute(driver: RecordingDriver) -> None:
+    def declared(name: str, per_minute: int, *others: str) -> Catalog:
+        each = dict.fromkeys((name, *others), f"url_env = 'SHOP'\nstatements_per_minute = {per_minute}")
+        return parse(each, {f"q_{at}": at for at in each})
+
+    sources = opening(driver, declared("shop", 600))
+    for catalog, alike in (
+        (declared("shop", 600), False),
+        (declared("shop", 60), True),
+        (declared("market", 6), True),
+        (declared("market", 6, "shop"), False),  # beside it, not in its place
+    ):
+        ledger = sources["shop" if "shop" in sources else "market"].budget.ledger if sources else None
+        await sources.open_used(catalog)
+        await sources.close_unused(catalog)
+        newest = sources[list(sources)[-1]].budget
+        assert (newest.ledger is ledger) == alike
+        assert newest.per_minute == catalog.used_sources[-1].statements_per_minute
+    await sources.close_unused(Catalog({}))
+
+
+async def test_statements_that_wait_for_a_connection_go_on_with_those_of_the_next_catalogue(
+    driver: RecordingDriver,
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Standing(QuietSession):
+        async def run(self, trip: Trip) -> list[Outcome]:
+            begun.set()
+            await go_on.wait()
+            return list(trip.answers)
+
+    class Driver(RecordingDriver):
+        async def connect(self, url: str, node: str) -> QuietSession:
+            self.urls.append(url)
+            return Standing() if url == "SLOW" else QuietSession()
+
+    first, second, third = (
+        parse({"shop": f"url_env = '{url}'\npool = 1"}, {"a": "shop"}) for url in ("SLOW", "QUICK", "OTHER")
+    )
+    sources = opening(Driver(), first)
+    await sources.open_used(first)
+    runner = StatementRunner(Query("a", "select 1", timeout=60.0), sources["shop"])
+    statements = [asyncio.create_task(runner.run(Statement("select 1", ()))) for _ in range(3)]
+    await begun.wait()
+    await sources.open_used(second)
+    await asyncio.wait(statements[1:], timeout=20)
+    assert not statements[0].done()  # it runs where it has begun
+    go_on.set()
+    assert not [each for each in await asyncio.gather(*statements) if isinstance(each, PollError)]
+
+    await sources.open_used(third)
+    await sources.close_unused(Catalog({}))
+    last = await runner.run(Statement("select 1", ()))
+    assert isinstance(last, PollError)  # a query that has outlived its source
+    assert last.cause.detail == "the database can't be reached"
 
 
 async def test_polls_go_on_with_the_former_connections_until_a_new_one_is_open(driver: RecordingDriver) -> None:
