@@ -117,8 +117,20 @@ async def _start_servers(
             console.print(f"The database can't be reached: {cluster.database_problem}", markup=False, style="yellow")
             console.print("Topics are stale until it can; the pollers keep trying.", markup=False)
         return
-    if not catalog.polls_default_url:
-        return  # every query is polled at a URL of this process's environment
+    if catalog.polls_default_url:  # else every query is polled at a URL of this process's environment
+        await _start_postgres(cluster, stop, status, console)
+    if options.demo == "mysql":
+        status.update("Starting MariaDB …")
+        began = time.monotonic()
+        cluster.mariadb = await asyncio.to_thread(
+            mysql_demo.start, cluster.data_dir / "mariadb", cluster.log("mariadb")
+        )
+        _done(console, "MariaDB", began)
+    unless(stop)
+
+
+async def _start_postgres(cluster: LocalCluster, stop: asyncio.Event, status: Status, console: Console) -> None:
+    """Start the embedded PostgreSQL, with the demo if that is wanted."""
     status.update("Starting PostgreSQL …")
     began = time.monotonic()
     postgres = await asyncio.to_thread(PostgresServer.start, cluster.data_dir / "postgres", log=cluster.log("postgres"))
@@ -126,7 +138,7 @@ async def _start_servers(
     await asyncio.to_thread(demo.enable_statistics, postgres)
     _done(console, "PostgreSQL", began)
     unless(stop)
-    if options.with_demo:
+    if cluster.options.with_demo:
         status.update("Loading the demo …")
         began = time.monotonic()
         log = cluster.log("pgbench")
@@ -134,13 +146,7 @@ async def _start_servers(
             _done(console, "the demo's data", began)
         cluster.workload = demo.workload(postgres, log)
         cluster.workload.start()
-        if options.demo == "mysql":
-            status.update("Starting MariaDB …")
-            began = time.monotonic()
-            folder = cluster.data_dir / "mariadb"
-            cluster.mariadb = await asyncio.to_thread(mysql_demo.start, folder, cluster.log("mariadb"))
-            _done(console, "MariaDB", began)
-    unless(stop)
+        unless(stop)
 
 
 async def _start_services(

@@ -18,8 +18,10 @@ import psutil
 import psycopg
 import pytest
 
+from pollcast.poller.checking import report
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.coordination.keys import NodeRecord
+from pollcast.services.local import mysql_demo
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.readiness import service_of
 from pollcast.services.local.welcome import example
@@ -136,6 +138,13 @@ def test_the_demo_is_a_busy_database(up: Cluster) -> None:
 
         before = transactions()
         eventually_sync(lambda: transactions() > before)
+
+
+def test_the_demo_of_mysql_has_a_query_on_the_demos_postgresql(up: Cluster) -> None:
+    catalog = catalogue.load(mysql_demo.CATALOG)
+    assert catalog.queries_of("default") == ["branches"]
+    found = report(catalog, "mysql.toml", up.database_url)  # the shop has no URL here
+    assert found.digests["branches"] is not None
 
 
 def test_polls_can_be_counted_in_the_database(up: Cluster) -> None:
