@@ -16,7 +16,8 @@ from pollcast.poller.sources.connections import Connections
 from pollcast.poller.sources.lanes import Lane, Lanes, SlowStatements
 from pollcast.poller.sources.outcome import LostConnection, Outcome, Outgrown, Trip, Unreachable
 from pollcast.poller.sources.poll_error import PollError, busy, given_up, unreachable
-from pollcast.poller.sources.source import Driver
+from pollcast.poller.sources.row_type import RowType
+from pollcast.poller.sources.source import Description, Driver
 from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.query import Query
 from pollcast.services.delta import Row
@@ -111,6 +112,31 @@ class Database:
                 await asyncio.to_thread(outcome.check) if outcome.large else outcome.check()
             found.append(outcome.error if isinstance(outcome, LostConnection) else outcome)
         return found
+
+    async def describe(self, query: Query, seconds: float) -> RowType | PollError:
+        """Have a connection describe the query's rows, which may take so long, and return their type.
+
+        It never uses the reserve. If the connection was lost, another one is asked once more.
+        """
+        described = await self._described(query, seconds)
+        if isinstance(described, LostConnection):
+            described = await self._described(query, seconds)
+        return described.error if isinstance(described, LostConnection) else described
+
+    async def _described(self, query: Query, seconds: float) -> Description:
+        lane = await self._lanes.acquire(slow=True, seconds=WAIT_SECONDS)
+        if lane is None:
+            return busy()
+        try:
+            connection = await self._connections.acquire(WAIT_SECONDS)
+            try:
+                return await connection.describe(query, seconds)
+            finally:
+                await self._connections.release(connection)
+        except Unreachable as error:
+            return unreachable(str(error))
+        finally:
+            self._lanes.release(lane)
 
     async def _without_outgrown(
         self,

@@ -12,10 +12,12 @@ from pollcast.poller.postgresql.dialect import PostgresqlDialect
 from pollcast.poller.source_kinds import KindMissing, source_kind
 from pollcast.poller.source_urls import SourceUrls
 from pollcast.poller.sources.outcome import Outcome, Trip, Unreachable
+from pollcast.poller.sources.row_type import RowType
 from pollcast.poller.sources.source import SourceKind
 from pollcast.poller.sources.sources import Sources
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.catalog import Catalog
+from pollcast.services.catalogue.query import Query
 from pollcast.services.errors import CatalogInvalid
 from tests.support.waiting import eventually
 
@@ -32,6 +34,10 @@ class QuietSession:
     async def run(self, trip: Trip) -> list[Outcome]:
         """Return the answers without rows."""
         return list(trip.answers)
+
+    async def describe(self, query: Query, seconds: float) -> RowType:
+        """Describe rows without columns."""
+        return RowType(())
 
     async def close(self) -> None:
         """Close nothing."""
