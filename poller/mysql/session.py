@@ -17,12 +17,13 @@ from functools import lru_cache, partial
 from asyncmy.errors import MySQLError
 
 from pollcast.poller.mysql.encoding import encoder, type_of
-from pollcast.poller.mysql.errors import TIMED_OUT, ServerError, classify, lost
+from pollcast.poller.mysql.errors import TIMED_OUT, ServerError, classify
 from pollcast.poller.mysql.literals import bound
 from pollcast.poller.mysql.trip_text import LOCK_SECONDS, trip_text
 from pollcast.poller.mysql.wire import Wire, column
 from pollcast.poller.sources.answer import Answer
 from pollcast.poller.sources.describing import row_type
+from pollcast.poller.sources.faults import lost
 from pollcast.poller.sources.guard import GRACE_SECONDS, Guard
 from pollcast.poller.sources.names import application_name
 from pollcast.poller.sources.outcome import LostConnection, Outcome, Trip
@@ -33,7 +34,7 @@ from pollcast.poller.sources.row_type import Column
 from pollcast.poller.sources.samples import samples
 from pollcast.poller.sources.source import Description
 from pollcast.poller.sources.statement import Statement
-from pollcast.poller.sources.trips import blamed, in_turn, timed_out
+from pollcast.poller.sources.trips import blamed, in_turn
 from pollcast.services.catalogue.query import Query
 
 LEXICAL_MODES = frozenset(
@@ -92,7 +93,7 @@ class MysqlSession:
                     guard.allow(trip.seconds + GRACE_SECONDS)
                 return await self._read(trip.query, statement, answer)
             except _ERRORS as error:
-                return await self._outcome(error, guard, trip, timed_out(trip, guard.begun))
+                return await self._outcome(error, guard, trip)
 
         self._occupied = True
         outcomes = await in_turn(trip, guard, read, lambda last: isinstance(last, Answer) and not self._wire.broken)
@@ -146,7 +147,7 @@ class MysqlSession:
         await self._next()
         return outcome
 
-    async def _outcome(self, error: Exception, guard: Guard, trip: Trip, late: bool) -> Outcome:
+    async def _outcome(self, error: Exception, guard: Guard, trip: Trip) -> Outcome:
         """Return the outcome of a statement that ended with this error, and end its transaction."""
         told = _told(error)
         with contextlib.suppress(*_ERRORS):
@@ -161,7 +162,6 @@ class MysqlSession:
             lost=told is None or self._wire.broken,
             silently=told is None,
             canceled=told is not None and told.number in TIMED_OUT,
-            late=late,
         )
 
     def _text(self, trip: Trip) -> str:

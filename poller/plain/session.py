@@ -103,7 +103,6 @@ class PlainSession(PostgresqlSession):
         """Run the statements, all of which are sent at once."""
         guard = Guard(self._connection.cut)
         cursor = TextCursor(self._connection, pipeline=self._features.pipeline)
-        sent = asyncio.get_running_loop().time()
 
         async def read(statement: Statement, answer: Answer) -> Outcome:
             try:
@@ -112,9 +111,7 @@ class PlainSession(PostgresqlSession):
                 async with self._canceling(trip.seconds):
                     await self._read(cursor, trip.query, statement, answer)
             except psycopg.Error as error:
-                # When the statement began is not known: an answer may be read long after it has come.
-                late = timed_out(trip, sent)
-                return self._outcome(canceled(error) if late else error, guard, trip, late)
+                return self._outcome(canceled(error) if timed_out(trip, guard) else error, guard, trip)
             except NoSuchColumn as error:
                 await self._leave()
                 return error.error

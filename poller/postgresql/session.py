@@ -29,7 +29,7 @@ from pollcast.poller.sources.poll_error import PollError
 from pollcast.poller.sources.row_type import RowType
 from pollcast.poller.sources.source import Description
 from pollcast.poller.sources.statement import Statement
-from pollcast.poller.sources.trips import blamed, in_turn, timed_out
+from pollcast.poller.sources.trips import blamed, in_turn
 from pollcast.services.catalogue.query import Query
 from pollcast.services.process import logs
 
@@ -116,7 +116,7 @@ class PostgresqlSession:
                     await cursor.send(common, transactions, lambda: guard.allow(trip.seconds + GRACE_SECONDS))
                 await _read(cursor, statement, answer)
             except psycopg.Error as error:
-                return self._outcome(error, guard, trip, timed_out(trip, guard.begun))
+                return self._outcome(error, guard, trip)
             return answer
 
         def more(outcome: Outcome) -> bool:
@@ -127,7 +127,7 @@ class PostgresqlSession:
             await _abandon(self._connection)
         return outcomes
 
-    def _outcome(self, error: psycopg.Error, guard: Guard, trip: Trip, late: bool) -> Outcome:
+    def _outcome(self, error: psycopg.Error, guard: Guard, trip: Trip) -> Outcome:
         """Return the outcome of a statement that ended with this error."""
         broken = self._connection.broken
         return blamed(
@@ -137,7 +137,6 @@ class PostgresqlSession:
             lost=broken or _fatal(error),
             silently=broken and error.sqlstate is None,
             canceled=error.sqlstate == QUERY_CANCELED,
-            late=late,
         )
 
     def _transactions(self, trip: Trip) -> tuple[Command, list[Transaction]]:

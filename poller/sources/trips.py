@@ -57,22 +57,23 @@ async def in_turn(
     return outcomes
 
 
-def timed_out(trip: Trip, since: float) -> bool:
-    """Return whether a statement that ended now, and began at that time or later, has taken as long as it may.
+def timed_out(trip: Trip, guard: Guard) -> bool:
+    """Return whether a statement that ends now may have taken all of its time.
 
-    A statement may have begun before the answer of the one before it was read.
+    The time counts from when the trip was sent: what the server begins and ends is noticed late on a busy machine.
     """
-    return trip.limited or asyncio.get_running_loop().time() - since >= trip.seconds * _CANCELED_BEFORE
+    return trip.limited or asyncio.get_running_loop().time() - guard.started >= trip.seconds * _CANCELED_BEFORE
 
 
 def blamed(
-    trip: Trip, guard: Guard, classify: Classify, *, lost: bool, silently: bool, canceled: bool, late: bool
+    trip: Trip, guard: Guard, classify: Classify, *, lost: bool, silently: bool, canceled: bool
 ) -> PollError | LostConnection | Outgrown:
     """Return the outcome of a statement that ended with an error.
 
     `lost` tells whether the connection has not survived it, `silently` whether it ended without a word of the server,
-    `canceled` whether the error is that of a canceled statement, and `late` whether that had taken as long as it may.
+    and `canceled` whether the error is that of a canceled statement.
     """
+    late = timed_out(trip, guard)
     if lost or guard.broke:
         found = classify(connected=False, timed_out=late)
         if guard.renewed:  # the server had just begun, so if this happens twice the statement is at fault
