@@ -30,9 +30,7 @@ def classify(error: Exception, query: Query, *, interrupted: bool, timed_out: bo
     `interrupted` means that the statement was interrupted from here, and `timed_out` that it took all of its time.
     """
     name, message = type(error).__name__, str(error)
-    if (
-        name in ("IOException", "HTTPException") and not interrupted
-    ):  # a file that the query reads is gone, or is being written
+    if name in ("IOException", "HTTPException") and not interrupted:  # a file is gone, or is being written
         reason = f"the query could not read a file: {_named(name)}"
         return PollError(PollStale(reason), Scope.STATEMENT, message)
     if _READ_ONLY.search(message):
