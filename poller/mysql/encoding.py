@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from pollcast.poller.sources.encoding import binary
@@ -24,6 +25,9 @@ UNSIGNED: Final = 32
 
 ZEROFILL: Final = 64
 """The flag of a number that is written with zeros before it."""
+
+COMPUTED: Final = 128
+"""The flag of bits that MariaDB has computed (`max(flags)`): it writes these as a number in decimal digits."""
 
 # Types of the protocol (enum_field_types)
 TINY, SHORT, LONG, FLOAT, DOUBLE, LONGLONG, INT24, YEAR, DECIMAL, NEWDECIMAL = 1, 2, 3, 4, 5, 8, 9, 13, 0, 246
@@ -49,7 +53,8 @@ def encoder(column: Column) -> ColumnEncoder:
     if column.type in NUMBERS:
         return each(_without_zeros) if column.flags & ZEROFILL else themselves
     if column.type == BIT:
-        return each(lambda value: b'"%b"' % bin(int.from_bytes(value, "big"))[2:].zfill(column.length).encode())
+        number = int if column.flags & COMPUTED else partial(int.from_bytes, byteorder="big")
+        return each(lambda value: b'"%b"' % format(number(value), f"0{column.length}b").encode())
     if column.type in _BY_TYPE:
         return _BY_TYPE[column.type]
     if column.format == "json":

@@ -108,8 +108,7 @@ def _command(
         "innodb-flush-log-at-trx-commit": "1" if fsync else "0",
         "skip-log-bin": None,
         "skip-name-resolve": None,
-        # A path of a socket has at most 107 bytes, and clients use TCP.
-        "socket": f"/tmp/pollcast-mariadb-{port or os.getpid()}.sock",  # noqa: S108 - the server replaces it
+        "socket": "mariadb.sock",  # in `datadir`, which the server enters: a whole path has at most 107 bytes
         "pid-file": str(data_dir / "mariadb.pid"),
         "user": "root" if os.geteuid() == 0 else None,
         "port": str(port) if port else "0",
