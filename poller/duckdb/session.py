@@ -28,7 +28,10 @@ from pollcast.services.catalogue.query import Query
 from pollcast.services.errors import PollStale
 
 CHUNK_ROWS = 256
-"""Number of rows that become Python values at a time."""
+"""Maximum number of rows that become Python values at a time."""
+
+CHUNK_BYTES = 1024 * 1024
+"""Size of rows as JSON that become Python values at a time, in bytes, as far as the rows before them foretell it."""
 
 INTERRUPT_SECONDS = 0.05
 """Time between two interrupts of a statement, in seconds."""
@@ -52,6 +55,7 @@ class DuckdbSession:
         self._closed = closed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="duckdb")
         self._work: asyncio.Future[Outcome] | None = None
+        self._statement = Statement("", ())  # that of the work
         self._usable = True
 
     @property
@@ -67,9 +71,15 @@ class DuckdbSession:
         """Close the connection, as soon as what still runs has been interrupted."""
         self._usable = False
         if self._work is not None and not await self._interrupted(self._work):
-            self._work.add_done_callback(lambda _: self._close())
+            left = self._statement.sql, str(self._statement.params)
+            self._instance.left.append(left)
+            self._work.add_done_callback(lambda _: self._close_left(left))
         else:
             self._close()
+
+    def _close_left(self, left: tuple[str, str]) -> None:
+        self._instance.left.remove(left)
+        self._close()
 
     def _close(self) -> None:
         self._thread.shutdown(wait=False)
@@ -92,13 +102,16 @@ class DuckdbSession:
 
     async def _outcome(self, statement: Statement, answer: Answer, trip: Trip) -> Outcome:
         loop = asyncio.get_running_loop()
+        timeout = PollStale(f"the query took longer than its timeout of {trip.query.timeout:g} s")
+        if self._instance.goes_on(statement.sql, str(statement.params)):
+            return PollError(timeout, Scope.TOPIC_OR_SIZE, "it still runs, for it heeds no interrupt")
+        self._statement = statement
         self._work = loop.run_in_executor(self._thread, self._executed, statement, answer, trip.query)
         self._work.add_done_callback(_exception)
         await asyncio.wait([self._work], timeout=trip.seconds)
         timed_out = not self._work.done()
         if timed_out and not await self._interrupted(self._work):
-            reason = f"the query took longer than its timeout of {trip.query.timeout:g} s"
-            return PollError(PollStale(reason), Scope.TOPIC_OR_SIZE)
+            return PollError(timeout, Scope.TOPIC_OR_SIZE)
         work, self._work = self._work, None
         try:
             return work.result()
@@ -134,8 +147,11 @@ class DuckdbSession:
         encoder = RowEncoder(encoders, statement.key_of(query))
         limit = statement.most_rows(query)
         cursor.execute(wrapped(statement.sql, [form.cast for form in forms], limit), params)
-        while not answer.full and (rows := cursor.fetchmany(CHUNK_ROWS)):
-            answer.add(encoder.piece(rows))
+        count = 1  # the first row shows how large rows are
+        while not answer.full and (rows := cursor.fetchmany(count)):
+            piece = encoder.piece(rows)
+            answer.add(piece)
+            count = min(CHUNK_ROWS, 4 * count, CHUNK_BYTES // max(len(row) for _, _, row in piece) or 1)
         if statement.described:
             answer.columns = tuple(columns)
         return answer
