@@ -84,7 +84,13 @@ class Core:
 
     def works(self) -> Works:
         """Return the works of these parts."""
-        return self.polling.run(), self._notifications.run(), self._failure_detector.run(), self._reporting.run()
+        return (
+            self.polling.run(),
+            self.polling.descriptions.run(),
+            self._notifications.run(),
+            self._failure_detector.run(),
+            self._reporting.run(),
+        )
 
     def take(self, difference: Difference) -> None:
         """Adapt to the catalogue that has just come into force, which differs so from the one before."""

@@ -17,17 +17,22 @@ from functools import lru_cache
 
 from asyncmy.errors import MySQLError
 
-from pollcast.poller.mysql.encoding import encoder
+from pollcast.poller.mysql.encoding import encoder, type_of
 from pollcast.poller.mysql.errors import TIMED_OUT, ServerError, classify, lost
-from pollcast.poller.mysql.trip_text import trip_text
+from pollcast.poller.mysql.literals import bound
+from pollcast.poller.mysql.trip_text import LOCK_SECONDS, trip_text
 from pollcast.poller.mysql.wire import Wire, column
 from pollcast.poller.sources.answer import Answer
+from pollcast.poller.sources.describing import row_type
 from pollcast.poller.sources.guard import GRACE_SECONDS, Guard
 from pollcast.poller.sources.names import application_name
 from pollcast.poller.sources.outcome import LostConnection, Outcome, Outgrown, Trip
 from pollcast.poller.sources.poll_error import PollError, Scope
 from pollcast.poller.sources.raw_rows import KnownRows
 from pollcast.poller.sources.row_encoder import NoSuchColumn, RowEncoder
+from pollcast.poller.sources.row_type import Column
+from pollcast.poller.sources.samples import samples
+from pollcast.poller.sources.source import Description
 from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.query import Query
 
@@ -107,6 +112,24 @@ class MysqlSession:
             self._occupied = False
         trip.share_latency(len(outcomes), ended - sent)
         return outcomes
+
+    async def describe(self, query: Query, seconds: float) -> Description:
+        """Have the server describe the query's rows."""
+        guard, text = Guard(self._wire.abort), bound(query, samples(query))
+        with guard.allowing(seconds + GRACE_SECONDS):
+            self._occupied = True
+            try:
+                await self._all(f"set lock_wait_timeout={LOCK_SECONDS}")
+                columns = [column(each) for each in await self._wire.describe(text)]
+            except _ERRORS as error:
+                told = _told(error)
+                if told is None or self._wire.broken:
+                    self._wire.abort()
+                    return LostConnection(lost(str(error)), guard.broke)
+                self._occupied = False
+                return classify(told, query, connected=True, timed_out=False)
+        self._occupied = False
+        return row_type(Column(each.name, type_of(each)) for each in columns)
 
     async def _read(self, query: Query, statement: Statement, answer: Answer) -> Answer | PollError:
         """Receive the answers to a statement and to those around it."""

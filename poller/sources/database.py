@@ -10,19 +10,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
+from typing import TypeVar
 
 from pollcast.poller.sources.answer import Answer
-from pollcast.poller.sources.connections import Connections
+from pollcast.poller.sources.connections import Connections, Replaced
 from pollcast.poller.sources.lanes import Lane, Lanes, SlowStatements
 from pollcast.poller.sources.outcome import LostConnection, Outcome, Outgrown, Trip, Unreachable
 from pollcast.poller.sources.poll_error import PollError, busy, given_up, not_understood, unreachable
-from pollcast.poller.sources.source import Driver
+from pollcast.poller.sources.row_type import RowType
+from pollcast.poller.sources.source import Description, Driver, Session
 from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.query import Query
 from pollcast.services.delta import Row
 from pollcast.services.process import logs
 
 log = logs.get_logger("database")
+
+T = TypeVar("T")
 
 WAIT_SECONDS = 1.0
 """Minimum timeout of the wait for a connection, in seconds."""
@@ -124,6 +128,48 @@ class Database:
             found.append(outcome.error if isinstance(outcome, LostConnection) else outcome)
         return found
 
+    async def describe(self, query: Query, seconds: float) -> RowType | PollError:
+        """Have a connection describe the query's rows, which may take so long, and return their type.
+
+        It never uses the reserve. If the connection was lost, another one is asked once more.
+        """
+        described = await self._described(query, seconds)
+        if isinstance(described, LostConnection):
+            described = await self._described(query, seconds)
+        return described.error if isinstance(described, LostConnection) else described
+
+    async def _described(self, query: Query, seconds: float) -> Description:
+        lane = await self._lanes.acquire(slow=True, seconds=WAIT_SECONDS)
+        if lane is None:
+            return busy()
+        try:
+            connection = await self._connections.acquire(WAIT_SECONDS)
+            return await self._asked(connection, connection.describe(query, seconds), query)
+        except Replaced:
+            return unreachable("its connections are being replaced")
+        except Unreachable as error:
+            return unreachable(str(error))
+        finally:
+            self._lanes.release(lane)
+
+    async def _asked(self, connection: Session, asking: Awaitable[T], query: Query) -> T | LostConnection:
+        """Await what the connection was asked, and take it back.
+
+        What a server sends must not end the polls of other sources: when the driver fails, that is a lost connection.
+        The first failure of each type is logged; polls that end so are logged as any other error.
+        """
+        take_back = self._connections.release
+        try:
+            return await asking
+        except Exception as error:
+            if type(error) not in self._failures:
+                self._failures.add(type(error))
+                log.error("a driver has failed", query=query.name, exc_info=error)
+            take_back = self._connections.discard
+            return LostConnection(not_understood(error))
+        finally:
+            await take_back(connection)
+
     async def _without_outgrown(
         self,
         statements: Sequence[Statement],
@@ -156,29 +202,17 @@ class Database:
             return [busy()]
         most = query.timeout if limit is None else min(query.timeout, limit)
         allowed = min(most, RESERVE_SECONDS) if lane is Lane.RESERVE else most
-        try:
-            connection = await self._connections.acquire(min(max(WAIT_SECONDS, query.timeout), MAX_CONNECT_SECONDS))
-        except Unreachable as error:
-            self._lanes.release(lane)
-            return [unreachable(str(error))]
-        except BaseException:
-            self._lanes.release(lane)
-            raise
         answers = [Answer(query, topics, digests=each.digests) for each, topics in zip(statements, known, strict=True)]
         trip = Trip(query, statements, answers, allowed, allowed < query.timeout, limited=allowed == limit)
-        take_back = self._connections.release
         try:
-            outcomes = await connection.run(trip)
+            connection = await self._connections.acquire(min(max(WAIT_SECONDS, query.timeout), MAX_CONNECT_SECONDS))
+            run = await self._asked(connection, connection.run(trip), query)
+            outcomes: list[Outcome] = [run] if isinstance(run, LostConnection) else run
             if isinstance(outcomes[-1], LostConnection) and outcomes[-1].silently:
                 await self._connections.discard_idle()
-        except Exception as error:  # what a server sends must not end the polls of other sources
-            if type(error) not in self._failures:  # polls that end so are logged as any other error
-                self._failures.add(type(error))
-                log.error("a driver has failed", query=query.name, exc_info=error)
-            take_back = self._connections.discard
-            outcomes = [LostConnection(not_understood(error))]
+        except Unreachable as error:
+            return [unreachable(str(error))]
         finally:
-            await take_back(connection)
             self._lanes.release(lane)
         for key, answer, outcome in zip(keys, answers, outcomes, strict=False):
             self._slow.record_of(query.name, key, isinstance(outcome, Outgrown) or answer.cost > RESERVE_SECONDS)

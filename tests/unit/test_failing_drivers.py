@@ -7,8 +7,10 @@ import struct
 from dataclasses import dataclass
 
 from pollcast.poller.sources.database import Database
+from pollcast.poller.sources.describing import row_type
 from pollcast.poller.sources.outcome import Outcome, Trip
-from pollcast.poller.sources.poll_error import PollError
+from pollcast.poller.sources.poll_error import PollError, unreachable
+from pollcast.poller.sources.source import Description
 from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.query import Query
 from tests.support.waiting import eventually
@@ -44,6 +46,11 @@ class Misled:
         self._fail("run")
         return list(trip.answers)
 
+    async def describe(self, query: Query, seconds: float) -> Description:
+        """Return a type of rows without columns."""
+        self._fail("describe")
+        return row_type(())
+
     async def close(self) -> None:
         """Close the session."""
         self.closed += 1
@@ -73,3 +80,14 @@ async def test_a_statement_is_run_again_on_another_connection_when_the_driver_fa
             else:
                 assert isinstance(answer, PollError)
                 assert (answer.state, answer.cause.detail) == ("stale", "the database's answer was not understood")
+
+
+async def test_a_query_is_described_again_on_another_connection_when_the_driver_fails() -> None:
+    driver = Misled("describe", 1)
+    async with Database.open(driver, "any", 1, "node-1") as db:
+        assert await db.describe(ANY, 1.0) == row_type(())
+        assert (driver.opened, driver.closed) == (2, 1)
+    assert driver.closed == 2
+    late = await db.describe(ANY, 1.0)
+    assert isinstance(late, PollError)
+    assert str(late) == str(unreachable("its connections are being replaced"))

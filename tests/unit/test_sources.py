@@ -13,6 +13,7 @@ from pollcast.poller.source_kinds import KindMissing, source_kind
 from pollcast.poller.source_urls import SourceUrls
 from pollcast.poller.sources.outcome import Outcome, Trip, Unreachable
 from pollcast.poller.sources.poll_error import PollError
+from pollcast.poller.sources.row_type import RowType
 from pollcast.poller.sources.source import SourceKind
 from pollcast.poller.sources.sources import Sources
 from pollcast.poller.sources.statement import Statement
@@ -36,6 +37,10 @@ class QuietSession:
     async def run(self, trip: Trip) -> list[Outcome]:
         """Return the answers without rows."""
         return list(trip.answers)
+
+    async def describe(self, query: Query, seconds: float) -> RowType:
+        """Describe rows without columns."""
+        return RowType(())
 
     async def close(self) -> None:
         """Close nothing."""
