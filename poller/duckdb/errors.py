@@ -15,6 +15,7 @@ _REFUSED = {"ParserException", "BinderException", "CatalogException", "SyntaxExc
 _REFUSED_FEATURE = {"NotImplementedException", "InvalidTypeException", "TypeMismatchException", "DependencyException"}
 _FATAL = {"FatalException", "InternalException", "ConnectionException"}
 _TRANSIENT = {"TransactionException", "SerializationException"}
+_OF_VALUES = re.compile(r"LIMIT|OFFSET")  # in a message about values that DuckDB computes while it plans
 _READ_ONLY = re.compile(r"attached in read-only mode")
 
 
@@ -41,8 +42,9 @@ def classify(error: Exception, query: Query, *, interrupted: bool, timed_out: bo
         return PollError(PollStale(f"the query could not read a file: {named}"), Scope.STATEMENT, message)
     if _READ_ONLY.search(message):
         return PollError(PollFailed("the query failed: it writes"), Scope.STATEMENT, message)
-    refused = name in _REFUSED
-    scope = Scope.STATEMENT if refused or name in _REFUSED_FEATURE else Scope.TOPIC
+    statement = name in _REFUSED
+    scope = Scope.STATEMENT if statement or name in _REFUSED_FEATURE else Scope.TOPIC
+    refused = statement and not (_OF_VALUES.search(message) and query.params)
     return PollError(PollFailed(f"the query failed: {named}"), scope, message, refused)
 
 

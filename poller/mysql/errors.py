@@ -22,6 +22,7 @@ NAMES: Final = {
     1142: "tableaccess_denied_error",
     1143: "columnaccess_denied_error",
     1146: "no_such_table",
+    1153: "net_packet_too_large",
     1205: "lock_wait_timeout",
     1213: "lock_deadlock",
     1222: "wrong_number_of_columns_in_select",
@@ -32,6 +33,7 @@ NAMES: Final = {
     1305: "sp_does_not_exist",
     1317: "query_interrupted",
     1365: "division_by_zero",
+    1367: "illegal_value_for_type",
     1370: "procaccess_denied_error",
     1412: "table_def_changed",
     1525: "wrong_value",
@@ -61,6 +63,9 @@ _UNAVAILABLE: Final = frozenset(
 
 _STATEMENT: Final = frozenset({1044, 1045, 1049, 1142, 1143, 1227, 1290, 1370, 1792})
 """Errors that do not depend on values: what the role may not do, a database that does not exist."""
+
+_PARSE_ERROR: Final = 1064
+"""The error of a syntax that does not exist. It can depend on values, which are literals: `limit (-1)`."""
 
 
 class ServerError(NamedTuple):
@@ -97,8 +102,9 @@ def classify(error: ServerError, query: Query, *, connected: bool = False, timed
         return stale(f"the query was interrupted: {named}", Scope.TOPIC)
     if number in _UNAVAILABLE:
         return stale(f"the database is unavailable: {named}", Scope.DATABASE)
-    refused = error.sqlstate.startswith("42")
-    scope = Scope.STATEMENT if refused or number in _STATEMENT else Scope.TOPIC
+    statement = error.sqlstate.startswith("42")
+    scope = Scope.STATEMENT if statement or number in _STATEMENT else Scope.TOPIC
+    refused = statement and not (number == _PARSE_ERROR and query.params)
     return PollError(PollFailed(f"the query failed: {named}"), scope, error.message, refused)
 
 
