@@ -18,6 +18,7 @@ import pytest
 from pollcast.poller.duckdb import session
 from pollcast.poller.duckdb.dialect import DuckdbDialect
 from pollcast.poller.duckdb.driver import DuckdbDriver
+from pollcast.poller.duckdb.instance import Instance
 from pollcast.poller.sources.answer import Answer, Outcome
 from pollcast.poller.sources.database import Database
 from pollcast.poller.sources.poll_error import PollError, Scope
@@ -284,6 +285,27 @@ async def test_a_successor_of_the_file_is_read_from_the_next_poll_on(shop: Path)
 async def _gives(db: Database, q: Query, expected: list[Any]) -> bool:
     outcome = await poll(db, q)
     return not isinstance(outcome, PollError) and rows(outcome) == expected
+
+
+async def test_an_instance_is_not_closed_by_its_last_session_while_another_one_opens(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, url, opening, go_on = DuckdbDriver(), f"duckdb://{shop}", threading.Event(), threading.Event()
+    first, cursor = await driver.connect(url, "poller-1"), Instance.cursor
+
+    def slowly(of: Instance) -> duckdb.DuckDBPyConnection:
+        opening.set()
+        go_on.wait(60)
+        return cursor(of)
+
+    monkeypatch.setattr(Instance, "cursor", slowly)
+    second = asyncio.create_task(driver.connect(url, "poller-1"))
+    await eventually(opening.is_set)
+    await first.close()
+    go_on.set()
+    assert (await second).usable
+    await (await second).close()
+    assert not driver._instances
 
 
 async def test_a_file_that_another_process_writes_can_not_be_reached(shop: Path) -> None:
