@@ -52,7 +52,7 @@ test: install tests/support/js/node_modules/.package-lock.json examples/node_mod
 	@$(if $(PGBOUNCER),,echo "Leaving out tests/cluster/test_pgbouncer.py: there is no pgbouncer (Debian: apt install pgbouncer).")
 	@$(if $(MARIADB),,echo "Leaving out the tests of MySQL in tests/conformance: there is no MariaDB (Debian: apt install mariadb-server-core).")
 	@$(if $(PROMTOOL),,echo "Leaving out tests/unit/test_alerts.py: there is no promtool (Debian: apt install prometheus).")
-	$(BIN)/pytest $(if $(filter-out 1,$(TEST_WORKERS)),--numprocesses $(TEST_WORKERS) --dist loadfile) $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/cluster/test_pgbouncer.py) $(if $(MARIADB),,--ignore-glob='tests/conformance/test_mysql_*.py') $(if $(PROMTOOL),,--ignore=tests/unit/test_alerts.py) $(ARGS)
+	$(BIN)/pytest $(if $(filter-out 1,$(TEST_WORKERS)),--numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder) $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/cluster/test_pgbouncer.py) $(if $(MARIADB),,--ignore-glob='tests/conformance/test_mysql_*.py') $(if $(PROMTOOL),,--ignore=tests/unit/test_alerts.py) $(ARGS)
 
 # Run the tests again that failed in `make test`, one after the other. It fails if there are more than five, or none.
 test-again:

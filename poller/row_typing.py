@@ -18,15 +18,15 @@ from pollcast.services.process.database_url import checked_url
 
 
 def row_types(
-    catalog: Catalog, file: str, url: str, environment: Mapping[str, str] | None = None
+    catalog: Catalog, file: str, url: str | None, environment: Mapping[str, str] | None = None
 ) -> dict[str, RowType]:
     """Return the type of each query's rows, by the query's name, in the order of the catalogue.
 
-    `url` is that of the default source, and `environment` has those of the others. Raises CatalogInvalid when a
-    database refuses a query or a source has no URL, PollStale when one can't be reached, and SettingsInvalid when libpq
-    does not accept `url`.
+    `url` is that of the default source, None when there is none, and `environment` has those of the others. Raises
+    CatalogInvalid when a database refuses a query or a source has no URL, PollStale when one can't be reached, and
+    SettingsInvalid when libpq does not accept `url`.
     """
-    urls = SourceUrls(lambda: url, environment or {})
+    urls = SourceUrls(None if url is None else lambda: url, environment or {})
     found: dict[str, RowType] = {}
     problems: list[Problem] = []
     for entry in catalog.used_sources:

@@ -56,6 +56,8 @@ class Connections:
         self._closed = False
         self.reached = asyncio.Event()
         """Event that is set once a connection has been opened for the first time."""
+        self.attempted = asyncio.Event()
+        """Event that is set once an attempt to open a connection has ended."""
 
     @property
     def trouble(self) -> str | None:
@@ -184,6 +186,7 @@ class Connections:
             self._trouble, self._next_attempt = None, 0.0
             self.reached.set()
         self._attempts -= {asyncio.current_task()}  # before whoever waits looks whether there is one
+        self.attempted.set()
         self._changed.set()
 
     def _failed(self, reason: str) -> None:

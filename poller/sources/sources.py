@@ -1,7 +1,7 @@
 """The sources of a poller: its databases by name, each with connections, a budget and trouble of its own.
 
-A source is opened when a catalogue comes into force that uses it, and closed when none does any more. When its URL,
-pool or budget is another one in the next catalogue, its connections are replaced; topics notice nothing.
+A source is opened when a catalogue comes into force that uses it, and closed when none does any more. When its URL or
+pool is another one in the next catalogue, its connections are replaced once a new one is open; topics notice nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import replace
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -26,6 +27,10 @@ log = logs.get_logger("sources")
 
 NOTICEABLE = 1.25
 """Factor by which a stretch must have changed to be logged again."""
+
+
+REPLACE_SECONDS = 3.0
+"""Time that a source has to accept a connection before that replaces its former ones in any case, in seconds."""
 
 
 class Source:
@@ -97,7 +102,10 @@ class Sources(Mapping[str, Source]):
         self._opened: dict[str, Opened] = {}
         self._outdated: list[Opened] = []  # those whose successor of the same name is of another kind
         self._ledgers: dict[str, Ledger] = {}  # of the last source with each variable
-        self._reached = asyncio.Event()  # one of them has been reached
+        self._reached: set[str] = set()  # those that have been reached since they were opened
+        self._any_reached = asyncio.Event()
+        self.changed = asyncio.Event()
+        """Event that is set when another source is open or reached than before; clear it before looking."""
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -146,7 +154,12 @@ class Sources(Mapping[str, Source]):
     @property
     def reached(self) -> bool:
         """Whether any source has been reached since the start."""
-        return self._reached.is_set()
+        return self._any_reached.is_set()
+
+    @property
+    def unreached(self) -> frozenset[str]:
+        """The sources that have never been reached since they were opened. Other connections change nothing."""
+        return frozenset(self._opened.keys() - self._reached)
 
     def gauges(self) -> Iterator[Metric]:
         """Yield the gauges of the sources (docs/reference/metrics.md#poller)."""
@@ -168,7 +181,7 @@ class Sources(Mapping[str, Source]):
 
     async def wait_reached(self) -> None:
         """Wait until a source has been reached for the first time."""
-        await self._reached.wait()
+        await self._any_reached.wait()
 
     async def open_used(self, catalog: Catalog) -> None:
         """Open the sources that the catalogue uses, and replace the connections of those that are changed."""
@@ -177,9 +190,13 @@ class Sources(Mapping[str, Source]):
             if opened is None or opened.entry.kind != entry.kind:
                 if opened is not None:
                     self._outdated.append(opened)
+                    self._reached.discard(entry.name)
                 await self._open(entry, None, catalog)
-            elif opened.entry != entry:
+            elif replace(opened.entry, statements_per_minute=entry.statements_per_minute) != entry:
                 await self._open(entry, opened, catalog)
+            elif opened.entry != entry:
+                opened.entry = entry
+                opened.source.budget.change(entry.statements_per_minute)
 
     async def close_unused(self, catalog: Catalog) -> None:
         """Close the sources that the catalogue does not use, after its predecessor's topics are gone."""
@@ -193,9 +210,14 @@ class Sources(Mapping[str, Source]):
         kind = self._kind_of(entry.kind)
         pool = entry.pool or (self._pool if entry.name == DEFAULT_SOURCE else DEFAULT_POOL)
         logged = {} if entry.name == DEFAULT_SOURCE else {"source": entry.name}
-        closing = contextlib.AsyncExitStack()
-        opening = Database.open(kind.driver, self._url_of(entry), pool, self._node, logged)
-        database = await closing.enter_async_context(opening)
+        async with contextlib.AsyncExitStack() as stack:
+            opening = Database.open(kind.driver, self._url_of(entry), pool, self._node, logged)
+            database = await stack.enter_async_context(opening)
+            if before is not None:
+                with contextlib.suppress(TimeoutError):  # polls go on with the former connections meanwhile
+                    async with asyncio.timeout(REPLACE_SECONDS):
+                        await database.wait_attempted()
+            closing = stack.pop_all()
         if before is None:
             source = Source(entry.name, kind, database, entry.statements_per_minute, self._ledger(entry, catalog))
         else:
@@ -204,9 +226,10 @@ class Sources(Mapping[str, Source]):
             if before.entry.statements_per_minute != entry.statements_per_minute:
                 source.budget.change(entry.statements_per_minute)
         self._ledgers[entry.url_env] = source.budget.ledger
-        reaching = asyncio.create_task(self._reach(database), name=f"reach the source {entry.name}")
+        reaching = asyncio.create_task(self._reach(entry.name, database), name=f"reach the source {entry.name}")
         closing.push_async_callback(_ended, reaching)
         self._opened[entry.name] = Opened(entry, source, closing)
+        self.changed.set()
         if before is not None:
             await before.closing.aclose()
 
@@ -218,11 +241,18 @@ class Sources(Mapping[str, Source]):
         return None if found in used else found
 
     async def _close(self, name: str) -> None:
-        await self._opened.pop(name).closing.aclose()
+        opened = self._opened.pop(name)
+        self._reached.discard(name)
+        self.changed.set()
+        await opened.closing.aclose()
 
-    async def _reach(self, database: Database) -> None:
+    async def _reach(self, name: str, database: Database) -> None:
         await database.reach()
-        self._reached.set()
+        self._any_reached.set()
+        opened = self._opened.get(name)
+        if opened is not None and opened.source.database is database:  # else it is closed, or another took its name
+            self._reached.add(name)
+        self.changed.set()
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

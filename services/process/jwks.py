@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import jwt
-
 ALGORITHMS: Final = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
 """The only algorithm that a key is used with, by the key's type and curve."""
 
@@ -55,6 +53,8 @@ def _key(entry: object, on_broken: OnBroken) -> VerifyKey | None:
     algorithm = ALGORITHMS.get((str(kty), None if kty == "RSA" else str(entry.get("crv"))))
     if algorithm is None or entry.get("use", "sig") != "sig" or entry.get("alg", algorithm) != algorithm:
         return None
+    import jwt  # takes 50 ms, which a service without tokens need not spend
+
     try:
         key = jwt.PyJWK.from_dict(entry, algorithm).key
     except (jwt.PyJWTError, ValueError, TypeError, KeyError):

@@ -49,7 +49,9 @@ S = TypeVar("S", bound="EtcdSettings")
 class EtcdSettings(BaseSettings):
     """Settings of every command that connects to etcd."""
 
-    model_config = SettingsConfigDict(env_prefix="POLLCAST_", frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="POLLCAST_", frozen=True, extra="ignore", env_ignore_empty=True, defer_build=True
+    )
 
     etcd: Annotated[tuple[HostPort, ...], NoDecode] = ("127.0.0.1:2379",)
     """Endpoints of etcd's members."""
@@ -183,8 +185,8 @@ class PollerSettings(ServiceSettings):
     """Settings of a poller."""
 
     catalog: Path
-    database_url: SecretStr
-    """Connection string of the polled PostgreSQL, in any form that libpq accepts."""
+    database_url: SecretStr | None = None
+    """Connection string of the source `default`, in any form that libpq accepts; None: no query is polled there."""
     listen_url: SecretStr | None = None
     """Connection string of the PostgreSQL to listen on for notifications; None: the polled one."""
     http: HostPort = "127.0.0.1:0"

@@ -16,6 +16,8 @@ from typing import Any
 import orjson
 import psycopg
 
+from pollcast.services.process.leash import leash_command
+
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 
@@ -126,13 +128,14 @@ def cluster(
     command: Sequence[str] = (sys.executable, "-m", "pollcast"),
     cwd: Path | None = None,
 ) -> Iterator[Cluster]:
-    """Run `pollcast up --port 0` with these flags until it is ready; stop it with SIGINT on leaving.
+    """Run `pollcast up --port 0` with these flags until it is ready; stop it with SIGINT on leaving, and when this
+    process or the thread that calls ends, in whatever way.
 
     `command` is how to run `pollcast`, by default that of this checkout; `cwd` is the folder to run it in.
     """
     with (data_dir.parent / f"{data_dir.name}.log").open("wb+") as output:
         process = subprocess.Popen(
-            [*command, "up", "--port", "0", "--data-dir", str(data_dir), *flags],
+            [*leash_command(signal.SIGINT), *command, "up", "--port", "0", "--data-dir", str(data_dir), *flags],
             cwd=cwd,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pollcast.poller.checking import report
 from pollcast.poller.postgresql.dialect import PostgresqlDialect
+from pollcast.poller.row_typing import row_types
 from pollcast.poller.source_kinds import KindMissing, source_kind
 from pollcast.poller.source_urls import SourceUrls
 from pollcast.poller.sources.outcome import Outcome, Trip, Unreachable
@@ -21,7 +23,7 @@ from pollcast.poller.statement_runner import StatementRunner
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.query import Query
-from pollcast.services.errors import CatalogInvalid
+from pollcast.services.errors import CatalogInvalid, PollStale
 from tests.support.waiting import eventually
 
 
@@ -51,6 +53,8 @@ class RecordingDriver:
     """A driver that records its URLs, and reaches those that do not begin with `down`."""
 
     urls: list[str] = field(default_factory=list)
+    gate: asyncio.Event | None = None
+    """Event that connections wait for."""
 
     def check_url(self, url: str) -> None:
         """Accept any URL."""
@@ -58,6 +62,8 @@ class RecordingDriver:
     async def connect(self, url: str, node: str) -> QuietSession:
         """Open a session."""
         self.urls.append(url)
+        if self.gate is not None:
+            await self.gate.wait()
         if url.startswith("down"):
             raise Unreachable("no route")
         return QuietSession()
@@ -166,6 +172,29 @@ async def test_statements_that_wait_for_a_connection_go_on_with_those_of_the_nex
     assert last.cause.detail == "the database can't be reached"
 
 
+async def test_polls_go_on_with_the_former_connections_until_a_new_one_is_open(driver: RecordingDriver) -> None:
+    first, wider = (parse({"shop": f"url_env = 'SHOP'\npool = {pool}"}, {"a": "shop"}) for pool in (2, 3))
+    sources = opening(driver, first)
+    await sources.open_used(first)
+    await eventually(lambda: not sources.unreached)
+    before = sources["shop"].database
+    driver.gate = asyncio.Event()
+    replacing = asyncio.create_task(sources.open_used(wider))
+    await eventually(lambda: len(driver.urls) == 2)
+    assert sources["shop"].database is before
+    assert not sources.unreached
+    driver.gate.set()
+    await replacing
+    replaced = sources["shop"].database
+    assert replaced is not before
+    assert replaced.state == "ok"
+    limited = parse({"shop": "url_env = 'SHOP'\npool = 3\nstatements_per_minute = 60"}, {"a": "shop"})
+    await sources.open_used(limited)
+    assert (sources["shop"].database, sources["shop"].budget.per_minute) == (replaced, 60)
+    await sources.close_unused(Catalog({}))
+    assert not sources.unreached
+
+
 async def test_a_source_of_another_kind_is_another_source(driver: RecordingDriver) -> None:
     first, second = (
         parse({"shop": f"url_env = 'SHOP'\nkind = '{kind}'"}, {"a": "shop"}) for kind in ("mysql", "duckdb")
@@ -233,6 +262,36 @@ def test_a_url_may_be_in_a_file(tmp_path: Path) -> None:
     urls.check(catalog, "test.toml")
     assert urls.of(catalog.sources["shop"])() == "postgresql://me@localhost/shop"
     assert urls.of(catalog.sources["default"])() == "postgresql://me@localhost/all"
+
+
+def test_the_default_url_is_required_exactly_when_a_query_uses_it() -> None:
+    urls, shop = SourceUrls(None, {"SHOP_URL": "postgresql://me@localhost/shop"}), "url_env = 'SHOP_URL'"
+    for default in ({}, {"default": "pool = 2"}, {"default": "kind = 'mysql'"}):
+        catalog = parse({"shop": shop, **default}, {"a": "shop"})
+        urls.check(catalog, "test.toml")
+        assert not catalog.polls_default_url
+        with pytest.raises(CatalogInvalid) as raised:
+            urls.check(parse({"shop": shop, **default}, {"a": "shop", "b": "default"}), "test.toml")
+        assert str(raised.value) == (
+            "test.toml: POLLCAST_DATABASE_URL: is required by the source default, of b: "
+            "set it, or POLLCAST_DATABASE_URL_FILE"
+        )
+    urls.check(parse({"default": shop}, {"a": "default"}), "test.toml")
+    with pytest.raises(CatalogInvalid) as raised:
+        SourceUrls(lambda: "postgresql://me:secret@[/shop", {}).check(parse({}, {"a": "default"}), "test.toml")
+    assert "POLLCAST_DATABASE_URL: is not a PostgreSQL connection string" in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_without_a_query_on_the_default_source_no_url_is_asked_for() -> None:
+    catalog = parse({"shop": "url_env = 'SHOP_URL'"}, {"a": "shop"})
+    with pytest.raises(CatalogInvalid, match="names the environment variable SHOP_URL, which is not set here"):
+        row_types(catalog, "test.toml", None, {})
+    (note,) = report(catalog, "test.toml", None, {}).notes["a"]
+    assert note.startswith("it was not tried: url_env of its source shop names the environment variable SHOP_URL")
+    assert report(parse({}, {"a": "default"}), "test.toml", None, {}).notes == {"a": []}
+    with pytest.raises(PollStale, match="the source shop: "):
+        report(catalog, "test.toml", None, {"SHOP_URL": "postgresql://me@127.0.0.1:1/shop"})
 
 
 def test_a_kind_that_is_not_installed_is_named() -> None:
