@@ -21,6 +21,7 @@ _FAULTS = {
     "InterruptException": Fault.CANCELED,
 }
 _REFUSED = {"ParserException", "BinderException", "CatalogException", "SyntaxException", "PermissionException"}
+_OF_VALUES = re.compile(r"LIMIT|OFFSET")  # in a message about values that DuckDB computes while it plans
 _READ_ONLY = re.compile(r"attached in read-only mode")
 
 
@@ -35,8 +36,9 @@ def classify(error: Exception, query: Query, *, interrupted: bool, timed_out: bo
         return PollError(PollStale(reason), Scope.STATEMENT, message)
     if _READ_ONLY.search(message):
         return poll_error(Fault.STATEMENT, "it writes", query, message)
-    refused = name in _REFUSED
-    fault = Fault.CANCELED if interrupted else _FAULTS.get(name, Fault.STATEMENT if refused else Fault.TOPIC)
+    statement = name in _REFUSED
+    fault = Fault.CANCELED if interrupted else _FAULTS.get(name, Fault.STATEMENT if statement else Fault.TOPIC)
+    refused = statement and not (_OF_VALUES.search(message) and query.params)
     return poll_error(
         fault, _named(name), query, message, connected=not is_fatal(error), timed_out=timed_out, refused=refused
     )

@@ -26,6 +26,9 @@ from pollcast.poller.sources.statement import Statement
 from pollcast.poller.sources.thread_session import CHUNK_ROWS, ThreadSession
 from pollcast.services.catalogue.query import Query
 
+CHUNK_BYTES = 1024 * 1024
+"""Size of rows as JSON that become Python values at a time, in bytes, as far as the rows before them foretell it."""
+
 _DIALECT = DuckdbDialect()
 
 
@@ -36,7 +39,7 @@ class DuckdbSession(ThreadSession):
 
     def __init__(self, instance: Instance, cursor: duckdb.DuckDBPyConnection, closed: Callable[[], None]) -> None:
         """Use the cursor of the instance; call `closed` at the end."""
-        super().__init__("duckdb")
+        super().__init__("duckdb", instance.abandoned)
         self._instance = instance
         self._cursor = cursor
         self._closed = closed
@@ -69,9 +72,13 @@ class DuckdbSession(ThreadSession):
         forms = [_form(type) for _, type in columns]
         encoders = [(name, each(form.encode)) for (name, _), form in zip(columns, forms, strict=True)]
         encoder = RowEncoder(encoders, statement.key_of(query))
-        cursor.execute(wrapped(statement.sql, [form.cast for form in forms], statement.most_rows(query)), params)
-        while not answer.full and (rows := cursor.fetchmany(CHUNK_ROWS)):
-            answer.add(encoder.piece(rows))
+        limit = statement.most_rows(query)
+        cursor.execute(wrapped(statement.sql, [form.cast for form in forms], limit), params)
+        count = 1  # the first row shows how large rows are
+        while not answer.full and (rows := cursor.fetchmany(count)):
+            piece = encoder.piece(rows)
+            answer.add(piece)
+            count = min(CHUNK_ROWS, 4 * count, CHUNK_BYTES // max(len(row) for _, _, row in piece) or 1)
         if statement.described:
             answer.columns = tuple(columns)
 

@@ -22,6 +22,7 @@ NAMES: Final = {
     1142: "tableaccess_denied_error",
     1143: "columnaccess_denied_error",
     1146: "no_such_table",
+    1153: "net_packet_too_large",
     1205: "lock_wait_timeout",
     1213: "lock_deadlock",
     1222: "wrong_number_of_columns_in_select",
@@ -32,6 +33,7 @@ NAMES: Final = {
     1305: "sp_does_not_exist",
     1317: "query_interrupted",
     1365: "division_by_zero",
+    1367: "illegal_value_for_type",
     1370: "procaccess_denied_error",
     1412: "table_def_changed",
     1525: "wrong_value",
@@ -62,6 +64,9 @@ FAULTS: Final = {
 }
 """The errors of each class, beside those whose SQLSTATE says that the text is wrong."""
 
+_PARSE_ERROR: Final = 1064
+"""The error of a syntax that does not exist. It can depend on values, which are literals: `limit (-1)`."""
+
 
 class ServerError(NamedTuple):
     """An error that the server has sent."""
@@ -73,8 +78,9 @@ class ServerError(NamedTuple):
 
 def classify(error: ServerError, query: Query, *, connected: bool = False, timed_out: bool = True) -> PollError:
     """Return the poll error for an error that a statement of the query ended with (sources/faults.py)."""
-    number, refused = error.number, error.sqlstate.startswith("42")
+    number, statement = error.number, error.sqlstate.startswith("42")
     fault = next((fault for fault, numbers in FAULTS.items() if number in numbers), None)
-    fault = fault or (Fault.STATEMENT if refused else Fault.TOPIC)
+    fault = fault or (Fault.STATEMENT if statement else Fault.TOPIC)
+    refused = statement and not (number == _PARSE_ERROR and query.params)
     named = f"{NAMES.get(number, 'error')} ({number})"
     return poll_error(fault, named, query, error.message, connected=connected, timed_out=timed_out, refused=refused)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import lru_cache, partial
 
 from asyncmy.errors import MySQLError
@@ -19,7 +20,7 @@ from asyncmy.errors import MySQLError
 from pollcast.poller.mysql.encoding import encoder, type_of
 from pollcast.poller.mysql.errors import TIMED_OUT, ServerError, classify
 from pollcast.poller.mysql.literals import bound
-from pollcast.poller.mysql.trip_text import LOCK_SECONDS, trip_text
+from pollcast.poller.mysql.trip_text import LOCK_SECONDS, fitting, trip_text
 from pollcast.poller.mysql.wire import Wire, column
 from pollcast.poller.sources.answer import Answer
 from pollcast.poller.sources.describing import row_type
@@ -84,6 +85,8 @@ class MysqlSession:
 
     async def run(self, trip: Trip) -> list[Outcome]:
         """Run the statements of the trip, and return the outcomes of the first ones, or of all."""
+        count = fitting([statement.sql for statement in trip.statements])
+        trip = replace(trip, statements=trip.statements[:count], answers=trip.answers[:count])
         guard = Guard(self._wire.abort)
 
         async def read(statement: Statement, answer: Answer) -> Outcome:
