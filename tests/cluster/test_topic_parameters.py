@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 
 from pollcast.v1 import cluster_pb2, cluster_pb2_grpc, live_pb2, live_pb2_grpc
 from pollcast_client import topic, watch
-from tests.cluster.test_client_js import Follower
+from tests.cluster.clients.test_client_js import Follower
 from tests.support.cluster import Cluster, Served
 from tests.support.tokens import token
 
