@@ -28,6 +28,7 @@ ALL = (
     "compression",
     "peers",
     "polling",
+    "sources",
     "takeover",
     "presence",
     "workers",

@@ -111,7 +111,7 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
     async def ListNodes(self, request: cluster_pb2.ListNodesRequest, context: Context) -> cluster_pb2.ListNodesResponse:
         async with _abort_on_error(context):
             await self._synced()
-        nodes = [node_info(self.view.nodes[name].record) for name in sorted(self.view.nodes)]
+        nodes = [node_info(self.view.nodes[name].record, self.view.sources(name)) for name in sorted(self.view.nodes)]
         return cluster_pb2.ListNodesResponse(nodes=nodes)
 
     async def ListTopics(

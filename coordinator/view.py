@@ -10,7 +10,7 @@ it: they are forgotten SLICE at a time, the first of them with the event, the ot
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -30,7 +30,7 @@ from pollcast.services.coordination.keys import (
 )
 from pollcast.services.coordination.operations import KeyEvent, Kv
 from pollcast.services.process.settings import Role
-from pollcast.v1 import report_pb2
+from pollcast.v1 import cluster_pb2, report_pb2
 
 UNFAIR = 1.25
 """Maximum number of topics of one poller, as a multiple of the mean."""
@@ -110,9 +110,11 @@ class View:
         changes = ViewChanges()
         if name not in self.nodes or (reported.report.partial and name not in self.reports):
             return changes
-        self.reports[name] = reported
         role, node = name
         report = reported.report
+        if [*self.sources(name)] != [*report.sources]:
+            changes.nodes.add(name)
+        self.reports[name] = reported
         if not report.partial:
             self._unconfirmed[name] = set(self._reported.get(name, ()))
         if role == "gateway":
@@ -161,6 +163,11 @@ class View:
             or key.startswith(f"{keys.namespace}/drains/")
             or any(parser(key) is not None for parser in parsers)
         )
+
+    def sources(self, name: NodeName) -> Sequence[cluster_pb2.NodeSource]:
+        """Return the databases of a poller, as it has reported them."""
+        reported = self.reports.get(name)
+        return () if reported is None else reported.report.sources
 
     def ready_pollers(self) -> dict[str, NodeView]:
         """Return the pollers in the state `ready`, by name."""

@@ -7,7 +7,7 @@ order, and once a second what has changed in them, so it costs the same whatever
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 from pollcast.coordinator.query_rates import loads
 from pollcast.coordinator.ranking import COLUMNS, Ranking
@@ -81,7 +81,7 @@ class ClusterWatch:
         view, sent = self._view.nodes.get(name), self._sent_nodes.pop(name, None)
         if view is None:
             return Response(node_down=name[1]) if sent is not None else None
-        info = self._sent_nodes[name] = node_info(view.record)
+        info = self._sent_nodes[name] = node_info(view.record, self._view.sources(name))
         return Response(node_up=info) if info != sent else None
 
     def _topic(self, name: str) -> Response | None:
@@ -140,7 +140,10 @@ class TopWatch:
 
     async def changes(self) -> AsyncIterator[Response]:
         """Yield the changes since the last call: nodes, totals, and the topics that are shown now or were before."""
-        nodes = {entry.record.node: node_info(entry.record) for _, entry in sorted(self._view.nodes.items())}
+        view = self._view
+        nodes = {
+            entry.record.node: node_info(entry.record, view.sources(name)) for name, entry in sorted(view.nodes.items())
+        }
         for name in self._nodes.keys() - nodes.keys():
             yield Response(node_down=name)
         for name, node in nodes.items():
@@ -193,8 +196,8 @@ def totals_of(view: View) -> cluster_pb2.ClusterTotals:
     )
 
 
-def node_info(record: NodeRecord) -> cluster_pb2.Node:
-    """Convert a node's entry to the API's message."""
+def node_info(record: NodeRecord, sources: Iterable[cluster_pb2.NodeSource] = ()) -> cluster_pb2.Node:
+    """Convert a node's entry, and the databases that it has reported, to the API's message."""
     return cluster_pb2.Node(
         name=record.node,
         role=record.role,
@@ -205,4 +208,5 @@ def node_info(record: NodeRecord) -> cluster_pb2.Node:
         started_at=record.started_at,
         state=record.state,
         catalogue=record.catalogue or "",
+        sources=sources,
     )

@@ -21,22 +21,17 @@ import contextlib
 import random
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
-from itertools import repeat
-from typing import NamedTuple, cast
 
 import grpc
 import grpc.aio
 
 from pollcast.gateway.attachments import Attachments, KnownVersion
 from pollcast.gateway.change import Change
+from pollcast.gateway.feed_updates import Update, decode
 from pollcast.gateway.outbox import Outbox
 from pollcast.gateway.silence import Silence
-from pollcast.gateway.status import State, Status
 from pollcast.gateway.topic import LiveTopic
-from pollcast.gateway.version import Version
 from pollcast.services.clock import now_us
-from pollcast.services.delta import Row
 from pollcast.services.process import logs, tracing
 from pollcast.services.process.addresses import HostPort
 from pollcast.services.process.cancellation import heeding_cancellation
@@ -78,29 +73,6 @@ CHECK_SECONDS = 0.2
 """Time between two checks for silence, in seconds."""
 
 
-class Piece(NamedTuple):
-    """Consecutive rows of a snapshot, numbered from 0; `more` is set on all pieces but the last."""
-
-    number: int
-    rows: list[Row]
-    more: bool
-
-
-@dataclass(slots=True)
-class Update:
-    """One message of an owner about one topic.
-
-    `polled_at` is the start of the poll that gave this result, in microseconds since the Unix epoch. `body` is None for
-    a kind of update that this gateway does not know. `attachment` is the number of the attachment that it answers.
-    """
-
-    topic: str
-    version: Version
-    polled_at: int
-    body: Change | Piece | Status | None
-    attachment: int
-
-
 OnUpdate = Callable[[HostPort, Update], LiveTopic | None]
 """Applies an update from the poller at that address; returns the topic, or None when the update was dropped."""
 
@@ -119,22 +91,6 @@ def broken_since(now: float, silence: float) -> float:
     return now - max(0.0, silence - FORGIVEN_SECONDS)
 
 
-def decode(message: feed_pb2.FeedUpdate) -> Update:
-    """Return the update that a FeedUpdate holds (proto/pollcast/v1/feed.proto). Pure."""
-    body: Change | Piece | Status | None = None
-    kind = message.WhichOneof("body")
-    if kind == "delta":
-        body = Change.received(message.delta)
-    elif kind == "snapshot":
-        snapshot = message.snapshot
-        body = Piece(snapshot.number, _rows(snapshot), snapshot.more)
-    elif kind == "status":
-        status = message.status
-        state = cast(State, status.state)
-        body = Status(state, None if state == "live" else status.reason, status.since)
-    return Update(message.topic, Version(message.epoch, message.seq), message.polled_at, body, message.attachment)
-
-
 def apply_some(
     updates: Iterator[feed_pb2.FeedUpdate], apply: Callable[[feed_pb2.FeedUpdate], None], outbox: Outbox
 ) -> bool:
@@ -145,13 +101,6 @@ def apply_some(
             if len(outbox.buffering) >= SOCKETS_AT_ONCE:
                 return True
     return False
-
-
-def _rows(snapshot: feed_pb2.FeedSnapshot) -> list[Row]:
-    if not snapshot.rows:
-        return []
-    rows = snapshot.rows.split(b"\n")
-    return list(zip(snapshot.keys.split(b"\n"), rows, strict=True) if snapshot.keys else zip(repeat(b""), rows))
 
 
 class Link:
@@ -171,6 +120,8 @@ class Link:
         self._hurry = asyncio.Event()
         self._turn = 0  # counts the streams, and their ends
         self.pokes = PokeLine()
+        self.stub: feed_pb2_grpc.FeedAsyncStub | None = None
+        """The poller's service, while there is a stream to it."""
         self._silence = Silence(time.monotonic())
         self._no_poller = Occasional(log.warning, "no poller answers at the address of one")
         self._deadline: asyncio.Timeout | None = None  # of the present stream
@@ -265,11 +216,12 @@ class Link:
                     greeting = await call.initial_metadata()
             if rpc.GREETING in tuple(greeting):
                 self._set_up(True)
+            self.stub = stub
             async with self.pokes.open(stub), asyncio.timeout(None) as self._deadline:
                 with heeding_cancellation(grpc.aio.AioRpcError, TimeoutError):
                     await self._receive_all(call)
         finally:
-            self._deadline = None
+            self._deadline = self.stub = None
             call.cancel()
             self._turn += 1
             self._change.set()
@@ -357,6 +309,12 @@ class Feeds:
         if address is not None and self.is_up(address):
             return [self._links[address].pokes]
         return [link.pokes for link in self._links.values() if link.up]
+
+    @property
+    def stubs(self) -> dict[HostPort, feed_pb2_grpc.FeedAsyncStub]:
+        """The services of all connected pollers, in the order of their addresses."""
+        links = sorted((link for link in self._links.values() if link.up), key=lambda link: link.address)
+        return {link.address: link.stub for link in links if link.stub is not None}
 
     @property
     def connected(self) -> int:

@@ -43,6 +43,7 @@ from pollcast.gateway.responses import (
     token_in_query,
     topic_tail,
 )
+from pollcast.gateway.row_schemas import RowSchemas
 from pollcast.gateway.sockets import Sockets
 from pollcast.gateway.version import Version
 from pollcast.gateway.worker_metrics import WorkerMetrics
@@ -87,7 +88,8 @@ class GatewayApp:
         self.page = page
         self.cluster = cluster
         self.pokes = pokes
-        self.described = OpenApi(None, tokens=authenticator.required)
+        self._rows = RowSchemas(lambda: self.hub.feeds.stubs)
+        self.described = OpenApi(None, self._rows, tokens=authenticator.required)
         self.longpoll = longpoll
         self._metrics = web.metrics if metrics_of_workers is None else metrics_of_workers.answer
         metrics.SOCKETS.set_function(lambda: len(sockets))
@@ -100,7 +102,7 @@ class GatewayApp:
 
     def app(self, prefix: str | None = None) -> ASGIApp:
         """Return the ASGI application, which is served below the prefix as well if there is one."""
-        self.described = OpenApi(prefix, tokens=self.authenticator.required)
+        self.described = OpenApi(prefix, self._rows, tokens=self.authenticator.required)
         routes: list[BaseRoute] = [
             Route("/live/{query:path}", self.live),
             Route("/live/{query:path}", self.preflight, methods=["OPTIONS"]),
@@ -191,7 +193,7 @@ class GatewayApp:
     async def openapi(self, request: Request) -> Response:
         """Answer `GET /openapi.json` with a description of this interface."""
         self._identify(request)
-        return self.described.answer(request, self.catalog)
+        return await self.described.answer(request, self.catalogue)
 
     async def show_cluster(self, request: Request) -> Response:
         """Answer `GET /api/cluster` with the nodes, topics and takeovers of the cluster."""

@@ -13,7 +13,8 @@ from typing import Protocol
 from pollcast.gateway.attachments import Known
 from pollcast.gateway.change import Change
 from pollcast.gateway.cohorts import Traffic
-from pollcast.gateway.feeds import Feeds, Piece, Update
+from pollcast.gateway.feed_updates import Piece, Update
+from pollcast.gateway.feeds import Feeds
 from pollcast.gateway.offload import INLINE, Offload
 from pollcast.gateway.presence import Presences
 from pollcast.gateway.retained import Retained

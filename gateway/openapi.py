@@ -1,7 +1,8 @@
 """The description of a gateway's HTTP interface in OpenAPI 3.1 (docs/reference/http.md#openapi). Pure.
 
 It has one path for each query, with the parameters that clients may send: neither SQL nor parameters that are bound
-from claims. A gateway does not know the types of a query's columns: of a row, only the columns of its key are named.
+from claims. The schemas of rows come from the pollers (gateway/row_schemas.py). Of a row that no poller has described,
+only the columns of its key are named.
 """
 
 from __future__ import annotations
@@ -35,11 +36,16 @@ EXACT = 2**53
 """The integers up to this one are the same in all readers of JSON."""
 
 
-def openapi(catalog: Catalog, version: str, prefix: str | None, *, tokens: bool) -> Json:
-    """Return the document. `tokens` is whether clients need one; `version` is that of Pollcast."""
+def openapi(
+    catalog: Catalog, version: str, prefix: str | None, rows: Mapping[str, object] | None = None, *, tokens: bool
+) -> Json:
+    """Return the document. `tokens` is whether clients need one; `version` is that of Pollcast.
+
+    `rows` has the schemas of rows that are known, by the query's name, in a form that the caller can serialise.
+    """
     paths: Json = {}
     for query in catalog.queries.values():
-        paths[f"/live/{query.name}"] = {"get": _live(query)}
+        paths[f"/live/{query.name}"] = {"get": _live(query, (rows or {}).get(query.name))}
     for query in catalog.queries.values():
         paths[f"/poke/{query.name}"] = {"post": _poke(query)}
     components = parts.components()
@@ -61,13 +67,9 @@ def openapi(catalog: Catalog, version: str, prefix: str | None, *, tokens: bool)
     return document
 
 
-def _live(query: Query) -> Json:
-    """Return the description of `GET /live/<query>`."""
-    columns = {column: {"description": "A column of the key."} for column in query.key}
-    row: Json = {"type": "object", "additionalProperties": True}
-    if columns:
-        row |= {"properties": columns, "required": list(query.key)}
-    snapshot = parts.snapshot(row, query.key)
+def _live(query: Query, row: object | None) -> Json:
+    """Return the description of `GET /live/<query>`, whose rows have this schema."""
+    snapshot = parts.snapshot(_any_row(query) if row is None else row, query.key)
     polled = f"The database is polled every {query.interval * 1000:g} ms while somebody watches."
     roles = f" For tokens with one of the roles {', '.join(query.roles)}." if query.roles else ""
     return {
@@ -78,6 +80,15 @@ def _live(query: Query) -> Json:
         "parameters": [*_parameters(query), *parts.CONDITIONS],
         "responses": parts.live_responses(snapshot),
     }
+
+
+def _any_row(query: Query) -> Json:
+    """Return the schema of rows that no poller has described."""
+    row: Json = {"type": "object", "additionalProperties": True}
+    if query.key:
+        columns = {column: {"description": "A column of the key."} for column in query.key}
+        row |= {"properties": columns, "required": list(query.key)}
+    return row
 
 
 def _poke(query: Query) -> Json:

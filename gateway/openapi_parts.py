@@ -54,7 +54,7 @@ POKE_RESPONSES: Json = {
 """The responses to a poke."""
 
 
-def snapshot(row: Json, key: Sequence[str]) -> Json:
+def snapshot(row: object, key: Sequence[str]) -> Json:
     """Return the schema of a result whose rows have this schema."""
     return {
         "type": "object",

@@ -26,9 +26,9 @@ def check(catalog: Catalog, file: str, url: str | None) -> dict[str, str | None]
 def report(catalog: Catalog, file: str, url: str | None, environment: Mapping[str, str] | None = None) -> Report:
     """Check the catalogue, and return what was found about its queries.
 
-    `url` is that of the default source, and `environment` has those of the others. Without a `url`, a query is judged
-    by its text alone. Raises CatalogInvalid when a database refuses a query, PollStale when one can't be reached, and
-    SettingsInvalid when libpq does not accept `url`.
+    `url` is that of the default source, and `environment` has those of the others. Without a `url`, queries are judged
+    by their text alone, unless none of them is polled there. Raises CatalogInvalid when a database refuses a query,
+    PollStale when one can't be reached, and SettingsInvalid when libpq does not accept `url`.
     """
     found = Report(
         {name: _one_by_one(query) for name, query in catalog.queries.items()},
@@ -36,8 +36,8 @@ def report(catalog: Catalog, file: str, url: str | None, environment: Mapping[st
         dict.fromkeys(catalog.queries),
     )
     problems: list[Problem] = []
-    if url is not None:
-        urls = SourceUrls(lambda: url, environment or {})
+    if url is not None or not catalog.polls_default_url:
+        urls = SourceUrls(None if url is None else lambda: url, environment or {})
         for entry in catalog.used_sources:
             problems += _on_source(entry, catalog, file, urls, found)
     if problems:

@@ -32,6 +32,9 @@ OnGatewayGone = Callable[[str], None]
 OnPoke = Callable[[feed_pb2.FeedPokes, grpc.aio.ServicerContext[Any, Any]], Awaitable[feed_pb2.FeedPoked]]
 """Function that answers the method Poke."""
 
+OnDescribe = Callable[[feed_pb2.FeedQueries, grpc.aio.ServicerContext[Any, Any]], Awaitable[feed_pb2.FeedRows]]
+"""Function that answers the method Describe."""
+
 
 class Feed:
     """The servicer of Feed. Notify it of every change of an owned topic by `publish` and `forget`."""
@@ -41,10 +44,12 @@ class Feed:
         owned: Mapping[str, OwnedTopic],
         on_gateway_gone: OnGatewayGone | None = None,
         on_poke: OnPoke | None = None,
+        on_describe: OnDescribe | None = None,
     ) -> None:
-        """Without `on_poke`, the method Poke is not served."""
+        """Without `on_poke` and `on_describe`, the methods Poke and Describe are not served."""
         self._owned = owned
         self._on_poke = on_poke
+        self._on_describe = on_describe
         self._on_gateway_gone = on_gateway_gone
         self._streams: set[GatewayStream] = set()
         self._closed = asyncio.Event()
@@ -81,6 +86,10 @@ class Feed:
         if self._on_poke is not None:
             methods["Poke"] = grpc.unary_unary_rpc_method_handler(
                 self._on_poke, feed_pb2.FeedPokes.FromString, feed_pb2.FeedPoked.SerializeToString
+            )
+        if self._on_describe is not None:
+            methods["Describe"] = grpc.unary_unary_rpc_method_handler(
+                self._on_describe, feed_pb2.FeedQueries.FromString, feed_pb2.FeedRows.SerializeToString
             )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
 

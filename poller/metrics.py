@@ -108,6 +108,12 @@ IGNORED = Counter(
     "Notifications whose payload is not the part of a topic of the query after `?`.",
     ["query"],
 )
+DESCRIPTIONS = Counter(
+    "pollcast_poller_descriptions",
+    "Descriptions of a query's rows that a source was asked for, for /openapi.json, by outcome: described, refused, "
+    "stale.",
+    ["outcome"],
+)
 
 
 def forget(query: str) -> None:

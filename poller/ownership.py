@@ -13,6 +13,7 @@ polls at once when its mirror shows that it owns the topic.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Mapping
 from typing import NoReturn, Protocol
 
 from pollcast.poller.placement import Placement
@@ -52,10 +53,13 @@ class Ownership:
         grpc: HostPort,
         listener: OwnershipListener,
         definitions: Definitions | None = None,
+        source_of: Mapping[str, str] | None = None,
     ) -> None:
-        """`definitions` are those of this poller's catalogue, by query."""
+        """`definitions` are those of this poller's catalogue, by query, and `source_of` names each query's source."""
         self._etcd = etcd
         self._definitions = definitions or {}
+        self._source_of = source_of or {}
+        self._unreached: Collection[str] = ()  # the sources that this poller has never reached
         self._keys = keys
         self._node = node
         self._grpc = grpc
@@ -69,6 +73,7 @@ class Ownership:
         record = OwnerRecord(self._node, self._grpc, clock.now_rfc3339())
         self._term = LeaseTerm(self._etcd, self._keys, session, record, self._listener, self._synced, self._definitions)
         self._term.set_hesitant(bool(self._doubts))
+        self._term.set_sources(self._source_of, self._unreached)
         try:
             await self._term.run()
         finally:
@@ -76,11 +81,18 @@ class Ownership:
             self._term.lose_everything()
             self._term = None
 
-    def set_definitions(self, definitions: Definitions) -> None:
-        """Set the definitions of this poller's catalogue, which has just come into force."""
-        self._definitions = definitions
+    def set_definitions(self, definitions: Definitions, source_of: Mapping[str, str]) -> None:
+        """Set the definitions and sources of the queries of this poller's catalogue, which has just come into force."""
+        self._definitions, self._source_of = definitions, source_of
         if self._term is not None:
             self._term.set_definitions(definitions)
+            self._term.set_sources(source_of, self._unreached)
+
+    def set_unreached(self, sources: Collection[str]) -> None:
+        """Set the sources that this poller has never reached: it leaves their topics to others that have."""
+        self._unreached = sources
+        if self._term is not None:
+            self._term.set_sources(self._source_of, sources)
 
     @property
     def held(self) -> dict[str, int]:
@@ -187,6 +199,11 @@ class LeaseTerm:
     def set_definitions(self, definitions: Definitions) -> None:
         """Set the definitions of this poller's catalogue."""
         self.placement.set_definitions(definitions, asyncio.get_running_loop().time())
+        self._wake.set()
+
+    def set_sources(self, source_of: Mapping[str, str], unreached: Collection[str]) -> None:
+        """Set the source of each query, and the sources that this poller has never reached."""
+        self.placement.set_sources(source_of, unreached, asyncio.get_running_loop().time())
         self._wake.set()
 
     async def drain(self) -> None:

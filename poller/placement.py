@@ -25,7 +25,7 @@ At any moment a topic is in one of these states:
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 
 from pollcast.poller.catalogues import HEIR_SECONDS, JUDGED_TOPICS, Catalogues
 from pollcast.poller.claim_queue import ClaimQueue
@@ -34,6 +34,7 @@ from pollcast.poller.placement_steps import PlacementChanges, PlacementSteps
 from pollcast.poller.ranking import Ranking, query_of, rank
 from pollcast.poller.rebalancing import Rebalancing
 from pollcast.poller.revision_order import RevisionOrder
+from pollcast.poller.source_reach import SourceReach
 from pollcast.poller.topic_table import TopicTable
 from pollcast.services.catalogue.definitions import Definitions
 from pollcast.services.coordination.claims import Claim
@@ -51,7 +52,8 @@ class Placement:
         self.generation = 0
         self.draining = False
         self.catalogues = Catalogues(definitions)
-        self.ranking = Ranking(me, self.catalogues)
+        self.reach = SourceReach()
+        self.ranking = Ranking(me, self.catalogues, self.reach)
         self.rebalancing = Rebalancing(self.ranking)
         self._held = HeldTopics(lease, linger)
         self._claims = ClaimQueue(self.ranking)
@@ -150,9 +152,7 @@ class Placement:
         """Set the ready pollers; the planned claims are rescheduled by the next calls of `due`."""
         if self.ranking.set_ready(pollers, now):
             self.rebalancing.balance.forget_absent(self.ranking.ready_since)
-            self._claims.review()
-            for topic in self.rebalancing.set_ready_changed(now):
-                self._update_movable(topic)
+            self._pollers_changed(now)
 
     def set_definitions(self, definitions: Definitions, now: float) -> None:
         """Set the definitions of this poller's catalogue."""
@@ -165,6 +165,18 @@ class Placement:
         elif role == "poller" and node != self.ranking.me:
             self.rebalancing.balance.forget(node)
             self._judge_all(self.catalogues.set_poller(node, definitions), now)
+
+    def set_sources(self, source_of: Mapping[str, str], unreached: Iterable[str], now: float) -> None:
+        """Set the source of each query, and the sources that this poller has never reached, whose topics it leaves."""
+        if self.reach.set_mine(source_of, unreached):
+            self._pollers_changed(now)
+
+    def set_poller_unreached(self, poller: str, sources: Iterable[str] | None, now: float) -> None:
+        """Record the sources that another poller has never reached, None when it is not ready."""
+        if poller == self.ranking.me:
+            return
+        if self.reach.forget(poller) if sources is None else self.reach.set_poller(poller, sources, now):
+            self._pollers_changed(now)
 
     def set_hesitant(self, hesitant: bool, now: float) -> None:
         """Record whether this poller leaves topics to others: then it claims last, and yields what it has."""
@@ -280,6 +292,7 @@ class Placement:
         self.rebalancing.reset()
         self._revisions.reset()
         self.catalogues.clear()
+        self.reach.forget_others()
         self._to_judge.clear()
         self._offered.clear()
         return PlacementChanges(lost=lost)
@@ -325,6 +338,12 @@ class Placement:
             self._offered.discard(topic)
             self._update_movable(topic)
         return lost
+
+    def _pollers_changed(self, now: float) -> None:
+        """Plan again, because other pollers are ready than before, or reach other sources."""
+        self._claims.review()
+        for topic in self.rebalancing.set_ready_changed(now):
+            self._update_movable(topic)
 
     def _is_wanted(self, topic: str) -> bool:
         """Return whether a gateway that demands the topic has this poller's definition of its query."""

@@ -164,10 +164,11 @@ class PlacementEvents:
             if parsed is None:
                 continue
             self.ready.pop(parsed[1], None)
-            if valid:
-                record = NodeRecord.decode(event.kv.value)
-                if record.state == "ready":
-                    self.ready[parsed[1]] = record
+            record = NodeRecord.decode(event.kv.value) if valid else None
+            if record is not None and record.state == "ready":
+                self.ready[parsed[1]] = record
+            ready = self.ready.get(parsed[1])
+            self._placement.set_poller_unreached(parsed[1], None if ready is None else ready.unreached, _now())
         self._placement.set_pollers(self.ready, _now())
         self._wake.set()
 

@@ -18,6 +18,7 @@ from functools import lru_cache
 
 from pollcast.poller import metrics
 from pollcast.poller.claim_queue import CLAIM_TOPICS
+from pollcast.poller.descriptions import Descriptions
 from pollcast.poller.feed import Feed, OnGatewayGone
 from pollcast.poller.first_version import first_seq
 from pollcast.poller.gauges import topic_gauges
@@ -69,9 +70,10 @@ class Polling:
         self._unknown: dict[str, tuple[int, int]] = {}  # epoch and seq of gained topics that the catalogue has not
         self._states: dict[str, str] = {}  # the state of each topic when it was touched last
         self._owned: dict[str, OwnedTopic] = {}
-        self.feed = Feed(
-            self._owned, on_gateway_gone, Pokes(self._poked_values, self.hint_topic, self.hint_query).receive
-        )
+        self.descriptions = Descriptions(sources)
+        self.descriptions.take(catalog, self._definitions)
+        pokes = Pokes(self._poked_values, self.hint_topic, self.hint_query)
+        self.feed = Feed(self._owned, on_gateway_gone, pokes.receive, self.descriptions.receive)
         self._log = OwnershipLog()
         rng = rng or random.Random()
         self.query_pollers = QueryPollers(lambda query: QueryPoller(query, sources[query.source], self._publish, rng))
@@ -119,6 +121,7 @@ class Polling:
             self._unknown[owned.name] = owned.epoch, owned.seq
         self.catalog, self._definitions = catalogue.catalog, catalogue.definitions
         self._parsed.cache_clear()
+        self.descriptions.take(self.catalog, self._definitions)
         for name in difference.gone:
             self.query_pollers.remove(name)
         for name in difference.changed | difference.added:

@@ -6,6 +6,7 @@ others. The poller that ranks first claims a free topic at once, and each of the
 than the one before it, so that pollers do not all claim every topic at once.
 
 A poller that is known to have another definition of a topic's query does not claim the topic, and is not waited for.
+One that does not reach the query's source claims it last, and is waited for only by others that do not reach it either.
 
 `Ranking` counts for each bucket how many ready pollers rank before this one. A count is corrected when it is asked for,
 by the pollers that have joined or left since it was asked for last. So a change of the pollers costs nothing by itself,
@@ -23,6 +24,7 @@ from array import array
 from collections.abc import Iterable
 
 from pollcast.poller.catalogues import Catalogues
+from pollcast.poller.source_reach import SourceReach
 
 BUCKETS = 4096
 """Number of buckets of topics."""
@@ -69,12 +71,13 @@ LAST_SECONDS = 3.0
 class Ranking:
     """The pollers that are ready and the pinned topics, as the poller `me` needs them: its own rank for each topic."""
 
-    def __init__(self, me: str, catalogues: Catalogues | None = None) -> None:
+    def __init__(self, me: str, catalogues: Catalogues | None = None, reach: SourceReach | None = None) -> None:
         self.me = me
         self.catalogues = catalogues or Catalogues()
+        self.reach = reach or SourceReach()
         self.ready_since: dict[str, float] = {}  # ready poller → time since when it is ready
         self.hesitant = False
-        """Whether `me` leaves topics to others (poller/service.py says when), so that it claims last."""
+        """Whether `me` leaves all topics to others (poller/service.py says when), so that it claims last."""
         self.pins: dict[str, str] = {}  # topic → the poller that should own it while that poller is ready
         self._changes: list[tuple[array[int], str, int]] = []  # weights and names of those that joined (1) or left (-1)
         self._counts: dict[int, tuple[int, int]] = {}  # bucket → pollers before `me` after how many of the changes
@@ -114,19 +117,30 @@ class Ranking:
 
     def claim_delay(self, topic: str) -> float:
         """Return the seconds that `me` leaves the free topic to the pollers ranked before it."""
-        return self.rank(topic) * RANK_WAIT_SECONDS + (LAST_SECONDS if self.hesitant else 0.0)
+        return self.rank(topic) * RANK_WAIT_SECONDS + (LAST_SECONDS if self.hesitates(topic) else 0.0)
+
+    def hesitates(self, topic: str) -> bool:
+        """Return whether `me` leaves the topic to others."""
+        return self.hesitant or (self.reach.hesitant and self.reach.hesitates(query_of(topic)))
 
     def fits(self, poller: str, topic: str) -> bool:
-        """Return whether the poller has this one's definition of the topic's query, as far as is known."""
-        return self.catalogues.uniform or poller == self.me or self.catalogues.poller_fits(poller, query_of(topic))
+        """Return whether the poller has this one's definition of the topic's query, and reaches its source, as far as
+        is known."""
+        if poller == self.me or (self.catalogues.uniform and self.reach.complete):
+            return True
+        query = query_of(topic)
+        return self.catalogues.poller_fits(poller, query) and self.reach.reaches(poller, query)
 
     def _unable_before(self, topic: str) -> int:
-        """Return the number of ready pollers that rank before `me` and have another definition of the query."""
-        if self.catalogues.uniform:
+        """Return the number of ready pollers that rank before `me` and are not waited for: those with another
+        definition of the query, and those that do not reach its source, unless `me` does not either."""
+        if self.catalogues.uniform and self.reach.complete:
             return 0
-        query, fits = query_of(topic), self.catalogues.poller_fits
-        ready = [poller for poller in self.catalogues.differing_pollers if poller in self.ready_since]
-        return sum(prefers(topic, poller, self.me) for poller in ready if poller != self.me and not fits(poller, query))
+        query, fits, reaches = query_of(topic), self.catalogues.poller_fits, self.reach.reaches
+        hesitates = self.reach.hesitates(query)
+        others = {*self.catalogues.differing_pollers, *self.reach.unable} & self.ready_since.keys() - {self.me}
+        unable = [poller for poller in others if not (fits(poller, query) and (hesitates or reaches(poller, query)))]
+        return sum(prefers(topic, poller, self.me) for poller in unable)
 
     def _count(self, at: int) -> int:
         """Return the number of ready pollers that rank before `me` in the bucket."""

@@ -4,17 +4,18 @@ Once the loads of ready pollers have been too uneven for SETTLE_SECONDS, each po
 that evens them out (poller/balance.py), in steps of STEP_SECONDS. It takes about STEPS steps, however many topics move.
 A poller that joins gets its share this way, and the topics of one that died are evened out among the others, if they
 need it. A pinned topic goes to its poller at once. A hesitant poller, which no gateway reaches or which has never
-reached its database, hands over all that others can take. Times are arguments, in seconds on any one clock.
+reached a database, hands over all that others can take; one that has never reached a source hands over the topics of
+that source (poller/source_reach.py). Times are arguments, in seconds on any one clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import cycle, islice
 
 from pollcast.poller.balance import Balance, is_uneven, part_of_plan
 from pollcast.poller.movable import MovableTopics
-from pollcast.poller.ranking import Ranking, rank
+from pollcast.poller.ranking import Ranking, query_of, rank
 
 SETTLE_SECONDS = 2.0
 """Time that loads must be uneven before topics move, and since when no poller has joined or left, in seconds."""
@@ -70,7 +71,7 @@ class Rebalancing:
         self._handed_over: dict[str, tuple[str, float]] = {}  # topic → (receiver, when)
 
     def set_ready_changed(self, now: float) -> list[str]:
-        """Start the settling time again, because other pollers are ready than before.
+        """Start the settling time again, because other pollers are ready than before, or reach other sources.
 
         Return the topics that may be moved again; call `movable.update` for each.
         """
@@ -119,26 +120,31 @@ class Rebalancing:
         return moves
 
     def _can_take(self, poller: str, topic: str) -> bool:
-        """Return False when the poller is known to have no query of this topic, or another definition of it."""
+        """Return False when the poller is known to have no query of this topic, or another definition of it, or not to
+        reach its source."""
         return self._ranking.fits(poller, topic) and self.balance.can_take(poller, topic)
 
     def yield_later(self, now: float, wait: float = 0.0) -> None:
         """Look in `wait` seconds for topics to yield, if this poller is hesitant."""
-        self.yield_at = now + wait if self._ranking.hesitant else None
+        self.yield_at = now + wait if self._ranking.hesitant or self._ranking.reach.hesitant else None
 
     def next_yields(self, topics: Iterable[str], now: float) -> dict[str, str]:
-        """Return some of these topics, which are all that this poller holds, to hand over because it is hesitant, each
-        with its receiver, and plan the next step. What nobody else can take stays here."""
+        """Return some of these topics, which are all that this poller holds, to hand over because it hesitates for
+        them, each with its receiver, and plan the next step. What nobody else can take stays here."""
         if self.yield_at is None or self.yield_at > now:
             return {}
-        me, settled = self._ranking.me, self._ranking.ready_for(YIELD_SECONDS, now)
+        ranking, me, since = self._ranking, self._ranking.me, now - YIELD_SECONDS
+        settled = ranking.ready_for(YIELD_SECONDS, now)
         others = settled - {me}
-        can_take = self._can_take
-        wanted = (topic for topic in topics if any(can_take(poller, topic) for poller in others))
-        targets = self.drain_targets(islice(wanted, MAX_STEP_TOPICS), others)
-        waiting = [
-            since for poller, since in self._ranking.ready_since.items() if poller != me and poller not in settled
-        ]
+
+        def can_take(poller: str, topic: str) -> bool:
+            return self._can_take(poller, topic) and ranking.reach.has_reached(poller, query_of(topic), since)
+
+        yielded = filter(ranking.hesitates, topics)
+        wanted = (topic for topic in yielded if any(can_take(poller, topic) for poller in others))
+        targets = self.drain_targets(islice(wanted, MAX_STEP_TOPICS), others, can_take)
+        waiting = [at for poller, at in ranking.ready_since.items() if poller != me and poller not in settled]
+        waiting += ranking.reach.reached_after(since)
         if targets:
             self.yield_at = now + STEP_SECONDS
         else:
@@ -163,19 +169,22 @@ class Rebalancing:
         receiver, when = self._handed_over.pop(topic, ("", 0.0))
         return receiver if receiver in self._ranking.ready_since and now - when < SURRENDER_SECONDS else None
 
-    def drain_targets(self, topics: Iterable[str], pollers: Iterable[str]) -> dict[str, list[str]]:
+    def drain_targets(
+        self, topics: Iterable[str], pollers: Iterable[str], can_take: Callable[[str, str], bool] | None = None
+    ) -> dict[str, list[str]]:
         """Divide these topics, which are all that this poller holds, among `pollers` by the plan of a cluster without
         this poller. A topic that its receiver cannot take goes to the first in rank that can, otherwise to the first.
         """
+        can_take = can_take or self._can_take
         ready = sorted(set(pollers) - {self._ranking.me})
         targets: dict[str, list[str]] = {}
         amounts = part_of_plan(self.balance.load, ready, self._ranking.me)
         turns = cycle(ready)
         for topic in topics if ready else ():
             target = next(iter(amounts)) if amounts else next(turns)
-            if not self._can_take(target, topic):
+            if not can_take(target, topic):
                 order = rank(topic, ready)
-                target = next((poller for poller in order if self._can_take(poller, topic)), order[0])
+                target = next((poller for poller in order if can_take(poller, topic)), order[0])
             targets.setdefault(target, []).append(topic)
             if target in amounts:
                 amounts[target] -= 1

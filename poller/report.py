@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pollcast.poller.polling import Polling
+from pollcast.poller.sources.sources import Source
 from pollcast.services import clock
-from pollcast.v1 import report_pb2
+from pollcast.v1 import cluster_pb2, report_pb2
 
 
 class PollerReport:
     """The Reportable of a poller."""
 
-    def __init__(self, node: str, polling: Polling) -> None:
+    def __init__(self, node: str, polling: Polling, sources: Mapping[str, Source]) -> None:
         self._node = node
+        self._sources = sources
         self._polling = polling
 
     def topics(self) -> Iterable[str]:
@@ -25,7 +27,17 @@ class PollerReport:
         reports = (poller.report() for poller in self._polling.query_pollers.values())
         counts = [report for report in reports if report is not None]
         return report_pb2.NodeReport(
-            node=self._node, role="poller", now=clock.now_us(), queries=self._polling.catalog.queries, counts=counts
+            node=self._node,
+            role="poller",
+            now=clock.now_us(),
+            queries=self._polling.catalog.queries,
+            counts=counts,
+            sources=[
+                cluster_pb2.NodeSource(
+                    name=name, up=source.database.state == "ok", stretch=round(source.budget.stretch, 1)
+                )
+                for name, source in self._sources.items()
+            ],
         )
 
     def add(self, report: report_pb2.NodeReport, topic: str) -> bool:

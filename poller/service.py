@@ -3,8 +3,9 @@
 A poller starts without a database and without etcd (it owns no topics until it has read the cluster). It is ready after
 the first sync with etcd, once it has reached its database. One that has never reached it hesitates, like one that no
 gateway reaches (docs/reference/etcd.md#nodes): it leaves topics to others, so that the wrong password of a poller makes
-no topic stale for long; where there are no others, it owns the topics, and their status says what is wrong. A later
-outage of the database changes nothing about that. When a poller loses its session it loses its topics, and claims
+no topic stale for long; where there are no others, it owns the topics, and their status says what is wrong. One that
+has reached some of its sources hesitates for the topics of the others. A later outage of a database changes nothing
+about that. When a poller loses its session it loses its topics, and claims
 topics again under the next session. SIGTERM drains it: it claims nothing more, hands its topics to the other pollers,
 revokes its lease, so that no key is left, and ends its streams. When it dies without draining, other pollers take over
 once its keys are gone.
@@ -16,7 +17,7 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from pollcast.poller.feed import SERVICE
 from pollcast.poller.listeners import Listeners
@@ -31,14 +32,14 @@ from pollcast.poller.sources.sources import Sources
 from pollcast.services.catalogue.definitions import Difference
 from pollcast.services.catalogue.in_force import CatalogueInForce
 from pollcast.services.catalogue.query import DEFAULT_SOURCE
-from pollcast.services.catalogue.source_kinds import POSTGRESQL
-from pollcast.services.catalogue.sources import SourceEntry
+from pollcast.services.catalogue.sources import DEFAULT_URL_ENV, SourceEntry
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.failure_detector import FailureDetector
 from pollcast.services.coordination.keys import Keys
 from pollcast.services.coordination.node import Node, Readiness, healthz
 from pollcast.services.coordination.registry import node_record
 from pollcast.services.coordination.reporting import Reporting
+from pollcast.services.errors import CatalogInvalid, Problem, SettingsInvalid
 from pollcast.services.process import garbage, logs
 from pollcast.services.process.addresses import HostPort
 from pollcast.services.process.catalogue_file import CatalogueFile
@@ -80,11 +81,17 @@ class Core:
         )
         name = application_name(settings.node, "listen")
         self._notifications = Listeners(catalogue.catalog, listen_url, name, self.polling)
-        self._reporting = Reporting(etcd, self.keys, settings, PollerReport(settings.node, self.polling))
+        self._reporting = Reporting(etcd, self.keys, settings, PollerReport(settings.node, self.polling, sources))
 
     def works(self) -> Works:
         """Return the works of these parts."""
-        return self.polling.run(), self._notifications.run(), self._failure_detector.run(), self._reporting.run()
+        return (
+            self.polling.run(),
+            self.polling.descriptions.run(),
+            self._notifications.run(),
+            self._failure_detector.run(),
+            self._reporting.run(),
+        )
 
     def take(self, difference: Difference) -> None:
         """Adapt to the catalogue that has just come into force, which differs so from the one before."""
@@ -98,7 +105,8 @@ class Member:
     def __init__(self, core: Core, server: rpc.RpcServer, stop: asyncio.Event, http: HostPort, grpc: HostPort) -> None:
         etcd, keys, node, catalogue = core.etcd, core.keys, core.settings.node, core.catalogue
         self._core = core
-        self._ownership = Ownership(etcd, keys, node, grpc, core.polling, catalogue.definitions)
+        source_of = catalogue.catalog.source_of
+        self._ownership = Ownership(etcd, keys, node, grpc, core.polling, catalogue.definitions, source_of)
         self.readiness = Readiness("poller", stop, self._describe, self._obstacle)
         record = node_record("poller", node, http, grpc, catalogue.hash)
         self._node = Node(
@@ -116,7 +124,7 @@ class Member:
 
     def works(self) -> Works:
         """Return the works of a member."""
-        return self._reach_database(), self._reach.run()
+        return self._follow_sources(), self._reach.run()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Be a node, own topics, and hand them over once `stop` is set. Raises NodeTaken."""
@@ -127,15 +135,20 @@ class Member:
         catalogue, sources = self._core.catalogue, self._core.sources
         await sources.open_used(catalogue.catalog)
         self._core.take(difference)
-        self._ownership.set_definitions(catalogue.definitions)
+        self._ownership.set_definitions(catalogue.definitions, catalogue.catalog.source_of)
         self._node.set_catalogue(catalogue)
         await sources.close_unused(catalogue.catalog)
 
-    async def _reach_database(self) -> None:
-        reason = "the database was never reached"
-        self._ownership.hesitate(reason, True)
-        await self._core.sources.wait_reached()
-        self._ownership.hesitate(reason, False)
+    async def _follow_sources(self) -> NoReturn:
+        """Leave topics to others whose source this poller has never reached, and all topics before it reaches any."""
+        sources = self._core.sources
+        while True:
+            sources.changed.clear()
+            self._ownership.hesitate("the database was never reached", not sources.reached)
+            self._ownership.set_unreached(sources.unreached)
+            # A poller that has reached none is not ready, which says enough.
+            self._node.registration.set_unreached(sources.unreached if sources.reached else ())
+            await sources.changed.wait()
 
     async def _synced(self) -> None:
         await self._ownership.wait_synced()
@@ -152,6 +165,8 @@ class Member:
         facts: dict[str, object] = {"etcd": etcd_is, "database": sources.state}
         if list(sources) != [DEFAULT_SOURCE]:
             facts["sources"] = sources.states
+        if sources.reached and sources.unreached:
+            facts["unreached"] = sorted(sources.unreached)
         return facts | {"topics": self._core.polling.owned} | self._reach.description
 
     def _obstacle(self) -> str | None:
@@ -165,12 +180,9 @@ async def run(settings: PollerSettings, stop: asyncio.Event, hangup: asyncio.Eve
     Raises CatalogInvalid, SettingsInvalid or CantListen when it can't start, and NodeTaken when another node has its
     name.
     """
-    url = settings.secret("database_url")
-    urls = SourceUrls(url, os.environ)
+    urls = SourceUrls(None if settings.database_url is None else settings.secret("database_url"), os.environ)
     file = CatalogueFile(settings.catalog, hangup, watched=settings.catalog_reload == "on", check=urls.check)
-    catalogue = file.load()
-    if catalogue.catalog.sources[DEFAULT_SOURCE].kind == POSTGRESQL.name:
-        checked_url(url())
+    catalogue = _loaded(file, settings)
     listen_urls = urls
     if settings.listen_url is not None:
         listen_urls = SourceUrls(settings.secret("listen_url"), os.environ)
@@ -195,3 +207,20 @@ async def run(settings: PollerSettings, stop: asyncio.Event, hangup: asyncio.Eve
                 for task in forever:
                     task.cancel()
     log.info("drained")
+
+
+def _loaded(file: CatalogueFile, settings: PollerSettings) -> CatalogueInForce:
+    """Return the catalogue at start.
+
+    Raises SettingsInvalid when the database URL alone is wrong, else CatalogInvalid, which may name a missing URL.
+    """
+    try:
+        return file.load()
+    except CatalogInvalid as error:
+        of_url = [problem.field == DEFAULT_URL_ENV for problem in error.problems]
+        if all(of_url):
+            raise SettingsInvalid(error.problems) from None
+        if settings.database_url is None and not any(of_url):
+            reason = "is required unless every query of the catalogue names another source"
+            raise CatalogInvalid([*error.problems, Problem("settings", "", DEFAULT_URL_ENV, reason)]) from None
+        raise

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from pollcast.poller import metrics
 from pollcast.poller.counts import QueryCounts
 from pollcast.poller.sources.answer import Answer
-from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.connections import Replaced
+from pollcast.poller.sources.poll_error import PollError, Scope, unreachable
 from pollcast.poller.sources.sources import Source
 from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.query import Query
@@ -99,11 +100,15 @@ class StatementRunner:
     ) -> list[Answer | PollError]:
         name = self._query.name
         started = self._clock()
-        if self._source.budget.per_minute is not None:
-            allowed = await self._source.budget.take(len(statements))
-            statements, known = statements[:allowed], known[:allowed]
-        self.counts.statements.add(len(statements))
-        answers = await self._source.database.execute_each(statements, self._query, known, limit)
+        while True:
+            database = self._source.database
+            try:
+                answers = await self._sent(statements, known, limit)
+                break
+            except Replaced:
+                if database is self._source.database:  # the catalogue does not use it any more, nor this query
+                    answers = [unreachable("the source is closed")]
+                    break
         waited = self._clock() - started
         for answer in answers:
             if not isinstance(answer, PollError):
@@ -116,6 +121,26 @@ class StatementRunner:
         else:
             metrics.WAIT_SECONDS.labels(name).observe(max(0.0, waited))
         return answers
+
+    async def _sent(
+        self,
+        statements: Sequence[Statement],
+        known: Sequence[Sequence[list[Row] | None]],
+        limit: float | None,
+    ) -> list[Answer | PollError]:
+        """Send the statements, or as many of them as the source's budget allows."""
+        if self._source.budget.per_minute is None:
+            self.counts.statements.add(len(statements))
+            return await self._source.database.execute_each(statements, self._query, known, limit)
+        turn = await self._source.budget.turn(len(statements))
+        allowed = slice(turn.count)
+        self.counts.statements.add(turn.count)
+        try:
+            return await self._source.database.execute_each(
+                statements[allowed], self._query, known[allowed], limit, turn.again
+            )
+        finally:
+            turn.end()
 
     async def _confirmed(
         self, error: PollError, statement: Statement, known: Sequence[list[Row] | None]

@@ -10,20 +10,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 import duckdb
 
-from pollcast.poller.duckdb.dialect import CACHED, described, wrapped
+from pollcast.poller.duckdb.dialect import CACHED, DuckdbDialect, described, wrapped
 from pollcast.poller.duckdb.errors import classify, is_fatal
 from pollcast.poller.duckdb.instance import Instance, sql_type
-from pollcast.poller.duckdb.values import Form, form_of
+from pollcast.poller.duckdb.values import KINDS, Form, form_of, name_of
 from pollcast.poller.sources.answer import Answer
-from pollcast.poller.sources.encoding import NoSuchColumn, RowEncoder
+from pollcast.poller.sources.describing import row_type
 from pollcast.poller.sources.guard import GRACE_SECONDS
 from pollcast.poller.sources.outcome import LostConnection, Outcome, Outgrown, Trip
 from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.row_encoder import NoSuchColumn, RowEncoder, each
+from pollcast.poller.sources.row_type import Column, RowType
+from pollcast.poller.sources.samples import samples
+from pollcast.poller.sources.source import Description
 from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.query import Query
 from pollcast.services.errors import PollStale
@@ -33,6 +37,10 @@ CHUNK_ROWS = 256
 
 INTERRUPT_SECONDS = 0.05
 """Time between two interrupts of a statement, in seconds."""
+
+_DIALECT = DuckdbDialect()
+
+T = TypeVar("T")
 
 
 class DuckdbSession:
@@ -52,7 +60,7 @@ class DuckdbSession:
         self._cursor = cursor
         self._closed = closed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="duckdb")
-        self._work: asyncio.Future[Outcome] | None = None
+        self._work: asyncio.Future[Any] | None = None
         self._usable = True
 
     @property
@@ -84,23 +92,32 @@ class DuckdbSession:
         outcomes: list[Outcome] = []
         for statement, answer in zip(trip.statements, trip.answers, strict=True):
             started = loop.time()
-            outcomes.append(await self._outcome(statement, answer, trip))
+            outcomes.append(await self._outcome(partial(self._executed, statement, answer, trip.query), trip))
             answer.seconds = loop.time() - started
             answer.latency = 0.0
             if loop.time() > ends or not self.usable or not isinstance(outcomes[-1], Answer | PollError):
                 break
         return outcomes
 
-    async def _outcome(self, statement: Statement, answer: Answer, trip: Trip) -> Outcome:
+    async def describe(self, query: Query, seconds: float) -> Description:
+        """Have DuckDB describe the query's rows."""
+        trip = Trip(query, [], [], seconds, outgrows=False)
+        found = await self._outcome(partial(self._row_type, query), trip)
+        assert not isinstance(found, Outgrown), "the statement has all of its time"
+        return found
+
+    async def _outcome(self, do: Callable[[], T], trip: Trip) -> T | PollError | LostConnection | Outgrown:
+        """Have the thread do something within the time of the trip's statements."""
         loop = asyncio.get_running_loop()
-        self._work = loop.run_in_executor(self._thread, self._executed, statement, answer, trip.query)
+        self._work = loop.run_in_executor(self._thread, do)
         self._work.add_done_callback(_exception)
         await asyncio.wait([self._work], timeout=trip.seconds)
         timed_out = not self._work.done()
         if timed_out and not await self._interrupted(self._work):
             reason = f"the query took longer than its timeout of {trip.query.timeout:g} s"
             return PollError(PollStale(reason), Scope.TOPIC_OR_SIZE)
-        work, self._work = self._work, None
+        work: asyncio.Future[T] = self._work
+        self._work = None
         try:
             return work.result()
         except NoSuchColumn as error:
@@ -115,7 +132,7 @@ class DuckdbSession:
                 return LostConnection(poll_error, silently=True)
             return poll_error
 
-    async def _interrupted(self, work: asyncio.Future[Outcome]) -> bool:
+    async def _interrupted(self, work: asyncio.Future[Any]) -> bool:
         """Interrupt what runs until it ends; return whether it has."""
         loop = asyncio.get_running_loop()
         until = loop.time() + GRACE_SECONDS
@@ -131,15 +148,20 @@ class DuckdbSession:
         cursor, params = self._cursor, list(statement.params)
         columns = self._columns(statement)
         forms = [_form(type) for _, type in columns]
-        of = replace(query, key=()) if statement.probe else query
-        encoder = RowEncoder(of, [(name, form.encode) for (name, _), form in zip(columns, forms, strict=True)])
-        limit = 1 if statement.probe else query.max_rows + 1
+        encoders = [(name, each(form.encode)) for (name, _), form in zip(columns, forms, strict=True)]
+        encoder = RowEncoder(encoders, statement.key_of(query))
+        limit = statement.most_rows(query)
         cursor.execute(wrapped(statement.sql, [form.cast for form in forms], limit), params)
         while not answer.full and (rows := cursor.fetchmany(CHUNK_ROWS)):
-            answer.add(encoder.piece(1, rows))
+            answer.add(encoder.piece(rows))
         if statement.described:
             answer.columns = tuple(columns)
         return answer
+
+    def _row_type(self, query: Query) -> RowType | PollError:
+        """Return the type of the query's rows."""
+        columns = self._columns(_DIALECT.alone(query, samples(query)))
+        return row_type(Column(name, KINDS.get(name_of(sql_type(type)), "text")) for name, type in columns)
 
     def _columns(self, statement: Statement) -> list[tuple[str, str]]:
         """Return the names and types of the query's columns."""
@@ -161,7 +183,7 @@ def _form(type: str) -> Form:
     return form_of(sql_type(type))
 
 
-def _exception(work: asyncio.Future[Outcome]) -> None:
+def _exception(work: asyncio.Future[Any]) -> None:
     """Take note of the error of a statement, which nobody may wait for."""
     if not work.cancelled():
         work.exception()

@@ -17,19 +17,16 @@ from pollcast.services.catalogue.query import Query
 
 
 class MysqlDialect(TopicByTopic):
-    """The Dialect (poller/sources/source.py) of MySQL and MariaDB.
-
-    The params of its statements are the columns of the row key, and the maximum number of rows to be read.
-    """
+    """The Dialect (poller/sources/source.py) of MySQL and MariaDB."""
 
     kind: Final = "mysql"
     can: Final = Abilities(trips=True)
 
     def alone(self, query: Query, values: Values) -> Statement:
         """Return the statement that polls one topic."""
-        return Statement(bound(query, values), (query.key, query.max_rows + 1))
+        return Statement(bound(query, values), ())
 
     def probe(self, query: Query) -> Statement:
         """Return the statement that runs the query's probe."""
         assert query.probe is not None
-        return Statement(query.probe.replace("%%", "%"), ((), 1))
+        return Statement(query.probe.replace("%%", "%"), (), probe=True)

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from pollcast.poller.sources.encoding import Encoder, binary, itself, text, utf8_text
+from pollcast.poller.sources.encoding import binary
+from pollcast.poller.sources.row_encoder import ColumnEncoder, each
 from pollcast.poller.sources.statement import Kind
+from pollcast.poller.sources.text_encoding import texts, themselves
 
 BINARY: Final = 63
 """The number of the character set of values that are no text."""
@@ -22,6 +25,9 @@ UNSIGNED: Final = 32
 
 ZEROFILL: Final = 64
 """The flag of a number that is written with zeros before it."""
+
+COMPUTED: Final = 128
+"""The flag of bits that MariaDB has computed (`max(flags)`): it writes these as a number in decimal digits."""
 
 # Types of the protocol (enum_field_types)
 TINY, SHORT, LONG, FLOAT, DOUBLE, LONGLONG, INT24, YEAR, DECIMAL, NEWDECIMAL = 1, 2, 3, 4, 5, 8, 9, 13, 0, 246
@@ -42,17 +48,18 @@ class Column:
     """`json` for MariaDB's JSON, whose type is that of a text."""
 
 
-def encoder(column: Column) -> Encoder:
-    """Return the function that encodes a value of the column."""
+def encoder(column: Column) -> ColumnEncoder:
+    """Return the encoder of the column."""
     if column.type in NUMBERS:
-        return _without_zeros if column.flags & ZEROFILL else itself
+        return each(_without_zeros) if column.flags & ZEROFILL else themselves
     if column.type == BIT:
-        return lambda value: b'"%b"' % bin(int.from_bytes(value, "big"))[2:].zfill(column.length).encode()
+        number = int if column.flags & COMPUTED else partial(int.from_bytes, byteorder="big")
+        return each(lambda value: b'"%b"' % format(number(value), f"0{column.length}b").encode())
     if column.type in _BY_TYPE:
         return _BY_TYPE[column.type]
     if column.format == "json":
-        return _checked_json
-    return binary if column.charset == BINARY else _text
+        return each(_checked_json)
+    return each(binary) if column.charset == BINARY else texts
 
 
 def type_of(column: Hashable) -> Kind:
@@ -103,7 +110,7 @@ def _checked_json(value: bytes) -> bytes:
     try:
         json.loads(value, parse_int=str, parse_float=str, parse_constant=_refuse)
     except (ValueError, RecursionError):
-        return _text(value)
+        return texts([value])[0]
     return value
 
 
@@ -111,19 +118,11 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
-def _text(value: bytes) -> bytes:
-    """Return a text as a JSON string. The server sends valid UTF-8; what is not has no other spelling here."""
-    try:
-        return utf8_text(value)
-    except UnicodeDecodeError:
-        return text(value.decode(errors="replace"))
-
-
-_BY_TYPE: Final[Mapping[int, Encoder]] = {
-    DATE: lambda value: b'"%b"' % value,
-    TIME: lambda value: b'"%b"' % _short(value),
-    DATETIME: _moment,
-    TIMESTAMP: _moment_in_utc,
-    GEOMETRY: binary,
-    JSON: itself,
+_BY_TYPE: Final[Mapping[int, ColumnEncoder]] = {
+    DATE: each(lambda value: b'"%b"' % value),
+    TIME: each(lambda value: b'"%b"' % _short(value)),
+    DATETIME: each(_moment),
+    TIMESTAMP: each(_moment_in_utc),
+    GEOMETRY: each(binary),
+    JSON: themselves,
 }

@@ -6,8 +6,7 @@ from typing import Final
 
 from pollcast.poller.mysql.dialect import MysqlDialect
 from pollcast.poller.mysql.driver import MysqlDriver
-from pollcast.poller.mysql.encoding import type_of
 from pollcast.poller.sources.source import SourceKind
 
-MYSQL: Final = SourceKind(MysqlDialect(), MysqlDriver(), type_of)
+MYSQL: Final = SourceKind(MysqlDialect(), MysqlDriver(), finite=True)
 """MySQL 8, and MariaDB from 10.6 on."""

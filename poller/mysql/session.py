@@ -17,17 +17,22 @@ from functools import lru_cache
 
 from asyncmy.errors import MySQLError
 
-from pollcast.poller.mysql.encoding import encoder
+from pollcast.poller.mysql.encoding import encoder, type_of
 from pollcast.poller.mysql.errors import TIMED_OUT, ServerError, classify, lost
-from pollcast.poller.mysql.trip_text import trip_text
+from pollcast.poller.mysql.literals import bound
+from pollcast.poller.mysql.trip_text import LOCK_SECONDS, trip_text
 from pollcast.poller.mysql.wire import Wire, column
 from pollcast.poller.sources.answer import Answer
-from pollcast.poller.sources.encoding import NoSuchColumn, RowEncoder
+from pollcast.poller.sources.describing import row_type
 from pollcast.poller.sources.guard import GRACE_SECONDS, Guard
 from pollcast.poller.sources.names import application_name
 from pollcast.poller.sources.outcome import LostConnection, Outcome, Outgrown, Trip
 from pollcast.poller.sources.poll_error import PollError, Scope
 from pollcast.poller.sources.raw_rows import KnownRows
+from pollcast.poller.sources.row_encoder import NoSuchColumn, RowEncoder
+from pollcast.poller.sources.row_type import Column
+from pollcast.poller.sources.samples import samples
+from pollcast.poller.sources.source import Description
 from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.query import Query
 
@@ -92,7 +97,7 @@ class MysqlSession:
                     if answer is answers[0]:
                         await self._wire.send(self._text(trip))
                     guard.allow(trip.seconds + GRACE_SECONDS)
-                    outcomes.append(await self._read(statement, answer))
+                    outcomes.append(await self._read(trip.query, statement, answer))
                 except _ERRORS as error:
                     # A statement may have begun before the answer of the one before it was read.
                     timed_out = trip.limited or loop.time() - guard.begun >= trip.seconds * _CANCELED_BEFORE
@@ -108,9 +113,27 @@ class MysqlSession:
         trip.share_latency(len(outcomes), ended - sent)
         return outcomes
 
-    async def _read(self, statement: Statement, answer: Answer) -> Answer | PollError:
+    async def describe(self, query: Query, seconds: float) -> Description:
+        """Have the server describe the query's rows."""
+        guard, text = Guard(self._wire.abort), bound(query, samples(query))
+        with guard.allowing(seconds + GRACE_SECONDS):
+            self._occupied = True
+            try:
+                await self._all(f"set lock_wait_timeout={LOCK_SECONDS}")
+                columns = [column(each) for each in await self._wire.describe(text)]
+            except _ERRORS as error:
+                told = _told(error)
+                if told is None or self._wire.broken:
+                    self._wire.abort()
+                    return LostConnection(lost(str(error)), guard.broke)
+                self._occupied = False
+                return classify(told, query, connected=True, timed_out=False)
+        self._occupied = False
+        return row_type(Column(each.name, type_of(each)) for each in columns)
+
+    async def _read(self, query: Query, statement: Statement, answer: Answer) -> Answer | PollError:
         """Receive the answers to a statement and to those around it."""
-        key, most = statement.params
+        key, most = statement.key_of(query), statement.most_rows(query)
         await self._next()
         await self._next()
         if statement.described:
@@ -158,7 +181,7 @@ class MysqlSession:
     def _text(self, trip: Trip) -> str:
         statements = [statement.sql for statement in trip.statements]
         name = application_name(self._node, trip.query.name)
-        most = trip.statements[0].params[1]
+        most = trip.statements[0].most_rows(trip.query)
         return trip_text(statements, trip.seconds, most, name, mariadb=self._wire.mariadb)
 
     async def _next(self) -> None:
@@ -176,7 +199,7 @@ class MysqlSession:
 def _row_encoder(descriptions: tuple[bytes, ...], key: tuple[str, ...]) -> RowEncoder:
     """Return the encoder of rows whose columns are described so. Raises NoSuchColumn if the key has another column."""
     columns = [column(each) for each in descriptions]
-    return RowEncoder(Query("", "", key=key), [(each.name, encoder(each)) for each in columns])
+    return RowEncoder([(each.name, encoder(each)) for each in columns], key)
 
 
 def _told(error: Exception) -> ServerError | None:

@@ -1,6 +1,6 @@
 """A connection of asyncmy that reads rows in pieces and knows which columns of MariaDB hold JSON.
 
-Two things are asyncmy's only by members that it does not document, so its version is bounded in pyproject.toml, and
+Three things are asyncmy's only by members that it does not document, so its version is bounded in pyproject.toml, and
 tests/unit/test_mysql_wire.py says what must be there:
 
 - The rows that have arrived are taken from a result at once, as `SSCursor.fetchmany` does; a cursor would hide the
@@ -33,6 +33,7 @@ CLIENT_MYSQL = 1
 _CAPABILITIES_AT = 28
 _FIXED = 13  # bytes after the names and the extended metadata in the description of a column
 _NAMES = 6  # texts before the extended metadata in the description of a column
+_COLUMNS_AT = 5  # place of the number of columns in the answer to a statement that is prepared
 _FORMAT = 1  # kind of metadata: the format of the column's texts
 
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 3000}
@@ -49,6 +50,7 @@ class Wire(_Connection):  # type: ignore[misc]
         super().__init__(**options)
         self._tls_if_offered = tls_if_offered
         self._descriptions: list[bytes] = []
+        self._prepared: list[bytes] | None = None  # the packets that answer what is being prepared
 
     @property
     def broken(self) -> bool:
@@ -92,6 +94,19 @@ class Wire(_Connection):  # type: ignore[misc]
         await self.next_result(unbuffered=True)
         return True
 
+    async def describe(self, sql: str) -> tuple[bytes, ...]:
+        """Have the server prepare a statement, and return the descriptions of its columns, for `column`."""
+        self._prepared = []
+        try:
+            statement = await self.prepare(sql.encode())
+            packets = self._prepared
+        finally:
+            self._prepared = None
+        await statement.close()
+        (count,) = struct.unpack_from("<H", packets[0], _COLUMNS_AT)
+        end = len(packets) if self._deprecate_eof else len(packets) - 1
+        return tuple(packets[end - count : end]) if count else ()
+
     @property
     def has_rows(self) -> bool:
         """Whether the present answer is a result, which may have rows."""
@@ -126,7 +141,10 @@ class Wire(_Connection):  # type: ignore[misc]
     async def read_packet(self, packet_type: type[Any] = MysqlPacket) -> Any:
         """Receive a packet; take the extended metadata out of the description of a column."""
         if packet_type is not FieldDescriptorPacket:
-            return await super().read_packet(packet_type)
+            packet = await super().read_packet(packet_type)
+            if self._prepared is not None:
+                self._prepared.append(packet.get_all_data())
+            return packet
         data = (await super().read_packet()).get_all_data()
         self._descriptions.append(data)
         return _described(data)[0]

@@ -17,21 +17,27 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import psycopg
 
-from pollcast.poller.plain.dialect import Bound
-from pollcast.poller.plain.encoding import TextEncoder
+from pollcast.poller.plain.dialect import Bound, PlainDialect
+from pollcast.poller.plain.encoding import encoder
 from pollcast.poller.plain.errors import canceled
 from pollcast.poller.plain.text_cursor import Command, TextCursor
 from pollcast.poller.postgresql.connection import Connection
 from pollcast.poller.postgresql.errors import QUERY_CANCELED
+from pollcast.poller.postgresql.row_types import description, kind_of
 from pollcast.poller.postgresql.session import PostgresqlSession
 from pollcast.poller.sources.answer import Answer
-from pollcast.poller.sources.encoding import NoSuchColumn
+from pollcast.poller.sources.describing import row_type
 from pollcast.poller.sources.guard import GRACE_SECONDS, Guard
 from pollcast.poller.sources.outcome import Outcome, Trip
 from pollcast.poller.sources.poll_error import PollError
+from pollcast.poller.sources.raw_rows import KnownRows
+from pollcast.poller.sources.row_encoder import NoSuchColumn, RowEncoder
+from pollcast.poller.sources.row_type import Column, RowType
+from pollcast.poller.sources.samples import samples
 from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.query import Query
 from pollcast.services.process import logs
@@ -42,6 +48,8 @@ BEGIN, ROLLBACK = Command(b"start transaction read only"), Command(b"rollback")
 
 OWN_TIME_SECONDS = 0.5
 """Time beyond the statement's that a server with `statement_timeout` has to end it, in seconds."""
+
+_DIALECT = PlainDialect()
 
 _CANCELED_BEFORE = 0.9
 """Share of the timeout below which a canceled statement was not canceled by the timeout."""
@@ -85,6 +93,13 @@ class PlainSession(PostgresqlSession):
             if late or not self.usable or not isinstance(outcomes[-1], Answer | PollError):
                 break
         return outcomes
+
+    async def _row_type(self, query: Query, seconds: float) -> RowType | PollError:
+        command = _command(_DIALECT.alone(query, samples(query)))
+        found = await description(self._connection, command.sql, command.types)
+        return row_type(
+            [Column((found.fname(at) or b"").decode(), kind_of(found.ftype(at))) for at in range(found.nfields)]
+        )
 
     async def _run(self, trip: Trip) -> list[Outcome]:
         """Run the statements, all of which are sent at once."""
@@ -155,14 +170,16 @@ class PlainSession(PostgresqlSession):
         await self._roll_back(cursor)
 
     async def _read_rows(self, cursor: TextCursor, query: Query, statement: Statement, answer: Answer) -> None:
-        encoder = None
+        rows: KnownRows | None = None
         async with contextlib.aclosing(cursor.rows()) as chunks:
             async for chunk in chunks:
-                encoder = encoder or TextEncoder(cursor.columns, () if statement.probe else query.key)
-                answer.add(encoder.piece(chunk[: 1 - answer.rows] if statement.probe else chunk))
+                rows = rows or KnownRows(_row_encoder(cursor.columns, statement.key_of(query)), answer)
+                rows.add(chunk[: 1 - answer.rows] if statement.probe else chunk)
                 if answer.full:
                     await self._leave()
                     return
+        if rows is not None:
+            rows.end()
 
     async def _roll_back(self, cursor: TextCursor) -> None:
         """Receive the end of the transaction."""
@@ -198,6 +215,12 @@ class PlainSession(PostgresqlSession):
             await self._connection.cancel_safe(timeout=GRACE_SECONDS)
         except psycopg.Error as error:
             log.info("a statement could not be canceled", detail=type(error).__name__)
+
+
+@lru_cache(maxsize=1024)
+def _row_encoder(columns: tuple[tuple[str, int], ...], key: tuple[str, ...]) -> RowEncoder:
+    """Return the encoder of rows with these columns. Raises NoSuchColumn if the key has another one."""
+    return RowEncoder([(name, encoder(type)) for name, type in columns], key)
 
 
 def _command(statement: Statement) -> Command:

@@ -1,4 +1,4 @@
-"""The types of a query's rows, as the database describes them without running the query (`pollcast types`).
+"""The types of a query's rows, as PostgreSQL describes them without running the query.
 
 A statement with sample values for the parameters is prepared and described in a read-only transaction that is rolled
 back. A column counts as never NULL only if that is certain: it is a column of a table that the table declares NOT NULL,
@@ -7,62 +7,29 @@ and the query has nothing that adds NULLs to such columns.
 
 from __future__ import annotations
 
-import contextlib
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import psycopg
-from psycopg import Connection
+from psycopg import AsyncRawCursor
+from psycopg.abc import PQGen
+from psycopg.errors import error_from_result
+from psycopg.generators import execute
 from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGconn, PGresult
 
-from pollcast.poller.postgresql.connection import CONNECT_SECONDS
-from pollcast.poller.postgresql.errors import condition
+from pollcast.poller.postgresql.connection import Connection
 from pollcast.poller.postgresql.statement import columns_statement
-from pollcast.poller.postgresql.trying import TIMEOUT_SECONDS, transaction
+from pollcast.poller.sources.describing import row_type
+from pollcast.poller.sources.poll_error import PollError
+from pollcast.poller.sources.row_type import Array, Column, Enumeration, RowType, Type
 from pollcast.poller.sources.samples import samples
-from pollcast.poller.sources.statement import Kind, Statement
-from pollcast.services.catalogue.catalog import Catalog
+from pollcast.poller.sources.statement import Kind, Statement, Values
 from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.catalogue.sql import check_select, tokens
 from pollcast.services.catalogue.values import INT4
-from pollcast.services.errors import CatalogInvalid, PollStale, Problem
-from pollcast.services.process.database_url import checked_url
-
-
-@dataclass(frozen=True, slots=True)
-class Enumeration:
-    """An enumerated type."""
-
-    labels: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Array:
-    """An array, whose elements may be NULL."""
-
-    element: Type
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a row. `nullable` is False when the column is certainly never NULL."""
-
-    name: str
-    type: Type
-    nullable: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A composite type, or the row of a query."""
-
-    columns: tuple[Column, ...]
-
-
-Type: TypeAlias = Kind | Enumeration | Array | Row
-"""The type of a value."""
 
 KINDS: Mapping[str, Kind] = {
     "bool": "bool",
@@ -85,6 +52,12 @@ KINDS: Mapping[str, Kind] = {
 }
 """The kinds of PostgreSQL's own types; the others are `text`."""
 
+TEXTS = frozenset({"text", "varchar", "bpchar", "name", "bytea", "interval"})
+"""The most frequent of PostgreSQL's own types that are `text`."""
+
+OWN_TYPES = 10_000
+"""The numbers of types below this one are the same in every database of PostgreSQL."""
+
 _TYPE = b"""
 select t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace, t.typname::pg_catalog.text,
     t.typtype::pg_catalog.text, t.typcategory::pg_catalog.text, t.typbasetype, t.typelem, t.typrelid,
@@ -104,43 +77,22 @@ where attrelid = $1 and attnum > 0 and not attisdropped order by attnum
 
 # A table that others inherit from also has the rows of these, which may be NULL; partitions have the same constraints.
 _NOT_NULL = b"""
-select a.attnotnull and (c.relkind = 'p' or c.relkind = 'r' and not c.relhassubclass)
+select w.number::pg_catalog.int4
+from rows from (pg_catalog.unnest($1::pg_catalog.oid[]), pg_catalog.unnest($2::pg_catalog.int2[]))
+    with ordinality as w(relation, attribute, number)
+join pg_catalog.pg_class c on c.oid = w.relation
+join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = w.attribute
+where a.attnotnull and (c.relkind = 'p' or c.relkind = 'r' and not c.relhassubclass)
     and not exists (
         select from pg_catalog.pg_constraint n
         where n.conrelid = a.attrelid and n.contype = 'n' and not n.convalidated and n.conkey = array[a.attnum]
     )
-from pg_catalog.pg_attribute a join pg_catalog.pg_class c on c.oid = a.attrelid
-where a.attrelid = $1 and a.attnum = $2
 """
 
 
-def row_types(catalog: Catalog, file: str, url: str) -> dict[str, Row]:
-    """Return the type of each query's rows, by the query's name.
-
-    Raises CatalogInvalid when the database refuses a query, PollStale when it can't be reached, and SettingsInvalid
-    when libpq does not accept `url`.
-    """
-    found: dict[str, Row] = {}
-    problems: list[Problem] = []
-    try:
-        with psycopg.connect(
-            checked_url(url), autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="pollcast types"
-        ) as connection:
-            types = _Types(connection)
-            for name, query in catalog.queries.items():
-                try:
-                    found[name] = _row(connection, types, query)
-                except _Refused as refused:
-                    problems.append(Problem(file, name, "sql", str(refused)))
-    except psycopg.OperationalError as error:
-        raise PollStale(f"the database can't be reached: {error}") from None
-    if problems:
-        raise CatalogInvalid(problems)
-    return found
-
-
-class _Refused(Exception):
-    """The database's refusal of a query."""
+Trying: TypeAlias = Callable[[Statement], AbstractAsyncContextManager[Connection]]
+"""Function that provides the connection in a read-only transaction with the statement's settings, which is rolled back
+in the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,22 +105,14 @@ class _Described:
     attribute: int
 
 
-def _row(connection: Connection, types: _Types, query: Query) -> Row:
-    values = samples(query)
-    described = _describe(connection, query, columns_statement(query, [values], together=False))
-    wide = {name: _wide(param) for name, param in query.params.items()}
-    if any(wide.values()):
-        values = dict(values) | {name: value for name, value in wide.items() if value}
-        with contextlib.suppress(_Refused):  # of a function that takes no int8
-            described = _describe(connection, query, columns_statement(query, [values], together=False))
-    if twice := [name for name, number in Counter(column.name for column in described).items() if number > 1]:
-        raise _Refused(f"two columns of the result have the same name ({', '.join(twice)}): give one another name")
-    kept = not adds_nulls(query.sql)
-    return Row(
-        tuple(
-            Column(each.name, types.of(each.type), not (kept and types.never_null(each.table, each.attribute)))
-            for each in described
-        )
+async def described(connection: Connection, query: Query, trying: Trying) -> RowType | PollError:
+    """Return the type of the query's rows, or the error of a query with two columns of one name. Raises psycopg.Error
+    when the server refuses the query."""
+    columns = await _columns(connection, query, trying)
+    types = _Types(connection)
+    never_null = set() if adds_nulls(query.sql) else await types.never_null(columns)
+    return row_type(
+        [Column(each.name, await types.of(each.type), at not in never_null) for at, each in enumerate(columns)]
     )
 
 
@@ -186,32 +130,61 @@ def _wide(param: Param) -> str | tuple[str, ...] | None:
     return (value,) if param.is_list else value
 
 
-def _describe(connection: Connection, query: Query, statement: Statement) -> list[_Described]:
-    """Return the columns of a statement, which is not run. Raises _Refused."""
+async def _columns(connection: Connection, query: Query, trying: Trying) -> list[_Described]:
+    """Return the columns of a query, with integers that are as wide as the query's parameters can be."""
+    values = samples(query)
+    wide = {name: value for name, param in query.params.items() if (value := _wide(param)) is not None}
+    if wide:
+        try:
+            return await _columns_with(query, dict(values) | wide, trying)
+        except psycopg.Error:  # of a function that takes no int8
+            if connection.broken:
+                raise
+    return await _columns_with(query, values, trying)
+
+
+async def _columns_with(query: Query, values: Values, trying: Trying) -> list[_Described]:
+    """Return the columns of a query with these values of its parameters; it is not run."""
+    statement = columns_statement(query, [values], together=False)
     try:
-        with transaction(connection, statement, TIMEOUT_SECONDS):
-            return _described(connection, statement)
+        async with trying(statement) as connection:
+            return await _described(connection, statement)
     except psycopg.DataError:
         if not query.settings:
             raise
     plain = replace(statement, settings=())  # the settings do not take sample values
-    with transaction(connection, plain, TIMEOUT_SECONDS):
-        return _described(connection, plain)
+    async with trying(plain) as connection:
+        return await _described(connection, plain)
 
 
-def _described(connection: Connection, statement: Statement) -> list[_Described]:
-    prepared = connection.pgconn.prepare(b"", statement.sql.encode())
-    if prepared.status != ExecStatus.COMMAND_OK:
-        state = (prepared.error_field(psycopg.pq.DiagnosticField.SQLSTATE) or b"").decode()
-        message = (prepared.error_field(psycopg.pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode()
-        if not state:
-            raise psycopg.OperationalError(prepared.get_error_message())
-        raise _Refused(f"{message} ({condition(state)}, {state})")
-    found = connection.pgconn.describe_prepared(b"")
+async def _described(connection: Connection, statement: Statement) -> list[_Described]:
+    found = await description(connection, statement.sql.encode())
     return [
         _Described((found.fname(at) or b"").decode(), found.ftype(at), found.ftable(at), found.ftablecol(at))
         for at in range(found.nfields)
     ]
+
+
+async def description(connection: Connection, sql: bytes, types: Sequence[int] | None = None) -> PGresult:
+    """Prepare a statement whose parameters have these types, and return its description. Raises psycopg.Error."""
+    return await connection.wait(_description(connection.pgconn, sql, types))
+
+
+def _description(pgconn: PGconn, sql: bytes, types: Sequence[int] | None) -> PQGen[PGresult]:
+    pgconn.send_prepare(b"", sql, types)
+    yield from _succeeded(pgconn)
+    pgconn.send_describe_prepared(b"")
+    described: PGresult = yield from _succeeded(pgconn)
+    return described
+
+
+def _succeeded(pgconn: PGconn) -> PQGen[PGresult]:
+    """Receive the result of a command. Raises psycopg.Error when it has failed."""
+    result: PGresult
+    (result,) = yield from execute(pgconn)
+    if result.status != ExecStatus.COMMAND_OK:
+        raise error_from_result(result)
+    return result
 
 
 def adds_nulls(sql: str) -> bool:
@@ -235,34 +208,59 @@ class _Types:
         self._connection = connection
         self._known: dict[int, Type] = {}
 
-    def of(self, oid: int) -> Type:
+    async def of(self, oid: int) -> Type:
         """Return the type with this number."""
         if oid not in self._known:
-            self._known[oid] = self._read(oid)
+            self._known[oid] = _own_type(oid) or await self._read(oid)
         return self._known[oid]
 
-    def never_null(self, table: int, attribute: int) -> bool:
-        """Return whether the column of a table is declared NOT NULL, for all rows that the table shows."""
-        rows = self._ask(_NOT_NULL, table, attribute) if table and attribute > 0 else []
-        return bool(rows and rows[0][0])
+    async def never_null(self, columns: Sequence[_Described]) -> set[int]:
+        """Return the places of the columns that a table declares NOT NULL, for all rows that the table shows."""
+        places = [at for at, each in enumerate(columns) if each.table and each.attribute > 0]
+        if not places:
+            return set()
+        tables, attributes = (
+            f"{{{','.join(map(str, numbers))}}}"
+            for numbers in zip(*((columns[at].table, columns[at].attribute) for at in places), strict=True)
+        )
+        return {places[number - 1] for (number,) in await self._ask(_NOT_NULL, tables, attributes)}
 
-    def _read(self, oid: int) -> Type:
-        rows = self._ask(_TYPE, oid)
+    async def _read(self, oid: int) -> Type:
+        rows = await self._ask(_TYPE, oid)
         if not rows:
             return "text"
         own, name, form, category, base, element, relation, to_json = rows[0]
         if form == "d":
-            return self.of(base)
+            return await self.of(base)
         if own and name in KINDS:
             return KINDS[name]
         if category == "A" and element:
-            return Array(self.of(element))
+            return Array(await self.of(element))
         if form == "e":
-            return Enumeration(tuple(label for (label,) in self._ask(_LABELS, oid)))
+            return Enumeration(tuple([label for (label,) in await self._ask(_LABELS, oid)]))
         if form == "c":
-            return Row(tuple(Column(column, self.of(type)) for column, type in self._ask(_ATTRIBUTES, relation)))
+            parts = await self._ask(_ATTRIBUTES, relation)
+            return RowType(tuple([Column(name, await self.of(type)) for name, type in parts]))
         return "json" if to_json and not own else "text"
 
-    def _ask(self, sql: bytes, *numbers: int) -> list[tuple[Any, ...]]:
-        with psycopg.RawCursor(self._connection) as cursor:
-            return cursor.execute(sql, numbers).fetchall()
+    async def _ask(self, sql: bytes, *values: int | str) -> list[tuple[Any, ...]]:
+        async with AsyncRawCursor(self._connection) as cursor:
+            await cursor.execute(sql, values)
+            return await cursor.fetchall()
+
+
+def kind_of(number: int) -> Kind:
+    """Return the type that rows have for a column whose type has this number, as far as every server has it. Pure."""
+    known = psycopg.adapters.types.get(number)
+    if known is None:
+        return "text"
+    return KINDS.get(known.name, "text") if known.oid == number else "json"
+
+
+def _own_type(oid: int) -> Type | None:
+    """Return one of PostgreSQL's most frequent own types; None for another one. Pure."""
+    known = psycopg.adapters.types.get(oid) if oid < OWN_TYPES else None
+    if known is None:
+        return None
+    kind: Kind | None = "text" if known.name in TEXTS else KINDS.get(known.name)
+    return kind if kind is None or oid == known.oid else Array(kind)

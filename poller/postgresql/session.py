@@ -12,19 +12,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import psycopg
 
 from pollcast.poller.postgresql.chunk_cursor import ChunkCursor, Command, Transaction
 from pollcast.poller.postgresql.connection import Connection
-from pollcast.poller.postgresql.errors import QUERY_CANCELED, classify
+from pollcast.poller.postgresql.errors import QUERY_CANCELED, classify, condition
+from pollcast.poller.postgresql.row_types import described
 from pollcast.poller.sources.answer import Answer
 from pollcast.poller.sources.guard import GRACE_SECONDS, Guard
 from pollcast.poller.sources.names import application_name
 from pollcast.poller.sources.outcome import LostConnection, Outcome, Outgrown, Trip
 from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.row_type import RowType
+from pollcast.poller.sources.source import Description
 from pollcast.poller.sources.statement import Statement
+from pollcast.services.catalogue.query import Query
 from pollcast.services.process import logs
 
 log = logs.get_logger("database")
@@ -74,6 +79,33 @@ class PostgresqlSession:
     async def close(self) -> None:
         """Close the connection."""
         await self._connection.close()
+
+    async def describe(self, query: Query, seconds: float) -> Description:
+        """Have the server describe the query's rows."""
+        guard = Guard(self._connection.cut)
+        try:
+            with guard.allowing(seconds + GRACE_SECONDS):
+                return await self._row_type(query, seconds)
+        except psycopg.Error as error:
+            if self._connection.broken or _fatal(error):
+                return LostConnection(classify(error, query), guard.broke)
+            found, state = classify(error, query, connected=True), error.sqlstate
+            named = f"{error.diag.message_primary} ({condition(state)}, {state})" if state else found.message
+            return replace(found, message=named)
+
+    async def _row_type(self, query: Query, seconds: float) -> RowType | PollError:
+        return await described(self._connection, query, lambda statement: self._trying(query, statement, seconds))
+
+    @contextlib.asynccontextmanager
+    async def _trying(self, query: Query, statement: Statement, seconds: float) -> AsyncIterator[Connection]:
+        """Provide the connection in a transaction as a poll has it, which is rolled back."""
+        common, (transaction,) = self._transactions(Trip(query, [statement], [], seconds, outgrows=False))
+        connection = self._connection
+        async with connection.transaction(force_rollback=True), psycopg.AsyncRawCursor(connection) as cursor:
+            for command in (common, transaction.settings):
+                if command is not None:
+                    await cursor.execute(*command)
+            yield connection
 
     async def run(self, trip: Trip) -> list[Outcome]:
         """Run the statements of the trip, and return the outcomes of the first ones, or of all."""

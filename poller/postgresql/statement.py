@@ -145,7 +145,7 @@ def probe_statement(query: Query) -> Statement:
     source = f'(\n{text}\n) as "p"'
     row = 'pg_catalog.row_to_json("p".*)::pg_catalog.text'
     sql = f"select 1::pg_catalog.int8, ''::pg_catalog.text, {row} from {source} limit $1"  # noqa: S608
-    return Statement(sql, (1,))
+    return Statement(sql, (1,), probe=True)
 
 
 def query_alias(query: Query) -> str:

@@ -195,8 +195,9 @@ class Answer:
         before = self._known[self._topic - 1]
         if self._are_as_before(before, rows):
             return
-        if self._query.key and rows[-1][1] is not None:
-            raw, rows = rows, with_canonical_keys(rows)
+        if rows[-1][1] is not None:
+            raw, rows = rows, _in_utf8(rows)
+            rows = with_canonical_keys(rows) if self._query.key else rows
             if rows is not raw and self._are_as_before(before, rows):
                 return
         if self._result is None:
@@ -245,7 +246,10 @@ class Answer:
             return _failed(f"a row of the result is larger than {_bytes(MAX_ROW_BYTES)}")
         if rows and (not before or len(rows[0][1]) <= MAX_PARSED_BYTES):
             if not self._repeated:  # all rows of a statement have the same columns
-                self._repeated.append(_repeated_column(rows[0][1]))
+                try:
+                    self._repeated.append(_repeated_column(rows[0][1]))
+                except ValueError:  # a server that calls something json that is none
+                    return _failed("a row of the result is not JSON")
             if self._repeated[0] is not None:
                 return _failed(f"two columns of the result have the same name ({self._repeated[0]})")
         if before is not None and self.large and isinstance(rows, Result):
@@ -303,6 +307,25 @@ def _in_one_line(row: bytes) -> bytes:
     A column of type json keeps the line breaks of its author; in JSON they can only be between tokens.
     """
     return row if row is None else row.replace(b"\n", b" ").replace(b"\r", b" ")
+
+
+def _in_utf8(rows: list[Row]) -> list[Row]:
+    """Return the same rows if they are in UTF-8, or copies in which U+FFFD stands for what is not.
+
+    Databases hold such texts: one of PostgreSQL in SQL_ASCII has any bytes, and MariaDB's `ucs2` has half surrogates.
+    """
+    text = b"".join(map(_text, rows))
+    if text.isascii():
+        return rows
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return [(_replaced(key), _replaced(row)) for key, row in rows]
+    return rows
+
+
+def _replaced(text: bytes) -> bytes:
+    return text.decode(errors="replace").encode()
 
 
 def _bytes(size: int) -> str:

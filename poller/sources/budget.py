@@ -1,14 +1,20 @@
-"""Budgets: the bound on the statements that a poller sends to one source. The core (`Tokens`, `stretch`) is pure.
+"""Budgets: the bound on the statements that a poller sends to one source. The core (`Ledger`, `Tokens`,
+`stretch`) is pure.
 
-Two things keep to `statements_per_minute`. Tokens are the bound itself: a statement that has none waits its turn, first
-come, first served, and never fails for it. But a queue alone would be unfair, because the queries that ask most often
-would get most. So the intervals of all topics of the source are stretched by one factor, such that what they ask for
-fits into SHARE of the budget; the rest is for new topics, hints, and topics in trouble.
+Three things keep to `statements_per_minute`. A ledger is the bound itself: it knows what was sent within the last
+minute, and what may still be sent, whatever the bound was then. Tokens spread statements over the minute. A statement
+that both do not allow yet waits its turn, first come, first served, and never fails for it. But a queue alone would be
+unfair, because the queries that ask most often would get most. So the intervals of all topics of the source are
+stretched by one factor, such that what they ask for fits into SHARE of the budget; the rest is for new topics, hints,
+and topics in trouble.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
+from collections import deque
 from collections.abc import Callable, Iterable
 
 SHARE = 0.9
@@ -19,6 +25,54 @@ BURST_SHARE = 0.1
 
 SMOOTH = 0.3
 """Weight of a query's last round in what it is expected to ask for."""
+
+
+WINDOW_SECONDS = 60.0
+"""Length of the minute that the bound is for, in seconds."""
+
+GRAIN_SECONDS = 0.1
+"""Time within which statements are written down as one entry, that of the last of them, in seconds."""
+
+
+class Ledger:
+    """The statements that were sent to a source within the last minute, and those that may be sent at any moment.
+
+    When a statement is sent exactly is not known: it counts as sent now from when it is allowed until it has ended, and
+    as sent then. So no minute has more than the bound, however long statements wait for connections. Times are in
+    seconds.
+    """
+
+    def __init__(self) -> None:
+        self._ended = deque[tuple[float, int]]()  # times and numbers of statements, the first ones first
+        self._allowed = 0  # statements that have not ended
+
+    def wait(self, per_minute: int, now: float) -> float:
+        """Return the time until one more may be allowed; infinity while only the end of another one can change that."""
+        while self._ended and self._ended[0][0] <= now - WINDOW_SECONDS:
+            self._ended.popleft()
+        beyond = 1 + self._allowed + sum(count for _, count in self._ended) - per_minute
+        for ended, count in self._ended:
+            if beyond <= 0:
+                break
+            beyond -= count
+            if beyond <= 0:
+                return ended + WINDOW_SECONDS - now
+        return 0.0 if beyond <= 0 else math.inf
+
+    def room(self, per_minute: int) -> int:
+        """Return how many statements may be allowed, after `wait` has returned 0."""
+        return per_minute - self._allowed - sum(count for _, count in self._ended)
+
+    def allow(self, statements: int) -> None:
+        """Write down statements that may be sent from now on."""
+        self._allowed += statements
+
+    def end(self, statements: int, now: float) -> None:
+        """Write down that allowed statements have ended."""
+        self._allowed -= statements
+        if self._ended and now - self._ended[-1][0] < GRAIN_SECONDS and len(self._ended) > 1:
+            statements += self._ended.pop()[1]
+        self._ended.append((now, statements))
 
 
 class Tokens:
@@ -53,6 +107,25 @@ def stretch(per_second: Iterable[float], per_minute: int) -> float:
     return max(1.0, sum(per_second) * 60.0 / (per_minute * SHARE))
 
 
+class Turn:
+    """The permission to send `count` statements. Call `end` when they have ended."""
+
+    def __init__(self, budget: Budget, count: int) -> None:
+        self.count = count
+        self._budget = budget
+        self._taken = count
+
+    async def again(self) -> None:
+        """Wait until one of the statements may be sent once more, after all of them have ended."""
+        self._budget.end(self._taken)
+        self._taken = 0
+        self._taken = await self._budget.take(1)
+
+    def end(self) -> None:
+        """Let others send statements."""
+        self._budget.end(self._taken)
+
+
 class Budget:
     """The budget of one source. `on_stretch` is called with the factor when it has changed noticeably."""
 
@@ -61,25 +134,59 @@ class Budget:
         per_minute: int | None,
         on_stretch: Callable[[float], None] = lambda factor: None,
         clock: Callable[[], float] | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
-        """Bound the statements to `per_minute`; None for no bound. `clock` is the event loop's by default."""
+        """Bound the statements to `per_minute`; None for no bound. `clock` is the event loop's by default.
+
+        `ledger` is that of a budget before this one for the same database.
+        """
         self.stretch = 1.0
         """The factor by which the intervals of all topics are stretched."""
         self.per_minute = per_minute
+        """The bound. Call `change` to set another one."""
+        self.ledger = ledger or Ledger()
+        """The statements of the last minute."""
         self._tokens = None if per_minute is None else Tokens(per_minute)
         self._on_stretch = on_stretch
         self._clock = clock
         self._turn = asyncio.Lock()  # whoever has waited longest may take tokens
+        self._changed = asyncio.Event()  # statements have ended, or the bound is another one
         self._asked: dict[str, float] = {}  # statements per second that each query would send at its own interval
 
+    def change(self, per_minute: int | None) -> None:
+        """Bound the statements to another number from now on, also those that wait already."""
+        self.per_minute = per_minute
+        self._tokens = None if per_minute is None else Tokens(per_minute)
+        self._changed.set()
+        self._update()
+
+    async def turn(self, statements: int) -> Turn:
+        """Wait until a statement may be sent, and return the permission for as many of these as may be."""
+        return Turn(self, await self.take(statements))
+
     async def take(self, statements: int) -> int:
-        """Wait until a statement may be sent, and return how many of these may be, at least one."""
-        if self._tokens is None:
-            return statements
-        clock = self._clock or asyncio.get_running_loop().time
+        """Wait until a statement may be sent, and return how many of these may be, at least one. Call `end` for each
+        after that."""
         async with self._turn:
-            await asyncio.sleep(self._tokens.wait(clock()))
-            return self._tokens.take(statements, clock())
+            while self._tokens is not None and self.per_minute is not None:
+                now = self._now()
+                wait = max(self._tokens.wait(now), self.ledger.wait(self.per_minute, now))
+                if wait <= 0:
+                    statements = self._tokens.take(min(statements, self.ledger.room(self.per_minute)), now)
+                    break
+                self._changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait if wait < math.inf else None):
+                        await self._changed.wait()
+            self.ledger.allow(statements)
+            return statements
+
+    def end(self, statements: int) -> None:
+        """Count statements that `take` has allowed as sent until now."""
+        if not statements:
+            return
+        self.ledger.end(statements, self._now())
+        self._changed.set()
 
     def record_round(self, query: str, statements: int, interval: float) -> None:
         """Record how many statements a regular round of the query took, whose own interval is this, in seconds."""
@@ -96,8 +203,10 @@ class Budget:
             self._update()
 
     def _update(self) -> None:
-        assert self.per_minute is not None, "there is no bound"
-        found = stretch(self._asked.values(), self.per_minute)
+        found = 1.0 if self.per_minute is None else stretch(self._asked.values(), self.per_minute)
         if abs(found - self.stretch) > 0.02 * self.stretch or (found == 1.0) != (self.stretch == 1.0):
             self.stretch = found
             self._on_stretch(found)
+
+    def _now(self) -> float:
+        return (self._clock or asyncio.get_running_loop().time)()

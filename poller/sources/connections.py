@@ -33,6 +33,10 @@ LIFETIME_SECONDS = 3600.0
 """Age at which a connection is closed after its statement, in seconds."""
 
 
+class Replaced(Exception):
+    """The connections were closed before a statement has got one: others have taken their place."""
+
+
 class Connections:
     """The connections to one database, made by `Connections.open`. Release every connection that `acquire` returned."""
 
@@ -52,6 +56,8 @@ class Connections:
         self._closed = False
         self.reached = asyncio.Event()
         """Event that is set once a connection has been opened for the first time."""
+        self.attempted = asyncio.Event()
+        """Event that is set once an attempt to open a connection has ended."""
 
     @property
     def trouble(self) -> str | None:
@@ -86,12 +92,15 @@ class Connections:
             pause = min(2 * pause, REACH_SECONDS)
 
     async def acquire(self, seconds: float) -> Session:
-        """Return a connection, an idle one or a new one. Raises Unreachable when there is none after this time."""
+        """Return a connection, an idle one or a new one. Raises Unreachable when there is none after this time, and
+        Replaced when they are closed meanwhile."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         self._waiting += 1
         try:
             while True:
+                if self._closed:
+                    raise Replaced
                 connection = await self._take_idle()
                 if connection is not None:
                     return connection
@@ -122,6 +131,11 @@ class Connections:
             self._idle.append((connection, now))
             if now - self._idle[0][1] > IDLE_SECONDS:
                 await self._discard(self._idle.pop(0)[0])
+        self._changed.set()
+
+    async def discard(self, connection: Session) -> None:
+        """Take back and close the connection, which cannot be trusted any more."""
+        await self._discard(connection)
         self._changed.set()
 
     async def discard_idle(self) -> None:
@@ -159,6 +173,11 @@ class Connections:
             connection = await self._driver.connect(self._url(), self._node)
         except Unreachable as error:
             self._failed(str(error))
+        except Exception as error:  # a driver that fails on what a server sends is trouble of this source only
+            reason = f"the server's answer was not understood ({type(error).__name__})"
+            if reason != self._trouble:
+                log.error("a driver has failed", exc_info=error, **self._logged)
+            self._failed(reason)
         else:
             self._open += 1
             self._idle.append((connection, connection.opened_at))
@@ -166,6 +185,8 @@ class Connections:
                 log.info("connected to the database", **self._logged)
             self._trouble, self._next_attempt = None, 0.0
             self.reached.set()
+        self._attempts -= {asyncio.current_task()}  # before whoever waits looks whether there is one
+        self.attempted.set()
         self._changed.set()
 
     def _failed(self, reason: str) -> None:
@@ -176,6 +197,7 @@ class Connections:
 
     async def _close(self) -> None:
         self._closed = True
+        self._changed.set()
         for task in list(self._attempts):
             task.cancel()
         await asyncio.gather(*self._attempts, return_exceptions=True)

@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
+from typing import TypeVar
 
 from pollcast.poller.sources.answer import Answer
-from pollcast.poller.sources.connections import Connections
+from pollcast.poller.sources.connections import Connections, Replaced
 from pollcast.poller.sources.lanes import Lane, Lanes, SlowStatements
 from pollcast.poller.sources.outcome import LostConnection, Outcome, Outgrown, Trip, Unreachable
-from pollcast.poller.sources.poll_error import PollError, busy, given_up, unreachable
-from pollcast.poller.sources.source import Driver
+from pollcast.poller.sources.poll_error import PollError, busy, given_up, not_understood, unreachable
+from pollcast.poller.sources.row_type import RowType
+from pollcast.poller.sources.source import Description, Driver, Session
 from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.query import Query
 from pollcast.services.delta import Row
+from pollcast.services.process import logs
+
+log = logs.get_logger("database")
+
+T = TypeVar("T")
 
 WAIT_SECONDS = 1.0
 """Minimum timeout of the wait for a connection, in seconds."""
@@ -40,6 +47,7 @@ class Database:
         self._connections = connections
         self._lanes = Lanes(count)
         self._slow = SlowStatements()
+        self._failures: set[type[Exception]] = set()  # kinds of errors of the driver itself that were logged
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -57,7 +65,11 @@ class Database:
         """
         current = url if callable(url) else lambda: url
         async with Connections.open(driver, current, connections, node, logged or {}) as opened:
-            yield cls(opened, connections)
+            database = cls(opened, connections)
+            try:
+                yield database
+            finally:
+                database._lanes.close()
 
     @property
     def state(self) -> str:
@@ -77,6 +89,10 @@ class Database:
         """Wait until the database has been reached for the first time."""
         await self._connections.reached.wait()
 
+    async def wait_attempted(self) -> None:
+        """Wait until the first attempt to connect has ended, whatever came of it."""
+        await self._connections.attempted.wait()
+
     async def execute(
         self, statement: Statement, query: Query, known: Sequence[list[Row] | None] = (None,)
     ) -> Answer | PollError:
@@ -94,17 +110,21 @@ class Database:
         query: Query,
         known: Sequence[Sequence[list[Row] | None]],
         limit: float | None = None,
+        again: Callable[[], Awaitable[None]] | None = None,
     ) -> list[Answer | PollError]:
         """Run statements of the query one after the other, each in a transaction of its own, in one round trip.
 
         Return the answer of each, or those of the first ones, at least of one: the others have to be run again. That
         happens when one of them loses its connection, or when they take longer together than one of them may. One that
-        takes longer than `limit` seconds is given up (poller/haste.py).
+        takes longer than `limit` seconds is given up (poller/haste.py). `again` is awaited before a statement is run
+        once more. Raises Replaced (connections.py) when the connections are closed before a statement gets one.
         """
-        outcomes = await self._without_outgrown(statements, query, known, limit)
+        outcomes = await self._without_outgrown(statements, query, known, limit, again)
         if isinstance(outcomes[-1], LostConnection):
             last = slice(len(outcomes) - 1, len(outcomes))
-            outcomes[-1:] = await self._without_outgrown(statements[last], query, known[last], limit)
+            if again is not None:
+                await again()
+            outcomes[-1:] = await self._without_outgrown(statements[last], query, known[last], limit, again)
         found: list[Answer | PollError] = []
         for outcome in outcomes:
             if isinstance(outcome, Answer):
@@ -112,17 +132,62 @@ class Database:
             found.append(outcome.error if isinstance(outcome, LostConnection) else outcome)
         return found
 
+    async def describe(self, query: Query, seconds: float) -> RowType | PollError:
+        """Have a connection describe the query's rows, which may take so long, and return their type.
+
+        It never uses the reserve. If the connection was lost, another one is asked once more.
+        """
+        described = await self._described(query, seconds)
+        if isinstance(described, LostConnection):
+            described = await self._described(query, seconds)
+        return described.error if isinstance(described, LostConnection) else described
+
+    async def _described(self, query: Query, seconds: float) -> Description:
+        lane = await self._lanes.acquire(slow=True, seconds=WAIT_SECONDS)
+        if lane is None:
+            return busy()
+        try:
+            connection = await self._connections.acquire(WAIT_SECONDS)
+            return await self._asked(connection, connection.describe(query, seconds), query)
+        except Replaced:
+            return unreachable("its connections are being replaced")
+        except Unreachable as error:
+            return unreachable(str(error))
+        finally:
+            self._lanes.release(lane)
+
+    async def _asked(self, connection: Session, asking: Awaitable[T], query: Query) -> T | LostConnection:
+        """Await what the connection was asked, and take it back.
+
+        What a server sends must not end the polls of other sources: when the driver fails, that is a lost connection.
+        The first failure of each type is logged; polls that end so are logged as any other error.
+        """
+        take_back = self._connections.release
+        try:
+            return await asking
+        except Exception as error:
+            if type(error) not in self._failures:
+                self._failures.add(type(error))
+                log.error("a driver has failed", query=query.name, exc_info=error)
+            take_back = self._connections.discard
+            return LostConnection(not_understood(error))
+        finally:
+            await take_back(connection)
+
     async def _without_outgrown(
         self,
         statements: Sequence[Statement],
         query: Query,
         known: Sequence[Sequence[list[Row] | None]],
         limit: float | None,
+        again: Callable[[], Awaitable[None]] | None,
     ) -> list[Answer | PollError | LostConnection]:
         """Run the statements as soon as they may have a connection; run one that outgrows the reserve once more."""
         outcomes = await self._in_lane(statements, query, known, limit)
         while isinstance(outcomes[-1], Outgrown):
             last = slice(len(outcomes) - 1, len(outcomes))
+            if again is not None:
+                await again()
             outcomes[-1:] = await self._in_lane(statements[last], query, known[last], limit)
         return [outcome for outcome in outcomes if not isinstance(outcome, Outgrown)]
 
@@ -141,23 +206,17 @@ class Database:
             return [busy()]
         most = query.timeout if limit is None else min(query.timeout, limit)
         allowed = min(most, RESERVE_SECONDS) if lane is Lane.RESERVE else most
+        answers = [Answer(query, topics, digests=each.digests) for each, topics in zip(statements, known, strict=True)]
+        trip = Trip(query, statements, answers, allowed, allowed < query.timeout, limited=allowed == limit)
         try:
             connection = await self._connections.acquire(min(max(WAIT_SECONDS, query.timeout), MAX_CONNECT_SECONDS))
-        except Unreachable as error:
-            self._lanes.release(lane)
-            return [unreachable(str(error))]
-        except BaseException:
-            self._lanes.release(lane)
-            raise
-        answers = [Answer(query, topics, digests=each.digests) for each, topics in zip(statements, known, strict=True)]
-        try:
-            outcomes = await connection.run(
-                Trip(query, statements, answers, allowed, allowed < query.timeout, limited=allowed == limit)
-            )
+            run = await self._asked(connection, connection.run(trip), query)
+            outcomes: list[Outcome] = [run] if isinstance(run, LostConnection) else run
             if isinstance(outcomes[-1], LostConnection) and outcomes[-1].silently:
                 await self._connections.discard_idle()
+        except Unreachable as error:
+            return [unreachable(str(error))]
         finally:
-            await self._connections.release(connection)
             self._lanes.release(lane)
         for key, answer, outcome in zip(keys, answers, outcomes, strict=False):
             self._slow.record_of(query.name, key, isinstance(outcome, Outgrown) or answer.cost > RESERVE_SECONDS)

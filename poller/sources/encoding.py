@@ -1,89 +1,21 @@
-"""Rows as JSON for sources that deliver values: the same bytes that PostgreSQL's `row_to_json` makes of them. Pure.
+"""Values as Python has them as JSON: the same bytes that PostgreSQL's `row_to_json` makes of them. Pure.
 
-A driver gives each column a name and an encoder, a function from a value that is not NULL to the bytes of its JSON. The
-encoders below are for values as Python has them, and for texts as servers send them. A `RowEncoder` applies the
-encoders to rows, and makes the piece that `Answer.add` takes.
+For a column of a result, `each` (row_encoder.py) makes an encoder of one of these functions.
 """
 
 from __future__ import annotations
 
 import datetime
-import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from math import isfinite
 from typing import Any
 
 import orjson
 
-from pollcast.poller.sources.answer import Piece
-from pollcast.poller.sources.poll_error import PollError, Scope
-from pollcast.services.catalogue.query import Query
-from pollcast.services.errors import PollFailed
-
 Encoder = Callable[[Any], bytes]
-"""Function that returns the JSON of a value of one column. The value is not None."""
-
-
-class NoSuchColumn(Exception):
-    """The result lacks a column that the query's key names. `error` is the outcome of the statement."""
-
-    def __init__(self, column: str) -> None:
-        super().__init__(column)
-        reason = f"the result has no column {column}, which its key names"
-        self.error = PollError(PollFailed(reason), Scope.STATEMENT)
-
-
-class RowEncoder:
-    """An encoder of the rows of one result. Raises NoSuchColumn when a column of the query's key is missing."""
-
-    def __init__(self, query: Query, columns: Sequence[tuple[str, Encoder]]) -> None:
-        """Encode rows with these columns: the name and the encoder of each."""
-        names = [name for name, _ in columns]
-        if missing := [column for column in query.key if column not in names]:
-            raise NoSuchColumn(missing[0])
-        self._encoders = [encode for _, encode in columns]
-        labels = [orjson.dumps(name).replace(b"%", b"%%") for name in names]
-        self._row = b"{" + b",".join([label + b":%b" for label in labels]) + b"}"
-        self._key = [names.index(column) for column in query.key]
-        self._key_row = b"[" + b", ".join([b"%b"] * len(self._key)) + b"]"
-
-    def piece(self, topic: int, rows: Iterable[Sequence[Any]]) -> Piece:
-        """Return rows of the topic of this number (from 1) as `Answer.add` takes them. A value of NULL is None."""
-        encoded = [
-            [b"null" if value is None else encode(value) for value in column]
-            for encode, column in zip(self._encoders, zip(*rows, strict=True), strict=False)
-        ]
-        texts = map(self._row.__mod__, zip(*encoded, strict=True))
-        if not self._key:
-            return [(topic, b"", text) for text in texts]
-        keys = map(self._key_row.__mod__, zip(*[encoded[at] for at in self._key], strict=True))
-        return [(topic, key, text) for key, text in zip(keys, texts, strict=True)]
-
-
-# --- texts as servers send them ---------------------------------------------------------------------------------------
-
-_PLAIN = re.compile(rb'[^"\\\x00-\x1f]*+')
-_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?")
-
-
-def utf8_text(value: bytes) -> bytes:
-    """Return a text in UTF-8 as a JSON string. Raises UnicodeDecodeError when it needs escapes and is not UTF-8."""
-    return b'"%b"' % value if _PLAIN.fullmatch(value) else orjson.dumps(value.decode())
-
-
-def number_text(value: bytes) -> bytes:
-    """Return the text of a number as JSON: itself, or a string for one that JSON does not have, such as `NaN`."""
-    return value if _NUMBER.fullmatch(value) else utf8_text(value)
-
-
-def itself(value: bytes) -> bytes:
-    """Return JSON as it is."""
-    return value
-
-
-# --- values as Python has them ----------------------------------------------------------------------------------------
+"""Function that returns the JSON of a value. The value is not None."""
 
 
 def text(value: str) -> bytes:

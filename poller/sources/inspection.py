@@ -1,4 +1,5 @@
-"""The inspection of queries on a source of any kind, by `pollcast check`: each is run once, as a poller would run it.
+"""The inspection of queries on a source of any kind, by `pollcast check`: each is run once, as a poller would run it;
+and the types of their rows, for `pollcast types`.
 
 PostgreSQL has a better one (poller/postgresql/catalog_check.py), which only plans most queries. Other kinds have no
 common way to plan a query with parameters, so each runs within its own timeout, at most RUN_SECONDS. Messages are the
@@ -9,15 +10,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pollcast.poller.sources.answer import Answer
 from pollcast.poller.sources.answer import Outcome as OutcomeOfTopic
 from pollcast.poller.sources.outcome import LostConnection, Trip, Unreachable
 from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.row_type import RowType
 from pollcast.poller.sources.samples import samples
 from pollcast.poller.sources.source import Session, SourceKind
-from pollcast.poller.sources.statement import Columns, Statement
+from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.query import Query
 from pollcast.services.errors import CatalogInvalid, PollStale, Problem
 
@@ -50,27 +52,26 @@ async def inspect(kind: SourceKind, queries: Sequence[Query], file: str, url: st
             if query.probe is not None:
                 statements["probe"] = kind.dialect.probe(query)
             for name, statement in statements.items():
-                result = (await sessions.run(query, statement))[1]
+                result = await sessions.run(query, statement)
                 if isinstance(result, PollError):
                     problems += _findings(query, name, result, file, found.notes[query.name])
     return problems
 
 
-async def described_columns(kind: SourceKind, queries: Sequence[Query], file: str, url: str) -> dict[str, Columns]:
-    """Return the columns of each query's rows, by the query's name.
+async def row_types(kind: SourceKind, queries: Sequence[Query], file: str, url: str) -> dict[str, RowType]:
+    """Return the type of each query's rows, by the query's name, as the source describes them.
 
     Raises CatalogInvalid when the source refuses a query, and PollStale when it can't be reached.
     """
-    found: dict[str, Columns] = {}
+    found: dict[str, RowType] = {}
     problems: list[Problem] = []
     async with _Sessions.open(kind, url) as sessions:
         for query in queries:
-            statement = replace(kind.dialect.alone(query, samples(query)), described=True)
-            columns, result = await sessions.run(query, statement)
-            found[query.name] = columns
-            if isinstance(result, PollError) and not columns:
-                reason = result.message or result.cause.detail
-                problems.append(Problem(file, query.name, "sql", f"its columns are not known: {reason}"))
+            described = await sessions.describe(query)
+            if isinstance(described, PollError):
+                problems.append(Problem(file, query.name, "sql", described.message or described.cause.detail))
+            else:
+                found[query.name] = described
     if problems:
         raise CatalogInvalid(problems)
     return found
@@ -94,30 +95,46 @@ class _Sessions:
         finally:
             await sessions._close()
 
-    async def run(self, query: Query, statement: Statement) -> tuple[Columns, OutcomeOfTopic]:
-        """Run the statement of one topic, and return its columns if it is described, and the topic's outcome.
+    async def run(self, query: Query, statement: Statement) -> OutcomeOfTopic:
+        """Run the statement of one topic, and return the topic's outcome.
 
         Raises PollStale when the source can't be reached, or the connection was lost.
         """
+        session = await self._usable()
+        answer = Answer(query, [None])
+        seconds = min(query.timeout, RUN_SECONDS)
+        (outcome,) = await session.run(Trip(query, [statement], [answer], seconds, outgrows=False))
+        if isinstance(outcome, LostConnection):
+            raise _lost(outcome)
+        if isinstance(outcome, PollError):
+            return outcome
+        answer.check()
+        return answer.outcomes[0]
+
+    async def describe(self, query: Query) -> RowType | PollError:
+        """Return the type of the query's rows. Raises PollStale as `run` does."""
+        session = await self._usable()
+        described = await session.describe(query, RUN_SECONDS)
+        if isinstance(described, LostConnection):
+            raise _lost(described)
+        return described
+
+    async def _usable(self) -> Session:
         if self._session is None or not self._session.usable:
             await self._close()
             try:
                 self._session = await self._kind.driver.connect(self._url, "check")
             except Unreachable as error:
                 raise PollStale(f"the database can't be reached: {error}") from None
-        answer = Answer(query, [None])
-        seconds = min(query.timeout, RUN_SECONDS)
-        (outcome,) = await self._session.run(Trip(query, [statement], [answer], seconds, outgrows=False))
-        if isinstance(outcome, LostConnection):
-            raise PollStale(f"the connection to the database was lost: {outcome.error.message}")
-        if isinstance(outcome, PollError):
-            return answer.columns, outcome
-        answer.check()
-        return answer.columns, answer.outcomes[0]
+        return self._session
 
     async def _close(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+
+def _lost(outcome: LostConnection) -> PollStale:
+    return PollStale(f"the connection to the database was lost: {outcome.error.message}")
 
 
 def _findings(query: Query, name: str, error: PollError, file: str, notes: list[str]) -> Iterator[Problem]:

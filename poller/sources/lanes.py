@@ -45,10 +45,13 @@ class Lanes:
         """Provide `count` lanes, at least one."""
         self._free = {Lane.OPEN: max(1, count - 1), Lane.RESERVE: min(1, count - 1)}
         self._waiting: deque[Waiter] = deque()
+        self._closed = False
 
     async def acquire(self, slow: bool, seconds: float, quick: bool = False) -> Lane | None:
         """Return a lane as soon as one is free, or None when none is after this time. `slow` excludes the reserve, and
-        `quick` comes first for it."""
+        `quick` comes first for it. After `close` nothing waits."""
+        if self._closed:
+            return Lane.OPEN
         for lane in (Lane.OPEN, Lane.RESERVE):
             if self._free[lane] and _fits(lane, slow):
                 self._free[lane] -= 1
@@ -68,6 +71,12 @@ class Lanes:
             return waiter.lane.result()
         self._waiting.remove(waiter)
         return None
+
+    def close(self) -> None:
+        """Let all statements go that wait: there are no connections any more, which they find out themselves."""
+        self._closed = True
+        while self._waiting:
+            self._waiting.popleft().lane.set_result(Lane.OPEN)
 
     def release(self, lane: Lane) -> None:
         """Give the lane to the first waiting statement that may have it, or keep it free."""

@@ -44,6 +44,12 @@ def unreachable(message: str) -> PollError:
     return PollError(PollStale("the database can't be reached"), Scope.DATABASE, message)
 
 
+def not_understood(error: Exception) -> PollError:
+    """Return the poll error for a driver that has failed with an error of its own on what the server sent."""
+    reason = "the database's answer was not understood"
+    return PollError(PollStale(reason), Scope.TOPIC, f"{type(error).__name__}: {error}")
+
+
 def busy() -> PollError:
     """Return the poll error for a statement that got no connection in time, because others used all of them."""
     return PollError(PollStale("all connections to the database are busy"), Scope.DATABASE)

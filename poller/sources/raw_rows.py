@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Hashable, Sequence
 
 from pollcast.poller.sources.answer import Answer, Piece, RawRows
-from pollcast.poller.sources.encoding import RowEncoder
+from pollcast.poller.sources.row_encoder import RowEncoder
 from pollcast.services.delta import Row
 
 
@@ -45,12 +45,12 @@ class KnownRows:
 
     def _piece(self, rows: Sequence[Sequence[Hashable]], found: array[int], start: int) -> Piece:
         if not self._known:
-            return self._encoder.piece(1, rows)
+            return self._encoder.piece(rows)
         if self._before[start : start + len(found)] == found:
             return [(1, key, text) for key, text in self._known[start : start + len(found)]]
         if self._places is None:
             self._places = dict(zip(self._before, self._known, strict=True))
         places = [self._places.get(each) for each in found]
         new = [row for row, place in zip(rows, places, strict=True) if place is None]
-        fresh = iter(self._encoder.piece(1, new) if new else ())
+        fresh = iter(self._encoder.piece(new))
         return [next(fresh) if place is None else (1, *place) for place in places]

@@ -23,12 +23,14 @@ What a source must guarantee, whatever its kind (docs/reference/guarantees.md):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
-from pollcast.poller.sources.outcome import Outcome, Trip
-from pollcast.poller.sources.statement import Columns, Kind, Statement, Values
+from pollcast.poller.sources.outcome import LostConnection, Outcome, Trip
+from pollcast.poller.sources.poll_error import PollError
+from pollcast.poller.sources.row_type import RowType
+from pollcast.poller.sources.statement import Columns, Statement, Values
 from pollcast.services.catalogue.query import Query
 
 
@@ -78,6 +80,10 @@ class Dialect(Protocol):
         """Return the statement that runs the query's probe: its first row is returned as a row of topic 1."""
 
 
+Description: TypeAlias = RowType | PollError | LostConnection
+"""The type of a query's rows, or why it is not known."""
+
+
 class Session(Protocol):
     """One connection to a server, made by `Driver.connect` and used by one trip at a time."""
 
@@ -98,6 +104,12 @@ class Session(Protocol):
         error ends that statement only; a lost connection ends the trip. For each statement the rows go to its answer
         (`Answer.add`), and its times are set: `latency`, `seconds`. Raises nothing but CancelledError, after which
         `close` is called; what the server still does must then end soon.
+        """
+
+    async def describe(self, query: Query, seconds: float) -> Description:
+        """Have the server describe the query's rows, with sample values and within this time, without running it.
+
+        What it raises, and what comes of that, is as for `run`.
         """
 
     async def close(self) -> None:
@@ -123,5 +135,5 @@ class SourceKind:
 
     dialect: Dialect
     driver: Driver
-    type_of: Callable[[Hashable], Kind] = lambda type: "json"
-    """Returns the type that rows have for a column of this type of the source (`Answer.columns`); `json` for any."""
+    finite: bool = False
+    """Whether no number of its rows can be NaN or infinite, which rows have as strings."""

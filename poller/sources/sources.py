@@ -1,7 +1,7 @@
 """The sources of a poller: its databases by name, each with connections, a budget and trouble of its own.
 
-A source is opened when a catalogue comes into force that uses it, and closed when none does any more. When its URL,
-pool or budget is another one in the next catalogue, its connections are replaced; topics notice nothing.
+A source is opened when a catalogue comes into force that uses it, and closed when none does any more. When its URL or
+pool is another one in the next catalogue, its connections are replaced once a new one is open; topics notice nothing.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import replace
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from pollcast.poller.sources.budget import Budget
+from pollcast.poller.sources.budget import Budget, Ledger
 from pollcast.poller.sources.database import Database
 from pollcast.poller.sources.source import Dialect, SourceKind
 from pollcast.services.catalogue.catalog import Catalog
@@ -28,26 +29,33 @@ NOTICEABLE = 1.25
 """Factor by which a stretch must have changed to be logged again."""
 
 
+REPLACE_SECONDS = 3.0
+"""Time that a source has to accept a connection before that replaces its former ones in any case, in seconds."""
+
+
 class Source:
     """One database that queries name, and how it is spoken to."""
 
-    def __init__(self, name: str, kind: SourceKind, database: Database, per_minute: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: SourceKind,
+        database: Database,
+        per_minute: int | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
         self.name = name
         self.kind = kind
         self.database = database
         """The connections; a changed catalogue may replace them."""
         self._logged_stretch = 1.0
-        self.budget = self.another_budget(per_minute)
-        """The bound on statements; a changed catalogue may replace it."""
+        self.budget = Budget(per_minute, self._log_stretch, ledger=ledger)
+        """The bound on statements."""
 
     @property
     def dialect(self) -> Dialect:
         """The pure part of its kind."""
         return self.kind.dialect
-
-    def another_budget(self, per_minute: int | None) -> Budget:
-        """Return a budget whose stretch is logged."""
-        return Budget(per_minute, self._log_stretch)
 
     def _log_stretch(self, factor: float) -> None:
         before = self._logged_stretch
@@ -92,7 +100,12 @@ class Sources(Mapping[str, Source]):
         self._pool = pool
         self._node = node
         self._opened: dict[str, Opened] = {}
-        self._reached = asyncio.Event()  # one of them has been reached
+        self._outdated: list[Opened] = []  # those whose successor of the same name is of another kind
+        self._ledgers: dict[str, Ledger] = {}  # of the last source with each variable
+        self._reached: set[str] = set()  # those that have been reached since they were opened
+        self._any_reached = asyncio.Event()
+        self.changed = asyncio.Event()
+        """Event that is set when another source is open or reached than before; clear it before looking."""
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -114,8 +127,7 @@ class Sources(Mapping[str, Source]):
             with counted_on_scrape(sources.gauges):
                 yield sources
         finally:
-            for name in list(sources):
-                await sources._close(name)
+            await sources.close_unused(Catalog({}))
 
     def __getitem__(self, name: str) -> Source:
         return self._opened[name].source
@@ -142,7 +154,12 @@ class Sources(Mapping[str, Source]):
     @property
     def reached(self) -> bool:
         """Whether any source has been reached since the start."""
-        return self._reached.is_set()
+        return self._any_reached.is_set()
+
+    @property
+    def unreached(self) -> frozenset[str]:
+        """The sources that have never been reached since they were opened. Other connections change nothing."""
+        return frozenset(self._opened.keys() - self._reached)
 
     def gauges(self) -> Iterator[Metric]:
         """Yield the gauges of the sources (docs/reference/metrics.md#poller)."""
@@ -164,7 +181,7 @@ class Sources(Mapping[str, Source]):
 
     async def wait_reached(self) -> None:
         """Wait until a source has been reached for the first time."""
-        await self._reached.wait()
+        await self._any_reached.wait()
 
     async def open_used(self, catalog: Catalog) -> None:
         """Open the sources that the catalogue uses, and replace the connections of those that are changed."""
@@ -172,43 +189,70 @@ class Sources(Mapping[str, Source]):
             opened = self._opened.get(entry.name)
             if opened is None or opened.entry.kind != entry.kind:
                 if opened is not None:
-                    await self._close(entry.name)
-                await self._open(entry, None)
+                    self._outdated.append(opened)
+                    self._reached.discard(entry.name)
+                await self._open(entry, None, catalog)
+            elif replace(opened.entry, statements_per_minute=entry.statements_per_minute) != entry:
+                await self._open(entry, opened, catalog)
             elif opened.entry != entry:
-                await self._open(entry, opened)
+                opened.entry = entry
+                opened.source.budget.change(entry.statements_per_minute)
 
     async def close_unused(self, catalog: Catalog) -> None:
         """Close the sources that the catalogue does not use, after its predecessor's topics are gone."""
+        while self._outdated:
+            await self._outdated.pop().closing.aclose()
         used = {entry.name for entry in catalog.used_sources}
         for name in [name for name in self if name not in used]:
             await self._close(name)
 
-    async def _open(self, entry: SourceEntry, before: Opened | None) -> None:
+    async def _open(self, entry: SourceEntry, before: Opened | None, catalog: Catalog) -> None:
         kind = self._kind_of(entry.kind)
         pool = entry.pool or (self._pool if entry.name == DEFAULT_SOURCE else DEFAULT_POOL)
         logged = {} if entry.name == DEFAULT_SOURCE else {"source": entry.name}
-        closing = contextlib.AsyncExitStack()
-        opening = Database.open(kind.driver, self._url_of(entry), pool, self._node, logged)
-        database = await closing.enter_async_context(opening)
+        async with contextlib.AsyncExitStack() as stack:
+            opening = Database.open(kind.driver, self._url_of(entry), pool, self._node, logged)
+            database = await stack.enter_async_context(opening)
+            if before is not None:
+                with contextlib.suppress(TimeoutError):  # polls go on with the former connections meanwhile
+                    async with asyncio.timeout(REPLACE_SECONDS):
+                        await database.wait_attempted()
+            closing = stack.pop_all()
         if before is None:
-            source = Source(entry.name, kind, database, entry.statements_per_minute)
+            source = Source(entry.name, kind, database, entry.statements_per_minute, self._ledger(entry, catalog))
         else:
             source = before.source
             source.database = database
             if before.entry.statements_per_minute != entry.statements_per_minute:
-                source.budget = source.another_budget(entry.statements_per_minute)
-        reaching = asyncio.create_task(self._reach(database), name=f"reach the source {entry.name}")
+                source.budget.change(entry.statements_per_minute)
+        self._ledgers[entry.url_env] = source.budget.ledger
+        reaching = asyncio.create_task(self._reach(entry.name, database), name=f"reach the source {entry.name}")
         closing.push_async_callback(_ended, reaching)
         self._opened[entry.name] = Opened(entry, source, closing)
+        self.changed.set()
         if before is not None:
             await before.closing.aclose()
 
-    async def _close(self, name: str) -> None:
-        await self._opened.pop(name).closing.aclose()
+    def _ledger(self, entry: SourceEntry, catalog: Catalog) -> Ledger | None:
+        """Return the ledger of the source that this one takes the place of, under another name or kind, if any."""
+        found = self._ledgers.get(entry.url_env)
+        others = [self[each.name] for each in catalog.used_sources if each.name in self and each.name != entry.name]
+        used = [other.budget.ledger for other in others]
+        return None if found in used else found
 
-    async def _reach(self, database: Database) -> None:
+    async def _close(self, name: str) -> None:
+        opened = self._opened.pop(name)
+        self._reached.discard(name)
+        self.changed.set()
+        await opened.closing.aclose()
+
+    async def _reach(self, name: str, database: Database) -> None:
         await database.reach()
-        self._reached.set()
+        self._any_reached.set()
+        opened = self._opened.get(name)
+        if opened is not None and opened.source.database is database:  # else it is closed, or another took its name
+            self._reached.add(name)
+        self.changed.set()
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -45,6 +45,14 @@ class Statement:
     shared: Callable[[], Statement] | None = field(default=None, compare=False)
     """For one topic of several that can share a statement: makes the shared statement for this topic only."""
 
+    def key_of(self, query: Query) -> tuple[str, ...]:
+        """Return the columns of the key that its rows have."""
+        return () if self.probe else query.key
+
+    def most_rows(self, query: Query) -> int:
+        """Return the number of rows after which no more are of interest: one more than the result may have."""
+        return 1 if self.probe else query.max_rows + 1
+
 
 def types(query: Query, values: Values) -> tuple[str, ...]:
     """Return the PostgreSQL types of the parameters, ordered by name. That of a list is the type of its elements."""

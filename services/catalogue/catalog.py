@@ -49,7 +49,14 @@ from pollcast.services.catalogue.query_fields import (
     values_of,
 )
 from pollcast.services.catalogue.source_kinds import Kind
-from pollcast.services.catalogue.sources import DEFAULT_ONLY, SourceEntry, kind_named, read_sources, source_of
+from pollcast.services.catalogue.sources import (
+    DEFAULT_ONLY,
+    DEFAULT_URL_ENV,
+    SourceEntry,
+    kind_named,
+    read_sources,
+    source_of,
+)
 from pollcast.services.catalogue.values import ORDERED, TYPES, ParamType, compare, kind, quoted
 from pollcast.services.errors import CatalogInvalid, Problem, UnknownQuery
 
@@ -68,6 +75,20 @@ class Catalog:
     def used_sources(self) -> list[SourceEntry]:
         """The sources that a query names, in the order of their names."""
         return [self.sources[name] for name in sorted({query.source for query in self.queries.values()})]
+
+    @property
+    def polls_default_url(self) -> bool:
+        """Whether a query is polled at POLLCAST_DATABASE_URL."""
+        return any(entry.url_env == DEFAULT_URL_ENV for entry in self.used_sources)
+
+    @property
+    def source_of(self) -> dict[str, str]:
+        """The source of each query, by the names of both."""
+        return {name: query.source for name, query in self.queries.items()}
+
+    def queries_of(self, source: str) -> list[str]:
+        """Return the names of the queries that are polled on this source, in the order of the file."""
+        return [name for name, query in self.queries.items() if query.source == source]
 
     def query(self, name: str) -> Query:
         """Return the query of this name. Raises UnknownQuery, whose detail suggests a similar name if there is one."""

@@ -1,20 +1,22 @@
 """The commands `pollcast nodes` and `pollcast topics`: the present state of the cluster, as a table or as JSON.
 
-Nodes are read from etcd. Topics come from a coordinator; when none answers they are read from etcd, which has neither
-their clients nor their states nor their rates.
+Nodes are read from etcd, and the databases of pollers come from a coordinator that answers at once. Topics come from a
+coordinator; when none answers they are read from etcd, which has neither their clients nor their states nor their
+rates.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from pollcast.services.coordination.keys import Keys, OwnerRecord
-from pollcast.services.coordination.reach import NoCoordinator, etcd_at, read_nodes, some_coordinator
+from pollcast.services.coordination.reach import NoCoordinator, Refused, etcd_at, read_nodes, some_coordinator
 from pollcast.services.process.settings import EtcdSettings, ServiceSettings
 from pollcast.v1 import cluster_pb2
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 PAGE_TOPICS = 2000
 """Number of topics that one call lists."""
 
+COORDINATOR_SECONDS = 2.0
+"""Time that a coordinator has to answer before the nodes are shown without their databases, in seconds."""
+
 JsonObject = dict[str, Any]
 """One node or topic, by field name."""
 
@@ -31,11 +36,38 @@ DISPLAYED = ("topic", "owner", "state", "clients", "gateways", "interval_ms", "p
 """Fields of a topic that its table shows."""
 
 
-async def show_nodes(settings: EtcdSettings, *, as_json: bool) -> None:
+async def show_nodes(settings: ServiceSettings, *, as_json: bool) -> None:
     """Print the nodes. Raises NoEtcd when etcd is not reached."""
     fields = ("role", "state", "http", "grpc", "pid", "version", "started_at", "catalogue")
-    shown = [{"name": r.node} | {field: getattr(r, field) for field in fields} for r in await read_nodes(settings)]
+    records = await read_nodes(settings)
+    shown = [{"name": r.node} | {field: getattr(r, field) for field in fields} for r in records]
+    sources = await _reported_sources(settings) if any(r.role == "coordinator" for r in records) else {}
+    for row in shown:
+        found = sources.get(row["name"])
+        row["sources"] = (source_rows(found) if as_json else sources_in_words(found)) if found else None
     _show("nodes", shown, as_json)
+
+
+def source_rows(sources: Iterable[cluster_pb2.NodeSource]) -> list[JsonObject]:
+    """Return a poller's databases as JSON output has them."""
+    return [{"name": each.name, "up": each.up, "stretch": each.stretch} for each in sources]
+
+
+def sources_in_words(sources: Iterable[cluster_pb2.NodeSource]) -> str:
+    """Return a poller's databases in a cell of a table: each name, with what is wrong with it."""
+    return ",".join(
+        each.name + ("" if each.up else ":down") + (f":x{each.stretch:g}" if each.stretch > 1 else "")
+        for each in sources
+    )
+
+
+async def _reported_sources(settings: ServiceSettings) -> dict[str, Sequence[cluster_pb2.NodeSource]]:
+    """Return what pollers have reported of their databases; nothing when no coordinator answers at once."""
+    with contextlib.suppress(NoCoordinator, Refused, TimeoutError):
+        async with asyncio.timeout(COORDINATOR_SECONDS), some_coordinator(settings) as coordinator:
+            listed = await coordinator.ListNodes(cluster_pb2.ListNodesRequest())
+            return {node.name: node.sources for node in listed.nodes if node.role == "poller"}
+    return {}
 
 
 async def show_topics(settings: ServiceSettings, *, query: str, as_json: bool) -> None:

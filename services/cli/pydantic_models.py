@@ -11,7 +11,7 @@ import keyword
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from pollcast.poller.postgresql.row_types import Array, Column, Enumeration, Row, Type
+from pollcast.poller.sources.row_type import Array, Column, Enumeration, RowType, Type
 from pollcast.poller.sources.statement import Kind
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.query import Param, Query
@@ -84,7 +84,7 @@ ATTRIBUTES = frozenset(_ATTRIBUTES.split())
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
-def pydantic_models(catalog: Catalog, rows: Mapping[str, Row], source: str) -> str:
+def pydantic_models(catalog: Catalog, rows: Mapping[str, RowType], source: str) -> str:
     """Return the module. `source` names the catalogue's file."""
     names = Names(catalog.queries, RESERVED)
     writer = _Writer(names)
@@ -151,7 +151,7 @@ class _Writer:
             return _literal(type.labels)
         if isinstance(type, Array):
             return f"list[{self._type(type.element, name)} | None]"
-        if isinstance(type, Row):
+        if isinstance(type, RowType):
             own = self._names.unique.name(name)
             self.row(own, [Column(column.name, column.type) for column in type.columns], "A value of a composite type.")
             return own

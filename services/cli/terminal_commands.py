@@ -12,7 +12,7 @@ import typer
 
 from pollcast.services.cli.flags import DataDirFlag, EtcdFlag, JsonFlag, NamespaceFlag, TokenFlag, cluster_settings
 from pollcast.services.process import logs, variables
-from pollcast.services.process.settings import EtcdSettings, ServiceSettings
+from pollcast.services.process.settings import ServiceSettings
 
 app = typer.Typer()
 
@@ -43,10 +43,10 @@ def nodes(
     data_dir: DataDirFlag = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """List the nodes that are registered in etcd."""
+    """List the nodes that are registered in etcd, with the databases of pollers."""
     from pollcast.services.cli import listing
 
-    settings = cluster_settings(EtcdSettings, etcd, namespace, data_dir)
+    settings = cluster_settings(ServiceSettings, etcd, namespace, data_dir)
     logs.configure(level=logging.ERROR)
     asyncio.run(listing.show_nodes(settings, as_json=as_json))
 

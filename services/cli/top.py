@@ -28,7 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pollcast.services.cli.board import COLUMNS, Board, Command, Drain, Key, Move, Quit, keys_in
-from pollcast.services.cli.listing import listed_topics, topic_row
+from pollcast.services.cli.listing import listed_topics, source_rows, sources_in_words, topic_row
 from pollcast.services.cli.query_board import COLUMNS as QUERY_COLUMNS
 from pollcast.services.cli.query_board import WIDE, load_row, summary
 from pollcast.services.coordination.reach import NoCoordinator, Refused, some_coordinator
@@ -88,7 +88,9 @@ async def print_json(settings: ServiceSettings) -> None:
             board.nodes[node.name] = node
         await _read_totals(stub, board)
     nodes = [
-        {"name": node.name, "role": node.role, "state": node.state, "topics": owned} for node, owned in _nodes(board)
+        {"name": node.name, "role": node.role, "state": node.state, "topics": owned}
+        | ({"sources": source_rows(node.sources)} if node.role == "poller" else {})
+        for node, owned in _nodes(board)
     ]
     at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     rows = [topic_row(topic) for topic in topics]
@@ -293,7 +295,10 @@ def _head(board: Board) -> list[Text]:
     nodes = _nodes(board)
     for node, owned in nodes[:MAX_NODES]:
         count = f"  {owned} topics" if owned is not None else ""
-        lines.append(Text.assemble(f"  {node.name:<20}", (f"{node.state:<9}", STYLES.get(node.state, "red")), count))
+        wrong = sources_in_words(each for each in node.sources if not each.up or each.stretch > 1)
+        trouble = (f"  {wrong}" if wrong else "", "red")
+        state = (f"{node.state:<9}", STYLES.get(node.state, "red"))
+        lines.append(Text.assemble(f"  {node.name:<20}", state, count, trouble))
     if len(nodes) > MAX_NODES:
         lines.append(Text(f"  and {len(nodes) - MAX_NODES} more nodes", style="dim"))
     if board.filter or board.mode == "filter":

@@ -54,14 +54,14 @@ def types(
     url = database_url or variables.alone("database_url", os.environ, secret=True)
     if named is None:
         raise _invalid("--catalog", "is required, unless POLLCAST_CATALOG is set")
-    if url is None:
-        raise _invalid("--database-url", "is required, unless POLLCAST_DATABASE_URL is set: it describes the rows")
     if integers not in INTEGERS:
         raise _invalid("--integers", f"is {integers!r}: it must be bigint, string or number")
     path = Path(named)
     queries = catalogue.load(path)
+    if url is None and queries.polls_default_url:
+        raise _invalid("--database-url", "is required, unless POLLCAST_DATABASE_URL is set: it describes the rows")
     try:
-        rows = row_types(queries, str(path), url.strip(), os.environ)
+        rows = row_types(queries, str(path), None if url is None else url.strip(), os.environ)
     except PollStale as error:
         raise _invalid("--database-url", error.detail) from None
     if typescript is not None or python is None:

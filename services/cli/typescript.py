@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
-from pollcast.poller.postgresql.row_types import Array, Enumeration, Row, Type
+from pollcast.poller.sources.row_type import Array, Enumeration, RowType, Type
 from pollcast.poller.sources.statement import Kind
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.query import Param, Query
@@ -53,7 +53,7 @@ RESERVED = frozenset({"Date", "Json", "Queries", "Record", "Array", "Object", "S
 _IDENTIFIER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
 
 
-def typescript(catalog: Catalog, rows: Mapping[str, Row], source: str, integers: str = "bigint") -> str:
+def typescript(catalog: Catalog, rows: Mapping[str, RowType], source: str, integers: str = "bigint") -> str:
     """Return the module. `source` names the catalogue's file."""
     names = Names(catalog.queries, RESERVED)
     writer = _Writer({**KINDS, "bigint": BIG_INTEGERS[integers]})
@@ -118,7 +118,7 @@ class _Writer:
     def __init__(self, kinds: Mapping[Kind, str]) -> None:
         self._kinds = kinds
 
-    def row(self, query: Query, name: str, rows: Mapping[str, Row]) -> str:
+    def row(self, query: Query, name: str, rows: Mapping[str, RowType]) -> str:
         """Return the interface of a query's rows."""
         lines = [
             f"  {property_name(column.name)}: {self._type(column.type, '  ')}{' | null' if column.nullable else ''}\n"
@@ -131,7 +131,7 @@ class _Writer:
             return " | ".join(map(_literal, type.labels)) or "never"
         if isinstance(type, Array):
             return f"({self._type(type.element, indent)} | null)[]"
-        if isinstance(type, Row):
+        if isinstance(type, RowType):
             inner = indent + "  "
             columns = "".join(
                 f"{inner}{property_name(column.name)}: {self._type(column.type, inner)} | null\n"

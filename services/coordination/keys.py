@@ -7,6 +7,7 @@ ignore it.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import MISSING, dataclass
 from typing import Any, Literal, Self, cast
@@ -61,7 +62,7 @@ class Record:
                 raise ValueError(f"lacks {name}")
             if not _fits(found[name], kind):
                 raise ValueError(f"has a wrong {name}")
-            fields[name] = found[name]
+            fields[name] = tuple(found[name]) if isinstance(found[name], list) else found[name]
         return cls(**fields)
 
 
@@ -77,6 +78,8 @@ def _fits(value: object, kind: str) -> bool:
             return isinstance(value, dict)
         case "dict[str, str]":
             return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
+        case "tuple[str, ...]":
+            return isinstance(value, list) and all(isinstance(each, str) for each in value)
         case "LeaseHex":
             return isinstance(value, str) and LEASE.fullmatch(value) is not None
         case "Role":
@@ -101,6 +104,15 @@ class NodeRecord(Record):
     state: NodeState
     catalogue: str | None = None
     """Hash of its catalogue; None without one."""
+    unreached: tuple[str, ...] = ()
+    """Sources that a poller has never reached; not written when there are none."""
+
+    def encode(self) -> bytes:
+        """Return the JSON text."""
+        fields = dataclasses.asdict(self)
+        if not self.unreached:
+            del fields["unreached"]
+        return compact(orjson.dumps(fields))
 
     @property
     def lease_number(self) -> int:

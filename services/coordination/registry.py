@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+from collections.abc import Iterable
 from typing import NoReturn
 
 from pollcast.services import clock
@@ -70,6 +71,12 @@ class Registration:
         """Set the hash of the catalogue; `run` writes it."""
         if catalogue != self.record.catalogue:
             self.record = dataclasses.replace(self.record, catalogue=catalogue)
+            self._stale()
+
+    def set_unreached(self, sources: Iterable[str]) -> None:
+        """Set the sources that this poller has never reached; `run` writes them."""
+        if (unreached := tuple(sorted(sources))) != self.record.unreached:
+            self.record = dataclasses.replace(self.record, unreached=unreached)
             self._stale()
 
     async def announce(self, state: NodeState) -> bool:

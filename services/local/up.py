@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import psutil
 import psycopg
 from rich.console import Console
 from rich.status import Status
@@ -27,22 +26,19 @@ from rich.status import Status
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.coordination.client import Etcd
-from pollcast.services.coordination.keys import Keys, NodeRecord
 from pollcast.services.coordination.reach import etcd_at
-from pollcast.services.errors import EtcdError, PollcastError, Problem, SettingsInvalid
+from pollcast.services.errors import PollcastError, Problem, SettingsInvalid
 from pollcast.services.local import demo, mysql_demo, ports, welcome
-from pollcast.services.local.child import Child, ProcessFailed
+from pollcast.services.local.child import Child
 from pollcast.services.local.cluster import ETCD_PORT, LocalCluster, Options
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.postgres_server import PostgresServer
+from pollcast.services.local.readiness import Stopped, pause, unless, until_ready
 from pollcast.services.local.terminal import open_console
 from pollcast.services.process.addresses import HostPort
 from pollcast.services.process.database_url import connection_problem
 from pollcast.services.process.settings import EtcdSettings, Role, load
 from pollcast.services.process.variables import overridden
-
-READY_SECONDS = 60.0
-"""Time that all services together have to become ready."""
 
 CHECK_SECONDS = 0.1
 """Interval between two checks of the processes."""
@@ -53,10 +49,6 @@ DRAIN_SECONDS = 15.0
 
 class AlreadyUp(PollcastError):
     """Another cluster runs on this data directory."""
-
-
-class Stopped(Exception):
-    """The stop was requested before the cluster was ready."""
 
 
 async def run(options: Options, stop: asyncio.Event, console: Console | None = None) -> None:
@@ -73,7 +65,7 @@ async def run(options: Options, stop: asyncio.Event, console: Console | None = N
     with _locked(data_dir), contextlib.suppress(Stopped):
         file = data_dir / "cluster.json"
         file.unlink(missing_ok=True)
-        async with _cluster(options, data_dir, catalog_path, stop, console) as cluster:
+        async with _cluster(options, data_dir, catalog_path, catalog, stop, console) as cluster:
             _write(file, cluster.description())
             try:
                 welcome.show(console, cluster, catalog)
@@ -84,19 +76,21 @@ async def run(options: Options, stop: asyncio.Event, console: Console | None = N
 
 @contextlib.asynccontextmanager
 async def _cluster(
-    options: Options, data_dir: Path, catalog: Path, stop: asyncio.Event, console: Console
+    options: Options, data_dir: Path, catalog_path: Path, catalog: Catalog, stop: asyncio.Event, console: Console
 ) -> AsyncIterator[LocalCluster]:
     async with contextlib.AsyncExitStack() as stack:
         with console.status("Starting …") as status:
             cluster = LocalCluster(options, data_dir, await _etcd_settings(options))
             stack.push_async_callback(_stop_all, cluster, console)
-            await _start_servers(cluster, stop, status, console)
-            await _start_services(cluster, catalog, stop, status, console)
+            await _start_servers(cluster, catalog, stop, status, console)
+            await _start_services(cluster, catalog_path, stop, status, console)
         yield cluster
         console.print("Stopping …")
 
 
-async def _start_servers(cluster: LocalCluster, stop: asyncio.Event, status: Status, console: Console) -> None:
+async def _start_servers(
+    cluster: LocalCluster, catalog: Catalog, stop: asyncio.Event, status: Status, console: Console
+) -> None:
     options = cluster.options
     logs = cluster.data_dir / "logs"
     logs.mkdir(exist_ok=True)
@@ -112,7 +106,7 @@ async def _start_servers(cluster: LocalCluster, stop: asyncio.Event, status: Sta
         # An earlier run that was killed has left keys that no process of this run owns.
         await asyncio.to_thread(cluster.etcd.etcdctl, "del", "--prefix", f"{cluster.settings.namespace}/")
         _done(console, "etcd", began)
-    _unless(stop)
+    unless(stop)
     if options.database_url is not None:
         cluster.database_url = options.database_url
         status.update("Connecting to the database …")
@@ -121,13 +115,15 @@ async def _start_servers(cluster: LocalCluster, stop: asyncio.Event, status: Sta
             console.print(f"The database can't be reached: {cluster.database_problem}", markup=False, style="yellow")
             console.print("Topics are stale until it can; the pollers keep trying.", markup=False)
         return
+    if not catalog.polls_default_url:
+        return  # every query is polled at a URL of this process's environment
     status.update("Starting PostgreSQL …")
     began = time.monotonic()
     postgres = await asyncio.to_thread(PostgresServer.start, cluster.data_dir / "postgres", log=cluster.log("postgres"))
     cluster.postgres, cluster.database_url = postgres, postgres.url
     await asyncio.to_thread(demo.enable_statistics, postgres)
     _done(console, "PostgreSQL", began)
-    _unless(stop)
+    unless(stop)
     if options.with_demo:
         status.update("Loading the demo …")
         began = time.monotonic()
@@ -142,7 +138,7 @@ async def _start_servers(cluster: LocalCluster, stop: asyncio.Event, status: Sta
             folder = cluster.data_dir / "mariadb"
             cluster.mariadb = await asyncio.to_thread(mysql_demo.start, folder, cluster.log("mariadb"))
             _done(console, "MariaDB", began)
-    _unless(stop)
+    unless(stop)
 
 
 async def _start_services(
@@ -168,78 +164,8 @@ async def _start_services(
             cluster.services[name] = child
             child.start()
     async with Etcd.open(cluster.settings) as etcd:
-        await _until_ready(cluster, etcd, stop, status)
+        await until_ready(cluster, etcd, stop, status, console)
     _done(console, f"{len(cluster.services)} services", began)
-
-
-async def _until_ready(cluster: LocalCluster, etcd: Etcd, stop: asyncio.Event, status: Status) -> None:
-    """Wait until every service is ready by its key in etcd and by its `/readyz`.
-
-    Pollers whose database could not be reached are not ready before it can: their keys in etcd suffice.
-    """
-    keys = Keys(cluster.settings.namespace)
-    deadline = time.monotonic() + READY_SECONDS
-    ready: dict[str, NodeRecord] = {}
-    while len(ready) < len(cluster.services):
-        missing = [name for name in cluster.services if name not in ready]
-        status.update(f"Starting {', '.join(missing)} …")
-        for child in cluster.children():
-            if child.status is not None:
-                raise ProcessFailed(f"{child.name} {child.how_it_ended()}\n{child.tail()}\nIts log: {child.log}")
-        if time.monotonic() > deadline:
-            tails = "\n".join(f"{name}:\n{cluster.services[name].tail()}" for name in missing)
-            raise ProcessFailed(f"not ready after {READY_SECONDS:g} s: {', '.join(missing)}\n{tails}")
-        for record in await _records(etcd, keys):
-            name = service_of(record, {name: child.pid for name, child in cluster.services.items()})
-            if name is None or name in ready:
-                continue
-            registered_only = record.role == "poller" and cluster.database_problem is not None
-            if registered_only or (record.state == "ready" and record.http is not None and await _answers(record.http)):
-                ready[name] = record
-        await _pause(stop, CHECK_SECONDS)
-        _unless(stop)
-    cluster.records = {name: ready[name] for name in cluster.services}
-
-
-def service_of(record: NodeRecord, pids: Mapping[str, int]) -> str | None:
-    """Return the name of the service that a node is, or is a worker of (POLLCAST_WORKERS); None for another node.
-
-    `pids` are the process ids of the services.
-    """
-    if pids.get(record.node) == record.pid:
-        return record.node
-    name = record.node.rpartition(".")[0]
-    with contextlib.suppress(psutil.Error):
-        if name in pids and psutil.Process(record.pid).ppid() == pids[name]:
-            return name
-    return None
-
-
-async def _records(etcd: Etcd, keys: Keys) -> list[NodeRecord]:
-    try:
-        listing = await etcd.range(keys.nodes())
-    except EtcdError:
-        return []  # the caller tries again until its deadline
-    records = []
-    for kv in listing.kvs:
-        with contextlib.suppress(ValueError):  # a key that Pollcast did not write
-            records.append(NodeRecord.decode(kv.value))
-    return records
-
-
-async def _answers(http: HostPort) -> bool:
-    """Return whether `GET /readyz` at this address is answered with 200."""
-    host, _, port = http.rpartition(":")
-    try:
-        async with asyncio.timeout(2.0):
-            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-            try:
-                writer.write(f"GET /readyz HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n".encode())
-                return (await reader.readline()).split()[1:2] == [b"200"]
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
-        return False
 
 
 async def _watch(cluster: LocalCluster, stop: asyncio.Event, console: Console) -> None:
@@ -256,7 +182,7 @@ async def _watch(cluster: LocalCluster, stop: asyncio.Event, console: Console) -
             with contextlib.suppress(psycopg.Error):  # it takes no connections now: try again at the next check
                 await asyncio.to_thread(demo.prune, postgres)
                 workload.start()
-        await _pause(stop, CHECK_SECONDS)
+        await pause(stop, CHECK_SECONDS)
 
 
 async def _stop_all(cluster: LocalCluster, console: Console) -> None:
@@ -317,12 +243,13 @@ def environment_of(cluster: LocalCluster, catalog: Path, name: str, http: HostPo
     own = {
         "POLLCAST_ETCD": ",".join(cluster.settings.etcd),
         "POLLCAST_NAMESPACE": cluster.settings.namespace,
-        "POLLCAST_DATABASE_URL": cluster.database_url,
         "POLLCAST_CATALOG": str(catalog),
         "POLLCAST_NODE": name,
         "POLLCAST_HTTP": http,
         "POLLCAST_GRPC": ports.at_loopback(0),
     }
+    if cluster.database_url:
+        own["POLLCAST_DATABASE_URL"] = cluster.database_url
     delay = "POLLCAST_DRAIN_DELAY"
     if not environment.keys() & {delay, f"{delay}_FILE"}:
         own[delay] = "0"  # all gateways end at once: a load balancer has nowhere else to send clients
@@ -363,16 +290,3 @@ def _write(file: Path, description: dict[str, Any]) -> None:
 
 def _done(console: Console, what: str, began: float) -> None:
     console.print(f"  started {what} in {time.monotonic() - began:.1f} s", markup=False)
-
-
-def _unless(stop: asyncio.Event) -> None:
-    """Raise Stopped when the stop was requested."""
-    if stop.is_set():
-        raise Stopped
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    """Wait for `seconds`, or until `stop` is set."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()

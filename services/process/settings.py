@@ -185,8 +185,8 @@ class PollerSettings(ServiceSettings):
     """Settings of a poller."""
 
     catalog: Path
-    database_url: SecretStr
-    """Connection string of the polled PostgreSQL, in any form that libpq accepts."""
+    database_url: SecretStr | None = None
+    """Connection string of the source `default`, in any form that libpq accepts; None: no query is polled there."""
     listen_url: SecretStr | None = None
     """Connection string of the PostgreSQL to listen on for notifications; None: the polled one."""
     http: HostPort = "127.0.0.1:0"

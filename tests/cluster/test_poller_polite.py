@@ -38,7 +38,7 @@ def begin(database: str) -> None:
 
 def reported_interval(poller: Setting, topic: str) -> int:
     """Return the topic's interval in the poller's report, in milliseconds."""
-    node = PollerReport("poller-1", poller.polling)
+    node = PollerReport("poller-1", poller.polling, {})
     report = node.begin()
     assert node.add(report, topic)
     return report.polled[0].interval_ms

@@ -19,6 +19,7 @@ import pytest
 from pydantic import SecretStr
 
 from pollcast.poller import ranking, rebalancing, service
+from pollcast.poller.sources import connections
 from pollcast.services import clock
 from pollcast.services.coordination import registry
 from pollcast.services.coordination.client import Etcd, Page
@@ -29,6 +30,7 @@ from pollcast.services.coordination.registry import node_record
 from pollcast.services.coordination.session import Session
 from pollcast.services.errors import SettingsInvalid
 from pollcast.services.local.postgres_server import PostgresServer
+from pollcast.services.process import variables
 from pollcast.services.process.settings import EtcdSettings, PollerSettings
 from pollcast.v1 import feed_pb2, feed_pb2_grpc
 from tests.support.databases import new_database
@@ -84,6 +86,10 @@ class Cluster:
     async def ready(self, name: str) -> NodeRecord:
         """Wait until the poller is ready, and return its record."""
         return await self.node(name, b'"ready"')
+
+    def entry(self, name: str) -> NodeRecord:
+        """Return the poller's entry."""
+        return NodeRecord.decode(self._mirror.items[self.keys.node("poller", name)].value)
 
     async def node(self, name: str, containing: bytes = b"") -> NodeRecord:
         """Wait until the poller's entry contains this text, and return its record."""
@@ -307,6 +313,40 @@ async def test_a_poller_without_a_database_owns_topics_until_another_one_is_read
         async with poller(settings):
             await cluster.owned_by("poller-1", TOPICS)
             assert (await cluster.node("poller-2")).state == "starting"
+
+
+async def test_topics_of_a_source_that_one_poller_does_not_reach_go_to_one_that_does_and_no_others(
+    cluster: Cluster, settings: PollerSettings, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "LAST_SECONDS", 0.1)
+    monkeypatch.setattr(rebalancing, "YIELD_SECONDS", 0.1)
+    monkeypatch.setattr(rebalancing, "SETTLE_SECONDS", 60.0)  # nothing is evened out
+    monkeypatch.setattr(connections, "REACH_SECONDS", 0.5)
+    monkeypatch.setattr(variables, "LOOK_SECONDS", 0.1)
+    url = tmp_path / "url"
+    url.write_text("postgresql://nobody@127.0.0.1:1/none")
+    monkeypatch.setenv("SHOP_URL", database)
+    monkeypatch.setenv("UNREACHED_URL_FILE", str(url))
+    catalog = CATALOG + f'[queries.there]\nsource = "shop"\n{CATALOG.rpartition("numbered]")[2]}'
+    other = tmp_path / "other.toml"
+    for file, variable in ((settings.catalog, "SHOP_URL"), (other, "UNREACHED_URL")):
+        file.write_text(f'{catalog}[sources.shop]\nurl_env = "{variable}"\n')
+    there = [topic.replace("numbered", "there") for topic in TOPICS]
+    for topic in (*TOPICS, *there):
+        await cluster.add_demand(topic)
+    async with poller(settings.model_copy(update={"node": "poller-2", "catalog": other})):
+        await cluster.owned_by("poller-2", [*TOPICS, *there])
+        node = await cluster.node("poller-2", b'"unreached":["shop"]')
+        assert node.state == "ready"
+        said = orjson.loads(await asyncio.to_thread(get, f"http://{node.http}/readyz"))
+        assert (said["sources"]["default"], said["unreached"]) == ("ok", ["shop"])
+        async with poller(settings):
+            await cluster.owned_by("poller-1", there)
+            await cluster.owned_by("poller-2", TOPICS)
+            assert b"unreached" not in (await cluster.ready("poller-1")).encode()
+            url.write_text(database)
+            await eventually(lambda: cluster.entry("poller-2").unreached == ())
+            await cluster.owned_by("poller-1", there)
 
 
 async def _unready(url: str, words: str) -> dict[str, Any] | None:

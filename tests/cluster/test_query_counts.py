@@ -129,7 +129,7 @@ async def test_a_report_has_what_the_metrics_have_and_no_query_that_was_not_poll
 ) -> None:
     setup(database, *TABLE)
     async with polling_on(database, tmp_path, CATALOG) as setting:
-        report = PollerReport("p1", setting.polling)
+        report = PollerReport("p1", setting.polling, {})
         names = "polls", "unsent", "received_bytes", "statements", "skipped", "avoided_statements"
 
         def exported() -> list[float]:

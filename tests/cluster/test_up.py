@@ -21,7 +21,7 @@ import pytest
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.coordination.keys import NodeRecord
 from pollcast.services.local.etcd_server import EtcdServer
-from pollcast.services.local.up import service_of
+from pollcast.services.local.readiness import service_of
 from pollcast.services.local.welcome import example
 from tests.support.cluster import Cluster, cluster
 from tests.support.processes import is_gone
@@ -186,6 +186,9 @@ def test_nodes_are_listed(up: Cluster) -> None:
         ("gateway-2", "ready"),
         ("poller-1", "ready"),
     }
+    eventually_sync(
+        lambda: re.search(r"poller-1 .* default$", run("nodes", POLLCAST_ETCD=up.etcd[0]).stdout, re.MULTILINE)
+    )
     assert re.search(r"^gateway-2 +gateway +ready ", run("nodes", POLLCAST_ETCD=up.etcd[0]).stdout, re.MULTILINE)
 
 

@@ -1,8 +1,8 @@
-"""Fixtures of the conformance suite: each test of it runs on every subject."""
+"""Fixtures of the conformance suite: each test of it runs on every subject that has what it needs (rules.py)."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from importlib import import_module
 
@@ -10,24 +10,18 @@ import pytest
 
 from pollcast.poller.sources.database import Database
 from tests.conformance.asking import connected
+from tests.conformance.rules import SUBJECTS, applies_to
 from tests.conformance.subject import Subject
 from tests.support.waiting import eventually
 
-SUBJECTS: Mapping[str, str] = {
-    "postgresql": "tests.conformance.postgresql",
-    "postgresql-plain": "tests.conformance.plain",
-    "mysql": "tests.conformance.mysql",
-    "duckdb": "tests.conformance.duckdb",
-}
-"""The module of each subject, by the name of its kind. `start(request)` provides it, or skips where it is missing."""
 
-
-@pytest.fixture(scope="session", params=list(SUBJECTS))
+@pytest.fixture(scope="session")
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     """A source on its server, with the tables of the suite."""
     start: Callable[[pytest.FixtureRequest], AbstractContextManager[Subject]]
-    start = import_module(SUBJECTS[request.param]).start
+    start = import_module(SUBJECTS[request.param].module).start
     with start(request) as found:
+        assert found.has == SUBJECTS[request.param].has
         spelled = found.spelling
         found.execute(f"create table numbers (n {spelled.integer})")
         found.execute(f"insert into numbers values {', '.join(f'({n})' for n in range(1, 2001))}")
@@ -35,6 +29,12 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
         for statement in found.prepare:
             found.execute(statement)
         yield found
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a rule on each subject that has what it needs."""
+    if "subject" in metafunc.fixturenames:
+        metafunc.parametrize("subject", applies_to(metafunc.function), indirect=True, scope="session")
 
 
 @pytest.fixture

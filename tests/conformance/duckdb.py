@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -116,8 +117,8 @@ def start(request: pytest.FixtureRequest) -> Iterator[Subject]:
     pytest.importorskip("duckdb", reason="the package duckdb is missing: pip install 'pollcast[duckdb]'")
     from pollcast.poller.duckdb.kind import DUCKDB
 
-    folder: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
-    with contextlib.closing(Files(folder.mktemp("duckdb"))) as files:
+    folder = tempfile.mkdtemp(prefix="duckdb-", dir=request.getfixturevalue("session_folder"))
+    with contextlib.closing(Files(Path(folder))) as files:
         yield Subject(
             kind=DUCKDB,
             url=f"duckdb://{files.path}?threads=2&memory_limit=200MB",

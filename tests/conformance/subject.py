@@ -1,7 +1,7 @@
 """A subject of the conformance suite: one kind of source on a real server, described by what the suite has to know.
 
-Add one by a module in this folder with a function `start`, and name it in conftest.py. What a subject cannot do, it
-says by its dialect's abilities, or by leaving a field empty; nothing else may be left out.
+Add one by a module in this folder with a function `start`, and name it in rules.py. What a subject cannot do, it says
+by its dialect's abilities, or by leaving a field empty; nothing else may be left out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from pollcast.poller.sources.poll_error import Scope
 from pollcast.poller.sources.source import SourceKind
+from tests.conformance.rules import CONNECTIONS, NETWORK, TOGETHER
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,7 @@ class Spelling:
     text: str = "varchar(200)"
     decimal: str = "decimal(20, 4)"
     member: Callable[[str, str], str] = lambda column, name: f"{column} = any(%({name})s)"
-    """A condition that a column is one of the values of a list parameter, if there are such."""
-    lists: bool = True
-    """Whether a parameter can be a list."""
+    """A condition that a column is one of the values of a list parameter."""
     add_column: str = "alter table {table} add column {column} int default 7"
     drop_column: str = "alter table {table} drop column {column}"
 
@@ -79,3 +78,13 @@ class Subject:
     """Returns the URL that leads through a proxy at `host:port`; None where there is no network."""
     address: str = ""
     """The server's `host:port`, with `through`."""
+
+    @property
+    def has(self) -> frozenset[str]:
+        """What it has of that which rules may need."""
+        found = {
+            CONNECTIONS: self.disconnect is not None and self.running is not None,
+            NETWORK: self.through is not None,
+            TOGETHER: self.kind.dialect.can.together,
+        }
+        return frozenset(name for name, there in found.items() if there)

@@ -14,6 +14,7 @@ from pollcast.poller.sources.outcome import Unreachable
 from pollcast.poller.sources.poll_error import PollError, Scope
 from tests.conformance.asking import ask, columns, connected, error, query, rows
 from tests.conformance.cutting import CuttingProxy
+from tests.conformance.rules import CONNECTIONS, NETWORK, needs
 from tests.conformance.subject import Subject
 from tests.support.waiting import eventually, stood_still
 
@@ -62,9 +63,9 @@ async def test_a_writing_query_is_refused_by_the_server(subject: Subject, db: Da
     assert subject.writes
 
 
+@needs(CONNECTIONS)
 async def test_idle_connections_that_the_server_has_closed_cost_no_poll(subject: Subject, db: Database) -> None:
-    if subject.disconnect is None:
-        return
+    assert subject.disconnect is not None
     q = query(subject, "select n from numbers where n = 1")
     for _ in range(3):
         await rows(subject, db, q)
@@ -72,11 +73,12 @@ async def test_idle_connections_that_the_server_has_closed_cost_no_poll(subject:
         assert columns(await rows(subject, db, q)) == [(1,)]
 
 
+@needs(CONNECTIONS)
 async def test_a_connection_lost_twice_within_a_statement_is_stale_and_soon_back(
     subject: Subject, db: Database
 ) -> None:
-    if subject.disconnect is None or subject.running is None:
-        return
+    assert subject.disconnect is not None
+    assert subject.running is not None
     running, disconnect = subject.running, subject.disconnect
     polling = asyncio.create_task(ask(subject, db, query(subject, subject.slow)))
     for _ in range(2):
@@ -93,9 +95,9 @@ async def test_a_connection_lost_twice_within_a_statement_is_stale_and_soon_back
     await eventually(lambda: connected(db, subject))
 
 
+@needs(NETWORK)
 async def test_a_connection_that_is_cut_anywhere_is_replaced_and_the_answer_is_right(subject: Subject) -> None:
-    if subject.through is None:
-        return
+    assert subject.through is not None
     q = query(subject, "select n, 'a text of some length' as t from numbers order by n", key=("n",), timeout=5.0)
     async with (
         CuttingProxy.serving(subject.address) as proxy,
@@ -115,9 +117,9 @@ async def test_a_connection_that_is_cut_anywhere_is_replaced_and_the_answer_is_r
         await eventually(lambda: connected(db, subject))
 
 
+@needs(NETWORK)
 async def test_a_server_that_falls_silent_is_given_up_and_is_back_when_it_speaks(subject: Subject) -> None:
-    if subject.through is None:
-        return
+    assert subject.through is not None
     q = query(subject, "select n from numbers where n = 1", timeout=0.5)
     async with (
         CuttingProxy.serving(subject.address) as proxy,
@@ -135,9 +137,9 @@ async def test_a_server_that_falls_silent_is_given_up_and_is_back_when_it_speaks
         assert columns(await rows(subject, db, q)) == [(1,)]
 
 
+@needs(NETWORK)
 async def test_a_server_that_is_not_there_is_stale_and_neither_host_nor_password_is_shown(subject: Subject) -> None:
-    if subject.through is None:
-        return
+    assert subject.through is not None
     async with Database.open(subject.kind.driver, subject.through("127.0.0.1:1"), 1, "poller-1") as db:
         bad = await error(subject, db, query(subject, "select 1 as id", timeout=0.5))
     assert (bad.state, bad.scope, bad.cause.detail) == ("stale", Scope.DATABASE, "the database can't be reached")
@@ -180,8 +182,7 @@ async def test_tables_that_change_meanwhile_give_old_or_new_rows_or_an_error(sub
 
 
 async def test_an_error_of_one_topic_ends_no_other_of_its_trip(subject: Subject, db: Database) -> None:
-    if not subject.kind.dialect.can.trips:
-        return
+    assert subject.kind.dialect.can.trips
     q = query(subject, subject.one_value, {"n": "int"})
     topics = [{"n": str(n % 4)} for n in range(12)]
     found = list[Answer | PollError]()

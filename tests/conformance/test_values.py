@@ -111,8 +111,6 @@ async def test_max_rows_and_max_bytes_bound_a_result(subject: Subject, db: Datab
 
 
 async def test_a_list_parameter_finds_its_values(subject: Subject, db: Database) -> None:
-    if not subject.spelling.lists:
-        return
     condition = subject.spelling.member("n", "l")
     q = query(subject, f"select n from numbers where {condition} order by n", {"l": "int"})
     q.params["l"] = type(q.params["l"])("l", "int", required=False, max_items=10)  # type: ignore[index]

@@ -10,16 +10,16 @@ from pollcast.poller.sources.database import Database
 from pollcast.poller.sources.poll_error import PollError
 from pollcast.services.delta import Row, apply, diff
 from tests.conformance.asking import ask, query, rows
+from tests.conformance.rules import TOGETHER, needs
 from tests.conformance.subject import Subject
 
 ROUNDS = 40
 """Number of changes of the table, each of which is followed by a poll."""
 
 
+@needs(TOGETHER)
 async def test_together_is_alone(subject: Subject, db: Database) -> None:
     dialect = subject.kind.dialect
-    if not dialect.can.together:
-        return
     sql = "select n, n * %(f)s as v from numbers where n %% 10 = %(d)s and n < 100 order by n desc"
     q = query(subject, sql, {"f": "int", "d": "int"}, key=("n",))
     topics = [{"f": str(n), "d": str(n % 12)} for n in range(24)]

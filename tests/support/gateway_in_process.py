@@ -20,7 +20,7 @@ from starlette.routing import Route
 from pollcast.gateway.admission import Admission
 from pollcast.gateway.door import Doorkeeper
 from pollcast.gateway.event_stream import EventStream, EventStreams
-from pollcast.gateway.feeds import decode
+from pollcast.gateway.feed_updates import decode
 from pollcast.gateway.follower import first_result
 from pollcast.gateway.handshake import Offer
 from pollcast.gateway.hub import Hub

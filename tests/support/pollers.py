@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from pollcast.poller.placement import Placement
@@ -60,6 +60,11 @@ class SimulatedCluster:
         self._events: list[Callable[[SimulatedPoller], None]] = []
         self._ready: set[str] = set()
 
+    def owner(self, topic: str) -> str | None:
+        """Return the poller that owns the topic; None when none does."""
+        claim = self.owners.get(topic)
+        return None if claim is None else next(name for name, lease in self._leases.items() if lease == claim.lease)
+
     @property
     def loads(self) -> dict[str, int]:
         """The number of topics that each ready poller owns."""
@@ -87,6 +92,11 @@ class SimulatedCluster:
         if role == "poller":
             self.pollers[name].view.set_definitions(definitions, self.now)
         self._events.append(lambda poller: poller.view.set_catalogue(role, name, definitions, self.now))
+
+    def reach(self, name: str, source_of: dict[str, str], unreached: Collection[str]) -> None:
+        """Let the poller have reached all sources but these. `source_of` is the catalogue's."""
+        self.pollers[name].view.set_sources(source_of, unreached, self.now)
+        self._events.append(lambda poller: poller.view.set_poller_unreached(name, unreached, self.now))
 
     def pin(self, topic: str, name: str) -> None:
         """Pin the topic to the poller."""

@@ -13,7 +13,7 @@ import grpc.aio
 import psycopg
 
 from pollcast.gateway.change import Change
-from pollcast.gateway.feeds import Piece, decode
+from pollcast.gateway.feed_updates import Piece, decode
 from pollcast.poller.feed import SERVICE
 from pollcast.poller.listener import Listener
 from pollcast.poller.polling import Polling

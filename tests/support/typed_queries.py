@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 
-from pollcast.poller.postgresql.row_types import row_types
+from pollcast.poller.row_typing import row_types
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.cli.pydantic_models import pydantic_models
 from pollcast.services.cli.typescript import typescript

@@ -78,6 +78,23 @@ def test_line_breaks_between_tokens_become_spaces() -> None:
     assert answer.outcomes == [[(b"[1]", b'{"id":1,  "a":2}')]]
 
 
+def test_what_is_not_utf_8_is_replaced_and_stays_unchanged_after_that() -> None:
+    half = (b'["\xed\xa0\xbd"]', b'{"id":"\xed\xa0\xbd"}')  # half of a surrogate pair, as `ucs2` of MariaDB has it
+    good = (b'["\xc3\xa4"]', b'{"id":"\xc3\xa4"}')
+    (first,) = answered([None], [[good, half]], []).outcomes
+    assert isinstance(first, list)
+    assert first == [good, (('["' + "\ufffd" * 3 + '"]').encode(), ('{"id":"' + "\ufffd" * 3 + '"}').encode())]
+    assert answered([first], [[good, half]], [1]).outcomes[0] is first
+
+
+def test_a_row_that_is_not_json_fails_its_topic_alone() -> None:
+    bad, good = [(b"[1]", b'{"id":,}')], rows([1])
+    wrong, right = answered([None, None], [bad, good], []).outcomes
+    assert isinstance(wrong, PollError)
+    assert (wrong.state, wrong.cause.detail) == ("failed", "a row of the result is not JSON")
+    assert right == good
+
+
 def test_the_delta_of_a_large_result_is_computed_in_advance() -> None:
     q = query("select 1 as id", key=["id"], max_rows=100_000)
     before, after = rows(list(range(5000))), rows(list(range(100, 5100)))

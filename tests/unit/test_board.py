@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from pollcast.services.cli.board import Board, Drain, Move, Quit, keys_in
+from pollcast.services.cli.listing import source_rows, sources_in_words
 from pollcast.services.cli.query_board import COLUMNS, load_row, size, summary
 from pollcast.services.cli.top import render
 from pollcast.v1 import cluster_pb2
@@ -180,6 +181,19 @@ def test_the_screen_fits_the_terminal_and_shows_the_selection(board: Board, heig
     assert any(line.strip().startswith("t49") for line in lines)
     assert len(lines) <= max(height, 9)
     assert "[q]uit" in lines[-1]
+
+
+def test_a_poller_is_shown_with_its_databases_that_are_down_or_asked_less_often(board: Board) -> None:
+    states = [("default", True, 1.0), ("shop", False, 1.0), ("lake", True, 2.5)]
+    sources = [cluster_pb2.NodeSource(name=name, up=up, stretch=stretch) for name, up, stretch in states]
+    board.take(Event(node_up=cluster_pb2.Node(name="p2", role="poller", state="ready", sources=sources)))
+    p1, p2 = (next(line for line in printed(board, 110) if line.strip().startswith(name)) for name in ("p1", "p2"))
+    assert (p1.split()[1:], p2.split()[1:]) == (
+        ["ready", "2", "topics"],
+        ["ready", "1", "topics", "shop:down,lake:x2.5"],
+    )
+    assert sources_in_words(sources) == "default,shop:down,lake:x2.5"
+    assert source_rows(sources)[1] == {"name": "shop", "up": False, "stretch": 1.0}
 
 
 def listed(board: Board) -> list[str]:

@@ -117,6 +117,8 @@ def test_check_without_a_file_names_the_setting_for_it(pollcast: Command) -> Non
         (["gateway"], "POLLCAST_CATALOG: is required"),
         (["gateway", "--catalog", "x.toml", "--http", "0.0.0.0:4000"], "POLLCAST_AUTH=none"),
         (["poller", "--catalog", "x.toml"], "POLLCAST_DATABASE_URL: is required"),
+        (["poller", "--catalog", str(CATALOG)], "POLLCAST_DATABASE_URL: is required by the source default, of "),
+        (["types", "--catalog", str(CATALOG)], "--database-url: is required"),
         (["coordinator", "--lease-ttl", "1"], "POLLCAST_LEASE_TTL"),
         (["coordinator", "--etcd", "nowhere"], "POLLCAST_ETCD"),
         (["up", "--no-demo"], "--catalog"),

@@ -89,6 +89,8 @@ def test_kubernetes_knows_every_field(release: Release) -> None:
         ("poller.settings.DATABASE_URL=x", "DATABASE_URL"),
         ("settings.HTTP_FILE=x", "HTTP_FILE"),
         ("database.existingSecret=", "set database.existingSecret or database.url"),
+        ("database.sources[0].variable=shop", "/database/sources/0/variable"),
+        ("database.sources[0].variable=POLLCAST_DATABASE_URL", "/database/sources/0/variable"),
         ("auth.existingSecret=", "auth.mode needs auth.existingSecret"),
     ],
 )
@@ -155,6 +157,20 @@ def test_a_service_takes_the_variables_of_its_pod(
     nodes = next(name for name in release.of("Service") if name.endswith("-nodes"))
     named = f"live-pollcast-{role}-0.{nodes}.{NAMESPACE}.svc:4001"
     assert served == (named if "POLLCAST_TLS_CERT" in given else "10.1.2.3:4001")
+
+
+def test_the_urls_of_sources_are_files_of_pollers_alone_and_may_be_all_there_are(
+    releases: dict[str, Release],
+) -> None:
+    release = releases["sources-values"]
+    of_poller = {each["name"]: each.get("value") for each in release.container("poller")["env"]}
+    assert of_poller["SHOP_URL_FILE"] == "/run/secrets/pollcast/source-shop-url/url"
+    assert of_poller["LAKE_URL_FILE"] == "/run/secrets/pollcast/source-lake-url/lake-url"
+    assert "POLLCAST_DATABASE_URL_FILE" not in of_poller
+    mounted = {path: volume["secret"]["secretName"] for path, _, volume in release.mounts("poller") if "source" in path}
+    assert mounted == {f"/run/secrets/pollcast/source-{name}-url": name for name in ("shop", "lake")}
+    for role in ("gateway", "coordinator"):
+        assert not any("source" in path for path, _, _ in release.mounts(role))
 
 
 def test_files_are_read_where_a_volume_with_them_is_mounted(release: Release) -> None:

@@ -54,6 +54,6 @@ def test_the_driver_has_what_a_wire_uses_beyond_its_documentation() -> None:
     from asyncmy.connection import MySQLResult
 
     members = ("_request_authentication", "_get_server_information", "_stream_broken", "write_packet", "read_packet")
-    assert all(hasattr(Wire, name) for name in (*members, "query", "next_result"))
+    assert all(hasattr(Wire, name) for name in (*members, "query", "next_result", "prepare", "_deprecate_eof"))
     assert hasattr(MySQLResult, "_read_rowdata_packet_unbuffered")
     assert hasattr(MySQLResult, "_take_pending_rows")

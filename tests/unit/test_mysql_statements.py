@@ -58,12 +58,14 @@ def test_a_statement_has_the_querys_text_with_its_values_and_its_limits() -> Non
     query = Query("q", "select %(a)s %% 2 as x where '%%' = %(b)s and %(a)s", key=("x",), max_rows=5, params=params)
     statement = DIALECT.alone(query, {"a": "1", "b": "z"})
     assert statement.sql == "select 1 % 2 as x where '%' = _utf8mb4 x'7a' and 1"
-    assert statement.params == (("x",), 6)
+    assert (statement.key_of(query), statement.most_rows(query)) == (("x",), 6)
 
 
 def test_a_probe_has_one_row_and_no_key() -> None:
-    statement = DIALECT.probe(Query("q", "select 1", key=("x",), probe="select max(id) %% 2 from t"))
-    assert (statement.sql, statement.params) == ("select max(id) % 2 from t", ((), 1))
+    query = Query("q", "select 1", key=("x",), probe="select max(id) %% 2 from t")
+    statement = DIALECT.probe(query)
+    assert statement.sql == "select max(id) % 2 from t"
+    assert (statement.key_of(query), statement.most_rows(query)) == ((), 1)
 
 
 def test_topics_do_not_share_statements() -> None:

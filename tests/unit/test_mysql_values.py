@@ -20,7 +20,7 @@ def shown(
     value: bytes, type: int, charset: int = encoding.BINARY, flags: int = 0, length: int = 0, format: str = ""
 ) -> str:
     """Return the JSON of a value."""
-    return encoder(Column("a", type, charset, flags, length, format))(value).decode()
+    return encoder(Column("a", type, charset, flags, length, format))([value])[0].decode()
 
 
 @pytest.mark.parametrize(

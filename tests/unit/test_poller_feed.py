@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pollcast.gateway.change import Change
-from pollcast.gateway.feeds import Piece, decode
+from pollcast.gateway.feed_updates import Piece, decode
 from pollcast.poller.gateway_stream import PART_BYTES, GatewayStream, messages
 from pollcast.poller.owned import PIECE_BYTES, LargeUpdates, OwnedTopic, Updates
 from pollcast.poller.sources.poll_error import PollError, Scope

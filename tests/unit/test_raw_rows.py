@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from pollcast.poller.sources import encoding
 from pollcast.poller.sources.answer import Answer, Result
-from pollcast.poller.sources.encoding import RowEncoder
 from pollcast.poller.sources.poll_error import PollError
 from pollcast.poller.sources.raw_rows import KnownRows
+from pollcast.poller.sources.row_encoder import RowEncoder, each
 from pollcast.services.catalogue.query import Query
 from pollcast.services.delta import Row
 
@@ -33,7 +33,7 @@ class Counting:
 
 def encoder(query: Query, integer: encoding.Encoder = encoding.integer) -> RowEncoder:
     """Return the encoder of rows of an integer and a text."""
-    return RowEncoder(query, [("a", integer), ("b", encoding.text)])
+    return RowEncoder([("a", each(integer)), ("b", each(encoding.text))], query.key)
 
 
 def poll(
@@ -84,6 +84,6 @@ def test_a_row_is_encoded_only_when_it_is_new() -> None:
 def test_rows_that_another_encoder_has_encoded_are_not_taken_over() -> None:
     first = poll(QUERY, encoder(QUERY), None, [(1, "x")], 2)
     assert isinstance(first, Result)
-    other = RowEncoder(QUERY, [("c", encoding.integer), ("d", encoding.text)])
+    other = RowEncoder([("c", each(encoding.integer)), ("d", each(encoding.text))], ())
     assert poll(QUERY, other, first, [(1, "x")], 2) == [(b"", b'{"c":1,"d":"x"}')]
     assert poll(QUERY, encoder(QUERY), list(first), [(1, "x")], 2) == first

@@ -132,7 +132,7 @@ def test_the_smallest_limit_of_a_frame_is_64_bytes() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "needed"),
-    [(GatewaySettings, {"catalog"}), (PollerSettings, {"catalog", "database_url"}), (CoordinatorSettings, set())],
+    [(GatewaySettings, {"catalog"}), (PollerSettings, {"catalog"}), (CoordinatorSettings, set())],
 )
 def test_a_role_requires_only_what_it_uses(kind: type[EtcdSettings], needed: set[str]) -> None:
     given = {"catalog": CATALOG, "database_url": "postgresql://db/shop"}

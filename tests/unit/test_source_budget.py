@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pollcast.poller.sources.budget import SHARE, Budget, Tokens, stretch
+from pollcast.poller.sources.budget import SHARE, Budget, Ledger, Tokens, stretch
 
 
 @given(
@@ -78,3 +79,57 @@ async def test_statements_wait_in_the_order_in_which_they_came() -> None:
         await asyncio.sleep(0)
         asking[2].cancel()  # one that leaves hands its turn on
     assert order == [0, 1, 3]
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(1, 200),
+    st.lists(st.tuples(st.floats(0, 30), st.floats(0, 20), st.floats(0, 1), st.integers(1, 50)), max_size=120),
+)
+def test_no_minute_has_more_however_long_statements_wait_and_run(
+    per_minute: int, turns: list[tuple[float, float, float, int]]
+) -> None:
+    ledger, now = Ledger(), 0.0
+    under_way, sent = list[tuple[float, int]](), list[tuple[float, int]]()
+
+    def end_until(until: float) -> None:
+        for each in [each for each in sorted(under_way) if each[0] <= until]:
+            under_way.remove(each)
+            ledger.end(each[1], each[0])
+
+    for pause, lasts, share, most in turns:
+        now += pause
+        end_until(now)
+        while (wait := ledger.wait(per_minute, now)) > 0:
+            now = min([at for at, _ in under_way], default=now + wait) if wait == math.inf else now + wait + 1e-6
+            end_until(now)
+        count = min(most, ledger.room(per_minute))
+        assert count >= 1
+        ledger.allow(count)
+        under_way.append((now + lasts, count))
+        sent.append((now + lasts * share, count))
+    for last, _ in sent:
+        assert sum(count for at, count in sent if last - 59.999 < at <= last) <= per_minute
+
+
+async def test_what_is_run_again_counts_and_another_bound_keeps_the_minute() -> None:
+    now = 0.0
+    budget = Budget(1, clock=lambda: now)
+    turn = await budget.turn(5)
+    assert turn.count == 1
+    again = asyncio.create_task(turn.again())
+    await asyncio.sleep(0)
+    assert not again.done()
+    now = 61.0
+    budget.change(1)  # whoever waits looks again
+    await again
+    turn.end()
+    budget.change(100)
+    assert budget.ledger.wait(1, now) == 60.0
+    assert budget.ledger.room(100) == 99
+    left = await budget.turn(1000)
+    assert left.count == 10
+    waiting = asyncio.create_task(budget.turn(1000))
+    await asyncio.sleep(0)
+    budget.change(None)
+    assert (await waiting).count == 1000

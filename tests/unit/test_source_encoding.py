@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pollcast.poller.sources import encoding
-from pollcast.poller.sources.encoding import Encoder, NoSuchColumn, RowEncoder
 from pollcast.poller.sources.poll_error import Scope
-from pollcast.services.catalogue.query import Query
+from pollcast.poller.sources.row_encoder import ColumnEncoder, NoSuchColumn, RowEncoder, each
+from pollcast.poller.sources.text_encoding import numbers, texts
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -25,28 +25,29 @@ JSON_VALUES = st.recursive(
 
 
 def test_rows_are_written_as_postgresql_writes_them() -> None:
-    query = Query("q", "select 1", key=("b", "a"))
-    columns: list[tuple[str, Encoder]] = [
-        ("a", encoding.integer),
-        ("b", encoding.text),
-        ('100 % "c"', encoding.decimal),
+    columns: list[tuple[str, ColumnEncoder]] = [
+        ("a", each(encoding.integer)),
+        ("b", each(encoding.text)),
+        ('100 % "c"', each(encoding.decimal)),
     ]
     rows = [(1, "x", Decimal("1.50")), (2, None, None)]
-    assert RowEncoder(query, columns).piece(1, rows) == [
+    assert RowEncoder(columns, ("b", "a")).piece(rows) == [
         (1, b'["x", 1]', b'{"a":1,"b":"x","100 % \\"c\\"":1.50}'),
         (1, b"[null, 2]", b'{"a":2,"b":null,"100 % \\"c\\"":null}'),
     ]
 
 
 def test_a_query_without_a_key_has_empty_keys_and_no_rows_make_no_piece() -> None:
-    encoder = RowEncoder(Query("q", "select 1"), [("a", encoding.integer)])
-    assert encoder.piece(3, [(1,)]) == [(3, b"", b'{"a":1}')]
-    assert encoder.piece(3, []) == []
+    encoder = RowEncoder([("a", each(encoding.integer))], ())
+    assert encoder.piece([(1,)]) == [(1, b"", b'{"a":1}')]
+    assert encoder.piece([]) == []
+    assert RowEncoder([("a", each(encoding.integer))], ("a",)).piece([]) == []
+    assert RowEncoder([], ()).piece([(), ()]) == [(1, b"", b"{}")] * 2
 
 
 def test_a_key_column_that_is_missing_is_named() -> None:
     with pytest.raises(NoSuchColumn) as raised:
-        RowEncoder(Query("q", "select 1", key=("id",)), [("a", encoding.integer)])
+        RowEncoder([("a", each(encoding.integer))], ("id",))
     assert raised.value.error.scope is Scope.STATEMENT
     assert raised.value.error.cause.detail == "the result has no column id, which its key names"
 
@@ -95,7 +96,7 @@ def test_an_exact_number_keeps_its_digits(value: Decimal) -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_texts_from_the_server_and_from_python_are_the_same(value: str) -> None:
-    assert encoding.utf8_text(value.encode()) == encoding.text(value)
+    assert texts([value.encode()]) == [encoding.text(value)]
     assert json.loads(encoding.text(value)) == value
 
 
@@ -122,7 +123,7 @@ def test_values_of_other_types_are_written_as_postgresql_writes_them(value: obje
 
 
 def test_numbers_from_the_server_that_json_does_not_have_are_strings() -> None:
-    assert [encoding.number_text(text) for text in (b"1.50", b"-1e+20", b"NaN", b".5")] == [
+    assert numbers([b"1.50", b"-1e+20", b"NaN", b".5"]) == [
         b"1.50",
         b"-1e+20",
         b'"NaN"',

@@ -8,15 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from pollcast.poller.checking import report
 from pollcast.poller.postgresql.dialect import PostgresqlDialect
+from pollcast.poller.row_typing import row_types
 from pollcast.poller.source_kinds import KindMissing, source_kind
 from pollcast.poller.source_urls import SourceUrls
 from pollcast.poller.sources.outcome import Outcome, Trip, Unreachable
+from pollcast.poller.sources.poll_error import PollError
+from pollcast.poller.sources.row_type import RowType
 from pollcast.poller.sources.source import SourceKind
 from pollcast.poller.sources.sources import Sources
+from pollcast.poller.sources.statement import Statement
+from pollcast.poller.statement_runner import StatementRunner
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.catalog import Catalog
-from pollcast.services.errors import CatalogInvalid
+from pollcast.services.catalogue.query import Query
+from pollcast.services.errors import CatalogInvalid, PollStale
 from tests.support.waiting import eventually
 
 
@@ -33,6 +40,10 @@ class QuietSession:
         """Return the answers without rows."""
         return list(trip.answers)
 
+    async def describe(self, query: Query, seconds: float) -> RowType:
+        """Describe rows without columns."""
+        return RowType(())
+
     async def close(self) -> None:
         """Close nothing."""
 
@@ -42,6 +53,8 @@ class RecordingDriver:
     """A driver that records its URLs, and reaches those that do not begin with `down`."""
 
     urls: list[str] = field(default_factory=list)
+    gate: asyncio.Event | None = None
+    """Event that connections wait for."""
 
     def check_url(self, url: str) -> None:
         """Accept any URL."""
@@ -49,6 +62,8 @@ class RecordingDriver:
     async def connect(self, url: str, node: str) -> QuietSession:
         """Open a session."""
         self.urls.append(url)
+        if self.gate is not None:
+            await self.gate.wait()
         if url.startswith("down"):
             raise Unreachable("no route")
         return QuietSession()
@@ -97,6 +112,87 @@ async def test_sources_are_opened_and_closed_as_catalogues_use_them(driver: Reco
     await eventually(lambda: driver.urls[-1] == "OTHER")
     await sources.close_unused(Catalog({}))
     assert not sources
+
+
+async def test_another_bound_or_name_of_a_source_keeps_what_was_sent_within_the_minute(driver: RecordingDriver) -> None:
+    def declared(name: str, per_minute: int, *others: str) -> Catalog:
+        each = dict.fromkeys((name, *others), f"url_env = 'SHOP'\nstatements_per_minute = {per_minute}")
+        return parse(each, {f"q_{at}": at for at in each})
+
+    sources = opening(driver, declared("shop", 600))
+    for catalog, alike in (
+        (declared("shop", 600), False),
+        (declared("shop", 60), True),
+        (declared("market", 6), True),
+        (declared("market", 6, "shop"), False),  # beside it, not in its place
+    ):
+        ledger = sources["shop" if "shop" in sources else "market"].budget.ledger if sources else None
+        await sources.open_used(catalog)
+        await sources.close_unused(catalog)
+        newest = sources[list(sources)[-1]].budget
+        assert (newest.ledger is ledger) == alike
+        assert newest.per_minute == catalog.used_sources[-1].statements_per_minute
+    await sources.close_unused(Catalog({}))
+
+
+async def test_statements_that_wait_for_a_connection_go_on_with_those_of_the_next_catalogue(
+    driver: RecordingDriver,
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Standing(QuietSession):
+        async def run(self, trip: Trip) -> list[Outcome]:
+            begun.set()
+            await go_on.wait()
+            return list(trip.answers)
+
+    class Driver(RecordingDriver):
+        async def connect(self, url: str, node: str) -> QuietSession:
+            self.urls.append(url)
+            return Standing() if url == "SLOW" else QuietSession()
+
+    first, second, third = (
+        parse({"shop": f"url_env = '{url}'\npool = 1"}, {"a": "shop"}) for url in ("SLOW", "QUICK", "OTHER")
+    )
+    sources = opening(Driver(), first)
+    await sources.open_used(first)
+    runner = StatementRunner(Query("a", "select 1", timeout=60.0), sources["shop"])
+    statements = [asyncio.create_task(runner.run(Statement("select 1", ()))) for _ in range(3)]
+    await begun.wait()
+    await sources.open_used(second)
+    await asyncio.wait(statements[1:], timeout=20)
+    assert not statements[0].done()  # it runs where it has begun
+    go_on.set()
+    assert not [each for each in await asyncio.gather(*statements) if isinstance(each, PollError)]
+
+    await sources.open_used(third)
+    await sources.close_unused(Catalog({}))
+    last = await runner.run(Statement("select 1", ()))
+    assert isinstance(last, PollError)  # a query that has outlived its source
+    assert last.cause.detail == "the database can't be reached"
+
+
+async def test_polls_go_on_with_the_former_connections_until_a_new_one_is_open(driver: RecordingDriver) -> None:
+    first, wider = (parse({"shop": f"url_env = 'SHOP'\npool = {pool}"}, {"a": "shop"}) for pool in (2, 3))
+    sources = opening(driver, first)
+    await sources.open_used(first)
+    await eventually(lambda: not sources.unreached)
+    before = sources["shop"].database
+    driver.gate = asyncio.Event()
+    replacing = asyncio.create_task(sources.open_used(wider))
+    await eventually(lambda: len(driver.urls) == 2)
+    assert sources["shop"].database is before
+    assert not sources.unreached
+    driver.gate.set()
+    await replacing
+    replaced = sources["shop"].database
+    assert replaced is not before
+    assert replaced.state == "ok"
+    limited = parse({"shop": "url_env = 'SHOP'\npool = 3\nstatements_per_minute = 60"}, {"a": "shop"})
+    await sources.open_used(limited)
+    assert (sources["shop"].database, sources["shop"].budget.per_minute) == (replaced, 60)
+    await sources.close_unused(Catalog({}))
+    assert not sources.unreached
 
 
 async def test_a_source_of_another_kind_is_another_source(driver: RecordingDriver) -> None:
@@ -166,6 +262,36 @@ def test_a_url_may_be_in_a_file(tmp_path: Path) -> None:
     urls.check(catalog, "test.toml")
     assert urls.of(catalog.sources["shop"])() == "postgresql://me@localhost/shop"
     assert urls.of(catalog.sources["default"])() == "postgresql://me@localhost/all"
+
+
+def test_the_default_url_is_required_exactly_when_a_query_uses_it() -> None:
+    urls, shop = SourceUrls(None, {"SHOP_URL": "postgresql://me@localhost/shop"}), "url_env = 'SHOP_URL'"
+    for default in ({}, {"default": "pool = 2"}, {"default": "kind = 'mysql'"}):
+        catalog = parse({"shop": shop, **default}, {"a": "shop"})
+        urls.check(catalog, "test.toml")
+        assert not catalog.polls_default_url
+        with pytest.raises(CatalogInvalid) as raised:
+            urls.check(parse({"shop": shop, **default}, {"a": "shop", "b": "default"}), "test.toml")
+        assert str(raised.value) == (
+            "test.toml: POLLCAST_DATABASE_URL: is required by the source default, of b: "
+            "set it, or POLLCAST_DATABASE_URL_FILE"
+        )
+    urls.check(parse({"default": shop}, {"a": "default"}), "test.toml")
+    with pytest.raises(CatalogInvalid) as raised:
+        SourceUrls(lambda: "postgresql://me:secret@[/shop", {}).check(parse({}, {"a": "default"}), "test.toml")
+    assert "POLLCAST_DATABASE_URL: is not a PostgreSQL connection string" in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_without_a_query_on_the_default_source_no_url_is_asked_for() -> None:
+    catalog = parse({"shop": "url_env = 'SHOP_URL'"}, {"a": "shop"})
+    with pytest.raises(CatalogInvalid, match="names the environment variable SHOP_URL, which is not set here"):
+        row_types(catalog, "test.toml", None, {})
+    (note,) = report(catalog, "test.toml", None, {}).notes["a"]
+    assert note.startswith("it was not tried: url_env of its source shop names the environment variable SHOP_URL")
+    assert report(parse({}, {"a": "default"}), "test.toml", None, {}).notes == {"a": []}
+    with pytest.raises(PollStale, match="the source shop: "):
+        report(catalog, "test.toml", None, {"SHOP_URL": "postgresql://me@127.0.0.1:1/shop"})
 
 
 def test_a_kind_that_is_not_installed_is_named() -> None:

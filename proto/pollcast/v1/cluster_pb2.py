@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from pollcast.v1 import types_pb2 as pollcast_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19pollcast/v1/cluster.proto\x12\x0bpollcast.v1\x1a\x17pollcast/v1/types.proto\"\x92\x01\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0c\n\x04http\x18\x03 \x01(\t\x12\x0c\n\x04grpc\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\x03\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x12\n\nstarted_at\x18\x07 \x01(\t\x12\r\n\x05state\x18\x08 \x01(\t\x12\x11\n\tcatalogue\x18\t \x01(\t\"\xda\x01\n\tTopicInfo\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0f\n\x07\x63lients\x18\x05 \x01(\x03\x12-\n\x08gateways\x18\x06 \x03(\x0b\x32\x1b.pollcast.v1.GatewayClients\x12\x13\n\x0binterval_ms\x18\x07 \x01(\x03\x12\x16\n\x0elast_polled_at\x18\x08 \x01(\t\x12$\n\x04load\x18\t \x01(\x0b\x32\x16.pollcast.v1.TopicLoad\"`\n\tTopicLoad\x12\x18\n\x10polls_per_second\x18\x01 \x01(\x01\x12\x1a\n\x12\x63hanges_per_second\x18\x02 \x01(\x01\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x0f\n\x07poll_ms\x18\x04 \x01(\x01\"/\n\x0eGatewayClients\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63lients\x18\x02 \x01(\x03\"\x12\n\x10ListNodesRequest\"5\n\x11ListNodesResponse\x12 \n\x05nodes\x18\x01 \x03(\x0b\x32\x11.pollcast.v1.Node\"I\n\x11ListTopicsRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x12ListTopicsResponse\x12&\n\x06topics\x18\x01 \x03(\x0b\x32\x16.pollcast.v1.TopicInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x13WatchClusterRequest\x12\x0b\n\x03top\x18\x01 \x01(\x05\x12\x0c\n\x04sort\x18\x02 \x01(\t\x12\x0f\n\x07reverse\x18\x03 \x01(\x08\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\"\xc7\x01\n\x14WatchClusterResponse\x12$\n\x07node_up\x18\x01 \x01(\x0b\x32\x11.pollcast.v1.NodeH\x00\x12\x13\n\tnode_down\x18\x02 \x01(\tH\x00\x12\'\n\x05topic\x18\x03 \x01(\x0b\x32\x16.pollcast.v1.TopicInfoH\x00\x12\x14\n\ntopic_gone\x18\x04 \x01(\tH\x00\x12,\n\x06totals\x18\x05 \x01(\x0b\x32\x1a.pollcast.v1.ClusterTotalsH\x00\x42\x07\n\x05\x65vent\"\xa9\x01\n\rClusterTotals\x12\x0e\n\x06topics\x18\x01 \x01(\x03\x12\x0f\n\x07\x63lients\x18\x02 \x01(\x03\x12\x18\n\x10polls_per_second\x18\x03 \x01(\x01\x12\x0c\n\x04\x63ost\x18\x04 \x01(\x01\x12&\n\x05nodes\x18\x05 \x03(\x0b\x32\x17.pollcast.v1.NodeTopics\x12\'\n\x07queries\x18\x06 \x03(\x0b\x32\x16.pollcast.v1.QueryLoad\"\xeb\x01\n\tQueryLoad\x12\r\n\x05query\x18\x01 \x01(\t\x12\x0e\n\x06topics\x18\x02 \x01(\x03\x12\x18\n\x10polls_per_second\x18\x03 \x01(\x01\x12\x19\n\x11unsent_per_second\x18\x04 \x01(\x01\x12\x18\n\x10\x62ytes_per_second\x18\x05 \x01(\x01\x12\x1d\n\x15statements_per_second\x18\x06 \x01(\x01\x12\x1a\n\x12skipped_per_second\x18\x07 \x01(\x01\x12\x1a\n\x12\x61voided_per_second\x18\x08 \x01(\x01\x12\x19\n\x11hinted_per_second\x18\t \x01(\x01\"*\n\nNodeTopics\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06topics\x18\x02 \x01(\x03\"1\n\x10MoveTopicRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x0e\n\x06poller\x18\x02 \x01(\t\"\"\n\x11MoveTopicResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\" \n\x10\x44rainNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\x13\n\x11\x44rainNodeResponse2\xd0\x03\n\x07\x43luster\x12J\n\tListNodes\x12\x1d.pollcast.v1.ListNodesRequest\x1a\x1e.pollcast.v1.ListNodesResponse\x12M\n\nListTopics\x12\x1e.pollcast.v1.ListTopicsRequest\x1a\x1f.pollcast.v1.ListTopicsResponse\x12U\n\x0cWatchCluster\x12 .pollcast.v1.WatchClusterRequest\x1a!.pollcast.v1.WatchClusterResponse0\x01\x12J\n\tMoveTopic\x12\x1d.pollcast.v1.MoveTopicRequest\x1a\x1e.pollcast.v1.MoveTopicResponse\x12J\n\tDrainNode\x12\x1d.pollcast.v1.DrainNodeRequest\x1a\x1e.pollcast.v1.DrainNodeResponse\x12;\n\x04Poke\x12\x18.pollcast.v1.PokeRequest\x1a\x19.pollcast.v1.PokeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19pollcast/v1/cluster.proto\x12\x0bpollcast.v1\x1a\x17pollcast/v1/types.proto\"\xbc\x01\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0c\n\x04http\x18\x03 \x01(\t\x12\x0c\n\x04grpc\x18\x04 \x01(\t\x12\x0b\n\x03pid\x18\x05 \x01(\x03\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x12\n\nstarted_at\x18\x07 \x01(\t\x12\r\n\x05state\x18\x08 \x01(\t\x12\x11\n\tcatalogue\x18\t \x01(\t\x12(\n\x07sources\x18\n \x03(\x0b\x32\x17.pollcast.v1.NodeSource\"7\n\nNodeSource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02up\x18\x02 \x01(\x08\x12\x0f\n\x07stretch\x18\x03 \x01(\x01\"\xda\x01\n\tTopicInfo\x12\r\n\x05topic\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0f\n\x07\x63lients\x18\x05 \x01(\x03\x12-\n\x08gateways\x18\x06 \x03(\x0b\x32\x1b.pollcast.v1.GatewayClients\x12\x13\n\x0binterval_ms\x18\x07 \x01(\x03\x12\x16\n\x0elast_polled_at\x18\x08 \x01(\t\x12$\n\x04load\x18\t \x01(\x0b\x32\x16.pollcast.v1.TopicLoad\"`\n\tTopicLoad\x12\x18\n\x10polls_per_second\x18\x01 \x01(\x01\x12\x1a\n\x12\x63hanges_per_second\x18\x02 \x01(\x01\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x0f\n\x07poll_ms\x18\x04 \x01(\x01\"/\n\x0eGatewayClients\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63lients\x18\x02 \x01(\x03\"\x12\n\x10ListNodesRequest\"5\n\x11ListNodesResponse\x12 \n\x05nodes\x18\x01 \x03(\x0b\x32\x11.pollcast.v1.Node\"I\n\x11ListTopicsRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"U\n\x12ListTopicsResponse\x12&\n\x06topics\x18\x01 \x03(\x0b\x32\x16.pollcast.v1.TopicInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x13WatchClusterRequest\x12\x0b\n\x03top\x18\x01 \x01(\x05\x12\x0c\n\x04sort\x18\x02 \x01(\t\x12\x0f\n\x07reverse\x18\x03 \x01(\x08\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\"\xc7\x01\n\x14WatchClusterResponse\x12$\n\x07node_up\x18\x01 \x01(\x0b\x32\x11.pollcast.v1.NodeH\x00\x12\x13\n\tnode_down\x18\x02 \x01(\tH\x00\x12\'\n\x05topic\x18\x03 \x01(\x0b\x32\x16.pollcast.v1.TopicInfoH\x00\x12\x14\n\ntopic_gone\x18\x04 \x01(\tH\x00\x12,\n\x06totals\x18\x05 \x01(\x0b\x32\x1a.pollcast.v1.ClusterTotalsH\x00\x42\x07\n\x05\x65vent\"\xa9\x01\n\rClusterTotals\x12\x0e\n\x06topics\x18\x01 \x01(\x03\x12\x0f\n\x07\x63lients\x18\x02 \x01(\x03\x12\x18\n\x10polls_per_second\x18\x03 \x01(\x01\x12\x0c\n\x04\x63ost\x18\x04 \x01(\x01\x12&\n\x05nodes\x18\x05 \x03(\x0b\x32\x17.pollcast.v1.NodeTopics\x12\'\n\x07queries\x18\x06 \x03(\x0b\x32\x16.pollcast.v1.QueryLoad\"\xeb\x01\n\tQueryLoad\x12\r\n\x05query\x18\x01 \x01(\t\x12\x0e\n\x06topics\x18\x02 \x01(\x03\x12\x18\n\x10polls_per_second\x18\x03 \x01(\x01\x12\x19\n\x11unsent_per_second\x18\x04 \x01(\x01\x12\x18\n\x10\x62ytes_per_second\x18\x05 \x01(\x01\x12\x1d\n\x15statements_per_second\x18\x06 \x01(\x01\x12\x1a\n\x12skipped_per_second\x18\x07 \x01(\x01\x12\x1a\n\x12\x61voided_per_second\x18\x08 \x01(\x01\x12\x19\n\x11hinted_per_second\x18\t \x01(\x01\"*\n\nNodeTopics\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06topics\x18\x02 \x01(\x03\"1\n\x10MoveTopicRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x0e\n\x06poller\x18\x02 \x01(\t\"\"\n\x11MoveTopicResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\" \n\x10\x44rainNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\x13\n\x11\x44rainNodeResponse2\xd0\x03\n\x07\x43luster\x12J\n\tListNodes\x12\x1d.pollcast.v1.ListNodesRequest\x1a\x1e.pollcast.v1.ListNodesResponse\x12M\n\nListTopics\x12\x1e.pollcast.v1.ListTopicsRequest\x1a\x1f.pollcast.v1.ListTopicsResponse\x12U\n\x0cWatchCluster\x12 .pollcast.v1.WatchClusterRequest\x1a!.pollcast.v1.WatchClusterResponse0\x01\x12J\n\tMoveTopic\x12\x1d.pollcast.v1.MoveTopicRequest\x1a\x1e.pollcast.v1.MoveTopicResponse\x12J\n\tDrainNode\x12\x1d.pollcast.v1.DrainNodeRequest\x1a\x1e.pollcast.v1.DrainNodeResponse\x12;\n\x04Poke\x12\x18.pollcast.v1.PokeRequest\x1a\x19.pollcast.v1.PokeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,39 +33,41 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pollcast.v1.cluster_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_NODE']._serialized_start=68
-  _globals['_NODE']._serialized_end=214
-  _globals['_TOPICINFO']._serialized_start=217
-  _globals['_TOPICINFO']._serialized_end=435
-  _globals['_TOPICLOAD']._serialized_start=437
-  _globals['_TOPICLOAD']._serialized_end=533
-  _globals['_GATEWAYCLIENTS']._serialized_start=535
-  _globals['_GATEWAYCLIENTS']._serialized_end=582
-  _globals['_LISTNODESREQUEST']._serialized_start=584
-  _globals['_LISTNODESREQUEST']._serialized_end=602
-  _globals['_LISTNODESRESPONSE']._serialized_start=604
-  _globals['_LISTNODESRESPONSE']._serialized_end=657
-  _globals['_LISTTOPICSREQUEST']._serialized_start=659
-  _globals['_LISTTOPICSREQUEST']._serialized_end=732
-  _globals['_LISTTOPICSRESPONSE']._serialized_start=734
-  _globals['_LISTTOPICSRESPONSE']._serialized_end=819
-  _globals['_WATCHCLUSTERREQUEST']._serialized_start=821
-  _globals['_WATCHCLUSTERREQUEST']._serialized_end=902
-  _globals['_WATCHCLUSTERRESPONSE']._serialized_start=905
-  _globals['_WATCHCLUSTERRESPONSE']._serialized_end=1104
-  _globals['_CLUSTERTOTALS']._serialized_start=1107
-  _globals['_CLUSTERTOTALS']._serialized_end=1276
-  _globals['_QUERYLOAD']._serialized_start=1279
-  _globals['_QUERYLOAD']._serialized_end=1514
-  _globals['_NODETOPICS']._serialized_start=1516
-  _globals['_NODETOPICS']._serialized_end=1558
-  _globals['_MOVETOPICREQUEST']._serialized_start=1560
-  _globals['_MOVETOPICREQUEST']._serialized_end=1609
-  _globals['_MOVETOPICRESPONSE']._serialized_start=1611
-  _globals['_MOVETOPICRESPONSE']._serialized_end=1645
-  _globals['_DRAINNODEREQUEST']._serialized_start=1647
-  _globals['_DRAINNODEREQUEST']._serialized_end=1679
-  _globals['_DRAINNODERESPONSE']._serialized_start=1681
-  _globals['_DRAINNODERESPONSE']._serialized_end=1700
-  _globals['_CLUSTER']._serialized_start=1703
-  _globals['_CLUSTER']._serialized_end=2167
+  _globals['_NODE']._serialized_end=256
+  _globals['_NODESOURCE']._serialized_start=258
+  _globals['_NODESOURCE']._serialized_end=313
+  _globals['_TOPICINFO']._serialized_start=316
+  _globals['_TOPICINFO']._serialized_end=534
+  _globals['_TOPICLOAD']._serialized_start=536
+  _globals['_TOPICLOAD']._serialized_end=632
+  _globals['_GATEWAYCLIENTS']._serialized_start=634
+  _globals['_GATEWAYCLIENTS']._serialized_end=681
+  _globals['_LISTNODESREQUEST']._serialized_start=683
+  _globals['_LISTNODESREQUEST']._serialized_end=701
+  _globals['_LISTNODESRESPONSE']._serialized_start=703
+  _globals['_LISTNODESRESPONSE']._serialized_end=756
+  _globals['_LISTTOPICSREQUEST']._serialized_start=758
+  _globals['_LISTTOPICSREQUEST']._serialized_end=831
+  _globals['_LISTTOPICSRESPONSE']._serialized_start=833
+  _globals['_LISTTOPICSRESPONSE']._serialized_end=918
+  _globals['_WATCHCLUSTERREQUEST']._serialized_start=920
+  _globals['_WATCHCLUSTERREQUEST']._serialized_end=1001
+  _globals['_WATCHCLUSTERRESPONSE']._serialized_start=1004
+  _globals['_WATCHCLUSTERRESPONSE']._serialized_end=1203
+  _globals['_CLUSTERTOTALS']._serialized_start=1206
+  _globals['_CLUSTERTOTALS']._serialized_end=1375
+  _globals['_QUERYLOAD']._serialized_start=1378
+  _globals['_QUERYLOAD']._serialized_end=1613
+  _globals['_NODETOPICS']._serialized_start=1615
+  _globals['_NODETOPICS']._serialized_end=1657
+  _globals['_MOVETOPICREQUEST']._serialized_start=1659
+  _globals['_MOVETOPICREQUEST']._serialized_end=1708
+  _globals['_MOVETOPICRESPONSE']._serialized_start=1710
+  _globals['_MOVETOPICRESPONSE']._serialized_end=1744
+  _globals['_DRAINNODEREQUEST']._serialized_start=1746
+  _globals['_DRAINNODEREQUEST']._serialized_end=1778
+  _globals['_DRAINNODERESPONSE']._serialized_start=1780
+  _globals['_DRAINNODERESPONSE']._serialized_end=1799
+  _globals['_CLUSTER']._serialized_start=1802
+  _globals['_CLUSTER']._serialized_end=2266
 # @@protoc_insertion_point(module_scope)

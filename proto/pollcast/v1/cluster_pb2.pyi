@@ -31,6 +31,7 @@ class Node(_message.Message):
     STARTED_AT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     CATALOGUE_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     role: _builtins.str
     """gateway, poller or coordinator."""
@@ -46,6 +47,10 @@ class Node(_message.Message):
     """starting, ready or draining."""
     catalogue: _builtins.str
     """A short hash of its catalogue; empty without one. Nodes with equal hashes have the same queries."""
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeSource]:
+        """The databases that a poller asks, as it has reported them; empty before its first report."""
+
     def __init__(
         self,
         *,
@@ -58,14 +63,44 @@ class Node(_message.Message):
         started_at: _builtins.str = ...,
         state: _builtins.str = ...,
         catalogue: _builtins.str = ...,
+        sources: _abc.Iterable[Global___NodeSource] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogue", b"catalogue", "grpc", b"grpc", "http", b"http", "name", b"name", "pid", b"pid", "role", b"role", "started_at", b"started_at", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogue", b"catalogue", "grpc", b"grpc", "http", b"http", "name", b"name", "pid", b"pid", "role", b"role", "sources", b"sources", "started_at", b"started_at", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class NodeSource(_message.Message):
+    """A source of the catalogue, as one poller sees it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    UP_FIELD_NUMBER: _builtins.int
+    STRETCH_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    up: _builtins.bool
+    """Whether the last attempt to connect to it has succeeded."""
+    stretch: _builtins.float
+    """Factor by which the intervals of its topics are stretched, to keep to its statements_per_minute; 1 normally."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        up: _builtins.bool = ...,
+        stretch: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "stretch", b"stretch", "up", b"up"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeSource: _TypeAlias = NodeSource  # noqa: Y015
 
 @_typing.final
 class TopicInfo(_message.Message):

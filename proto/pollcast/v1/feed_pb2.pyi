@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +18,35 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _FeedRowState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FeedRowStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FeedRowState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FEED_ROW_STATE_UNANSWERED: _FeedRowState.ValueType  # 0
+    """The poller has no such query, or cannot ask its source now; `schema` is the last answer of the source."""
+    FEED_ROW_STATE_CURRENT: _FeedRowState.ValueType  # 1
+    FEED_ROW_STATE_PENDING: _FeedRowState.ValueType  # 2
+    """The source is being asked, or soon will be; `schema` is its last answer."""
+    FEED_ROW_STATE_REFUSED: _FeedRowState.ValueType  # 3
+    """The source refuses the query."""
+    FEED_ROW_STATE_LATER: _FeedRowState.ValueType  # 4
+    """The source will be asked when its budget allows; `schema` is its last answer."""
+
+class FeedRowState(_FeedRowState, metaclass=_FeedRowStateEnumTypeWrapper): ...
+
+FEED_ROW_STATE_UNANSWERED: FeedRowState.ValueType  # 0
+"""The poller has no such query, or cannot ask its source now; `schema` is the last answer of the source."""
+FEED_ROW_STATE_CURRENT: FeedRowState.ValueType  # 1
+FEED_ROW_STATE_PENDING: FeedRowState.ValueType  # 2
+"""The source is being asked, or soon will be; `schema` is its last answer."""
+FEED_ROW_STATE_REFUSED: FeedRowState.ValueType  # 3
+"""The source refuses the query."""
+FEED_ROW_STATE_LATER: FeedRowState.ValueType  # 4
+"""The source will be asked when its budget allows; `schema` is its last answer."""
+Global___FeedRowState: _TypeAlias = FeedRowState  # noqa: Y015
 
 @_typing.final
 class FeedRequest(_message.Message):
@@ -427,3 +457,70 @@ class FeedPoked(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeedPoked: _TypeAlias = FeedPoked  # noqa: Y015
+
+@_typing.final
+class FeedQueries(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEFINITIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def definitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The definitions of queries on the gateway."""
+
+    def __init__(
+        self,
+        *,
+        definitions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["definitions", b"definitions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedQueries: _TypeAlias = FeedQueries  # noqa: Y015
+
+@_typing.final
+class FeedRows(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedRow]:
+        """Of each query, in their order, what this poller knows of its rows."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___FeedRow] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedRows: _TypeAlias = FeedRows  # noqa: Y015
+
+@_typing.final
+class FeedRow(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    schema: _builtins.bytes
+    """The JSON Schema of a row; empty when it is not known."""
+    state: Global___FeedRowState.ValueType
+    def __init__(
+        self,
+        *,
+        schema: _builtins.bytes = ...,
+        state: Global___FeedRowState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schema", b"schema", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedRow: _TypeAlias = FeedRow  # noqa: Y015

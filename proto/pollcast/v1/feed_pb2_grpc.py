@@ -47,6 +47,11 @@ class FeedStub:
                 request_serializer=pollcast_dot_v1_dot_feed__pb2.FeedPokes.SerializeToString,
                 response_deserializer=pollcast_dot_v1_dot_feed__pb2.FeedPoked.FromString,
                 _registered_method=True)
+        self.Describe = channel.unary_unary(
+                '/pollcast.v1.Feed/Describe',
+                request_serializer=pollcast_dot_v1_dot_feed__pb2.FeedQueries.SerializeToString,
+                response_deserializer=pollcast_dot_v1_dot_feed__pb2.FeedRows.FromString,
+                _registered_method=True)
 
 
 class FeedServicer:
@@ -69,6 +74,14 @@ class FeedServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Describe(self, request, context):
+        """The types of queries' rows, for `/openapi.json`. The poller has the source of each query describe them, and answers
+        within half a second with what is known until then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeedServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -81,6 +94,11 @@ def add_FeedServicer_to_server(servicer, server):
                     servicer.Poke,
                     request_deserializer=pollcast_dot_v1_dot_feed__pb2.FeedPokes.FromString,
                     response_serializer=pollcast_dot_v1_dot_feed__pb2.FeedPoked.SerializeToString,
+            ),
+            'Describe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Describe,
+                    request_deserializer=pollcast_dot_v1_dot_feed__pb2.FeedQueries.FromString,
+                    response_serializer=pollcast_dot_v1_dot_feed__pb2.FeedRows.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -140,6 +158,33 @@ class Feed:
             '/pollcast.v1.Feed/Poke',
             pollcast_dot_v1_dot_feed__pb2.FeedPokes.SerializeToString,
             pollcast_dot_v1_dot_feed__pb2.FeedPoked.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Describe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pollcast.v1.Feed/Describe',
+            pollcast_dot_v1_dot_feed__pb2.FeedQueries.SerializeToString,
+            pollcast_dot_v1_dot_feed__pb2.FeedRows.FromString,
             options,
             channel_credentials,
             insecure,

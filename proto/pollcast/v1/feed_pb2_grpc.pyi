@@ -40,6 +40,10 @@ class FeedStub:
     """The stream lives as long as both processes do. When it breaks, every attachment on it ends."""
     Poke: _grpc.UnaryUnaryMultiCallable[_feed_pb2.FeedPokes, _feed_pb2.FeedPoked]
     """Hints that topics may have changed. The poller polls those that it owns soon, and passes nothing on."""
+    Describe: _grpc.UnaryUnaryMultiCallable[_feed_pb2.FeedQueries, _feed_pb2.FeedRows]
+    """The types of queries' rows, for `/openapi.json`. The poller has the source of each query describe them, and answers
+    within half a second with what is known until then.
+    """
 
 @_typing.type_check_only
 class FeedAsyncStub(FeedStub):
@@ -53,6 +57,10 @@ class FeedAsyncStub(FeedStub):
     """The stream lives as long as both processes do. When it breaks, every attachment on it ends."""
     Poke: _aio.UnaryUnaryMultiCallable[_feed_pb2.FeedPokes, _feed_pb2.FeedPoked]  # type: ignore[assignment]
     """Hints that topics may have changed. The poller polls those that it owns soon, and passes nothing on."""
+    Describe: _aio.UnaryUnaryMultiCallable[_feed_pb2.FeedQueries, _feed_pb2.FeedRows]  # type: ignore[assignment]
+    """The types of queries' rows, for `/openapi.json`. The poller has the source of each query describe them, and answers
+    within half a second with what is known until then.
+    """
 
 class FeedServicer(metaclass=_abc_1.ABCMeta):
     """Feed carries results from the poller that owns a topic to the gateways that have clients on it. There is one stream
@@ -75,5 +83,15 @@ class FeedServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_feed_pb2.FeedPoked, _abc.Awaitable[_feed_pb2.FeedPoked]]:
         """Hints that topics may have changed. The poller polls those that it owns soon, and passes nothing on."""
+
+    @_abc_1.abstractmethod
+    def Describe(
+        self,
+        request: _feed_pb2.FeedQueries,
+        context: _ServicerContext,
+    ) -> _typing.Union[_feed_pb2.FeedRows, _abc.Awaitable[_feed_pb2.FeedRows]]:
+        """The types of queries' rows, for `/openapi.json`. The poller has the source of each query describe them, and answers
+        within half a second with what is known until then.
+        """
 
 def add_FeedServicer_to_server(servicer: FeedServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

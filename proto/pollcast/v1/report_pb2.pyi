@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from pollcast.v1 import cluster_pb2 as _cluster_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -70,6 +71,7 @@ class NodeReport(_message.Message):
     GONE_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """The node's name."""
     role: _builtins.str
@@ -100,6 +102,10 @@ class NodeReport(_message.Message):
     def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryCounts]:
         """A poller's counts of the polls of each query; queries that it has not polled are left out."""
 
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[_cluster_pb2.NodeSource]:
+        """The databases that a poller asks."""
+
     def __init__(
         self,
         *,
@@ -113,10 +119,11 @@ class NodeReport(_message.Message):
         gone: _abc.Iterable[_builtins.str] | None = ...,
         more: _builtins.bool = ...,
         counts: _abc.Iterable[Global___QueryCounts] | None = ...,
+        sources: _abc.Iterable[_cluster_pb2.NodeSource] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "gone", b"gone", "more", b"more", "node", b"node", "now", b"now", "partial", b"partial", "polled", b"polled", "queries", b"queries", "role", b"role", "watched", b"watched"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "gone", b"gone", "more", b"more", "node", b"node", "now", b"now", "partial", b"partial", "polled", b"polled", "queries", b"queries", "role", b"role", "sources", b"sources", "watched", b"watched"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,8 +13,10 @@ from typing import Any
 import orjson
 import psycopg
 import pytest
+from jsonschema import Draft202012Validator
 
 from tests.support.cluster import Cluster
+from tests.support.waiting import eventually_sync
 
 
 def get(running: Cluster, path: str, **headers: str) -> tuple[int, Any]:
@@ -105,6 +107,33 @@ def test_the_public_catalogue_holds_no_sql_and_no_claim(running: Cluster) -> Non
     assert {path.removeprefix("/live/") for path in described["paths"] if path.startswith("/live/")} == set(queries)
     tag = fetch(running, "/openapi.json", {})[1]["etag"]
     assert fetch(running, "/openapi.json", {"If-None-Match": f'"x", W/{tag}'})[0] == 304
+
+
+def test_the_rows_of_each_query_are_described_without_a_topic_of_it(running: Cluster) -> None:
+    def described() -> dict[str, Any]:
+        paths = get(running, "/openapi.json")[1]["paths"]
+        content = {
+            path.removeprefix("/live/"): paths[path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+            for path in paths
+            if path.startswith("/live/")
+        }
+        return {name: schema["properties"]["rows"]["items"] for name, schema in content.items()}
+
+    eventually_sync(lambda: all(row["additionalProperties"] is False for row in described().values()))
+    row = described()["stock"]
+    assert row == {
+        "type": "object",
+        "properties": {
+            "id": {"type": "integer", "format": "int32", "description": "A column of the key."},
+            "name": {"type": ["string", "null"]},
+            "n": {"type": ["integer", "null"], "format": "int32"},
+        },
+        "required": ["id", "name", "n"],
+        "additionalProperties": False,
+    }
+    rows = get(running, "/live/stock?shelf=a")[1]["rows"]
+    assert rows
+    assert all(Draft202012Validator(row).is_valid(each) for each in rows)
 
 
 def fetch(running: Cluster, path: str, headers: dict[str, str]) -> tuple[int, http.client.HTTPMessage, bytes, float]:

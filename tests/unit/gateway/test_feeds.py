@@ -18,17 +18,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from pollcast.gateway.change import Change
-from pollcast.gateway.feeds import (
-    CHECK_SECONDS,
-    SILENT_SECONDS,
-    SOCKETS_AT_ONCE,
-    Link,
-    Piece,
-    Update,
-    apply_some,
-    broken_since,
-    decode,
-)
+from pollcast.gateway.feed_updates import Piece, Update, decode
+from pollcast.gateway.feeds import CHECK_SECONDS, SILENT_SECONDS, SOCKETS_AT_ONCE, Link, apply_some, broken_since
 from pollcast.gateway.outbox import Outbox
 from pollcast.gateway.service import SWEEP_SECONDS
 from pollcast.gateway.silence import STEP_SECONDS
@@ -157,6 +148,11 @@ class Poller(feed_pb2_grpc.FeedServicer):
         self, request: feed_pb2.FeedPokes, context: grpc.aio.ServicerContext[Any, Any]
     ) -> feed_pb2.FeedPoked:
         return feed_pb2.FeedPoked(topics=[1 for _ in request.pokes])
+
+    async def Describe(
+        self, request: feed_pb2.FeedQueries, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> feed_pb2.FeedRows:
+        return feed_pb2.FeedRows(rows=[feed_pb2.FeedRow() for _ in request.definitions])
 
     @contextlib.asynccontextmanager
     async def serving(self, port: int) -> AsyncIterator[None]:

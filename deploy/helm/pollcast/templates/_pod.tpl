@@ -100,14 +100,25 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
-{{/* Variables of a poller that say where the database is. */}}
+{{/* The folder of the URL of another source, by the variable that the catalogue names. */}}
+{{- define "pollcast.sourceFolder" -}}
+source-{{ lower . | replace "_" "-" }}
+{{- end -}}
+
+{{/* Variables of a poller that say where the databases are. */}}
 {{- define "pollcast.databaseEnv" -}}
 {{- $of := .Values.database -}}
+{{- if or $of.url $of.existingSecret }}
 - name: POLLCAST_DATABASE_URL_FILE
   value: /run/secrets/pollcast/database/{{ ternary "database-url" $of.urlKey (ne $of.url "") }}
 {{- with $of.listenUrlKey }}
 - name: POLLCAST_LISTEN_URL_FILE
   value: /run/secrets/pollcast/database/{{ . }}
+{{- end }}
+{{- end }}
+{{- range $of.sources }}
+- name: {{ .variable }}_FILE
+  value: /run/secrets/pollcast/{{ include "pollcast.sourceFolder" .variable }}/{{ .key }}
 {{- end }}
 {{- end -}}
 
@@ -129,6 +140,13 @@ etcd-auth: {{ $v.etcd.auth.existingSecret }}
 auth: {{ required "auth.mode needs auth.existingSecret" $v.auth.existingSecret }}
 {{- end }}
 {{- if eq .role "poller" }}
-database: {{ if $v.database.url }}{{ $full }}-database{{ else }}{{ required "set database.existingSecret or database.url" $v.database.existingSecret }}{{ end }}
+{{- if $v.database.url }}
+database: {{ $full }}-database
+{{- else if or $v.database.existingSecret (not $v.database.sources) }}
+database: {{ required "set database.existingSecret or database.url" $v.database.existingSecret }}
+{{- end }}
+{{- range $v.database.sources }}
+{{ include "pollcast.sourceFolder" .variable }}: {{ .existingSecret }}
+{{- end }}
 {{- end }}
 {{- end -}}
