@@ -68,6 +68,7 @@ SERVED = Served(
         "create table orders (id int primary key, region text)",
         "insert into orders values (1, 'north'), (2, 'south'), (3, 'a&b=c, \"d\"'), (4, 'north'), (5, '')",
     ],
+    flags=("--gateways", "1", "--pollers", "1"),
 )
 
 NORTH, SOUTH = ({"id": 1, "region": "north"}, {"id": 4, "region": "north"}), ({"id": 2, "region": "south"},)
