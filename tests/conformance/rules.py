@@ -33,7 +33,7 @@ class Entry(NamedTuple):
     module: str
     """The module whose `start(request)` provides the subject, or skips where it is missing."""
     has: frozenset[str]
-    """What rules may need, of what this subject has."""
+    """The things that this subject has, of those that rules may need."""
 
 
 SUBJECTS: Mapping[str, Entry] = {

@@ -81,7 +81,7 @@ class Subject:
 
     @property
     def has(self) -> frozenset[str]:
-        """What it has of that which rules may need."""
+        """The things that it has, of those that rules may need."""
         found = {
             CONNECTIONS: self.disconnect is not None and self.running is not None,
             NETWORK: self.through is not None,
