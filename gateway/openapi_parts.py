@@ -61,11 +61,19 @@ def snapshot(row: object, key: Sequence[str]) -> Json:
         "properties": {
             "version": _ref("Version"),
             "polled_at": _TIME,
-            "key": {"type": "array", "items": {"type": "string"}, "const": list(key)},
+            "key": _key(key),
             "rows": {"type": "array", "items": row},
         },
         "required": ["version", "polled_at", "key", "rows"],
     }
+
+
+def _key(columns: Sequence[str]) -> Json:
+    """Return the schema of the key's columns, whose names the description has: generators of clients refuse a `const`
+    that is an array."""
+    named = f"The columns of the key: {', '.join(columns)}." if columns else "There is no key."
+    strings = {"type": "array", "items": {"type": "string"}}
+    return strings | {"minItems": len(columns), "maxItems": len(columns), "description": named}
 
 
 def live_responses(result: Json) -> Json:

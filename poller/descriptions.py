@@ -158,10 +158,9 @@ class Descriptions:
                 self._give_up(line)
                 return
             if query is not None and source is not None:  # else the catalogue does not have it any more
-                if source.budget.per_minute is not None:
-                    await self._pause(line, 60.0 / (source.budget.per_minute * BUDGET_SHARE))
-                    await source.budget.take(1)
-                found = await source.database.describe(query, DESCRIBE_SECONDS)
+                if (per_minute := source.budget.per_minute) is not None:
+                    await self._pause(line, 60.0 / (per_minute * BUDGET_SHARE))
+                found = await _described(source, query)
                 self._record(definition, query, found, finite=source.kind.finite)
                 if isinstance(found, PollError) and found.scope is Scope.DATABASE:
                     # While the source is connected, the query may be at fault: the others come first.
@@ -207,6 +206,15 @@ class Descriptions:
             await asyncio.sleep(line.next_at - now)
             line.pausing = False
         line.next_at = self._clock() + seconds
+
+
+async def _described(source: Source, query: Query) -> RowType | PollError:
+    """Have the source describe the query's rows when its budget allows."""
+    turn = await source.budget.turn(1)
+    try:
+        return await source.database.describe(query, DESCRIBE_SECONDS, turn.again)
+    finally:
+        turn.end()
 
 
 def _done(future: asyncio.Future[None]) -> None:

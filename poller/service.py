@@ -217,10 +217,11 @@ def _loaded(file: CatalogueFile, settings: PollerSettings) -> CatalogueInForce:
     try:
         return file.load()
     except CatalogInvalid as error:
-        of_url = [problem.field == DEFAULT_URL_ENV for problem in error.problems]
-        if all(of_url):
+        fields = {problem.field for problem in error.problems}
+        if fields == {DEFAULT_URL_ENV}:
             raise SettingsInvalid(error.problems) from None
-        if settings.database_url is None and not any(of_url):
+        knows_sources = any(field.startswith(("sources.", DEFAULT_URL_ENV)) for field in fields)
+        if settings.database_url is None and not knows_sources:
             reason = "is required unless every query of the catalogue names another source"
             raise CatalogInvalid([*error.problems, Problem("settings", "", DEFAULT_URL_ENV, reason)]) from None
         raise

@@ -2,7 +2,7 @@
 
 A statement with sample values for the parameters is prepared and described in a read-only transaction that is rolled
 back. A column counts as never NULL only if that is certain: it is a column of a table that the table declares NOT NULL,
-and the query has nothing that adds NULLs to such columns.
+and the query has nothing that adds NULLs to such columns (nulls.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 from pollcast.poller.postgresql.connection import Connection
+from pollcast.poller.postgresql.nulls import nulled_tables
 from pollcast.poller.postgresql.statement import columns_statement
 from pollcast.poller.sources.describing import row_type
 from pollcast.poller.sources.poll_error import PollError
@@ -28,7 +29,6 @@ from pollcast.poller.sources.row_type import Array, Column, Enumeration, RowType
 from pollcast.poller.sources.samples import samples
 from pollcast.poller.sources.statement import Kind, Statement, Values
 from pollcast.services.catalogue.query import Param, Query
-from pollcast.services.catalogue.sql import check_select, tokens
 from pollcast.services.catalogue.values import INT4
 
 KINDS: Mapping[str, Kind] = {
@@ -110,7 +110,10 @@ async def described(connection: Connection, query: Query, trying: Trying) -> Row
     when the server refuses the query."""
     columns = await _columns(connection, query, trying)
     types = _Types(connection)
-    never_null = set() if adds_nulls(query.sql) else await types.never_null(columns)
+    nulled = await types.tables(nulled_tables(query.sql), query)
+    never_null = {
+        at for at in await types.never_null(columns) if nulled is not None and columns[at].table not in nulled
+    }
     return row_type(
         [Column(each.name, await types.of(each.type), at not in never_null) for at, each in enumerate(columns)]
     )
@@ -187,20 +190,6 @@ def _succeeded(pgconn: PGconn) -> PQGen[PGresult]:
     return result
 
 
-def adds_nulls(sql: str) -> bool:
-    """Return whether the query has a word that can make a column NULL which its table declares NOT NULL.
-
-    These are the outer joins, and grouping by several sets of columns.
-    """
-    words = [token.text for token in tokens(check_select(sql)) if token.kind not in ("space", "hint")]
-    for word, then in zip(words, [*words[1:], ""], strict=True):
-        if word in ("left", "right", "full") and then in ("join", "outer"):
-            return True
-        if word in ("rollup", "cube") or (word == "grouping" and then == "sets"):
-            return True
-    return False
-
-
 class _Types:
     """The types of one database, by their numbers."""
 
@@ -224,6 +213,16 @@ class _Types:
             for numbers in zip(*((columns[at].table, columns[at].attribute) for at in places), strict=True)
         )
         return {places[number - 1] for (number,) in await self._ask(_NOT_NULL, tables, attributes)}
+
+    async def tables(self, names: frozenset[str] | None, query: Query) -> frozenset[int] | None:
+        """Return the numbers of the tables that the query names so; None for any table, when one of them is unknown."""
+        if not names:
+            return names if names is None else frozenset()
+        if query.settings:  # the search path may be one of them
+            return None
+        asked = [await self._ask(b"select pg_catalog.to_regclass($1)::pg_catalog.oid", name) for name in names]
+        found = {number for ((number,),) in asked}
+        return None if None in found else frozenset(found)
 
     async def _read(self, oid: int) -> Type:
         rows = await self._ask(_TYPE, oid)

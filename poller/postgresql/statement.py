@@ -113,8 +113,8 @@ def columns_statement(query: Query, topics: Sequence[Values], together: bool) ->
 def untyped_statement(query: Query) -> tuple[str, list[str]]:
     """Return the query with bare placeholders for its parameters, and the parameter of each, from `$1` on.
 
-    PostgreSQL derives the type of each from its surroundings, as it does for a literal in quotes. A placeholder with a
-    cast is NULL there.
+    PostgreSQL derives the type of each from its surroundings, as it does for a literal in quotes. A placeholder is NULL
+    there where its surroundings have no type to derive: with a cast, and before IS, as in `%(region)s is null`.
     """
     names: list[str] = []
     text: list[str] = []
@@ -127,7 +127,7 @@ def untyped_statement(query: Query) -> tuple[str, list[str]]:
             each.text if isinstance(each, Text) else ""
             for each in (fragments[at - 1] if at else None, fragments[at + 1] if at + 1 < len(fragments) else None)
         )
-        if _CAST_BEFORE.search(before) or after.lstrip().startswith("::"):
+        if _CAST_BEFORE.search(before) or _TYPELESS_AFTER.match(after):
             text.append("null")
         else:
             names.append(fragment.name)
@@ -136,6 +136,8 @@ def untyped_statement(query: Query) -> tuple[str, list[str]]:
 
 
 _CAST_BEFORE = re.compile(r"\bcast\s*\(\s*$", re.IGNORECASE)
+
+_TYPELESS_AFTER = re.compile(r"\s*(?:::|is\b)", re.IGNORECASE)
 
 
 def probe_statement(query: Query) -> Statement:

@@ -132,13 +132,17 @@ class Database:
             found.append(outcome.error if isinstance(outcome, LostConnection) else outcome)
         return found
 
-    async def describe(self, query: Query, seconds: float) -> RowType | PollError:
+    async def describe(
+        self, query: Query, seconds: float, again: Callable[[], Awaitable[None]] | None = None
+    ) -> RowType | PollError:
         """Have a connection describe the query's rows, which may take so long, and return their type.
 
-        It never uses the reserve. If the connection was lost, another one is asked once more.
+        It never uses the reserve. If the connection was lost, another one is asked once more, after `again`.
         """
         described = await self._described(query, seconds)
         if isinstance(described, LostConnection):
+            if again is not None:
+                await again()
             described = await self._described(query, seconds)
         return described.error if isinstance(described, LostConnection) else described
 

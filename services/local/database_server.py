@@ -6,8 +6,10 @@ this process (services/local/child.py). Tests break it with `kill`, `freeze`, `t
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -24,15 +26,17 @@ class DatabaseServer(ABC):
         self.port = port
 
     @classmethod
-    def _started(cls, process_on: Callable[[int], Child], port: int | None) -> Self:
+    def _started(cls, process_on: Callable[[int], Child], port: int | None, data_dir: Path) -> Self:
         """Start a server whose process `process_on` makes for a port; return it when it accepts connections.
 
-        Without `port` it listens on any free one, and on another when that one is taken in the meantime. Raises
-        ProcessFailed when it does not start.
+        Without `port` it listens where it did in its last run on `data_dir`, or else on any free port, and on another
+        when that one is taken in the meantime. Raises ProcessFailed when it does not start.
         """
         attempts = PORT_ATTEMPTS if port is None else 1
+        file = data_dir.with_name(f"{data_dir.name}.port")
+        last = _port_in(file)
         while True:
-            chosen = port if port is not None else free_port()
+            chosen = port if port is not None else free_port(wanted=last)
             server = cls(process_on(chosen), chosen)
             attempts -= 1
             server.process.start()
@@ -42,7 +46,9 @@ class DatabaseServer(ABC):
                 server.kill()
                 if not (isinstance(error, ProcessFailed) and server.process.lost_its_port() and attempts):
                     raise
+                last = None
             else:
+                file.write_text(f"{chosen}\n")
                 return server
 
     @property
@@ -81,3 +87,10 @@ class DatabaseServer(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
+
+
+def _port_in(file: Path) -> int | None:
+    """Return the port that the file holds; None when there is no such file."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(file.read_text())
+    return None

@@ -59,9 +59,9 @@ class MariadbServer(DatabaseServer):
     ) -> MariadbServer:
         """Start the server on `data_dir`, which is created on its first use; return it when it accepts connections.
 
-        `options` are further ones of the server. Without `port` it listens on any free one, and on another when that
-        one is taken in the meantime; without `log` it logs to a file beside `data_dir`. Raises MariadbMissing where it
-        is not installed, and ProcessFailed when it does not start.
+        `options` are further ones of the server. Without `port` it listens where it did in its last run on `data_dir`,
+        or else on any free port, and on another when that one is taken; without `log` it logs to a file beside
+        `data_dir`. Raises MariadbMissing where it is not installed, and ProcessFailed when it does not start.
         """
         program = installed()
         if program is None:
@@ -71,7 +71,9 @@ class MariadbServer(DatabaseServer):
         if not (data_dir / "mysql" / "global_priv.frm").exists():
             _create(program, data_dir, log)
         return cls._started(
-            lambda chosen: Child("mariadb", _command(program, data_dir, fsync, options, port=chosen), log), port
+            lambda chosen: Child("mariadb", _command(program, data_dir, fsync, options, port=chosen), log),
+            port,
+            data_dir,
         )
 
     def url_of(self, database: str = "") -> str:

@@ -74,4 +74,6 @@ def listens(pid: int, port: int) -> bool:
 def require_free(port: int, what: str) -> None:
     """Raise PortTaken, naming `what` needs the port, unless the port is free."""
     if not is_free(port):
-        raise PortTaken(f"{what} can't listen on {at_loopback(port)}: another process listens there")
+        raise PortTaken(
+            f"{what} can't listen on {at_loopback(port)}: another process listens there; --port chooses others"
+        )

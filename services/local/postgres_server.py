@@ -56,8 +56,9 @@ class PostgresServer(DatabaseServer):
     ) -> PostgresServer:
         """Start the server on `data_dir`, which is created on its first use; return it when it accepts connections.
 
-        Without `port` it listens on any free one, and on another when that one is taken in the meantime; without `log`
-        it logs to a file beside `data_dir`. Raises ProcessFailed when it does not start.
+        Without `port` it listens where it did in its last run on `data_dir`, or else on any free port, and on another
+        when that one is taken; without `log` it logs to a file beside `data_dir`. Raises ProcessFailed when it does not
+        start.
         """
         data_dir = data_dir.resolve()
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -76,6 +77,7 @@ class PostgresServer(DatabaseServer):
                 death_signal=signal.SIGQUIT,  # immediate shutdown: the next start recovers
             ),
             port,
+            data_dir,
         )
 
     @property

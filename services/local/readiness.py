@@ -69,7 +69,7 @@ async def until_ready(cluster: LocalCluster, etcd: Etcd, stop: asyncio.Event, st
     for source, problem in sorted(unreached.items()):
         console.print(f"The source {source} can't be reached: {problem}", markup=False, style="yellow")
     if unreached:
-        console.print("Its topics are stale until it can; the pollers keep trying.", markup=False)
+        console.print("Topics are stale until their source can; the pollers keep trying.", markup=False)
 
 
 def service_of(record: NodeRecord, pids: Mapping[str, int]) -> str | None:

@@ -1,9 +1,10 @@
 """The command `pollcast up`: a whole cluster on this machine, each service a process of its own.
 
 `run(options, stop)` starts etcd, then PostgreSQL with the demo, then coordinators, pollers and gateways, and waits
-until all of them are ready. Then it writes `cluster.json`, and reports every process that ends until `stop` is set; it
-restarts none. On `stop`, or when a process does not start, it drains the services and then stops the servers. When it
-is killed itself, the kernel ends everything it started (services/process/leash.py). See docs/reference/commands.md#up.
+until all of them are ready. Then it writes `cluster.json`, and until `stop` is set it reports every process that ends,
+of which it restarts none, and what becomes of an edited catalogue. On `stop`, or when a process does not start, it
+drains the services and then stops the servers. When it is killed itself, the kernel ends everything it started
+(services/process/leash.py). See docs/reference/commands.md#up.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from pollcast.services.local import demo, mysql_demo, ports, welcome
 from pollcast.services.local.child import Child
 from pollcast.services.local.cluster import ETCD_PORT, LocalCluster, Options
 from pollcast.services.local.etcd_server import EtcdServer
+from pollcast.services.local.log_reports import LogReader, Reports
 from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.local.readiness import Stopped, pause, unless, until_ready
 from pollcast.services.local.terminal import open_console
@@ -115,8 +117,20 @@ async def _start_servers(
             console.print(f"The database can't be reached: {cluster.database_problem}", markup=False, style="yellow")
             console.print("Topics are stale until it can; the pollers keep trying.", markup=False)
         return
-    if not catalog.polls_default_url:
-        return  # every query is polled at a URL of this process's environment
+    if catalog.polls_default_url:  # else every query is polled at a URL of this process's environment
+        await _start_postgres(cluster, stop, status, console)
+    if options.demo == "mysql":
+        status.update("Starting MariaDB …")
+        began = time.monotonic()
+        cluster.mariadb = await asyncio.to_thread(
+            mysql_demo.start, cluster.data_dir / "mariadb", cluster.log("mariadb")
+        )
+        _done(console, "MariaDB", began)
+    unless(stop)
+
+
+async def _start_postgres(cluster: LocalCluster, stop: asyncio.Event, status: Status, console: Console) -> None:
+    """Start the embedded PostgreSQL, with the demo if that is wanted."""
     status.update("Starting PostgreSQL …")
     began = time.monotonic()
     postgres = await asyncio.to_thread(PostgresServer.start, cluster.data_dir / "postgres", log=cluster.log("postgres"))
@@ -124,7 +138,7 @@ async def _start_servers(
     await asyncio.to_thread(demo.enable_statistics, postgres)
     _done(console, "PostgreSQL", began)
     unless(stop)
-    if options.with_demo:
+    if cluster.options.with_demo:
         status.update("Loading the demo …")
         began = time.monotonic()
         log = cluster.log("pgbench")
@@ -132,13 +146,7 @@ async def _start_servers(
             _done(console, "the demo's data", began)
         cluster.workload = demo.workload(postgres, log)
         cluster.workload.start()
-        if options.demo == "mysql":
-            status.update("Starting MariaDB …")
-            began = time.monotonic()
-            folder = cluster.data_dir / "mariadb"
-            cluster.mariadb = await asyncio.to_thread(mysql_demo.start, folder, cluster.log("mariadb"))
-            _done(console, "MariaDB", began)
-    unless(stop)
+        unless(stop)
 
 
 async def _start_services(
@@ -169,9 +177,15 @@ async def _start_services(
 
 
 async def _watch(cluster: LocalCluster, stop: asyncio.Event, console: Console) -> None:
-    """Report each process that ends, once, and restart the demo's clients when their hour is over."""
+    """Report each process that ends, once, and what the services log about the catalogue and failing queries.
+
+    Also restart the demo's clients when their hour is over.
+    """
     reported: set[str] = set()
+    reports, logs = Reports(), LogReader(child.log for child in cluster.services.values())
     while not stop.is_set():
+        for text in filter(None, map(reports.of, logs.entries())):
+            console.print(text, markup=False)
         for child in cluster.children():
             if child.status is not None and child.name not in reported:
                 reported.add(child.name)

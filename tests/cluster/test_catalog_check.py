@@ -79,6 +79,7 @@ def test_a_query_that_is_too_slow_for_a_sample_is_accepted_with_a_note(people: s
     [
         ("m = %(v)s", 'v = "text"', "%(v)s::mood"),
         ("m = any(%(v)s)", 'v = "text[]"', "%(v)s::mood[]"),
+        ("%(v)s IS NULL or m = %(v)s", 'v = "text"', "%(v)s::mood"),
         ("host = %(v)s", 'v = "text"', "%(v)s::inet"),
         ("host << %(v)s", 'v = "text"', "%(v)s::inet"),
     ],

@@ -74,7 +74,9 @@ def test_a_program_that_is_slow_gets_the_newest_state_and_no_delta_that_it_could
         assert (late.kind, late.delta, late.rows[0]["n"]) == ("snapshot", None, 8)
 
 
-def test_a_refused_topic_ends_alone_and_with_one_error(client: Client, stock: psycopg.Connection[Any]) -> None:
+def test_a_refused_topic_ends_alone_and_with_one_error(
+    client: Client, stock: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
     with client.live(STOCK) as live, client.live("live:nothing") as refused:
         for _ in range(2):
             with pytest.raises(Refused) as caught:
@@ -83,6 +85,9 @@ def test_a_refused_topic_ends_alone_and_with_one_error(client: Client, stock: ps
         with pytest.raises(Refused):
             next(iter(refused))
         assert refused.status.state == "failed"
+        (record,) = (record for record in caplog.records if record.name == "pollcast_client")
+        why = "live:nothing has ended, and its rows stay as they are: unknown_query: there is no query 'nothing'"
+        assert record.getMessage() == f"The live result of {why}"
         until(live, lambda change: change.rows == ROWS)
         stock.execute("delete from stock where id = 1")
         until(live, lambda change: change.rows == ROWS[1:])

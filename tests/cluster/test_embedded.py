@@ -98,11 +98,19 @@ def test_an_etcd_takes_another_port_when_its_own_is_taken_after_it_was_found_fre
 def test_a_postgres_takes_another_port_when_its_own_is_taken_after_it_was_found_free(
     tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = iter([postgres.port])
-    monkeypatch.setattr(database_server, "free_port", lambda: next(found, 0) or free_port())
+    wishes: list[int | None] = []
+
+    def found(*, wanted: int | None) -> int:
+        wishes.append(wanted)
+        return free_port() if wanted is None else wanted
+
+    monkeypatch.setattr(database_server, "free_port", found)
+    last = tmp_path / "second.port"  # of the last run on this data
+    last.write_text(f"{postgres.port}\n")
     with PostgresServer.start(tmp_path / "second", fsync=False) as second:
-        assert next(found, None) is None
+        assert wishes == [postgres.port, None]
         assert second.port != postgres.port
+        assert last.read_text() == f"{second.port}\n"
 
 
 def test_postgres_counts_statements_and_listens_on_loopback_only(postgres: PostgresServer) -> None:

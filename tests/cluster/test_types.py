@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from pollcast.poller.postgresql.row_types import adds_nulls
+from pollcast.poller.postgresql.nulls import nulled_tables
+from pollcast.poller.row_typing import row_types
+from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.cli import main as cli
 from pollcast.services.cli.pydantic_models import ATTRIBUTES, quoted
 from tests.support import typed_models, typed_queries
@@ -96,17 +98,50 @@ def test_the_command_writes_files_and_reports_what_is_wrong(
 
 
 @pytest.mark.parametrize(
-    ("sql", "adds"),
+    ("sql", "tables"),
     [
-        ("select a from t left join u on true", True),
-        ("select a from t natural full  outer\njoin u", True),
-        ("select a from t RIGHT /* */ JOIN u on true", True),
-        ("select a from t group by grouping sets (a, ())", True),
-        ("select a, left(b, 3), 'left join', \"left\" from t join u on true -- left join", False),
+        ("select a, left(b, 3), 'left join', \"left\" from t join u on true -- left join", set()),
+        ("select a from t left join u on true", {"u"}),
+        ('select a from t LEFT  outer join public."U v" as w using (a) left join x y on true', {'public."U v"', "x"}),
+        ("select a from t left join u(b, c) on true", None),
+        ("select a from t left join (u join v on true) on true", None),
+        ("select a from t left join u join v on true on true", None),
+        ("select a from t left join u left join v on true on true", None),
+        ("select a from t left join lateral (select 1) s on true", None),
+        ("select a from t left join only u on true", None),
+        ("select a from t natural left join u", None),
+        ("with u as (select b from v) select a from t left join u on true", None),
+        ("select a from t natural full  outer\njoin u", None),
+        ("select a from t RIGHT /* */ JOIN u on true", None),
+        ("select a from t group by grouping sets (a, ())", None),
     ],
 )
-def test_outer_joins_and_grouping_sets_add_nulls(sql: str, adds: bool) -> None:
-    assert adds_nulls(sql) is adds
+def test_only_tables_that_are_joined_by_themselves_are_the_ones_that_a_query_makes_null(
+    sql: str, tables: set[str] | None
+) -> None:
+    assert nulled_tables(sql) == tables
+
+
+def test_a_left_join_leaves_the_columns_of_its_left_side(database: str) -> None:
+    setup(
+        database,
+        "create table ovens (id int primary key, name text not null)",
+        "create table loaves (id int primary key, bread text not null, oven int, price numeric not null)",
+        "create view warm as select * from ovens",
+    )
+
+    def never_null(sql: str, settings: str = "") -> list[str]:
+        catalog = catalogue.read(f"[queries.q]\nsql = '{sql}'\n{settings}".encode(), "c.toml")
+        return [column.name for column in row_types(catalog, "c.toml", database)["q"].columns if not column.nullable]
+
+    joined = "from loaves l left join ovens o on o.id = l.oven"
+    assert never_null(f"select l.id, l.bread, l.oven, o.name, l.price * 2 as double {joined}") == ["id", "bread"]
+    assert never_null("select l.id, m.bread from loaves l left join loaves m on m.oven = l.oven") == []
+    assert never_null("select s.bread, o.id from (select bread, oven from loaves) s left join ovens o on true") == [
+        "bread"
+    ]
+    assert never_null("select l.id, w.name from loaves l left join warm w on true") == ["id"]
+    assert never_null(f"select l.id {joined} where %(p)s > 0", 'settings = {"app.p" = "p"}\nparams.p = "int"') == []
 
 
 def test_no_field_hides_an_attribute_of_a_model() -> None:

@@ -18,8 +18,10 @@ import psutil
 import psycopg
 import pytest
 
+from pollcast.poller.checking import report
 from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.coordination.keys import NodeRecord
+from pollcast.services.local import mysql_demo
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.readiness import service_of
 from pollcast.services.local.welcome import example
@@ -138,6 +140,13 @@ def test_the_demo_is_a_busy_database(up: Cluster) -> None:
         eventually_sync(lambda: transactions() > before)
 
 
+def test_the_demo_of_mysql_has_a_query_on_the_demos_postgresql(up: Cluster) -> None:
+    catalog = catalogue.load(mysql_demo.CATALOG)
+    assert catalog.queries_of("default") == ["branches"]
+    found = report(catalog, "mysql.toml", up.database_url)  # the shop has no URL here
+    assert found.digests["branches"] is not None
+
+
 def test_polls_can_be_counted_in_the_database(up: Cluster) -> None:
     assert get(up.gateway(), "/live/branches")[0] == 200
     with psycopg.connect(up.database_url) as connection:
@@ -211,8 +220,8 @@ def test_a_service_that_dies_is_reported_and_not_restarted(up: Cluster) -> None:
     coordinator = up.nodes("coordinator")[0]
     coordinator.kill()
     report = f"coordinator-1 (pid {coordinator.pid}) was ended by SIGKILL and is not restarted."
-    eventually_sync(lambda: report in output(up))
-    assert str(up.data_dir / "logs" / "coordinator-1.log") in output(up)
+    log = str(up.data_dir / "logs" / "coordinator-1.log")
+    eventually_sync(lambda: report in output(up) and log in output(up))
     assert is_gone(coordinator.pid)
 
 
@@ -239,7 +248,7 @@ def test_ctrl_c_ends_everything_and_the_next_start_is_clean(tmp_path: Path) -> N
     eventually_sync(lambda: all(map(is_gone, pids)))
 
 
-def test_a_cluster_on_a_given_etcd_and_database_leaves_no_key_behind(
+def test_a_cluster_on_a_given_etcd_and_database_reports_a_wrong_catalogue_and_leaves_no_key_behind(
     etcd_server: EtcdServer, database: str, namespace: str, tmp_path: Path
 ) -> None:
     catalog = tmp_path / "catalog.toml"
@@ -257,6 +266,9 @@ def test_a_cluster_on_a_given_etcd_and_database_leaves_no_key_behind(
         status, snapshot = get(running.gateway(), "/live/numbers")
         assert (status, snapshot["rows"]) == (200, [{"n": 1}, {"n": 2}])
         assert namespace in etcd_server.etcdctl("get", "--prefix", namespace)
+        catalog.write_text(CATALOG.replace("100ms", "1ms"))
+        refused = f"stays: {catalog}: query numbers: interval: '1ms' is too short: at least 50ms\n"
+        eventually_sync(lambda: output(running).count(refused) == 1)
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(20) == 0
     assert etcd_server.etcdctl("get", "--prefix", namespace) == ""

@@ -10,6 +10,7 @@ from pollcast.services.catalogue import catalog as catalogue
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.sources import SourceEntry
 from pollcast.services.cli.doctor.look_at_sources import look_at_source
+from pollcast.services.cli.doctor.source_rules import about_source
 from pollcast.services.errors import CatalogInvalid, PollStale
 from tests.conformance.rules import CATALOGUE, needs
 from tests.conformance.subject import Subject
@@ -66,11 +67,20 @@ def test_the_columns_of_rows_are_described_in_their_order(subject: Subject) -> N
 
 
 @needs(CATALOGUE)
-async def test_the_doctor_connects_to_a_source_and_says_what_is_wrong(subject: Subject) -> None:
+async def test_the_doctor_connects_to_a_source_and_says_what_it_is_and_what_is_wrong(subject: Subject) -> None:
     entry = SourceEntry("subject", "SUBJECT_URL", subject.kind.dialect.kind)
     seen = await look_at_source(entry, None, {"SUBJECT_URL": subject.url})
     assert (seen.problem, seen.no_url) == (None, None)
     assert seen.seconds > 0
+    *rights, sound = about_source(seen, 2)
+    assert (sound.level, sound.about) == ("ok", "source subject")
+    assert "version " in sound.found
+    if "user " in sound.found:  # the suite's user may insert into one table, which a poller's should not
+        assert [(finding.level, "may write" in finding.found) for finding in rights] == [("warning", True)]
+        assert "the user conformant" in rights[0].found
+    else:
+        assert "memory limit" in sound.found
+        assert not rights
     assert (await look_at_source(entry, None, {})).no_url is not None
     assert (await look_at_source(entry, None, {"SUBJECT_URL": "nonsense://me:secret@/x y"})).problem is not None
     if subject.through is not None:

@@ -21,7 +21,7 @@ NESTED = "array[array['a', 'b']]"
 
 async def describe(db: Database, q: Query) -> RowType | PollError:
     """Have the source describe the rows of a query."""
-    return await db.describe(q, 5.0)
+    return await db.describe(q, 20.0)
 
 
 async def test_each_value_is_valid_by_what_the_source_says_of_it(subject: Subject, db: Database) -> None:

@@ -200,8 +200,8 @@ class Nullable(BaseModel):
 
     model_config = ConfigDict(extra="ignore", populate_by_name=True, protected_namespaces=())
 
-    id: int | None
-    left_id: int | None
+    id: int
+    left_id: int
     note: str | None
     view_id: int | None
     sub: str | None

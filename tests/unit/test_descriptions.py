@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -42,7 +42,9 @@ class FakeDatabase:
         self.answering = asyncio.Event()
         self.answering.set()
 
-    async def describe(self, query: Query, seconds: float) -> RowType | PollError:
+    async def describe(
+        self, query: Query, seconds: float, again: Callable[[], Awaitable[None]] | None = None
+    ) -> RowType | PollError:
         """Return the outcome, once the database answers."""
         self.asked.append(query.name)
         await self.answering.wait()
@@ -82,6 +84,10 @@ class Setting:
         """Ask about these queries as a gateway does."""
         request = feed_pb2.FeedQueries(definitions=[self.definitions[name] for name in names.split()])
         return list((await self.descriptions.receive(request, None)).rows)
+
+    async def described(self, names: str) -> bool:
+        """Return whether all of these queries are described."""
+        return set(await self.states(names)) == {CURRENT}
 
     async def states(self, names: str) -> list[int]:
         """Return the states of these queries."""
@@ -174,7 +180,14 @@ async def test_a_budget_lets_queries_wait_and_gateways_not() -> None:
         assert (await setting.states("q r s"))[1:] == [LATER, LATER]
         assert setting.database.asked == ["q"]
         assert await setting.states("q r s") == [CURRENT, LATER, LATER]
+        assert setting.sources["default"].budget.ledger.room(60) == 59, "a description counts as one statement"
     assert setting.database.asked == ["q"]
+
+
+async def test_the_statements_of_descriptions_end_in_the_ledger_of_the_budget() -> None:
+    async with running(Setting("q r s", per_minute=100_000)) as setting:
+        await eventually(lambda: setting.described("q r s"))
+        assert setting.sources["default"].budget.ledger.wait(1, 1e9) == 0, "a statement has not ended"
 
 
 @pytest.mark.parametrize("lose", [lambda setting: setting.take("r"), lambda setting: setting.sources.clear()])

@@ -65,7 +65,7 @@ DATABASE = DatabaseSeen(
     version="16.4", version_number=160004, user="reader", connections=97, in_use=12, trip_seconds=0.001
 )
 HEALTHY = Observations(
-    ShellSeen(listening_queries=("orders",)),
+    ShellSeen(listening={"default": ("orders",)}),
     etcd=ETCD,
     write=Write(seconds=0.004),
     keys=KeysSeen(12, leader="coordinator-1"),
@@ -75,6 +75,15 @@ HEALTHY = Observations(
     sources=(SourceSeen("lake", "duckdb", "LAKE_URL", seconds=0.002),),
     topics=TopicsSeen(live=3),
 )
+
+
+WRITES = {"privilege": "INSERT", "place": "shop.*"}
+UNREACHED = {
+    "status": "ready",
+    "etcd": "ok",
+    "database": "shop: no route",
+    "sources": {"default": "ok", "shop": "no route"},
+}
 
 
 def seen(**parts: object) -> Observations:
@@ -265,6 +274,37 @@ TABLE = [
         bad("wrong", "source shop", "it can't be polled: Access denied", "correct SHOP_URL"),
     ),
     (
+        seen(sources=(SourceSeen("shop", "mysql", "SHOP_URL", facts={"user": "me@%", **WRITES}),)),
+        bad("warning", "source shop", "the user me@% may write: INSERT on shop.*", "may only read"),
+    ),
+    (
+        seen(sources=(SourceSeen("shop", "mysql", "SHOP_URL", pool=8, facts={"connections": 15}),)),
+        bad("wrong", "source shop", "it allows 15 connections, and 2 pollers may need 16", "the `pool` of the source"),
+    ),
+    (
+        seen(sources=(SourceSeen("shop", "postgresql", "SHOP_URL", database=replace(DATABASE, superuser=True)),)),
+        bad("warning", "source shop", "the user reader is a superuser", "deploy/postgres-role.sql"),
+    ),
+    (
+        seen(
+            sources=(
+                SourceSeen(
+                    "shop",
+                    "postgresql",
+                    "SHOP_URL",
+                    database=DATABASE,
+                    listen=ListenSeen("it is a standby"),
+                    listening=("prices",),
+                ),
+            )
+        ),
+        bad("wrong", "source shop", "prices can't be notified of changes: it is a standby", "to the primary"),
+    ),
+    (
+        seen(nodes=(*NODES[:1], node("poller-1", readiness=UNREACHED), *NODES[2:])),
+        bad("wrong", "poller-1", "it does not reach a source: shop: no route", "URL of that source"),
+    ),
+    (
         seen(sources=(SourceSeen("shop", "mysql", "SHOP_URL", no_url="url_env names SHOP_URL, which is not set"),)),
         bad("skipped", "source shop", "not checked: url_env names SHOP_URL", "Set SHOP_URL here"),
     ),
@@ -299,7 +339,7 @@ def test_each_fault_is_found_and_nothing_else(
 
 
 def test_an_unsuitable_pooler_matters_only_to_queries_that_listen() -> None:
-    pooled = seen(listen=ListenSeen("a pooler"), shell=ShellSeen(listening_queries=()))
+    pooled = seen(listen=ListenSeen("a pooler"), shell=ShellSeen())
     assert [finding for finding in diagnose(pooled) if finding.level != "ok"] == []
 
 

@@ -8,6 +8,7 @@ skips versions and holds nothing back.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 T = TypeVar("T")
+
+_log = logging.getLogger("pollcast_client")
 
 
 class Client:
@@ -167,12 +170,15 @@ class _Topic:
             self.changed.notify_all()
 
     def end(self, error: BaseException | None) -> None:
-        """End the topic; `error` is raised to who waits for a change."""
+        """End the topic; `error` is logged, and raised to who waits for a change."""
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         status = Status("closed", "closed", now) if error is None else Status("failed", str(error), now)
         with self.changed:
             if self.ended:
                 return
+            if error is not None:  # a program that only reads the rows would not notice
+                why = f"{error.reason}: {error.detail}" if isinstance(error, Refused) else str(error)
+                _log.warning("The live result of %s has ended, and its rows stay as they are: %s", self.topic, why)
             self.ended, self.error = True, error
             self.change = replace(self.change, kind="status", status=status, delta=None)
             self.number += 1

@@ -87,12 +87,13 @@ def _with_catalogue(shell: ShellSeen, file: Path | None) -> tuple[ShellSeen, lis
     except CatalogInvalid as error:
         faults = tuple((f"catalogue {file}", str(problem)) for problem in error.problems)
         return dataclasses.replace(shell, problems=shell.problems + faults, catalogue=str(file)), [SourceEntry()]
-    listening = tuple(
-        query.name for query in catalog.queries.values() if query.listen is not None and query.source == DEFAULT_SOURCE
-    )
     used = catalog.used_sources
+    listening = {
+        entry.name: tuple(name for name in catalog.queries_of(entry.name) if catalog.queries[name].listen is not None)
+        for entry in used
+    }
     shell = dataclasses.replace(
-        shell, catalogue=str(file), listening_queries=listening, polls_default=any(map(_is_default, used))
+        shell, catalogue=str(file), listening=listening, polls_default=any(map(_is_default, used))
     )
     return shell, used
 
@@ -135,7 +136,8 @@ async def _look_at_databases(seen: _Seen, settings: DoctorSettings) -> None:
 
 async def _look_at_sources(seen: _Seen, settings: DoctorSettings, entries: Sequence[SourceEntry]) -> None:
     default = None if settings.database_url is None else settings.secret("database_url")
-    looks = [look_at_source(entry, default, os.environ) for entry in entries]
+    listening = seen.observations.shell.listening
+    looks = [look_at_source(entry, default, os.environ, listening.get(entry.name, ())) for entry in entries]
     seen.add(sources=tuple(await asyncio.gather(*looks)))
 
 

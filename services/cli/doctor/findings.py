@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pollcast.services.cli.doctor import database_rules, etcd_rules, node_rules, topic_rules
+from pollcast.services.catalogue.query import DEFAULT_SOURCE
+from pollcast.services.cli.doctor import database_rules, etcd_rules, node_rules, source_rules, topic_rules
 from pollcast.services.cli.doctor.finding import Finding, ok, skipped, warning, wrong
 from pollcast.services.cli.doctor.observations import Observations, ShellSeen
 
@@ -33,11 +34,11 @@ def diagnose(seen: Observations) -> list[Finding]:
     if seen.database is not None:
         found += database_rules.about_database(seen.database, seen.shell.pool, pollers)
         if seen.listen is not None:
-            found += database_rules.about_listening(seen.listen, seen.shell.listening_queries)
+            found += database_rules.about_listening(seen.listen, seen.shell.listening.get(DEFAULT_SOURCE, ()))
     elif not seen.shell.problems and seen.shell.polls_default:
         found.append(skipped("database", "not checked", "Give --database-url, or set POLLCAST_DATABASE_URL."))
     for source in seen.sources:
-        found += database_rules.about_source(source)
+        found += source_rules.about_source(source, pollers)
     return found
 
 

@@ -89,12 +89,12 @@ def _about_readiness(node: NodeSeen, name: str) -> Iterator[Finding]:
         yield wrong(name, f"it is not ready: {reason or 'it is starting'}", "Repair that, or read its log.")
     if said.get("etcd") in ("unreachable", "not reached"):
         yield wrong(name, "it does not reach etcd", "Check the network between it and etcd, and its POLLCAST_ETCD.")
-    database = said.get("database")
+    database, sources = said.get("database"), said.get("sources")
     if isinstance(database, str) and database != "ok" and not (reason and database in str(reason)):
+        one = "its database" if sources is None else "a source"
+        which = "POLLCAST_DATABASE_URL" if sources is None else "URL of that source"
         yield wrong(
-            name,
-            f"it does not reach its database: {database}",
-            "Start the database, or correct the poller's POLLCAST_DATABASE_URL.",
+            name, f"it does not reach {one}: {database}", f"Start the database, or correct the poller's {which}."
         )
 
 

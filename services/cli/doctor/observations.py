@@ -91,8 +91,18 @@ class SourceSeen:
     problem: str | None = None
     no_url: str | None = None
     """Reason why it was not looked at."""
+    pool: int = 4
+    """Maximum number of connections of each poller to it."""
     seconds: float = 0.0
-    """Time that a connection took, in seconds."""
+    """Time that a connection took, in seconds; of a PostgreSQL that of a round trip."""
+    facts: Mapping[str, object] = field(default_factory=dict)
+    """Answers of a source of another kind than `postgresql` about itself (source_questions.py)."""
+    database: DatabaseSeen | None = None
+    """The source as a PostgreSQL, if it is one."""
+    listen: ListenSeen | None = None
+    """Whether it can be listened on, if queries do."""
+    listening: tuple[str, ...] = ()
+    """Queries that listen there."""
 
     def without_url(self, reason: str) -> SourceSeen:
         """Return it as one that was not looked at for this reason."""
@@ -102,9 +112,9 @@ class SourceSeen:
         """Return it as one with a problem."""
         return replace(self, problem=problem)
 
-    def connected(self, seconds: float) -> SourceSeen:
-        """Return it as one to which a connection took this time, in seconds."""
-        return replace(self, seconds=seconds)
+    def connected(self, seconds: float, facts: Mapping[str, object]) -> SourceSeen:
+        """Return it as one to which a connection took this time, in seconds, and which says this of itself."""
+        return replace(self, seconds=seconds, facts=facts)
 
 
 @dataclass(frozen=True)
@@ -176,8 +186,8 @@ class ShellSeen:
     """Variables of libpq."""
     catalogue: str | None = None
     """The catalogue's file, if it is given."""
-    listening_queries: tuple[str, ...] | None = None
-    """Queries of the catalogue with `listen`; None without a catalogue."""
+    listening: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Queries of the catalogue with `listen`, by their source."""
     pool: int = 4
     polls_default: bool = True
     """Whether a query polls the PostgreSQL of POLLCAST_DATABASE_URL, as far as is known."""

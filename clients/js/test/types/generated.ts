@@ -148,8 +148,8 @@ export type NullableParams = Record<string, never>
 
 /** `nullable`: a row. */
 export interface Nullable {
-  id: number | bigint | null
-  left_id: number | bigint | null
+  id: number | bigint
+  left_id: number | bigint
   note: string | null
   view_id: number | bigint | null
   sub: string | null
