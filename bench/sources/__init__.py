@@ -40,7 +40,7 @@ CLIENTS = (1, 10, 100)
 """Numbers of clients that poll by themselves."""
 
 CLIENT_POLLS = 1_000
-"""Number of polls of all clients together that are measured."""
+"""Number of polls of all clients together that are measured, but at least 20 of each."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ async def _clients(stage: Stage, count: int, rows: int, idle: float) -> Cost:
     """Measure clients that ask for topics and make JSON of the rows, one after the other."""
     async with contextlib.AsyncExitStack() as connections:
         clients = [await connections.enter_async_context(stage.client()) for _ in range(count)]
-        topics = CLIENT_POLLS // count
+        topics = max(20, CLIENT_POLLS // count)
         await _ask(clients, min(topics, 10), rows)  # so that drivers have prepared what they prepare
         began, before = time.monotonic(), (time.process_time(), stage.cpu())
         await _ask(clients, topics, rows)
