@@ -42,7 +42,7 @@ class DuckdbDriver:
         except asyncio.CancelledError:
             work.add_done_callback(partial(self._give_back, url))
             raise
-        return DuckdbSession(instance, cursor, loop.time(), partial(self._release, url, instance))
+        return DuckdbSession(instance, cursor, partial(self._release, url, instance))
 
     def _acquire(self, url: str, location: Location) -> tuple[Instance, duckdb.DuckDBPyConnection]:
         """Return the instance of the present file, opened if need be, and a connection to it."""

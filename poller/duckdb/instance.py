@@ -14,6 +14,7 @@ import duckdb
 
 from pollcast.poller.duckdb.dialect import identifier
 from pollcast.poller.duckdb.url import Location
+from pollcast.poller.sources.thread_session import Abandoned
 
 
 class Signature(NamedTuple):
@@ -36,10 +37,6 @@ def signature_of(path: str) -> Signature | None:
     return Signature(found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
 
 
-MOST_LEFT = 2
-"""Number of statements with the same text that may go on although nobody waits for them any more."""
-
-
 class Instance:
     """An open instance, which any thread may use."""
 
@@ -50,8 +47,7 @@ class Instance:
         """Whether an error has made it useless."""
         self.sessions = 0
         """Number of sessions that use it."""
-        self.left: list[tuple[str, str]] = []
-        """The texts and values of statements that go on, heeding no interrupt, although nobody waits for them."""
+        self.abandoned = Abandoned()
         self.described: dict[str, list[tuple[str, str]]] = {}
         """The names and types of columns, by the query's text; empty when they can change, because files are read."""
         self.keeps_descriptions = not location.files
@@ -93,13 +89,6 @@ class Instance:
     def present(self) -> bool:
         """Return whether it works, and its file is still that of the path."""
         return not self.broken and self.signature == signature_of(self._path)
-
-    def goes_on(self, sql: str, values: str) -> bool:
-        """Return whether the statement, or MOST_LEFT with the same text, still run from earlier polls.
-
-        Each holds a thread, and memory that the engine does not count, so another one would not be better off.
-        """
-        return (sql, values) in self.left or sum(text == sql for text, _ in self.left) >= MOST_LEFT
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """Return another connection to the database."""

@@ -19,6 +19,7 @@ from pollcast.poller.duckdb import session
 from pollcast.poller.duckdb.dialect import DuckdbDialect
 from pollcast.poller.duckdb.driver import DuckdbDriver
 from pollcast.poller.duckdb.instance import Instance
+from pollcast.poller.sources import thread_session
 from pollcast.poller.sources.answer import Answer, Outcome
 from pollcast.poller.sources.database import Database
 from pollcast.poller.sources.poll_error import PollError, Scope
@@ -213,16 +214,16 @@ async def test_a_statement_ends_with_its_timeout(shop: Path) -> None:
 async def test_a_statement_that_heeds_no_interrupt_is_not_begun_again_while_it_runs(
     shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, go_on, execute = list[Any](), threading.Event(), session.DuckdbSession._executed
+    begun, go_on, execute = list[Any](), threading.Event(), session.DuckdbSession.execute
 
-    def stand(of: session.DuckdbSession, statement: Statement, answer: Answer, q: Query) -> Answer:
+    def stand(of: session.DuckdbSession, statement: Statement, answer: Answer, q: Query) -> None:
         if statement.params:
             begun.extend(statement.params)
             go_on.wait(60)
-        return execute(of, statement, answer, q)
+        execute(of, statement, answer, q)
 
-    monkeypatch.setattr(session, "GRACE_SECONDS", 0.1)
-    monkeypatch.setattr(session.DuckdbSession, "_executed", stand)
+    monkeypatch.setattr(thread_session, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(session.DuckdbSession, "execute", stand)
     driver, url = DuckdbDriver(), f"duckdb://{shop}"
     standing = query("select %(n)s as id", timeout="0.1s", params='n = "int"')
     async with Database.open(driver, url, 2, "poller-1") as db:
@@ -233,7 +234,7 @@ async def test_a_statement_that_heeds_no_interrupt_is_not_begun_again_while_it_r
         assert begun == ["1", "2"]
         assert texts(await poll(db, query("select 1 as id"))) == ['{"id":1}']
         go_on.set()
-        await eventually(lambda: not driver._instances[url].left)
+        await eventually(lambda: not driver._instances[url].abandoned)
         assert texts(await poll(db, replace(standing, timeout=20.0), {"n": "3"})) == ['{"id":3}']
 
 
