@@ -10,9 +10,10 @@ PGBOUNCER := $(shell PATH="$$PATH:/usr/sbin" command -v pgbouncer)
 MARIADB := $(shell PATH="$$PATH:/usr/sbin" command -v mariadbd)
 PROMTOOL := $(shell command -v promtool)
 TEST_WORKERS ?= 3
+LEFT_OUT = $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/cluster/test_pgbouncer.py) $(if $(MARIADB),,--ignore-glob='tests/conformance/test_mysql_*.py') $(if $(PROMTOOL),,--ignore=tests/unit/test_alerts.py)
 PROTOS := $(wildcard proto/pollcast/v1/*.proto)
 
-.PHONY: install page up test test-again chaos soak check bench model model-broken proto proto-check fmt lock dist
+.PHONY: install page up test test-again chaos soak check check-python check-web check-tests bench model model-broken proto proto-check fmt lock dist
 
 install: .venv/installed
 	@$(MAYBE_PAGE)
@@ -46,13 +47,13 @@ gateway/static/index.html: node_modules/.package-lock.json $(shell find clients/
 node_modules/.package-lock.json: package-lock.json | .venv/ready
 	@$(WITH_NODE) npm ci --silent --no-audit --no-fund --fetch-retries=1
 
-# TEST_WORKERS processes run the tests, each with servers of its own; a file's tests stay together.
+# TEST_WORKERS processes run the tests, each with servers of its own (tests/support/order.py).
 test: install tests/support/js/node_modules/.package-lock.json examples/node_modules/.package-lock.json $(if $(HELM),,.venv/bin/helm)
 	@$(if $(CHROMIUM),,echo "Leaving out tests/browser: there is no Chromium (Debian: apt install chromium).")
 	@$(if $(PGBOUNCER),,echo "Leaving out tests/cluster/test_pgbouncer.py: there is no pgbouncer (Debian: apt install pgbouncer).")
 	@$(if $(MARIADB),,echo "Leaving out the tests of MySQL in tests/conformance: there is no MariaDB (Debian: apt install mariadb-server-core).")
 	@$(if $(PROMTOOL),,echo "Leaving out tests/unit/test_alerts.py: there is no promtool (Debian: apt install prometheus).")
-	$(BIN)/pytest $(if $(filter-out 1,$(TEST_WORKERS)),--numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder) $(if $(CHROMIUM),,--ignore=tests/browser) $(if $(PGBOUNCER),,--ignore=tests/cluster/test_pgbouncer.py) $(if $(MARIADB),,--ignore-glob='tests/conformance/test_mysql_*.py') $(if $(PROMTOOL),,--ignore=tests/unit/test_alerts.py) $(ARGS)
+	$(BIN)/pytest $(if $(filter-out 1,$(TEST_WORKERS)),--numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder) $(LEFT_OUT) $(ARGS)
 
 # Run the tests again that failed in `make test`, one after the other. It fails if there are more than five, or none.
 test-again:
@@ -82,13 +83,22 @@ soak: install
 	$(BIN)/python -m bench soak --duration $(or $(DURATION),1h)
 
 check: install proto-check
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target check-python check-web check-tests
+	$(MAKE) test
+
+check-python:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check-web:
 	$(WITH_NODE) npm run --silent check
 	$(WITH_NODE) npm test --silent
-	$(MAKE) test
+
+# All tests can be imported. This compiles them once, which each process of `make test` would otherwise do.
+check-tests:
+	@found=$$($(BIN)/pytest --collect-only -qq $(LEFT_OUT) 2>&1) || { echo "$$found"; exit 1; }
 
 bench: install
 	$(BIN)/python -m bench $(ARGS)

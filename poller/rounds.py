@@ -5,9 +5,10 @@ culprit, so blame is measured, whatever the error:
 
 - When a batch fails before any other has succeeded, a pair of topics and then single topics are tried. If single topics
   fail alike and none succeeds (SAMPLE topics, or KNOWN_SAMPLE topics that have worked before, of a statement that
-  PostgreSQL refuses before it runs; RUN_SAMPLE topics otherwise), the query is wrong for all: this verdict is the
-  outcome of every topic, and later rounds begin with PROBES single topics until one succeeds. If topics succeed alone
-  and fail together, twice, the database refuses them together.
+  PostgreSQL refuses before it runs; RUN_SAMPLE topics otherwise; and KNOWN_SAMPLE of those that are live, if any are
+  left), the query is wrong for all: this verdict is the outcome of every topic, and later rounds begin with PROBES
+  single topics until one succeeds, live ones first. If topics succeed alone and fail together, twice, the database
+  refuses them together.
 - Otherwise a failed batch is divided until the topics at fault are alone: into halves, or into smaller parts when many
   single topics failed. Topics not at fault get their results meanwhile.
 - A statement that takes unusually long is given up (poller/haste.py), and its topics are handed over as well.
@@ -309,7 +310,10 @@ class Round:
             enough = len(self._failed) >= RUN_SAMPLE
         more = bool(self._untried) or any(map(any, (*self._divided, *self._eighths)))
         if alike and more and enough:
-            self._declare(error)
+            if known < KNOWN_SAMPLE and (working := self._untried.take_working()) is not None:
+                self._untried.add_first([working])
+            else:
+                self._declare(error)
 
     def _declare(self, error: PollError) -> None:
         """Deliver the error as the outcome of all topics: the query is wrong for all."""

@@ -33,9 +33,24 @@ class Untried:
         self._groups.appendleft(deque(group))
 
     def take_one(self) -> OwnedTopic:
-        """Remove and return the first topic."""
-        topic = self._groups[0].popleft()
-        self._drop_empty()
+        """Remove and return a topic that works, or else one that has worked, or else the first."""
+        return self.take_working() or self.take_working(live=False) or self._taken(0, self._groups[0][0])
+
+    def take_working(self, *, live: bool = True) -> OwnedTopic | None:
+        """Remove and return a topic that has a result, and is live unless that does not matter; None without any.
+
+        If it still works, the query is not wrong for all, however many others have failed.
+        """
+        for at, group in enumerate(self._groups):
+            for topic in group:
+                if topic.rows is not None and (topic.state == "live" or not live):
+                    return self._taken(at, topic)
+        return None
+
+    def _taken(self, at: int, topic: OwnedTopic) -> OwnedTopic:
+        self._groups[at].remove(topic)
+        if not self._groups[at]:
+            del self._groups[at]
         return topic
 
     def take_next(self, line: int = 1) -> tuple[list[OwnedTopic], bool]:

@@ -25,10 +25,10 @@ from pollcast.services.local import ports
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.mariadb_server import MariadbServer
 from pollcast.services.local.postgres_server import PostgresServer
+from tests.support import order
 from tests.support.cluster import Cluster, Served
 from tests.support.databases import new_database
 from tests.support.repository import ROOT
-from tests.support.tokens import SECRET
 from tests.support.world import World, own_database, start_world
 
 # A busy machine must not fail a test: by default Hypothesis fails an example that takes more than 200 ms, and a test
@@ -60,13 +60,17 @@ def pytest_configure(config: pytest.Config) -> None:
         tempfile.tempdir = folder
 
 
-FOLDERS = ("faults", "browser", "cluster", "conformance", "unit")
-"""The folders of tests, those first whose files take longest."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the tests into their order where several processes run them."""
+    if hasattr(config, "workerinput"):
+        places = order.places(item.nodeid for item in items)
+        items.sort(key=lambda item: places[order.piece(item.nodeid)])
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that no process is left with one of them when all others are done."""
-    items.sort(key=lambda item: FOLDERS.index(item.path.relative_to(ROOT / "tests").parts[0]))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> order.Scheduling:
+    """Distribute the tests to processes."""
+    return order.Scheduling(config, log)
 
 
 CANCEL_SECONDS = 60.0
@@ -235,12 +239,7 @@ def guarded(
 ) -> Iterator[Cluster]:
     """A second cluster with the catalogue and the database of `running`, whose one gateway requires tokens."""
     served: Served = request.module.SERVED
-    guarded = Served(
-        served.catalog,
-        flags=("--gateways", "1", "--pollers", "1"),
-        environment={"POLLCAST_AUTH_SECRET": SECRET},
-    )
-    with guarded.start(tmp_path_factory.mktemp("guarded"), running.database_url) as up:
+    with served.guarded().start(tmp_path_factory.mktemp("guarded"), running.database_url) as up:
         yield up
 
 

@@ -42,19 +42,27 @@ class DuckdbDriver:
         except asyncio.CancelledError:
             work.add_done_callback(partial(self._give_back, url))
             raise
-        return DuckdbSession(instance, cursor, loop.time(), partial(self._release, url, instance))
+        return DuckdbSession(instance, cursor, partial(self._release, url, instance))
 
     def _acquire(self, url: str, location: Location) -> tuple[Instance, duckdb.DuckDBPyConnection]:
         """Return the instance of the present file, opened if need be, and a connection to it."""
         with self._opening:
-            instance = self._instances.get(url)
-            if instance is None or not instance.present():
+            with self._counting:  # so that its last session does not close it meanwhile
+                instance = self._instances.get(url)
+                if instance is not None and instance.present():
+                    instance.sessions += 1
+                else:
+                    instance = None
+            if instance is None:
                 instance = Instance.open(location)
-            cursor = instance.cursor()
-            with self._counting:
-                self._instances[url] = instance
-                instance.sessions += 1
-        return instance, cursor
+                with self._counting:
+                    self._instances[url] = instance
+                    instance.sessions += 1
+            try:
+                return instance, instance.cursor()
+            except BaseException:
+                self._release(url, instance)
+                raise
 
     def _release(self, url: str, instance: Instance) -> None:
         """Close the instance after its last session."""

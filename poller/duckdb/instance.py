@@ -14,6 +14,7 @@ import duckdb
 
 from pollcast.poller.duckdb.dialect import identifier
 from pollcast.poller.duckdb.url import Location
+from pollcast.poller.sources.thread_session import Abandoned
 
 
 class Signature(NamedTuple):
@@ -46,6 +47,7 @@ class Instance:
         """Whether an error has made it useless."""
         self.sessions = 0
         """Number of sessions that use it."""
+        self.abandoned = Abandoned()
         self.described: dict[str, list[tuple[str, str]]] = {}
         """The names and types of columns, by the query's text; empty when they can change, because files are read."""
         self.keeps_descriptions = not location.files

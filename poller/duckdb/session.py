@@ -1,17 +1,13 @@
 """A session on a DuckDB database: a connection of the instance within this process, and a thread that uses it.
 
 DuckDB computes outside of Python's lock, so a statement disturbs the event loop only while its rows become Python
-values, a few hundred at a time. A statement that has taken its time is interrupted, again and again, for an interrupt
-between two of its steps is forgotten. One that does not heed that is left to its thread, and its session is given up.
+values, a few hundred at a time.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
-from typing import Any, TypeVar
+from functools import lru_cache
 
 import duckdb
 
@@ -21,130 +17,56 @@ from pollcast.poller.duckdb.instance import Instance, sql_type
 from pollcast.poller.duckdb.values import KINDS, Form, form_of, name_of
 from pollcast.poller.sources.answer import Answer
 from pollcast.poller.sources.describing import row_type
-from pollcast.poller.sources.guard import GRACE_SECONDS
-from pollcast.poller.sources.outcome import LostConnection, Outcome, Outgrown, Trip
-from pollcast.poller.sources.poll_error import PollError, Scope
-from pollcast.poller.sources.row_encoder import NoSuchColumn, RowEncoder, each
+from pollcast.poller.sources.outcome import LostConnection
+from pollcast.poller.sources.poll_error import PollError
+from pollcast.poller.sources.row_encoder import RowEncoder, each
 from pollcast.poller.sources.row_type import Column, RowType
 from pollcast.poller.sources.samples import samples
-from pollcast.poller.sources.source import Description
 from pollcast.poller.sources.statement import Statement
+from pollcast.poller.sources.thread_session import CHUNK_ROWS, ThreadSession
 from pollcast.services.catalogue.query import Query
-from pollcast.services.errors import PollStale
 
-CHUNK_ROWS = 256
-"""Number of rows that become Python values at a time."""
-
-INTERRUPT_SECONDS = 0.05
-"""Time between two interrupts of a statement, in seconds."""
+CHUNK_BYTES = 1024 * 1024
+"""Size of rows as JSON that become Python values at a time, in bytes, as far as the rows before them foretell it."""
 
 _DIALECT = DuckdbDialect()
 
-T = TypeVar("T")
 
-
-class DuckdbSession:
+class DuckdbSession(ThreadSession):
     """The Session (poller/sources/source.py) of one connection to a DuckDB database."""
 
-    def __init__(
-        self,
-        instance: Instance,
-        cursor: duckdb.DuckDBPyConnection,
-        opened_at: float,
-        closed: Callable[[], None],
-    ) -> None:
+    errors = duckdb.Error
+
+    def __init__(self, instance: Instance, cursor: duckdb.DuckDBPyConnection, closed: Callable[[], None]) -> None:
         """Use the cursor of the instance; call `closed` at the end."""
-        self.opened_at = opened_at
-        """Time when the connection was opened, in seconds on the event loop's clock."""
+        super().__init__("duckdb", instance.abandoned)
         self._instance = instance
         self._cursor = cursor
         self._closed = closed
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="duckdb")
-        self._work: asyncio.Future[Any] | None = None
-        self._usable = True
-
-    @property
-    def usable(self) -> bool:
-        """Whether another trip can be made: nothing runs, and the file is the present one."""
-        return self._usable and self._work is None
 
     def look(self) -> None:
         """Find out whether the file is still that of the path."""
         self._usable = self._usable and self._instance.present()
 
-    async def close(self) -> None:
-        """Close the connection, as soon as what still runs has been interrupted."""
-        self._usable = False
-        if self._work is not None and not await self._interrupted(self._work):
-            self._work.add_done_callback(lambda _: self._close())
-        else:
-            self._close()
+    def interrupt(self) -> None:
+        """Interrupt the statement."""
+        self._cursor.interrupt()
 
-    def _close(self) -> None:
-        self._thread.shutdown(wait=False)
+    def end(self) -> None:
+        """Close the connection, and the instance with its last session."""
         self._cursor.close()
         self._closed()
 
-    async def run(self, trip: Trip) -> list[Outcome]:
-        """Run the statements of the trip, and return the outcomes of the first ones, or of all."""
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + trip.seconds
-        outcomes: list[Outcome] = []
-        for statement, answer in zip(trip.statements, trip.answers, strict=True):
-            started = loop.time()
-            outcomes.append(await self._outcome(partial(self._executed, statement, answer, trip.query), trip))
-            answer.seconds = loop.time() - started
-            answer.latency = 0.0
-            if loop.time() > ends or not self.usable or not isinstance(outcomes[-1], Answer | PollError):
-                break
-        return outcomes
+    def classify(self, error: Exception, query: Query, *, interrupted: bool) -> PollError | LostConnection:
+        """Return the outcome for an error of DuckDB."""
+        found = classify(error, query, interrupted=interrupted, timed_out=interrupted)
+        if not is_fatal(error):
+            return found
+        self._instance.broken = True
+        return LostConnection(found, silently=True)
 
-    async def describe(self, query: Query, seconds: float) -> Description:
-        """Have DuckDB describe the query's rows."""
-        trip = Trip(query, [], [], seconds, outgrows=False)
-        found = await self._outcome(partial(self._row_type, query), trip)
-        assert not isinstance(found, Outgrown), "the statement has all of its time"
-        return found
-
-    async def _outcome(self, do: Callable[[], T], trip: Trip) -> T | PollError | LostConnection | Outgrown:
-        """Have the thread do something within the time of the trip's statements."""
-        loop = asyncio.get_running_loop()
-        self._work = loop.run_in_executor(self._thread, do)
-        self._work.add_done_callback(_exception)
-        await asyncio.wait([self._work], timeout=trip.seconds)
-        timed_out = not self._work.done()
-        if timed_out and not await self._interrupted(self._work):
-            reason = f"the query took longer than its timeout of {trip.query.timeout:g} s"
-            return PollError(PollStale(reason), Scope.TOPIC_OR_SIZE)
-        work: asyncio.Future[T] = self._work
-        self._work = None
-        try:
-            return work.result()
-        except NoSuchColumn as error:
-            return error.error
-        except duckdb.Error as error:
-            if timed_out and trip.outgrows:
-                return Outgrown.OUTGROWN
-            poll_error = classify(error, trip.query, interrupted=timed_out, timed_out=timed_out)
-            if is_fatal(error):
-                self._instance.broken = True
-                self._usable = False
-                return LostConnection(poll_error, silently=True)
-            return poll_error
-
-    async def _interrupted(self, work: asyncio.Future[Any]) -> bool:
-        """Interrupt what runs until it ends; return whether it has."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + GRACE_SECONDS
-        while not work.done() and loop.time() < until:
-            self._cursor.interrupt()
-            await asyncio.wait([work], timeout=INTERRUPT_SECONDS)
-        return work.done()
-
-    # --- what the thread does
-
-    def _executed(self, statement: Statement, answer: Answer, query: Query) -> Answer:
-        """Run the statement, and return the answer with its rows."""
+    def execute(self, statement: Statement, answer: Answer, query: Query) -> None:
+        """Run the statement, and add its rows to the answer."""
         cursor, params = self._cursor, list(statement.params)
         columns = self._columns(statement)
         forms = [_form(type) for _, type in columns]
@@ -152,13 +74,15 @@ class DuckdbSession:
         encoder = RowEncoder(encoders, statement.key_of(query))
         limit = statement.most_rows(query)
         cursor.execute(wrapped(statement.sql, [form.cast for form in forms], limit), params)
-        while not answer.full and (rows := cursor.fetchmany(CHUNK_ROWS)):
-            answer.add(encoder.piece(rows))
+        count = 1  # the first row shows how large rows are
+        while not answer.full and (rows := cursor.fetchmany(count)):
+            piece = encoder.piece(rows)
+            answer.add(piece)
+            count = min(CHUNK_ROWS, 4 * count, CHUNK_BYTES // max(len(row) for _, _, row in piece) or 1)
         if statement.described:
             answer.columns = tuple(columns)
-        return answer
 
-    def _row_type(self, query: Query) -> RowType | PollError:
+    def row_type(self, query: Query) -> RowType | PollError:
         """Return the type of the query's rows."""
         columns = self._columns(_DIALECT.alone(query, samples(query)))
         return row_type(Column(name, KINDS.get(name_of(sql_type(type)), "text")) for name, type in columns)
@@ -181,9 +105,3 @@ class DuckdbSession:
 def _form(type: str) -> Form:
     """Return the form in which values of the type of this name travel."""
     return form_of(sql_type(type))
-
-
-def _exception(work: asyncio.Future[Any]) -> None:
-    """Take note of the error of a statement, which nobody may wait for."""
-    if not work.cancelled():
-        work.exception()

@@ -69,6 +69,8 @@ def read_url(url: str) -> Location:
         else:
             given[name] = value
     path = unquote(parts.path)
+    if "\0" in path or any("\0" in value for _, value in fields):
+        raise ValueError(f"{NO_URL}: it has a NUL character")
     if path == "/" and not files:
         raise ValueError(f"{NO_URL}: it names neither a file nor a folder of files")
     threads = given.get("threads", str(DEFAULT_THREADS))

@@ -16,6 +16,7 @@ from pollcast.poller.duckdb.dialect import identifier
 from pollcast.poller.sources import encoding
 from pollcast.poller.sources.encoding import Encoder
 from pollcast.poller.sources.statement import Kind
+from pollcast.poller.sources.text_encoding import checked_json
 
 
 class Type(Protocol):
@@ -61,9 +62,14 @@ def _single(value: str) -> bytes:
     return encoding.floating(float(value))
 
 
-def _itself(value: str) -> bytes:
-    """Return JSON as it is."""
-    return value.encode("utf-8", "replace")
+def _json(value: str) -> bytes:
+    """Return JSON as it is; as a string if it is none, for DuckDB accepts `NaN` and commas at the end."""
+    return checked_json(value.encode("utf-8", "replace"))
+
+
+def _empty(value: str) -> bytes:
+    """Return a struct without fields."""
+    return b"{}"
 
 
 def _moment(value: str) -> bytes:
@@ -91,13 +97,13 @@ _FORMS: Mapping[str, Form] = {
     **{name: Form(name.upper(), encoding.integer) for name in (*_INTEGERS, "uhugeint")},
     **dict.fromkeys(("decimal", "bignum", "varint"), Form("VARCHAR", _number)),
     **dict.fromkeys(("date", "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"), Form("VARCHAR", _moment)),
-    "timestamp with time zone": Form("VARCHAR", _moment_with_zone),
+    **dict.fromkeys(("timestamp with time zone", "timestamptz_ns"), Form("VARCHAR", _moment_with_zone)),
     "boolean": Form("BOOLEAN", encoding.boolean),
     "double": Form("DOUBLE", encoding.floating),
     "float": Form("VARCHAR", _single),
     "blob": Form("BLOB", encoding.binary),
-    "json": Form("VARCHAR", _itself),
-    "variant": Form("JSON", _itself),
+    "json": Form("VARCHAR", _json),
+    "variant": Form("JSON", _json),
 }
 """The forms of types that are neither nested nor written as their text."""
 
@@ -109,7 +115,7 @@ KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("float", "double"), "float"),
     **dict.fromkeys(("timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"), "timestamp"),
     **dict.fromkeys(("list", "array", "map", "struct", "json", "variant"), "json"),
-    "timestamp with time zone": "timestamptz",
+    **dict.fromkeys(("timestamp with time zone", "timestamptz_ns"), "timestamptz"),
     "boolean": "bool",
     "date": "date",
     "time": "time",
@@ -132,6 +138,8 @@ def form_of(type: Type) -> Form:
     if name == "map":
         value = form_of(type.children[1][1])
         return Form(f"MAP(VARCHAR, {value.cast})", _object_of(value.encode))
+    if name == "struct" and not type.children:
+        return Form("VARCHAR", _empty)
     if name == "struct" and all(field for field, _ in type.children):
         fields = {field: form_of(each) for field, each in type.children}
         listed = ", ".join(f"{identifier(field)} {form.cast}" for field, form in fields.items())

@@ -6,7 +6,6 @@ integers of 64 bits, doubles in their shortest form. Everything else becomes a s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Final
 from pollcast.poller.sources.encoding import binary
 from pollcast.poller.sources.row_encoder import ColumnEncoder, each
 from pollcast.poller.sources.statement import Kind
-from pollcast.poller.sources.text_encoding import texts, themselves
+from pollcast.poller.sources.text_encoding import checked_json, texts, themselves
 
 BINARY: Final = 63
 """The number of the character set of values that are no text."""
@@ -58,7 +57,7 @@ def encoder(column: Column) -> ColumnEncoder:
     if column.type in _BY_TYPE:
         return _BY_TYPE[column.type]
     if column.format == "json":
-        return each(_checked_json)
+        return each(checked_json)
     return each(binary) if column.charset == BINARY else texts
 
 
@@ -103,19 +102,6 @@ def _moment_in_utc(value: bytes) -> bytes:
 def _short(value: bytes) -> bytes:
     """Return a time without the zeros at the end of its fraction."""
     return value.rstrip(b"0").rstrip(b".") if b"." in value else value
-
-
-def _checked_json(value: bytes) -> bytes:
-    """Return the text of MariaDB's JSON as it is, or as a string if it is not JSON: MariaDB accepts more than that."""
-    try:
-        json.loads(value, parse_int=str, parse_float=str, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return texts([value])[0]
-    return value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
 
 
 _BY_TYPE: Final[Mapping[int, ColumnEncoder]] = {

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.faults import Fault, poll_error
+from pollcast.poller.sources.poll_error import PollError
 from pollcast.services.catalogue.query import Query
-from pollcast.services.errors import PollFailed, PollStale
 
 NAMES: Final = {
     1040: "con_count_error",
@@ -22,6 +22,7 @@ NAMES: Final = {
     1142: "tableaccess_denied_error",
     1143: "columnaccess_denied_error",
     1146: "no_such_table",
+    1153: "net_packet_too_large",
     1205: "lock_wait_timeout",
     1213: "lock_deadlock",
     1222: "wrong_number_of_columns_in_select",
@@ -32,6 +33,7 @@ NAMES: Final = {
     1305: "sp_does_not_exist",
     1317: "query_interrupted",
     1365: "division_by_zero",
+    1367: "illegal_value_for_type",
     1370: "procaccess_denied_error",
     1412: "table_def_changed",
     1525: "wrong_value",
@@ -49,18 +51,21 @@ NAMES: Final = {
 TIMED_OUT: Final = frozenset({1317, 1969, 3024})
 """Errors of a statement that was canceled: by KILL QUERY, by MariaDB's max_statement_time, by max_execution_time."""
 
-_LOCKED: Final = frozenset({1205, 3572})
-_ROLLED_BACK: Final = frozenset({1020, 1213, 1412, 1614, 1615})
-"""Errors after which a statement may succeed at once: a deadlock, changed rows, a table that has just been altered."""
+FAULTS: Final = {
+    Fault.CANCELED: TIMED_OUT,
+    Fault.LOCKED: {1205, 3572},
+    Fault.OUT_OF_RESOURCE: {3, 1021, 1028, 1037, 1038, 1041, 1114, 1135, 1206, 1374, 1436, 3019, 4165},
+    Fault.ROLLED_BACK: {1020, 1213, 1412, 1614, 1615},  # a deadlock, changed rows, a table that has just been altered
+    Fault.UNAVAILABLE: {
+        *(1040, 1047, 1053, 1077, 1078, 1079, 1129, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1226, 1927, 3032, 3168),
+        4031,
+    },
+    Fault.STATEMENT: {1044, 1045, 1049, 1142, 1143, 1227, 1290, 1370, 1792},  # what the role may not do, no database
+}
+"""The errors of each class, beside those whose SQLSTATE says that the text is wrong."""
 
-_OUT_OF_RESOURCE: Final = frozenset({3, 1021, 1028, 1037, 1038, 1041, 1114, 1135, 1206, 1374, 1436, 3019, 4165})
-_UNAVAILABLE: Final = frozenset(
-    {1040, 1047, 1053, 1077, 1078, 1079, 1129, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1226, 1927, 3032, 3168, 4031}
-)
-"""Errors of a server that has too many clients, starts, ends, or is cut off from its cluster."""
-
-_STATEMENT: Final = frozenset({1044, 1045, 1049, 1142, 1143, 1227, 1290, 1370, 1792})
-"""Errors that do not depend on values: what the role may not do, a database that does not exist."""
+_PARSE_ERROR: Final = 1064
+"""The error of a syntax that does not exist. It can depend on values, which are literals: `limit (-1)`."""
 
 
 class ServerError(NamedTuple):
@@ -72,36 +77,10 @@ class ServerError(NamedTuple):
 
 
 def classify(error: ServerError, query: Query, *, connected: bool = False, timed_out: bool = True) -> PollError:
-    """Return the poll error for an error that a statement of the query ended with.
-
-    `connected` means that the connection has survived the error: then the error is one of the statement, whatever its
-    number, for SQL can raise any. `timed_out` means that the statement has taken as long as its timeout.
-    """
-    number = error.number
+    """Return the poll error for an error that a statement of the query ended with (sources/faults.py)."""
+    number, statement = error.number, error.sqlstate.startswith("42")
+    fault = next((fault for fault, numbers in FAULTS.items() if number in numbers), None)
+    fault = fault or (Fault.STATEMENT if statement else Fault.TOPIC)
+    refused = statement and not (number == _PARSE_ERROR and query.params)
     named = f"{NAMES.get(number, 'error')} ({number})"
-
-    def stale(reason: str, scope: Scope) -> PollError:
-        return PollError(PollStale(reason), scope, error.message)
-
-    if number in TIMED_OUT and connected and not timed_out:
-        return stale(f"the query was canceled before its timeout: {named}", Scope.TOPIC)
-    if number in TIMED_OUT:
-        return stale(f"the query took longer than its timeout of {query.timeout:g} s", Scope.TOPIC_OR_SIZE)
-    if number in _LOCKED:
-        return stale("a table that the query needs is locked", Scope.STATEMENT)
-    if number in _OUT_OF_RESOURCE:
-        return stale(f"the database is out of a resource: {named}", Scope.TOPIC_OR_SIZE)
-    if number in _ROLLED_BACK:
-        return stale(f"the database rolled the poll back: {named}", Scope.STATEMENT)
-    if number in _UNAVAILABLE and connected:
-        return stale(f"the query was interrupted: {named}", Scope.TOPIC)
-    if number in _UNAVAILABLE:
-        return stale(f"the database is unavailable: {named}", Scope.DATABASE)
-    refused = error.sqlstate.startswith("42")
-    scope = Scope.STATEMENT if refused or number in _STATEMENT else Scope.TOPIC
-    return PollError(PollFailed(f"the query failed: {named}"), scope, error.message, refused)
-
-
-def lost(message: str) -> PollError:
-    """Return the poll error for a connection that ended without an error of the server. `message` is for the log."""
-    return PollError(PollStale("the connection to the database was lost"), Scope.DATABASE, message)
+    return poll_error(fault, named, query, error.message, connected=connected, timed_out=timed_out, refused=refused)

@@ -13,36 +13,35 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from asyncmy.errors import MySQLError
 
 from pollcast.poller.mysql.encoding import encoder, type_of
-from pollcast.poller.mysql.errors import TIMED_OUT, ServerError, classify, lost
+from pollcast.poller.mysql.errors import TIMED_OUT, ServerError, classify
 from pollcast.poller.mysql.literals import bound
-from pollcast.poller.mysql.trip_text import LOCK_SECONDS, trip_text
+from pollcast.poller.mysql.trip_text import LOCK_SECONDS, fitting, trip_text
 from pollcast.poller.mysql.wire import Wire, column
 from pollcast.poller.sources.answer import Answer
 from pollcast.poller.sources.describing import row_type
+from pollcast.poller.sources.faults import lost
 from pollcast.poller.sources.guard import GRACE_SECONDS, Guard
 from pollcast.poller.sources.names import application_name
-from pollcast.poller.sources.outcome import LostConnection, Outcome, Outgrown, Trip
-from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.outcome import LostConnection, Outcome, Trip
+from pollcast.poller.sources.poll_error import PollError
 from pollcast.poller.sources.raw_rows import KnownRows
 from pollcast.poller.sources.row_encoder import NoSuchColumn, RowEncoder
 from pollcast.poller.sources.row_type import Column
 from pollcast.poller.sources.samples import samples
 from pollcast.poller.sources.source import Description
 from pollcast.poller.sources.statement import Statement
+from pollcast.poller.sources.trips import blamed, in_turn
 from pollcast.services.catalogue.query import Query
 
 LEXICAL_MODES = frozenset(
     {"ANSI_QUOTES", "NO_BACKSLASH_ESCAPES", "ANSI", "DB2", "MAXDB", "MSSQL", "ORACLE", "POSTGRESQL"}
 )
 """Modes of a server in which a text means something else than pollcast.services.catalogue.mysql_text reads in it."""
-
-_CANCELED_BEFORE = 0.9
-"""Share of the timeout below which a canceled statement was not canceled by the timeout."""
 
 _ERRORS = (MySQLError, OSError)
 
@@ -86,31 +85,25 @@ class MysqlSession:
 
     async def run(self, trip: Trip) -> list[Outcome]:
         """Run the statements of the trip, and return the outcomes of the first ones, or of all."""
-        loop, guard, answers = asyncio.get_running_loop(), Guard(self._wire.abort), trip.answers
-        outcomes: list[Outcome] = []
-        sent = ended = loop.time()
-        self._occupied = True
-        with guard.allowing(GRACE_SECONDS):
-            for statement, answer in zip(trip.statements, answers, strict=True):
-                before = loop.time()
-                try:
-                    if answer is answers[0]:
-                        await self._wire.send(self._text(trip))
+        count = fitting([statement.sql for statement in trip.statements])
+        trip = replace(trip, statements=trip.statements[:count], answers=trip.answers[:count])
+        guard = Guard(self._wire.abort)
+
+        async def read(statement: Statement, answer: Answer) -> Outcome:
+            try:
+                if answer is trip.answers[0]:
+                    await self._wire.send(self._text(trip))
                     guard.allow(trip.seconds + GRACE_SECONDS)
-                    outcomes.append(await self._read(trip.query, statement, answer))
-                except _ERRORS as error:
-                    # A statement may have begun before the answer of the one before it was read.
-                    timed_out = trip.limited or loop.time() - guard.begun >= trip.seconds * _CANCELED_BEFORE
-                    outcomes.append(await self._outcome(error, guard, trip, timed_out))
-                ended = loop.time()
-                answer.seconds = ended - (min(guard.begun, ended) if answer is answers[0] else before)
-                if outcomes[-1] is not answer or self._wire.broken or (ended - sent > trip.seconds):
-                    break
-        if len(outcomes) < len(answers) and outcomes[-1] is answers[len(outcomes) - 1]:
+                return await self._read(trip.query, statement, answer)
+            except _ERRORS as error:
+                return await self._outcome(error, guard, trip)
+
+        self._occupied = True
+        outcomes = await in_turn(trip, guard, read, lambda last: isinstance(last, Answer) and not self._wire.broken)
+        if len(outcomes) < len(trip.answers) and isinstance(outcomes[-1], Answer):
             self._wire.abort()  # and so `close` ends the rest of the trip
         else:
             self._occupied = False
-        trip.share_latency(len(outcomes), ended - sent)
         return outcomes
 
     async def describe(self, query: Query, seconds: float) -> Description:
@@ -157,26 +150,22 @@ class MysqlSession:
         await self._next()
         return outcome
 
-    async def _outcome(
-        self, error: Exception, guard: Guard, trip: Trip, timed_out: bool
-    ) -> PollError | LostConnection | Outgrown:
+    async def _outcome(self, error: Exception, guard: Guard, trip: Trip) -> Outcome:
         """Return the outcome of a statement that ended with this error, and end its transaction."""
-        query, told = trip.query, _told(error)
+        told = _told(error)
         with contextlib.suppress(*_ERRORS):
             if told is not None:
                 await self._all("rollback")
             else:
                 self._wire.abort()
-        broken = self._wire.broken
-        if told is None or broken:
-            found = lost(str(error)) if told is None else classify(told, query)
-            silently = guard.broke or (guard.renewed and told is None)
-            if guard.renewed:  # the server had just begun, so if this happens twice the statement is at fault
-                found = replace(found, scope=Scope.TOPIC_OR_SIZE if guard.broke else Scope.TOPIC)
-            return LostConnection(found, silently)
-        if told.number in TIMED_OUT and timed_out and trip.outgrows:
-            return Outgrown.OUTGROWN
-        return classify(told, query, connected=guard.renewed, timed_out=timed_out)
+        return blamed(
+            trip,
+            guard,
+            partial(_poll_error, error, trip.query),
+            lost=told is None or self._wire.broken,
+            silently=told is None,
+            canceled=told is not None and told.number in TIMED_OUT,
+        )
 
     def _text(self, trip: Trip) -> str:
         statements = [statement.sql for statement in trip.statements]
@@ -200,6 +189,11 @@ def _row_encoder(descriptions: tuple[bytes, ...], key: tuple[str, ...]) -> RowEn
     """Return the encoder of rows whose columns are described so. Raises NoSuchColumn if the key has another column."""
     columns = [column(each) for each in descriptions]
     return RowEncoder([(each.name, encoder(each)) for each in columns], key)
+
+
+def _poll_error(error: Exception, query: Query, *, connected: bool, timed_out: bool) -> PollError:
+    told = _told(error)
+    return lost(str(error)) if told is None else classify(told, query, connected=connected, timed_out=timed_out)
 
 
 def _told(error: Exception) -> ServerError | None:

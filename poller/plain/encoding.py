@@ -50,11 +50,18 @@ def encode_timestamptz(values: list[bytes]) -> list[bytes]:
     return [b'"%b"' % _HOURS_ONLY.sub(b":00", value.replace(b" ", b"T", 1)) for value in values]
 
 
+_BYTE = re.compile(rb"\\(\\|[0-3][0-7]{2})")
+
+
 def encode_bytea(values: list[bytes]) -> list[bytes]:
-    """Return strings of hexadecimal digits after `\\x`."""
+    """Return strings of hexadecimal digits after `\\x`, also of values in the format of `bytea_output = escape`."""
     if all(value.startswith(b"\\x") for value in values):
         return [b'"\\%b"' % value for value in values]
-    return texts(values)
+    return [b'"\\\\x%b"' % _BYTE.sub(_byte, value).hex().encode() for value in values]
+
+
+def _byte(found: re.Match[bytes]) -> bytes:
+    return b"\\" if found[1] == b"\\" else bytes([int(found[1], 8)])
 
 
 def encode_vector(encode: ColumnEncoder, values: list[bytes]) -> list[bytes]:

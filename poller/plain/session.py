@@ -39,6 +39,7 @@ from pollcast.poller.sources.row_encoder import NoSuchColumn, RowEncoder
 from pollcast.poller.sources.row_type import Column, RowType
 from pollcast.poller.sources.samples import samples
 from pollcast.poller.sources.statement import Statement
+from pollcast.poller.sources.trips import in_turn, timed_out
 from pollcast.services.catalogue.query import Query
 from pollcast.services.process import logs
 
@@ -50,9 +51,6 @@ OWN_TIME_SECONDS = 0.5
 """Time beyond the statement's that a server with `statement_timeout` has to end it, in seconds."""
 
 _DIALECT = PlainDialect()
-
-_CANCELED_BEFORE = 0.9
-"""Share of the timeout below which a canceled statement was not canceled by the timeout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,38 +101,27 @@ class PlainSession(PostgresqlSession):
 
     async def _run(self, trip: Trip) -> list[Outcome]:
         """Run the statements, all of which are sent at once."""
-        loop, guard = asyncio.get_running_loop(), Guard(self._connection.cut)
+        guard = Guard(self._connection.cut)
         cursor = TextCursor(self._connection, pipeline=self._features.pipeline)
-        allowed, answers = trip.seconds, trip.answers
-        outcomes: list[Outcome] = []
-        sent = ended = loop.time()
-        with guard.allowing(GRACE_SECONDS):
-            for statement, answer in zip(trip.statements, answers, strict=True):
-                before = loop.time()
-                try:
-                    if answer is answers[0]:
-                        await self._send(cursor, trip, lambda: guard.allow(allowed + GRACE_SECONDS))
-                    async with self._canceling(allowed):
-                        await self._read(cursor, trip.query, statement, answer)
-                    if statement.described:
-                        answer.columns = cursor.columns
-                    outcomes.append(answer)
-                except psycopg.Error as error:
-                    # When the statement began is not known: an answer may be read long after it has come.
-                    timed_out = trip.limited or loop.time() - sent >= allowed * _CANCELED_BEFORE
-                    outcomes.append(self._outcome(canceled(error) if timed_out else error, guard, trip, timed_out))
-                except NoSuchColumn as error:
-                    outcomes.append(error.error)
-                    await self._leave()
-                ended = loop.time()
-                answer.seconds = ended - (min(guard.begun, ended) if answer is answers[0] else before)
-                if answer is answers[-1] or not self._in_order(outcomes[-1]):
-                    break
-                if ended - sent > allowed:
-                    await self._leave()
-                    break
-                guard.allow(allowed + GRACE_SECONDS)
-        trip.share_latency(len(outcomes), ended - sent)
+
+        async def read(statement: Statement, answer: Answer) -> Outcome:
+            try:
+                if answer is trip.answers[0]:
+                    await self._send(cursor, trip, lambda: guard.allow(trip.seconds + GRACE_SECONDS))
+                async with self._canceling(trip.seconds):
+                    await self._read(cursor, trip.query, statement, answer)
+            except psycopg.Error as error:
+                return self._outcome(canceled(error) if timed_out(trip, guard) else error, guard, trip)
+            except NoSuchColumn as error:
+                await self._leave()
+                return error.error
+            if statement.described:
+                answer.columns = cursor.columns
+            return answer
+
+        outcomes = await in_turn(trip, guard, read, self._in_order)
+        if len(outcomes) < len(trip.answers) and self._in_order(outcomes[-1]):
+            await self._leave()
         return outcomes
 
     def _in_order(self, outcome: Outcome) -> bool:

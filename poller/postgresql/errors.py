@@ -11,67 +11,46 @@ import psycopg
 import psycopg.errors
 
 from pollcast.poller.postgresql.statement import query_alias
+from pollcast.poller.sources.faults import Fault, lost, poll_error
 from pollcast.poller.sources.poll_error import PollError, Scope
 from pollcast.services.catalogue.query import Query
-from pollcast.services.errors import PollFailed, PollStale
+from pollcast.services.errors import PollFailed
 
-_UNAVAILABLE = ("08", "57", "58")  # connection exceptions, operator intervention, system errors
-_OUT_OF_RESOURCE = {"53100", "53200", "53400"}  # disk_full, out_of_memory, configuration_limit_exceeded
 QUERY_CANCELED = "57014"  # by statement_timeout, by a DBA, or raised by SQL
-_LOCK_NOT_AVAILABLE = "55P03"
 _UNDEFINED_COLUMN = "42703"
-_INSUFFICIENT_PRIVILEGE = "42501"  # found when execution starts, so it has no position in the statement
+_FAULTS = {
+    QUERY_CANCELED: Fault.CANCELED,
+    "55P03": Fault.LOCKED,  # lock_not_available
+    **dict.fromkeys(("53100", "53200", "53400"), Fault.OUT_OF_RESOURCE),  # disk, memory, configuration_limit_exceeded
+    "40": Fault.ROLLED_BACK,  # a deadlock, or a conflict with recovery on a standby
+    **dict.fromkeys(("08", "53", "57", "58"), Fault.UNAVAILABLE),
+    "42501": Fault.STATEMENT,  # insufficient_privilege: found when execution starts, so it has no position
+    **dict.fromkeys(("25", "28", "3D", "3F"), Fault.STATEMENT),
+}
+"""The class of errors by SQLSTATE, or by its first two characters; others depend on whether the text was refused."""
 
 
 def classify(error: psycopg.Error, query: Query, *, connected: bool = False, timed_out: bool = True) -> PollError:
-    """Return the poll error for an error of psycopg that a statement of the query ended with.
-
-    `connected` means that the connection has survived the error: then the error is one of the statement, whatever its
-    class, for SQL can raise any. `timed_out` means that the statement has taken as long as its timeout.
-    """
+    """Return the poll error for an error of psycopg that a statement of the query ended with (sources/faults.py)."""
     sqlstate = error.sqlstate
     if sqlstate is None:
         return _without_sqlstate(error)
     message = error.diag.message_primary or ""
-    kind = sqlstate[:2]
-    named = f"{condition(sqlstate)} ({sqlstate})"
-
-    def stale(reason: str, scope: Scope) -> PollError:
-        return PollError(PollStale(reason), scope, message)
-
-    def failed(reason: str, scope: Scope) -> PollError:
-        return PollError(PollFailed(reason), scope, message, refused)
-
-    refused = kind == "42" and error.diag.statement_position is not None
-    if sqlstate == QUERY_CANCELED and connected and not timed_out:
-        return stale(f"the query was canceled before its timeout: {named}", Scope.TOPIC)
-    if sqlstate == QUERY_CANCELED:
-        return stale(f"the query took longer than its timeout of {query.timeout:g} s", Scope.TOPIC_OR_SIZE)
-    if sqlstate == _LOCK_NOT_AVAILABLE:
-        return stale("a table that the query needs is locked", Scope.STATEMENT)
-    if sqlstate in _OUT_OF_RESOURCE:
-        return stale(f"the database is out of a resource: {named}", Scope.TOPIC_OR_SIZE)
-    if kind == "40":  # rolled back: a deadlock, or a conflict with recovery on a standby
-        return stale(f"the database rolled the poll back: {named}", Scope.STATEMENT)
-    if connected and (kind == "53" or kind in _UNAVAILABLE):
-        return stale(f"the query was interrupted: {named}", Scope.TOPIC)
-    if kind == "53" or kind in _UNAVAILABLE:
-        return stale(f"the database is unavailable: {named}", Scope.DATABASE)
     if sqlstate == _UNDEFINED_COLUMN and query_alias(query) in message:
         missing = next((column for column in query.key if f"{query_alias(query)}.{column} " in f"{message} "), "")
-        return failed(f"the result has no column {missing}, which its key names", Scope.STATEMENT)
-    if refused or sqlstate == _INSUFFICIENT_PRIVILEGE or kind in ("25", "28", "3D", "3F"):
-        return failed(f"the query failed: {named}", Scope.STATEMENT)
-    return failed(f"the query failed: {named}", Scope.TOPIC)
+        reason = f"the result has no column {missing}, which its key names"
+        return PollError(PollFailed(reason), Scope.STATEMENT, message, error.diag.statement_position is not None)
+    refused = sqlstate[:2] == "42" and error.diag.statement_position is not None
+    fault = _FAULTS.get(sqlstate) or _FAULTS.get(sqlstate[:2]) or (Fault.STATEMENT if refused else Fault.TOPIC)
+    named = f"{condition(sqlstate)} ({sqlstate})"
+    return poll_error(fault, named, query, message, connected=connected, timed_out=timed_out, refused=refused)
 
 
 def _without_sqlstate(error: psycopg.Error) -> PollError:
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-        reason = "the connection to the database was lost"
-    else:
-        reason = "the statement could not be sent, or its result could not be read"
-        return PollError(PollFailed(reason), Scope.TOPIC, str(error))
-    return PollError(PollStale(reason), Scope.DATABASE, str(error))
+        return lost(str(error))
+    reason = "the statement could not be sent, or its result could not be read"
+    return PollError(PollFailed(reason), Scope.TOPIC, str(error))
 
 
 def condition(sqlstate: str) -> str:

@@ -10,10 +10,10 @@ class. A connection whose server does not answer in time (because it is frozen o
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 
 import psycopg
 
@@ -24,11 +24,12 @@ from pollcast.poller.postgresql.row_types import described
 from pollcast.poller.sources.answer import Answer
 from pollcast.poller.sources.guard import GRACE_SECONDS, Guard
 from pollcast.poller.sources.names import application_name
-from pollcast.poller.sources.outcome import LostConnection, Outcome, Outgrown, Trip
-from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.outcome import LostConnection, Outcome, Trip
+from pollcast.poller.sources.poll_error import PollError
 from pollcast.poller.sources.row_type import RowType
 from pollcast.poller.sources.source import Description
 from pollcast.poller.sources.statement import Statement
+from pollcast.poller.sources.trips import blamed, in_turn
 from pollcast.services.catalogue.query import Query
 from pollcast.services.process import logs
 
@@ -53,9 +54,6 @@ SET_LOCALLY = (
 
 DIGEST_COLUMNS = 4
 """Number of columns before the query's own in the answer of a statement that compares digests."""
-
-_CANCELED_BEFORE = 0.9
-"""Share of the timeout below which a canceled statement was not canceled by the timeout."""
 
 
 class PostgresqlSession:
@@ -109,52 +107,37 @@ class PostgresqlSession:
 
     async def run(self, trip: Trip) -> list[Outcome]:
         """Run the statements of the trip, and return the outcomes of the first ones, or of all."""
-        connection, answers, allowed = self._connection, trip.answers, trip.seconds
-        loop, guard, cursor = asyncio.get_running_loop(), Guard(connection.cut), ChunkCursor(connection)
-        outcomes: list[Outcome] = []
-        sent = ended = loop.time()
-        with guard.allowing(GRACE_SECONDS):
-            for statement, answer in zip(trip.statements, answers, strict=True):
-                before = loop.time()
-                try:
-                    if answer is answers[0]:
-                        common, transactions = self._transactions(trip)
-                        await cursor.send(common, transactions, lambda: guard.allow(allowed + GRACE_SECONDS))
-                    await _read(cursor, statement, answer)
-                    outcomes.append(answer)
-                except psycopg.Error as error:
-                    # A statement may have begun before the answer of the one before it was read.
-                    timed_out = trip.limited or loop.time() - guard.begun >= allowed * _CANCELED_BEFORE
-                    outcomes.append(self._outcome(error, guard, trip, timed_out))
-                ended = loop.time()
-                answer.seconds = ended - (min(guard.begun, ended) if answer is answers[0] else before)
-                if answer is answers[-1] or not isinstance(outcomes[-1], Answer | PollError) or not cursor.waiting:
-                    break
-                if ended - sent > allowed:
-                    await _abandon(connection)
-                    break
-                guard.allow(allowed + GRACE_SECONDS)
-        trip.share_latency(len(outcomes), ended - sent)
+        guard, cursor = Guard(self._connection.cut), ChunkCursor(self._connection)
+
+        async def read(statement: Statement, answer: Answer) -> Outcome:
+            try:
+                if answer is trip.answers[0]:
+                    common, transactions = self._transactions(trip)
+                    await cursor.send(common, transactions, lambda: guard.allow(trip.seconds + GRACE_SECONDS))
+                await _read(cursor, statement, answer)
+            except psycopg.Error as error:
+                return self._outcome(error, guard, trip)
+            return answer
+
+        def more(outcome: Outcome) -> bool:
+            return isinstance(outcome, Answer | PollError) and bool(cursor.waiting)
+
+        outcomes = await in_turn(trip, guard, read, more)
+        if len(outcomes) < len(trip.answers) and more(outcomes[-1]):
+            await _abandon(self._connection)
         return outcomes
 
-    def _outcome(
-        self, error: psycopg.Error, guard: Guard, trip: Trip, timed_out: bool
-    ) -> PollError | LostConnection | Outgrown:
+    def _outcome(self, error: psycopg.Error, guard: Guard, trip: Trip) -> Outcome:
         """Return the outcome of a statement that ended with this error."""
-        connection, query = self._connection, trip.query
-        lost = connection.broken or _fatal(error)
-        silently = guard.broke or (guard.renewed and connection.broken and error.sqlstate is None)
-        if not guard.renewed:
-            poll_error = classify(error, query)
-            return LostConnection(poll_error, silently) if lost else poll_error
-        # The server had just begun the transaction, so if this happens twice the statement is at fault.
-        if guard.broke:
-            return LostConnection(replace(classify(error, query), scope=Scope.TOPIC_OR_SIZE), silently)
-        if lost:
-            return LostConnection(replace(classify(error, query), scope=Scope.TOPIC), silently)
-        if error.sqlstate == QUERY_CANCELED and timed_out and trip.outgrows:
-            return Outgrown.OUTGROWN
-        return classify(error, query, connected=True, timed_out=timed_out)
+        broken = self._connection.broken
+        return blamed(
+            trip,
+            guard,
+            partial(classify, error, trip.query),
+            lost=broken or _fatal(error),
+            silently=broken and error.sqlstate is None,
+            canceled=error.sqlstate == QUERY_CANCELED,
+        )
 
     def _transactions(self, trip: Trip) -> tuple[Command, list[Transaction]]:
         timeout = max(1, round(trip.seconds * 1000))

@@ -24,6 +24,8 @@ class Guard:
         """Whether the time was up."""
         self.renewed = False
         """Whether `allow` was called, as the server has answered."""
+        self.started = math.inf
+        """Time when the scope began, in seconds on the event loop's clock."""
         self.begun = math.inf
         """Time when `allow` was first called, in seconds on the event loop's clock."""
         self._break_connection = break_connection
@@ -33,6 +35,7 @@ class Guard:
     @contextlib.contextmanager
     def allowing(self, seconds: float) -> Iterator[None]:
         """Break the connection when the scope lasts longer than this, unless more is allowed."""
+        self.started = self._loop.time()
         self._start(seconds)
         try:
             yield

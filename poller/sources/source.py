@@ -8,8 +8,10 @@ A **kind** of source (`postgresql`, `postgresql-plain`, `mysql`, `duckdb`) consi
 
 Everything else is common to all kinds and is not written again for each: the pool and its reserve, the second attempt
 after a lost connection (database.py, connections.py), budgets (budget.py), the guard that breaks a connection whose
-server does not answer (guard.py), the encoding of rows that a driver delivers as values (encoding.py). Neither
-dialects nor drivers know rounds, topics or gateways: a topic is here a mapping of parameters to values.
+server does not answer (guard.py), the encoding of rows that a driver delivers as values (row_encoder.py), the classes
+of errors (faults.py), the answers of a trip (trips.py), the thread of a driver whose calls block (thread_session.py).
+Neither dialects nor drivers know rounds, topics or gateways: a topic is here a mapping of parameters to values.
+docs/howto/new-source.md says in which order a kind is written.
 
 What a source must guarantee, whatever its kind (docs/reference/guarantees.md):
 

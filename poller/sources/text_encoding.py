@@ -6,7 +6,10 @@ few calls for many values.
 
 from __future__ import annotations
 
+import json
 import re
+
+import orjson
 
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*+')
 _ESCAPED = re.compile(rb'["\\\x00-\x1f]')
@@ -43,6 +46,22 @@ def numbers(values: list[bytes]) -> list[bytes]:
 def themselves(values: list[bytes]) -> list[bytes]:
     """Return JSON as it is."""
     return values
+
+
+def checked_json(value: bytes) -> bytes:
+    """Return JSON as it is, or as a string if it is none: MariaDB and DuckDB take more for JSON than there is."""
+    try:
+        orjson.loads(value)
+    except orjson.JSONDecodeError:  # or it has half of a surrogate pair, or a thousand levels
+        try:
+            json.loads(value.decode(), parse_int=str, parse_float=str, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            return texts([value])[0]
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
 
 
 def json_string(text: str) -> bytes:

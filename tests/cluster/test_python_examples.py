@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import LiteralString
+from urllib.request import urlopen
 
 import psycopg
 import pytest
@@ -31,7 +32,7 @@ params.limit = { type = "int", default = 10 }
 """
 ORDERS_TABLE = manual_code("howto/own-database.md", "sql")[0]
 SERVED = Served(
-    CATALOG + manual_code("howto/own-database.md", "toml")[0],
+    "\n".join([CATALOG, *manual_code("howto/own-database.md", "toml")]),
     tables=[
         *ORDERS_TABLE.split(";\n"),
         "create table tellers (teller int primary key, balance int)",
@@ -221,6 +222,16 @@ for name, path in (("service", "/orders/north"), ("acting", "/largest")):
     server.should_exit = True
     thread.join()
 """
+
+
+def test_the_manuals_query_with_a_list_and_an_optional_parameter(running: Cluster) -> None:
+    def customers(topic: str) -> list[str]:
+        with urlopen(f"http://{running.gateway(0)}/live/{topic}") as answer:
+            return [row["customer"] for row in json.load(answer)["rows"]]
+
+    assert customers("orders_of") == ["Ada", "Grace", "Edsger"]
+    assert customers("orders_of?regions=south&regions=north&customer=Ada") == ["Ada"]
+    assert customers("orders_of?regions=south") == ["Edsger"]
 
 
 def test_the_services_of_the_manual_serve_a_live_result(python: Path, running: Cluster, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 
 from pollcast.v1 import cluster_pb2, cluster_pb2_grpc, live_pb2, live_pb2_grpc
 from pollcast_client import topic, watch
-from tests.cluster.test_client_js import Follower
+from tests.cluster.clients.test_client_js import Follower
 from tests.support.cluster import Cluster, Served
 from tests.support.tokens import token
 
@@ -68,6 +68,7 @@ SERVED = Served(
         "create table orders (id int primary key, region text)",
         "insert into orders values (1, 'north'), (2, 'south'), (3, 'a&b=c, \"d\"'), (4, 'north'), (5, '')",
     ],
+    flags=("--gateways", "1", "--pollers", "1"),
 )
 
 NORTH, SOUTH = ({"id": 1, "region": "north"}, {"id": 4, "region": "north"}), ({"id": 2, "region": "south"},)

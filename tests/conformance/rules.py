@@ -20,6 +20,9 @@ CONNECTIONS = "connections"
 NETWORK = "network"
 """Pollers reach the server through a network, where connections break."""
 
+CATALOGUE = "catalogue"
+"""A catalogue can name the kind."""
+
 TOGETHER = "together"
 """One statement polls several topics."""
 
@@ -37,10 +40,11 @@ class Entry(NamedTuple):
 
 
 SUBJECTS: Mapping[str, Entry] = {
-    "postgresql": Entry("tests.conformance.postgresql", frozenset({CONNECTIONS, NETWORK, TOGETHER})),
-    "postgresql-plain": Entry("tests.conformance.plain", frozenset({CONNECTIONS, NETWORK})),
-    "mysql": Entry("tests.conformance.mysql", frozenset({CONNECTIONS, NETWORK})),
-    "duckdb": Entry("tests.conformance.duckdb", frozenset()),
+    "postgresql": Entry("tests.conformance.postgresql", frozenset({CATALOGUE, CONNECTIONS, NETWORK, TOGETHER})),
+    "postgresql-plain": Entry("tests.conformance.plain", frozenset({CATALOGUE, CONNECTIONS, NETWORK})),
+    "mysql": Entry("tests.conformance.mysql", frozenset({CATALOGUE, CONNECTIONS, NETWORK})),
+    "duckdb": Entry("tests.conformance.duckdb", frozenset({CATALOGUE})),
+    "sqlite": Entry("tests.conformance.sqlite", frozenset()),
 }
 """Each subject, by the name of its kind."""
 

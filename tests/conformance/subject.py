@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from pollcast.poller.sources.poll_error import Scope
 from pollcast.poller.sources.source import SourceKind
-from tests.conformance.rules import CONNECTIONS, NETWORK, TOGETHER
+from pollcast.services.catalogue.source_kinds import KINDS
+from tests.conformance.rules import CATALOGUE, CONNECTIONS, NETWORK, TOGETHER
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Spelling:
     decimal: str = "decimal(20, 4)"
     member: Callable[[str, str], str] = lambda column, name: f"{column} = any(%({name})s)"
     """A condition that a column is one of the values of a list parameter."""
+    union: str = "({}) union all ({})"
+    """All rows of two queries."""
     add_column: str = "alter table {table} add column {column} int default 7"
     drop_column: str = "alter table {table} drop column {column}"
 
@@ -83,6 +86,7 @@ class Subject:
     def has(self) -> frozenset[str]:
         """The things that it has, of those that rules may need."""
         found = {
+            CATALOGUE: self.kind.dialect.kind in KINDS,
             CONNECTIONS: self.disconnect is not None and self.running is not None,
             NETWORK: self.through is not None,
             TOGETHER: self.kind.dialect.can.together,

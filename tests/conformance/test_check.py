@@ -12,6 +12,7 @@ from pollcast.services.catalogue.sources import SourceEntry
 from pollcast.services.cli.doctor.look_at_sources import look_at_source
 from pollcast.services.cli.doctor.source_rules import about_source
 from pollcast.services.errors import CatalogInvalid, PollStale
+from tests.conformance.rules import CATALOGUE, needs
 from tests.conformance.subject import Subject
 
 
@@ -22,6 +23,7 @@ def parse(subject: Subject, *queries: str) -> Catalog:
     return catalogue.parse(source + "".join(tables), "c.toml")
 
 
+@needs(CATALOGUE)
 def test_queries_that_work_are_accepted_and_those_that_do_not_are_named(subject: Subject) -> None:
     environment = {"SUBJECT_URL": subject.url}
     good = "sql = 'select n from numbers where n < %(m)s order by n'\nkey = ['n']\nparams = { m = 'int' }"
@@ -42,6 +44,7 @@ def test_queries_that_work_are_accepted_and_those_that_do_not_are_named(subject:
     assert "nowhere" in raised.value.problems[0].reason
 
 
+@needs(CATALOGUE)
 def test_a_source_without_a_url_is_noted_and_one_that_is_not_there_is_named(subject: Subject) -> None:
     catalog = parse(subject, "sql = 'select n from numbers'")
     (note,) = checking.report(catalog, "c.toml", "unused").notes["q1"]
@@ -51,6 +54,7 @@ def test_a_source_without_a_url_is_noted_and_one_that_is_not_there_is_named(subj
             checking.report(catalog, "c.toml", "unused", {"SUBJECT_URL": subject.through("127.0.0.1:1")})
 
 
+@needs(CATALOGUE)
 def test_the_columns_of_rows_are_described_in_their_order(subject: Subject) -> None:
     fields = "sql = 'select n as a, n + 1 as b from numbers where n < %(m)s'\nparams = { m = 'int' }"
     catalog = parse(subject, fields, "sql = 'select n from numbers where n < 0'")
@@ -62,6 +66,7 @@ def test_the_columns_of_rows_are_described_in_their_order(subject: Subject) -> N
     assert "nowhere" in raised.value.problems[0].reason
 
 
+@needs(CATALOGUE)
 async def test_the_doctor_connects_to_a_source_and_says_what_it_is_and_what_is_wrong(subject: Subject) -> None:
     entry = SourceEntry("subject", "SUBJECT_URL", subject.kind.dialect.kind)
     seen = await look_at_source(entry, None, {"SUBJECT_URL": subject.url})

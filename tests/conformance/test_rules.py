@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from tests.conformance.rules import SUBJECTS, rules
+from pollcast.services.catalogue.source_kinds import KINDS
+from tests.conformance.rules import rules
 from tests.support.repository import ROOT
 
 
 def test_the_manual_counts_the_rules_that_each_kind_keeps_and_those_that_do_not_apply() -> None:
     applying = rules().values()
-    kept = {kind: sum(kind in kinds for kinds in applying) for kind in SUBJECTS}
+    kept = {kind: sum(kind in kinds for kinds in applying) for kind in KINDS}
     assert kept["postgresql"] == len(applying)
     manual = (ROOT / "docs/reference/sources.md").read_text().splitlines()
     (head,) = (line for line in manual if line.startswith("| | `"))

@@ -60,7 +60,8 @@ async def test_the_order_is_the_query_s_own(subject: Subject, db: Database) -> N
         ("select n from numbers where n <= 6 order by n %% 2, n desc", [6, 4, 2, 5, 3, 1]),
         ("with a as (select n from numbers where n <= 3) select n from a order by n desc limit 2", [3, 2]),
         (
-            "(select n from numbers where n < 3) union all (select n from numbers where n < 2) order by 1 desc",
+            subject.spelling.union.format("select n from numbers where n < 3", "select n from numbers where n < 2")
+            + " order by 1 desc",
             [2, 1, 1],
         ),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import orjson
 import psycopg
 
 from pollcast.services.process.leash import leash_command
+from tests.support.tokens import SECRET
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -103,6 +105,14 @@ class Served:
     flags: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    def guarded(self) -> Served:
+        """Return the cluster with the same catalogue, on tables that exist, whose one gateway requires tokens."""
+        return Served(
+            self.catalog,
+            flags=("--gateways", "1", "--pollers", "1"),
+            environment={"POLLCAST_AUTH_SECRET": SECRET},
+        )
+
     @contextlib.contextmanager
     def start(self, folder: Path, database_url: str) -> Iterator[Cluster]:
         """Create the tables in this database and run the cluster on it, in a folder that exists."""
@@ -114,6 +124,18 @@ class Served:
         flags = ("--catalog", str(file), "--database-url", database_url, *self.flags)
         with cluster(folder / "data", *flags, environment=self.environment) as up:
             yield up
+
+
+@contextlib.contextmanager
+def lasting_folder(session_folder: Path, name: str) -> Iterator[Path]:
+    """Make a folder for a fixture of the scope `package` or `session`, and remove it on leaving.
+
+    Folders of `tmp_path_factory` are removed with the module in which they were made.
+    """
+    folder = session_folder / name
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 STOCK_TABLE = "create table stock (id int primary key, name text, n int, shelf text)"

@@ -39,7 +39,7 @@ async def oracle(endpoints: list[str], namespace: str) -> AsyncIterator[Oracle]:
         cluster = ClusterService(etcd, keys, None, lambda address: rpc.channel(address, settings))
         async with (
             rpc.serve(settings, [cluster.add_to], SERVICES) as server,
-            Session.open(etcd, 5) as session,
+            Session.open(etcd, 60) as session,  # a lost lease would end the test
             asyncio.TaskGroup() as tasks,
         ):
             registration = Registration(

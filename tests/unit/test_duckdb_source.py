@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import sys
+import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,15 @@ from typing import Any
 import duckdb
 import pytest
 
+from pollcast.poller.duckdb import session
 from pollcast.poller.duckdb.dialect import DuckdbDialect
 from pollcast.poller.duckdb.driver import DuckdbDriver
-from pollcast.poller.sources.answer import Outcome
+from pollcast.poller.duckdb.instance import Instance
+from pollcast.poller.sources import thread_session
+from pollcast.poller.sources.answer import Answer, Outcome
 from pollcast.poller.sources.database import Database
 from pollcast.poller.sources.poll_error import PollError, Scope
-from pollcast.poller.sources.statement import Values
+from pollcast.poller.sources.statement import Statement, Values
 from pollcast.services.catalogue.query import Query
 from tests.support.outcomes import one_trip, reason, rows, texts
 from tests.support.poller_database import query
@@ -207,6 +211,33 @@ async def test_a_statement_ends_with_its_timeout(shop: Path) -> None:
         assert len(rows(await poll(db, query("select * from t")))) == 3
 
 
+async def test_a_statement_that_heeds_no_interrupt_is_not_begun_again_while_it_runs(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, execute = list[Any](), threading.Event(), session.DuckdbSession.execute
+
+    def stand(of: session.DuckdbSession, statement: Statement, answer: Answer, q: Query) -> None:
+        if statement.params:
+            begun.extend(statement.params)
+            go_on.wait(60)
+        execute(of, statement, answer, q)
+
+    monkeypatch.setattr(thread_session, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(session.DuckdbSession, "execute", stand)
+    driver, url = DuckdbDriver(), f"duckdb://{shop}"
+    standing = query("select %(n)s as id", timeout="0.1s", params='n = "int"')
+    async with Database.open(driver, url, 2, "poller-1") as db:
+        await db.wait_reached()
+        too_long = ("stale", "the query took longer than its timeout of 0.1 s", Scope.TOPIC_OR_SIZE)
+        for n in (1, 1, 2, 3):  # the second is the first, and the last one too many
+            assert reason(await poll(db, standing, {"n": str(n)})) == too_long
+        assert begun == ["1", "2"]
+        assert texts(await poll(db, query("select 1 as id"))) == ['{"id":1}']
+        go_on.set()
+        await eventually(lambda: not driver._instances[url].abandoned)
+        assert texts(await poll(db, replace(standing, timeout=20.0), {"n": "3"})) == ['{"id":3}']
+
+
 async def test_errors_are_blamed(shop: Path) -> None:
     cases = {
         "select from from": ("failed", "the query failed: parser error", Scope.STATEMENT),
@@ -255,6 +286,27 @@ async def test_a_successor_of_the_file_is_read_from_the_next_poll_on(shop: Path)
 async def _gives(db: Database, q: Query, expected: list[Any]) -> bool:
     outcome = await poll(db, q)
     return not isinstance(outcome, PollError) and rows(outcome) == expected
+
+
+async def test_an_instance_is_not_closed_by_its_last_session_while_another_one_opens(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, url, opening, go_on = DuckdbDriver(), f"duckdb://{shop}", threading.Event(), threading.Event()
+    first, cursor = await driver.connect(url, "poller-1"), Instance.cursor
+
+    def slowly(of: Instance) -> duckdb.DuckDBPyConnection:
+        opening.set()
+        go_on.wait(60)
+        return cursor(of)
+
+    monkeypatch.setattr(Instance, "cursor", slowly)
+    second = asyncio.create_task(driver.connect(url, "poller-1"))
+    await eventually(opening.is_set)
+    await first.close()
+    go_on.set()
+    assert (await second).usable
+    await (await second).close()
+    assert not driver._instances
 
 
 async def test_a_file_that_another_process_writes_can_not_be_reached(shop: Path) -> None:

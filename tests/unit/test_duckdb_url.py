@@ -25,6 +25,8 @@ def test_a_database_is_named_as_its_file_unless_duckdb_has_that_name() -> None:
 @pytest.mark.parametrize(
     "url",
     [
+        "duckdb:///secret%00.duckdb",
+        "duckdb:///?files=/secret%00",
         *("", "nonsense", "postgresql://me:secret@host/x", "duckdb:/shop.db?x=1", "duckdb://secret/shop.db"),
         *("duckdb:///", "duckdb:///a.db#secret", "duckdb:///a.db?threads=0", "duckdb:///a.db?threads=secret"),
         *("duckdb:///a.db?threads=1&threads=2", "duckdb:///a.db?memory_limit=80%25", "duckdb:///a.db?secret=1"),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
+
 import pytest
 
+from pollcast.poller.mysql import driver
 from pollcast.poller.mysql.driver import Address, address
 from pollcast.poller.mysql.wire import Wire, without_metadata
 
@@ -26,6 +30,8 @@ def test_a_url_has_parts() -> None:
         ("mysql://host/?secret=1", "has an option that does not exist"),
         ("mysql://host/?ssl-mode=secret", "has another ssl-mode than DISABLED"),
         ("mysql://host/?connect_timeout=secret", "has a connect_timeout that is no number of seconds"),
+        ("mysql://host/?connect_timeout=0", "has a connect_timeout that is no number of seconds"),
+        (f"mysql://host/?connect_timeout={10**400}", "has a connect_timeout that is no number of seconds"),
     ],
 )
 def test_a_wrong_url_is_refused_without_repeating_it(url: str, words: str) -> None:
@@ -57,3 +63,28 @@ def test_the_driver_has_what_a_wire_uses_beyond_its_documentation() -> None:
     assert all(hasattr(Wire, name) for name in (*members, "query", "next_result", "prepare", "_deprecate_eof"))
     assert hasattr(MySQLResult, "_read_rowdata_packet_unbuffered")
     assert hasattr(MySQLResult, "_take_pending_rows")
+
+
+async def test_a_server_that_answers_nonsense_ends_no_more_than_the_attempt_to_kill_a_statement() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(bytes(1000))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        await driver._kill(address(f"mysql://me@127.0.0.1:{port}/"), "node-1", b"1")
+
+
+def test_authorities_are_read_only_where_they_are_asked() -> None:
+    for mode, verified, host in (
+        ("PREFERRED", ssl.CERT_NONE, False),
+        ("REQUIRED", ssl.CERT_NONE, False),
+        ("VERIFY_CA", ssl.CERT_REQUIRED, False),
+        ("VERIFY_IDENTITY", ssl.CERT_REQUIRED, True),
+    ):
+        options = driver._tls(address(f"mysql://host/?ssl-mode={mode}"))
+        context = options["ssl"]
+        assert (context.verify_mode, context.check_hostname) == (verified, host)
+        assert verified or not context.get_ca_certs()
+        assert options["tls_if_offered"] == (mode == "PREFERRED")
+    assert driver._tls(address("mysql://host/?ssl-mode=DISABLED")) == {}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pollcast.poller.mysql.dialect import MysqlDialect
 from pollcast.poller.mysql.literals import literal
-from pollcast.poller.mysql.trip_text import trip_text
+from pollcast.poller.mysql.trip_text import MAX_BYTES, fitting, trip_text
 from pollcast.services.catalogue.query import Param, Query
 from pollcast.services.catalogue.values import TYPES, ParamType, Value, canonical
 
@@ -76,7 +76,16 @@ def test_topics_do_not_share_statements() -> None:
 def test_a_trip_has_settings_and_a_transaction_for_each_statement() -> None:
     one = "start transaction read only;/* pollcast n  q */ select 1\n;commit"
     two = "start transaction read only;/* pollcast n  q */ select 2\n;commit"
-    mariadb = trip_text(["select 1", "select 2"], 0.25, 11, "pollcast n*/  q", mariadb=True)
-    assert mariadb == f"set max_statement_time=0.250, sql_select_limit=11, lock_wait_timeout=1;{one};{two}"
+    common = "lock_wait_timeout=1, time_zone='+00:00', names utf8mb4"
+    mariadb = trip_text(["select 1", "select 2"], 0.25, 11, "pollcast n  q", mariadb=True)
+    assert mariadb == f"set max_statement_time=0.250, sql_select_limit=11, {common};{one};{two}"
     mysql = trip_text(["select 1"], 0.0001, 1, "pollcast n  q", mariadb=False)
-    assert mysql == f"set max_execution_time=1, sql_select_limit=1, lock_wait_timeout=1;{one}"
+    assert mysql == f"set max_execution_time=1, sql_select_limit=1, {common};{one}"
+    assert "/* pollcast n** // q */" in trip_text(["select 1"], 1, 1, "pollcast n**// q", mariadb=True)
+
+
+def test_statements_beyond_a_mebibyte_share_no_trip() -> None:
+    assert fitting(["x" * MAX_BYTES, "x"]) == 1
+    assert fitting(["x" * (MAX_BYTES + 1)]) == 1
+    assert fitting(["é" * (MAX_BYTES // 8), "x" * (MAX_BYTES // 2), "x"]) == 2
+    assert fitting(["select 1"] * 1000) == 1000

@@ -8,7 +8,8 @@ import pytest
 
 from pollcast.poller.mysql import encoding
 from pollcast.poller.mysql.encoding import Column, encoder
-from pollcast.poller.mysql.errors import ServerError, classify, lost
+from pollcast.poller.mysql.errors import ServerError, classify
+from pollcast.poller.sources.faults import lost
 from pollcast.poller.sources.poll_error import Scope
 from pollcast.services.catalogue.query import Query
 

@@ -189,6 +189,25 @@ async def test_a_good_topic_ends_a_wrong_verdict() -> None:
     assert rounds.outcomes[0] == result(0)
 
 
+@pytest.mark.parametrize("verdict", [None, BAD_VALUE, REFUSED])
+@pytest.mark.parametrize("error", [BAD_VALUE, REFUSED])
+async def test_topics_that_fail_alike_spoil_none_that_works_where_each_has_a_statement(
+    error: PollError, verdict: PollError | None
+) -> None:
+    rounds = Rounds(103, dict.fromkeys(range(100), error), choice=False, known=range(100, 103))
+    for topic in rounds.topics[100:]:
+        topic.state = "live"
+    rounds.batching.verdict = verdict  # of a round in which nothing has worked yet
+    for _ in range(3):
+        await rounds.run()
+        assert {n: rounds.outcomes.get(n, result(n)) for n in (100, 101, 102)} == {
+            n: result(n) for n in (100, 101, 102)
+        }
+        rounds.now += 1
+    assert rounds.batching.verdict is None
+    assert rounds.blamed
+
+
 async def test_all_topics_get_a_result_in_the_round_in_which_the_cause_has_ended() -> None:
     rounds = await Rounds(1000, dict.fromkeys(range(1000), BAD_VALUE)).run()
     rounds.at_fault = {}

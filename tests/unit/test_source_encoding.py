@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pollcast.poller.plain.encoding import encode_bytea
 from pollcast.poller.sources import encoding
 from pollcast.poller.sources.poll_error import Scope
 from pollcast.poller.sources.row_encoder import ColumnEncoder, NoSuchColumn, RowEncoder, each
@@ -129,3 +130,14 @@ def test_numbers_from_the_server_that_json_does_not_have_are_strings() -> None:
         b'"NaN"',
         b'".5"',
     ]
+
+
+@given(st.lists(st.binary(), min_size=1))
+def test_bytes_of_postgresql_are_hexadecimal_digits_in_either_of_its_formats(values: list[bytes]) -> None:
+    def escaped(byte: int) -> bytes:
+        plain = b"\\\\" if byte == 0x5C else bytes([byte])
+        return plain if 0x20 <= byte < 0x7F else b"\\%03o" % byte
+
+    found = encode_bytea([b"".join(map(escaped, value)) for value in values])
+    assert [json.loads(each) for each in found] == ["\\x" + value.hex() for value in values]
+    assert encode_bytea([b"\\x" + value.hex().encode() for value in values]) == found

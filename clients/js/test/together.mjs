@@ -1,5 +1,5 @@
 // Watches a topic on a real gateway twice on one socket, and prints each change as a line of JSON with the number of the
-// watch; tests/cluster/test_client_losses.py runs it. A line on stdin stops the second watch.
+// watch; tests/cluster/clients/test_client_losses.py runs it. A line on stdin stops the second watch.
 //   node together.mjs http://HOST:PORT TOPIC
 import readline from "node:readline"
 import WebSocket from "ws"

@@ -4,12 +4,13 @@ must still get every change, and no log may hold a secret."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from pollcast.services.local.postgres_server import PostgresServer
-from tests.support.cluster import Cluster, Served
+from tests.support.cluster import Cluster, Served, lasting_folder
 from tests.support.databases import new_database
 from tests.support.hostile import (
     AUDIENCE,
@@ -83,9 +84,13 @@ SERVED = Served(
 
 
 @pytest.fixture(scope="package")
-def running(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer) -> Iterator[Cluster]:
+def running(session_folder: Path, postgres_server: PostgresServer) -> Iterator[Cluster]:
     """The attacked cluster: one gateway and one poller, shared by all modules of this folder."""
-    with new_database(postgres_server) as url, SERVED.start(tmp_path_factory.mktemp("attacks"), url) as up:
+    with (
+        new_database(postgres_server) as url,
+        lasting_folder(session_folder, "attacks") as folder,
+        SERVED.start(folder, url) as up,
+    ):
         yield up
         check_logs(up)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from pollcast.services.local.postgres_server import PostgresServer
-from tests.support.cluster import STOCK_TABLE, Cluster, Served
+from tests.support.cluster import STOCK_TABLE, Cluster, Served, lasting_folder
 from tests.support.databases import new_database
 from tests.support.phoenix_js import PhoenixJs
 
@@ -70,7 +71,11 @@ async def phoenix() -> AsyncIterator[PhoenixJs]:
 
 
 @pytest.fixture(scope="package")
-def running(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer) -> Iterator[Cluster]:
+def running(session_folder: Path, postgres_server: PostgresServer) -> Iterator[Cluster]:
     """The cluster, with an etcd and a database of its own."""
-    with new_database(postgres_server) as url, SERVED.start(tmp_path_factory.mktemp("running"), url) as up:
+    with (
+        new_database(postgres_server) as url,
+        lasting_folder(session_folder, "delivery") as folder,
+        SERVED.start(folder, url) as up,
+    ):
         yield up

@@ -12,32 +12,8 @@ import pytest
 
 from pollcast_client import Change, Connected, Disconnected, Event, Joined, Pushed, Refused, Watch, topic, watch
 from tests.support.balancer import Balancer
-from tests.support.cluster import STOCK_TABLE, Cluster, Served
+from tests.support.cluster import Cluster
 from tests.support.tokens import token
-
-CATALOG = """
-[queries.stock]
-sql = "select id, name, n from stock where shelf = %(shelf)s order by n desc, id"
-key = ["id"]
-interval = "100ms"
-presence = true
-[queries.stock.params]
-shelf = "text"
-
-[queries.total]
-sql = "select coalesce(sum(n), 0) as total from stock"
-interval = "100ms"
-
-[queries.broken]
-sql = "select 1 / n as one from (values (0)) v(n)"
-interval = "100ms"
-
-[queries.sales]
-sql = "select 1 as one"
-roles = ["sales"]
-"""
-
-SERVED = Served(CATALOG, tables=[STOCK_TABLE])
 
 STOCK = topic("stock", shelf="a")
 

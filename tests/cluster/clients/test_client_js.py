@@ -12,20 +12,10 @@ import psycopg
 import pytest
 
 from tests.support.balancer import Balancer
-from tests.support.cluster import STOCK_TABLE, Cluster, Served
+from tests.support.cluster import Cluster
 from tests.support.node_js import Script, running_script
 from tests.support.repository import ROOT
 from tests.support.tokens import token
-
-CATALOG = """
-[queries.stock]
-sql = "select id, n from stock where shelf = 'a' order by n desc, id"
-key = ["id"]
-interval = "100ms"
-presence = true
-"""
-
-SERVED = Served(CATALOG, tables=[STOCK_TABLE])
 
 SCRIPT = ROOT / "clients" / "js" / "test" / "follow.mjs"
 
@@ -100,7 +90,7 @@ async def test_the_client_applies_deltas_and_resumes_with_the_deltas_that_it_mis
     async with Balancer.start([running.gateway(0)]) as balancer, AsyncExitStack() as stack:
         balancer.refuses_upgrades = not websockets
         flags = () if websockets else ("--fallback",)
-        follower = await stack.enter_async_context(Follower.start(balancer.url, "live:stock", *flags))
+        follower = await stack.enter_async_context(Follower.start(balancer.url, "live:first_shelf", *flags))
         await follower.until(rows((1, 5), (2, 3)))
         stock.execute("update stock set n = 9 where id = 2")
         assert (await follower.until(rows((2, 9), (1, 5))))[-1]["kind"] == "delta"
@@ -111,9 +101,9 @@ async def test_the_client_applies_deltas_and_resumes_with_the_deltas_that_it_mis
 
 async def test_the_client_lists_the_members_of_both_gateways(running: Cluster, stock: psycopg.Connection[Any]) -> None:
     one, two = (f"http://{running.gateway(number)}" for number in (0, 1))
-    async with Follower.start(one, "live:stock", "alice") as alice:
+    async with Follower.start(one, "live:first_shelf", "alice") as alice:
         await alice.until(lambda line: line["presence"] == ["alice"])
-        async with Follower.start(two, "live:stock", "bob"):
+        async with Follower.start(two, "live:first_shelf", "bob"):
             await alice.until(lambda line: sorted(line["presence"]) == ["alice", "bob"])
 
 
@@ -132,9 +122,9 @@ async def test_a_token_renewed_in_time_keeps_the_connection_and_one_that_expires
     async with (
         Balancer.start([guarded.gateway()]) as kept,
         Balancer.start([guarded.gateway()]) as lost,
-        Follower.start(kept.url, "live:stock", "--tokens") as renewing,
-        Follower.start(kept.url, "live:stock", "--tokens") as mistaken,
-        Follower.start(lost.url, "live:stock", "--tokens") as late,
+        Follower.start(kept.url, "live:first_shelf", "--tokens") as renewing,
+        Follower.start(kept.url, "live:first_shelf", "--tokens") as mistaken,
+        Follower.start(lost.url, "live:first_shelf", "--tokens") as late,
     ):
         requests = [(follower, await follower.token_request(None)) for follower in (renewing, mistaken, late)]
         brief = token(4)  # made now, as the processes may have taken long to start
@@ -163,7 +153,7 @@ async def test_a_token_renewed_in_time_keeps_the_connection_and_one_that_expires
 async def test_the_client_requests_another_token_after_one_that_was_refused(
     guarded: Cluster, stock: psycopg.Connection[Any]
 ) -> None:
-    async with Follower.start(f"http://{guarded.gateway()}", "live:stock", "--tokens") as follower:
+    async with Follower.start(f"http://{guarded.gateway()}", "live:first_shelf", "--tokens") as follower:
         follower.answer(await follower.token_request(None), token(-5))
         await follower.until(closed)
         follower.answer(await follower.token_request(None), token(60))

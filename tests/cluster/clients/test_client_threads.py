@@ -13,19 +13,8 @@ import pydantic
 import pytest
 
 from pollcast_client import Change, Client, Live, Refused, topic
-from tests.support.cluster import STOCK_TABLE, Cluster, Served
+from tests.support.cluster import Cluster
 from tests.support.tokens import token
-
-CATALOG = """
-[queries.stock]
-sql = "select id, name, n from stock where shelf = %(shelf)s order by n desc, id"
-key = ["id"]
-interval = "100ms"
-[queries.stock.params]
-shelf = "text"
-"""
-
-SERVED = Served(CATALOG, tables=[STOCK_TABLE], flags=["--gateways", "1", "--pollers", "1"])
 
 STOCK = topic("stock", shelf="a")
 ROWS = [{"id": 1, "name": "apple", "n": 5}, {"id": 2, "name": "pear", "n": 3}]

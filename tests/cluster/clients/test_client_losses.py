@@ -14,18 +14,10 @@ import pytest
 
 from pollcast_client import Client, Watch, watch
 from tests.support.balancer import Balancer
-from tests.support.cluster import STOCK_TABLE, Cluster, Served
+from tests.support.cluster import Cluster
 from tests.support.node_js import Script, running_script
 from tests.support.repository import ROOT
 from tests.support.waiting import eventually
-
-CATALOG = """
-[queries.stock]
-sql = "select id, n from stock where shelf = 'a' order by n desc, id"
-key = ["id"]
-interval = "100ms"
-"""
-SERVED = Served(CATALOG, tables=[STOCK_TABLE], flags=["--pollers", "1"])
 
 TOGETHER = ROOT / "clients" / "js" / "test" / "together.mjs"
 
@@ -45,7 +37,7 @@ class Crowd:
 
     def thread_client(self, client: Client) -> None:
         """Follow a live result until its client is closed."""
-        for change in client.live("live:stock"):
+        for change in client.live("live:first_shelf"):
             self.shown["thread"] = list(change.rows), change.status.state
 
     async def javascript(self, script: Script) -> None:
@@ -70,8 +62,8 @@ async def crowd(url: str) -> AsyncIterator[tuple[Crowd, Callable[[], None]]]:
     """Run one client of each kind; yield them, and a function that stops the second watch in JavaScript."""
     everyone = Crowd()
     async with (
-        running_script(TOGETHER, url, "live:stock") as script,
-        watch("live:stock", url=url, heartbeat=1) as watching,
+        running_script(TOGETHER, url, "live:first_shelf") as script,
+        watch("live:first_shelf", url=url, heartbeat=1) as watching,
     ):
         client = Client(url, heartbeat=1)
         tasks = [
