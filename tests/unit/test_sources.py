@@ -172,7 +172,10 @@ async def test_statements_that_wait_for_a_connection_go_on_with_those_of_the_nex
     assert last.cause.detail == "the database can't be reached"
 
 
-async def test_polls_go_on_with_the_former_connections_until_a_new_one_is_open(driver: RecordingDriver) -> None:
+async def test_polls_go_on_with_the_former_connections_until_a_new_one_is_open(
+    driver: RecordingDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pollcast.poller.sources.sources.REPLACE_SECONDS", 60.0)
     first, wider = (parse({"shop": f"url_env = 'SHOP'\npool = {pool}"}, {"a": "shop"}) for pool in (2, 3))
     sources = opening(driver, first)
     await sources.open_used(first)
