@@ -297,6 +297,16 @@ def test_without_a_query_on_the_default_source_no_url_is_asked_for() -> None:
         report(catalog, "test.toml", None, {"SHOP_URL": "postgresql://me@127.0.0.1:1/shop"})
 
 
+@pytest.mark.parametrize("kind", ["postgresql", "postgresql-plain", "mysql", "duckdb"])
+def test_a_wrong_url_is_refused_by_its_variable_where_types_are_written(kind: str) -> None:
+    pytest.importorskip({"mysql": "asyncmy"}.get(kind, kind if kind == "duckdb" else "psycopg"))
+    environment = {"SHOP_URL": f"{kind}://me:secret@[/shop"}
+    catalog = parse({"shop": f"url_env = 'SHOP_URL'\nkind = '{kind}'"}, {"a": "shop"})
+    with pytest.raises(CatalogInvalid, match=r"sources\.shop\.url_env: is not a ") as raised:
+        row_types(catalog, "test.toml", None, environment)
+    assert "secret" not in str(raised.value)
+
+
 def test_a_kind_that_is_not_installed_is_named() -> None:
     with pytest.raises(KindMissing, match="kind abacus"):
         source_kind("abacus")
