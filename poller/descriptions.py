@@ -150,7 +150,7 @@ class Descriptions:
     def _is_reached(self, name: str) -> bool:
         """Return whether the source is connected, as far as is known."""
         source = self._sources.get(name)
-        return source is not None and source.database.state == "ok"
+        return source is not None and source.connected
 
     async def _ask(self, name: str, line: Line) -> None:
         """Have the source describe what is asked, until there is nothing more, or it cannot answer."""

@@ -33,9 +33,7 @@ class PollerReport:
             queries=self._polling.catalog.queries,
             counts=counts,
             sources=[
-                cluster_pb2.NodeSource(
-                    name=name, up=source.database.state == "ok", stretch=round(source.budget.stretch, 1)
-                )
+                cluster_pb2.NodeSource(name=name, up=source.connected, stretch=round(source.budget.stretch, 1))
                 for name, source in self._sources.items()
             ],
         )

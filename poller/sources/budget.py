@@ -2,11 +2,11 @@
 `stretch`) is pure.
 
 Three things keep to `statements_per_minute`. A ledger is the bound itself: it knows what was sent within the last
-minute, and what may still be sent, whatever the bound was then. Tokens spread statements over the minute. A statement
-that both do not allow yet waits its turn, first come, first served, and never fails for it. But a queue alone would be
-unfair, because the queries that ask most often would get most. So the intervals of all topics of the source are
-stretched by one factor, such that what they ask for fits into SHARE of the budget; the rest is for new topics, hints,
-and topics in trouble.
+minute, and what may still be sent, whatever the bound was then, if there was one. Tokens spread statements over the
+minute. A statement that both do not allow yet waits its turn, first come, first served, and never fails for it. But a
+queue alone would be unfair, because the queries that ask most often would get most. So the intervals of all topics of
+the source are stretched by one factor, such that what they ask for fits into SHARE of the budget; the rest is for new
+topics, hints, and topics in trouble.
 """
 
 from __future__ import annotations

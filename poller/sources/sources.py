@@ -56,6 +56,11 @@ class Source:
         """The pure part of its kind."""
         return self.kind.dialect
 
+    @property
+    def connected(self) -> bool:
+        """Whether the last attempt to connect has succeeded."""
+        return self.database.state == "ok"
+
     def _log_stretch(self, factor: float) -> None:
         before = self._logged_stretch
         if factor == 1.0 and before > 1.0:
@@ -169,7 +174,7 @@ class Sources(Mapping[str, Source]):
             labels=["source"],
         )
         for name, source in self.items():
-            up.add_metric([name], float(source.database.state == "ok"))
+            up.add_metric([name], float(source.connected))
             stretch.add_metric([name], source.budget.stretch)
         yield up
         yield stretch
