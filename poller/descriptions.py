@@ -70,8 +70,8 @@ class Line:
     """A future for each, which is done when it was asked about, or has to wait for the budget."""
     pausing: bool = False
     """Whether it waits for the budget."""
-    next_at: float = float("-inf")
-    """Time from which the budget has room for the next one, in seconds."""
+    last_at: float = float("-inf")
+    """Time when the source was asked last, in seconds."""
     work: asyncio.Task[None] | None = None
 
 
@@ -89,11 +89,14 @@ class Descriptions:
         self._known: dict[Definition, Known] = {}
         self._lines: dict[str, Line] = {}
         self._wake = asyncio.Event()
+        self._taken = asyncio.Event()  # set when another catalogue has come into force; each has its own
 
     def take(self, catalog: Catalog, definitions: Definitions) -> None:
         """Describe the queries of this catalogue from now on."""
         self._queries = {definitions[name]: query for name, query in catalog.queries.items()}
         self._known = {each: self._known.get(each) or Known() for each in self._queries}
+        self._taken.set()
+        self._taken = asyncio.Event()
 
     async def receive(self, request: feed_pb2.FeedQueries, _context: object) -> feed_pb2.FeedRows:
         """Answer what is known of the rows of these queries, of which the sources are asked where that is due."""
@@ -158,8 +161,9 @@ class Descriptions:
                 self._give_up(line)
                 return
             if query is not None and source is not None:  # else the catalogue does not have it any more
-                if (per_minute := source.budget.per_minute) is not None:
-                    await self._pause(line, 60.0 / (per_minute * BUDGET_SHARE))
+                if not await self._has_room(line, source):
+                    continue
+                line.last_at = self._clock()
                 found = await _described(source, query)
                 self._record(definition, query, found, finite=source.kind.finite)
                 if isinstance(found, PollError) and found.scope is Scope.DATABASE:
@@ -196,16 +200,25 @@ class Descriptions:
             _done(future)
         line.asked.clear()
 
-    async def _pause(self, line: Line, seconds: float) -> None:
-        """Wait until this time has passed since the last description, and let nobody wait for that."""
-        now = self._clock()
-        if now < line.next_at:
-            line.pausing = True
-            for future in line.asked.values():
-                _done(future)
-            await asyncio.sleep(line.next_at - now)
+    async def _has_room(self, line: Line, source: Source) -> bool:
+        """Wait until the source's budget has room for a description, and let no gateway wait for that. Return False
+        when another catalogue, and with it perhaps another budget, has come into force before."""
+        per_minute = source.budget.per_minute
+        pause = 0.0 if per_minute is None else 60.0 / (per_minute * BUDGET_SHARE)
+        wait = line.last_at + pause - self._clock()
+        if wait <= 0:
+            return True
+        line.pausing = True
+        for future in line.asked.values():
+            _done(future)
+        try:
+            async with asyncio.timeout(wait):
+                await self._taken.wait()
+        except TimeoutError:
+            return True
+        finally:
             line.pausing = False
-        line.next_at = self._clock() + seconds
+        return False
 
 
 async def _described(source: Source, query: Query) -> RowType | PollError:

@@ -12,12 +12,10 @@ from typing import NoReturn
 
 from pollcast.poller.listener import Listener
 from pollcast.poller.notification_hints import HintReceiver
+from pollcast.poller.sources.source import Url
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.sources import SourceEntry
-
-Url = Callable[[], str]
-"""Function that returns the present URL of a source."""
 
 
 class Listeners:

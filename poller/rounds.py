@@ -5,7 +5,7 @@ culprit, so blame is measured, whatever the error:
 
 - When a batch fails before any other has succeeded, a pair of topics and then single topics are tried. If single topics
   fail alike and none succeeds (SAMPLE topics, or KNOWN_SAMPLE topics that have worked before, of a statement that
-  PostgreSQL refuses before it runs; RUN_SAMPLE topics otherwise; and KNOWN_SAMPLE of those that are live, if any are
+  the source refuses before it runs; RUN_SAMPLE topics otherwise; and KNOWN_SAMPLE of those that are live, if any are
   left), the query is wrong for all: this verdict is the outcome of every topic, and later rounds begin with PROBES
   single topics until one succeeds, live ones first. If topics succeed alone and fail together, twice, the database
   refuses them together.

@@ -12,7 +12,7 @@ from pollcast.poller.sources.row_type import RowType
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.query import Query
 from pollcast.services.catalogue.source_kinds import POSTGRESQL
-from pollcast.services.catalogue.sources import SourceEntry
+from pollcast.services.catalogue.sources import DEFAULT_URL_ENV, SourceEntry
 from pollcast.services.errors import CatalogInvalid, PollStale, Problem
 from pollcast.services.process.database_url import checked_url
 
@@ -23,8 +23,8 @@ def row_types(
     """Return the type of each query's rows, by the query's name, in the order of the catalogue.
 
     `url` is that of the default source, None when there is none, and `environment` has those of the others. Raises
-    CatalogInvalid when a database refuses a query or a source has no URL, PollStale when one can't be reached, and
-    SettingsInvalid when libpq does not accept `url`.
+    CatalogInvalid when a database refuses a query or a source has no valid URL, PollStale when one can't be reached,
+    and SettingsInvalid when libpq does not accept `url`.
     """
     urls = SourceUrls(None if url is None else lambda: url, environment or {})
     found: dict[str, RowType] = {}
@@ -49,10 +49,11 @@ def _on_source(entry: SourceEntry, queries: Sequence[Query], file: str, urls: So
     place = f"sources.{entry.name}"
     try:
         kind, url = source_kind(entry.kind), urls.of(entry)()
+        if entry.url_env == DEFAULT_URL_ENV and entry.kind == POSTGRESQL.name:
+            checked_url(url)
+        kind.driver.check_url(url)
     except KindMissing as error:
         raise CatalogInvalid([Problem(file, "", f"{place}.kind", str(error))]) from None
     except ValueError as error:
         raise CatalogInvalid([Problem(file, "", f"{place}.url_env", str(error))]) from None
-    if entry.kind == POSTGRESQL.name:
-        checked_url(url)
     return asyncio.run(inspection.row_types(kind, queries, file, url))

@@ -5,10 +5,9 @@ the first sync with etcd, once it has reached its database. One that has never r
 gateway reaches (docs/reference/etcd.md#nodes): it leaves topics to others, so that the wrong password of a poller makes
 no topic stale for long; where there are no others, it owns the topics, and their status says what is wrong. One that
 has reached some of its sources hesitates for the topics of the others. A later outage of a database changes nothing
-about that. When a poller loses its session it loses its topics, and claims
-topics again under the next session. SIGTERM drains it: it claims nothing more, hands its topics to the other pollers,
-revokes its lease, so that no key is left, and ends its streams. When it dies without draining, other pollers take over
-once its keys are gone.
+about that. When a poller loses its session it loses its topics, and claims topics again under the next session. SIGTERM
+drains it: it claims nothing more, hands its topics to the other pollers, revokes its lease, so that no key is left, and
+ends its streams. When it dies without draining, other pollers take over once its keys are gone.
 """
 
 from __future__ import annotations

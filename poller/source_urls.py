@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pollcast.poller.source_kinds import KindMissing, source_kind
+from pollcast.poller.sources.source import Url
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.sources import DEFAULT_URL_ENV, SourceEntry
 from pollcast.services.errors import CatalogInvalid, Problem
 from pollcast.services.process import variables
 from pollcast.services.process.variables import FILE
-
-Url = Callable[[], str]
-"""Function that returns the present URL of a source."""
 
 NAMED = 3
 """Maximum number of queries that a message names."""

@@ -111,7 +111,7 @@ _FORMS: Mapping[str, Form] = {
 KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("tinyint", "smallint", "integer", "utinyint", "usmallint"), "int"),
     **dict.fromkeys(("bigint", "uinteger"), "bigint"),
-    **dict.fromkeys(("ubigint", "hugeint", "uhugeint", "decimal", "bignum"), "numeric"),
+    **dict.fromkeys(("ubigint", "hugeint", "uhugeint", "decimal", "bignum", "varint"), "numeric"),
     **dict.fromkeys(("float", "double"), "float"),
     **dict.fromkeys(("timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns"), "timestamp"),
     **dict.fromkeys(("list", "array", "map", "struct", "json", "variant"), "json"),

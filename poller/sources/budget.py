@@ -16,6 +16,7 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 SHARE = 0.9
 """Share of the budget that the regular polls of all topics may ask for."""
@@ -26,12 +27,20 @@ BURST_SHARE = 0.1
 SMOOTH = 0.3
 """Weight of a query's last round in what it is expected to ask for."""
 
-
 WINDOW_SECONDS = 60.0
 """Length of the minute that the bound is for, in seconds."""
 
 GRAIN_SECONDS = 0.1
-"""Time within which statements are written down as one entry, that of the last of them, in seconds."""
+"""Time within which statements that end are written down as one entry, in seconds."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """The statements that ended within GRAIN_SECONDS of the first of them. They count as sent when the last ended."""
+
+    first: float
+    last: float
+    count: int
 
 
 class Ledger:
@@ -43,36 +52,41 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self._ended = deque[tuple[float, int]]()  # times and numbers of statements, the first ones first
-        self._allowed = 0  # statements that have not ended
+        self._ended = deque[Entry]()  # the first ones first; at most one for each GRAIN_SECONDS of the minute
+        self._sent = 0  # statements that have not ended, and those of the entries
 
     def wait(self, per_minute: int, now: float) -> float:
         """Return the time until one more may be allowed; infinity while only the end of another one can change that."""
-        while self._ended and self._ended[0][0] <= now - WINDOW_SECONDS:
-            self._ended.popleft()
-        beyond = 1 + self._allowed + sum(count for _, count in self._ended) - per_minute
-        for ended, count in self._ended:
+        self._forget(now)
+        beyond = 1 - self.room(per_minute)
+        if beyond <= 0:
+            return 0.0
+        for entry in self._ended:
+            beyond -= entry.count
             if beyond <= 0:
-                break
-            beyond -= count
-            if beyond <= 0:
-                return ended + WINDOW_SECONDS - now
-        return 0.0 if beyond <= 0 else math.inf
+                return entry.last + WINDOW_SECONDS - now
+        return math.inf
 
     def room(self, per_minute: int) -> int:
         """Return how many statements may be allowed, after `wait` has returned 0."""
-        return per_minute - self._allowed - sum(count for _, count in self._ended)
+        return per_minute - self._sent
 
     def allow(self, statements: int) -> None:
         """Write down statements that may be sent from now on."""
-        self._allowed += statements
+        self._sent += statements
 
     def end(self, statements: int, now: float) -> None:
         """Write down that allowed statements have ended."""
-        self._allowed -= statements
-        if self._ended and now - self._ended[-1][0] < GRAIN_SECONDS and len(self._ended) > 1:
-            statements += self._ended.pop()[1]
-        self._ended.append((now, statements))
+        self._forget(now)
+        if self._ended and now - self._ended[-1].first < GRAIN_SECONDS:
+            self._ended[-1].last = now
+            self._ended[-1].count += statements
+        else:
+            self._ended.append(Entry(now, now, statements))
+
+    def _forget(self, now: float) -> None:
+        while self._ended and self._ended[0].last <= now - WINDOW_SECONDS:
+            self._sent -= self._ended.popleft().count
 
 
 class Tokens:

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 
-from pollcast.poller.sources.outcome import Unreachable
+from pollcast.poller.sources.outcome import Unreachable, not_understood
 from pollcast.poller.sources.source import Driver, Session
 from pollcast.services.process import logs
 
@@ -174,7 +174,7 @@ class Connections:
         except Unreachable as error:
             self._failed(str(error))
         except Exception as error:  # a driver that fails on what a server sends is trouble of this source only
-            reason = f"the server's answer was not understood ({type(error).__name__})"
+            reason = str(not_understood(error))
             if reason != self._trouble:
                 log.error("a driver has failed", exc_info=error, **self._logged)
             self._failed(reason)

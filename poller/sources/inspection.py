@@ -129,8 +129,9 @@ class _Sessions:
         return self._session
 
     async def _close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
 
 @contextlib.contextmanager

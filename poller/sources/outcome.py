@@ -18,15 +18,20 @@ class Unreachable(Exception):
     password."""
 
 
+def not_understood(error: Exception) -> Unreachable:
+    """Return what a driver's own error means: what is at the other end is no server of its kind."""
+    return Unreachable(f"the server's answer was not understood ({type(error).__name__})")
+
+
 @contextlib.contextmanager
 def understood() -> Iterator[None]:
-    """Raise Unreachable for an error of the driver itself: what is at the other end is no server of its kind."""
+    """Raise Unreachable for an error of the driver itself, except that it has taken too long."""
     try:
         yield
     except (Unreachable, TimeoutError):
         raise
     except Exception as error:
-        raise Unreachable(f"the server's answer was not understood ({type(error).__name__})") from error
+        raise not_understood(error) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ What a source must guarantee, whatever its kind (docs/reference/guarantees.md):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -34,6 +34,9 @@ from pollcast.poller.sources.poll_error import PollError
 from pollcast.poller.sources.row_type import RowType
 from pollcast.poller.sources.statement import Columns, Statement, Values
 from pollcast.services.catalogue.query import Query
+
+Url: TypeAlias = Callable[[], str]
+"""Function that returns the present URL of a source."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import Metric
 
 from pollcast.poller.sources.budget import Budget, Ledger
 from pollcast.poller.sources.database import Database
-from pollcast.poller.sources.source import Dialect, SourceKind
+from pollcast.poller.sources.source import Dialect, SourceKind, Url
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.catalogue.query import DEFAULT_SOURCE
 from pollcast.services.catalogue.sources import DEFAULT_POOL, SourceEntry
@@ -27,7 +27,6 @@ log = logs.get_logger("sources")
 
 NOTICEABLE = 1.25
 """Factor by which a stretch must have changed to be logged again."""
-
 
 REPLACE_SECONDS = 3.0
 """Time that a source has to accept a connection before that replaces its former ones in any case, in seconds."""
@@ -70,10 +69,6 @@ class Source:
         else:
             return
         self._logged_stretch = factor
-
-
-Url = Callable[[], str]
-"""Function that returns the present URL of a source."""
 
 
 class Opened:

@@ -79,8 +79,9 @@ class ThreadSession(ABC):
         """Time when the connection was opened, in seconds on the event loop's clock."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._work: asyncio.Future[Any] | None = None
-        self._statement: Statement | None = None  # the one that the work runs
+        self._statement: Statement | None = None  # the one that the work is about
         self._abandoned = Abandoned() if abandoned is None else abandoned
+        self._heedless = False  # whether the work was interrupted in vain
         self._usable = True
 
     @abstractmethod
@@ -113,14 +114,15 @@ class ThreadSession(ABC):
         """Find out, without waiting, whether the connection still serves."""
 
     async def close(self) -> None:
-        """Close the connection, as soon as what still runs has been interrupted."""
+        """Close the connection, as soon as what still runs has ended; interrupt it if that has not been in vain yet."""
         self._usable = False
-        if self._work is not None and not await self._interrupted(self._work):
-            if self._statement is not None:
-                self._abandoned.add(self._statement)
-            self._work.add_done_callback(lambda _: self._close_abandoned())
-        else:
+        work, statement = self._work, self._statement
+        if work is None or (not self._heedless and await self._interrupted(work)):
             self._close()
+            return
+        assert statement is not None, "work is about a statement"
+        self._abandoned.add(statement)
+        work.add_done_callback(lambda _: self._close_abandoned(statement))
 
     async def run(self, trip: Trip) -> list[Outcome]:
         """Run the statements of the trip, and return the outcomes of the first ones, or of all."""
@@ -138,27 +140,30 @@ class ThreadSession(ABC):
 
     async def describe(self, query: Query, seconds: float) -> Description:
         """Have the source describe the query's rows."""
-        self._statement = None
-        found = await self._outcome(partial(self.row_type, query), Trip(query, [], [], seconds, outgrows=False))
+        trip = Trip(query, [], [], seconds, outgrows=False)
+        found = await self._outcome(Statement(query.sql, ()), partial(self.row_type, query), trip)
         assert not isinstance(found, Outgrown), "the statement has all of its time"
         return found
 
     async def _executed(self, statement: Statement, answer: Answer, trip: Trip) -> Outcome:
         """Have the thread run the statement."""
-        if statement in self._abandoned:
-            return PollError(_timeout(trip), Scope.TOPIC_OR_SIZE, "it still runs, for it heeds no interrupt")
-        self._statement = statement
-        outcome = await self._outcome(partial(self.execute, statement, answer, trip.query), trip)
+        outcome = await self._outcome(statement, partial(self.execute, statement, answer, trip.query), trip)
         return answer if outcome is None else outcome
 
-    async def _outcome(self, do: Callable[[], T], trip: Trip) -> T | PollError | LostConnection | Outgrown:
-        """Have the thread do something within the time of the trip's statements."""
+    async def _outcome(
+        self, statement: Statement, do: Callable[[], T], trip: Trip
+    ) -> T | PollError | LostConnection | Outgrown:
+        """Have the thread do something about a statement within the time of the trip's statements."""
+        if statement in self._abandoned:
+            return PollError(_timeout(trip), Scope.TOPIC_OR_SIZE, "it still runs, for it heeds no interrupt")
         loop = asyncio.get_running_loop()
+        self._statement = statement
         self._work = loop.run_in_executor(self._thread, do)
         self._work.add_done_callback(_exception)
         await asyncio.wait([self._work], timeout=trip.seconds)
         timed_out = not self._work.done()
         if timed_out and not await self._interrupted(self._work):
+            self._heedless = True
             return PollError(_timeout(trip), Scope.TOPIC_OR_SIZE)
         work: asyncio.Future[T] = self._work
         self._work = None
@@ -182,9 +187,8 @@ class ThreadSession(ABC):
             await asyncio.wait([work], timeout=INTERRUPT_SECONDS)
         return work.done()
 
-    def _close_abandoned(self) -> None:
-        if self._statement is not None:
-            self._abandoned.discard(self._statement)
+    def _close_abandoned(self, statement: Statement) -> None:
+        self._abandoned.discard(statement)
         self._close()
 
     def _close(self) -> None:

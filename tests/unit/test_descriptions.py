@@ -184,6 +184,16 @@ async def test_a_budget_lets_queries_wait_and_gateways_not() -> None:
     assert setting.database.asked == ["q"]
 
 
+async def test_a_budget_that_is_lifted_lets_no_query_wait_any_longer() -> None:
+    async with running(Setting("q r", per_minute=1)) as setting:
+        assert (await setting.states("q r"))[1] == LATER
+        setting.sources["default"].budget.change(None)
+        setting.take("q r")
+        await eventually(lambda: not setting.descriptions.busy)
+        assert await setting.states("q r") == [CURRENT, CURRENT]
+        assert setting.database.asked == ["q", "r"]
+
+
 async def test_the_statements_of_descriptions_end_in_the_ledger_of_the_budget() -> None:
     async with running(Setting("q r s", per_minute=100_000)) as setting:
         await eventually(lambda: setting.described("q r s"))

@@ -23,6 +23,7 @@ from pollcast.poller.sources import thread_session
 from pollcast.poller.sources.answer import Answer, Outcome
 from pollcast.poller.sources.database import Database
 from pollcast.poller.sources.poll_error import PollError, Scope
+from pollcast.poller.sources.row_type import RowType
 from pollcast.poller.sources.statement import Statement, Values
 from pollcast.services.catalogue.query import Query
 from tests.support.outcomes import one_trip, reason, rows, texts
@@ -215,6 +216,7 @@ async def test_a_statement_that_heeds_no_interrupt_is_not_begun_again_while_it_r
     shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go_on, execute = list[Any](), threading.Event(), session.DuckdbSession.execute
+    undescribed, row_type = query("select 2 as id"), session.DuckdbSession.row_type
 
     def stand(of: session.DuckdbSession, statement: Statement, answer: Answer, q: Query) -> None:
         if statement.params:
@@ -222,8 +224,13 @@ async def test_a_statement_that_heeds_no_interrupt_is_not_begun_again_while_it_r
             go_on.wait(60)
         execute(of, statement, answer, q)
 
+    def stand_and_describe(of: session.DuckdbSession, q: Query) -> RowType | PollError:
+        go_on.wait(60)
+        return row_type(of, q)
+
     monkeypatch.setattr(thread_session, "GRACE_SECONDS", 0.1)
     monkeypatch.setattr(session.DuckdbSession, "execute", stand)
+    monkeypatch.setattr(session.DuckdbSession, "row_type", stand_and_describe)
     driver, url = DuckdbDriver(), f"duckdb://{shop}"
     standing = query("select %(n)s as id", timeout="0.1s", params='n = "int"')
     async with Database.open(driver, url, 2, "poller-1") as db:
@@ -231,10 +238,17 @@ async def test_a_statement_that_heeds_no_interrupt_is_not_begun_again_while_it_r
         too_long = ("stale", "the query took longer than its timeout of 0.1 s", Scope.TOPIC_OR_SIZE)
         for n in (1, 1, 2, 3):  # the second is the first, and the last one too many
             assert reason(await poll(db, standing, {"n": str(n)})) == too_long
-        assert begun == ["1", "2"]
+        await eventually(lambda: begun == ["1", "2"])
         assert texts(await poll(db, query("select 1 as id"))) == ['{"id":1}']
+        messages = list[str]()
+        for _ in range(2):
+            described = await db.describe(undescribed, 0.1)
+            assert isinstance(described, PollError)
+            messages.append(described.message)
+        assert messages == ["", "it still runs, for it heeds no interrupt"]
         go_on.set()
         await eventually(lambda: not driver._instances[url].abandoned)
+        assert isinstance(await db.describe(undescribed, 20.0), RowType)
         assert texts(await poll(db, replace(standing, timeout=20.0), {"n": "3"})) == ['{"id":3}']
 
 

@@ -112,6 +112,24 @@ def test_no_minute_has_more_however_long_statements_wait_and_run(
         assert sum(count for at, count in sent if last - 59.999 < at <= last) <= per_minute
 
 
+@pytest.mark.parametrize("per_minute", [1, 60, 1200, 6000])
+def test_statements_that_come_evenly_never_wait_for_the_ledger_however_often_they_come(per_minute: int) -> None:
+    ledger, pause = Ledger(), 60.0 / (per_minute * SHARE)
+    for number in range(5 * per_minute // 2):
+        now = number * pause
+        assert ledger.wait(per_minute, now) == 0.0
+        ledger.allow(1)
+        ledger.end(1, now + pause / 20)
+
+
+def test_the_ledger_of_a_source_without_a_bound_forgets_what_is_older_than_a_minute() -> None:
+    ledger = Ledger()
+    for number in range(2000):
+        ledger.allow(1)
+        ledger.end(1, float(number))
+    assert len(ledger._ended) == 60
+
+
 async def test_what_is_run_again_counts_and_another_bound_keeps_the_minute() -> None:
     now = 0.0
     budget = Budget(1, clock=lambda: now)

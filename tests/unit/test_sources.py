@@ -172,7 +172,10 @@ async def test_statements_that_wait_for_a_connection_go_on_with_those_of_the_nex
     assert last.cause.detail == "the database can't be reached"
 
 
-async def test_polls_go_on_with_the_former_connections_until_a_new_one_is_open(driver: RecordingDriver) -> None:
+async def test_polls_go_on_with_the_former_connections_until_a_new_one_is_open(
+    driver: RecordingDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pollcast.poller.sources.sources.REPLACE_SECONDS", 60.0)
     first, wider = (parse({"shop": f"url_env = 'SHOP'\npool = {pool}"}, {"a": "shop"}) for pool in (2, 3))
     sources = opening(driver, first)
     await sources.open_used(first)
@@ -292,6 +295,16 @@ def test_without_a_query_on_the_default_source_no_url_is_asked_for() -> None:
     assert report(parse({}, {"a": "default"}), "test.toml", None, {}).notes == {"a": []}
     with pytest.raises(PollStale, match="the source shop: "):
         report(catalog, "test.toml", None, {"SHOP_URL": "postgresql://me@127.0.0.1:1/shop"})
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "postgresql-plain", "mysql", "duckdb"])
+def test_a_wrong_url_is_refused_by_its_variable_where_types_are_written(kind: str) -> None:
+    pytest.importorskip({"mysql": "asyncmy"}.get(kind, kind if kind == "duckdb" else "psycopg"))
+    environment = {"SHOP_URL": f"{kind}://me:secret@[/shop"}
+    catalog = parse({"shop": f"url_env = 'SHOP_URL'\nkind = '{kind}'"}, {"a": "shop"})
+    with pytest.raises(CatalogInvalid, match=r"sources\.shop\.url_env: is not a ") as raised:
+        row_types(catalog, "test.toml", None, environment)
+    assert "secret" not in str(raised.value)
 
 
 def test_a_kind_that_is_not_installed_is_named() -> None:
