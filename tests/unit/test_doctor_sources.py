@@ -29,3 +29,20 @@ async def test_a_source_that_does_not_answer_hides_no_other(monkeypatch: pytest.
     answering.set()
     await looking
     assert [source.name for source in seen.observations.sources] == ["slow", "shop"]
+
+
+async def test_the_default_source_has_the_pool_of_the_setting_unless_the_catalogue_has_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def look(entry: SourceEntry, *_: object) -> SourceSeen:
+        return SourceSeen(entry.name, entry.kind, entry.url_env, pool=entry.pool or 4)
+
+    monkeypatch.setattr(diagnosis, "look_at_source", look)
+    for entry, pool in (
+        (SourceEntry(url_env="SHOP_URL"), 9),
+        (SourceEntry(url_env="SHOP_URL", pool=2), 2),
+        (SourceEntry("shop", "SHOP_URL"), 4),
+    ):
+        seen = diagnosis._Seen(Observations(ShellSeen()))
+        await diagnosis._look_at_sources(seen, DoctorSettings(pool=9), [entry])
+        assert [source.pool for source in seen.observations.sources] == [pool]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pollcast.coordinator.view import Reported, View, ViewChanges
+from pollcast.coordinator.view import NodeName, Reported, View, ViewChanges
 from pollcast.coordinator.watches import node_info
 from pollcast.services.coordination.keys import Keys, NodeRecord, lease_hex
 from pollcast.services.coordination.operations import KeyEvent, Kv
 from pollcast.v1 import cluster_pb2, report_pb2
 
 KEYS = Keys("/t")
-P2 = ("poller", "p2")
+P2: NodeName = ("poller", "p2")
 
 
 def test_a_poller_is_listed_with_the_databases_of_its_last_report_and_named_when_they_change() -> None:

@@ -140,6 +140,8 @@ async def _look_at_sources(seen: _Seen, settings: DoctorSettings, entries: Seque
     found: dict[str, SourceSeen] = {}
 
     async def look(entry: SourceEntry) -> None:
+        if entry.name == DEFAULT_SOURCE and entry.pool is None:
+            entry = dataclasses.replace(entry, pool=settings.pool)
         found[entry.name] = await look_at_source(entry, default, os.environ, listening.get(entry.name, ()))
         seen.add(sources=tuple(found[each.name] for each in entries if each.name in found))
 
