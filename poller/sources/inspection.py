@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from pollcast.poller.sources.answer import Answer
 from pollcast.poller.sources.answer import Outcome as OutcomeOfTopic
-from pollcast.poller.sources.outcome import LostConnection, Trip, Unreachable
+from pollcast.poller.sources.outcome import LostConnection, Trip, Unreachable, understood
 from pollcast.poller.sources.poll_error import PollError, Scope
 from pollcast.poller.sources.row_type import RowType
 from pollcast.poller.sources.samples import samples
@@ -103,7 +103,8 @@ class _Sessions:
         session = await self._usable()
         answer = Answer(query, [None])
         seconds = min(query.timeout, RUN_SECONDS)
-        (outcome,) = await session.run(Trip(query, [statement], [answer], seconds, outgrows=False))
+        with _asking():
+            (outcome,) = await session.run(Trip(query, [statement], [answer], seconds, outgrows=False))
         if isinstance(outcome, LostConnection):
             raise _lost(outcome)
         if isinstance(outcome, PollError):
@@ -114,7 +115,8 @@ class _Sessions:
     async def describe(self, query: Query) -> RowType | PollError:
         """Return the type of the query's rows. Raises PollStale as `run` does."""
         session = await self._usable()
-        described = await session.describe(query, RUN_SECONDS)
+        with _asking():
+            described = await session.describe(query, RUN_SECONDS)
         if isinstance(described, LostConnection):
             raise _lost(described)
         return described
@@ -122,15 +124,23 @@ class _Sessions:
     async def _usable(self) -> Session:
         if self._session is None or not self._session.usable:
             await self._close()
-            try:
+            with _asking():
                 self._session = await self._kind.driver.connect(self._url, "check")
-            except Unreachable as error:
-                raise PollStale(f"the database can't be reached: {error}") from None
         return self._session
 
     async def _close(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+
+@contextlib.contextmanager
+def _asking() -> Iterator[None]:
+    """Raise PollStale where the source can't be reached, or answers what no server of its kind does."""
+    try:
+        with understood():
+            yield
+    except Unreachable as error:
+        raise PollStale(f"the database can't be reached: {error}") from None
 
 
 def _lost(outcome: LostConnection) -> PollStale:

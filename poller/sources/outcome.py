@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pollcast.poller.sources.answer import Answer
@@ -15,6 +16,17 @@ from pollcast.services.catalogue.query import Query
 class Unreachable(Exception):
     """No connection to the database could be opened in time. The message is the server's or the driver's, without the
     password."""
+
+
+@contextlib.contextmanager
+def understood() -> Iterator[None]:
+    """Raise Unreachable for an error of the driver itself: what is at the other end is no server of its kind."""
+    try:
+        yield
+    except (Unreachable, TimeoutError):
+        raise
+    except Exception as error:
+        raise Unreachable(f"the server's answer was not understood ({type(error).__name__})") from error
 
 
 @dataclass(frozen=True, slots=True)

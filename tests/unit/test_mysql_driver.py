@@ -9,7 +9,13 @@ import pytest
 
 from pollcast.poller.mysql import driver
 from pollcast.poller.mysql.driver import Address, address
+from pollcast.poller.mysql.kind import MYSQL
 from pollcast.poller.mysql.wire import Wire, without_metadata
+from pollcast.poller.sources.inspection import Report, inspect
+from pollcast.services.catalogue.query import Query
+from pollcast.services.catalogue.sources import SourceEntry
+from pollcast.services.cli.doctor.look_at_sources import look_at_source
+from pollcast.services.errors import PollStale
 
 
 def test_a_url_has_parts() -> None:
@@ -65,14 +71,18 @@ def test_the_driver_has_what_a_wire_uses_beyond_its_documentation() -> None:
     assert hasattr(MySQLResult, "_take_pending_rows")
 
 
-async def test_a_server_that_answers_nonsense_ends_no_more_than_the_attempt_to_kill_a_statement() -> None:
+async def test_a_server_that_answers_nonsense_is_named_so_and_ends_nothing_else() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(bytes(1000))
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        await driver._kill(address(f"mysql://me@127.0.0.1:{port}/"), "node-1", b"1")
+        url = f"mysql://me@127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        await driver._kill(address(url), "node-1", b"1")
+        with pytest.raises(PollStale, match="the database can't be reached: the server's answer was not understood"):
+            await inspect(MYSQL, [Query("q", "select 1")], "shop.toml", url, Report(notes={"q": []}))
+        seen = await look_at_source(SourceEntry("shop", "SHOP_URL", "mysql"), None, {"SHOP_URL": url})
+        assert (seen.problem or "").startswith("the server's answer was not understood")
 
 
 def test_authorities_are_read_only_where_they_are_asked() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from pollcast.poller.source_kinds import KindMissing, source_kind
 from pollcast.poller.source_urls import SourceUrls
-from pollcast.poller.sources.outcome import Unreachable
+from pollcast.poller.sources.outcome import Unreachable, understood
 from pollcast.services.catalogue.source_kinds import POSTGRESQL
 from pollcast.services.catalogue.sources import DEFAULT_POOL, DEFAULT_URL_ENV, SourceEntry
 from pollcast.services.cli.doctor.look_at_database import look_at_database, look_at_listening
@@ -45,10 +45,12 @@ async def look_at_source(
             return replace(seen, problem=database.problem, database=database, listen=listen)
         began = time.monotonic()
         async with asyncio.timeout(CONNECT_SECONDS):
-            session = await kind.driver.connect(url, "doctor")
+            with understood():
+                session = await kind.driver.connect(url, "doctor")
         seconds = time.monotonic() - began
         try:
-            return seen.connected(seconds, await ask_all(session, kind))
+            with understood():
+                return seen.connected(seconds, await ask_all(session, kind))
         finally:
             await session.close()
     except KindMissing as error:
