@@ -1,5 +1,5 @@
--- The table of docs/howto/several-databases.md, for PostgreSQL and DuckDB. MySQL and MariaDB have another name for a point in
--- time: sed 's/timestamptz/timestamp/' examples/sources.sql. Times are in UTC.
+-- The table of docs/howto/several-databases.md, for PostgreSQL and DuckDB. MySQL and MariaDB have another name for a
+-- point in time: sed 's/timestamptz/timestamp/' examples/sources.sql. Times are in UTC.
 create table orders (
     id bigint primary key,
     customer varchar(40) not null,

@@ -32,21 +32,28 @@ class OpenApi:
         self._of: tuple[Catalog, int] | None = None
         self._text = b""
         self._etag = ""
+        self._making = asyncio.Lock()  # whoever has it makes the document for all who wait
 
     async def answer(self, request: Request, catalogue: CatalogueInForce) -> Response:
         """Answer with the document for this catalogue, or with 304 when the client has it."""
         await self._rows.refresh(catalogue.definitions.values())
-        catalog, definitions, changes = catalogue.catalog, catalogue.definitions, self._rows.changes
-        if self._of is None or self._of[0] is not catalog or self._of[1] != changes:
-            large = len(catalog.queries) >= LARGE_CATALOGUE
-            make = partial(self._made, catalog, definitions)
-            self._text, self._etag = await asyncio.to_thread(make) if large else make()
-            self._of = catalog, changes
+        async with self._making:
+            await self._make(catalogue)
         headers = cors_headers(request) | {"etag": self._etag, "cache-control": "no-cache", "vary": "Origin"}
         known = ",".join(request.headers.getlist("if-none-match"))
         if known.strip() == "*" or self._etag in (tag.strip().removeprefix("W/") for tag in known.split(",")):
             return Response(status_code=304, headers=headers)
         return Response(self._text, media_type="application/json", headers=headers)
+
+    async def _make(self, catalogue: CatalogueInForce) -> None:
+        """Make the document, unless it is that of this catalogue and these rows."""
+        catalog, changes = catalogue.catalog, self._rows.changes
+        if self._of is not None and self._of[0] is catalog and self._of[1] == changes:
+            return
+        make = partial(self._made, catalog, catalogue.definitions)
+        large = len(catalog.queries) >= LARGE_CATALOGUE
+        self._text, self._etag = await asyncio.to_thread(make) if large else make()
+        self._of = catalog, changes
 
     def _made(self, catalog: Catalog, definitions: Definitions) -> tuple[bytes, str]:
         """Return the document's text and its entity tag."""

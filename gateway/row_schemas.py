@@ -153,4 +153,6 @@ async def _answer(stub: feed_pb2_grpc.FeedAsyncStub, definitions: list[Definitio
     if isinstance(error, grpc.aio.AioRpcError):
         log.debug("a poller does not describe queries", detail=error.code().name)
         return None
+    if isinstance(error, grpc.aio.UsageError):  # the link has closed its channel since it was asked for the stub
+        return None
     return asking.result()

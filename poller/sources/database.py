@@ -21,6 +21,7 @@ from pollcast.poller.sources.row_type import RowType
 from pollcast.poller.sources.source import Description, Driver, Session
 from pollcast.poller.sources.statement import Statement
 from pollcast.services.catalogue.query import Query
+from pollcast.services.catalogue.sources import NOT_REACHED_YET
 from pollcast.services.delta import Row
 from pollcast.services.process import logs
 
@@ -74,7 +75,7 @@ class Database:
     @property
     def state(self) -> str:
         """`ok`, `not reached yet` before the first attempt has ended, or why the last attempt to connect failed."""
-        return self._connections.trouble or ("ok" if self.reached else "not reached yet")
+        return self._connections.trouble or ("ok" if self.reached else NOT_REACHED_YET)
 
     @property
     def reached(self) -> bool:

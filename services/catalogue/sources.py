@@ -24,6 +24,9 @@ DEFAULT_POOL: Final = 4
 MAX_POOL: Final = 1000
 """Maximum of `pool`."""
 
+NOT_REACHED_YET: Final = "not reached yet"
+"""State of a source in a poller's `/readyz` before the first attempt to connect has ended."""
+
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 

@@ -17,6 +17,7 @@ import orjson
 
 from pollcast.services.coordination.keys import Keys, OwnerRecord
 from pollcast.services.coordination.reach import NoCoordinator, Refused, etcd_at, read_nodes, some_coordinator
+from pollcast.services.errors import EtcdError
 from pollcast.services.process.settings import EtcdSettings, ServiceSettings
 from pollcast.v1 import cluster_pb2
 
@@ -62,8 +63,9 @@ def sources_in_words(sources: Iterable[cluster_pb2.NodeSource]) -> str:
 
 
 async def _reported_sources(settings: ServiceSettings) -> dict[str, Sequence[cluster_pb2.NodeSource]]:
-    """Return what pollers have reported of their databases; nothing when no coordinator answers at once."""
-    with contextlib.suppress(NoCoordinator, Refused, TimeoutError):
+    """Return what pollers have reported of their databases; nothing when no coordinator answers at once, or when this
+    user can't read the files for TLS: the nodes themselves are known without either."""
+    with contextlib.suppress(NoCoordinator, Refused, EtcdError, OSError):  # a TimeoutError is an OSError
         async with asyncio.timeout(COORDINATOR_SECONDS), some_coordinator(settings) as coordinator:
             listed = await coordinator.ListNodes(cluster_pb2.ListNodesRequest())
             return {node.name: node.sources for node in listed.nodes if node.role == "poller"}

@@ -17,7 +17,7 @@ from pollcast.services.errors import Problem
 READ_BYTES: Final = 1 << 20
 """Maximum number of bytes of one log that are read at a time."""
 
-_EVENTS: Final = (b"catalogue refused", b"catalogue taken over", b"poll error")
+_EVENTS: Final = (b"catalogue refused", b"catalogue taken over", b"catalogue read again", b"poll error")
 """Texts of which a log line has one if it may have to be reported."""
 
 _PARTS: Final = ("added", "changed", "gone", "roles")
@@ -30,6 +30,7 @@ class Reports:
     def __init__(self) -> None:
         self._hash: object = None  # of the catalogue that was taken last
         self._reported: set[str] = set()  # since then
+        self._refused: set[str] = set()  # those of them that are refusals
 
     def of(self, entry: Mapping[str, Any]) -> str | None:
         """Return the text to report for an entry of a service's log; None when there is none, or it is reported."""
@@ -37,11 +38,17 @@ class Reports:
             case "catalogue taken over" if entry.get("hash") != self._hash:
                 self._hash = entry.get("hash")
                 self._reported.clear()
+                self._refused.clear()
                 parts = (f"{part} {', '.join(entry[part])}" for part in _PARTS if entry.get(part))
                 return f"The catalogue is taken over: {'; '.join(parts) or 'no topic is affected'}."
             case "catalogue refused, the one in force stays":
                 values = (entry.get(name) or "" for name in ("file", "query", "field", "reason"))
                 text = f"The catalogue is refused, and the one in force stays: {Problem(*map(str, values))}"
+                self._refused.add(text)
+            case "catalogue read again, nothing has changed":  # a mistake that was undone may be made again
+                self._reported -= self._refused
+                self._refused.clear()
+                return None
             case "poll error" if entry.get("state") == "failed":
                 text = f"The query {entry.get('query')} fails: {entry.get('message') or entry.get('reason')}"
             case _:

@@ -13,6 +13,7 @@ import psutil
 from rich.console import Console
 from rich.status import Status
 
+from pollcast.services.catalogue.sources import NOT_REACHED_YET
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys, NodeRecord
 from pollcast.services.errors import EtcdError
@@ -26,9 +27,8 @@ READY_SECONDS = 60.0
 CHECK_SECONDS = 0.1
 """Interval between two checks of the processes."""
 
-
-NOT_REACHED_YET = "not reached yet"
-"""State of a source in `/readyz` before the first attempt to connect has ended."""
+ATTEMPT_SECONDS = 5.0
+"""Time that a poller has for its first attempts to connect to sources, from its first answer on, in seconds."""
 
 
 class Stopped(Exception):
@@ -38,13 +38,14 @@ class Stopped(Exception):
 async def until_ready(cluster: LocalCluster, etcd: Etcd, stop: asyncio.Event, status: Status, console: Console) -> None:
     """Wait until every service is ready by its key in etcd and by its `/readyz`.
 
-    Pollers that reach none of their databases are not ready before they do: their keys in etcd suffice, and the reasons
-    are printed.
+    Pollers that reach none of their databases are not ready before they do: their keys in etcd suffice. One that has
+    reached some of them has ATTEMPT_SECONDS to try the others. What was not reached is printed, with the reasons.
     """
     unreached: dict[str, str] = {}  # source → why a poller does not reach it
     keys = Keys(cluster.settings.namespace)
     deadline = time.monotonic() + READY_SECONDS
     ready: dict[str, NodeRecord] = {}
+    answered_at: dict[str, float] = {}  # poller → time of its first answer, in seconds
     while len(ready) < len(cluster.services):
         missing = [name for name in cluster.services if name not in ready]
         status.update(f"Starting {', '.join(missing)} …")
@@ -60,11 +61,14 @@ async def until_ready(cluster: LocalCluster, etcd: Etcd, stop: asyncio.Event, st
                 continue
             is_ready, body = (False, {}) if record.http is None else await _readiness(record.http)
             registered_only = record.role == "poller" and (cluster.database_problem is not None or _reaches_none(body))
+            now = time.monotonic()
+            if _has_not_tried_all(body) and now < answered_at.setdefault(name, now) + ATTEMPT_SECONDS:
+                continue
             if registered_only or (record.state == "ready" and is_ready):
                 ready[name] = record
                 unreached |= _unreached(body)
         await pause(stop, CHECK_SECONDS)
-        unless(stop)
+        raise_if_stopped(stop)
     cluster.records = {name: ready[name] for name in cluster.services}
     for source, problem in sorted(unreached.items()):
         console.print(f"The source {source} can't be reached: {problem}", markup=False, style="yellow")
@@ -120,13 +124,18 @@ def _unreached(body: Mapping[str, Any]) -> dict[str, str]:
     return {source: state for source, state in states.items() if state not in ("ok", NOT_REACHED_YET)}
 
 
+def _has_not_tried_all(body: Mapping[str, Any]) -> bool:
+    """Return whether a poller with this body of `/readyz` has not tried to reach each of its sources yet."""
+    return NOT_REACHED_YET in (body.get("sources") or {}).values()
+
+
 def _reaches_none(body: Mapping[str, Any]) -> bool:
     """Return whether a poller with this body of `/readyz` has tried to reach each of its sources in vain."""
     states = body.get("sources") or {}
     return bool(states) and _unreached(body).keys() == states.keys()
 
 
-def unless(stop: asyncio.Event) -> None:
+def raise_if_stopped(stop: asyncio.Event) -> None:
     """Raise Stopped when the stop was requested."""
     if stop.is_set():
         raise Stopped

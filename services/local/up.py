@@ -35,15 +35,12 @@ from pollcast.services.local.cluster import ETCD_PORT, LocalCluster, Options
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.log_reports import LogReader, Reports
 from pollcast.services.local.postgres_server import PostgresServer
-from pollcast.services.local.readiness import Stopped, pause, unless, until_ready
+from pollcast.services.local.readiness import CHECK_SECONDS, Stopped, pause, raise_if_stopped, until_ready
 from pollcast.services.local.terminal import open_console
 from pollcast.services.process.addresses import HostPort
 from pollcast.services.process.database_url import connection_problem
 from pollcast.services.process.settings import EtcdSettings, Role, load
 from pollcast.services.process.variables import overridden
-
-CHECK_SECONDS = 0.1
-"""Interval between two checks of the processes."""
 
 DRAIN_SECONDS = 15.0
 """Time that all services together have to drain before they are killed."""
@@ -108,7 +105,7 @@ async def _start_servers(
         # An earlier run that was killed has left keys that no process of this run owns.
         await asyncio.to_thread(cluster.etcd.etcdctl, "del", "--prefix", f"{cluster.settings.namespace}/")
         _done(console, "etcd", began)
-    unless(stop)
+    raise_if_stopped(stop)
     if options.database_url is not None:
         cluster.database_url = options.database_url
         status.update("Connecting to the database …")
@@ -126,7 +123,7 @@ async def _start_servers(
             mysql_demo.start, cluster.data_dir / "mariadb", cluster.log("mariadb")
         )
         _done(console, "MariaDB", began)
-    unless(stop)
+    raise_if_stopped(stop)
 
 
 async def _start_postgres(cluster: LocalCluster, stop: asyncio.Event, status: Status, console: Console) -> None:
@@ -137,7 +134,7 @@ async def _start_postgres(cluster: LocalCluster, stop: asyncio.Event, status: St
     cluster.postgres, cluster.database_url = postgres, postgres.url
     await asyncio.to_thread(demo.enable_statistics, postgres)
     _done(console, "PostgreSQL", began)
-    unless(stop)
+    raise_if_stopped(stop)
     if cluster.options.with_demo:
         status.update("Loading the demo …")
         began = time.monotonic()
@@ -146,7 +143,7 @@ async def _start_postgres(cluster: LocalCluster, stop: asyncio.Event, status: St
             _done(console, "the demo's data", began)
         cluster.workload = demo.workload(postgres, log)
         cluster.workload.start()
-        unless(stop)
+        raise_if_stopped(stop)
 
 
 async def _start_services(

@@ -57,13 +57,14 @@ class CheckedBalancer:
             await self._check(name)
 
     async def _check(self, name: str) -> None:
-        try:
+        ready = False
+        with contextlib.suppress(OSError):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.gateways[name][0])
-            writer.write(b"GET /readyz HTTP/1.1\r\nHost: check\r\nConnection: close\r\n\r\n")
-            ready = b" 200 " in await reader.readline()
-            writer.transport.abort()
-        except OSError:
-            ready = False
+            try:
+                writer.write(b"GET /readyz HTTP/1.1\r\nHost: check\r\nConnection: close\r\n\r\n")
+                ready = b" 200 " in await reader.readline()
+            finally:
+                writer.transport.abort()
         self.up.add(name) if ready else self.up.discard(name)
 
     def _serving(self, which: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:

@@ -23,7 +23,6 @@ from pollcast.coordinator.audit import (
     audit,
 )
 from pollcast.coordinator.view import Reported, View, ViewChanges
-from pollcast.coordinator.watches import node_info
 from pollcast.services.coordination.keys import (
     DemandRecord,
     Keys,
@@ -309,25 +308,6 @@ def test_changes_name_the_nodes_and_topics_that_changed(world: World) -> None:
     assert world.watches("g1", 3.0, 0).topics == {TOPIC}
     assert world.node("poller", "p2", 22, state="draining").nodes == {("poller", "p2")}
     assert world.delete(KEYS.demand(TOPIC, "g1")).topics == {TOPIC}
-
-
-def test_a_poller_is_listed_with_the_databases_of_its_last_report_and_named_when_they_change(world: World) -> None:
-    def reports(up: bool, stretch: float) -> ViewChanges:
-        source = cluster_pb2.NodeSource(name="shop", up=up, stretch=stretch)
-        report = report_pb2.NodeReport(node="p2", role="poller", now=EPOCH_US, partial=True, sources=[source])
-        return world.view.reported(("poller", "p2"), Reported(report, 1.0))
-
-    def listed() -> list[tuple[str, bool, float]]:
-        info = node_info(world.view.nodes["poller", "p2"].record, world.view.sources(("poller", "p2")))
-        return [(each.name, each.up, each.stretch) for each in info.sources]
-
-    assert listed() == []
-    assert reports(True, 1.0).nodes == {("poller", "p2")}
-    assert not reports(True, 1.0).nodes
-    assert reports(True, 2.5).nodes == reports(False, 2.5).nodes == {("poller", "p2")}
-    assert listed() == [("shop", False, 2.5)]
-    world.node("poller", "p2", 22, pid=8)  # started again
-    assert listed() == []
 
 
 def test_the_report_of_a_node_that_is_gone_is_forgotten(world: World) -> None:

@@ -40,6 +40,16 @@ def test_what_several_services_log_about_a_catalogue_is_reported_once() -> None:
     assert reports.of(outside) == "The catalogue is refused, and the one in force stays: shop.toml: it can't be read"
 
 
+def test_a_mistake_that_was_undone_and_is_made_again_is_reported_again() -> None:
+    reports = Reports()
+    assert reports.of(REFUSED) is not None
+    assert reports.of(FAILED) is not None
+    assert reports.of({"event": "catalogue read again, nothing has changed", "hash": "a"}) is None
+    assert reports.of(REFUSED) is not None
+    assert reports.of(REFUSED) is None
+    assert reports.of(FAILED) is None
+
+
 def test_an_error_that_passes_is_not_reported() -> None:
     assert Reports().of({**FAILED, "state": "stale"}) is None
     assert Reports().of({"event": "polls recovered", "query": "orders"}) is None

@@ -11,7 +11,6 @@ from pollcast.services.local.child import Child
 from pollcast.services.local.cluster import LocalCluster, Options
 from pollcast.services.local.etcd_server import EtcdServer
 from pollcast.services.local.postgres_server import PostgresServer
-from pollcast.services.local.readiness import _reaches_none, _unreached
 from pollcast.services.local.up import catalog_of, environment_of
 from pollcast.services.process.settings import EtcdSettings
 
@@ -73,22 +72,3 @@ def test_services_get_a_database_url_only_where_a_query_is_polled_there(
         environment = environment_of(cluster, tmp_path / "catalog.toml", "poller-1", "127.0.0.1:0")
         assert environment["SHOP_URL"] == "postgresql://reader@db/shop"
         assert environment.get("POLLCAST_DATABASE_URL", "") == url
-
-
-@pytest.mark.parametrize(
-    ("states", "unreached", "none"),
-    [
-        ({}, {}, False),
-        ({"default": "ok", "shop": "not reached yet"}, {}, False),
-        ({"default": "ok", "shop": "no route"}, {"shop": "no route"}, False),
-        ({"lake": "not reached yet", "shop": "no route"}, {"shop": "no route"}, False),
-        ({"lake": "no file", "shop": "no route"}, {"lake": "no file", "shop": "no route"}, True),
-    ],
-)
-def test_a_poller_that_has_tried_all_of_its_sources_in_vain_is_not_waited_for(
-    states: dict[str, str], unreached: dict[str, str], none: bool
-) -> None:
-    body = {"status": "starting", "sources": states}
-    assert _unreached(body) == unreached
-    assert _reaches_none(body) is none
-    assert _unreached({}) == {}

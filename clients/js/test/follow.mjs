@@ -1,4 +1,5 @@
-// Watches a topic on a real gateway and prints every change as a line of JSON; tests/cluster/clients/test_client_js.py runs it.
+// Watches a topic on a real gateway and prints every change as a line of JSON;
+// tests/cluster/clients/test_client_js.py runs it.
 //   node follow.mjs http://HOST:PORT TOPIC [PRESENCE KEY | --tokens | --fallback]
 // TOPIC is a spelling, or the JSON of the arguments of `topic`: ["orders", {"regions": ["north", "south"]}].
 // With --tokens it prints a request for each token, {"kind":"token","request":N,"expiring":…}, and reads the answer from

@@ -19,13 +19,10 @@ SLOW_TRIP = 0.05
 READER = "Use a role that can only read (deploy/postgres-role.sql)."
 
 
-def about_database(
-    database: DatabaseSeen, pool: int, pollers: int, about: str = "database", url_env: str = "POLLCAST_DATABASE_URL"
-) -> Iterator[Finding]:
-    """Judge a PostgreSQL, which the findings call `about`. `pool` is the number of connections of each poller, and
-    `url_env` the variable that holds its URL."""
+def about_database(database: DatabaseSeen, pool: int, pollers: int, about: str = "database") -> Iterator[Finding]:
+    """Judge a PostgreSQL, which the findings call `about`. `pool` is the number of connections of each poller."""
     if database.problem is not None:
-        advised = f"Start it, or correct {url_env} (user, password, host, database, sslmode)."
+        advised = "Start it, or correct POLLCAST_DATABASE_URL (user, password, host, database, sslmode)."
         yield wrong(about, f"it can't be reached: {database.problem}", advised)
         return
     if database.version_number is not None and database.version_number < OLDEST:

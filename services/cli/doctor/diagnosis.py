@@ -26,7 +26,7 @@ from pollcast.services.cli.doctor.look_at_keys import look_at_keys, read_records
 from pollcast.services.cli.doctor.look_at_nodes import look_at_nodes
 from pollcast.services.cli.doctor.look_at_sources import look_at_source
 from pollcast.services.cli.doctor.look_at_topics import look_at_topics
-from pollcast.services.cli.doctor.observations import NodeSeen, Observations, ShellSeen
+from pollcast.services.cli.doctor.observations import NodeSeen, Observations, ShellSeen, SourceSeen
 from pollcast.services.coordination.client import Etcd
 from pollcast.services.coordination.keys import Keys
 from pollcast.services.errors import CatalogInvalid, EtcdError, SettingsInvalid
@@ -137,8 +137,15 @@ async def _look_at_databases(seen: _Seen, settings: DoctorSettings) -> None:
 async def _look_at_sources(seen: _Seen, settings: DoctorSettings, entries: Sequence[SourceEntry]) -> None:
     default = None if settings.database_url is None else settings.secret("database_url")
     listening = seen.observations.shell.listening
-    looks = [look_at_source(entry, default, os.environ, listening.get(entry.name, ())) for entry in entries]
-    seen.add(sources=tuple(await asyncio.gather(*looks)))
+    found: dict[str, SourceSeen] = {}
+
+    async def look(entry: SourceEntry) -> None:
+        if entry.name == DEFAULT_SOURCE and entry.pool is None:
+            entry = dataclasses.replace(entry, pool=settings.pool)
+        found[entry.name] = await look_at_source(entry, default, os.environ, listening.get(entry.name, ()))
+        seen.add(sources=tuple(found[each.name] for each in entries if each.name in found))
+
+    await asyncio.gather(*map(look, entries))
 
 
 async def _look_at_cluster(seen: _Seen, settings: DoctorSettings) -> None:

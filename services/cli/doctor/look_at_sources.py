@@ -42,8 +42,7 @@ async def look_at_source(
         if entry.kind == POSTGRESQL.name:
             database = await look_at_database(url)
             listen = await look_at_listening(url, own=False) if listening and database.problem is None else None
-            trip = database.trip_seconds or 0.0
-            return replace(seen, problem=database.problem, database=database, listen=listen, seconds=trip)
+            return replace(seen, problem=database.problem, database=database, listen=listen)
         began = time.monotonic()
         async with asyncio.timeout(CONNECT_SECONDS):
             with understood():

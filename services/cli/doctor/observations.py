@@ -94,7 +94,7 @@ class SourceSeen:
     pool: int = 4
     """Maximum number of connections of each poller to it."""
     seconds: float = 0.0
-    """Time that a connection took, in seconds; of a PostgreSQL that of a round trip."""
+    """Time that a connection took, in seconds; 0 for the kind `postgresql`."""
     facts: Mapping[str, object] = field(default_factory=dict)
     """Answers of a source of another kind than `postgresql` about itself (source_questions.py)."""
     database: DatabaseSeen | None = None

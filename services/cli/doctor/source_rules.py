@@ -19,7 +19,7 @@ def about_source(source: SourceSeen, pollers: int) -> Iterator[Finding]:
     elif source.problem is not None:
         yield wrong(about, f"it can't be polled: {source.problem}", f"Start it, or correct {source.url_env}.")
     elif source.database is not None:
-        yield from about_database(source.database, source.pool, pollers, about, source.url_env)
+        yield from about_database(source.database, source.pool, pollers, about)
         if source.listen is not None:
             yield from about_listening(source.listen, source.listening, about)
     else:

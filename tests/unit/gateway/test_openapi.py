@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from starlette.requests import Request
 
+from pollcast.gateway import openapi_endpoint
 from pollcast.gateway.openapi import openapi
+from pollcast.gateway.row_schemas import RowSchemas
 from pollcast.services.catalogue import catalog as catalogue
+from pollcast.services.catalogue.in_force import CatalogueInForce
 from tests.support.typed_queries import CATALOG
 
 
@@ -91,3 +97,23 @@ def test_a_poke_needs_no_parameter() -> None:
     found = document(CATALOG)
     poked = parameters(found, "declared_orders", path="poke", method="post")
     assert {name: each["required"] for name, each in poked.items()} == {"region": False, "limit": False}
+
+
+async def test_a_large_document_is_made_once_for_all_who_ask_for_it_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(*args: Any, **options: Any) -> dict[str, Any]:
+        made.append(threading.get_ident())
+        return openapi(*args, **options)
+
+    monkeypatch.setattr(openapi_endpoint, "openapi", counted)
+    monkeypatch.setattr(openapi_endpoint, "LARGE_CATALOGUE", 1)
+    endpoint = openapi_endpoint.OpenApi(None, RowSchemas(dict), tokens=False)
+    in_force = CatalogueInForce(catalogue.parse(CATALOG, "c.toml"))
+    request = Request({"type": "http", "method": "GET", "path": "/openapi.json", "headers": []})
+    answers = await asyncio.gather(*(endpoint.answer(request, in_force) for _ in range(20)))
+    assert len(made) == 1
+    assert made[0] != threading.get_ident()
+    assert len({(answer.body, answer.headers["etag"]) for answer in answers}) == 1
+    in_force.replace(CatalogueInForce(catalogue.parse('[queries.q]\nsql = "select 1"', "c.toml")))
+    assert b"/live/q" in (await endpoint.answer(request, in_force)).body

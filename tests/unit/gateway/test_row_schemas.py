@@ -79,6 +79,11 @@ def cancelled(definition: str) -> feed_pb2.FeedRow:
     raise asyncio.CancelledError
 
 
+def closed(definition: str) -> feed_pb2.FeedRow:
+    """Fail as a call does that begins after its channel was closed."""
+    raise grpc.aio.UsageError("Channel is closed.")
+
+
 async def test_one_poller_is_asked_once_in_a_while_however_many_want_to_know() -> None:
     first, second = FakePoller(), FakePoller()
     setting = Setting(first, second)
@@ -114,7 +119,7 @@ async def test_the_next_poller_is_asked_about_the_rest_only() -> None:
     assert (first.requests, second.requests) == ([["a", "b", "c", "d"]], [["d"]])
 
 
-@pytest.mark.parametrize("fails", [refusing, cancelled])
+@pytest.mark.parametrize("fails", [refusing, cancelled, closed])
 async def test_a_poller_that_fails_does_not_end_the_question(fails: Callable[[str], feed_pb2.FeedRow]) -> None:
     assert await Setting(FakePoller(fails), FakePoller()).learn("a") == [b'"a"']
 
