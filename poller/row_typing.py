@@ -23,8 +23,8 @@ def row_types(
     """Return the type of each query's rows, by the query's name, in the order of the catalogue.
 
     `url` is that of the default source, None when there is none, and `environment` has those of the others. Raises
-    CatalogInvalid when a database refuses a query or a source has no valid URL, PollStale when one can't be reached,
-    and SettingsInvalid when libpq does not accept `url`.
+    CatalogInvalid when a database refuses a query, or another source has no valid URL or can't be reached; PollStale
+    when the default one can't be reached, and SettingsInvalid when libpq does not accept `url`.
     """
     urls = SourceUrls(None if url is None else lambda: url, environment or {})
     found: dict[str, RowType] = {}
@@ -38,7 +38,7 @@ def row_types(
         except PollStale as error:
             if entry == SourceEntry():
                 raise
-            raise PollStale(f"the source {entry.name}: {error.detail}") from None
+            problems.append(Problem(file, "", f"sources.{entry.name}", error.detail))
     if problems:
         raise CatalogInvalid(problems)
     return {name: found[name] for name in catalog.queries}

@@ -293,8 +293,11 @@ def test_without_a_query_on_the_default_source_no_url_is_asked_for() -> None:
     (note,) = report(catalog, "test.toml", None, {}).notes["a"]
     assert note.startswith("it was not tried: url_env of its source shop names the environment variable SHOP_URL")
     assert report(parse({}, {"a": "default"}), "test.toml", None, {}).notes == {"a": []}
+    nowhere = {"SHOP_URL": "postgresql://me@127.0.0.1:1/shop"}
     with pytest.raises(PollStale, match="the source shop: "):
-        report(catalog, "test.toml", None, {"SHOP_URL": "postgresql://me@127.0.0.1:1/shop"})
+        report(catalog, "test.toml", None, nowhere)
+    with pytest.raises(CatalogInvalid, match=r"^test\.toml: sources\.shop: the database can't be reached"):
+        row_types(catalog, "test.toml", None, nowhere)
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "postgresql-plain", "mysql", "duckdb"])
