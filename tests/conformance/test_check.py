@@ -71,7 +71,7 @@ async def test_the_doctor_connects_to_a_source_and_says_what_it_is_and_what_is_w
     entry = SourceEntry("subject", "SUBJECT_URL", subject.kind.dialect.kind)
     seen = await look_at_source(entry, None, {"SUBJECT_URL": subject.url})
     assert (seen.problem, seen.no_url) == (None, None)
-    assert seen.seconds > 0
+    assert seen.seconds if seen.database is None else seen.database.trip_seconds
     *rights, sound = about_source(seen, 2)
     assert (sound.level, sound.about) == ("ok", "source subject")
     assert "version " in sound.found
