@@ -11,7 +11,7 @@ import contextlib
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,21 +60,27 @@ async def run() -> None:
     """Print every table of this benchmark."""
     logs.configure(level=40)
     with tempfile.TemporaryDirectory(prefix="pollcast-bench-") as folder:
-        async for stage in _stages(Path(folder)):
-            idle = await _idle(stage)
-            unchanged = await _polls(stage, idle)
-            beside: list[Sequence[object]] = []
-            for rows, ours in unchanged.items():
-                alone = [await _clients(stage, count, rows, idle) for count in CLIENTS]
-                totals = [count * cost.both for count, cost in zip(CLIENTS, alone, strict=True)]
-                one = f"{alone[0].ours:.0f} + {alone[0].theirs:.0f}"
-                ratios = [total / ours.both for total in totals[1:]]
-                beside.append((f"{stage.name}, {_rows(rows)}", one, *totals, ours.both, *ratios))
-            show(
-                f"{TOPICS:,} topics that do not change, CPU in µs per topic and poll: clients that poll, and Pollcast",
-                ("source", "client + server", *map(_clients_named, CLIENTS), "Pollcast", "10 : 1", "100 : 1"),
-                beside,
-            )
+        async with contextlib.aclosing(_stages(Path(folder))) as stages:
+            async for stage in stages:
+                await _measure(stage)
+
+
+async def _measure(stage: Stage) -> None:
+    """Print the tables of one kind."""
+    idle = await _idle(stage)
+    unchanged = await _polls(stage, idle)
+    beside: list[Sequence[object]] = []
+    for rows, ours in unchanged.items():
+        alone = [await _clients(stage, count, rows, idle) for count in CLIENTS]
+        totals = [count * cost.both for count, cost in zip(CLIENTS, alone, strict=True)]
+        one = f"{alone[0].ours:.0f} + {alone[0].theirs:.0f}"
+        ratios = [total / ours.both for total in totals[1:]]
+        beside.append((f"{stage.name}, {_rows(rows)}", one, *totals, ours.both, *ratios))
+    show(
+        f"{TOPICS:,} topics that do not change, CPU in µs per topic and poll: clients that poll, and Pollcast",
+        ("source", "client + server", *map(_clients_named, CLIENTS), "Pollcast", "10 : 1", "100 : 1"),
+        beside,
+    )
 
 
 async def _polls(stage: Stage, idle: float) -> dict[int, Cost]:
@@ -101,7 +107,7 @@ async def _polls(stage: Stage, idle: float) -> dict[int, Cost]:
     return {rows: found[TOPICS, rows, False] for rows in (1, 20)}
 
 
-async def _stages(folder: Path) -> AsyncIterator[Stage]:
+async def _stages(folder: Path) -> AsyncGenerator[Stage, None]:
     """Yield a database of each kind, one after the other."""
     with postgresql(folder) as both:
         for stage in both:

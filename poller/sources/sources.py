@@ -184,19 +184,27 @@ class Sources(Mapping[str, Source]):
         await self._any_reached.wait()
 
     async def open_used(self, catalog: Catalog) -> None:
-        """Open the sources that the catalogue uses, and replace the connections of those that are changed."""
-        for entry in catalog.used_sources:
-            opened = self._opened.get(entry.name)
-            if opened is None or opened.entry.kind != entry.kind:
-                if opened is not None:
-                    self._outdated.append(opened)
-                    self._reached.discard(entry.name)
-                await self._open(entry, None, catalog)
-            elif replace(opened.entry, statements_per_minute=entry.statements_per_minute) != entry:
-                await self._open(entry, opened, catalog)
-            elif opened.entry != entry:
-                opened.entry = entry
-                opened.source.budget.change(entry.statements_per_minute)
+        """Open the sources that the catalogue uses, and replace the connections of those that are changed.
+
+        Polls go on with the former connections until each of the new ones was attempted, or REPLACE_SECONDS are over.
+        """
+        async with contextlib.AsyncExitStack() as undoing:
+            opening: list[tuple[SourceEntry, Database, contextlib.AsyncExitStack]] = []
+            for entry in catalog.used_sources:
+                opened = self._opened.get(entry.name)
+                if opened is None or replace(opened.entry, statements_per_minute=entry.statements_per_minute) != entry:
+                    closing = await undoing.enter_async_context(contextlib.AsyncExitStack())
+                    opening.append((entry, await closing.enter_async_context(self._database(entry)), closing))
+                elif opened.entry != entry:
+                    opened.entry = entry
+                    opened.source.budget.change(entry.statements_per_minute)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REPLACE_SECONDS):
+                    for entry, database, _ in opening:
+                        if self._former(entry) is not None:
+                            await database.wait_attempted()
+            for entry, database, closing in opening:
+                await self._use(entry, database, closing.pop_all(), catalog)
 
     async def close_unused(self, catalog: Catalog) -> None:
         """Close the sources that the catalogue does not use, after its predecessor's topics are gone."""
@@ -206,32 +214,40 @@ class Sources(Mapping[str, Source]):
         for name in [name for name in self if name not in used]:
             await self._close(name)
 
-    async def _open(self, entry: SourceEntry, before: Opened | None, catalog: Catalog) -> None:
-        kind = self._kind_of(entry.kind)
+    def _former(self, entry: SourceEntry) -> Opened | None:
+        """Return the open source of this name and kind, whose connections others can replace, if there is one."""
+        opened = self._opened.get(entry.name)
+        return opened if opened is not None and opened.entry.kind == entry.kind else None
+
+    def _database(self, entry: SourceEntry) -> contextlib.AbstractAsyncContextManager[Database]:
+        """Return the scope of other connections to the source, of which the first is attempted at once."""
         pool = entry.pool or (self._pool if entry.name == DEFAULT_SOURCE else DEFAULT_POOL)
         logged = {} if entry.name == DEFAULT_SOURCE else {"source": entry.name}
-        async with contextlib.AsyncExitStack() as stack:
-            opening = Database.open(kind.driver, self._url_of(entry), pool, self._node, logged)
-            database = await stack.enter_async_context(opening)
-            if before is not None:
-                with contextlib.suppress(TimeoutError):  # polls go on with the former connections meanwhile
-                    async with asyncio.timeout(REPLACE_SECONDS):
-                        await database.wait_attempted()
-            closing = stack.pop_all()
-        if before is None:
-            source = Source(entry.name, kind, database, entry.statements_per_minute, self._ledger(entry, catalog))
-        else:
-            source = before.source
+        return Database.open(self._kind_of(entry.kind).driver, self._url_of(entry), pool, self._node, logged)
+
+    async def _use(
+        self, entry: SourceEntry, database: Database, closing: contextlib.AsyncExitStack, catalog: Catalog
+    ) -> None:
+        """Use these connections for the source from now on, and close its former ones."""
+        former = self._former(entry)
+        if former is not None:
+            source = former.source
             source.database = database
-            if before.entry.statements_per_minute != entry.statements_per_minute:
+            if former.entry.statements_per_minute != entry.statements_per_minute:
                 source.budget.change(entry.statements_per_minute)
+        else:
+            if entry.name in self._opened:  # of another kind
+                self._outdated.append(self._opened[entry.name])
+                self._reached.discard(entry.name)
+            kind, ledger = self._kind_of(entry.kind), self._ledger(entry, catalog)
+            source = Source(entry.name, kind, database, entry.statements_per_minute, ledger)
         self._ledgers[entry.url_env] = source.budget.ledger
         reaching = asyncio.create_task(self._reach(entry.name, database), name=f"reach the source {entry.name}")
         closing.push_async_callback(_ended, reaching)
         self._opened[entry.name] = Opened(entry, source, closing)
         self.changed.set()
-        if before is not None:
-            await before.closing.aclose()
+        if former is not None:
+            await former.closing.aclose()
 
     def _ledger(self, entry: SourceEntry, catalog: Catalog) -> Ledger | None:
         """Return the ledger of the source that this one takes the place of, under another name or kind, if any."""

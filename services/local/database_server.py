@@ -42,13 +42,13 @@ class DatabaseServer(ABC):
             server.process.start()
             try:
                 server.process.until(server.accepting, START_SECONDS)
+                file.write_text(f"{chosen}\n")
             except BaseException as error:
                 server.kill()
                 if not (isinstance(error, ProcessFailed) and server.process.lost_its_port() and attempts):
                     raise
                 last = None
             else:
-                file.write_text(f"{chosen}\n")
                 return server
 
     @property

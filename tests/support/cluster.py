@@ -17,7 +17,9 @@ from typing import Any
 import orjson
 import psycopg
 
+from pollcast.services.local.postgres_server import PostgresServer
 from pollcast.services.process.leash import leash_command
+from tests.support.databases import new_database
 from tests.support.tokens import SECRET
 
 START_SECONDS = 60.0
@@ -123,6 +125,16 @@ class Served:
         file.write_text(self.catalog)
         flags = ("--catalog", str(file), "--database-url", database_url, *self.flags)
         with cluster(folder / "data", *flags, environment=self.environment) as up:
+            yield up
+
+    @contextlib.contextmanager
+    def start_for_folder(self, session_folder: Path, name: str, server: PostgresServer) -> Iterator[Cluster]:
+        """Run the cluster for all modules of the test folder of this name, with an etcd and a database of its own."""
+        with (
+            new_database(server) as url,
+            lasting_folder(session_folder, name) as folder,
+            self.start(folder, url) as up,
+        ):
             yield up
 
 

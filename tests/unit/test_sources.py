@@ -172,18 +172,21 @@ async def test_statements_that_wait_for_a_connection_go_on_with_those_of_the_nex
     assert last.cause.detail == "the database can't be reached"
 
 
-async def test_polls_go_on_with_the_former_connections_until_a_new_one_is_open(
+async def test_polls_go_on_with_the_former_connections_until_new_ones_are_open_of_all_changed_sources_at_a_time(
     driver: RecordingDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pollcast.poller.sources.sources.REPLACE_SECONDS", 60.0)
-    first, wider = (parse({"shop": f"url_env = 'SHOP'\npool = {pool}"}, {"a": "shop"}) for pool in (2, 3))
+    queries = {"a": "shop", "b": "market", "c": "stock"}
+    first, wider = (
+        parse(dict.fromkeys(queries.values(), f"url_env = 'SHOP'\npool = {pool}"), queries) for pool in (2, 3)
+    )
     sources = opening(driver, first)
     await sources.open_used(first)
     await eventually(lambda: not sources.unreached)
     before = sources["shop"].database
     driver.gate = asyncio.Event()
     replacing = asyncio.create_task(sources.open_used(wider))
-    await eventually(lambda: len(driver.urls) == 2)
+    await eventually(lambda: len(driver.urls) == 6)
     assert sources["shop"].database is before
     assert not sources.unreached
     driver.gate.set()

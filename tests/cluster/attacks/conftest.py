@@ -10,8 +10,7 @@ import psycopg
 import pytest
 
 from pollcast.services.local.postgres_server import PostgresServer
-from tests.support.cluster import Cluster, Served, lasting_folder
-from tests.support.databases import new_database
+from tests.support.cluster import Cluster, Served
 from tests.support.hostile import (
     AUDIENCE,
     ISSUER,
@@ -86,11 +85,7 @@ SERVED = Served(
 @pytest.fixture(scope="package")
 def running(session_folder: Path, postgres_server: PostgresServer) -> Iterator[Cluster]:
     """The attacked cluster: one gateway and one poller, shared by all modules of this folder."""
-    with (
-        new_database(postgres_server) as url,
-        lasting_folder(session_folder, "attacks") as folder,
-        SERVED.start(folder, url) as up,
-    ):
+    with SERVED.start_for_folder(session_folder, "attacks", postgres_server) as up:
         yield up
         check_logs(up)
 

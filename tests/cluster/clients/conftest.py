@@ -9,7 +9,6 @@ import pytest
 
 from pollcast.services.local.postgres_server import PostgresServer
 from tests.support.cluster import STOCK_TABLE, Cluster, Served, lasting_folder
-from tests.support.databases import new_database
 
 CATALOG = """
 [queries.stock]
@@ -45,11 +44,7 @@ SERVED = Served(CATALOG, tables=[STOCK_TABLE])
 @pytest.fixture(scope="package")
 def running(session_folder: Path, postgres_server: PostgresServer) -> Iterator[Cluster]:
     """The cluster without tokens, with an etcd and a database of its own."""
-    with (
-        new_database(postgres_server) as url,
-        lasting_folder(session_folder, "clients") as folder,
-        SERVED.start(folder, url) as up,
-    ):
+    with SERVED.start_for_folder(session_folder, "clients", postgres_server) as up:
         yield up
 
 

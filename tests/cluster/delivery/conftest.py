@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from pollcast.services.local.postgres_server import PostgresServer
-from tests.support.cluster import STOCK_TABLE, Cluster, Served, lasting_folder
-from tests.support.databases import new_database
+from tests.support.cluster import STOCK_TABLE, Cluster, Served
 from tests.support.phoenix_js import PhoenixJs
 
 CATALOG = """
@@ -73,9 +72,5 @@ async def phoenix() -> AsyncIterator[PhoenixJs]:
 @pytest.fixture(scope="package")
 def running(session_folder: Path, postgres_server: PostgresServer) -> Iterator[Cluster]:
     """The cluster, with an etcd and a database of its own."""
-    with (
-        new_database(postgres_server) as url,
-        lasting_folder(session_folder, "delivery") as folder,
-        SERVED.start(folder, url) as up,
-    ):
+    with SERVED.start_for_folder(session_folder, "delivery", postgres_server) as up:
         yield up

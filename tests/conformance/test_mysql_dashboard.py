@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import psycopg
 import pytest
 
@@ -17,6 +18,7 @@ from pollcast.services.catalogue import topics
 from pollcast.services.catalogue.catalog import Catalog
 from pollcast.services.delta import Row
 from pollcast.services.local.mariadb_server import MariadbServer
+from tests.support.mariadb import execute_now
 
 DIALECTS = ("postgresql", "mysql", "duckdb")
 
@@ -33,26 +35,20 @@ TOPICS = (
 
 
 @pytest.fixture
-def urls(database: str, request: pytest.FixtureRequest, tmp_path: Path, examples: Path) -> dict[str, str]:
+def urls(database: str, mariadb_server: MariadbServer, tmp_path: Path, examples: Path) -> dict[str, str]:
     """The URL of a database of each kind, with the table."""
-    duckdb = pytest.importorskip("duckdb", reason="the package duckdb is missing: pip install 'pollcast[duckdb]'")
-    support = pytest.importorskip("tests.support.mariadb", reason="the package asyncmy is missing")
-    mariadb = pytest.importorskip("pollcast.services.local.mariadb_server")
-    if mariadb.installed() is None:
-        pytest.skip("there is no MariaDB")
-    server: MariadbServer = request.getfixturevalue("mariadb_server")
     text = (examples / "sources.sql").read_text()
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(text.encode())
     name = f"orders_{tmp_path.name}"
-    support.execute_now(server.url_of(), f"create database `{name}`")
+    execute_now(mariadb_server.url_of(), f"create database `{name}`")
     statements = text.replace("timestamptz", "timestamp").split(";\n")
-    support.execute_now(server.url_of(name), "set names utf8mb4", *filter(str.strip, statements))
+    execute_now(mariadb_server.url_of(name), "set names utf8mb4", *filter(str.strip, statements))
     file = tmp_path / "orders.duckdb"
     with duckdb.connect(str(file)) as connection:
         connection.execute("set timezone = 'UTC'")
         connection.execute(text)
-    return {"postgresql": database, "mysql": server.url_of(name), "duckdb": f"duckdb://{file}"}
+    return {"postgresql": database, "mysql": mariadb_server.url_of(name), "duckdb": f"duckdb://{file}"}
 
 
 async def test_each_query_gives_the_same_rows_on_every_database(urls: dict[str, str], examples: Path) -> None:
