@@ -283,6 +283,7 @@ async def test_the_page_explains_a_failed_query_and_an_unknown_one(url: str, tab
     async with tab(f"{url}#/stock?shelf=a&limit=1000") as opened:  # the control does not allow this value
         await expect(opened.page.get_by_label("limit", exact=True)).to_have_value("1000")
         await expect(opened.page.get_by_text("Set the parameters above")).to_be_visible()
+        await expect(opened.page.locator("[data-link=live]")).to_be_visible()  # else leaving it is an error in its log
 
 
 async def test_the_page_works_without_a_mouse(url: str, stock: psycopg.Connection[Any], tab: Opens) -> None:

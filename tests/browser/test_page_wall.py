@@ -71,6 +71,11 @@ timeout = "5s"
 title = "A query that fails"
 sql = "select 1 / n as one from (values (0)) v(n)"
 interval = "100ms"
+
+[queries.without_rows]
+title = "A query without rows"
+sql = "select 1 as one where false"
+interval = "100ms"
 '''
 
 AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
@@ -326,6 +331,7 @@ async def test_axe_finds_nothing_in_any_view(url: str, stock: psycopg.Connection
     }
     views = walls | {
         "table": ("orders?~sort=n", ".rows .row"),
+        "empty": ("without_rows", ".none:not([hidden])"),
         "chart": ("regions?~=chart", "canvas"),
         "number": ("total?~=number", ".figure"),
         "wrong": ("stock?shelf=a&limit=999", ".wrong:not(:empty)"),

@@ -35,7 +35,7 @@ interface Shown {
 /** A table element. */
 export class Table implements View {
   readonly element: HTMLElement
-  private readonly head = el("div", { role: "row", class: "row head", "aria-rowindex": 1 })
+  private readonly head = el("div", { role: "row", class: "row head", "aria-rowindex": 1, hidden: true })
   private readonly body = el("div", { role: "rowgroup", class: "rows" })
   private readonly scroller: HTMLDivElement
   private readonly table: HTMLDivElement
@@ -273,6 +273,7 @@ export class Table implements View {
         ),
       ),
     )
+    this.head.hidden = columns.length === 0 // a row without cells is none to a screen reader
     this.headings()
   }
 
